@@ -1,0 +1,94 @@
+"""What netbuild says when something is wrong: a place, the source line with a caret, what was found, how to repair it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_LINE = 160  # characters of a source line that an error shows
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a text: name of the file, 1-based line and column, and the text of that line."""
+
+    file: str
+    line: int
+    column: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def excerpt(self) -> str:
+        """The source line with a caret under the column."""
+        start = max(0, self.column - 1 - MAX_LINE // 2) if len(self.text) > MAX_LINE else 0
+        # A tab counts as one column and control characters could steer the terminal: show both as blanks.
+        line = "".join(c if c.isprintable() else " " for c in self.text[start : start + MAX_LINE])
+        number = str(self.line)
+        return f"  {number} | {line}\n  {' ' * len(number)} | {' ' * (self.column - 1 - start)}^"
+
+
+class NetbuildError(Exception):
+    """A mistake of the user's, in a file, a flag or data.
+
+    Args:
+        message: what was found and what was expected.
+        where: the place, if there is one.
+        hint: how to repair it.
+        also: further errors found in the same reading.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, where: Where | None = None, hint: str = "", also: Sequence["NetbuildError"] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message, self.where, self.hint, self.also = message, where, hint, tuple(also)
+
+    def all(self) -> list["NetbuildError"]:
+        """This error and those found with it, in the order of the file."""
+        return [self, *self.also]
+
+    def render(self) -> str:
+        """The error as plain text for a terminal."""
+        lines = [f"error: {self.where}: {self.message}" if self.where else f"error: {self.message}"]
+        if self.where and self.where.text.strip():
+            lines.append(self.where.excerpt())
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join(error.render() for error in self.all())
+
+
+class MissingExtraError(NetbuildError):
+    """A feature needs a package that the core install leaves out."""
+
+    exit_code = 3
+
+
+def raise_all(errors: Sequence[NetbuildError]) -> None:
+    """Raise the first error with the others attached; do nothing when there is none."""
+    if errors:
+        first, *rest = [single for error in errors for single in error.all()]
+        first.also = tuple(rest)
+        raise first
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known names as a question, or an empty text."""
+    import difflib  # only a mistake needs it
+
+    names = list(known)
+    lowered = {name.lower(): name for name in names}
+    if word.lower() in lowered:
+        return f"did you mean '{lowered[word.lower()]}'?"
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """A value as it may stand in a message: one line, not too long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

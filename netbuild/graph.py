@@ -1,0 +1,476 @@
+"""Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for its shapes and costs."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from netbuild import compat, registry
+from netbuild.bind import Arriving, Bound, Scope, bind
+from netbuild.cost import Observer, Tally, TooMuchError
+from netbuild.errors import NetbuildError, raise_all, shorten
+from netbuild.expr import parse_call
+from netbuild.field import Field, field_of, image_field
+from netbuild.layers.activation import default_activation, using_activation
+from netbuild.network import Network, Plan, Rows, Step, call, last_readers
+from netbuild.ops import MismatchError, shape_text
+from netbuild.reader import Node
+from netbuild.registry import Factory, Parameter
+from netbuild.roles import NAMES, Plain, Role
+from netbuild.spec import INPUT, MAX_CHANNELS, Block, Row, Scale, Spec, argument, check_repeats, choose_scale
+
+MAX_MODULES = 50_000  # rows times repeats, blocks expanded
+MAX_OPERATORS = 1_000_000  # over all rows
+DEFAULT_SIZE = 640
+CLASSIFY_SIZE = 224
+
+Shape = Any  # a list of ints, or lists and dicts of shapes
+_FAILED = object()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for beside the file: None leaves the file's own value, or the default."""
+
+    scale: str | None = None
+    letter: str | None = None  # of the name by which the file was found
+    nc: int | None = None
+    ch: int | None = None
+    imgsz: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row resolved: its bound call, its module on ``meta``, shapes, costs, and how to make it with weights."""
+
+    row: Row
+    n: int
+    factory: Factory
+    arguments: list[Any]
+    module: nn.Module
+    make: Callable[[], nn.Module]
+    step: Step
+    in_shapes: list[Shape]
+    out_shape: Shape
+    out_bytes: int
+    field: Field | None
+    source_strides: tuple[float | None, ...]
+    tally: Tally
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.module.parameters())
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A resolved network: layers without weights, and the facts they were resolved with."""
+
+    spec: Spec
+    scale: Scale
+    scale_from: str | None
+    task: str | None
+    nc: int | None
+    ch: int
+    imgsz: tuple[int, int]
+    activation: str
+    layers: tuple[Layer, ...]
+    plan: Plan
+    peak_bytes: int
+    notes: tuple[str, ...] = ()
+    make_activation: Callable[[], nn.Module] = field(default=default_activation, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The file's stem with its scale: the letter follows the version digits, as in yolo11n-seg."""
+        return scaled_name(self.spec.stem, self.scale.name)
+
+    def skeleton(self) -> Rows:
+        """The rows on ``meta``: modules with shapes and no storage."""
+        return Rows({str(i): layer.module for i, layer in enumerate(self.layers)}, self.plan)
+
+    def build(self) -> Network:
+        """The network with weights, initialised as torch and the layers do, on torch's default device."""
+        with using_activation(self.make_activation()):
+            modules = {str(i): layer.make() for i, layer in enumerate(self.layers)}
+        facts = {"name": self.name, "scale": self.scale.name, "task": self.task, "nc": self.nc, "ch": self.ch}
+        return Network(Rows(modules, self.plan), {**facts, "imgsz": list(self.imgsz)})
+
+
+def scaled_name(stem: str, scale: str) -> str:
+    """``yolo11-seg`` at scale n is ``yolo11n-seg``; a name without digits gets the scale at its end."""
+    if not scale:
+        return stem
+    end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
+    separator = "" if len(scale) == 1 and stem[end - 1].isdigit() else "-"
+    return stem[:end] + separator + scale + stem[end:]
+
+
+def resolve(spec: Spec, options: Options | None = None) -> Graph:
+    """Resolve a network file: bind, build on ``meta`` and run every row.
+
+    Raises:
+        NetbuildError: with the place of every row that does not bind, build or run.
+    """
+    options = options or Options()
+    scale, scale_from = choose_scale(spec, options.scale, options.letter)
+    settings, notes = _settings(spec, options)
+    task = settings.get("task") or _head_task(spec)
+    imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
+    scope = _scope(spec, settings, scale)
+    make_activation = _activation(spec)
+    walk = _Walk(spec.blocks, task)
+    with using_activation(make_activation()) as default, walk.running():
+        image = torch.empty((1, settings["ch"], *imgsz), device="meta")
+        image_field(image)
+        walk.observer.live.add(image)
+        result = (spec.rows[-1].index,)
+        layers, _ = walk.rows(spec.rows, [image], scope, result)
+    raise_all(walk.errors)
+    plan = Plan(tuple(layer.step for layer in layers), result)
+    return Graph(
+        spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers), plan,
+        walk.observer.live.peak, notes, make_activation,
+    )  # fmt: skip
+
+
+def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
+    notes = []
+    settings = {"ch": 3, **spec.settings}
+    for key in ("nc", "ch"):
+        asked = getattr(options, key)
+        if asked is None:
+            continue
+        if key in spec.settings and spec.settings[key] != asked:
+            notes.append(f"{key}: {spec.settings[key]} in the file -> {asked} asked for")
+        settings[key] = asked
+    settings["legacy"] = compat.legacy(row.module for row in spec.rows)
+    return settings, tuple(notes)
+
+
+def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
+    names = {**{key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}, **spec.params}
+    names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
+    return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain)
+
+
+def _head_task(spec: Spec) -> str | None:
+    for row in reversed(spec.rows):
+        try:
+            task = registry.factory(row.module).task
+        except NetbuildError:
+            continue
+        if task:
+            return task
+    return None
+
+
+def _activation(spec: Spec) -> Callable[[], nn.Module]:
+    node = spec.root.value.get("activation")
+    if node is None:
+        return default_activation
+    value = parse_call(node.value) or node.value
+
+    def make() -> nn.Module:
+        try:
+            return registry.activation(value)
+        except NetbuildError as error:
+            raise node.error(error.message, error.hint) from None
+
+    return make
+
+
+class _Walk:
+    """The one walk over rows: keeps the values alive that later rows read, collects errors, bounds the work."""
+
+    def __init__(self, blocks: Mapping[str, Block], task: str | None) -> None:
+        self.blocks, self.task = blocks, task
+        self.observer = Observer(counting=False)
+        self.errors: list[NetbuildError] = []
+        self.modules = self.operators = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Where rows may be built and run: on ``meta``, observed, without gradients."""
+        with torch.no_grad(), torch.device("meta"), self.observer:
+            yield
+
+    def rows(
+        self, rows: Sequence[Row], inputs: Sequence[Any], scope: Scope, result: Sequence[int], nested: bool = False
+    ) -> tuple[list[Layer], dict[int, Any]]:
+        """Resolve rows in order; errors are collected, and rows that read a failed one are passed over."""
+        values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
+        layers: list[Layer] = []
+        frees = last_readers([row.sources for row in rows], result)
+        for row, free in zip(rows, frees, strict=True):
+            if not nested:
+                self._start_row(row)
+            try:
+                layer = self._row(row, values, free, scope, layers)
+                layers.append(layer)
+            except NetbuildError as error:
+                if nested:
+                    raise
+                self.errors.append(error)
+                values[row.index] = _FAILED
+            except _SourceFailed:
+                values[row.index] = _FAILED
+            for value in free:
+                del values[value]
+        return layers, values
+
+    def _start_row(self, row: Row) -> None:
+        self.operators += self.observer.steps
+        self.observer.steps = 0
+        if self.operators > MAX_OPERATORS:
+            raise NetbuildError(f"{row.label}: the rows before it run more than {MAX_OPERATORS} operators", row.where)
+
+    def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
+        inputs = [values[s] for s in row.sources]
+        if any(x is _FAILED for x in inputs):
+            raise _SourceFailed
+        n = _repeats(row, scope)
+        arriving = _arriving(inputs)
+        block = self.blocks.get(row.module)
+        factory = _block_factory(block, scope) if block else _factory(row)
+        bound = bind(factory, row, n, arriving, scope)
+        passing = _passing(row, bound, block)
+        in_shapes = [shape_of(x) for x in inputs]
+        tally = Tally()
+        self.observer.tallies.append(tally)
+        copies = 1 if bound.takes_repeats else n
+        try:
+            with _blame(row, inputs, above, factory):
+                if block:
+                    module, make, out = self._block(block, row, bound, inputs, copies, scope)
+                else:
+                    module, make = self._module(row, bound, copies)
+                    out = self._run(module, inputs, passing)
+        finally:
+            self.observer.tallies.pop()
+        values[row.index] = out
+        return Layer(
+            row, n, factory, bound.arguments(), module, make, Step(row.sources, passing, frees), in_shapes, shape_of(out),
+            bytes_of(out, inputs), field_of(_first(out)), arriving.strides, tally,
+        )  # fmt: skip
+
+    def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
+        self._count(copies, row)
+
+        def make() -> nn.Module:
+            made = [bound.make() for _ in range(copies)]
+            return compat.finish(made[0] if copies == 1 else nn.Sequential(*made), self.task)
+
+        module = make().eval()
+        self.observer.live.exempt(module)
+        return module, make
+
+    def _count(self, copies: int, row: Row) -> None:
+        self.modules += copies
+        if self.modules > MAX_MODULES:
+            raise NetbuildError(f"{row.label}: more than {MAX_MODULES} modules once repeats and blocks are expanded", row.where)
+
+    def _run(self, module: nn.Module, inputs: list[Any], passing: str) -> Any:
+        self.observer.counting = True
+        try:
+            return call(module, inputs, passing)
+        finally:
+            self.observer.counting = False
+
+    def _block(
+        self, block: Block, row: Row, bound: Bound, inputs: list[Any], copies: int, scope: Scope
+    ) -> tuple[nn.Module, Callable[[], nn.Module], Any]:
+        values: Any = inputs
+        parts: list[tuple[Rows, Callable[[], Rows]]] = []
+        for _ in range(copies):
+            self._count(1, row)
+            skeleton, make, values = self._block_copy(block, row, bound, values, scope)
+            parts.append((skeleton, make))
+        if copies == 1:
+            return parts[0][0], parts[0][1], values[0]
+        return nn.Sequential(*(p for p, _ in parts)), lambda: nn.Sequential(*(make() for _, make in parts)), values[0]
+
+    def _block_copy(
+        self, block: Block, row: Row, bound: Bound, inputs: list[Any], scope: Scope
+    ) -> tuple[Rows, Callable[[], Rows], list[Any]]:
+        channels = [c for c in _arriving(inputs).channels]
+        given = _block_inputs(block, row, inputs)
+        names = {**scope.names, "c1": channels[0] if len(channels) == 1 else channels, **bound.call}
+        # Inside a block numbers are exact, as they are inside a module class.
+        inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
+        layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
+        plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
+        keys = [layer.row.name or str(layer.row.index) for layer in layers]
+
+        def make() -> Rows:
+            return Rows(dict(zip(keys, (layer.make() for layer in layers), strict=True)), plan)
+
+        skeleton = Rows(dict(zip(keys, (layer.module for layer in layers), strict=True)), plan)
+        result = [values[i] for i in block.result]
+        return skeleton, make, [result if block.listed_result else result[0]]
+
+
+class _SourceFailed(Exception):
+    """A source of the row has an error of its own."""
+
+
+def _repeats(row: Row, scope: Scope) -> int:
+    n = row.n
+    if isinstance(n, Node):
+        n = check_repeats(argument(n, scope.names), n, row.index)
+    return max(round(n * scope.scale.depth), 1) if n > 1 else n
+
+
+def _factory(row: Row) -> Factory:
+    try:
+        return registry.factory(row.module)
+    except NetbuildError as error:
+        raise row.module_node.error(f"row {row.index}: {error.message}", error.hint) from None
+
+
+def _block_factory(block: Block, scope: Scope) -> Factory:
+    parameters = []
+    for p in block.params:
+        role = NAMES.get(p.name, Plain)
+        if p.role is not None:
+            try:
+                role = Role(p.role)
+            except ValueError:
+                known = ", ".join(r.value for r in Role)
+                raise block.node.error(f"block '{block.name}': unknown role {p.role!r}", f"roles: {known}") from None
+        default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.names)
+        parameters.append(Parameter(p.name, role, (), default, False))
+    return Factory(block.name, _no_class, tuple(parameters), path=f"blocks.{block.name}")
+
+
+def _no_class(*_: Any, **__: Any) -> nn.Module:
+    raise TypeError("a block of the file is built from its rows")
+
+
+def _block_inputs(block: Block, row: Row, inputs: list[Any]) -> list[Any]:
+    if not block.inputs:
+        return [inputs[0] if len(inputs) == 1 else inputs]
+    if len(block.inputs) != len(inputs):
+        names = ", ".join(block.inputs)
+        raise NetbuildError(f"{row.label} takes {len(block.inputs)} sources ({names}), {len(inputs)} are given", row.where)
+    return inputs
+
+
+def _passing(row: Row, bound: Bound, block: Block | None) -> str:
+    if block:
+        # Rows takes its inputs one by one where the block names them, else as one value.
+        return "spread" if block.inputs or len(row.sources) == 1 else "list"
+    if bound.listed:
+        return "list"
+    single = len(row.sources) == 1
+    if single and (not row.listed or any(p.role is Role.IN for p in bound.factory.parameters)):
+        return "one"
+    return "spread" if not single and _spreads(bound.factory.make) else "list"
+
+
+@lru_cache(maxsize=None)
+def _spreads(cls: Any) -> bool:
+    """Whether a module's forward takes several inputs as several arguments."""
+    forward = getattr(cls, "forward", None)
+    if forward is None:
+        return False
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def shape_of(value: Any) -> Shape:
+    """The shape of a tensor as a list; of lists, tuples and dicts the same structure of shapes; None of anything else."""
+    if isinstance(value, torch.Tensor):
+        return list(value.shape)
+    if isinstance(value, dict):
+        return {key: shape_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shape_of(item) for item in value]
+    return None
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of an output, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_of(item)
+
+
+def bytes_of(out: Any, inputs: Sequence[Any]) -> int:
+    """Bytes of an output's tensors, each once; an output with several parts does not count the inputs it hands on."""
+    if isinstance(out, torch.Tensor):
+        return out.numel() * out.element_size()
+    given = {id(t) for x in inputs for t in tensors_of(x)}
+    own = {id(t): t for t in tensors_of(out) if id(t) not in given}
+    return sum(t.numel() * t.element_size() for t in own.values())
+
+
+def _first(value: Any) -> torch.Tensor | None:
+    return next(tensors_of(value), None)
+
+
+def _arriving(inputs: Sequence[Any]) -> Arriving:
+    maps = [x if isinstance(x, torch.Tensor) and x.ndim >= 2 else None for x in inputs]
+    fields = [field_of(x) for x in maps]
+    return Arriving(
+        tuple(None if x is None else x.shape[1] for x in maps),
+        tuple(None if x is None or x.ndim < 4 else (x.shape[-2], x.shape[-1]) for x in maps),
+        tuple(f.stride[0] if f and f.known else None for f in fields),
+    )
+
+
+# -- blame ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _blame(row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory) -> Iterator[None]:
+    """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
+    try:
+        yield
+    except (NetbuildError, _SourceFailed):
+        raise
+    except Exception as error:
+        raise _row_error(row, inputs, above, factory, error) from error
+
+
+def _row_error(
+    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, error: Exception
+) -> NetbuildError:
+    text = shorten(str(error) or type(error).__name__, 300)
+    labels = {layer.row.index: layer.row.label for layer in above}
+    arriving = [f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)]
+    sides = [(s, tuple(x.shape[-2:])) for s, x in zip(row.sources, inputs, strict=True) if isinstance(x, torch.Tensor) and x.ndim == 4]
+    lines = [f"{row.label}: {text}", *arriving]
+    hint = f"it takes {factory.signature()}"
+    if isinstance(error, MismatchError) and len({side for _, side in sides}) > 1:
+        lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(f"{h}x{w}" for _, (h, w) in sides)
+        hint = _matching(sides, above) or hint
+    return NetbuildError("\n".join(lines), row.where, hint)
+
+
+def _shape_words(value: Any) -> str:
+    shape = shape_of(value)
+    return shape_text(shape) if isinstance(shape, list) else str(shape)
+
+
+def _matching(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[Layer]) -> str:
+    (first, wanted), *_ = sides
+    used = {index for index, _ in sides}
+    rows = [
+        layer for layer in above
+        if layer.row.index not in used and isinstance(layer.out_shape, list) and tuple(layer.out_shape[-2:]) == wanted
+    ]  # fmt: skip
+    size = "x".join(map(str, wanted))
+    return f"of the size {size}: " + ", ".join(layer.row.label for layer in rows[-4:]) if rows else ""

@@ -1,0 +1,367 @@
+"""Bottlenecks and cross-stage partial blocks: part of the channels takes the long way, all are joined at the end."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from netbuild.layers.attention import ABlock, PSABlock, check_same
+from netbuild.layers.conv import Conv, DWConv, GhostConv, RepConv, Size2
+from netbuild.layers.transformer import TransformerBlock
+from netbuild.roles import Plain
+
+
+def chain(n: int, make: Callable[[], nn.Module]) -> nn.Sequential:
+    """n new modules, one after the other."""
+    return nn.Sequential(*(make() for _ in range(n)))
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions, plus the input if `shortcut` and c1 = c2: (B, c1, H, W) -> (B, c2, H, W). arXiv 1512.03385."""
+
+    first = Conv  # kind of the first convolution
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        shortcut: bool = True,
+        g: int = 1,
+        k: tuple[Size2, Size2] = (3, 3),
+        e: float = 0.5,
+    ):
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = self.first(c1, c_, k[0])
+        self.cv2 = Conv(c_, c2, k[1], g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class RepBottleneck(Bottleneck):
+    """Bottleneck whose first convolution is a RepConv (k[0] must be 3). YOLOv9, arXiv 2402.13616."""
+
+    first = RepConv
+
+
+class GhostBottleneck(nn.Module):
+    """Two GhostConvs, with a depthwise convolution between at s = 2: (B, c1, H, W) -> (B, c2, H/s, W/s).
+
+    The input is always added, so c1 = c2 unless s = 2; raises ValueError otherwise. GhostNet, arXiv 1911.11907.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1):
+        super().__init__()
+        c_, down = c2 // 2, s == 2
+        if not down:
+            check_same(c1, c2)
+        between = DWConv(c_, c_, k, s, act=False) if down else nn.Identity()
+        self.conv = nn.Sequential(GhostConv(c1, c_), between, GhostConv(c_, c2, act=False))
+        self.shortcut = (
+            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False)) if down else nn.Identity()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.shortcut(x)
+
+
+class BottleneckCSP(nn.Module):
+    """The original cross-stage partial block: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = nn.Conv2d(c1, c_, 1, bias=False)
+        self.cv3 = nn.Conv2d(c_, c_, 1, bias=False)
+        self.cv4 = Conv(2 * c_, c2)
+        self.bn = nn.BatchNorm2d(2 * c_)
+        self.act = nn.SiLU()  # whatever the default activation is
+        self.m = chain(n, lambda: Bottleneck(c_, c_, shortcut, g, e=1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
+        return self.cv4(self.act(self.bn(joined)))
+
+
+class C1(nn.Module):
+    """n 3x3 convolutions with one shortcut around them: (B, c1, H, W) -> (B, c2, H, W)."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1):
+        super().__init__()
+        self.cv1 = Conv(c1, c2)
+        self.m = chain(n, lambda: Conv(c2, c2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.cv1(x)
+        return x + self.m(x)
+
+
+class C2(nn.Module):
+    """n bottlenecks on the first half of the channels: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+        super().__init__()
+        c = int(c2 * e)
+        self.cv1 = Conv(c1, 2 * c)
+        self.cv2 = Conv(2 * c, c2)
+        self.m = chain(n, lambda: Bottleneck(c, c, shortcut, g, e=1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.cv1(x).chunk(2, 1)
+        return self.cv2(torch.cat((self.m(a), b), 1))
+
+
+class DenseStage(nn.Module):
+    """Frame of C2f and its kin: each block continues the one before, and the last convolution sees every output.
+
+    `spare` more outputs of width c are room for a subclass.
+    """
+
+    def __init__(self, c1: int, c2: int, c: int, blocks: Iterable[nn.Module], spare: int = 0):
+        super().__init__()
+        blocks = nn.ModuleList(blocks)
+        self.c = c
+        self.cv1 = Conv(c1, 2 * c)
+        self.cv2 = Conv((2 + len(blocks) + spare) * c, c2)
+        self.m = blocks
+
+    def outputs(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The first convolution's output, both halves as they lie side by side, and that of every block."""
+        x = self.cv1(x)
+        outputs = [x]
+        x = x.narrow(1, self.c, self.c)
+        for block in self.m:
+            x = block(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv2(torch.cat(self.outputs(x), 1))
+
+
+class C2f(DenseStage):
+    """n bottlenecks in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W). ELAN idea: arXiv 2207.02696."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5):
+        c = int(c2 * e)
+        super().__init__(c1, c2, c, (Bottleneck(c, c, shortcut, g, e=1.0) for _ in range(n)))
+
+
+class CrossStage(nn.Module):
+    """Frame of C3 and its kin: two 1x1 paths, one through `m`, joined by a third 1x1 convolution."""
+
+    def __init__(self, c1: int, c2: int, c: int, m: nn.Module):
+        super().__init__()
+        self.cv1 = Conv(c1, c)
+        self.cv2 = Conv(c1, c)
+        self.cv3 = Conv(2 * c, c2)
+        self.m = m
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class C3(CrossStage):
+    """n bottlenecks (1x1, 3x3) on one of two paths: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+        c_ = int(c2 * e)
+        super().__init__(c1, c2, c_, self.inner(c_, n, shortcut, g))
+
+    @staticmethod
+    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        """What the long path goes through."""
+        return chain(n, lambda: Bottleneck(c, c, shortcut, g, (1, 3), 1.0))
+
+
+class C3x(C3):
+    """C3 with 1x3 and 3x1 kernels."""
+
+    @staticmethod
+    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return chain(n, lambda: Bottleneck(c, c, shortcut, g, ((1, 3), (3, 1)), 1.0))
+
+
+class C3Ghost(C3):
+    """C3 with ghost bottlenecks; shortcut and g have no effect. GhostNet, arXiv 1911.11907."""
+
+    @staticmethod
+    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return chain(n, lambda: GhostBottleneck(c, c))
+
+
+class C3TR(C3):
+    """C3 with n transformer layers of 4 heads; shortcut and g have no effect. ViT, arXiv 2010.11929."""
+
+    @staticmethod
+    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return TransformerBlock(c, c, num_heads=4, num_layers=n)
+
+
+class RepCSP(C3):
+    """C3 with 3x3 re-parameterised bottlenecks. YOLOv9, arXiv 2402.13616."""
+
+    @staticmethod
+    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return chain(n, lambda: RepBottleneck(c, c, shortcut, g, e=1.0))
+
+
+class C3k(CrossStage):
+    """C3 whose bottlenecks have two kernels of size k: (B, c1, H, W) -> (B, c2, H, W)."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, k: Size2 = 3):
+        c_ = int(c2 * e)
+        super().__init__(c1, c2, c_, chain(n, lambda: Bottleneck(c_, c_, shortcut, g, (k, k), 1.0)))
+
+
+class C3f(nn.Module):
+    """C3 that joins every bottleneck's output: (B, c1, H, W) -> (B, c2, H, W)."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5):
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = Conv(c1, c_)
+        self.cv3 = Conv((2 + n) * c_, c2)
+        self.m = nn.ModuleList(Bottleneck(c_, c_, shortcut, g, e=1.0) for _ in range(n))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = [self.cv2(x), self.cv1(x)]
+        for block in self.m:
+            outputs.append(block(outputs[-1]))
+        return self.cv3(torch.cat(outputs, 1))
+
+
+class C3k2(DenseStage):
+    """C2f of plain bottlenecks, of C3k (c3k), or of a bottleneck and a PSABlock each (attn).
+
+    (B, c1, H, W) -> (B, c2, H, W); attn wins over c3k.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        c3k: bool = False,
+        e: float = 0.5,
+        attn: bool = False,
+        g: int = 1,
+        shortcut: bool = True,
+    ):
+        c = int(c2 * e)
+
+        def block() -> nn.Module:
+            if attn:
+                return nn.Sequential(Bottleneck(c, c, shortcut, g), PSABlock(c, num_heads=max(c // 64, 1)))
+            return C3k(c, c, 2, shortcut, g) if c3k else Bottleneck(c, c, shortcut, g)
+
+        super().__init__(c1, c2, c, (block() for _ in range(n)))
+
+
+class C2fPSA(DenseStage):
+    """C2f of PSABlocks, (B, c1, H, W) kept. Raises ValueError unless c1 = c2."""
+
+    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5):
+        check_same(c1, c2)
+        c = int(c2 * e)
+        super().__init__(c1, c2, c, (PSABlock(c, num_heads=max(c // 64, 1)) for _ in range(n)))
+
+
+class A2C2f(nn.Module):
+    """Pairs of area-attention blocks (a2) or C3k in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W).
+
+    With `residual` the input is added too, the rest weighed by a trained gamma. Raises ValueError unless
+    int(c2 * e) is a multiple of 32, and c1 = c2 with gamma. YOLOv12, arXiv 2502.12524.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        n: int = 1,
+        a2: bool = True,
+        area: int = 1,
+        residual: bool = False,
+        mlp_ratio: float = 2.0,
+        e: float = 0.5,
+        g: int = 1,
+        shortcut: bool = True,
+    ):
+        super().__init__()
+        c_ = int(c2 * e)
+        if c_ % 32:
+            raise ValueError(f"hidden channels (c2 * e) must be a multiple of 32: {c_} from {c2} * {e}")
+        if a2 and residual:
+            check_same(c1, c2)
+
+        def block() -> nn.Module:
+            if a2:
+                return chain(2, lambda: ABlock(c_, c_ // 32, mlp_ratio, area))
+            return C3k(c_, c_, 2, shortcut, g)
+
+        self.gamma = nn.Parameter(torch.full((c2,), 0.01)) if a2 and residual else None
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = Conv((1 + n) * c_, c2)
+        self.m = nn.ModuleList(block() for _ in range(n))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = [self.cv1(x)]
+        for block in self.m:
+            outputs.append(block(outputs[-1]))
+        y = self.cv2(torch.cat(outputs, 1))
+        return y if self.gamma is None else torch.addcmul(x, self.gamma.view(-1, 1, 1), y)
+
+
+class RepC3(nn.Module):
+    """n RepConvs on one of two paths, the paths summed: (B, c1, H, W) -> (B, c2, H, W). RT-DETR, arXiv 2304.08069."""
+
+    def __init__(self, c1: int, c2: int, n: int = 3, e: float = 1.0):
+        super().__init__()
+        c_ = int(c2 * e)
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = Conv(c1, c_)
+        self.m = chain(n, lambda: RepConv(c_, c_))
+        self.cv3 = Conv(c_, c2) if c_ != c2 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv3(self.m(self.cv1(x)) + self.cv2(x))
+
+
+class ElanStage(nn.Module):
+    """Frame of RepNCSPELAN4 and ELAN1: two branches in a row on half the channels, all outputs joined."""
+
+    def __init__(self, c1: int, c2: int, c3: int, c4: int, cv2: nn.Module, cv3: nn.Module):
+        super().__init__()
+        self.half = c3 // 2
+        self.cv1 = Conv(c1, c3)
+        self.cv2 = cv2
+        self.cv3 = cv3
+        self.cv4 = Conv(c3 + 2 * c4, c2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.cv1(x)
+        a = self.cv2(x.narrow(1, x.shape[1] - self.half, self.half))
+        return self.cv4(torch.cat((x, a, self.cv3(a)), 1))
+
+
+class RepNCSPELAN4(ElanStage):
+    """ELAN of RepCSPs of depth n: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
+
+    def __init__(self, c1: int, c2: int, c3: int, c4: int, n: Annotated[int, Plain] = 1):
+        def branch(width: int) -> nn.Sequential:
+            return nn.Sequential(RepCSP(width, c4, n), Conv(c4, c4, 3))
+
+        super().__init__(c1, c2, c3, c4, branch(c3 // 2), branch(c4))
+
+
+class ELAN1(ElanStage):
+    """ELAN of single 3x3 convolutions: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
+
+    def __init__(self, c1: int, c2: int, c3: int, c4: int):
+        super().__init__(c1, c2, c3, c4, Conv(c3 // 2, c4, 3), Conv(c4, c4, 3))

@@ -1,0 +1,169 @@
+"""Boxes and classes from feature maps of several strides."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from math import log
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from netbuild.layers.conv import Conv, DWConv
+from netbuild.roles import In, Setting, Stride
+
+Raw = dict[str, torch.Tensor | list[torch.Tensor]]
+
+
+class DFL(nn.Module):
+    """Expected side length from a softmax over c1 bins: (B, 4*c1, A) -> (B, 4, A). arXiv 2006.04388."""
+
+    def __init__(self, c1: int = 16):
+        super().__init__()
+        self.c1 = c1
+        self.conv = nn.Conv2d(c1, 1, 1, bias=False).requires_grad_(False)
+        self.conv.weight.copy_(torch.arange(c1).view(1, c1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The sides go to the batch axis, which a view does; as channels they would need a transpose.
+        bins = x.reshape(-1, self.c1, 1, x.shape[2])
+        return self.conv(bins.softmax(1)).view(-1, 4, x.shape[2])
+
+
+def anchor_points(feats: Sequence[torch.Tensor], strides: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cell centres in cells (2, A) as x, y, and each cell's stride (1, A); levels in order, row by row."""
+    points, scales = [], []
+    for feat, stride in zip(feats, strides, strict=True):
+        like = {"device": feat.device, "dtype": feat.dtype}
+        h, w = feat.shape[2:]
+        y, x = torch.meshgrid(torch.arange(h, **like), torch.arange(w, **like), indexing="ij")
+        points.append(torch.stack((x, y)).flatten(1))
+        scales.append(torch.full((1, h * w), stride, **like))
+    return torch.cat(points, 1) + 0.5, torch.cat(scales, 1)
+
+
+def top_rows(y: torch.Tensor, nc: int, limit: int) -> torch.Tensor:
+    """Best detections without suppression: (B, 4+nc+extra, A) -> (B, k, 6+extra) as box, score, class, extra.
+
+    The k anchors of highest class score are kept, then the k best of their (anchor, class) pairs, best first.
+    """
+    boxes, scores, extra = y.split((4, nc, y.shape[1] - 4 - nc), 1)
+    k = min(limit, y.shape[2])
+    anchors = scores.amax(1).topk(k).indices
+    scores = scores.gather(2, anchors[:, None].expand(-1, nc, -1)).transpose(1, 2)  # (B, k, nc)
+    scores, pairs = scores.flatten(1).topk(k)
+    anchors = anchors.gather(1, pairs // nc)[:, None]
+    boxes, extra = (t.gather(2, anchors.expand(-1, t.shape[1], -1)).transpose(1, 2) for t in (boxes, extra))
+    return torch.cat((boxes, scores[..., None], (pairs % nc)[..., None].to(y.dtype), extra), 2)
+
+
+class Detect(nn.Module):
+    """Anchor-free detection head on maps (B, ch[i], H_i, W_i), finest first; A cells in all.
+
+    Training: {"boxes": (B, 4*reg_max, A), "scores": (B, nc, A) logits, "feats"}; with a second, one-to-one branch
+    (end2end) {"one2many": ..., "one2one": ...}. Eval: (y, that), y (B, 4+nc, A): centre, size in pixels and class
+    probabilities, or (B, k, 6) corners, score, class if the attribute `end2end` is set. Raises ValueError in eval
+    if the strides are not known.
+    """
+
+    task = "detect"
+    max_det = 300
+
+    def __init__(
+        self,
+        nc: int,
+        ch: Annotated[list[int], In],
+        reg_max: Annotated[int, Setting] = 16,
+        end2end: Annotated[bool, Setting] = False,
+        legacy: Annotated[bool, Setting] = False,
+        stride: Annotated[list[float], Stride] = (),
+    ):
+        super().__init__()
+        self.nc = nc
+        self.reg_max = reg_max
+        self.stride = [float(s) for s in stride]
+        self.end2end = False  # run-time choice of the branch that gives y; the argument says whether there are two
+        box = max(16, ch[0] // 4, 4 * reg_max)
+        self.cv2 = nn.ModuleList(dense_branch(c, box, 4 * reg_max) for c in ch)
+        branch = dense_branch if legacy else light_branch
+        self.cv3 = nn.ModuleList(branch(c, max(ch[0], min(nc, 100)), nc) for c in ch)
+        self.dfl = DFL(reg_max) if reg_max > 1 else nn.Identity()
+        self.one2one_cv2 = deepcopy(self.cv2) if end2end else None
+        self.one2one_cv3 = deepcopy(self.cv3) if end2end else None
+        if self.stride:
+            self.init_bias()
+
+    @torch.no_grad()
+    def init_bias(self) -> None:
+        """Start from boxes of a few cells, and about five objects in an image of 640 x 640."""
+        for prefix in self.prefixes():
+            boxes, classes = getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3")
+            for box, cls, s in zip(boxes, classes, self.stride, strict=True):
+                box[-1].bias.fill_(2.0)
+                cls[-1].bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
+
+    def prefixes(self) -> dict[str, str]:
+        """Name prefix of each branch's modules, and the branch's name; fusing a dual head leaves one."""
+        branches = {"": "one2many", "one2one_": "one2one"}
+        return {prefix: name for prefix, name in branches.items() if getattr(self, f"{prefix}cv2") is not None}
+
+    def forward(self, feats: list[torch.Tensor]) -> Raw | dict[str, Raw] | tuple:
+        branches = {name: self.branch(feats, prefix) for prefix, name in self.prefixes().items()}
+        one2one = "one2one" in branches and (self.end2end or len(branches) == 1)
+        chosen = branches["one2one" if one2one else "one2many"]
+        raw = branches if len(branches) > 1 else chosen
+        return raw if self.training else (self.predict(chosen, one2one), raw)
+
+    def branch(self, feats: list[torch.Tensor], prefix: str) -> Raw:
+        """Raw outputs of one branch."""
+        if prefix and self.training:  # the one-to-one branch learns, but teaches the layers before the head nothing
+            feats = [f.detach() for f in feats]
+        boxes, scores = (per_cell(getattr(self, f"{prefix}{part}"), feats) for part in ("cv2", "cv3"))
+        return {"boxes": boxes, "scores": scores, "feats": feats}
+
+    def predict(self, raw: Raw, one2one: bool) -> torch.Tensor:
+        """Final boxes and scores from a branch's raw outputs."""
+        y = torch.cat((self.boxes(raw, corners=one2one), raw["scores"].sigmoid()), 1)
+        return top_rows(y, self.nc, self.max_det) if one2one else y
+
+    def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
+        """(B, 4, A) boxes in input pixels, as corners or as centre and size."""
+        if not self.stride:
+            raise ValueError("the head needs the stride of every source to decode boxes; none are known")
+        points, scales = anchor_points(raw["feats"], self.stride)
+        before, after = self.dfl(raw["boxes"]).chunk(2, 1)  # distances to left, top and to right, bottom
+        if corners:
+            return torch.cat((points - before, points + after), 1) * scales
+        return torch.cat((points + (after - before) / 2, before + after), 1) * scales
+
+    def fuse(self) -> None:
+        """Of two branches keep the one that `end2end` selects."""
+        if len(self.prefixes()) == 2:
+            dropped = "" if self.end2end else "one2one_"
+            for part in ("cv2", "cv3"):
+                setattr(self, f"{dropped}{part}", None)
+
+
+class v10Detect(Detect):
+    """Detect with two branches and light class branches, whatever the file's settings. YOLOv10, arXiv 2405.14458."""
+
+    def __init__(self, nc: int, ch: Annotated[list[int], In], stride: Annotated[list[float], Stride] = ()):
+        super().__init__(nc, ch, end2end=True, stride=stride)
+
+
+def per_cell(modules: nn.ModuleList, feats: list[torch.Tensor]) -> torch.Tensor:
+    """Each level through its module, the cells of all levels in one row: (B, channels, A)."""
+    return torch.cat([m(f).flatten(2) for m, f in zip(modules, feats, strict=True)], 2)
+
+
+def dense_branch(c1: int, c: int, c2: int) -> nn.Sequential:
+    """Two 3x3 convolutions and a plain 1x1."""
+    return nn.Sequential(Conv(c1, c, 3), Conv(c, c, 3), nn.Conv2d(c, c2, 1))
+
+
+def light_branch(c1: int, c: int, c2: int) -> nn.Sequential:
+    """As the dense branch, each 3x3 as a depthwise 3x3 and a 1x1."""
+    return nn.Sequential(
+        nn.Sequential(DWConv(c1, c1, 3), Conv(c1, c)),
+        nn.Sequential(DWConv(c, c, 3), Conv(c, c)),
+        nn.Conv2d(c, c2, 1),
+    )

@@ -1,0 +1,59 @@
+"""Joining and picking what several layers give."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netbuild.layers.conv import Size2, auto_padding
+
+
+class Concat(nn.Module):
+    """Concatenation of the sources along one dimension."""
+
+    def __init__(self, dimension: int = 1):
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(xs, self.d)
+
+
+class Index(nn.Module):
+    """One element of a layer that gives several."""
+
+    def __init__(self, index: int = 0):
+        super().__init__()
+        self.index = index
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        return xs[self.index]
+
+
+class CBLinear(nn.Module):
+    """One convolution whose channels are dealt out as a tuple of maps of widths c2s. CBNetV2, arXiv 2107.00420."""
+
+    def __init__(self, c1: int, c2s: list[int], k: Size2 = 1, s: Size2 = 1, p: Size2 | None = None, g: int = 1):
+        super().__init__()
+        self.c2s = tuple(c2s)
+        self.conv = nn.Conv2d(c1, sum(c2s), k, s, auto_padding(k, p), groups=g)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.conv(x).split(self.c2s, 1)
+
+
+class CBFuse(nn.Module):
+    """The last source plus element idx[i] of each earlier one, resized to it (nearest). CBNetV2, arXiv 2107.00420."""
+
+    def __init__(self, idx: list[int]):
+        super().__init__()
+        self.idx = tuple(idx)
+
+    def forward(self, xs: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        *earlier, out = xs
+        size = out.shape[2:]
+        for parts, i in zip(earlier, self.idx, strict=True):
+            part = parts[i]
+            out = out + (part if part.shape[2:] == size else F.interpolate(part, size))
+        return out

@@ -1,0 +1,51 @@
+"""The name a user types to a file: a path, else a packaged architecture, else either without the scale's letter."""
+
+import re
+from pathlib import Path
+
+from netbuild.errors import NetbuildError, did_you_mean
+
+_LETTER = re.compile(r"[a-z](?=$|[-_])")  # one letter at the end of the stem or before a separator
+
+
+def packaged() -> dict[str, Path]:
+    """The packaged architectures: file name to path."""
+    here = Path(__file__).resolve().parent
+    # In a wheel they lie inside the package, in a checkout beside it.
+    folder = next((p for p in (here / "architectures", here.parent / "architectures") if p.is_dir()), None)
+    return {path.name: path for path in sorted(folder.rglob("*.yaml"))} if folder else {}
+
+
+def locate(name: str) -> tuple[Path, str | None]:
+    """The file meant by a name and the scale letter that the name carried, if it was needed to find the file.
+
+    ``yolo11s-seg.yaml`` is the file of that name when there is one, else ``yolo11-seg.yaml`` with the letter ``s``.
+
+    Raises:
+        NetbuildError: if there is no such file.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        if path.is_file():
+            return path, None
+        path = Path(f"{name}.yaml")
+    architectures = packaged() if path.parent == Path() else {}
+    for candidate, letter in ((path, None), *_without_letter(path)):
+        if candidate.is_file():
+            return candidate, letter
+        if candidate.name in architectures:
+            return architectures[candidate.name], letter
+    known = list(architectures) or [p.name for p in path.parent.glob("*.y*ml")]
+    hint = did_you_mean(path.name, known)
+    if architectures:
+        hint = hint or f"packaged: {', '.join(architectures)}"
+    raise NetbuildError(f"there is no file '{name}'" + (" and no packaged network of that name" if architectures else ""), hint=hint)
+
+
+def _without_letter(path: Path) -> list[tuple[Path, str | None]]:
+    stem = path.stem
+    return [
+        (path.with_name(stem[: m.start()] + stem[m.end() :] + path.suffix), m.group())
+        for m in _LETTER.finditer(stem)
+        if m.start() > 0
+    ]

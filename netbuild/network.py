@@ -1,0 +1,104 @@
+"""The network itself: rows of modules, wired by number, each output kept until its last reader has run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from netbuild.layers.fuse import fold_bn, set_weights
+from netbuild.layers.fuse import fuse as fuse_modules
+from netbuild.spec import INPUT
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one row is called: the values it reads, how they are passed, and those nobody reads after it."""
+
+    sources: tuple[int, ...]
+    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward
+    frees: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The wiring of rows: a step each, and the values that are returned."""
+
+    steps: tuple[Step, ...]
+    result: tuple[int, ...]
+    listed: bool = False
+
+
+def last_readers(sources: Sequence[Sequence[int]], result: Sequence[int]) -> list[tuple[int, ...]]:
+    """For each row the values that it is the last to read; the result is never freed, nor is an unread output kept."""
+    last = {value: index for index, values in enumerate(sources) for value in values}
+    last.update({index: index for index in range(len(sources)) if index not in last})
+    frees: list[list[int]] = [[] for _ in sources]
+    for value, index in last.items():
+        if value not in result:
+            frees[index].append(value)
+    return [tuple(sorted(values)) for values in frees]
+
+
+class Rows(nn.Module):
+    """Modules run in order, each on the outputs that its step names. Children are called by number, or by row name.
+
+    Args:
+        modules: name to module, in order.
+        plan: the wiring.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], plan: Plan) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.plan = plan
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the rows on one input, or on several that their sources name in order."""
+        values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
+        for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
+            values[index] = call(module, [values[s] for s in step.sources], step.passing)
+            for value in step.frees:
+                del values[value]
+        result = [values[i] for i in self.plan.result]
+        return result if self.plan.listed else result[0]
+
+    def fuse(self) -> None:
+        """Fold each batch norm row into the convolution row that only it reads."""
+        modules = list(self.children())
+        readers = [s for step in self.plan.steps for s in step.sources] + list(self.plan.result)
+        for step, module, (name, _) in zip(self.plan.steps, modules, list(self.named_children()), strict=True):
+            source = step.sources[0]
+            if type(module) is not nn.BatchNorm2d or source < 0 or readers.count(source) > 1:
+                continue
+            conv = modules[source]
+            if type(conv) in (nn.Conv2d, nn.ConvTranspose2d):
+                set_weights(conv, *fold_bn(conv, module))
+                setattr(self, name, nn.Identity())
+
+
+def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:
+    """Call a module on its inputs as its step says."""
+    if passing == "list":
+        return module(inputs)
+    return module(*inputs)
+
+
+class Network(nn.Module):
+    """A built network: image (B, ch, H, W) to the last row's output. State-dict keys are ``model.<row>.<...>``."""
+
+    def __init__(self, model: Rows, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.facts = dict(facts)  # name, scale, task, nc, ch, imgsz: what a checkpoint must know
+
+    def forward(self, image: torch.Tensor) -> Any:
+        """The last row's output."""
+        return self.model(image)
+
+    def fuse(self) -> "Network":
+        """Merge batch norms and parallel branches for inference, in place; returns itself."""
+        fuse_modules(self.model)
+        return self

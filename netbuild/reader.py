@@ -1,0 +1,282 @@
+"""YAML text to a tree of nodes that know their place. No torch, no code of the file's choosing, limits on what it may cost.
+
+Built from the parser's events, not from PyYAML's composer, so that depth, aliases and duplicate keys are checked while
+reading and every scalar keeps its line and column. Scalars follow the core schema of YAML 1.2.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from netbuild.errors import NetbuildError, Where
+
+MAX_BYTES = 4 * 2**20
+MAX_DEPTH = 64
+MAX_NODES = 500_000  # aliases count as often as they are used
+MAX_DIGITS = 18
+
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_BASED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
+_WORDS: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf"), math.inf),
+    "-.inf": -math.inf,
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+
+
+class Source:
+    """The text of a file and the name that errors call it by."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+        self._lines: list[str] | None = None
+
+    def where(self, line: int, column: int) -> Where:
+        """The place at a 0-based line and column."""
+        if self._lines is None:
+            self._lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", self.text)
+        text = self._lines[line] if line < len(self._lines) else ""
+        return Where(self.name, line + 1, column + 1, text)
+
+
+class Node:
+    """A YAML value with its place: a scalar, a list of nodes, or a dict from key texts to nodes."""
+
+    __slots__ = ("value", "source", "line", "column", "quoted", "size", "keys")
+
+    def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False) -> None:
+        self.value, self.source, self.quoted = value, source, quoted
+        self.line, self.column = mark.line, mark.column
+        self.size = 1
+        self.keys: dict[str, Node] = {}
+
+    @property
+    def where(self) -> Where:
+        """The place in the file."""
+        return self.source.where(self.line, self.column)
+
+    def plain(self) -> Any:
+        """The value without places: scalars, lists and dicts."""
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        return self.value
+
+    def kind(self) -> str:
+        """What the value is, in the words of an error message."""
+        if isinstance(self.value, list):
+            return "a list"
+        if isinstance(self.value, dict):
+            return "a mapping"
+        return "nothing" if self.value is None else f"{self.value!r}"
+
+    def error(self, message: str, hint: str = "") -> NetbuildError:
+        """An error at this place."""
+        return NetbuildError(message, self.where, hint)
+
+
+def read_text(path: Path) -> str:
+    """A file's text, UTF-8 with or without a byte order mark.
+
+    Raises:
+        NetbuildError: if the file cannot be read, is too large or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise NetbuildError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, the limit for a YAML file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
+        raise NetbuildError(message, Where(str(path), line, column), "save the file as UTF-8") from None
+
+
+def parse(text: str, name: str) -> Node:
+    """The one YAML document of a text as a tree of nodes.
+
+    Raises:
+        NetbuildError: for a syntax error, a tag, a duplicate key, a recursive alias, more than one document,
+            or a text beyond the limits on depth and size.
+    """
+    source = Source(name, text)
+    try:
+        return _document(source, yaml.parse(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(source, error) from None
+    except yaml.reader.ReaderError as error:
+        raise _character_error(source, error) from None
+
+
+def _character_error(source: Source, error: yaml.reader.ReaderError) -> NetbuildError:
+    bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
+    where = None
+    if bad:
+        before = source.text[: bad.start()]
+        where = source.where(before.count("\n"), len(before) - before.rfind("\n") - 1)
+    found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
+    return NetbuildError(f"{found} is not allowed in YAML ({error.reason})", where, "remove it")
+
+
+def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> NetbuildError:
+    problem, context = error.problem_mark, error.context_mark
+    text = error.problem or "syntax error"
+    if "escape" in text or ("escape" in (error.context or "")) or "hexadecimal" in text:
+        return _escape_error(source, problem)
+    mark, message, hint = problem or context, text, ""
+    if context and problem and (error.context or "").startswith("while parsing a flow"):
+        opened = "[" if "sequence" in error.context else "{"
+        closing = "]" if opened == "[" else "}"
+        mark, hint = context, f"close it with '{closing}', or put the missing ',' there"
+        message = f"the '{opened}' opened here is not closed: noticed at line {problem.line + 1}, "
+        message += f"column {problem.column + 1} ({text})"
+    elif context and context.line != problem.line:
+        message += f" ({error.context} that began at line {context.line + 1}, column {context.column + 1})"
+    where = source.where(mark.line, mark.column) if mark else None
+    return NetbuildError(f"YAML syntax: {message}", where, hint or _syntax_hint(where))
+
+
+def _syntax_hint(where: Where | None) -> str:
+    if where and "\t" in where.text:
+        return "YAML indents with blanks, not with tabs"
+    return ""
+
+
+def _escape_error(source: Source, mark: Any) -> NetbuildError:
+    # libyaml and the Python parser point at different characters: go to the one behind the backslash.
+    where = source.where(mark.line, mark.column)
+    back = where.text.rfind("\\", 0, mark.column + 1)
+    where = source.where(mark.line, back + 1 if back >= 0 else mark.column)
+    return NetbuildError(
+        "backslash in double quotes: use single quotes or /",
+        where,
+        "in double quotes YAML reads a backslash as the start of an escape such as \\n",
+    )
+
+
+def _document(source: Source, events: Iterator[Any]) -> Node:
+    builder = _Builder(source)
+    for event in events:
+        builder.take(event)
+    if builder.root is None:
+        raise NetbuildError("the file is empty", source.where(0, 0))
+    return builder.root
+
+
+class _Builder:
+    """Turns parser events into nodes with a stack of its own, so that depth costs no recursion."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.root: Node | None = None
+        self.stack: list[tuple[Node, str | None]] = []
+        self.pending: list[Node | None] = []  # the key waiting for its value, one for each open mapping
+        self.anchors: dict[str, Node] = {}
+        self.nodes = 0
+
+    def take(self, event: Any) -> None:
+        if isinstance(event, yaml.ScalarEvent):
+            node = Node(self._scalar(event), self.source, event.start_mark, bool(event.style))
+            self._anchor(event.anchor, node)
+            self._place(node)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._open(event)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            node, anchor = self.stack.pop()
+            self.pending.pop()
+            self._anchor(anchor, node)
+            self._place(node)
+        elif isinstance(event, yaml.AliasEvent):
+            self._place(self._aliased(event), event.start_mark)
+        elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
+            raise self._error("a second YAML document begins here; a file holds one", event.start_mark)
+
+    def _open(self, event: Any) -> None:
+        self._check_tag(event)
+        if len(self.stack) >= MAX_DEPTH:
+            raise self._error(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+        value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self.stack.append((Node(value, self.source, event.start_mark), event.anchor))
+        self.pending.append(None)
+
+    def _anchor(self, anchor: str | None, node: Node) -> None:
+        if anchor:
+            self.anchors[anchor] = node
+
+    def _aliased(self, event: Any) -> Node:
+        if event.anchor not in self.anchors:
+            raise self._error(
+                f"the alias '*{event.anchor}' refers to itself or to nothing before it", event.start_mark
+            )
+        return self.anchors[event.anchor]
+
+    def _place(self, node: Node, mark: Any = None) -> None:
+        self.nodes += node.size if mark else 1
+        if self.nodes > MAX_NODES:
+            raise NetbuildError(f"more than {MAX_NODES} values once its aliases are expanded", node.where)
+        if not self.stack:
+            self.root = node
+            return
+        parent = self.stack[-1][0]
+        parent.size += node.size
+        if isinstance(parent.value, list):
+            parent.value.append(node)
+        elif self.pending[-1] is None:
+            self.pending[-1] = self._key(parent, node)
+        else:
+            parent.value[self.pending[-1].value] = node
+            self.pending[-1] = None
+
+    def _key(self, parent: Node, node: Node) -> Node:
+        if isinstance(node.value, (list, dict)):
+            raise node.error("a key must be a word or a number, not a collection")
+        key = "null" if node.value is None else str(node.value)
+        if key == "<<":
+            raise node.error("merge keys ('<<') are not part of YAML 1.2", "write the keys out")
+        if key in parent.keys:
+            first = parent.keys[key].line + 1
+            raise node.error(f"key '{key}' is given twice: lines {first} and {node.line + 1}", "keep one of them")
+        named = Node(key, self.source, node)
+        parent.keys[key] = named
+        return named
+
+    def _scalar(self, event: Any) -> Any:
+        self._check_tag(event)
+        text = event.value
+        if event.style or (event.tag or "").endswith(":str"):
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _INT.fullmatch(text) or _BASED.fullmatch(text):
+            if len(text) > MAX_DIGITS:
+                raise self._error(f"a number of more than {MAX_DIGITS} digits", event.start_mark)
+            return int(text, 10 if _INT.fullmatch(text) else 0)
+        return float(text) if _FLOAT.fullmatch(text) else text
+
+    def _check_tag(self, event: Any) -> None:
+        if event.tag and event.tag not in _CORE_TAGS and event.tag != "!":
+            kind = "Python tags" if "python" in event.tag else f"tags such as '{event.tag}'"
+            raise self._error(
+                f"{kind} are not allowed: a network file is data and runs no code",
+                event.start_mark,
+                "remove the tag (the word that begins with '!')",
+            )
+
+    def _error(self, message: str, mark: Any, hint: str = "") -> NetbuildError:
+        return NetbuildError(message, self.source.where(mark.line, mark.column), hint)

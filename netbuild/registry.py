@@ -1,0 +1,164 @@
+"""The name in a row to the factory that builds it: packaged layers and ``nn.*``. Only layers are reachable, nothing else."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from torch import nn
+
+from netbuild import layers
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.expr import Call
+from netbuild.layers.activation import activation_by_name
+from netbuild.roles import NAMES, Plain, Role
+
+OWN_MODULE_HINT = "an own module is a Python class that must be made known first (see README, 'Own modules')"
+
+# nn.Module classes that hold or compare others: no layer of a network.
+_CONTAINERS = {
+    "Module", "ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict", "Container", "DataParallel",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constructor parameter: its role, the types it takes (empty: unknown), its default, whether it takes a list."""
+
+    name: str
+    role: Role
+    types: tuple[type, ...]
+    default: Any
+    wants_list: bool
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Factory:
+    """What builds a module: the callable, its parameters, and whether it comes from another package."""
+
+    name: str
+    make: Callable[..., nn.Module]
+    parameters: tuple[Parameter, ...]
+    foreign: bool = False
+    path: str = ""
+    variadic: bool = False  # takes any number of positional values
+    task: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
+        """The parameters in order with their defaults; those that netbuild supplies are marked, with values if known."""
+        parts = []
+        for p in self.parameters:
+            if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING):
+                continue
+            if supplied is not None and p.name in supplied:
+                parts.append(f"{p.name}={supplied[p.name]} (supplied)")
+            else:
+                parts.append(p.name if p.required else f"{p.name}={p.default!r}")
+        return f"{self.name}({', '.join(parts)})"
+
+
+def names() -> list[str]:
+    """The packaged layers' names."""
+    return list(layers.__all__)
+
+
+@lru_cache(maxsize=None)
+def factory(name: str) -> Factory:
+    """The factory for a module's name.
+
+    Raises:
+        NetbuildError: (without a place) if the name is unknown or is no layer.
+    """
+    if name in layers.__all__:
+        return from_class(name, getattr(layers, name), foreign=False)
+    prefix, _, rest = name.removeprefix("torch.").partition(".")
+    if prefix == "nn" and rest:
+        return _torch_layer(name, rest)
+    hint = did_you_mean(name, [*names(), *(f"nn.{n}" for n in vars(nn) if _is_layer(n))])
+    hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
+    raise NetbuildError(f"unknown module '{name}'", hint=hint)
+
+
+def _is_layer(name: str) -> bool:
+    cls = getattr(nn, name, None)
+    return (
+        inspect.isclass(cls)
+        and issubclass(cls, nn.Module)
+        and name not in _CONTAINERS
+        and not name.startswith("Lazy")
+        and not issubclass(cls, nn.modules.loss._Loss)
+    )
+
+
+def _torch_layer(name: str, rest: str) -> Factory:
+    if _is_layer(rest):
+        return from_class(f"nn.{rest}", getattr(nn, rest), foreign=True)
+    hint = did_you_mean(rest, [n for n in vars(nn) if _is_layer(n)])
+    if rest.startswith("Lazy") and _is_layer(rest[4:]):
+        hint = f"write nn.{rest[4:]} with keyword arguments: the input channels are then filled in"
+    raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row holds an nn.Module class of torch.nn")
+
+
+def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
+    """The factory of a module class, its parameters' roles read from its signature."""
+    signature = list(inspect.signature(cls).parameters.values())
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in signature)
+    parameters = tuple(_parameter(p) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return Factory(name, cls, parameters, foreign, path, variadic, getattr(cls, "task", None))
+
+
+def _parameter(p: inspect.Parameter) -> Parameter:
+    annotation, role = p.annotation, NAMES.get(p.name, Plain)
+    if get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        role = next((extra for extra in extras if isinstance(extra, Role)), role)
+    types = _types(annotation)
+    return Parameter(p.name, role, types, p.default, list in types and int not in types)
+
+
+def _types(annotation: Any) -> tuple[type, ...]:
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(t for option in get_args(annotation) for t in _types(option))
+    base = get_origin(annotation) or annotation
+    return (base,) if inspect.isclass(base) and base is not inspect.Parameter.empty else ()
+
+
+def instantiate(call: Call) -> nn.Module:
+    """The module that an argument such as ``nn.LeakyReLU(0.1)`` stands for.
+
+    Raises:
+        NetbuildError: (without a place) if the name is no layer or does not take these arguments.
+    """
+    made = factory(call.name)
+    try:
+        return made.make(*call.args, **dict(call.kwargs))
+    except (TypeError, ValueError) as error:
+        raise NetbuildError(f"{call}: {error}", hint=f"it takes {made.signature()}") from None
+
+
+def activation(value: Any) -> nn.Module:
+    """An activation from its name (relu, Leaky ReLU, ...) or a call such as ``nn.ReLU()``.
+
+    Raises:
+        NetbuildError: (without a place) if it is neither.
+    """
+    if isinstance(value, Call):
+        return instantiate(value)
+    module = activation_by_name(value) if isinstance(value, str) else None
+    if module is None and isinstance(value, str) and value.removeprefix("torch.").startswith("nn."):
+        return instantiate(Call(value))
+    if module is None:
+        from netbuild.layers.activation import ACTIVATIONS
+
+        hint = did_you_mean(str(value), ACTIVATIONS) or f"known: {', '.join(ACTIVATIONS)}, or a call such as nn.ReLU()"
+        raise NetbuildError(f"unknown activation {value!r}", hint=hint)
+    return module
