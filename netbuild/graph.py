@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -12,13 +13,14 @@ from torch import nn
 
 from netbuild import compat, registry
 from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.cost import Observer, Tally, TooMuchError
+from netbuild.cost import Observer, Tally, saved_for_backward
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.expr import parse_call
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
+from netbuild.layers.fuse import fuse
 from netbuild.network import Network, Plan, Rows, Step, call, last_readers
-from netbuild.ops import MismatchError, shape_text
+from netbuild.ops import MismatchError, ShapeError, shape_text
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
@@ -125,7 +127,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
     scope = _scope(spec, settings, scale)
     make_activation = _activation(spec)
-    walk = _Walk(spec.blocks, task)
+    walk = _Walk(spec.blocks, task, imgsz)
     with using_activation(make_activation()) as default, walk.running():
         image = torch.empty((1, settings["ch"], *imgsz), device="meta")
         image_field(image)
@@ -186,11 +188,101 @@ def _activation(spec: Spec) -> Callable[[], nn.Module]:
     return make
 
 
+@dataclass
+class Part:
+    """A module of a network as one run saw it: what it cost and what came out; not called means container only."""
+
+    path: str
+    module: nn.Module
+    tally: Tally = field(default_factory=Tally)
+    called: bool = False
+    in_shapes: list[Shape] = field(default_factory=list)
+    out_shape: Shape = None
+    out_bytes: int = 0
+    field: Field | None = None
+
+
+def trace(graph: Graph, model: Rows, imgsz: tuple[int, int]) -> tuple[dict[str, Part], int]:
+    """Run rows on ``meta`` at a size: what every module below them cost, by path such as ``2.m.0``, and the peak of memory.
+
+    Raises:
+        Exception: whatever a module raises at a size that it does not take.
+    """
+    walk = _Walk(graph.spec.blocks, graph.task)
+    parts = {path: Part(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
+    walk.observer.counting = True
+    walk.observer.live.exempt(model)
+    handles = _watch(parts, walk.observer)
+    try:
+        with walk.running():
+            image = torch.empty((1, graph.ch, *imgsz), device="meta")
+            image_field(image)
+            walk.observer.live.add(image)
+            model.eval()(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return parts, walk.observer.live.peak
+
+
+def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
+    """Hooks that open a tally when a module is called and close it when it returns."""
+    paths: dict[int, list[str]] = {}
+    for path, part in parts.items():
+        paths.setdefault(id(part.module), []).append(path)
+    stack = [""]
+
+    def before(module: nn.Module, args: Any) -> None:
+        # An object with several parents, such as a shared activation, belongs to the one that runs now.
+        known = paths[id(module)]
+        path = next((p for p in known if p.startswith(f"{stack[-1]}.")), known[0])
+        stack.append(path)
+        observer.tallies.append(parts[path].tally)
+
+    def after(module: nn.Module, args: Any, out: Any) -> None:
+        part = parts[stack.pop()]
+        observer.tallies.pop()
+        part.called, part.out_shape, part.field = True, shape_of(out), field_of(_first(out))
+        part.in_shapes, part.out_bytes = [shape_of(x) for x in args], bytes_of(out, args)
+
+    modules = {id(part.module): part.module for part in parts.values()}
+    return [
+        handle
+        for module in modules.values()
+        for handle in (module.register_forward_pre_hook(before), module.register_forward_hook(after))
+    ]
+
+
+def fused(graph: Graph) -> Rows:
+    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own."""
+    with _Walk({}, None).running():
+        model = deepcopy(graph.skeleton())
+        fuse(model)
+    return model
+
+
+def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
+    """Bytes that autograd saves for backward in train mode at a batch size: (all, of them parameters and buffers).
+
+    Raises:
+        ValueError: from a batch norm that gets one value per channel.
+    """
+    model = graph.skeleton()
+    kept = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
+    model.train()
+    try:
+        with _Walk({}, None).running(), torch.enable_grad():
+            image = torch.empty((batch, graph.ch, *graph.imgsz), device="meta")
+            return saved_for_backward(lambda: model(image), set(kept))
+    finally:
+        model.eval()
+
+
 class _Walk:
     """The one walk over rows: keeps the values alive that later rows read, collects errors, bounds the work."""
 
-    def __init__(self, blocks: Mapping[str, Block], task: str | None) -> None:
-        self.blocks, self.task = blocks, task
+    def __init__(self, blocks: Mapping[str, Block], task: str | None, imgsz: tuple[int, int] = (0, 0)) -> None:
+        self.blocks, self.task, self.imgsz = blocks, task, imgsz
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
         self.modules = self.operators = 0
@@ -246,7 +338,7 @@ class _Walk:
         self.observer.tallies.append(tally)
         copies = 1 if bound.takes_repeats else n
         try:
-            with _blame(row, inputs, above, factory):
+            with _blame(row, inputs, above, factory, self.imgsz):
                 if block:
                     module, make, out = self._block(block, row, bound, inputs, copies, scope)
                 else:
@@ -301,7 +393,8 @@ class _Walk:
     ) -> tuple[Rows, Callable[[], Rows], list[Any]]:
         channels = [c for c in _arriving(inputs).channels]
         given = _block_inputs(block, row, inputs)
-        names = {**scope.names, "c1": channels[0] if len(channels) == 1 else channels, **bound.call}
+        defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
+        names = {**scope.names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
         # Inside a block numbers are exact, as they are inside a module class.
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
@@ -435,18 +528,20 @@ def _arriving(inputs: Sequence[Any]) -> Arriving:
 
 
 @contextmanager
-def _blame(row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory) -> Iterator[None]:
+def _blame(
+    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, imgsz: Sequence[int]
+) -> Iterator[None]:
     """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
     try:
         yield
     except (NetbuildError, _SourceFailed):
         raise
     except Exception as error:
-        raise _row_error(row, inputs, above, factory, error) from error
+        raise _row_error(row, inputs, above, factory, imgsz, error) from error
 
 
 def _row_error(
-    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, error: Exception
+    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, imgsz: Sequence[int], error: Exception
 ) -> NetbuildError:
     text = shorten(str(error) or type(error).__name__, 300)
     labels = {layer.row.index: layer.row.label for layer in above}
@@ -454,6 +549,8 @@ def _row_error(
     sides = [(s, tuple(x.shape[-2:])) for s, x in zip(row.sources, inputs, strict=True) if isinstance(x, torch.Tensor) and x.ndim == 4]
     lines = [f"{row.label}: {text}", *arriving]
     hint = f"it takes {factory.signature()}"
+    if isinstance(error, ShapeError):
+        hint += f"; the image here is {'x'.join(map(str, imgsz))} (--imgsz gives another)"
     if isinstance(error, MismatchError) and len({side for _, side in sides}) > 1:
         lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(f"{h}x{w}" for _, (h, w) in sides)
         hint = _matching(sides, above) or hint

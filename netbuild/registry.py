@@ -56,7 +56,7 @@ class Factory:
         """The parameters in order with their defaults; those that netbuild supplies are marked, with values if known."""
         parts = []
         for p in self.parameters:
-            if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING):
+            if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING) or p.name in ("device", "dtype"):
                 continue
             if supplied is not None and p.name in supplied:
                 parts.append(f"{p.name}={supplied[p.name]} (supplied)")

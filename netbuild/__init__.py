@@ -1,0 +1,30 @@
+"""netbuild: vision networks from YAML. Names are loaded when used, so that importing the package imports no torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "spec",
+    "resolve": "graph",
+    "Options": "graph",
+    "summarize": "summary",
+    "Summary": "summary",
+    "NetbuildError": "errors",
+}
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from netbuild.errors import NetbuildError as NetbuildError
+    from netbuild.graph import Options as Options
+    from netbuild.graph import resolve as resolve
+    from netbuild.spec import load as load
+    from netbuild.summary import Summary as Summary
+    from netbuild.summary import summarize as summarize
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'netbuild' has no attribute '{name}'")
+    return getattr(import_module(f"netbuild.{_HOMES[name]}"), name)

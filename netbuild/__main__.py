@@ -1,0 +1,5 @@
+"""``python -m netbuild``."""
+
+from netbuild.cli import main
+
+main()

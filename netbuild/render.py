@@ -1,0 +1,384 @@
+"""A summary as text: rich table, CSV, Markdown, the layout of the published logs, and the textbook's table."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from netbuild.cost import CONVENTIONS
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.summary import RowSummary, Summary
+
+WIDTH = 240  # characters of a table that goes to a file or a pipe
+
+
+def _primary(shape: Any) -> Any:
+    """Of a head's nested shapes the first tensor's: what the next program reads."""
+    while isinstance(shape, (list, dict)) and shape and not all(isinstance(n, int) for n in shape):
+        shape = next(iter(shape.values())) if isinstance(shape, dict) else shape[0]
+    return shape
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def giga(count: float) -> str:
+    """A count in units of 1e9 with enough digits never to read 0.0 for something."""
+    value = count / 1e9
+    if value == 0:
+        return "0"
+    if value >= 1:
+        return f"{value:,.1f}"
+    return f"{value:.3g}" if value >= 1e-4 else f"{value:.6f}".rstrip("0") if value >= 1e-6 else f"{value:.1e}"
+
+
+def _row_giga(count: int) -> str:
+    return "0" if not count else f"{count / 1e9:.4f}" if count >= 1e6 else f"{count / 1e9:.2g}"
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units."""
+    if count is None:
+        return "-"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+Cell = Callable[[RowSummary, str], str]
+COLUMNS: dict[str, tuple[str, bool, Cell]] = {  # key: heading, right-aligned, text
+    "i": ("#", True, lambda r, c: str(r.i)),
+    "name": ("name", False, lambda r, c: r.name or ""),
+    "from": ("from", True, lambda r, c: "" if r.from_ is None else _written(r.from_)),
+    "n": ("n", True, lambda r, c: str(r.n)),
+    "params": ("params", True, lambda r, c: str(r.params)),
+    "module": ("module", False, lambda r, c: "  " * (r.depth - 1) + r.module),
+    "args": ("arguments", False, lambda r, c: str(r.args) if r.depth == 1 else ""),
+    "in": ("input", False, lambda r, c: ", ".join(_cell(_primary(s)) for s in r.in_shapes)),
+    "out": ("output", False, lambda r, c: _cell(_primary(r.out_shape))),
+    "flops": ("GFLOPs", True, lambda r, c: _row_giga(r.flops[c])),
+    "macs": ("GMACs", True, lambda r, c: _row_giga(r.macs)),
+    "bytes": ("out bytes", True, lambda r, c: f"{r.out_bytes:,}"),
+    "rf": ("field", True, lambda r, c: _cell(r.receptive_field)),
+    "stride": ("stride", True, lambda r, c: _cell(r.stride)),
+    "type": ("type", False, lambda r, c: r.path),
+}
+DEFAULT_COLUMNS = ("i", "from", "n", "params", "module", "args", "out", "flops")
+_ALIASES = {"#": "i", "arguments": "args", "output": "out", "gflops": "flops", "gmacs": "macs", "receptive_field": "rf", "out_bytes": "bytes"}
+
+
+def _written(value: Any) -> str:
+    return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
+
+
+def pick_columns(text: str | None) -> tuple[str, ...]:
+    """The columns that a comma-separated text names; ``+rf,stride`` adds to the default ones, ``all`` is all.
+
+    Raises:
+        NetbuildError: for an unknown column.
+    """
+    if not text:
+        return DEFAULT_COLUMNS
+    if text == "all":
+        return tuple(COLUMNS)
+    names = [_ALIASES.get(w.strip().lower(), w.strip().lower()) for w in text.removeprefix("+").split(",") if w.strip()]
+    for name in names:
+        if name not in COLUMNS:
+            raise NetbuildError(f"unknown column '{name}'", hint=did_you_mean(name, COLUMNS) or f"columns: {', '.join(COLUMNS)}")
+    return (*DEFAULT_COLUMNS, *(n for n in names if n not in DEFAULT_COLUMNS)) if text.startswith("+") else tuple(names)
+
+
+def _cells(summary: Summary, columns: Sequence[str], convention: str | None = None) -> list[list[str]]:
+    chosen = convention or summary.convention
+    return [[COLUMNS[name][2](row, chosen) for name in columns] for row in summary.rows]
+
+
+def _heads(summary: Summary, columns: Sequence[str]) -> list[str]:
+    return [COLUMNS[name][0] for name in columns]
+
+
+# -- the lines around the table ---------------------------------------------------------------------------------------
+
+
+def head_lines(summary: Summary) -> list[str]:
+    """Which file, scale, classes and activation were used, and why."""
+    g = summary.graph
+    facts = [
+        _scale_words(summary),
+        f"nc {g.nc}{_origin(summary, 'nc')}" if g.nc is not None else "no nc",
+        f"ch {g.ch}{_origin(summary, 'ch')}",
+        f"image {g.imgsz[0]}x{g.imgsz[1]}",
+        f"activation {g.activation}{'' if 'activation' in g.spec.settings else ' (default)'}",
+        f"task {g.task}" if g.task else "no task",
+    ]
+    return [str(g.spec.path), ", ".join(facts)]
+
+
+def _scale_words(summary: Summary) -> str:
+    g = summary.graph
+    if not g.spec.scales:
+        return "no scales"
+    names = " ".join(scale.name for scale in g.spec.scales)
+    why = {
+        "flag": "asked for",
+        "name": "from the name asked for",
+        "default": "the file's first: --scale picks another",
+    }[g.scale_from or "default"]
+    return f"scale {g.scale.name} of {names} ({why})"
+
+
+def _origin(summary: Summary, key: str) -> str:
+    in_file = summary.graph.spec.settings.get(key)
+    value = getattr(summary.graph, key)
+    if in_file is None:
+        return " (default)" if key == "ch" and value == 3 else " (asked for)"
+    return "" if in_file == value else f" (asked for; the file has {in_file})"
+
+
+def headline(summary: Summary) -> str:
+    """The one line that the published logs end with."""
+    t = summary.totals
+    state = " (fused)" if summary.fused else ""
+    return (
+        f"{summary.title} summary{state}: {t['modules_all']} layers, {t['params']:,} parameters, "
+        f"{t['gradients']:,} gradients, {giga(t['flops'])} GFLOPs"
+    )
+
+
+def foot_lines(summary: Summary) -> list[str]:
+    """What the numbers of the headline are."""
+    t, g = summary.totals, summary.graph
+    at = f"{g.imgsz[0]}x{g.imgsz[1]}"
+    state = "after merging batch norms" if summary.fused else "batch norms not merged (--fused merges them)"
+    lines = [
+        f"layers: {t['modules_all']} modules with root and containers, {t['modules_leaf']} leaf modules, {t['rows']} rows; {state}",
+        f"FLOPs ({summary.convention}): {CONVENTIONS[summary.convention]}",
+        f"  {t['flops']:,} FLOPs at {at}, {giga(t['macs'])} G multiply-adds (1 MAC = 2 FLOPs)",
+    ]
+    for name, count in t.get("flops_all", {}).items():
+        lines.append(f"  {name:<12}{count:>20,} FLOPs  {CONVENTIONS[name]}")
+    lines.append(_memory_line(summary))
+    strides = _head_strides(summary)
+    if strides:
+        lines.append(strides)
+    if summary.unknown:
+        found = ", ".join(f"{name} (row {', '.join(map(str, rows))})" for name, rows in summary.unknown.items())
+        lines.append(f"operators without a FLOPs rule, counted as 0: {found}")
+    return lines + [f"note: {note}" for note in summary.notes]
+
+
+def _memory_line(summary: Summary) -> str:
+    t = summary.totals
+    line = f"memory (float32): parameters {size(t['param_bytes'])}, peak of activations at inference {size(t['peak_activation_bytes'])}"
+    if t["saved_bytes"] is not None:
+        line += f", kept for backward at batch {summary.batch} {size(t['saved_bytes'])}"
+    return line
+
+
+def _head_strides(summary: Summary) -> str:
+    row = summary.top_rows[-1]
+    if not isinstance(row.stride, list) or None in row.stride:
+        return ""
+    shapes = [s for s in row.in_shapes if isinstance(s, list)]
+    shapes = shapes[0] if len(shapes) == 1 and shapes and isinstance(shapes[0][0], list) else shapes
+    cells = sum(s[-2] * s[-1] for s in shapes if len(s) == 4)
+    return f"strides {row.stride}, {cells:,} anchor points"
+
+
+# -- forms ------------------------------------------------------------------------------------------------------------
+
+
+def as_table(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
+    """A rich renderable: head line, table, totals."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    extra = list(summary.totals.get("flops_all", {}))[1:]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        heading, right, _ = COLUMNS[name]
+        table.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for convention in extra:
+        table.add_column(f"GFLOPs {convention}", justify="right", no_wrap=True)
+    more = [_cells(summary, ("flops",), convention) for convention in extra]
+    for index, cells in enumerate(_cells(summary, columns)):
+        # Text, not markup: a list such as [1] would be read as a style.
+        table.add_row(*map(Text, [*cells, *(column[index][0] for column in more)]))
+    head = [Text(line, style="dim") for line in head_lines(summary)]
+    foot = [Text(line, style="dim") for line in foot_lines(summary)]
+    return Group(*head, table, Text(headline(summary), style="bold"), *foot)
+
+
+def as_text(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
+    """The table without colours, as wide as it needs to be."""
+    return to_text(as_table(summary, columns))
+
+
+def to_text(renderable: Any) -> str:
+    """A rich renderable as plain text."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None, legacy_windows=False).print(renderable)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def as_csv(summary: Summary, columns: Sequence[str] | None = None) -> str:
+    """Comma-separated values with a heading line; counts are exact whole numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    dicts = summary.to_dict()["rows"]
+    keys = [key for key in dicts[0] if key != "flops_all"] if columns is None else [_json_key(name) for name in columns]
+    writer.writerow(keys)
+    writer.writerows([["" if row.get(key) is None else row[key] for key in keys] for row in dicts])
+    return out.getvalue()
+
+
+def _json_key(column: str) -> str:
+    keys = {"in": "in_shapes", "out": "out_shape", "bytes": "out_bytes", "rf": "receptive_field"}
+    if column in ("macs", "type"):
+        raise NetbuildError(f"the column '{column}' is not in the machine forms", hint="leave it out of --columns")
+    return keys.get(column, column)
+
+
+def as_markdown(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
+    """A Markdown table, the headline in bold above it and the notes below."""
+    lines = [f"**{headline(summary)}**", "", "| " + " | ".join(_heads(summary, columns)) + " |"]
+    lines.append("|" + "|".join("---:" if COLUMNS[name][1] else "---" for name in columns) + "|")
+    code = {"module", "args", "out", "in", "from"}
+    for cells in _cells(summary, columns):
+        texts = [f"`{c}`" if name in code and c else c for name, c in zip(columns, cells, strict=True)]
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
+    return "\n".join([*lines, "", *(f"- {line.strip()}" for line in (*head_lines(summary), *foot_lines(summary)))])
+
+
+def as_plain(summary: Summary) -> str:
+    """The layout of the published logs, with dotted paths of modules."""
+    lines = [f"{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}"]
+    for r in summary.top_rows:
+        lines.append(f"{r.i:>3}{_written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{str(r.args):<30}")
+    return "\n".join(line.rstrip() for line in [*lines, headline(summary)])
+
+
+# -- the textbook's table ---------------------------------------------------------------------------------------------
+
+_OPERATORS = {
+    "convolution": "Convolution", "max_pool2d_with_indices": "Max pooling", "avg_pool2d": "Mean pooling",
+    "_adaptive_avg_pool2d": "Mean pooling", "adaptive_max_pool2d": "Max pooling", "mm": "Fully connected",
+    "addmm": "Fully connected", "mean": "Mean pooling", "native_batch_norm": "Batch norm",
+    "native_layer_norm": "Layer norm", "avg_pool3d": "Local response norm", "upsample_nearest2d": "Upsampling",
+    "upsample_bilinear2d": "Upsampling", "cat": "Concatenation", "native_group_norm": "Group norm",
+}  # fmt: skip
+_ACTIVATIONS = {
+    "tanh": "tanh", "relu": "ReLU", "sigmoid": "sigmoid", "leaky_relu": "Leaky ReLU", "elu": "ELU", "silu": "SiLU",
+    "_softmax": "Softmax", "gelu": "GELU", "hardtanh": "ReLU6", "hardswish": "Hardswish", "mish": "Mish",
+}  # fmt: skip
+TEXTBOOK = ("Layer", "Type", "Maps", "Size", "Kernel", "Stride", "Padding", "Activation")
+_LETTERS = {"Convolution": "C", "Fully connected": "F", "Max pooling": "S", "Mean pooling": "S"}
+
+
+def textbook_rows(summary: Summary, reverse: bool = False) -> list[list[str]]:
+    """The lecture's table: Layer, Type, Maps, Size, Kernel, Stride, Padding, Activation; input first unless reversed."""
+    g = summary.graph
+    lines = [["In", "Input", str(g.ch), f"{g.imgsz[0]}x{g.imgsz[1]}", "-", "-", "-", "-"]]
+    for index, layer in enumerate(g.layers):
+        line = _textbook_line(layer)
+        if line[1] is None:
+            if line[7] != "-" and len(lines) > 1:
+                lines[-1][7] = line[7]  # a row that only activates belongs to the layer before it
+            continue
+        line[0] = layer.row.name or ("Out" if index == len(g.layers) - 1 else f"{_LETTERS.get(line[1], 'L')}{len(lines)}")
+        lines.append(line)
+    return lines[::-1] if reverse else lines
+
+
+def _textbook_line(layer: Any) -> list[Any]:
+    names = [str(op.name).split(".")[1] for op in layer.tally.operators]
+    acts = [_ACTIVATIONS[n.rstrip("_") if n != "_softmax" else n] for n in names if n.rstrip("_") in _ACTIVATIONS or n == "_softmax"]
+    main = next((op for op, n in zip(layer.tally.operators, names, strict=True) if n in _OPERATORS), None)
+    stated = getattr(layer.module, "textbook", {})
+    kind = stated.get("type") or (_OPERATORS[str(main.name).split(".")[1]] if main else None)
+    if kind is None and (layer.params or (names and not acts)):
+        kind = layer.factory.name
+    if len([n for n in names if n in ("convolution", "mm", "addmm")]) > 1 and "type" not in stated:
+        kind = layer.factory.name
+    shape = _primary(layer.out_shape) or []
+    maps = str(shape[1]) if len(shape) > 1 else "-"
+    sides = f"{shape[2]}x{shape[3]}" if len(shape) == 4 else "-"
+    kernel, stride, padding = _window_words(layer, main, kind)
+    return ["", kind, maps, sides, kernel, stride, padding, stated.get("activation") or (acts[-1] if acts else "-")]
+
+
+def _window_words(layer: Any, main: Any, kind: str | None) -> tuple[str, str, str]:
+    if main is None or kind not in ("Convolution", "Max pooling", "Mean pooling"):
+        return "-", "-", "-"
+    name = str(main.name).split(".")[1]
+    if name == "convolution":
+        kernel, (_, stride, padding) = _kernel_of(layer), main.args[1:4]
+    elif name in ("max_pool2d_with_indices", "avg_pool2d"):
+        kernel, rest = main.args[0], list(main.args[1:])
+        stride, padding = (rest[0] if rest and rest[0] else kernel), (rest[1] if len(rest) > 1 else [0])
+    else:
+        return "global", "-", "-"
+    same = layer.out_shape[-1] == -(-layer.in_shapes[0][-1] // list(stride)[-1]) and any(padding)
+    words = "same" if same else "valid" if not any(padding) else _times(padding)
+    return _times(kernel, both=True), _times(stride), words
+
+
+def _kernel_of(layer: Any) -> list[int]:
+    weights = [p.shape[2:] for p in layer.module.parameters() if p.ndim == 4]
+    return list(weights[0]) if weights else [0, 0]
+
+
+def _times(values: Sequence[int], both: bool = False) -> str:
+    values = list(values) * 2 if len(values) == 1 else list(values)
+    return f"{values[0]}x{values[1]}" if both or values[0] != values[1] else str(values[0])
+
+
+def as_textbook(summary: Summary, reverse: bool = False) -> Any:
+    """The lecture's table as a rich renderable."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in TEXTBOOK:
+        table.add_column(heading, no_wrap=True)
+    for row in textbook_rows(summary, reverse):
+        table.add_row(*map(Text, row))
+    return Group(*[Text(line, style="dim") for line in head_lines(summary)], table, Text(headline(summary), style="bold"))
+
+
+FORMATS: dict[str, Callable[[Summary, Sequence[str]], str]] = {
+    "csv": as_csv,
+    "markdown": as_markdown,
+    "plain": lambda summary, columns: as_plain(summary),
+}
+
+
+def check_format(name: str) -> str:
+    """A known format's name.
+
+    Raises:
+        NetbuildError: for another.
+    """
+    known = ("table", "json", *FORMATS)
+    if name not in known:
+        raise NetbuildError(f"unknown format '{name}'", hint=did_you_mean(name, known) or f"formats: {', '.join(known)}")
+    return name
+
+
+def as_json(summary: Summary) -> str:
+    """The JSON document: one line a row, so that two of them can be compared with diff."""
+    import json
+
+    data = summary.to_dict()
+    rows = data.pop("rows")
+    body = json.dumps(data, indent=2, ensure_ascii=True)
+    listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
+    return body[:-2] + f',\n  "rows": [\n{listed}\n  ]\n}}'
+
+

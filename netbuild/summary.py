@@ -1,0 +1,308 @@
+"""What a network is and costs, row by row: the numbers behind every table, as plain data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from netbuild.cost import CONVENTIONS
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.field import Field
+from netbuild.graph import Graph, Options, Part, fused, measure_saved, resolve, trace
+from netbuild.locate import locate
+from netbuild.network import Rows
+from netbuild.roles import Role
+from netbuild.spec import load
+
+STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """One row of the table, or one submodule of a row (``depth`` above 1, ``i`` then is a path such as ``2.m.0``)."""
+
+    i: int | str
+    name: str | None
+    from_: Any
+    n: int
+    module: str
+    path: str
+    args: list[Any]
+    params: int
+    in_shapes: list[Any]
+    out_shape: Any
+    flops: Mapping[str, int]
+    macs: int
+    out_bytes: int
+    receptive_field: Any
+    stride: Any
+    depth: int = 1
+
+    def to_dict(self, convention: str) -> dict[str, Any]:
+        """The row as JSON has it."""
+        row = {
+            "i": self.i, "name": self.name, "from": self.from_, "n": self.n, "module": self.module, "args": self.args,
+            "params": self.params, "in_shapes": self.in_shapes, "out_shape": self.out_shape,
+            "flops": self.flops[convention], "out_bytes": self.out_bytes, "receptive_field": self.receptive_field,
+            "stride": self.stride,
+        }  # fmt: skip
+        return {**row, "flops_all": dict(self.flops)} if len(self.flops) > 1 else row
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network's table and totals. Prints itself; `to_dict` gives the JSON."""
+
+    graph: Graph
+    convention: str
+    rows: tuple[RowSummary, ...]
+    totals: Mapping[str, Any]
+    fused: bool = False
+    batch: int = 1
+    notes: tuple[str, ...] = ()
+    unknown: Mapping[str, list[int]] = field(default_factory=dict)  # operators without a rule, and the rows they are in
+
+    @property
+    def title(self) -> str:
+        """The name with a leading ``yolo`` written ``YOLO``."""
+        name = self.graph.name
+        return f"YOLO{name[4:]}" if name.startswith("yolo") else name
+
+    @property
+    def top_rows(self) -> list[RowSummary]:
+        """The file's rows, without opened submodules."""
+        return [row for row in self.rows if row.depth == 1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain data, stable from run to run."""
+        g = self.graph
+        return {
+            "name": g.spec.stem, "title": self.title, "file": str(g.spec.path), "scale": g.scale.name or None,
+            "scale_from": g.scale_from, "task": g.task, "nc": g.nc, "ch": g.ch, "imgsz": list(g.imgsz),
+            "activation": g.activation, "fused": self.fused, "batch": self.batch, "flops_convention": self.convention,
+            "rows": [row.to_dict(self.convention) for row in self.rows], "totals": dict(self.totals),
+            "flops_unknown": dict(self.unknown), "notes": list(self.notes),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        from netbuild.render import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from netbuild.render import as_table
+
+        return as_table(self)
+
+
+def summarize(
+    file: str | Path,
+    *,
+    scale: str | None = None,
+    nc: int | None = None,
+    ch: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
+    flops: str = "torch",
+    fused: bool = False,
+    batch: int = 1,
+    depth: int = 1,
+) -> Summary:
+    """Summarise a network file: nothing is allocated or initialised.
+
+    Args:
+        file: a path, or the name of a packaged architecture; ``yolo11n.yaml`` is ``yolo11.yaml`` at scale n.
+        scale: the entry of the file's ``scales``.
+        nc: number of classes, instead of the file's.
+        ch: image channels, instead of the file's.
+        imgsz: side, or (height, width), in pixels.
+        flops: a convention of `netbuild.cost.CONVENTIONS`, or ``all``.
+        fused: count after merging batch norms into convolutions.
+        batch: the batch size for which the memory of training is counted.
+        depth: 1 for the file's rows, 2 and more to open them into their submodules.
+
+    Raises:
+        NetbuildError: with the place of every mistake in the file.
+    """
+    path, letter = locate(str(file))
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    graph = resolve(load(path), Options(scale, letter, nc, ch, size))
+    return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)
+
+
+def summarize_graph(graph: Graph, *, flops: str = "torch", fuse: bool = False, batch: int = 1, depth: int = 1) -> Summary:
+    """Summarise a resolved network; arguments as for `summarize`.
+
+    Raises:
+        NetbuildError: for an unknown FLOPs convention.
+    """
+    conventions = _conventions(flops)
+    model = fused(graph) if fuse else graph.skeleton()
+    parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model, graph.imgsz)
+    strided, notes = _strided(graph, model) if "thop-stride" in conventions else ({}, ())
+    counts = {path: _flops(part, path, conventions, strided, parts) for path, part in parts.items()}
+    side = stride_image(graph)
+    factors = {"thop-stride": graph.imgsz[0] * graph.imgsz[1] / side**2} if strided else {}
+    rows = tuple(_rows(graph, parts, {path: _scaled(count, factors) for path, count in counts.items()}, depth))
+    return Summary(
+        graph, conventions[0], rows, _totals(graph, model, rows, conventions, peak, 0 if fuse else batch), fuse, batch,
+        (*graph.notes, *notes), _unknown(parts),
+    )  # fmt: skip
+
+
+def _conventions(flops: str) -> list[str]:
+    if flops == "all":
+        return list(CONVENTIONS)
+    if flops not in CONVENTIONS:
+        known = [*CONVENTIONS, "all"]
+        raise NetbuildError(f"unknown FLOPs convention '{flops}'", hint=did_you_mean(flops, known) or f"known: {', '.join(known)}")
+    return [flops]
+
+
+def _row_parts(graph: Graph) -> tuple[dict[str, Part], int]:
+    """The rows' parts as resolving saw them: no second run is needed for a plain summary."""
+    parts = {
+        str(i): Part(str(i), r.module, r.tally, True, r.in_shapes, r.out_shape, r.out_bytes, r.field)
+        for i, r in enumerate(graph.layers)
+    }
+    return parts, graph.peak_bytes
+
+
+def _strided(graph: Graph, model: Rows) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """The run on one stride-sized image; empty where a row cannot take so small an image, with a note that says so."""
+    side = stride_image(graph)
+    try:
+        return trace(graph, model, (side, side))[0], ()
+    except Exception as error:  # whatever a module says to a size that is not its own
+        return {}, (f"thop-stride: the net does not take {side}x{side} ({error}); counted at the asked size instead",)
+
+
+def stride_image(graph: Graph) -> int:
+    """The side of the image that thop-stride profiles: the head's largest stride, at least 32."""
+    head = graph.layers[-1]
+    known = [s for s in head.source_strides if s] if any(p.role is Role.STRIDE for p in head.factory.parameters) else []
+    return int(max([STRIDE_IMAGE, *known]))
+
+
+def _flops(
+    part: Part, path: str, conventions: Sequence[str], strided: Mapping[str, Part], parts: Mapping[str, Part]
+) -> dict[str, int]:
+    counts = {}
+    for convention in conventions:
+        if convention == "thop-stride" and strided:
+            counts[convention] = _tally_sum(strided, path, "thop")
+        else:
+            counts[convention] = _tally_sum(parts, path, "torch" if convention == "torch" else "thop")
+    return counts
+
+
+def _tally_sum(parts: Mapping[str, Part], path: str, convention: str) -> int:
+    """A part's FLOPs; of a container that is not called itself, those of its children."""
+    part = parts[path]
+    if part.called:
+        return part.tally.flops(convention)
+    return sum(_tally_sum(parts, f"{path}.{name}", convention) for name, _ in part.module.named_children())
+
+
+def _rows(
+    graph: Graph, parts: Mapping[str, Part], counts: Mapping[str, Mapping[str, int]], depth: int
+) -> Iterator[RowSummary]:
+    for index, layer in enumerate(graph.layers):
+        part, row = parts[str(index)], layer.row
+        stride = list(layer.source_strides) if _has_strides(layer) else _stride(part)
+        yield RowSummary(
+            row.index, row.name, row.written_from, layer.n, layer.factory.name, layer.factory.path, layer.arguments,
+            _params(part.module), layer.in_shapes, part.out_shape, counts[str(index)], part.tally.macs,
+            part.out_bytes, _receptive(part.field), [_whole(s) for s in stride] if isinstance(stride, list) else stride,
+        )  # fmt: skip
+        if depth > 1:
+            yield from _children(part, parts, counts, depth - 1, 2)
+
+
+def _children(
+    part: Part, parts: Mapping[str, Part], counts: Mapping[str, Mapping[str, int]], left: int, level: int
+) -> Iterator[RowSummary]:
+    for name, child in part.module.named_children():
+        path = f"{part.path}.{name}"
+        below = parts[path]
+        yield RowSummary(
+            path, None, None, 1, type(child).__name__, f"{type(child).__module__}.{type(child).__qualname__}", [],
+            _params(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
+            below.out_bytes, _receptive(below.field), _stride(below), level,
+        )  # fmt: skip
+        if left > 1:
+            yield from _children(below, parts, counts, left - 1, level + 1)
+
+
+def _scaled(counts: Mapping[str, int], factors: Mapping[str, float]) -> dict[str, int]:
+    return {name: round(count * factors.get(name, 1)) for name, count in counts.items()}
+
+
+def _has_strides(layer: Any) -> bool:
+    return any(p.role is Role.STRIDE for p in layer.factory.parameters)
+
+
+def _params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _receptive(known: Field | None) -> Any:
+    if known is None or not known.known:
+        return None
+    if known.size is None:
+        return "global"
+    return known.size[0] if known.size[0] == known.size[1] else list(known.size)
+
+
+def _stride(part: Part) -> Any:
+    if part.field is None or not part.field.known or not isinstance(part.out_shape, list):
+        return None
+    if len(part.out_shape) != 4 or not all(isinstance(n, int) for n in part.out_shape):
+        return None
+    h, w = (_whole(s) for s in part.field.stride)
+    return h if h == w else [h, w]
+
+
+def _whole(value: float | None) -> int | float | None:
+    return int(value) if value is not None and float(value).is_integer() else value
+
+
+def _totals(
+    graph: Graph, model: Rows, rows: Sequence[RowSummary], conventions: Sequence[str], peak: int, batch: int
+) -> dict[str, Any]:
+    modules = {id(m): m for m in model.modules()}
+    tensors = [*model.parameters(), *model.buffers()]
+    flops = {name: sum(row.flops[name] for row in rows if row.depth == 1) for name in conventions}
+    saved, saved_params = _saved(graph, batch)
+    totals = {
+        "rows": len(graph.layers),
+        "modules_all": len(modules) + 1,  # and the root that holds the rows
+        "modules_leaf": sum(1 for m in modules.values() if next(m.children(), None) is None),
+        "params": _params(model),
+        "gradients": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "flops": flops[conventions[0]],
+        "macs": sum(row.macs for row in rows if row.depth == 1),
+        "param_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "buffer_bytes": sum(t.numel() * t.element_size() for t in tensors) - sum(p.numel() * p.element_size() for p in model.parameters()),
+        "peak_activation_bytes": peak,
+        "saved_bytes": saved,
+        "saved_parameter_bytes": saved_params,
+    }
+    return {**totals, "flops_all": flops} if len(flops) > 1 else totals
+
+
+def _saved(graph: Graph, batch: int) -> tuple[int | None, int | None]:
+    try:
+        return measure_saved(graph, batch) if batch else (None, None)
+    except Exception:  # a net that cannot train at this size, such as a batch norm on a single value
+        return None, None
+
+
+def _unknown(parts: Mapping[str, Part]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for path, part in parts.items():
+        if "." not in path:
+            for name in part.tally.unknown:
+                found.setdefault(name, []).append(int(path))
+    return found
