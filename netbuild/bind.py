@@ -13,7 +13,7 @@ from netbuild.expr import Call
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
-from netbuild.spec import MAX_CHANNELS, Row, Scale, argument
+from netbuild.spec import MAX_CHANNELS, SETTINGS, Row, Scale, argument
 
 MAX_INTEGER = 2**31 - 1
 
@@ -187,15 +187,23 @@ def _checked(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
         except NetbuildError as error:
             raise node.error(f"{row.label}: {error.message}", error.hint) from None
     elif not _fits(value, parameter):
-        wanted = "a number is" if set(parameter.types) & {int, float} or not parameter.types else "something else is"
-        found = f"the text {value!r}" if isinstance(value, str) else f"{value!r}"
-        if isinstance(value, str) and (set(parameter.types) & {int, float} or not parameter.types):
-            wanted = "a number is"
-        elif parameter.types:
-            wanted = f"{' or '.join(_type_name(t) for t in parameter.types)} is"
-        position = f"argument {list(row.args).index(node) + 1}, " if node in row.args else ""
-        raise node.error(f"{row.label}: {position}{parameter.name}: {shorten(found)} stands where {wanted} needed")
+        raise _misfit(parameter, value, node, row)
     return value
+
+
+def _misfit(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildError:
+    numeric = not parameter.types or set(parameter.types) & {int, float}
+    if isinstance(value, str):
+        found, wanted = f"the text {shorten(repr(value))}", "a number is needed" if numeric else ""
+    else:
+        found, wanted = shorten(repr(value)), ""
+    wanted = wanted or f"{' or '.join(dict.fromkeys(map(_type_name, parameter.types)))} is needed"
+    position = f"argument {list(row.args).index(node) + 1}, " if node in row.args else ""
+    hint = f"'{value}' has no value here: set it in the file{f' or by --{value}' if value in ('nc', 'ch') else ''}"
+    return node.error(
+        f"{row.label}: {position}{parameter.name}: {found} stands where {wanted}",
+        hint if isinstance(value, str) and value in SETTINGS else "",
+    )
 
 
 def _type_name(t: type) -> str:
@@ -218,7 +226,7 @@ def _fits(value: Any, parameter: Parameter) -> bool:
     if isinstance(value, int):
         return bool(types & {int, float}) or (bool in types and value in (0, 1))
     if isinstance(value, float):
-        return float in types or (int in types and value.is_integer() is False and float in types)
+        return float in types
     if isinstance(value, list):
         return bool(types & {list, tuple})
     return isinstance(value, str) and str in types

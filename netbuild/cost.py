@@ -18,6 +18,7 @@ from netbuild import field as receptive
 from netbuild.ops import RULES, NoRule, aten
 
 MAX_OPERATORS = 50_000  # in one row; a row beyond it would eat the machine
+MAX_TOTAL = 1_000_000  # over all rows
 
 CONVENTIONS = {
     "torch": "2 FLOPs per multiply-add of convolutions and matrix products, nothing else, at the asked size",
@@ -181,10 +182,15 @@ def saved_for_backward(run: Callable[[], Any], parameters: set[int]) -> tuple[in
 
 @dataclass
 class Operator:
-    """One operator as the textbook view needs it: aten name, arguments that are no tensors, shapes of tensors."""
+    """One operator as the textbook view needs it: the aten operator and its arguments after the first."""
 
-    name: str
+    func: Any
     args: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """The aten name without overload, such as ``convolution``."""
+        return str(self.func).split(".")[1]
 
 
 @dataclass
@@ -204,8 +210,9 @@ class Tally:
 class Observer(TorchDispatchMode):
     """Watches a run on ``meta``; `tallies` are the open marks, each operator counts for all of them."""
 
-    def __init__(self, counting: bool = True) -> None:
+    def __init__(self, counting: bool = True, limit: int = MAX_TOTAL) -> None:
         super().__init__()
+        self.limit = limit
         self.counting = counting  # off while modules are built, and in passes that only need shapes
         self.tallies: list[Tally] = []
         self.live = LiveStorage()
@@ -219,8 +226,8 @@ class Observer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.steps += 1
-        if self.steps > MAX_OPERATORS:
-            raise TooMuchError(f"more than {MAX_OPERATORS} operators in one row")
+        if self.steps > self.limit:
+            raise TooMuchError(f"it runs more than {MAX_OPERATORS:,} operators")
         out = _run(func, args, kwargs)
         if self.counting:
             self._observe(func, args, kwargs, out)

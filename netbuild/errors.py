@@ -76,7 +76,7 @@ def raise_all(errors: Sequence[NetbuildError]) -> None:
         raise first
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The nearest known names as a question, or an empty text."""
     import difflib  # only a mistake needs it
 
@@ -84,7 +84,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     lowered = {name.lower(): name for name in names}
     if word.lower() in lowered:
         return f"did you mean '{lowered[word.lower()]}'?"
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from netbuild import compat, registry
 from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.cost import Observer, Tally, saved_for_backward
+from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, saved_for_backward
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.expr import parse_call
 from netbuild.field import Field, field_of, image_field
@@ -27,7 +27,6 @@ from netbuild.roles import NAMES, Plain, Role
 from netbuild.spec import INPUT, MAX_CHANNELS, Block, Row, Scale, Spec, argument, check_repeats, choose_scale
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
-MAX_OPERATORS = 1_000_000  # over all rows
 DEFAULT_SIZE = 640
 CLASSIFY_SIZE = 224
 
@@ -149,8 +148,8 @@ def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, 
         asked = getattr(options, key)
         if asked is None:
             continue
-        if key in spec.settings and spec.settings[key] != asked:
-            notes.append(f"{key}: {spec.settings[key]} in the file -> {asked} asked for")
+        if key == "ch" and key in spec.settings and spec.settings[key] != asked:
+            notes.append(f"the file says ch: {spec.settings[key]}, --ch {asked} was asked for and is used")
         settings[key] = asked
     settings["legacy"] = compat.legacy(row.module for row in spec.rows)
     return settings, tuple(notes)
@@ -285,7 +284,7 @@ class _Walk:
         self.blocks, self.task, self.imgsz = blocks, task, imgsz
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
-        self.modules = self.operators = 0
+        self.modules = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -318,19 +317,18 @@ class _Walk:
         return layers, values
 
     def _start_row(self, row: Row) -> None:
-        self.operators += self.observer.steps
-        self.observer.steps = 0
-        if self.operators > MAX_OPERATORS:
-            raise NetbuildError(f"{row.label}: the rows before it run more than {MAX_OPERATORS} operators", row.where)
+        self.observer.limit = self.observer.steps + MAX_OPERATORS
+        if self.observer.steps > MAX_TOTAL:
+            raise NetbuildError(f"{row.label}: the rows before it run more than {MAX_TOTAL} operators", row.where)
 
     def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
+        block = self.blocks.get(row.module)
+        factory = _block_factory(block, scope) if block else _factory(row)
+        n = _repeats(row, scope)
         inputs = [values[s] for s in row.sources]
         if any(x is _FAILED for x in inputs):
             raise _SourceFailed
-        n = _repeats(row, scope)
         arriving = _arriving(inputs)
-        block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else _factory(row)
         bound = bind(factory, row, n, arriving, scope)
         passing = _passing(row, bound, block)
         in_shapes = [shape_of(x) for x in inputs]

@@ -62,7 +62,7 @@ class Factory:
                 parts.append(f"{p.name}={supplied[p.name]} (supplied)")
             else:
                 parts.append(p.name if p.required else f"{p.name}={p.default!r}")
-        return f"{self.name}({', '.join(parts)})"
+        return f"{self.name}({', '.join([*parts, *(['...'] if self.variadic else [])])})"
 
 
 def names() -> list[str]:
@@ -101,7 +101,7 @@ def _is_layer(name: str) -> bool:
 def _torch_layer(name: str, rest: str) -> Factory:
     if _is_layer(rest):
         return from_class(f"nn.{rest}", getattr(nn, rest), foreign=True)
-    hint = did_you_mean(rest, [n for n in vars(nn) if _is_layer(n)])
+    hint = did_you_mean(f"nn.{rest}", [f"nn.{n}" for n in vars(nn) if _is_layer(n)], 0.85)
     if rest.startswith("Lazy") and _is_layer(rest[4:]):
         hint = f"write nn.{rest[4:]} with keyword arguments: the input channels are then filled in"
     raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row holds an nn.Module class of torch.nn")
@@ -155,10 +155,13 @@ def activation(value: Any) -> nn.Module:
         return instantiate(value)
     module = activation_by_name(value) if isinstance(value, str) else None
     if module is None and isinstance(value, str) and value.removeprefix("torch.").startswith("nn."):
+        if value.count("(") != value.count(")"):
+            raise NetbuildError(f"'{value}' is cut off", hint="put a call with a comma in quotes: in a row a comma ends a value")
         return instantiate(Call(value))
     if module is None:
         from netbuild.layers.activation import ACTIVATIONS
 
-        hint = did_you_mean(str(value), ACTIVATIONS) or f"known: {', '.join(ACTIVATIONS)}, or a call such as nn.ReLU()"
+        hint = "" if "(" in str(value) else did_you_mean(str(value), ACTIVATIONS)
+        hint = hint or f"known: {', '.join(ACTIVATIONS)}, or a call such as nn.ReLU()"
         raise NetbuildError(f"unknown activation {value!r}", hint=hint)
     return module

@@ -284,27 +284,31 @@ def textbook_rows(summary: Summary, reverse: bool = False) -> list[list[str]]:
     """The lecture's table: Layer, Type, Maps, Size, Kernel, Stride, Padding, Activation; input first unless reversed."""
     g = summary.graph
     lines = [["In", "Input", str(g.ch), f"{g.imgsz[0]}x{g.imgsz[1]}", "-", "-", "-", "-"]]
-    for index, layer in enumerate(g.layers):
+    named = True
+    for layer in g.layers:
         line = _textbook_line(layer)
-        if line[1] is None:
-            if line[7] != "-" and len(lines) > 1:
-                lines[-1][7] = line[7]  # a row that only activates belongs to the layer before it
-            continue
-        line[0] = layer.row.name or ("Out" if index == len(g.layers) - 1 else f"{_LETTERS.get(line[1], 'L')}{len(lines)}")
-        lines.append(line)
+        if line[1] is not None:
+            named = layer.row.name is not None
+            line[0] = layer.row.name or f"{_LETTERS.get(line[1], 'L')}{len(lines)}"
+            lines.append(line)
+        elif line[7] != "-" and len(lines) > 1:
+            # A row that only activates belongs to the layer before it, and at the end of a net gives it its name.
+            last = layer is g.layers[-1]
+            lines[-1][7], lines[-1][0] = line[7], (last and layer.row.name) or lines[-1][0]
+    if not named:
+        lines[-1][0] = "Out"
     return lines[::-1] if reverse else lines
 
 
 def _textbook_line(layer: Any) -> list[Any]:
-    names = [str(op.name).split(".")[1] for op in layer.tally.operators]
-    acts = [_ACTIVATIONS[n.rstrip("_") if n != "_softmax" else n] for n in names if n.rstrip("_") in _ACTIVATIONS or n == "_softmax"]
-    main = next((op for op, n in zip(layer.tally.operators, names, strict=True) if n in _OPERATORS), None)
+    operators = [op for op in layer.tally.operators if not op.func.is_view]
+    acts = [_ACTIVATIONS[op.name.rstrip("_")] for op in operators if op.name.rstrip("_") in _ACTIVATIONS]
+    main = next((op for op in operators if op.name in _OPERATORS), None)
     stated = getattr(layer.module, "textbook", {})
-    kind = stated.get("type") or (_OPERATORS[str(main.name).split(".")[1]] if main else None)
-    if kind is None and (layer.params or (names and not acts)):
-        kind = layer.factory.name
-    if len([n for n in names if n in ("convolution", "mm", "addmm")]) > 1 and "type" not in stated:
-        kind = layer.factory.name
+    kind = stated.get("type") or (_OPERATORS[main.name] if main else None)
+    products = sum(op.name in ("convolution", "mm", "addmm") for op in operators)
+    if "type" not in stated and (products > 1 or (kind is None and (layer.params or (operators and not acts)))):
+        kind = layer.factory.name  # no plain layer: its own name says more
     shape = _primary(layer.out_shape) or []
     maps = str(shape[1]) if len(shape) > 1 else "-"
     sides = f"{shape[2]}x{shape[3]}" if len(shape) == 4 else "-"
@@ -315,10 +319,9 @@ def _textbook_line(layer: Any) -> list[Any]:
 def _window_words(layer: Any, main: Any, kind: str | None) -> tuple[str, str, str]:
     if main is None or kind not in ("Convolution", "Max pooling", "Mean pooling"):
         return "-", "-", "-"
-    name = str(main.name).split(".")[1]
-    if name == "convolution":
+    if main.name == "convolution":
         kernel, (_, stride, padding) = _kernel_of(layer), main.args[1:4]
-    elif name in ("max_pool2d_with_indices", "avg_pool2d"):
+    elif main.name in ("max_pool2d_with_indices", "avg_pool2d"):
         kernel, rest = main.args[0], list(main.args[1:])
         stride, padding = (rest[0] if rest and rest[0] else kernel), (rest[1] if len(rest) > 1 else [0])
     else:

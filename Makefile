@@ -1,0 +1,50 @@
+# `make demo` and `make test` need only Python >= 3.11 and make: they install into .venv what they use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "netbuild needs Python 3.11 or newer: make PYTHON=python3.12 demo" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core  ## install into .venv and print the table of YOLO11n with 5 classes
+	$(BIN)/netbuild summary yolo11n.yaml --nc 5
+
+test: $(VENV)/.dev  ## install what the tests need and run them
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev  ## the slow tests too
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the code as ruff has it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Python in NETBUILD_PEER
+	$(BIN)/python benchmarks/summary.py
+
+clean:  ## remove what was built and cached
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache
