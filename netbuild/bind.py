@@ -1,4 +1,4 @@
-"""A row is a call with holes: its values, the file's settings and what arrives at it, bound to a constructor's parameters."""
+"""A row is a call with holes: its values, the file's settings and what arrives, bound to a constructor's parameters."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -134,7 +134,9 @@ def _pick(parameter: Parameter, values: Sequence[Any]) -> Any:
 def _channels(channels: int | None, row: Row) -> int:
     if channels is None:
         raise NetbuildError(
-            f"{row.label} needs input channels, but a source gives no single map", row.where, "take its maps from earlier rows"
+            f"{row.label} needs input channels, but a source gives no single map",
+            row.where,
+            "take its maps from earlier rows",
         )
     return channels
 
@@ -245,7 +247,9 @@ def _keywords(
         if name in given:
             raise node.error(f"{row.label}: '{name}' is given twice, by position and by keyword")
         if name in supplied and parameter.role is not Setting:
-            raise node.error(f"{row.label}: '{name}' is supplied by netbuild ({supplied[name]} arrives)", "leave it out")
+            raise node.error(
+                f"{row.label}: '{name}' is supplied by netbuild ({supplied[name]} arrives)", "leave it out"
+            )
         values[name] = _value(parameter, node, row, scope)
     return values
 
@@ -257,7 +261,11 @@ def _too_many(
     count = f"at most {len(free)}" if free else "none"
     message = f"{row.label}: {len(row.args)} values given, {given}, but a row gives it {count}"
     message += f": {', '.join(p.name for p in free)}" if free else ""
-    inputs = {name: value for name, value in supplied.items() if any(p.name == name and p.role is In for p in factory.parameters)}
+    inputs = {
+        name: value
+        for name, value in supplied.items()
+        if any(p.name == name and p.role is In for p in factory.parameters)
+    }
     hint = f"it takes {factory.signature(supplied)}"
     for name, value in inputs.items():
         at = f" at scale {scope.scale.name}" if scope.scale.name else ""
@@ -273,5 +281,7 @@ def _check_complete(factory: Factory, row: Row, call: Mapping[str, Any], supplie
         return
     hint = f"it takes {factory.signature(supplied)}"
     if factory.foreign and any(p.role is In for p in factory.parameters):
-        hint += "; positional values of torch's modules are the full signature, keywords get the input channels filled in"
+        hint += (
+            "; positional values of torch's modules are the full signature, keywords get the input channels filled in"
+        )
     raise NetbuildError(f"{row.label}: {', '.join(missing)} missing", row.where, hint)

@@ -29,8 +29,12 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (or set NETBUILD_DEBUG=1).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set NETBUILD_DEBUG=1).")
+    ] = False,
 ) -> None:
     """Write a vision network in YAML, see what it is and what it costs, train it, export it."""
     _debug["on"] = _debug["on"] or debug
@@ -62,9 +66,13 @@ def summary(
     flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")] = "torch",
     fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
-    columns: Annotated[str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")
+    ] = None,
     depth: Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")] = 1,
-    format: Annotated[str, typer.Option(help="table, json, csv, markdown, or plain (the published logs' layout).")] = "table",
+    format: Annotated[
+        str, typer.Option(help="table, json, csv, markdown, or plain (the published logs' layout).")
+    ] = "table",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     view: Annotated[str | None, typer.Option(help="textbook: Layer, Type, Maps, Size, Kernel, Stride, ...")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="With --view textbook: output first.")] = False,

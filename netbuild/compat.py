@@ -1,4 +1,4 @@
-"""What files of the Ultralytics kind mean that a constructor's signature cannot say. All of it stands here, and only here."""
+"""What files of the Ultralytics kind mean that a constructor's signature cannot say: all of it, and only here."""
 
 from collections.abc import Iterable
 from typing import Any

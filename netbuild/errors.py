@@ -1,4 +1,4 @@
-"""What netbuild says when something is wrong: a place, the source line with a caret, what was found, how to repair it."""
+"""What netbuild says when something is wrong: a place, the line with a caret, what was found, how to repair it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for its shapes and costs."""
+"""Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for shapes and costs."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from netbuild.ops import MismatchError, ShapeError, shape_text
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
-from netbuild.spec import INPUT, MAX_CHANNELS, Block, Row, Scale, Spec, argument, check_repeats, choose_scale
+from netbuild.spec import INPUT, Block, Row, Scale, Spec, argument, check_repeats, choose_scale
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 DEFAULT_SIZE = 640
@@ -136,7 +136,8 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     raise_all(walk.errors)
     plan = Plan(tuple(layer.step for layer in layers), result)
     return Graph(
-        spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers), plan,
+        spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers),
+        plan,
         walk.observer.live.peak, notes, make_activation,
     )  # fmt: skip
 
@@ -156,7 +157,10 @@ def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
-    names = {**{key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}, **spec.params}
+    names = {
+        **{key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")},
+        **spec.params,
+    }
     names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
     return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain)
 
@@ -202,7 +206,7 @@ class Part:
 
 
 def trace(graph: Graph, model: Rows, imgsz: tuple[int, int]) -> tuple[dict[str, Part], int]:
-    """Run rows on ``meta`` at a size: what every module below them cost, by path such as ``2.m.0``, and the peak of memory.
+    """Run rows on ``meta`` at a size: what every module cost, by path such as ``2.m.0``, and the peak of memory.
 
     Raises:
         Exception: whatever a module raises at a size that it does not take.
@@ -310,7 +314,7 @@ class _Walk:
                     raise
                 self.errors.append(error)
                 values[row.index] = _FAILED
-            except _SourceFailed:
+            except _SourceFailedError:
                 values[row.index] = _FAILED
             for value in free:
                 del values[value]
@@ -327,7 +331,7 @@ class _Walk:
         n = _repeats(row, scope)
         inputs = [values[s] for s in row.sources]
         if any(x is _FAILED for x in inputs):
-            raise _SourceFailed
+            raise _SourceFailedError
         arriving = _arriving(inputs)
         bound = bind(factory, row, n, arriving, scope)
         passing = _passing(row, bound, block)
@@ -346,7 +350,8 @@ class _Walk:
             self.observer.tallies.pop()
         values[row.index] = out
         return Layer(
-            row, n, factory, bound.arguments(), module, make, Step(row.sources, passing, frees), in_shapes, shape_of(out),
+            row, n, factory, bound.arguments(), module, make, Step(row.sources, passing, frees), in_shapes,
+            shape_of(out),
             bytes_of(out, inputs), field_of(_first(out)), arriving.strides, tally,
         )  # fmt: skip
 
@@ -364,7 +369,9 @@ class _Walk:
     def _count(self, copies: int, row: Row) -> None:
         self.modules += copies
         if self.modules > MAX_MODULES:
-            raise NetbuildError(f"{row.label}: more than {MAX_MODULES} modules once repeats and blocks are expanded", row.where)
+            raise NetbuildError(
+                f"{row.label}: more than {MAX_MODULES} modules once repeats and blocks are expanded", row.where
+            )
 
     def _run(self, module: nn.Module, inputs: list[Any], passing: str) -> Any:
         self.observer.counting = True
@@ -389,7 +396,7 @@ class _Walk:
     def _block_copy(
         self, block: Block, row: Row, bound: Bound, inputs: list[Any], scope: Scope
     ) -> tuple[Rows, Callable[[], Rows], list[Any]]:
-        channels = [c for c in _arriving(inputs).channels]
+        channels = list(_arriving(inputs).channels)
         given = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
         names = {**scope.names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
@@ -407,7 +414,7 @@ class _Walk:
         return skeleton, make, [result if block.listed_result else result[0]]
 
 
-class _SourceFailed(Exception):
+class _SourceFailedError(Exception):
     """A source of the row has an error of its own."""
 
 
@@ -449,7 +456,9 @@ def _block_inputs(block: Block, row: Row, inputs: list[Any]) -> list[Any]:
         return [inputs[0] if len(inputs) == 1 else inputs]
     if len(block.inputs) != len(inputs):
         names = ", ".join(block.inputs)
-        raise NetbuildError(f"{row.label} takes {len(block.inputs)} sources ({names}), {len(inputs)} are given", row.where)
+        raise NetbuildError(
+            f"{row.label} takes {len(block.inputs)} sources ({names}), {len(inputs)} are given", row.where
+        )
     return inputs
 
 
@@ -465,14 +474,16 @@ def _passing(row: Row, bound: Bound, block: Block | None) -> str:
     return "spread" if not single and _spreads(bound.factory.make) else "list"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _spreads(cls: Any) -> bool:
     """Whether a module's forward takes several inputs as several arguments."""
     forward = getattr(cls, "forward", None)
     if forward is None:
         return False
     parameters = list(inspect.signature(forward).parameters.values())[1:]
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
@@ -480,7 +491,7 @@ def _spreads(cls: Any) -> bool:
 
 
 def shape_of(value: Any) -> Shape:
-    """The shape of a tensor as a list; of lists, tuples and dicts the same structure of shapes; None of anything else."""
+    """A tensor's shape as a list; of lists, tuples and dicts the same structure of shapes; None of anything else."""
     if isinstance(value, torch.Tensor):
         return list(value.shape)
     if isinstance(value, dict):
@@ -532,7 +543,10 @@ def _blame(
     """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
     try:
         yield
-    except (NetbuildError, _SourceFailed):
+    except NetbuildError as error:
+        error.message += f"\n  in block {factory.name}, used at line {row.where.line} by {row.label}"
+        raise
+    except _SourceFailedError:
         raise
     except Exception as error:
         raise _row_error(row, inputs, above, factory, imgsz, error) from error
@@ -543,15 +557,23 @@ def _row_error(
 ) -> NetbuildError:
     text = shorten(str(error) or type(error).__name__, 300)
     labels = {layer.row.index: layer.row.label for layer in above}
-    arriving = [f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)]
-    sides = [(s, tuple(x.shape[-2:])) for s, x in zip(row.sources, inputs, strict=True) if isinstance(x, torch.Tensor) and x.ndim == 4]
+    arriving = [
+        f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)
+    ]
+    sides = [
+        (s, tuple(x.shape[-2:]))
+        for s, x in zip(row.sources, inputs, strict=True)
+        if isinstance(x, torch.Tensor) and x.ndim == 4
+    ]
     lines = [f"{row.label}: {text}", *arriving]
     hint = f"it takes {factory.signature()}"
     if isinstance(error, ShapeError):
         hint += f"; the image here is {'x'.join(map(str, imgsz))} (--imgsz gives another)"
     if isinstance(error, MismatchError) and len({side for _, side in sides}) > 1:
-        lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(f"{h}x{w}" for _, (h, w) in sides)
-        hint = _matching(sides, above) or hint
+        lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(
+            f"{h}x{w}" for _, (h, w) in sides
+        )
+        hint = _stride_hint(above, imgsz) or _matching(sides, above) or hint
     return NetbuildError("\n".join(lines), row.where, hint)
 
 
@@ -560,8 +582,17 @@ def _shape_words(value: Any) -> str:
     return shape_text(shape) if isinstance(shape, list) else str(shape)
 
 
+def _stride_hint(above: Sequence[Layer], imgsz: Sequence[int]) -> str:
+    strides = [max(layer.field.stride) for layer in above if layer.field and layer.field.known]
+    largest = int(max(strides, default=1))
+    if all(side % largest == 0 for side in imgsz):
+        return ""
+    fits = "x".join(str(max(1, round(side / largest)) * largest) for side in imgsz)
+    return f"the image {imgsz[0]}x{imgsz[1]} is no multiple of the largest stride so far, {largest}: try --imgsz {fits}"
+
+
 def _matching(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[Layer]) -> str:
-    (first, wanted), *_ = sides
+    (_, wanted), *_ = sides
     used = {index for index, _ in sides}
     rows = [
         layer for layer in above

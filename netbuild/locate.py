@@ -39,7 +39,9 @@ def locate(name: str) -> tuple[Path, str | None]:
     hint = did_you_mean(path.name, known)
     if architectures:
         hint = hint or f"packaged: {', '.join(architectures)}"
-    raise NetbuildError(f"there is no file '{name}'" + (" and no packaged network of that name" if architectures else ""), hint=hint)
+    raise NetbuildError(
+        f"there is no file '{name}'" + (" and no packaged network of that name" if architectures else ""), hint=hint
+    )
 
 
 def _without_letter(path: Path) -> list[tuple[Path, str | None]]:

@@ -74,7 +74,7 @@ class Rows(nn.Module):
             if type(module) is not nn.BatchNorm2d or source < 0 or readers.count(source) > 1:
                 continue
             conv = modules[source]
-            if type(conv) in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
                 set_weights(conv, *fold_bn(conv, module))
                 setattr(self, name, nn.Identity())
 

@@ -6,6 +6,7 @@ a rule here fall through to torch, where they are merely slow. Each rule is prov
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -45,15 +46,8 @@ def _new(shape: Sequence[int], like: torch.Tensor, dtype: torch.dtype | None = N
     return torch.empty(shape, dtype=dtype or like.dtype, device="meta")
 
 
-def _like(x: torch.Tensor) -> torch.Tensor:
-    if x.is_contiguous():
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
-    # A permuted tensor keeps the order of its strides, as in torch: whether a later view is possible depends on it.
-    shape, old = x.shape, x.stride()
-    strides, step = [0] * x.ndim, 1
-    for i in sorted(range(x.ndim), key=lambda i: (old[i], -i)):
-        strides[i], step = step, step * max(shape[i], 1)
-    return torch.empty_strided(shape, strides, dtype=x.dtype, device="meta")
+def _like(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return _iterated([x], dtype or x.dtype)
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -63,29 +57,48 @@ def shape_text(shape: Sequence[int]) -> str:
 
 # -- pointwise --------------------------------------------------------------------------------------------------------
 
-_UNARY = (
-    "silu sigmoid relu tanh leaky_relu elu gelu hardswish hardsigmoid hardtanh mish softplus exp log log1p sqrt rsqrt "
-    "neg abs sin cos reciprocal clamp clamp_min clamp_max relu6 floor ceil round celu selu sign square erf log_sigmoid"
-).split()
-_BINARY = "add sub mul div maximum minimum pow".split()
+
+def _iterated(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """What a loop over elements fills: broadcast sides, and strides in the order that the inputs' strides have."""
+    first = tensors[0]
+    if all(t.shape == first.shape and t.is_contiguous() for t in tensors):
+        return torch.empty(first.shape, dtype=dtype, device="meta")
+    shape = list(first.shape)
+    for t in tensors[1:]:
+        shape = _broadcast(shape, t.shape)
+    strides, step = [0] * len(shape), 1
+    for i in _stride_order(shape, [_strides_in(t, shape) for t in tensors]):
+        strides[i], step = step, step * max(shape[i], 1)
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
-@rule(*(f"{n}.default" for n in _UNARY), "pow.Tensor_Scalar", "alias.default", "detach.default")
-def _unary(x: torch.Tensor, *_: Any, **__: Any) -> Any:
-    if not x.is_floating_point():
-        raise NoRule
-    return _like(x)
+def _strides_in(x: torch.Tensor, shape: Sequence[int]) -> list[int]:
+    ahead = len(shape) - x.ndim
+    return [0] * ahead + [0 if x.shape[i] != shape[ahead + i] else x.stride(i) for i in range(x.ndim)]
 
 
-@rule(*(f"{n}.{o}" for n in _BINARY for o in ("Tensor", "Scalar", "default", "Tensor_Tensor")), "rsub.Scalar")
-def _binary(a: torch.Tensor, b: Any, *_: Any, **kwargs: Any) -> Any:
-    if not isinstance(b, torch.Tensor):
-        return _unary(a)
-    if not isinstance(a, torch.Tensor) or not (a.is_floating_point() and b.is_floating_point()) or "rounding_mode" in kwargs:
-        raise NoRule
-    if a.shape == b.shape and a.dtype == b.dtype:
-        return _like(a)
-    return _new(_broadcast(a.shape, b.shape), a, torch.result_type(a, b))
+def _stride_order(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
+    """Dimensions from the innermost outwards, as torch's TensorIterator sorts them: a later view may depend on it."""
+    order = list(reversed(range(len(shape))))
+    for i in range(1, len(shape)):
+        at = i
+        for j in reversed(range(i)):
+            inner = _is_inner(order[at], order[j], shape, strides)
+            if inner is False:
+                break
+            if inner:
+                order[at], order[j], at = order[j], order[at], j
+    return order
+
+
+def _is_inner(i: int, j: int, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> bool | None:
+    # Broadcast dimensions leave the question to the next input; equal strides put the shorter side inside.
+    for stride in strides:
+        if stride[i] and stride[j] and stride[i] != stride[j]:
+            return stride[i] < stride[j]
+        if stride[i] and stride[j] and shape[i] < shape[j]:
+            return True
+    return None
 
 
 def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int]:
@@ -100,12 +113,127 @@ def _broadcast_side(x: int, y: int, a: Sequence[int], b: Sequence[int]) -> int:
     return y if x == 1 else x
 
 
-@rule(
-    *(f"{n}_.default" for n in (*_UNARY, "uniform", "normal", "zero", "copy", "detach")),
-    *(f"{n}_.{o}" for n in (*_BINARY, "fill") for o in ("Tensor", "Scalar")),
-    *("bernoulli_.float", "bernoulli_.Tensor", "copy_.default", "erfinv_.default"),
-)
-def _in_place(x: torch.Tensor, *_: Any, **__: Any) -> Any:
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    return [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+
+
+_UNARY = (
+    "silu sigmoid relu tanh leaky_relu elu gelu hardswish hardsigmoid hardtanh mish softplus exp log log1p sqrt rsqrt "
+    "neg abs sin cos tan atan reciprocal clamp clamp_min clamp_max relu6 floor ceil round trunc celu selu sign square "
+    "erf log_sigmoid softshrink hardshrink threshold"
+).split()
+_SECOND = ("Tensor", "Scalar")
+_FLOAT = [
+    *(f"{name}.default" for name in (*_UNARY, "atan2", "addcmul", "addcdiv")),
+    *(f"{name}.{second}" for name in ("div", "lerp") for second in _SECOND),
+    *("pow.Tensor_Tensor", "pow.Tensor_Scalar", "pow.Scalar", "clamp.Tensor", "clamp_min.Tensor", "clamp_max.Tensor"),
+]
+_NUMBER = [
+    *(f"{name}.{second}" for name in ("add", "sub", "mul", "remainder", "rsub") for second in _SECOND),
+    *("maximum.default", "minimum.default", "floor_divide.default", "floor_divide.Scalar"),
+]
+_COMPARISON = [f"{name}.{second}" for name in ("eq", "ne", "lt", "le", "gt", "ge") for second in _SECOND]
+
+
+def _in_place_forms(names: Sequence[str]) -> list[str]:
+    return [name.replace(".", "_.").replace("Tensor_", "") for name in names if not name.endswith("Tensor_Tensor")]
+
+
+@rule(*_FLOAT)
+def _floats(*args: Any, **kwargs: Any) -> torch.Tensor:
+    tensors = _tensors(args, kwargs)
+    if not all(t.is_floating_point() for t in tensors):
+        raise NoRule
+    return _iterated(tensors, _common(tensors))
+
+
+def _common(tensors: Sequence[torch.Tensor]) -> torch.dtype:
+    if len({t.dtype for t in tensors}) == 1:
+        return tensors[0].dtype
+    if len(tensors) != 2:
+        raise NoRule
+    return torch.result_type(*tensors)
+
+
+@rule(*_NUMBER)
+def _numbers(a: Any, b: Any, *rest: Any, **kwargs: Any) -> torch.Tensor:
+    tensors = _tensors((a, b), {})
+    if all(t.is_floating_point() for t in tensors):
+        return _floats(a, b)
+    dtype = torch.result_type(a, b)
+    # An alpha, booleans and complex numbers have rules of their own.
+    if rest or kwargs or dtype.is_complex or any(t.dtype == torch.bool for t in tensors):
+        raise NoRule
+    return _iterated(tensors, dtype)
+
+
+@rule(*_COMPARISON, "isnan.default", "logical_not.default", "logical_and.default", "logical_or.default")
+def _comparison(*args: Any) -> torch.Tensor:
+    tensors = _tensors(args, {})
+    if any(t.is_complex() for t in tensors):
+        raise NoRule
+    return _iterated(tensors, torch.bool)
+
+
+@rule("bitwise_not.default", "bitwise_and.Tensor", "bitwise_or.Tensor", "bitwise_xor.Tensor")
+def _bits(*tensors: torch.Tensor) -> torch.Tensor:
+    if any(t.is_floating_point() or t.is_complex() for t in tensors):
+        raise NoRule
+    return _iterated(tensors, _common(tensors))
+
+
+@rule("where.self")
+def _where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if condition.dtype != torch.bool:
+        raise NoRule
+    return _iterated([condition, a, b], torch.result_type(a, b))
+
+
+@rule("masked_fill.Scalar", "masked_fill.Tensor")
+def _masked_fill(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        raise NoRule
+    return _new(_broadcast(x.shape, mask.shape), x)
+
+
+@rule("_prelu_kernel.default")
+def _prelu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return _floats(x, weight)
+
+
+@rule("log_sigmoid_forward.default")
+def _log_sigmoid(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _floats(x), _new(x.shape, x)
+
+
+@rule("glu.default")
+def _glu(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    shape = list(x.shape)
+    if not -x.ndim <= dim < x.ndim or shape[dim] % 2:
+        raise ShapeError(f"halves along dimension {dim} need an even number there, {shape_text(shape)} arrives")
+    shape[dim] //= 2
+    return _new(shape, x)
+
+
+@rule(*_in_place_forms((*_FLOAT, *_NUMBER)), "masked_fill_.Scalar", "bernoulli_.float")
+def _in_place(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    others = _tensors(args, kwargs)
+    for other in others:
+        if _broadcast(x.shape, other.shape) != list(x.shape):
+            raise MismatchError(f"{shape_text(other.shape)} does not fit into {shape_text(x.shape)}")
+    # Integers that become fractions, and tensors that overlap themselves, are torch's to refuse.
+    if not x.is_floating_point() or 0 in x.stride() or not all(o.is_floating_point() or o.dtype == torch.bool for o in others):
+        raise NoRule
+    return x
+
+
+@rule("fill_.Scalar", "zero_.default", "copy_.default", "uniform_.default", "normal_.default")
+def _filled(x: torch.Tensor, *args: Any, **__: Any) -> Any:
+    for other in _tensors(args, {}):
+        if _broadcast(x.shape, other.shape) != list(x.shape):
+            raise MismatchError(f"{shape_text(other.shape)} does not fit into {shape_text(x.shape)}")
+    if 0 in x.stride():
+        raise NoRule
     return x
 
 
@@ -129,54 +257,77 @@ def _convolution(
         raise ShapeError(f"the convolution takes {weight.ndim - 2} spatial dimensions, {shape_text(x.shape)} arrives")
     if x.shape[1] != expected:
         raise ShapeError(f"the convolution is built for {expected} input channels, {x.shape[1]} arrive")
+    _check_dtypes(x, weight, bias)
     rank = weight.ndim - 2
     stride, padding, dilation, output_padding = (_full(v, rank) for v in (stride, padding, dilation, output_padding))
-    kernel = weight.shape[2:]
+    windows = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
     if transposed:
-        side = [
-            (n - 1) * s - 2 * p + d * (k - 1) + o + 1
-            for n, k, s, p, d, o in zip(x.shape[2:], kernel, stride, padding, dilation, output_padding, strict=True)
-        ]
-        return _new((x.shape[0], weight.shape[1] * groups, *side), x)
-    side = [_window(*v) for v in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)]
-    return _new((x.shape[0], weight.shape[0], *side), x)
+        side = [_unwindow(*window, extra) for window, extra in zip(windows, output_padding, strict=True)]
+    else:
+        side = [_window(*window) for window in windows]
+    if weight.shape[0] % groups or (bias is not None and bias.shape != (channels,)):
+        raise ShapeError(f"{groups} groups or a bias do not fit {channels} output channels")
+    return _new((x.shape[0], channels, *side), x)
 
 
-def _full(value: Sequence[int], rank: int) -> list[int]:
-    return list(value) * rank if len(value) == 1 else list(value)
+def _check_dtypes(x: torch.Tensor, *others: torch.Tensor | None) -> None:
+    for other in others:
+        if other is not None and other.dtype != x.dtype:
+            raise ShapeError(f"{x.dtype} and {other.dtype} do not go together here")
+
+
+def _full(value: Any, rank: int) -> list[int]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * rank if len(values) == 1 else values
 
 
 def _window(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False) -> int:
     room = n + 2 * padding - dilation * (kernel - 1) - 1
-    if room < 0:
+    _check_window(kernel, stride, padding, dilation)
+    if room < 0 or n < 1:
         raise ShapeError(f"a kernel of {dilation * (kernel - 1) + 1} does not fit a map of {n} (padding {padding})")
     out = (-(-room // stride) if ceil else room // stride) + 1
     # The last window of ceil mode must begin inside the map or its left padding.
     return out - 1 if ceil and (out - 1) * stride >= n + padding else out
 
 
+def _check_window(kernel: int, stride: int, padding: int, dilation: int) -> None:
+    if min(kernel, stride, dilation) < 1 or padding < 0:
+        raise ShapeError(f"kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation} are no window")
+
+
+def _unwindow(n: int, kernel: int, stride: int, padding: int, dilation: int, extra: int) -> int:
+    _check_window(kernel, stride, padding, dilation)
+    side = (n - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
+    if side < 1 or not 0 <= extra < max(stride, dilation):
+        raise ShapeError(f"a map of {n} becomes one of {side}: padding {padding}, output padding {extra}")
+    return side
+
+
 @rule("mm.default")
 def _mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.shape[1] != b.shape[0]:
         raise ShapeError(f"the linear layer is built for {b.shape[0]} input features, {a.shape[1]} arrive")
+    _check_dtypes(a, b)
     return _new((a.shape[0], b.shape[1]), a)
-
-
-@rule("addmm.default")
-def _addmm(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **__: Any) -> torch.Tensor:
-    return _mm(a, b)
 
 
 @rule("bmm.default")
 def _bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
         raise ShapeError(f"a matrix product of {shape_text(a.shape)} and {shape_text(b.shape)} is not possible")
+    _check_dtypes(a, b)
     return _new((a.shape[0], a.shape[1], b.shape[2]), a)
 
 
-@rule("baddbmm.default")
-def _baddbmm(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **__: Any) -> torch.Tensor:
-    return _bmm(a, b)
+@rule("addmm.default", "baddbmm.default")
+def _add_product(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **__: Any) -> torch.Tensor:
+    out = _mm(a, b) if a.ndim == 2 else _bmm(a, b)
+    _check_dtypes(a, bias)
+    if _broadcast(bias.shape, out.shape) != list(out.shape):
+        raise ShapeError(f"{shape_text(bias.shape)} cannot be added to {shape_text(out.shape)}")
+    return out
 
 
 # -- normalisation ----------------------------------------------------------------------------------------------------
@@ -186,17 +337,21 @@ def _baddbmm(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **__: Any) -> to
 def _batch_norm(
     x: torch.Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any
 ) -> tuple[torch.Tensor, ...]:
-    for known in (weight, mean):
+    for known in (weight, bias, mean, var):
         if known is not None and known.shape[0] != x.shape[1]:
             raise ShapeError(f"the batch norm is built for {known.shape[0]} channels, {x.shape[1]} arrive")
+        if known is not None and known.dtype != x.dtype:
+            raise NoRule
     kept = (x.shape[1],) if training else (0,)
-    return _like(x), _new(kept, x), _new(kept, x)
+    return _new(x.shape, x), _new(kept, x), _new(kept, x)
 
 
 @rule("native_layer_norm.default")
-def _layer_norm(x: torch.Tensor, shape: Sequence[int], *_: Any) -> tuple[torch.Tensor, ...]:
-    if list(x.shape[-len(shape) :]) != list(shape):
+def _layer_norm(x: torch.Tensor, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+    if not shape or list(x.shape[-len(shape) :]) != list(shape):
         raise ShapeError(f"the layer norm is built for {shape_text(shape)}, {shape_text(x.shape)} arrives")
+    if any(known is not None and (list(known.shape) != list(shape) or known.dtype != x.dtype) for known in (weight, bias)):
+        raise NoRule
     kept = (*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
     return _new(x.shape, x), _new(kept, x), _new(kept, x)
 
@@ -205,6 +360,8 @@ def _layer_norm(x: torch.Tensor, shape: Sequence[int], *_: Any) -> tuple[torch.T
 def _group_norm(x: torch.Tensor, w: Any, b: Any, n: int, c: int, area: int, groups: int, eps: float) -> Any:
     if w is not None and w.shape[0] != c:
         raise ShapeError(f"the group norm is built for {w.shape[0]} channels, {c} arrive")
+    if (w is not None and w.dtype != x.dtype) or c % groups:
+        raise NoRule
     return _new(x.shape, x), _new((n, groups), x), _new((n, groups), x)
 
 
@@ -215,26 +372,40 @@ def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
     return _new(x.shape, x)
 
 
+@rule("_safe_softmax.default")
+def _safe_softmax(x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
+    return _softmax(x, dim, dtype not in (None, x.dtype))
+
+
 # -- pooling, padding, resizing ---------------------------------------------------------------------------------------
 
 
 def _pooled(x: torch.Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, rank: int) -> list[int]:
-    kernel, padding, dilation = (_full(v if isinstance(v, (list, tuple)) else [v], rank) for v in (kernel, padding, dilation))
-    stride = _full(stride, rank) if stride else kernel
-    if x.ndim not in (rank + 1, rank + 2):
-        raise ShapeError(f"the pooling takes {rank} spatial dimensions, {shape_text(x.shape)} arrives")
+    kernel, padding, dilation = (_full(v, rank) for v in (kernel, padding, dilation))
+    stride = _full(stride, rank) if stride not in ((), []) else kernel
+    _check_maps(x, rank)
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise ShapeError(f"the pooling's padding {padding} is more than half its kernel {kernel}")
     sides = zip(x.shape[-rank:], kernel, stride, padding, dilation, strict=True)
     return [*x.shape[:-rank], *(_window(*side, ceil) for side in sides)]
 
 
-@rule("max_pool2d_with_indices.default")
+def _check_maps(x: torch.Tensor, rank: int) -> None:
+    if x.ndim not in (rank + 1, rank + 2) or 0 in x.shape[-rank - 1 :]:
+        raise ShapeError(f"it takes maps of {rank} spatial dimensions, {shape_text(x.shape)} arrives")
+
+
+@rule("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
 def _max_pool(
     x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = _pooled(x, kernel, stride, padding, dilation, ceil_mode, 2)
+    shape = _pooled(x, kernel, stride, padding, dilation, ceil_mode, _rank_of(kernel, x))
     return _new(shape, x), _new(shape, x, torch.int64)
+
+
+def _rank_of(values: Sequence[int], x: torch.Tensor) -> int:
+    # torch lets one number stand for all dimensions; then the batched form is meant.
+    return len(values) if len(values) > 1 else x.ndim - 2
 
 
 @rule("avg_pool2d.default")
@@ -247,30 +418,56 @@ def _avg_pool3d(x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0
     return _new(_pooled(x, kernel, stride, padding, 1, ceil_mode, 3), x)
 
 
-@rule("_adaptive_avg_pool2d.default")
+@rule("_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default")
 def _adaptive_pool(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    return _new((*x.shape[:-2], *size), x)
+    _check_maps(x, len(size))
+    if min(size) < 1:
+        raise NoRule
+    return _new((*x.shape[: -len(size)], *size), x)
 
 
-@rule("adaptive_max_pool2d.default")
+@rule("adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
 def _adaptive_max_pool(x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = (*x.shape[:-2], *size)
-    return _new(shape, x), _new(shape, x, torch.int64)
+    out = _adaptive_pool(x, size)
+    return out, _new(out.shape, x, torch.int64)
 
 
-@rule("constant_pad_nd.default", "reflection_pad2d.default", "replication_pad2d.default")
-def _pad(x: torch.Tensor, pad: Sequence[int], *_: Any) -> torch.Tensor:
+@rule("constant_pad_nd.default")
+def _constant_pad(x: torch.Tensor, pad: Sequence[int], value: Any = 0) -> torch.Tensor:
+    if not any(pad):
+        raise NoRule
+    return _padded(x, pad, 0)
+
+
+def _padded(x: torch.Tensor, pad: Sequence[int], least: int) -> torch.Tensor:
     shape = list(x.shape)
-    for i in range(len(pad) // 2):
+    for i in range(min(len(pad) // 2, x.ndim)):
         shape[-1 - i] += pad[2 * i] + pad[2 * i + 1]
-    if len(pad) > 2 * x.ndim or min(shape, default=1) < 1:
+    if len(pad) > 2 * x.ndim or len(pad) % 2 or min(shape, default=1) < least:
         raise ShapeError(f"padding {list(pad)} does not fit {shape_text(x.shape)}")
     return _new(shape, x)
 
 
-@rule("upsample_nearest2d.default", "_upsample_nearest_exact2d.default", "upsample_bilinear2d.default", "upsample_bicubic2d.default")
+@rule("replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default")
+def _replication_pad(x: torch.Tensor, pad: Sequence[int]) -> torch.Tensor:
+    _check_maps(x, len(pad) // 2)
+    return _padded(x, pad, 1)
+
+
+@rule("reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default")
+def _reflection_pad(x: torch.Tensor, pad: Sequence[int]) -> torch.Tensor:
+    if any(p >= x.shape[-1 - i // 2] for i, p in enumerate(pad[: 2 * x.ndim])):
+        raise ShapeError(f"a map of {shape_text(x.shape)} is too small to be mirrored by {list(pad)}")
+    return _replication_pad(x, pad)
+
+
+@rule(
+    "upsample_nearest1d.default", "upsample_linear1d.default", "upsample_nearest2d.default", "upsample_bilinear2d.default",
+    "_upsample_nearest_exact2d.default", "upsample_bicubic2d.default", "_upsample_bilinear2d_aa.default",
+    "_upsample_bicubic2d_aa.default", "upsample_nearest3d.default", "upsample_trilinear3d.default",
+)  # fmt: skip
 def _upsample(x: torch.Tensor, size: Sequence[int], *_: Any) -> torch.Tensor:
-    if x.ndim != 4 or min(size) < 1:
+    if x.ndim != len(size) + 2 or min(*size, *x.shape[1:]) < 1:
         raise ShapeError(f"resizing to {list(size)} takes a batch of maps, {shape_text(x.shape)} arrives")
     return _new((*x.shape[:2], *size), x)
 
@@ -282,15 +479,45 @@ def _pixel_shuffle(x: torch.Tensor, r: int) -> torch.Tensor:
     return _new((*x.shape[:-3], x.shape[-3] // (r * r), x.shape[-2] * r, x.shape[-1] * r), x)
 
 
+@rule("pixel_unshuffle.default")
+def _pixel_unshuffle(x: torch.Tensor, r: int) -> torch.Tensor:
+    if x.ndim < 3 or r < 1 or x.shape[-2] % r or x.shape[-1] % r:
+        raise ShapeError(f"pixel unshuffle by {r} needs sides that are multiples of it, {shape_text(x.shape)} arrives")
+    return _new((*x.shape[:-3], x.shape[-3] * r * r, x.shape[-2] // r, x.shape[-1] // r), x)
+
+
+@rule("channel_shuffle.default")
+def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
+    if x.ndim < 3 or groups < 1 or x.shape[1] % groups:
+        raise ShapeError(f"{groups} groups do not divide the channels of {shape_text(x.shape)}")
+    return _new(x.shape, x)
+
+
+@rule("im2col.default")
+def _im2col(x: torch.Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> torch.Tensor:
+    _check_maps(x, 2)
+    windows = zip(x.shape[-2:], *(_full(v, 2) for v in (kernel, stride, padding, dilation)), strict=True)
+    places = math.prod(_window(*window) for window in windows)
+    return _new((*x.shape[:-3], x.shape[-3] * math.prod(_full(kernel, 2)), places), x)
+
+
+@rule("grid_sampler_2d.default")
+def _grid_sampler(x: torch.Tensor, grid: torch.Tensor, *_: Any) -> torch.Tensor:
+    if x.ndim != 4 or grid.ndim != 4 or grid.shape[0] != x.shape[0] or grid.shape[3] != 2 or 0 in x.shape[1:]:
+        raise ShapeError(f"a grid of {shape_text(grid.shape)} does not sample maps of {shape_text(x.shape)}")
+    _check_dtypes(x, grid)
+    return _new((*x.shape[:2], *grid.shape[1:3]), x)
+
+
 # -- joining, reducing, copying, making -------------------------------------------------------------------------------
 
 
 @rule("cat.default")
 def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     parts = [t for t in tensors if t.shape != (0,)]  # torch skips empty vectors
-    first = parts[0] if parts else tensors[0]
-    if any(t.dtype != first.dtype for t in parts) or not -first.ndim <= dim < first.ndim:
+    if not parts or not -parts[0].ndim <= dim < parts[0].ndim:
         raise NoRule
+    first = parts[0]
     dim %= first.ndim
     for t in parts:
         if t.ndim != first.ndim or any(a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != dim):
@@ -298,17 +525,20 @@ def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
             raise MismatchError(f"{shapes} cannot be joined along dimension {dim}: only that one may differ")
     shape = list(first.shape)
     shape[dim] = sum(t.shape[dim] for t in parts)
-    return _new(shape, first)
+    return _new(shape, first, reduce(torch.promote_types, (t.dtype for t in tensors)))
 
 
 @rule("stack.default")
 def _stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    first = tensors[0]
-    if any(t.shape != first.shape or t.dtype != first.dtype for t in tensors):
+    if not tensors or not -tensors[0].ndim - 1 <= dim <= tensors[0].ndim:
         raise NoRule
+    first = tensors[0]
+    for t in tensors:
+        if t.shape != first.shape:
+            raise MismatchError(f"{shape_text(first.shape)} and {shape_text(t.shape)} cannot be stacked")
     shape = list(first.shape)
     shape.insert(dim % (first.ndim + 1), len(tensors))
-    return _new(shape, first)
+    return _new(shape, first, reduce(torch.promote_types, (t.dtype for t in tensors)))
 
 
 def reduced_dims(x: torch.Tensor, dim: Any) -> list[int]:
@@ -319,30 +549,130 @@ def reduced_dims(x: torch.Tensor, dim: Any) -> list[int]:
 
 
 def _reduced(x: torch.Tensor, dim: Any, keepdim: bool) -> list[int]:
-    if any(not -x.ndim <= d < x.ndim for d in (dim if isinstance(dim, (list, tuple)) else [dim]) if d is not None):
-        raise NoRule
     gone = reduced_dims(x, dim)
+    given = dim if isinstance(dim, (list, tuple)) else [] if dim is None else [dim]
+    if any(not -x.ndim <= d < x.ndim for d in given) or len(set(gone)) < len(gone):
+        raise NoRule
     return [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone]
 
 
-@rule("mean.dim", "sum.dim_IntList", "amax.default", "amin.default")
+@rule("mean.dim", "sum.dim_IntList")
 def _reduce(x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
     if dtype is not None or not x.is_floating_point() or x.ndim == 0:
         raise NoRule
     return _new(_reduced(x, dim, keepdim), x)
 
 
+@rule("mean.default", "sum.default")
+def _reduce_all(x: torch.Tensor, *, dtype: Any = None) -> torch.Tensor:
+    return _reduce(x, dtype=dtype)
+
+
+@rule("var.correction", "std.correction")
+def _variance(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> torch.Tensor:
+    return _reduce(x, dim, keepdim)
+
+
+@rule("linalg_vector_norm.default")
+def _norm(x: torch.Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    if 0 in x.shape:
+        raise NoRule
+    return _reduce(x, dim, keepdim, dtype=dtype)
+
+
+@rule("amax.default", "amin.default")
+def _extreme(x: torch.Tensor, dim: Any = (), keepdim: bool = False) -> torch.Tensor:
+    if x.ndim == 0 or 0 in x.shape:
+        raise NoRule
+    return _new(_reduced(x, list(dim), keepdim), x)
+
+
 @rule("max.dim", "min.dim")
 def _max(x: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    if x.ndim == 0:
+    out = _extreme(x, [dim], keepdim)
+    return out, _new(out.shape, x, torch.int64)
+
+
+@rule("argmax.default", "argmin.default")
+def _argmax(x: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> torch.Tensor:
+    out = _extreme(x, [] if dim is None else [dim], keepdim)
+    return _new(out.shape, x, torch.int64)
+
+
+def _dim(x: torch.Tensor, dim: int) -> int:
+    if not -x.ndim <= dim < x.ndim:
         raise NoRule
-    shape = _reduced(x, dim, keepdim)
+    return dim % x.ndim
+
+
+@rule("topk.default")
+def _topk(x: torch.Tensor, k: int, dim: int = -1, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    shape, dim = list(x.shape), _dim(x, dim)
+    if not 0 <= k <= shape[dim]:
+        raise ShapeError(f"the {k} largest of {shape[dim]} values are asked for")
+    shape[dim] = k
     return _new(shape, x), _new(shape, x, torch.int64)
+
+
+@rule("gather.default")
+def _gather(x: torch.Tensor, dim: int, index: torch.Tensor, **_: Any) -> torch.Tensor:
+    dim = _dim(x, dim)
+    if index.dtype != torch.int64 or index.ndim != x.ndim:
+        raise NoRule
+    if any(a > b for i, (a, b) in enumerate(zip(index.shape, x.shape, strict=True)) if i != dim):
+        raise ShapeError(f"an index of {shape_text(index.shape)} does not gather from {shape_text(x.shape)}")
+    return _new(index.shape, x)
+
+
+@rule("index_select.default")
+def _index_select(x: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    shape, dim = list(x.shape), _dim(x, dim)
+    if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
+        raise NoRule
+    shape[dim] = index.shape[0]
+    return _new(shape, x)
+
+
+@rule("embedding.default")
+def _embedding(weight: torch.Tensor, index: torch.Tensor, *_: Any) -> torch.Tensor:
+    if weight.ndim != 2 or index.dtype not in (torch.int64, torch.int32):
+        raise NoRule
+    return _new((*index.shape, weight.shape[1]), weight)
+
+
+@rule("flip.default")
+def _flip(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    _reduced(x, list(dims) or None, True)
+    return _like(x)
+
+
+@rule("roll.default")
+def _roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
+    if len(shifts) != max(len(dims), 1) or not all(-x.ndim <= d < x.ndim for d in dims):
+        raise NoRule
+    return _new(x.shape, x)
+
+
+@rule("repeat.default")
+def _repeat(x: torch.Tensor, repeats: Sequence[int]) -> torch.Tensor:
+    ahead = len(repeats) - x.ndim
+    if ahead < 0 or min(repeats, default=0) < 0:
+        raise NoRule
+    return _new([n * r for n, r in zip([1] * ahead + list(x.shape), repeats, strict=True)], x)
 
 
 @rule("clone.default")
 def _clone(x: torch.Tensor, *, memory_format: Any = None) -> torch.Tensor:
+    if memory_format not in (None, torch.preserve_format, torch.contiguous_format):
+        raise NoRule
     return _new(x.shape, x) if memory_format is torch.contiguous_format else _like(x)
+
+
+@rule(*(f"{kind}_like.default" for kind in ("empty", "zeros", "ones", "full", "rand", "randn")))
+def _made_like(x: torch.Tensor, *_: Any, dtype: Any = None, memory_format: Any = None, **__: Any) -> torch.Tensor:
+    if memory_format not in (None, torch.preserve_format, torch.contiguous_format):
+        raise NoRule
+    return _new(x.shape, x, dtype) if memory_format is torch.contiguous_format else _like(x, dtype)
 
 
 def made(shape: Sequence[int], dtype: Any, default: torch.dtype | None = None) -> torch.Tensor:
@@ -350,16 +680,17 @@ def made(shape: Sequence[int], dtype: Any, default: torch.dtype | None = None) -
     return torch.empty(shape, dtype=dtype or default or torch.get_default_dtype(), device="meta")
 
 
-@rule("zeros.default", "ones.default")
+@rule("zeros.default", "ones.default", "rand.default", "randn.default")
 def _constant(size: Sequence[int], *, dtype: Any = None, **_: Any) -> torch.Tensor:
     return made(size, dtype)
 
 
 @rule("full.default")
 def _full_tensor(size: Sequence[int], value: Any, *, dtype: Any = None, **_: Any) -> torch.Tensor:
-    if dtype is None and not isinstance(value, float):
+    kinds = {bool: torch.bool, int: torch.int64, float: None}
+    if dtype is None and type(value) not in kinds:
         raise NoRule
-    return made(size, dtype)
+    return made(size, dtype, kinds.get(type(value)))
 
 
 @rule("arange.default")

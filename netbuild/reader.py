@@ -1,4 +1,4 @@
-"""YAML text to a tree of nodes that know their place. No torch, no code of the file's choosing, limits on what it may cost.
+"""YAML text to a tree of nodes that know their place: no torch, no code of the file's choosing, limits on its cost.
 
 Built from the parser's events, not from PyYAML's composer, so that depth, aliases and duplicate keys are checked while
 reading and every scalar keeps its line and column. Scalars follow the core schema of YAML 1.2.
@@ -52,7 +52,7 @@ class Source:
 class Node:
     """A YAML value with its place: a scalar, a list of nodes, or a dict from key texts to nodes."""
 
-    __slots__ = ("value", "source", "line", "column", "quoted", "size", "keys")
+    __slots__ = ("column", "keys", "line", "quoted", "size", "source", "value")
 
     def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False) -> None:
         self.value, self.source, self.quoted = value, source, quoted
@@ -140,13 +140,14 @@ def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> NetbuildError:
     if "escape" in text or ("escape" in (error.context or "")) or "hexadecimal" in text:
         return _escape_error(source, problem)
     mark, message, hint = problem or context, text, ""
-    if context and problem and (error.context or "").startswith("while parsing a flow"):
-        opened = "[" if "sequence" in error.context else "{"
+    place = error.context or ""
+    if context and problem and place.startswith("while parsing a flow"):
+        opened = "[" if "sequence" in place else "{"
         closing = "]" if opened == "[" else "}"
         mark, hint = context, f"close it with '{closing}', or put the missing ',' there"
         message = f"the '{opened}' opened here is not closed: noticed at line {problem.line + 1}, "
         message += f"column {problem.column + 1} ({text})"
-    elif context and context.line != problem.line:
+    elif context and problem and context.line != problem.line:
         message += f" ({error.context} that began at line {context.line + 1}, column {context.column + 1})"
     where = source.where(mark.line, mark.column) if mark else None
     return NetbuildError(f"YAML syntax: {message}", where, hint or _syntax_hint(where))

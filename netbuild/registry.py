@@ -1,9 +1,9 @@
-"""The name in a row to the factory that builds it: packaged layers and ``nn.*``. Only layers are reachable, nothing else."""
+"""The name in a row to the factory that builds it: packaged layers and ``nn.*``, and nothing but layers."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -53,7 +53,7 @@ class Factory:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
-        """The parameters in order with their defaults; those that netbuild supplies are marked, with values if known."""
+        """The parameters in order with their defaults; those that netbuild supplies are marked, with values."""
         parts = []
         for p in self.parameters:
             if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING) or p.name in ("device", "dtype"):
@@ -70,7 +70,7 @@ def names() -> list[str]:
     return list(layers.__all__)
 
 
-@lru_cache(maxsize=None)
+@cache
 def factory(name: str) -> Factory:
     """The factory for a module's name.
 
@@ -156,7 +156,9 @@ def activation(value: Any) -> nn.Module:
     module = activation_by_name(value) if isinstance(value, str) else None
     if module is None and isinstance(value, str) and value.removeprefix("torch.").startswith("nn."):
         if value.count("(") != value.count(")"):
-            raise NetbuildError(f"'{value}' is cut off", hint="put a call with a comma in quotes: in a row a comma ends a value")
+            raise NetbuildError(
+                f"'{value}' is cut off", hint="put a call with a comma in quotes: in a row a comma ends a value"
+            )
         return instantiate(Call(value))
     if module is None:
         from netbuild.layers.activation import ACTIVATIONS

@@ -66,7 +66,15 @@ COLUMNS: dict[str, tuple[str, bool, Cell]] = {  # key: heading, right-aligned, t
     "type": ("type", False, lambda r, c: r.path),
 }
 DEFAULT_COLUMNS = ("i", "from", "n", "params", "module", "args", "out", "flops")
-_ALIASES = {"#": "i", "arguments": "args", "output": "out", "gflops": "flops", "gmacs": "macs", "receptive_field": "rf", "out_bytes": "bytes"}
+_ALIASES = {
+    "#": "i",
+    "arguments": "args",
+    "output": "out",
+    "gflops": "flops",
+    "gmacs": "macs",
+    "receptive_field": "rf",
+    "out_bytes": "bytes",
+}
 
 
 def _written(value: Any) -> str:
@@ -86,7 +94,9 @@ def pick_columns(text: str | None) -> tuple[str, ...]:
     names = [_ALIASES.get(w.strip().lower(), w.strip().lower()) for w in text.removeprefix("+").split(",") if w.strip()]
     for name in names:
         if name not in COLUMNS:
-            raise NetbuildError(f"unknown column '{name}'", hint=did_you_mean(name, COLUMNS) or f"columns: {', '.join(COLUMNS)}")
+            raise NetbuildError(
+                f"unknown column '{name}'", hint=did_you_mean(name, COLUMNS) or f"columns: {', '.join(COLUMNS)}"
+            )
     return (*DEFAULT_COLUMNS, *(n for n in names if n not in DEFAULT_COLUMNS)) if text.startswith("+") else tuple(names)
 
 
@@ -152,8 +162,9 @@ def foot_lines(summary: Summary) -> list[str]:
     t, g = summary.totals, summary.graph
     at = f"{g.imgsz[0]}x{g.imgsz[1]}"
     state = "after merging batch norms" if summary.fused else "batch norms not merged (--fused merges them)"
+    counted = f"{t['modules_all']} modules with root and containers, {t['modules_leaf']} leaf modules, {t['rows']} rows"
     lines = [
-        f"layers: {t['modules_all']} modules with root and containers, {t['modules_leaf']} leaf modules, {t['rows']} rows; {state}",
+        f"layers: {counted}; {state}",
         f"FLOPs ({summary.convention}): {CONVENTIONS[summary.convention]}",
         f"  {t['flops']:,} FLOPs at {at}, {giga(t['macs'])} G multiply-adds (1 MAC = 2 FLOPs)",
     ]
@@ -171,7 +182,8 @@ def foot_lines(summary: Summary) -> list[str]:
 
 def _memory_line(summary: Summary) -> str:
     t = summary.totals
-    line = f"memory (float32): parameters {size(t['param_bytes'])}, peak of activations at inference {size(t['peak_activation_bytes'])}"
+    line = f"memory (float32): parameters {size(t['param_bytes'])}, "
+    line += f"peak of activations at inference {size(t['peak_activation_bytes'])}"
     if t["saved_bytes"] is not None:
         line += f", kept for backward at batch {summary.batch} {size(t['saved_bytes'])}"
     return line
@@ -259,7 +271,7 @@ def as_plain(summary: Summary) -> str:
     """The layout of the published logs, with dotted paths of modules."""
     lines = [f"{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}"]
     for r in summary.top_rows:
-        lines.append(f"{r.i:>3}{_written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{str(r.args):<30}")
+        lines.append(f"{r.i:>3}{_written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{r.args!s:<30}")
     return "\n".join(line.rstrip() for line in [*lines, headline(summary)])
 
 
@@ -281,7 +293,7 @@ _LETTERS = {"Convolution": "C", "Fully connected": "F", "Max pooling": "S", "Mea
 
 
 def textbook_rows(summary: Summary, reverse: bool = False) -> list[list[str]]:
-    """The lecture's table: Layer, Type, Maps, Size, Kernel, Stride, Padding, Activation; input first unless reversed."""
+    """The lecture's table, a list of cells for each layer under `TEXTBOOK`; input first unless reversed."""
     g = summary.graph
     lines = [["In", "Input", str(g.ch), f"{g.imgsz[0]}x{g.imgsz[1]}", "-", "-", "-", "-"]]
     named = True
@@ -352,7 +364,9 @@ def as_textbook(summary: Summary, reverse: bool = False) -> Any:
         table.add_column(heading, no_wrap=True)
     for row in textbook_rows(summary, reverse):
         table.add_row(*map(Text, row))
-    return Group(*[Text(line, style="dim") for line in head_lines(summary)], table, Text(headline(summary), style="bold"))
+    return Group(
+        *[Text(line, style="dim") for line in head_lines(summary)], table, Text(headline(summary), style="bold")
+    )
 
 
 FORMATS: dict[str, Callable[[Summary, Sequence[str]], str]] = {
@@ -370,7 +384,9 @@ def check_format(name: str) -> str:
     """
     known = ("table", "json", *FORMATS)
     if name not in known:
-        raise NetbuildError(f"unknown format '{name}'", hint=did_you_mean(name, known) or f"formats: {', '.join(known)}")
+        raise NetbuildError(
+            f"unknown format '{name}'", hint=did_you_mean(name, known) or f"formats: {', '.join(known)}"
+        )
     return name
 
 
@@ -383,5 +399,3 @@ def as_json(summary: Summary) -> str:
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
     return body[:-2] + f',\n  "rows": [\n{listed}\n  ]\n}}'
-
-

@@ -1,4 +1,4 @@
-"""A network file read into rows with positions. No torch here: names of modules are not looked up, shapes are not known."""
+"""A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -190,7 +190,7 @@ def read(text: str, path: Path) -> Spec:
     root = parse(text, str(path))
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
-    settings = {key: _try(errors, SETTINGS[key], root.value[key]) for key in SETTINGS if key in root.value}
+    settings = {key: _try(errors, _setting, key, root.value[key]) for key in SETTINGS if key in root.value}
     params = _try(errors, _params, root.value.get("params")) or {}
     scales = _try(errors, _scales, root) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
@@ -200,6 +200,14 @@ def read(text: str, path: Path) -> Spec:
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
     return Spec(path, root, settings, params, scales, rows, blocks, divisor, tuple(warnings))
+
+
+def _setting(key: str, node: Node) -> Any:
+    try:
+        return SETTINGS[key](node)
+    except NetbuildError as error:
+        error.message = f"'{key}' {error.message}"
+        raise
 
 
 def _try(errors: list[NetbuildError], function: Callable[..., Any], *args: Any) -> Any:
@@ -228,7 +236,7 @@ def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
 
 
 def _unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
-    warnings = []
+    warnings: list[NetbuildError] = []
     for key in root.value:
         if key in KNOWN_KEYS:
             continue
@@ -270,7 +278,7 @@ def _scales(root: Node) -> tuple[Scale, ...]:
 
 def _scale(name: str, node: Node) -> Scale:
     if not isinstance(node.value, list) or not 2 <= len(node.value) <= 3:
-        raise node.error(f"scale '{name}' must be [depth multiple, width multiple, max channels], not {node.kind()}")
+        raise node.error(f"scale '{name}' must be [depth multiple, width multiple, max channels], not {shorten(node.plain())}")
     depth, width = _multiple(node.value[0]), _multiple(node.value[1])
     if len(node.value) == 2:
         return Scale(name, depth, width)
@@ -313,9 +321,7 @@ class _Context:
     named: dict[str, int] = field(default_factory=dict)
 
 
-def _read_rows(
-    sections: Sequence[tuple[str, Node]], context: _Context, errors: list[NetbuildError]
-) -> tuple[Row, ...]:
+def _read_rows(sections: Sequence[tuple[str, Node]], context: _Context, errors: list[NetbuildError]) -> tuple[Row, ...]:
     rows: list[Row] = []
     index = 0
     for section, node in sections:
@@ -477,7 +483,9 @@ def _read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError]
     if not isinstance(node.value, dict):
         errors.append(node.error(f"blocks must be a mapping from names to blocks, not {node.kind()}"))
         return {}
-    blocks = {name: _try(errors, _block, name, item, node.keys[name], names, errors) for name, item in node.value.items()}
+    blocks = {
+        name: _try(errors, _block, name, item, node.keys[name], names, errors) for name, item in node.value.items()
+    }
     found = {name: block for name, block in blocks.items() if block}
     for block in found.values():
         _try(errors, _check_cycle, block, found, ())
@@ -513,7 +521,7 @@ def _block_params(node: Node) -> tuple[Parameter, ...]:
         pairs = [pair for item in given.value for pair in _listed_param(item)]
     else:
         raise given.error("params must be a list such as [c2, {k: 3}] or a mapping from names to defaults")
-    params = []
+    params: list[Parameter] = []
     for key, default in pairs:
         _check_name(key, taken={"input", *(p.name for p in params)})
         params.append(Parameter(key.value, default, roles.get(key.value)))

@@ -131,7 +131,9 @@ def summarize(
     return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)
 
 
-def summarize_graph(graph: Graph, *, flops: str = "torch", fuse: bool = False, batch: int = 1, depth: int = 1) -> Summary:
+def summarize_graph(
+    graph: Graph, *, flops: str = "torch", fuse: bool = False, batch: int = 1, depth: int = 1
+) -> Summary:
     """Summarise a resolved network; arguments as for `summarize`.
 
     Raises:
@@ -156,7 +158,9 @@ def _conventions(flops: str) -> list[str]:
         return list(CONVENTIONS)
     if flops not in CONVENTIONS:
         known = [*CONVENTIONS, "all"]
-        raise NetbuildError(f"unknown FLOPs convention '{flops}'", hint=did_you_mean(flops, known) or f"known: {', '.join(known)}")
+        raise NetbuildError(
+            f"unknown FLOPs convention '{flops}'", hint=did_you_mean(flops, known) or f"known: {', '.join(known)}"
+        )
     return [flops]
 
 
@@ -284,7 +288,8 @@ def _totals(
         "flops": flops[conventions[0]],
         "macs": sum(row.macs for row in rows if row.depth == 1),
         "param_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "buffer_bytes": sum(t.numel() * t.element_size() for t in tensors) - sum(p.numel() * p.element_size() for p in model.parameters()),
+        "buffer_bytes": sum(t.numel() * t.element_size() for t in tensors)
+        - sum(p.numel() * p.element_size() for p in model.parameters()),
         "peak_activation_bytes": peak,
         "saved_bytes": saved,
         "saved_parameter_bytes": saved_params,

@@ -21,6 +21,7 @@ def conv_mlp(c: int, hidden: int) -> nn.Sequential:
 
 
 def check_same(c1: int, c2: int) -> None:
+    """ValueError unless the channels that arrive are those asked for."""
     if c1 != c2:
         raise ValueError(f"input and output channels must be equal: {c1} arrive, {c2} asked")
 

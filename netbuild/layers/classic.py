@@ -2,6 +2,7 @@
 recognition", Proceedings of the IEEE, 1998."""
 
 import random
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Annotated, ClassVar
 
@@ -98,7 +99,7 @@ def pick(x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
     return x if index is None else x.index_select(1, index)
 
 
-def checked_table(c1: int, c2: int, table: list[list[int]] | None) -> list[list[int]]:
+def checked_table(c1: int, c2: int, table: list[list[int]] | None) -> Sequence[Sequence[int]]:
     """The table, or LeNet-5's; ValueError if it does not fit."""
     if table is None:
         if (c1, c2) != (6, 16):

@@ -1,7 +1,7 @@
 """Convolution kinds. Positional order follows the YAML convention: in, out, kernel, stride, ..."""
 
 from math import gcd
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ _REPCONV_ACT = nn.SiLU()
 _TRANSPOSE_ACT = nn.SiLU()
 
 
-def auto_padding(k: Size2, p: Size2 | None = None, d: int = 1) -> Size2:
+def auto_padding(k: Size2, p: Size2 | None = None, d: int = 1) -> Any:
     """Padding `p`, or if None the one that keeps the size at stride 1 (odd effective kernels)."""
     if p is not None:
         return p

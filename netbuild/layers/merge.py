@@ -1,6 +1,7 @@
 """Joining and picking what several layers give."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class CBFuse(nn.Module):
         super().__init__()
         self.idx = tuple(idx)
 
-    def forward(self, xs: Sequence[torch.Tensor | tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    def forward(self, xs: Sequence[Any]) -> torch.Tensor:
         *earlier, out = xs
         size = out.shape[2:]
         for parts, i in zip(earlier, self.idx, strict=True):

@@ -1,6 +1,6 @@
 """Transformer encoders on tokens and on feature maps."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -83,7 +83,7 @@ class TransformerEncoderLayer(nn.Module):
         x = self.norm1(x + self._attend(x, mask, padding_mask, pos))
         return self.norm2(x + self._feed_forward(x))
 
-    def _attend(self, x, mask, padding_mask, pos) -> torch.Tensor:
+    def _attend(self, x: torch.Tensor, mask: Any, padding_mask: Any, pos: torch.Tensor | None) -> torch.Tensor:
         q = x if pos is None else x + pos
         return self.dropout1(self.ma(q, q, x, attn_mask=mask, key_padding_mask=padding_mask, need_weights=False)[0])
 
@@ -110,8 +110,9 @@ class AIFI(TransformerEncoderLayer):
             raise ValueError(f"channels must be a multiple of 4: {c1} arrive")
         super().__init__(c1, cm, num_heads, dropout, act, normalize_before)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pos = sine_positions(*x.shape[1:], device=x.device).to(x.dtype)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        _, c, h, w = x.shape
+        pos = sine_positions(c, h, w, device=x.device).to(x.dtype)
         return super().forward(x.flatten(2).transpose(1, 2), pos=pos).transpose(1, 2).reshape(x.shape)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from math import log
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -106,7 +106,7 @@ class Detect(nn.Module):
         branches = {"": "one2many", "one2one_": "one2one"}
         return {prefix: name for prefix, name in branches.items() if getattr(self, f"{prefix}cv2") is not None}
 
-    def forward(self, feats: list[torch.Tensor]) -> Raw | dict[str, Raw] | tuple:
+    def forward(self, feats: list[torch.Tensor]) -> Any:
         branches = {name: self.branch(feats, prefix) for prefix, name in self.prefixes().items()}
         one2one = "one2one" in branches and (self.end2end or len(branches) == 1)
         chosen = branches["one2one" if one2one else "one2many"]

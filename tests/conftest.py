@@ -1,0 +1,38 @@
+"""The command line run inside this process, as a user types it."""
+
+import os
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+class Done(NamedTuple):
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """``cli("summary", "yolo11n.yaml", "--json")`` gives the exit code, stdout and stderr."""
+
+    def run(*args: object) -> Done:
+        from netbuild import cli as module
+
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["netbuild", *map(str, args)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
