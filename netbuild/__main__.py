@@ -1,5 +1,5 @@
 """``python -m netbuild``."""
 
-from netbuild.cli import main
+from netbuild.cli import entry
 
-main()
+entry()

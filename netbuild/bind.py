@@ -36,6 +36,7 @@ class Scope:
     scale: Scale
     divisor: int = 1
     ultralytics: bool = False  # whether compat applies: a backbone/head file
+    file_names: Mapping[str, Any] = field(default_factory=dict)  # those of the file: what a block sees beside its own
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from netbuild import field as receptive
 from netbuild.ops import RULES, NoRule, aten
 
-MAX_OPERATORS = 50_000  # in one row; a row beyond it would eat the machine
-MAX_TOTAL = 1_000_000  # over all rows
+MAX_OPERATORS = 20_000  # in one row; a row beyond it would eat the machine
+MAX_TOTAL = 400_000  # over all rows
 
 CONVENTIONS = {
     "torch": "2 FLOPs per multiply-add of convolutions and matrix products, nothing else, at the asked size",
@@ -182,7 +182,7 @@ def saved_for_backward(run: Callable[[], Any], parameters: set[int]) -> tuple[in
 
 @dataclass
 class Operator:
-    """One operator as the textbook view needs it: the aten operator and its arguments after the first."""
+    """One operator as the textbook view needs it: the aten operator, its arguments but the first, tensors as None."""
 
     func: Any
     args: tuple[Any, ...]
@@ -239,10 +239,12 @@ class Observer(TorchDispatchMode):
         count, extra = PRODUCTS.get(func), THOP_EXTRA.get(func)
         macs = count(out, *args, **kwargs) if count else 0
         more = extra(out[0] if isinstance(out, tuple) else out, *args, **kwargs) if extra else 0
+        # No tensors: a record of them would keep them alive.
+        kept = tuple(None if _holds_tensors(arg) else arg for arg in args[1:]) if self.tallies else ()
         for tally in self.tallies:
             tally.macs += macs
             tally.thop_extra += more
-            tally.operators.append(Operator(func, tuple(args)[1:]))
+            tally.operators.append(Operator(func, kept))
             if not _is_known(func):
                 tally.unknown[str(func)] += 1
 
@@ -251,6 +253,10 @@ class Observer(TorchDispatchMode):
             if isinstance(item, torch.Tensor):
                 self.live.add(item)
         self.live.note()
+
+
+def _holds_tensors(arg: Any) -> bool:
+    return isinstance(arg, torch.Tensor) or (isinstance(arg, (list, tuple)) and any(map(_holds_tensors, arg)))
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

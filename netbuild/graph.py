@@ -162,7 +162,7 @@ def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
         **spec.params,
     }
     names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
-    return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain)
+    return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
 
 
 def _head_task(spec: Spec) -> str | None:
@@ -399,23 +399,28 @@ class _Walk:
         channels = list(_arriving(inputs).channels)
         given = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
-        names = {**scope.names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
+        names = {**scope.file_names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
         # Inside a block numbers are exact, as they are inside a module class.
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
         plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
-        keys = [layer.row.name or str(layer.row.index) for layer in layers]
+        keys = [_child_name(layer.row) for layer in layers]
 
         def make() -> Rows:
-            return Rows(dict(zip(keys, (layer.make() for layer in layers), strict=True)), plan)
+            return Rows(dict(zip(keys, (layer.make() for layer in layers), strict=True)), plan, block.name)
 
-        skeleton = Rows(dict(zip(keys, (layer.module for layer in layers), strict=True)), plan)
+        skeleton = Rows(dict(zip(keys, (layer.module for layer in layers), strict=True)), plan, block.name)
         result = [values[i] for i in block.result]
         return skeleton, make, [result if block.listed_result else result[0]]
 
 
 class _SourceFailedError(Exception):
     """A source of the row has an error of its own."""
+
+
+def _child_name(row: Row) -> str:
+    """A row of a block is called by its name in the state dict, unless a module has an attribute of that name."""
+    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in ("plan", "title") else str(row.index)
 
 
 def _repeats(row: Row, scope: Scope) -> int:
@@ -442,7 +447,7 @@ def _block_factory(block: Block, scope: Scope) -> Factory:
             except ValueError:
                 known = ", ".join(r.value for r in Role)
                 raise block.node.error(f"block '{block.name}': unknown role {p.role!r}", f"roles: {known}") from None
-        default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.names)
+        default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.file_names)
         parameters.append(Parameter(p.name, role, (), default, False))
     return Factory(block.name, _no_class, tuple(parameters), path=f"blocks.{block.name}")
 

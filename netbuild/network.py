@@ -47,10 +47,12 @@ class Rows(nn.Module):
     Args:
         modules: name to module, in order.
         plan: the wiring.
+        title: the block's name, where the rows are a block of the file.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], plan: Plan) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], plan: Plan, title: str = "Rows") -> None:
         super().__init__()
+        self.title = title
         for name, module in modules.items():
             self.add_module(name, module)
         self.plan = plan

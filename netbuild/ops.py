@@ -6,7 +6,7 @@ a rule here fall through to torch, where they are merely slow. Each rule is prov
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class MismatchError(ShapeError):
     """Inputs that must have the same sides have not."""
 
 
-class NoRule(Exception):
+class NoRule(Exception):  # noqa: N818 (no error: torch is asked instead)
     """A rule meets arguments that it leaves to torch."""
 
 
@@ -119,18 +119,25 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
 
 _UNARY = (
     "silu sigmoid relu tanh leaky_relu elu gelu hardswish hardsigmoid hardtanh mish softplus exp log log1p sqrt rsqrt "
-    "neg abs sin cos tan atan reciprocal clamp clamp_min clamp_max relu6 floor ceil round trunc celu selu sign square "
-    "erf log_sigmoid softshrink hardshrink threshold"
+    "neg abs sin cos tan atan reciprocal clamp clamp_min clamp_max floor ceil round trunc celu sign "
+    "erf erfinv softshrink hardshrink threshold"
 ).split()
 _SECOND = ("Tensor", "Scalar")
 _FLOAT = [
     *(f"{name}.default" for name in (*_UNARY, "atan2", "addcmul", "addcdiv")),
-    *(f"{name}.{second}" for name in ("div", "lerp") for second in _SECOND),
-    *("pow.Tensor_Tensor", "pow.Tensor_Scalar", "pow.Scalar", "clamp.Tensor", "clamp_min.Tensor", "clamp_max.Tensor"),
+    *(
+        "div.Tensor",
+        "div.Scalar",
+        "pow.Tensor_Tensor",
+        "pow.Tensor_Scalar",
+        "clamp.Tensor",
+        "clamp_min.Tensor",
+        "clamp_max.Tensor",
+    ),
 ]
 _NUMBER = [
-    *(f"{name}.{second}" for name in ("add", "sub", "mul", "remainder", "rsub") for second in _SECOND),
-    *("maximum.default", "minimum.default", "floor_divide.default", "floor_divide.Scalar"),
+    *(f"{name}.{second}" for name in ("add", "sub", "mul", "remainder") for second in _SECOND),
+    *("rsub.Scalar", "maximum.default", "minimum.default", "floor_divide.default", "floor_divide.Scalar"),
 ]
 _COMPARISON = [f"{name}.{second}" for name in ("eq", "ne", "lt", "le", "gt", "ge") for second in _SECOND]
 
@@ -144,7 +151,8 @@ def _floats(*args: Any, **kwargs: Any) -> torch.Tensor:
     tensors = _tensors(args, kwargs)
     if not all(t.is_floating_point() for t in tensors):
         raise NoRule
-    return _iterated(tensors, _common(tensors))
+    dtype = _common(tensors)
+    return _iterated(_cast(tensors, dtype), dtype)
 
 
 def _common(tensors: Sequence[torch.Tensor]) -> torch.dtype:
@@ -153,6 +161,11 @@ def _common(tensors: Sequence[torch.Tensor]) -> torch.dtype:
     if len(tensors) != 2:
         raise NoRule
     return torch.result_type(*tensors)
+
+
+@rule("pow.Scalar")
+def _power_of_number(base: Any, x: torch.Tensor) -> torch.Tensor:
+    return _new(x.shape, _floats(x))
 
 
 @rule(*_NUMBER)
@@ -164,7 +177,12 @@ def _numbers(a: Any, b: Any, *rest: Any, **kwargs: Any) -> torch.Tensor:
     # An alpha, booleans and complex numbers have rules of their own.
     if rest or kwargs or dtype.is_complex or any(t.dtype == torch.bool for t in tensors):
         raise NoRule
-    return _iterated(tensors, dtype)
+    return _iterated(_cast(tensors, dtype), dtype)
+
+
+def _cast(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    # A tensor of another dtype is copied first, and a copy is dense.
+    return [t if t.dtype == dtype else _like(t) for t in tensors]
 
 
 @rule(*_COMPARISON, "isnan.default", "logical_not.default", "logical_and.default", "logical_or.default")
@@ -172,7 +190,8 @@ def _comparison(*args: Any) -> torch.Tensor:
     tensors = _tensors(args, {})
     if any(t.is_complex() for t in tensors):
         raise NoRule
-    return _iterated(tensors, torch.bool)
+    common = torch.result_type(*args) if len(args) > 1 else args[0].dtype
+    return _iterated(_cast(tensors, common), torch.bool)
 
 
 @rule("bitwise_not.default", "bitwise_and.Tensor", "bitwise_or.Tensor", "bitwise_xor.Tensor")
@@ -186,7 +205,8 @@ def _bits(*tensors: torch.Tensor) -> torch.Tensor:
 def _where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if condition.dtype != torch.bool:
         raise NoRule
-    return _iterated([condition, a, b], torch.result_type(a, b))
+    dtype = torch.result_type(a, b)
+    return _iterated([condition, *_cast([a, b], dtype)], dtype)
 
 
 @rule("masked_fill.Scalar", "masked_fill.Tensor")
@@ -203,7 +223,9 @@ def _prelu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @rule("log_sigmoid_forward.default")
 def _log_sigmoid(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return _floats(x), _new(x.shape, x)
+    if not x.is_floating_point():
+        raise NoRule
+    return _new(x.shape, x), _new(x.shape, x)
 
 
 @rule("glu.default")
@@ -212,22 +234,32 @@ def _glu(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     if not -x.ndim <= dim < x.ndim or shape[dim] % 2:
         raise ShapeError(f"halves along dimension {dim} need an even number there, {shape_text(shape)} arrives")
     shape[dim] //= 2
-    return _new(shape, x)
+    return _like(torch.empty_strided(shape, x.stride(), dtype=x.dtype, device="meta"))
 
 
-@rule(*_in_place_forms((*_FLOAT, *_NUMBER)), "masked_fill_.Scalar", "bernoulli_.float")
+@rule("lerp.Tensor", "lerp.Scalar")
+def _lerp(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    if any(t.dtype != x.dtype for t in _tensors(args, {})):
+        raise NoRule
+    return _floats(x, *args)
+
+
+_RANDOM = ("bernoulli_.float", "uniform_.default", "normal_.default")
+
+
+@rule(*_in_place_forms((*_FLOAT, *_NUMBER)), *_RANDOM)
 def _in_place(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     others = _tensors(args, kwargs)
     for other in others:
         if _broadcast(x.shape, other.shape) != list(x.shape):
             raise MismatchError(f"{shape_text(other.shape)} does not fit into {shape_text(x.shape)}")
     # Integers that become fractions, and tensors that overlap themselves, are torch's to refuse.
-    if not x.is_floating_point() or 0 in x.stride() or not all(o.is_floating_point() or o.dtype == torch.bool for o in others):
+    if not all(t.is_floating_point() for t in (x, *others)) or 0 in x.stride():
         raise NoRule
     return x
 
 
-@rule("fill_.Scalar", "zero_.default", "copy_.default", "uniform_.default", "normal_.default")
+@rule("fill_.Scalar", "fill_.Tensor", "zero_.default", "copy_.default", "masked_fill_.Scalar")
 def _filled(x: torch.Tensor, *args: Any, **__: Any) -> Any:
     for other in _tensors(args, {}):
         if _broadcast(x.shape, other.shape) != list(x.shape):
@@ -285,11 +317,12 @@ def _full(value: Any, rank: int) -> list[int]:
 def _window(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False) -> int:
     room = n + 2 * padding - dilation * (kernel - 1) - 1
     _check_window(kernel, stride, padding, dilation)
-    if room < 0 or n < 1:
-        raise ShapeError(f"a kernel of {dilation * (kernel - 1) + 1} does not fit a map of {n} (padding {padding})")
     out = (-(-room // stride) if ceil else room // stride) + 1
     # The last window of ceil mode must begin inside the map or its left padding.
-    return out - 1 if ceil and (out - 1) * stride >= n + padding else out
+    out -= ceil and (out - 1) * stride >= n + padding
+    if out < 1 or n < 1:
+        raise ShapeError(f"a kernel of {dilation * (kernel - 1) + 1} does not fit a map of {n} (padding {padding})")
+    return out
 
 
 def _check_window(kernel: int, stride: int, padding: int, dilation: int) -> None:
@@ -300,7 +333,9 @@ def _check_window(kernel: int, stride: int, padding: int, dilation: int) -> None
 def _unwindow(n: int, kernel: int, stride: int, padding: int, dilation: int, extra: int) -> int:
     _check_window(kernel, stride, padding, dilation)
     side = (n - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
-    if side < 1 or not 0 <= extra < max(stride, dilation):
+    if side == 0:
+        raise NoRule
+    if side < 0 or not 0 <= extra < max(stride, dilation):
         raise ShapeError(f"a map of {n} becomes one of {side}: padding {padding}, output padding {extra}")
     return side
 
@@ -350,7 +385,9 @@ def _batch_norm(
 def _layer_norm(x: torch.Tensor, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
     if not shape or list(x.shape[-len(shape) :]) != list(shape):
         raise ShapeError(f"the layer norm is built for {shape_text(shape)}, {shape_text(x.shape)} arrives")
-    if any(known is not None and (list(known.shape) != list(shape) or known.dtype != x.dtype) for known in (weight, bias)):
+    if any(
+        known is not None and (list(known.shape) != list(shape) or known.dtype != x.dtype) for known in (weight, bias)
+    ):
         raise NoRule
     kept = (*x.shape[: x.ndim - len(shape)], *[1] * len(shape))
     return _new(x.shape, x), _new(kept, x), _new(kept, x)
@@ -395,27 +432,24 @@ def _check_maps(x: torch.Tensor, rank: int) -> None:
         raise ShapeError(f"it takes maps of {rank} spatial dimensions, {shape_text(x.shape)} arrives")
 
 
-@rule("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
-def _max_pool(
-    x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = _pooled(x, kernel, stride, padding, dilation, ceil_mode, _rank_of(kernel, x))
+def _max_pooled(
+    rank: int, x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False
+) -> Any:
+    shape = _pooled(x, kernel, stride, padding, dilation, ceil, rank)
     return _new(shape, x), _new(shape, x, torch.int64)
 
 
-def _rank_of(values: Sequence[int], x: torch.Tensor) -> int:
-    # torch lets one number stand for all dimensions; then the batched form is meant.
-    return len(values) if len(values) > 1 else x.ndim - 2
+def _mean_pooled(
+    rank: int, x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, *_: Any
+) -> Any:
+    if rank == 3 and any(k > n for k, n in zip(_full(kernel, 3), x.shape[-3:], strict=True)):
+        raise ShapeError(f"a kernel of {_full(kernel, 3)} is larger than maps of {shape_text(x.shape[-3:])}")
+    return _new(_pooled(x, kernel, stride, padding, 1, ceil, rank), x)
 
 
-@rule("avg_pool2d.default")
-def _avg_pool(x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, *_: Any) -> Any:
-    return _new(_pooled(x, kernel, stride, padding, 1, ceil_mode, 2), x)
-
-
-@rule("avg_pool3d.default")
-def _avg_pool3d(x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False, *_: Any) -> Any:
-    return _new(_pooled(x, kernel, stride, padding, 1, ceil_mode, 3), x)
+for _rank in (2, 3):
+    rule(f"max_pool{_rank}d_with_indices.default")(partial(_max_pooled, _rank))
+    rule(f"avg_pool{_rank}d.default")(partial(_mean_pooled, _rank))
 
 
 @rule("_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default")
@@ -451,6 +485,8 @@ def _padded(x: torch.Tensor, pad: Sequence[int], least: int) -> torch.Tensor:
 @rule("replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default")
 def _replication_pad(x: torch.Tensor, pad: Sequence[int]) -> torch.Tensor:
     _check_maps(x, len(pad) // 2)
+    if min(pad) < 0:
+        raise NoRule
     return _padded(x, pad, 1)
 
 
@@ -462,10 +498,10 @@ def _reflection_pad(x: torch.Tensor, pad: Sequence[int]) -> torch.Tensor:
 
 
 @rule(
-    "upsample_nearest1d.default", "upsample_linear1d.default", "upsample_nearest2d.default", "upsample_bilinear2d.default",
-    "_upsample_nearest_exact2d.default", "upsample_bicubic2d.default", "_upsample_bilinear2d_aa.default",
-    "_upsample_bicubic2d_aa.default", "upsample_nearest3d.default", "upsample_trilinear3d.default",
-)  # fmt: skip
+    *(f"upsample_{kind}.default" for kind in ("nearest1d", "linear1d", "nearest2d", "bilinear2d", "bicubic2d")),
+    *("upsample_nearest3d.default", "upsample_trilinear3d.default", "_upsample_nearest_exact2d.default"),
+    *("_upsample_bilinear2d_aa.default", "_upsample_bicubic2d_aa.default"),
+)
 def _upsample(x: torch.Tensor, size: Sequence[int], *_: Any) -> torch.Tensor:
     if x.ndim != len(size) + 2 or min(*size, *x.shape[1:]) < 1:
         raise ShapeError(f"resizing to {list(size)} takes a batch of maps, {shape_text(x.shape)} arrives")
@@ -520,7 +556,9 @@ def _cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     first = parts[0]
     dim %= first.ndim
     for t in parts:
-        if t.ndim != first.ndim or any(a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != dim):
+        if t.ndim != first.ndim or any(
+            a != b for i, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if i != dim
+        ):
             shapes = " and ".join(shape_text(t.shape) for t in (first, t))
             raise MismatchError(f"{shapes} cannot be joined along dimension {dim}: only that one may differ")
     shape = list(first.shape)
@@ -574,7 +612,9 @@ def _variance(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepd
 
 
 @rule("linalg_vector_norm.default")
-def _norm(x: torch.Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+def _norm(
+    x: torch.Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> torch.Tensor:
     if 0 in x.shape:
         raise NoRule
     return _reduce(x, dim, keepdim, dtype=dtype)

@@ -231,7 +231,7 @@ def _children(
         path = f"{part.path}.{name}"
         below = parts[path]
         yield RowSummary(
-            path, None, None, 1, type(child).__name__, f"{type(child).__module__}.{type(child).__qualname__}", [],
+            path, None, None, 1, getattr(child, "title", type(child).__name__), f"{type(child).__module__}.{type(child).__qualname__}", [],
             _params(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
             below.out_bytes, _receptive(below.field), _stride(below), level,
         )  # fmt: skip

@@ -75,6 +75,14 @@ def test_flops_at_the_asked_size(cli, name, flags, flops):
     assert data["totals"]["flops"] == flops == sum(row["flops"] for row in data["rows"])
 
 
+def test_merging_leaves_the_frozen_weights_the_only_untrainable_ones(cli):
+    for flags in ("", "--fused"):
+        totals = summary(cli, "yolo11n.yaml", flags)["totals"]
+        assert totals["params"] - totals["gradients"] == 16
+    out = cli("summary", "yolo11n.yaml", "--fused").out
+    assert "YOLO11n summary (fused)" in out
+
+
 def test_strides_and_head_inputs_of_four_heads(cli):
     row = summary(cli, "a16-four-heads-p2", "")["rows"][-1]
     assert row["stride"] == [4, 8, 16, 32]

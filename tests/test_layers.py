@@ -132,8 +132,10 @@ def test_every_weight_learns(make):
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_fused_weights_are_frozen():
-    assert not any(p.requires_grad for p in fuse(L.RepConv(4, 4)).parameters())
+@pytest.mark.parametrize("trainable", [True, False])
+def test_fused_weights_are_as_trainable_as_before(trainable):
+    fused = fuse(L.RepConv(4, 4).requires_grad_(trainable))
+    assert all(p.requires_grad is trainable for p in fused.parameters())
 
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(6, 4, 3, groups=2), nn.ConvTranspose2d(6, 4, 3, groups=2, bias=False)])

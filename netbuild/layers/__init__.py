@@ -41,7 +41,7 @@ from netbuild.layers.csp import (
 )
 from netbuild.layers.heads import Classify, Detect, v10Detect
 from netbuild.layers.hgnet import HGBlock, HGStem
-from netbuild.layers.merge import CBFuse, CBLinear, Concat, Index
+from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
@@ -66,6 +66,7 @@ __all__ = [
     "ABlock",
     "AConv",
     "ADown",
+    "Add",
     "Attention",
     "Bottleneck",
     "BottleneckCSP",
@@ -95,6 +96,7 @@ __all__ = [
     "HGStem",
     "Index",
     "LightConv",
+    "Multiply",
     "PSABlock",
     "RepBottleneck",
     "RepC3",

@@ -96,7 +96,7 @@ class Conv2(Conv):
             weight = self.conv.weight.detach().clone()
             height, width = weight.shape[2:]
             weight[:, :, height // 2, width // 2] += self.cv2.weight.detach()[:, :, 0, 0]
-            self.conv.weight = nn.Parameter(weight, requires_grad=False)
+            self.conv.weight = nn.Parameter(weight, requires_grad=self.conv.weight.requires_grad)
             self.cv2 = None
         super().fuse()
 

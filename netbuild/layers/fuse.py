@@ -19,9 +19,10 @@ def fold_bn(conv: nn.Conv2d | nn.ConvTranspose2d, bn: nn.Module | None) -> tuple
 
 
 def set_weights(conv: nn.Conv2d | nn.ConvTranspose2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Give a convolution new tensors, which ask for no gradient."""
-    conv.weight = nn.Parameter(weight, requires_grad=False)
-    conv.bias = nn.Parameter(bias, requires_grad=False)
+    """Give a convolution new tensors; they ask for a gradient if its old weight did."""
+    trainable = conv.weight.requires_grad
+    conv.weight = nn.Parameter(weight, requires_grad=trainable)
+    conv.bias = nn.Parameter(bias, requires_grad=trainable)
 
 
 def fuse(module: nn.Module) -> nn.Module:

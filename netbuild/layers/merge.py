@@ -21,6 +21,29 @@ class Concat(nn.Module):
         return torch.cat(xs, self.d)
 
 
+class Add(nn.Module):
+    """The sum of the sources, which have one shape."""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        first, *others = xs
+        for other in others:
+            first = first + other
+        return first
+
+
+class Multiply(nn.Module):
+    """Element-wise product of the sources, broadcast where a side is 1: a gate (B, c, 1, 1) on a map (B, c, H, W)."""
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        out = xs[0]
+        for x in xs[1:]:
+            out = out * x
+        return out
+
+
 class Index(nn.Module):
     """One element of a layer that gives several."""
 

@@ -1,0 +1,105 @@
+"""Blocks written in YAML: parameters, scope, several inputs and results, repeats, nesting, names in the state dict."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from netbuild import NetbuildError
+from netbuild.graph import Options, resolve
+from netbuild.spec import read
+
+
+def graph(text: str, size: int = 16, **options):
+    return resolve(read(text, Path("net.yaml")), Options(imgsz=(size, size), **options))
+
+
+BLOCKS = """
+params: {k: 1, half: 2}
+blocks:
+  Unit:
+    params: [c2, {k: 3}, {s: 1}]
+    rows:
+      - [input, 1, nn.Conv2d, [c1, c2, k, s, k // 2], conv]
+      - [-1, 1, nn.ReLU, []]
+  Pair:
+    params: [c2]
+    rows:
+      - [input, 1, Unit, [c2], a]
+      - [a, 1, Unit, ["c2 // half", k], b]
+      - [[a, b], 1, Concat, [1]]
+  Sum:
+    inputs: [left, right]
+    rows:
+      - [[left, right], 1, Add, []]
+  Split:
+    rows:
+      - [input, 1, Unit, [4], a]
+      - [input, 1, Unit, [8], b]
+    result: [a, b]
+"""
+
+
+def test_a_block_has_its_own_parameters_and_the_files():
+    g = graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
+    assert g.layers[0].out_shape == [1, 12, 16, 16]
+    # The inner Unit's k is given by Pair, whose k is the file's 1; the other Unit has its own default, 3.
+    assert [tuple(p.shape) for p in g.build().parameters() if p.ndim == 4] == [(8, 3, 3, 3), (4, 8, 1, 1)]
+
+
+def test_a_block_does_not_see_its_callers_parameters():
+    text = """
+blocks:
+  Inner: {rows: [[input, 1, nn.Conv2d, [c1, secret, 1]]]}
+  Outer: {params: [secret], rows: [[input, 1, Inner, []]]}
+layers:
+  - [input, 1, Outer, [8]]
+"""
+    with pytest.raises(NetbuildError, match="secret"):
+        graph(text)
+
+
+def test_names_of_inner_rows_are_keys_of_the_state_dict():
+    keys = list(graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n").build().state_dict())
+    assert keys == [f"model.0.{n}.conv.{t}" for n in "ab" for t in ("weight", "bias")]
+
+
+def test_repeats_chain_and_depth_and_width_scale_a_block():
+    text = BLOCKS + "scales: {h: [0.5, 0.5, 64]}\nbackbone:\n  - [-1, 4, Pair, [64]]\n"
+    layer = graph(text, scale="h").layers[0]
+    assert (layer.n, layer.arguments, layer.out_shape) == (2, [32], [1, 48, 16, 16])
+    first, second = layer.module
+    assert (first.a.conv.in_channels, second.a.conv.in_channels) == (3, 48)
+
+
+def test_several_inputs_and_several_results():
+    g = graph(BLOCKS + "layers:\n  - [input, 1, Unit, [3], u]\n  - [[input, u], 1, Sum, []]\n  - [u, 1, Split, []]\n")
+    assert g.layers[1].out_shape == [1, 3, 16, 16]
+    assert g.layers[2].out_shape == [[1, 4, 16, 16], [1, 8, 16, 16]]
+    image = torch.rand(1, 3, 16, 16)
+    assert [list(x.shape) for x in g.build()(image)] == g.layers[2].out_shape
+
+
+def test_costs_of_a_block_are_those_of_its_rows():
+    inside = graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
+    rows = "layers:\n  - [input, 1, nn.Conv2d, [3, 8, 3, 1, 1], x]\n  - [-1, 1, nn.ReLU, [], a]\n"
+    rows += "  - [-1, 1, nn.Conv2d, [8, 4, 1]]\n  - [-1, 1, nn.ReLU, [], b]\n  - [[a, b], 1, Concat, [1]]\n"
+    outside = graph(rows)
+    assert inside.layers[0].tally.macs == sum(layer.tally.macs for layer in outside.layers)
+    assert inside.peak_bytes == outside.peak_bytes
+    assert inside.layers[0].field == outside.layers[-1].field
+
+
+def test_a_row_named_like_an_attribute_of_modules_is_no_trouble():
+    text = "blocks:\n  B:\n    rows:\n      - [input, 1, Conv, [4], forward]\n      - [forward, 1, Conv, [4], plan]\n"
+    net = graph(text + "layers:\n  - [input, 1, B, []]\n").build()
+    assert net(torch.rand(2, 3, 8, 8)).shape == (2, 4, 8, 8)
+
+
+def test_an_error_inside_a_block_names_the_row_that_uses_it():
+    text = BLOCKS + "layers:\n  - [input, 1, nn.Flatten, []]\n  - [-1, 1, Pair, [8]]\n"
+    with pytest.raises(NetbuildError) as caught:
+        graph(text)
+    assert "row 0 (conv) nn.Conv2d" in caught.value.message
+    assert "used at line" in caught.value.message
+    assert "row 1 Pair" in caught.value.message
