@@ -12,6 +12,8 @@ _HOMES = {
     "summarize": "summary",
     "Summary": "summary",
     "NetbuildError": "errors",
+    "module": "modules",
+    **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
 }
 __all__ = [*_HOMES, "__version__"]
 
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import Options as Options
     from netbuild.graph import resolve as resolve
+    from netbuild.modules import module as module
+    from netbuild.roles import Depth as Depth
+    from netbuild.roles import In as In
+    from netbuild.roles import Plain as Plain
+    from netbuild.roles import Size as Size
+    from netbuild.roles import Stride as Stride
+    from netbuild.roles import Width as Width
     from netbuild.spec import load as load
     from netbuild.summary import Summary as Summary
     from netbuild.summary import summarize as summarize

@@ -4,7 +4,9 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +68,31 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--modules", help="A Python file or folder with own modules; its code is run. May be repeated."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file imports.")]
+
+
+def _trusted(always: bool) -> Callable[[Path], bool]:
+    """Whether code that a file imports may run: asked for, remembered, or confirmed now at a terminal."""
+
+    def ask(path: Path) -> bool:
+        from netbuild import trust
+
+        if always or trust.is_remembered(path):
+            return True
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
+        if agreed:
+            trust.remember(path)
+        return agreed
+
+    return ask
+
+
 @app.command()
 def summary(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
@@ -86,6 +113,8 @@ def summary(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     view: Annotated[str | None, typer.Option(help="textbook: Layer, Type, Maps, Size, Kernel, Stride, ...")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="With --view textbook: output first.")] = False,
+    modules: Modules = None,
+    trust: Trust = False,
 ) -> None:
     """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
     size = image_size(imgsz)
@@ -101,8 +130,9 @@ def summary(
         raise NetbuildError("--reverse belongs to --view textbook")
     with _waiting(file):
         result = summarize(
-            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=depth
-        )
+            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=depth,
+            modules=modules or (), trusted=_trusted(trust),
+        )  # fmt: skip
     for warning in result.graph.spec.warnings:
         say(warning.render().replace("error:", "warning:", 1))
     for note in result.notes:

@@ -1,25 +1,47 @@
 """Theoretical receptive fields, carried from tensor to tensor by the operators that run.
 
-For each image axis a tensor knows the input interval that one position sees and the step from a position to the next:
-position i sees the input from i * jump + low to i * jump + high (Araujo, Norris and Sim, "Computing Receptive Fields of
-Convolutional Neural Networks", Distill 2019). An axis that is seen whole has an infinite interval.
+Along each image axis a tensor knows the input interval that each of its positions sees, as if the map had no borders.
+After upsampling neighbours see unequal steps, so intervals are kept for a whole period of positions. An axis that is
+seen whole has an infinite interval. (Without upsampling this is Araujo, Norris and Sim, "Computing Receptive Fields of
+Convolutional Neural Networks", Distill 2019.)
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from netbuild.ops import aten, reduced_dims
 
+MAX_PERIOD = 4096
+
 
 class Axis(NamedTuple):
-    """What one position sees along one axis: the interval [low, high] around i * jump, in input pixels."""
+    """What positions see along one axis: position i sees [low[i], high[i]] in input pixels.
 
-    low: float
-    high: float
-    jump: float
+    Intervals repeat every ``len(low)`` positions, ``advance`` pixels further on.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    advance: float
+
+    @property
+    def jump(self) -> float:
+        """Input pixels from a position to the next, on average."""
+        return self.advance / len(self.low)
+
+    @property
+    def size(self) -> float:
+        """Pixels of the largest interval."""
+        return max(high - low for low, high in zip(self.low, self.high, strict=True)) + 1
+
+    def at(self, i: int) -> tuple[float, float]:
+        """The interval that a position sees."""
+        turns, place = divmod(i, len(self.low))
+        return self.low[place] + turns * self.advance, self.high[place] + turns * self.advance
 
 
 class Field(NamedTuple):
@@ -33,9 +55,9 @@ class Field(NamedTuple):
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) in input pixels, None once an axis sees everything."""
-        if math.inf in (self.h.high, self.w.high):
+        if math.inf in (self.h.size, self.w.size):
             return None
-        return math.ceil(self.h.high - self.h.low) + 1, math.ceil(self.w.high - self.w.low) + 1
+        return math.ceil(self.h.size), math.ceil(self.w.size)
 
     @property
     def stride(self) -> tuple[float, float]:
@@ -63,7 +85,8 @@ def transfer(*names: str) -> Callable[[Transfer], Transfer]:
 
 def image_field(image: torch.Tensor) -> None:
     """Mark a tensor as the input image: every position sees itself."""
-    image.nb_field = Field(Axis(0, 0, 1), Axis(0, 0, 1), (image.shape[-2], image.shape[-1]))  # type: ignore[attr-defined]
+    pixel = Axis((0,), (0,), 1)
+    image.nb_field = Field(pixel, pixel, (image.shape[-2], image.shape[-1]))  # type: ignore[attr-defined]
 
 
 def field_of(x: Any) -> Field | None:
@@ -102,17 +125,58 @@ def union(fields: Sequence[Field], out: Any) -> Field:
 
 
 def _hull(axes: Sequence[Axis], base: Axis) -> Axis:
-    return Axis(min(a.low for a in axes), max(a.high for a in axes), base.jump)
+    if any(axis.size == math.inf for axis in axes):
+        return seen_whole(base)
+    if any(axis.jump != base.jump for axis in axes):
+        axes, base = [_evened(axis) for axis in axes], _evened(base)
+    period = math.lcm(*(len(axis.low) for axis in axes))
+    seen = [[axis.at(i) for axis in axes] for i in range(period)]
+    return _axis(seen, base.advance * (period // len(base.low)))
 
 
-def _regrid(field: Field, out: torch.Tensor) -> Field:
-    # A view between tokens and a map keeps the positions; a map of other sides on the same area is another layout.
-    return field
+def _axis(seen: Iterable[Sequence[tuple[float, float]]], advance: float) -> Axis:
+    # A position that reads nothing, as between the taps of a transposed convolution, sees less than any other.
+    low, high = zip(
+        *((min((a for a, _ in s), default=math.inf), max((b for _, b in s), default=-math.inf)) for s in seen),
+        strict=True,
+    )
+    return Axis(low, high, advance)
+
+
+def _evened(axis: Axis) -> Axis:
+    """One interval for all positions, wide enough for each: for maps whose positions do not lie on each other."""
+    places = range(len(axis.low))
+    low, high = min(axis.low[i] - i * axis.jump for i in places), max(axis.high[i] - i * axis.jump for i in places)
+    return Axis((low,), (high,), axis.jump)
+
+
+def _read(axis: Axis, period: int, step: int, reads: Callable[[int], Iterable[int]]) -> Axis:
+    """The axis of positions that read others: i reads reads(i), and i + period what lies step further on."""
+    turns = math.lcm(step, len(axis.low)) // step
+    if period * turns > MAX_PERIOD:
+        axis, turns = _evened(axis), 1
+    advance = axis.advance * step * turns / len(axis.low)
+    return _axis([[axis.at(j) for j in reads(i)] for i in range(period * turns)], advance)
 
 
 def on_grid(x: Any, field: Field) -> bool:
     """Whether a tensor's last two dimensions are the positions of its field."""
     return isinstance(x, torch.Tensor) and x.ndim >= 3 and tuple(x.shape[-2:]) == field.grid
+
+
+def settled(x: torch.Tensor, field: Field) -> Field:
+    """The field on a map's own grid: views may have dealt positions out to channels, as Focus does, or back."""
+    if x.ndim != 4 or x.shape[0] != 1 or on_grid(x, field) or 0 in x.shape:
+        return field
+    (height, width), (h, w) = field.grid, x.shape[-2:]
+    down, across = height // h, width // w
+    if (down * h, across * w) == field.grid and x.shape[1] % (down * across) == 0:
+        return Field(_slide(field.h, down, down, 0, 1), _slide(field.w, across, across, 0, 1), (h, w), field.known)
+    if h % height == 0 and w % width == 0:
+        up, along = h // height, w // width
+        axes = _read(field.h, up, 1, lambda i: [i // up]), _read(field.w, along, 1, lambda i: [i // along])
+        return Field(*axes, (h, w), field.known)
+    return field
 
 
 def whole(field: Field) -> Field:
@@ -124,17 +188,16 @@ def whole(field: Field) -> Field:
 
 def seen_whole(axis: Axis) -> Axis:
     """An axis of which each position sees everything."""
-    return Axis(-math.inf, math.inf, axis.jump)
+    return Axis((-math.inf,), (math.inf,), axis.jump)
 
 
 def _slide(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    low = axis.low - padding * axis.jump
-    high = axis.high + (dilation * (kernel - 1) - padding) * axis.jump
-    return Axis(low, high, axis.jump * stride)
+    return _read(axis, 1, stride, lambda i: [i * stride - padding + dilation * t for t in range(kernel)])
 
 
 def _windowed(field: Field, out: Any, x: torch.Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Field:
     kernel, stride, padding, dilation = (_pair(v) for v in (kernel, stride, padding, dilation))
+    field = settled(x, field)
     if not on_grid(x, field):
         return field if kernel == (1, 1) else field._replace(known=False)
     h = _slide(field.h, kernel[0], stride[0], padding[0], dilation[0])
@@ -154,31 +217,50 @@ def _grid(out: Any) -> tuple[int, int]:
 
 
 @transfer("convolution.default")
-def _convolution(field: Field, out: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any) -> Field:
+def _convolution(
+    field: Field,
+    out: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *_: Any,
+) -> Field:
     if weight.ndim == 4 and not transposed:
         return _windowed(field, out, x, weight.shape[2:], stride, padding, dilation)
+    field = settled(x, field)
     if weight.ndim == 4 and on_grid(x, field):
         return _transposed(field, out, weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation))
     return field._replace(known=False)
 
 
 def _transposed(field: Field, out: Any, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Field:
-    axes = []
-    for axis, k, s, p, d in zip((field.h, field.w), kernel, stride, padding, dilation, strict=True):
-        # Output i reads the inputs (i + p - d*t) / s for the taps t that divide: at most ceil of the kernel over the stride.
-        reads = -(-(d * (k - 1) + 1) // s) - 1
-        axes.append(Axis(axis.low - (reads - p / s) * axis.jump, axis.high + p / s * axis.jump, axis.jump / s))
-    return field._replace(h=axes[0], w=axes[1], grid=_grid(out))
+    h, w = (_spread(*v) for v in zip((field.h, field.w), kernel, stride, padding, dilation, strict=True))
+    return field._replace(h=h, w=w, grid=_grid(out))
+
+
+def _spread(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
+    def reads(i: int) -> list[int]:
+        taps = (i + padding - dilation * t for t in range(kernel))
+        return [tap // stride for tap in taps if tap % stride == 0]
+
+    return _read(axis, stride, 1, reads)
 
 
 @transfer("max_pool2d_with_indices.default", "avg_pool2d.default", "avg_pool3d.default")
-def _pool(field: Field, out: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, *rest: Any, **_: Any) -> Field:
+def _pool(
+    field: Field, out: Any, x: Any, kernel: Any, stride: Any = (), padding: Any = 0, *rest: Any, **_: Any
+) -> Field:
     dilation = rest[0] if rest and not isinstance(rest[0], bool) else 1
     return _windowed(field, out, x, kernel, stride or kernel, padding, dilation)
 
 
 @transfer("_adaptive_avg_pool2d.default", "adaptive_max_pool2d.default")
 def _adaptive(field: Field, out: Any, x: Any, size: Sequence[int]) -> Field:
+    field = settled(x, field)
     if not on_grid(x, field):
         return field._replace(known=False)
     h = _adaptive_axis(field.h, x.shape[-2], size[0])
@@ -191,11 +273,15 @@ def _adaptive_axis(axis: Axis, n: int, bins: int) -> Axis:
         return axis
     if bins == 1:
         return seen_whole(axis)
-    widest = max(-(-(i + 1) * n // bins) - i * n // bins for i in range(bins))
-    return Axis(axis.low, axis.high + (widest - 1) * axis.jump, axis.jump * n / bins)
+    common = math.gcd(n, bins)
+    return _read(axis, bins // common, n // common, lambda i: range(i * n // bins, -(-(i + 1) * n // bins)))
 
 
-@transfer("mean.dim", "sum.dim_IntList", "amax.default", "amin.default", "max.dim", "min.dim", "_softmax.default", "_log_softmax.default")
+@transfer(
+    *(f"{name}.default" for name in ("amax", "amin", "mean", "sum", "argmax", "argmin")),
+    *(f"{name}.default" for name in ("_softmax", "_log_softmax", "_safe_softmax")),
+    *("mean.dim", "sum.dim_IntList", "max.dim", "min.dim", "var.correction", "std.correction"),
+)
 def _reduction(field: Field, out: Any, x: Any, dim: Any = None, *_: Any, **__: Any) -> Field:
     dims = reduced_dims(x, dim)
     if on_grid(x, field):
@@ -206,6 +292,11 @@ def _reduction(field: Field, out: Any, x: Any, dim: Any = None, *_: Any, **__: A
         return field._replace(h=h, w=w, grid=grid)
     area = field.grid[0] * field.grid[1]
     return whole(field) if area > 1 and any(x.shape[d] == area for d in dims) else field
+
+
+@transfer("linalg_vector_norm.default")
+def _norm(field: Field, out: Any, x: Any, order: Any = 2, dim: Any = None, *_: Any, **__: Any) -> Field:
+    return _reduction(field, out, x, dim)
 
 
 def _rank(out: Any) -> int:
@@ -233,8 +324,8 @@ def _bmm(field: Field, out: Any, a: torch.Tensor, b: torch.Tensor) -> Field:
     if group >= height * width or group % width:
         return whole(field)
     # Area attention: each position sees its own run of rows.
-    spread = (group // width - 1) * field.h.jump
-    h = Axis(field.h.low - spread, field.h.high + spread, field.h.jump)
+    rows = group // width
+    h = _read(field.h, rows, rows, lambda i: range(i // rows * rows, i // rows * rows + rows))
     return field._replace(h=h, w=seen_whole(field.w))
 
 
@@ -243,31 +334,58 @@ def _baddbmm(field: Field, out: Any, _: Any, a: torch.Tensor, b: torch.Tensor, *
     return _bmm(field, out, a, b)
 
 
-@transfer("upsample_nearest2d.default", "_upsample_nearest_exact2d.default")
+@transfer("upsample_nearest2d.default", "upsample_nearest3d.default")
 def _nearest(field: Field, out: Any, x: Any, *_: Any) -> Field:
-    return _resized(field, out, x, 0)
+    return _resized(field, out, x, lambda i, n, m: [i * n // m])
 
 
-@transfer("upsample_bilinear2d.default")
+@transfer("_upsample_nearest_exact2d.default")
+def _nearest_exact(field: Field, out: Any, x: Any, *_: Any) -> Field:
+    return _resized(field, out, x, lambda i, n, m: [(2 * i + 1) * n // (2 * m)])
+
+
+@transfer("upsample_bilinear2d.default", "upsample_trilinear3d.default")
 def _bilinear(field: Field, out: Any, x: Any, *_: Any) -> Field:
-    return _resized(field, out, x, 1)
+    return _resized(field, out, x, partial(_neighbours, 1))
 
 
 @transfer("upsample_bicubic2d.default")
 def _bicubic(field: Field, out: Any, x: Any, *_: Any) -> Field:
-    return _resized(field, out, x, 3)
+    return _resized(field, out, x, partial(_neighbours, 2))
 
 
-def _resized(field: Field, out: Any, x: torch.Tensor, neighbours: int) -> Field:
-    axes = []
-    for axis, before, after in zip((field.h, field.w), x.shape[-2:], out.shape[-2:], strict=True):
-        axes.append(Axis(axis.low, axis.high + neighbours * axis.jump, axis.jump * before / after))
-    return field._replace(h=axes[0], w=axes[1], grid=_grid(out))
+def _neighbours(reach: int, i: int, n: int, m: int) -> range:
+    # Output i lies at (i + 1/2) n / m - 1/2; exactly on an input it reads that one alone.
+    place, rest = divmod((2 * i + 1) * n - m, 2 * m)
+    return range(place - reach + 1, place + reach + 1) if rest else range(place, place + 1)
+
+
+def _resized(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int, int], Iterable[int]]) -> Field:
+    field = settled(x, field)
+    if not on_grid(x, field):
+        return field._replace(known=False)
+    h, w = (_resized_axis(*v, reads) for v in zip((field.h, field.w), x.shape[-2:], out.shape[-2:], strict=True))
+    return field._replace(h=h, w=w, grid=_grid(out))
+
+
+def _resized_axis(axis: Axis, before: int, after: int, reads: Callable[[int, int, int], Iterable[int]]) -> Axis:
+    common = math.gcd(before, after)
+    return _read(axis, after // common, before // common, lambda i: reads(i, before, after))
 
 
 @transfer("pixel_shuffle.default")
 def _pixel_shuffle(field: Field, out: Any, x: torch.Tensor, r: int) -> Field:
-    return _resized(field, out, x, 0)
+    return _resized(field, out, x, lambda i, n, m: [i // r])
+
+
+@transfer("im2col.default")
+def _im2col(field: Field, out: Any, x: Any, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Field:
+    if not on_grid(x, field):
+        return field._replace(known=False)
+    k, s, p, d = map(_pair, (kernel, stride, padding, dilation))
+    grid = tuple((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate(field.grid))
+    h, w = (_slide(axis, k[i], s[i], p[i], d[i]) for i, axis in enumerate((field.h, field.w)))
+    return field._replace(h=h, w=w, grid=grid)
 
 
 @transfer("pixel_unshuffle.default")
@@ -280,16 +398,33 @@ def _pad(field: Field, out: Any, x: Any, pad: Sequence[int], *_: Any) -> Field:
     if not on_grid(x, field):
         return field
     top, left = (pad[2] if len(pad) > 2 else 0), pad[0]
-    axes = [axis._replace(low=axis.low - p * axis.jump, high=axis.high - p * axis.jump) for axis, p in ((field.h, top), (field.w, left))]
-    return field._replace(h=axes[0], w=axes[1], grid=_grid(out))
+    return field._replace(h=_slide(field.h, 1, 1, top, 1), w=_slide(field.w, 1, 1, left, 1), grid=_grid(out))
+
+
+@transfer("flip.default")
+def _flip(field: Field, out: Any, x: Any, dims: Sequence[int]) -> Field:
+    return _turned(field, x, dims)
+
+
+@transfer("roll.default")
+def _roll(field: Field, out: Any, x: Any, shifts: Any, dims: Sequence[int] = ()) -> Field:
+    return _turned(field, x, dims)
+
+
+def _turned(field: Field, x: torch.Tensor, dims: Sequence[int]) -> Field:
+    # Positions that change places no longer lie a step apart.
+    moved = on_grid(x, field) and (not dims or any(d % x.ndim >= x.ndim - 2 for d in dims))
+    return field._replace(known=False) if moved else field
 
 
 @transfer("slice.Tensor")
-def _slice(field: Field, out: Any, x: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Field:
+def _slice(
+    field: Field, out: Any, x: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Field:
     axis_of = {x.ndim - 2: "h", x.ndim - 1: "w"}.get(dim % x.ndim)
     if axis_of is None or not on_grid(x, field):
         return field
     axis: Axis = getattr(field, axis_of)
     first = (start or 0) % x.shape[dim] if (start or 0) < 0 else (start or 0)
-    moved = Axis(axis.low + first * axis.jump, axis.high + first * axis.jump, axis.jump * step)
+    moved = _slide(axis, 1, step, -first, 1)
     return field._replace(**{axis_of: moved}, grid=_grid(out))

@@ -1,11 +1,13 @@
 """Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for shapes and costs."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +45,7 @@ class Options:
     nc: int | None = None
     ch: int | None = None
     imgsz: tuple[int, int] | None = None
+    modules: Mapping[str, Factory] = field(default_factory=dict)  # own modules, by the name that rows use
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,11 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     options = options or Options()
     scale, scale_from = choose_scale(spec, options.scale, options.letter)
     settings, notes = _settings(spec, options)
-    task = settings.get("task") or _head_task(spec)
+    task = settings.get("task") or _head_task(spec, options.modules)
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
     scope = _scope(spec, settings, scale)
     make_activation = _activation(spec)
-    walk = _Walk(spec.blocks, task, imgsz)
+    walk = _Walk(spec.blocks, task, imgsz, options.modules)
     with using_activation(make_activation()) as default, walk.running():
         image = torch.empty((1, settings["ch"], *imgsz), device="meta")
         image_field(image)
@@ -165,10 +168,10 @@ def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
     return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
 
 
-def _head_task(spec: Spec) -> str | None:
+def _head_task(spec: Spec, own: Mapping[str, Factory]) -> str | None:
     for row in reversed(spec.rows):
         try:
-            task = registry.factory(row.module).task
+            task = registry.find(row.module, own).task
         except NetbuildError:
             continue
         if task:
@@ -284,8 +287,14 @@ def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
 class _Walk:
     """The one walk over rows: keeps the values alive that later rows read, collects errors, bounds the work."""
 
-    def __init__(self, blocks: Mapping[str, Block], task: str | None, imgsz: tuple[int, int] = (0, 0)) -> None:
-        self.blocks, self.task, self.imgsz = blocks, task, imgsz
+    def __init__(
+        self,
+        blocks: Mapping[str, Block],
+        task: str | None,
+        imgsz: tuple[int, int] = (0, 0),
+        own: Mapping[str, Factory] | None = None,
+    ) -> None:
+        self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own or {}
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
         self.modules = 0
@@ -327,7 +336,7 @@ class _Walk:
 
     def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
         block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else _factory(row)
+        factory = _block_factory(block, scope) if block else _factory(row, self.own)
         n = _repeats(row, scope)
         inputs = [values[s] for s in row.sources]
         if any(x is _FAILED for x in inputs):
@@ -420,7 +429,11 @@ class _SourceFailedError(Exception):
 
 def _child_name(row: Row) -> str:
     """A row of a block is called by its name in the state dict, unless a module has an attribute of that name."""
-    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in ("plan", "title") else str(row.index)
+    return (
+        row.name
+        if row.name and not hasattr(nn.Module, row.name) and row.name not in ("plan", "title")
+        else str(row.index)
+    )
 
 
 def _repeats(row: Row, scope: Scope) -> int:
@@ -430,11 +443,13 @@ def _repeats(row: Row, scope: Scope) -> int:
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
 
 
-def _factory(row: Row) -> Factory:
+def _factory(row: Row, own: Mapping[str, Factory]) -> Factory:
     try:
-        return registry.factory(row.module)
+        return registry.find(row.module, own)
     except NetbuildError as error:
-        raise row.module_node.error(f"row {row.index}: {error.message}", error.hint) from None
+        placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
+        placed.exit_code = error.exit_code
+        raise placed from None
 
 
 def _block_factory(block: Block, scope: Scope) -> Factory:
@@ -562,6 +577,9 @@ def _row_error(
 ) -> NetbuildError:
     text = shorten(str(error) or type(error).__name__, 300)
     labels = {layer.row.index: layer.row.label for layer in above}
+    place = _own_place(factory, error)
+    if place:
+        text += f" (raised at {place})"
     arriving = [
         f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)
     ]
@@ -580,6 +598,14 @@ def _row_error(
         )
         hint = _stride_hint(above, imgsz) or _matching(sides, above) or hint
     return NetbuildError("\n".join(lines), row.where, hint)
+
+
+def _own_place(factory: Factory, error: Exception) -> str:
+    """Where in an own module's file an error was raised: file:line and the line's text."""
+    if not factory.file or factory.path.startswith("netbuild."):
+        return ""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == factory.file]
+    return f"{Path(factory.file).name}:{frames[-1].lineno}: {shorten(frames[-1].line)}" if frames else ""
 
 
 def _shape_words(value: Any) -> str:

@@ -1,21 +1,24 @@
 """The name in a row to the factory that builds it: packaged layers and ``nn.*``, and nothing but layers."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
 from netbuild import layers
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean
 from netbuild.expr import Call
 from netbuild.layers.activation import activation_by_name
 from netbuild.roles import NAMES, Plain, Role
 
-OWN_MODULE_HINT = "an own module is a Python class that must be made known first (see README, 'Own modules')"
+OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
+PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
 
 # nn.Module classes that hold or compare others: no layer of a network.
 _CONTAINERS = {
@@ -50,7 +53,7 @@ class Factory:
     path: str = ""
     variadic: bool = False  # takes any number of positional values
     task: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""  # of an own module: where its code stands
 
     def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
         """The parameters in order with their defaults; those that netbuild supplies are marked, with values."""
@@ -82,9 +85,58 @@ def factory(name: str) -> Factory:
     prefix, _, rest = name.removeprefix("torch.").partition(".")
     if prefix == "nn" and rest:
         return _torch_layer(name, rest)
-    hint = did_you_mean(name, [*names(), *(f"nn.{n}" for n in vars(nn) if _is_layer(n))])
-    hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
-    raise NetbuildError(f"unknown module '{name}'", hint=hint)
+    found = _of_package(name) if "." in name else _entry_point(name)
+    if found:
+        return found
+    raise NetbuildError(f"unknown module '{name}'")
+
+
+def find(name: str, own: Mapping[str, Factory]) -> Factory:
+    """The factory for a module's name, own modules first.
+
+    Raises:
+        NetbuildError: (without a place) if the name is unknown or is no layer.
+    """
+    if name in own:
+        return own[name]
+    try:
+        return factory(name)
+    except NetbuildError as error:
+        if not error.hint:
+            hint = did_you_mean(name, [*own, *names(), *(f"nn.{n}" for n in vars(nn) if _is_layer(n))])
+            error.hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
+        raise
+
+
+def _of_package(name: str) -> Factory | None:
+    """A layer of the few packages that rows may name by their dotted path."""
+    home, _, cls_name = name.rpartition(".")
+    if home not in PACKAGES:
+        return None
+    package = home.split(".")[0]
+    try:
+        cls = getattr(import_module(home), cls_name, None)
+    except ImportError:
+        raise MissingExtraError(f"'{name}' needs the package '{package}'", hint=f"pip install {package}") from None
+    except RuntimeError as error:  # a torchvision built for another torch
+        raise MissingExtraError(
+            f"'{name}': {package} does not load: {error}", hint="match its version to torch"
+        ) from None
+    if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
+        raise NetbuildError(f"'{name}' is not a layer", hint=f"a row holds an nn.Module class of {home}")
+    return from_class(name, cls, foreign=True)
+
+
+def _entry_point(name: str) -> Factory | None:
+    """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="netbuild.modules", name=name):
+        cls = point.load()
+        if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
+            raise NetbuildError(f"the entry point '{name}' = {point.value} is no nn.Module class")
+        return from_class(name, cls, foreign=False)
+    return None
 
 
 def _is_layer(name: str) -> bool:
@@ -111,13 +163,28 @@ def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
     """The factory of a module class, its parameters' roles read from its signature."""
     signature = list(inspect.signature(cls).parameters.values())
     variadic = any(p.kind is p.VAR_POSITIONAL for p in signature)
-    parameters = tuple(_parameter(p) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    hints = _annotations(cls) if any(isinstance(p.annotation, str) for p in signature) else {}
+    parameters = tuple(_parameter(p, hints) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     path = f"{cls.__module__}.{cls.__qualname__}"
-    return Factory(name, cls, parameters, foreign, path, variadic, getattr(cls, "task", None))
+    stated = getattr(cls, "__netbuild__", {})
+    parameters = tuple(replace(p, role=stated.get("roles", {}).get(p.name, p.role)) for p in parameters)
+    task = stated.get("task") or getattr(cls, "task", None)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return Factory(name, cls, parameters, foreign, path, variadic, task, "" if foreign else file)
 
 
-def _parameter(p: inspect.Parameter) -> Parameter:
+def _annotations(cls: type[nn.Module]) -> dict[str, Any]:
+    # With `from __future__ import annotations` they are texts: read them where they resolve.
+    try:
+        return get_type_hints(cls.__init__, include_extras=True)
+    except Exception:  # a name that only a type checker sees
+        return {}
+
+
+def _parameter(p: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
     annotation, role = p.annotation, NAMES.get(p.name, Plain)
+    if isinstance(annotation, str):
+        annotation = hints.get(p.name, inspect.Parameter.empty)
     if get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
         role = next((extra for extra in extras if isinstance(extra, Role)), role)

@@ -74,6 +74,15 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Import:
+    """An entry of ``imports``: a path beside the file, and the one class wanted from it (None: all)."""
+
+    path: str
+    name: str | None
+    node: Node
+
+
+@dataclass(frozen=True)
 class Scale:
     """One entry of ``scales``: multiples of depth and width, and the cap on channels before the multiple."""
 
@@ -95,6 +104,7 @@ class Spec:
     rows: tuple[Row, ...]
     blocks: Mapping[str, Block]
     width_divisor: int
+    imports: tuple[Import, ...] = ()
     warnings: tuple[NetbuildError, ...] = ()
 
     @property
@@ -168,7 +178,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "task": _text,
     "width_divisor": _whole(1, 1024),
 }
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks")
+KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports")
 
 
 def load(path: str | Path) -> Spec:
@@ -193,13 +203,14 @@ def read(text: str, path: Path) -> Spec:
     settings = {key: _try(errors, _setting, key, root.value[key]) for key in SETTINGS if key in root.value}
     params = _try(errors, _params, root.value.get("params")) or {}
     scales = _try(errors, _scales, root) or ()
+    imports = _try(errors, _imports, root.value.get("imports")) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
     blocks = _read_blocks(root.value.get("blocks"), names, errors)
     rows = _read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], _Context(names, ()), errors)
     raise_all(errors)
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
-    return Spec(path, root, settings, params, scales, rows, blocks, divisor, tuple(warnings))
+    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, tuple(warnings))
 
 
 def _setting(key: str, node: Node) -> Any:
@@ -260,6 +271,18 @@ def _params(node: Node | None) -> dict[str, Any]:
     return values
 
 
+def _imports(node: Node | None) -> tuple[Import, ...]:
+    if node is None or node.value is None:
+        return ()
+    if isinstance(node.value, str):
+        return (Import(node.value, None, node),)
+    if isinstance(node.value, list):
+        return tuple(Import(_text(item), None, item) for item in node.value)
+    if isinstance(node.value, dict):
+        return tuple(Import(_text(item), name, item) for name, item in node.value.items())
+    raise node.error("imports must be a list of paths, or a mapping such as {Gate: ./blocks.py}")
+
+
 def _check_name(node: Node, taken: set[str]) -> None:
     if not isinstance(node.value, str) or not _NAME.fullmatch(node.value):
         raise node.error(f"{node.kind()} is no name: letters, digits, _ and -, not beginning with a digit")
@@ -278,7 +301,9 @@ def _scales(root: Node) -> tuple[Scale, ...]:
 
 def _scale(name: str, node: Node) -> Scale:
     if not isinstance(node.value, list) or not 2 <= len(node.value) <= 3:
-        raise node.error(f"scale '{name}' must be [depth multiple, width multiple, max channels], not {shorten(node.plain())}")
+        raise node.error(
+            f"scale '{name}' must be [depth multiple, width multiple, max channels], not {shorten(node.plain())}"
+        )
     depth, width = _multiple(node.value[0]), _multiple(node.value[1])
     if len(node.value) == 2:
         return Scale(name, depth, width)

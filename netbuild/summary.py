@@ -1,6 +1,6 @@
 """What a network is and costs, row by row: the numbers behind every table, as plain data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.field import Field
 from netbuild.graph import Graph, Options, Part, fused, measure_saved, resolve, trace
 from netbuild.locate import locate
+from netbuild.modules import gather
 from netbuild.network import Rows
 from netbuild.roles import Role
 from netbuild.spec import load
@@ -108,6 +109,8 @@ def summarize(
     fused: bool = False,
     batch: int = 1,
     depth: int = 1,
+    modules: Sequence[str | Path] = (),
+    trusted: bool | Callable[[Path], bool] = False,
 ) -> Summary:
     """Summarise a network file: nothing is allocated or initialised.
 
@@ -121,13 +124,17 @@ def summarize(
         fused: count after merging batch norms into convolutions.
         batch: the batch size for which the memory of training is counted.
         depth: 1 for the file's rows, 2 and more to open them into their submodules.
+        modules: Python files or folders whose module classes the rows may use; their code is run.
+        trusted: whether the file's own ``imports`` may run, or a function that tells it of a path.
 
     Raises:
         NetbuildError: with the place of every mistake in the file.
     """
     path, letter = locate(str(file))
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    graph = resolve(load(path), Options(scale, letter, nc, ch, size))
+    spec = load(path)
+    own = gather(spec, modules, trusted if callable(trusted) else lambda _: trusted) if modules or spec.imports else {}
+    graph = resolve(spec, Options(scale, letter, nc, ch, size, own))
     return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)
 
 
@@ -228,10 +235,11 @@ def _children(
     part: Part, parts: Mapping[str, Part], counts: Mapping[str, Mapping[str, int]], left: int, level: int
 ) -> Iterator[RowSummary]:
     for name, child in part.module.named_children():
+        cls = type(child)
         path = f"{part.path}.{name}"
         below = parts[path]
         yield RowSummary(
-            path, None, None, 1, getattr(child, "title", type(child).__name__), f"{type(child).__module__}.{type(child).__qualname__}", [],
+            path, None, None, 1, getattr(child, "title", cls.__name__), f"{cls.__module__}.{cls.__qualname__}", [],
             _params(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
             below.out_bytes, _receptive(below.field), _stride(below), level,
         )  # fmt: skip

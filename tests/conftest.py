@@ -34,5 +34,3 @@ def cli(monkeypatch, capsys):
         return Done(code, out, err)
 
     return run
-
-

@@ -17,7 +17,13 @@ BUILT = [
     ("a14-scale-by-flag", "--imgsz 64 --scale s", None, 183_395, None),
     ("a14-scale-by-flag", "--imgsz 64 --scale m", [928, 18_560, 70_272], 408_403, None),
     ("a15-scale-not-listed", "--imgsz 64", None, 79_315, None),
-    ("a16-four-heads-p2", "", [464, 4672, 18_560, 55_488, 29_536, 147_712, 0, 0, 3136, 507_300], 766_868, [1, 9, 34_000]),
+    (
+        "a16-four-heads-p2",
+        "",
+        [464, 4672, 18_560, 55_488, 29_536, 147_712, 0, 0, 3136, 507_300],
+        766_868,
+        [1, 9, 34_000],
+    ),
     ("a16-four-heads-p2", "--fused", None, 765_556, None),
     ("a17-no-p5", "", None, 456_170, [1, 9, 8000]),
     ("a17-no-p5", "--fused", None, 455_258, None),
@@ -60,7 +66,9 @@ def summary(cli, name: str, flags: str) -> dict:
     return json.loads(done.out)
 
 
-@pytest.mark.parametrize(("name", "flags", "rows", "total", "out"), BUILT, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "flags", "rows", "total", "out"), BUILT, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_builds_with_the_right_counts(cli, name, flags, rows, total, out):
     data = summary(cli, name, flags)
     assert data["totals"]["params"] == total

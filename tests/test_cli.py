@@ -71,7 +71,9 @@ def test_json_has_what_is_promised(cli):
     assert set(keys) <= set(data)
     assert all(set(row_keys) == set(row) for row in data["rows"])
     assert set(totals) <= set(data["totals"])
-    facts = [data[key] for key in ("name", "title", "scale", "scale_from", "task", "nc", "ch", "imgsz", "flops_convention")]
+    facts = [
+        data[key] for key in ("name", "title", "scale", "scale_from", "task", "nc", "ch", "imgsz", "flops_convention")
+    ]
     assert facts == ["yolo11", "YOLO11n", "n", "name", "detect", 5, 3, [640, 640], "torch"]
     t = data["totals"]
     assert (t["rows"], t["modules_all"], t["modules_leaf"], t["param_bytes"]) == (24, 319, 181, 4 * 2_590_815)
@@ -115,7 +117,10 @@ def test_plain_is_the_layout_of_the_published_logs(cli):
     lines = cli(*YOLO, "--format", "plain").out.splitlines()
     assert lines[0] == f"{'from':>23}  n    params  {'module':<45}arguments"
     assert lines[3] == f"  2                  -1  1      6640  {'netbuild.layers.csp.C3k2':<45}[32, 64, 1, False, 0.25]"
-    assert lines[12] == f" 11                  -1  1         0  {'torch.nn.modules.upsampling.Upsample':<45}[None, 2, 'nearest']"
+    assert (
+        lines[12]
+        == f" 11                  -1  1         0  {'torch.nn.modules.upsampling.Upsample':<45}[None, 2, 'nearest']"
+    )
     assert lines[-1] == LINE
 
 
@@ -155,7 +160,9 @@ def test_textbook_view_of_the_lecture(cli):
     assert "Out Fully connected 1000 - - - - Softmax" in alexnet
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "ReLU", "Leaky ReLU", "Softmax", "ELU", "SiLU", "tanh", "nn.LeakyReLU(0.2)"])
+@pytest.mark.parametrize(
+    "name", ["sigmoid", "ReLU", "Leaky ReLU", "Softmax", "ELU", "SiLU", "tanh", "nn.LeakyReLU(0.2)"]
+)
 def test_the_lectures_activations_wherever_one_is_given(cli, tmp_path, name):
     file = tmp_path / "net.yaml"
     file.write_text(f"activation: '{name}'\nlayers:\n  - [-1, 1, Conv, [8, 3]]\n")
@@ -276,7 +283,11 @@ def test_a_wheel_in_a_fresh_environment_finds_the_architectures(tmp_path):
     subprocess.run([str(inside), *pip[1:], "install", "--no-deps", "--ignore-installed", str(wheel)], **run)
     env = {**os.environ, "PYTHONPATH": str(Path(site).parent)}
     code = "import netbuild, netbuild.cli; print(netbuild.__file__); netbuild.cli.main()"
-    command = [str(inside), "-c", f"import sys; sys.argv = ['netbuild', 'summary', 'yolo11n.yaml', '--nc', '5']; {code}"]
+    command = [
+        str(inside),
+        "-c",
+        f"import sys; sys.argv = ['netbuild', 'summary', 'yolo11n.yaml', '--nc', '5']; {code}",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout.splitlines()[0]

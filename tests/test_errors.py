@@ -11,7 +11,12 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "errors").glob("*.yaml"))
-CASES = ["a01-stale-concat-shape --imgsz 64", "a07-unknown-module", "a08-too-many-args", "a15-scale-not-listed --scale n"]
+CASES = [
+    "a01-stale-concat-shape --imgsz 64",
+    "a07-unknown-module",
+    "a08-too-many-args",
+    "a15-scale-not-listed --scale n",
+]
 CASES += ["a18-from-points-ahead", "a28-negative-from-too-far", "b01-python-tag", "b02-eval-in-arg"]
 CASES += ["b04-module-reaches-python", "b10-duplicate-key", "b11-row-arity", "b12-syntax-location"]
 CASES += ["b15-dataset-file-as-model", "f01-lenet5 --imgsz 64"]

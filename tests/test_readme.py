@@ -43,6 +43,10 @@ def commands() -> list[tuple[str, list[str]]]:
 def here(tmp_path, monkeypatch):
     (net,) = (block for block in fences("yaml") if block.startswith("# net.yaml"))
     (tmp_path / "net.yaml").write_text(net, encoding="utf-8")
+    (gate,) = (block for block in fences("python") if block.startswith("# gate.py"))
+    (tmp_path / "gate.py").write_text(gate, encoding="utf-8")
+    (imports,) = (block for block in fences("yaml") if block.startswith("imports:"))
+    (tmp_path / "gated.yaml").write_text(imports, encoding="utf-8")
     (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
@@ -62,11 +66,18 @@ def test_commands_print_what_is_shown(cli, here, command, shown):
 
 
 def test_python_runs(here, capsys):
-    (code,) = fences("python")
+    (code,) = (block for block in fences("python") if block.startswith("import netbuild"))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
     assert [key for key in names["network"].state_dict()][0].startswith("model.0.")
+
+
+def test_own_module_runs(cli, here):
+    done = cli("summary", "gated.yaml", "--imgsz", "64", "--trust", "--columns", "module,params")
+    assert done.code == 0, done.err
+    assert "ChannelGate 552" in " ".join(done.out.split())
+    assert cli("summary", "gated.yaml", "--imgsz", "64").code == 2
 
 
 def test_each_convention_is_defined():

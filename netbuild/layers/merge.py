@@ -24,7 +24,7 @@ class Concat(nn.Module):
 class Add(nn.Module):
     """The sum of the sources, which have one shape."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
 
     def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:

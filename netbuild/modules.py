@@ -1,0 +1,179 @@
+"""Own modules: Python whose ``nn.Module`` classes may stand in rows. Loading a file or folder runs its code."""
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from netbuild.errors import NetbuildError, Where
+from netbuild.registry import Factory, from_class
+from netbuild.roles import Role
+from netbuild.spec import Import, Spec
+
+PREFIX = "netbuild_modules"
+Class = TypeVar("Class", bound=type[nn.Module])
+
+
+def module(
+    name: str | None = None, *, roles: dict[str, Role] | None = None, task: str | None = None, doc: str = ""
+) -> Callable[[Class], Class]:
+    """Say of an ``nn.Module`` class what its signature cannot: a class decorator.
+
+    Args:
+        name: a further name for rows.
+        roles: roles of constructor parameters, by name.
+        task: the task of a head, such as ``detect``.
+        doc: one line on what it is.
+    """
+
+    def mark(cls: Class) -> Class:
+        cls.__netbuild__ = {"name": name, "roles": roles or {}, "task": task, "doc": doc}  # type: ignore[attr-defined]
+        return cls
+
+    return mark
+
+
+def load(paths: Iterable[str | Path]) -> dict[str, Factory]:
+    """The module classes of files, folders and packages, by the name that rows use.
+
+    Raises:
+        NetbuildError: if a path is missing, its code fails, or two paths define one name.
+    """
+    found: dict[str, Factory] = {}
+    for path in paths:
+        for name, factory in _classes(Path(path)).items():
+            if name in found and found[name].make is not factory.make:
+                raise NetbuildError(f"'{name}' is defined twice: in {found[name].file} and in {factory.file}")
+            found[name] = factory
+    return found
+
+
+def _classes(path: Path) -> dict[str, Factory]:
+    if not path.exists():
+        raise NetbuildError(f"{path}: there is no such module file or folder")
+    files = [path] if path.is_file() else _python_files(path)
+    if not files:
+        raise NetbuildError(f"{path}: no Python file in it")
+    factories = {name: f for file in files for name, f in _factories(_run(file))}
+    if not factories:
+        raise NetbuildError(f"{path}: no nn.Module class in it")
+    return factories
+
+
+def _python_files(folder: Path) -> list[Path]:
+    package = folder / "__init__.py"
+    return [package] if package.is_file() else sorted(folder.glob("*.py"))
+
+
+def _run(file: Path) -> ModuleType:
+    """Import a file once under a name of its own, so that classes can be pickled and a package's own imports work."""
+    file = file.resolve()
+    stem = file.parent.name if file.name == "__init__.py" else file.stem
+    name = f"{PREFIX}_{re.sub(r'[^0-9a-zA-Z]+', '_', stem)}_{fingerprint(file)[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    folders = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
+    if spec is None or spec.loader is None:
+        raise NetbuildError(f"{file}: not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise _code_error(file, error) from error
+    return loaded
+
+
+def _code_error(file: Path, error: BaseException) -> NetbuildError:
+    line, column, text = 1, 1, ""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        line, column, text = error.lineno or 1, error.offset or 1, (error.text or "").rstrip("\n")
+    else:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == str(file):
+                line, text = frame.lineno or 1, inspect.cleandoc(frame.line or "")
+    message = f"the module file does not run: {type(error).__name__}: {error}"
+    return NetbuildError(message, Where(str(file), line, column, text))
+
+
+def _factories(loaded: ModuleType) -> Iterator[tuple[str, Factory]]:
+    package = getattr(loaded, "__path__", None) is not None
+    for name, cls in list(vars(loaded).items()):
+        if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
+            continue
+        # A package offers what it imports from its own files; a file only what it defines.
+        home = cls.__module__
+        if home == loaded.__name__ or (package and home.startswith(f"{loaded.__name__}.")):
+            factory = from_class(name, cls, foreign=False)
+            yield name, factory
+            further = getattr(cls, "__netbuild__", {}).get("name")
+            if further:
+                yield further, factory
+
+
+def fingerprint(file: Path) -> str:
+    """SHA-256 of a file's path and content, in hexadecimal digits."""
+    return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
+
+
+def load_imports(spec: Spec, trusted: Callable[[Path], bool]) -> dict[str, Factory]:
+    """What a network file's ``imports:`` bring, if ``trusted`` says of each path that its code may run.
+
+    Raises:
+        NetbuildError: at the import that is not trusted, missing, or does not define the name.
+    """
+    found: dict[str, Factory] = {}
+    for item in spec.imports:
+        path = (spec.path.parent / item.path).resolve()
+        if not path.exists():
+            raise item.node.error(f"'{item.path}' does not exist (looked at {path})", "paths are relative to this file")
+        if not trusted(path):
+            raise _untrusted(item, path)
+        found.update(_imported(item, path))
+    return found
+
+
+def _imported(item: Import, path: Path) -> dict[str, Factory]:
+    classes = load([path])
+    if item.name is None:
+        return classes
+    if item.name not in classes:
+        raise item.node.error(f"{item.path} defines no module '{item.name}'", f"it has {', '.join(classes)}")
+    return {item.name: classes[item.name]}
+
+
+def _untrusted(item: Import, path: Path) -> NetbuildError:
+    files = [path] if path.is_file() else _python_files(path)
+    lines = "\n".join(
+        f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in files
+    )
+    return item.node.error(
+        f"this file imports code, which runs only if you trust it\n{lines}",
+        f"read it, then add --trust; or name it yourself: --modules {path}",
+    )
+
+
+def gather(spec: Spec, paths: Sequence[str | Path], trusted: Callable[[Path], bool]) -> dict[str, Factory]:
+    """All own modules of a run: those the user names, and those the file imports. The user's win.
+
+    Raises:
+        NetbuildError: as `load` and `load_imports`.
+    """
+    return {**load_imports(spec, trusted), **load(paths)}
+
+
+def always(_: Any) -> bool:
+    """Trust everything: the user has said so."""
+    return True

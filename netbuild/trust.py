@@ -1,0 +1,42 @@
+"""Which code a user has agreed to run: remembered by path and content, in the user's configuration folder."""
+
+import json
+import os
+from pathlib import Path
+
+from netbuild.modules import fingerprint
+
+
+def store() -> Path:
+    """Where the answers are kept."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "netbuild" / "trusted.json"
+
+
+def _known() -> dict[str, str]:
+    try:
+        data = json.loads(store().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
+def is_remembered(path: Path) -> bool:
+    """Whether every file of a path is known with its present content."""
+    known = _known()
+    files = _files(path)
+    return bool(files) and all(known.get(str(f.resolve())) == fingerprint(f) for f in files)
+
+
+def remember(path: Path) -> None:
+    """Note that the user agreed to run a path as it is now."""
+    known = {**_known(), **{str(f.resolve()): fingerprint(f) for f in _files(path)}}
+    target = store()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".new")
+    draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    draft.replace(target)
