@@ -68,9 +68,28 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
+def _check_view(view: str | None, reverse: bool, form: str, columns: str | None, depth: int) -> None:
+    """No flag is passed over in silence."""
+    if view not in (None, "textbook"):
+        raise NetbuildError(f"unknown view '{view}'", hint="there is: textbook")
+    if reverse and not view:
+        raise NetbuildError("--reverse belongs to --view textbook")
+    if view and (form != "table" or columns or depth > 1):
+        raise NetbuildError(
+            "--view textbook has its own columns and form", hint="leave out --format, --columns, --depth"
+        )
+    if columns and form in ("json", "plain"):
+        raise NetbuildError(f"--columns has no effect on --format {form}", hint="it picks for table, csv and markdown")
+    if depth > 1 and form == "plain":
+        raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
+
+
 Modules = Annotated[
     list[str] | None,
     typer.Option("--modules", help="A Python file or folder with own modules; its code is run. May be repeated."),
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A value of the file's params: NAME=VALUE. May be repeated.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file imports.")]
 
@@ -113,6 +132,7 @@ def summary(
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     view: Annotated[str | None, typer.Option(help="textbook: Layer, Type, Maps, Size, Kernel, Stride, ...")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="With --view textbook: output first.")] = False,
+    set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
@@ -124,14 +144,11 @@ def summary(
 
     form = "json" if json else render.check_format(format)
     picked = render.pick_columns(columns)
-    if view not in (None, "textbook"):
-        raise NetbuildError(f"unknown view '{view}'", hint="there is: textbook")
-    if reverse and not view:
-        raise NetbuildError("--reverse belongs to --view textbook")
+    _check_view(view, reverse, form, columns, depth)
     with _waiting(file):
         result = summarize(
             file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=depth,
-            modules=modules or (), trusted=_trusted(trust),
+            modules=modules or (), trusted=_trusted(trust), set=set or (),
         )  # fmt: skip
     for warning in result.graph.spec.warnings:
         say(warning.render().replace("error:", "warning:", 1))
@@ -143,6 +160,86 @@ def summary(
         write(render.as_json(result))
     else:
         write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))
+
+
+@app.command()
+def check(
+    files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],
+    scale: Annotated[str | None, typer.Option(help="One scale; otherwise all of a file's scales are checked.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list of findings for editors.")] = False,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Report every error and doubt of network files. Exit code 0: none, 1: warnings only, 2: errors."""
+    size = image_size(imgsz)
+    _start_printing()
+    from netbuild.author.check import check as check_file
+    from netbuild.graph import Options
+
+    options = Options(scale, None, nc, ch, size)
+    found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
+    if json:
+        import json as library
+
+        write(library.dumps([finding.to_dict(file) for file, finding in found], indent=1))
+    else:
+        for _, finding in found:
+            say(finding.render())
+        counts = [sum(f.level == level for _, f in found) for level in ("error", "warning")]
+        write(f"{len(files)} file(s): {counts[0]} error(s), {counts[1]} warning(s)")
+    raise typer.Exit(2 if any(f.level == "error" for _, f in found) else int(bool(found)))
+
+
+@app.command()
+def modules(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a pattern with * and ?; nn.* for torch's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list with signatures and roles.")] = False,
+    own: Modules = None,
+) -> None:
+    """List what may stand in a row: signature (<supplied> by netbuild), one line, paper."""
+    _start_printing()
+    from netbuild.author.catalogue import entries
+    from netbuild.modules import load as load_modules
+
+    found = entries(pattern, load_modules(own or ()))
+    if not found:
+        raise NetbuildError(
+            f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
+        )
+    if json:
+        import json as library
+
+        write(library.dumps([entry.to_dict() for entry in found], indent=1))
+        return
+    for entry in found:
+        write(f"{entry.signature}\n    {entry.doc}".rstrip())
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A module's name, as rows have it.")],
+    json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
+    own: Modules = None,
+) -> None:
+    """Explain one module: signature, roles, an example row, what it costs, its inner modules."""
+    _start_printing()
+    from netbuild.author.catalogue import explain as explain_module
+    from netbuild.modules import load as load_modules
+
+    data = explain_module(name, load_modules(own or ()))
+    if json:
+        import json as library
+
+        write(library.dumps(data, indent=1))
+    else:
+        from netbuild.render import as_explanation
+
+        write(as_explanation(data))
 
 
 def _start_printing() -> None:

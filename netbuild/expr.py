@@ -3,6 +3,7 @@
 import ast
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,10 +56,17 @@ def evaluate(text: str, names: Mapping[str, Any]) -> int | float:
     if len(text) > MAX_TEXT:
         raise ExpressionError(f"the expression is longer than {MAX_TEXT} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = _parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ExpressionError("it is no arithmetic expression") from None
     return _value(tree.body, names)
+
+
+def _parse(text: str) -> ast.Expression:
+    with warnings.catch_warnings():
+        # Python warns of texts such as "1if x" where a user cannot act on it: they are no arithmetic.
+        warnings.simplefilter("error")
+        return ast.parse(text.strip(), mode="eval")
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -121,11 +129,11 @@ def parse_call(text: str) -> Call | None:
     if len(text) > MAX_TEXT or not _CALL.fullmatch(text.strip()):
         return None
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(node, ast.Call):
+        node = _parse(text).body
+        if not isinstance(node, ast.Call) or len({k.arg for k in node.keywords} - {None}) < len(node.keywords):
             return None
         args = tuple(ast.literal_eval(arg) for arg in node.args)
-        kwargs = tuple((k.arg, ast.literal_eval(k.value)) for k in node.keywords if k.arg)
+        kwargs = tuple((k.arg, ast.literal_eval(k.value)) for k in node.keywords)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
     name = ast.unparse(node.func)

@@ -65,6 +65,7 @@ class Layer:
     field: Field | None
     source_strides: tuple[float | None, ...]
     tally: Tally
+    result_names: tuple[str, ...] = ()  # of a block that returns several rows: their names
 
     @property
     def params(self) -> int:
@@ -112,6 +113,8 @@ def scaled_name(stem: str, scale: str) -> str:
     if not scale:
         return stem
     end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
+    if stem[end:].split("-")[0] == scale:
+        return stem  # a file for one scale already bears its letter
     separator = "" if len(scale) == 1 and stem[end - 1].isdigit() else "-"
     return stem[:end] + separator + scale + stem[end:]
 
@@ -160,11 +163,9 @@ def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
-    names = {
-        **{key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")},
-        **spec.params,
-    }
+    names = {key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}
     names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
+    names.update(spec.params)  # a parameter of the file may take one of these names
     return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
 
 
@@ -338,7 +339,8 @@ class _Walk:
         block = self.blocks.get(row.module)
         factory = _block_factory(block, scope) if block else _factory(row, self.own)
         n = _repeats(row, scope)
-        inputs = [values[s] for s in row.sources]
+        picks = _picks(row, values, above)
+        inputs = [values[s] if key is None else values[s][key] for s, key in zip(row.sources, picks, strict=True)]
         if any(x is _FAILED for x in inputs):
             raise _SourceFailedError
         arriving = _arriving(inputs)
@@ -358,10 +360,10 @@ class _Walk:
         finally:
             self.observer.tallies.pop()
         values[row.index] = out
+        step = Step(row.sources, passing, frees, picks if set(picks) != {None} else ())
         return Layer(
-            row, n, factory, bound.arguments(), module, make, Step(row.sources, passing, frees), in_shapes,
-            shape_of(out),
-            bytes_of(out, inputs), field_of(_first(out)), arriving.strides, tally,
+            row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
+            field_of(_first(out)), arriving.strides, tally, _result_names(block),
         )  # fmt: skip
 
     def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
@@ -436,6 +438,32 @@ def _child_name(row: Row) -> str:
     )
 
 
+def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple[int | str | None, ...]:
+    """Which output of each source is meant, as a number or a dict's key; names of a block's results become numbers."""
+    keys: list[int | str | None] = []
+    for source, pick in zip(row.sources, row.picks, strict=True):
+        value = values[source]
+        if pick is None or value is _FAILED:
+            keys.append(None)
+            continue
+        names = next((layer.result_names for layer in above if layer.row.index == source), ())
+        key = names.index(pick) if pick in names else pick
+        known = isinstance(value, dict) and key in value
+        if not known and not (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)):
+            raise NetbuildError(f"{row.label}: its source has no output '{pick}'", row.where, _outputs(value, names))
+        keys.append(key)
+    return tuple(keys)
+
+
+def _outputs(value: Any, names: Sequence[str]) -> str:
+    if isinstance(value, dict):
+        return f"its outputs are named {', '.join(map(str, value))}"
+    if isinstance(value, (list, tuple)):
+        named = f", named {', '.join(names)}" if names else ""
+        return f"it gives {len(value)} outputs, 0..{len(value) - 1}{named}"
+    return "it gives one output: leave the selection out"
+
+
 def _repeats(row: Row, scope: Scope) -> int:
     n = row.n
     if isinstance(n, Node):
@@ -465,6 +493,12 @@ def _block_factory(block: Block, scope: Scope) -> Factory:
         default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.file_names)
         parameters.append(Parameter(p.name, role, (), default, False))
     return Factory(block.name, _no_class, tuple(parameters), path=f"blocks.{block.name}")
+
+
+def _result_names(block: Block | None) -> tuple[str, ...]:
+    if block is None or not block.listed_result:
+        return ()
+    return tuple(block.rows[i].name or str(i) if i >= 0 else "input" for i in block.result)
 
 
 def _no_class(*_: Any, **__: Any) -> nn.Module:

@@ -19,6 +19,7 @@ class Step:
     sources: tuple[int, ...]
     passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward
     frees: tuple[int, ...]
+    picks: tuple[int | str | None, ...] = ()  # of each source the output that is meant; empty: all whole
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class Rows(nn.Module):
         """Run the rows on one input, or on several that their sources name in order."""
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
-            values[index] = call(module, [values[s] for s in step.sources], step.passing)
+            given = [values[s] for s in step.sources]
+            if step.picks:
+                given = [x if key is None else x[key] for x, key in zip(given, step.picks, strict=True)]
+            values[index] = call(module, given, step.passing)
+            del given
             for value in step.frees:
                 del values[value]
         result = [values[i] for i in self.plan.result]

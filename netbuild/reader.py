@@ -52,12 +52,12 @@ class Source:
 class Node:
     """A YAML value with its place: a scalar, a list of nodes, or a dict from key texts to nodes."""
 
-    __slots__ = ("column", "keys", "line", "quoted", "size", "source", "value")
+    __slots__ = ("column", "depth", "keys", "line", "quoted", "size", "source", "value")
 
     def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False) -> None:
         self.value, self.source, self.quoted = value, source, quoted
         self.line, self.column = mark.line, mark.column
-        self.size = 1
+        self.size, self.depth = 1, 0  # values in it, collections below each other
         self.keys: dict[str, Node] = {}
 
     @property
@@ -121,17 +121,19 @@ def parse(text: str, name: str) -> Node:
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(source, error) from None
     except yaml.reader.ReaderError as error:
-        raise _character_error(source, error) from None
+        raise _character_error(source, f" ({error.reason})") from None
+    except UnicodeEncodeError:
+        raise _character_error(source) from None
 
 
-def _character_error(source: Source, error: yaml.reader.ReaderError) -> NetbuildError:
+def _character_error(source: Source, reason: str = "") -> NetbuildError:
     bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
     where = None
     if bad:
         before = source.text[: bad.start()]
         where = source.where(before.count("\n"), len(before) - before.rfind("\n") - 1)
     found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
-    return NetbuildError(f"{found} is not allowed in YAML ({error.reason})", where, "remove it")
+    return NetbuildError(f"{found} is not allowed in YAML{reason}", where, "remove it")
 
 
 def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> NetbuildError:
@@ -222,10 +224,11 @@ class _Builder:
 
     def _aliased(self, event: Any) -> Node:
         if event.anchor not in self.anchors:
-            raise self._error(
-                f"the alias '*{event.anchor}' refers to itself or to nothing before it", event.start_mark
-            )
-        return self.anchors[event.anchor]
+            raise self._error(f"the alias '*{event.anchor}' refers to itself or to nothing before it", event.start_mark)
+        node = self.anchors[event.anchor]
+        if len(self.stack) + node.depth > MAX_DEPTH:
+            raise self._error(f"nested deeper than {MAX_DEPTH} levels by its aliases", event.start_mark)
+        return node
 
     def _place(self, node: Node, mark: Any = None) -> None:
         self.nodes += node.size if mark else 1
@@ -236,6 +239,7 @@ class _Builder:
             return
         parent = self.stack[-1][0]
         parent.size += node.size
+        parent.depth = max(parent.depth, node.depth + 1)
         if isinstance(parent.value, list):
             parent.value.append(node)
         elif self.pending[-1] is None:
@@ -260,12 +264,12 @@ class _Builder:
     def _scalar(self, event: Any) -> Any:
         self._check_tag(event)
         text = event.value
-        if event.style or (event.tag or "").endswith(":str"):
+        if event.style or event.tag == "!" or (event.tag or "").endswith(":str"):
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _INT.fullmatch(text) or _BASED.fullmatch(text):
-            if len(text) > MAX_DIGITS:
+            if len(text.lstrip("+-")) > MAX_DIGITS:
                 raise self._error(f"a number of more than {MAX_DIGITS} digits", event.start_mark)
             return int(text, 10 if _INT.fullmatch(text) else 0)
         return float(text) if _FLOAT.fullmatch(text) else text

@@ -73,6 +73,11 @@ def names() -> list[str]:
     return list(layers.__all__)
 
 
+def torch_names() -> list[str]:
+    """The layers of ``torch.nn`` that may stand in a row."""
+    return [f"nn.{name}" for name in sorted(vars(nn), key=str.lower) if _is_layer(name)]
+
+
 @cache
 def factory(name: str) -> Factory:
     """The factory for a module's name.
@@ -103,7 +108,7 @@ def find(name: str, own: Mapping[str, Factory]) -> Factory:
         return factory(name)
     except NetbuildError as error:
         if not error.hint:
-            hint = did_you_mean(name, [*own, *names(), *(f"nn.{n}" for n in vars(nn) if _is_layer(n))])
+            hint = did_you_mean(name, [*own, *names(), *torch_names()])
             error.hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
         raise
 
@@ -153,7 +158,7 @@ def _is_layer(name: str) -> bool:
 def _torch_layer(name: str, rest: str) -> Factory:
     if _is_layer(rest):
         return from_class(f"nn.{rest}", getattr(nn, rest), foreign=True)
-    hint = did_you_mean(f"nn.{rest}", [f"nn.{n}" for n in vars(nn) if _is_layer(n)], 0.85)
+    hint = did_you_mean(f"nn.{rest}", torch_names(), 0.85)
     if rest.startswith("Lazy") and _is_layer(rest[4:]):
         hint = f"write nn.{rest[4:]} with keyword arguments: the input channels are then filled in"
     raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row holds an nn.Module class of torch.nn")

@@ -399,3 +399,19 @@ def as_json(summary: Summary) -> str:
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
     return body[:-2] + f',\n  "rows": [\n{listed}\n  ]\n}}'
+
+
+def as_explanation(data: dict[str, Any]) -> str:
+    """What `netbuild explain` prints of a module."""
+    lines = [data["signature"], f"    {data['doc']}", ""]
+    lines += [f"  {name:<12}{role}" for name, role in data["roles"].items()]
+    lines += ["", f"example row     - {data['example']}"]
+    if data["sample"]:
+        shapes = ", ".join(map(str, data["sample"]["in_shapes"]))
+        counts = f"{data['sample']['params']:,} parameters, {data['sample']['macs']:,} multiply-adds"
+        lines += [f"on {shapes}: {_primary(data['sample']['out_shape'])}, {counts}"]
+    if data["inner"]:
+        lines += ["", "inside"]
+        width = max(len(part["path"]) for part in data["inner"])
+        lines += [f"  {part['path']:<{width}}  {part['module']:<14}{part['params']:>10,}" for part in data["inner"]]
+    return "\n".join([*lines, "", f"from {data['path']}" + (f", {data['paper']}" if data["paper"] else "")])

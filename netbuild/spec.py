@@ -25,13 +25,17 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One row. ``sources`` are absolute row indices (`INPUT` is the image); ``listed`` tells that they were a list."""
+    """One row. ``sources`` are absolute row indices (`INPUT` is the image); ``listed`` tells that they were a list.
+
+    ``picks`` has for each source the one output that is meant of a row with several, by number or name, or None.
+    """
 
     index: int
     section: str
     name: str | None
     written_from: Any
     sources: tuple[int, ...]
+    picks: tuple[int | str | None, ...]
     listed: bool
     n: int | Node
     module: str
@@ -181,17 +185,17 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
 KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports")
 
 
-def load(path: str | Path) -> Spec:
-    """Read a network file.
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """Read a network file; ``overrides`` are texts such as ``reduction=8`` that replace values of its ``params``.
 
     Raises:
         NetbuildError: with the place of every mistake in it.
     """
     path = Path(path)
-    return read(read_text(path), path)
+    return read(read_text(path), path, overrides)
 
 
-def read(text: str, path: Path) -> Spec:
+def read(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a network from a text; ``path`` is the name that errors and titles use.
 
     Raises:
@@ -201,7 +205,7 @@ def read(text: str, path: Path) -> Spec:
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
     settings = {key: _try(errors, _setting, key, root.value[key]) for key in SETTINGS if key in root.value}
-    params = _try(errors, _params, root.value.get("params")) or {}
+    params = _try(errors, _params, root.value.get("params"), _overrides(overrides)) or {}
     scales = _try(errors, _scales, root) or ()
     imports = _try(errors, _imports, root.value.get("imports")) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
@@ -257,17 +261,52 @@ def _unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError
     return warnings
 
 
-def _params(node: Node | None) -> dict[str, Any]:
+def _overrides(texts: Sequence[str]) -> dict[str, Node]:
+    """``name=value`` texts of the command line; values are read as YAML has them."""
+    nodes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not _NAME.fullmatch(name.strip()):
+            raise NetbuildError(f"--set {text}: must be NAME=VALUE")
+        nodes[name.strip()] = parse(value or "''", f"--set {name.strip()}")
+    return nodes
+
+
+def _override(name: str, default: Any, node: Node, values: Mapping[str, Any]) -> Any:
+    value = argument(node, values)
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not wanted:
+        raise NetbuildError(
+            f"--set {name}={node.value}: {name} is {default!r} in the file, so {_kind_of(wanted)} is needed"
+        )
+    return value
+
+
+def _kind_of(wanted: type) -> str:
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
+    return kinds.get(wanted, wanted.__name__)
+
+
+def _params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, Any]:
+    known = node.value if node is not None and isinstance(node.value, dict) else {}
+    for name in overrides:
+        if name not in known:
+            hint = did_you_mean(name, known) or (f"it has {', '.join(known)}" if known else "it has no params section")
+            raise NetbuildError(f"--set {name}: the file has no parameter of this name", hint=hint)
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
         raise node.error(f"params must be a mapping from names to values, not {node.kind()}")
     values: dict[str, Any] = {}
     for name, item in node.value.items():
-        _check_name(node.keys[name], taken={*SETTINGS, "scale", "depth", "width", "max_channels", "input"})
+        _check_name(node.keys[name], taken={*SETTINGS, "input"})
         if isinstance(item.value, dict):
             raise item.error("a parameter is a number, a text, a truth value or a list of them")
         values[name] = argument(item, values)
+        if name in overrides:
+            values[name] = _override(name, values[name], overrides[name], values)
     return values
 
 
@@ -378,10 +417,10 @@ def _row(node: Node, index: int, section: str, context: _Context) -> Row:
     items = written.value if isinstance(written.value, list) else [written]
     if not items:
         raise written.error(f"row {index} {module.value}: the list of sources is empty")
-    sources = tuple(_source(item, index, module.value, context) for item in items)
+    sources, picks = zip(*(_picked(item, index, module.value, context) for item in items), strict=True)
     listed = isinstance(written.value, list)
     return Row(
-        index, section, name, written.plain(), sources, listed, repeats, module.value, args, kwargs, node, module
+        index, section, name, written.plain(), sources, picks, listed, repeats, module.value, args, kwargs, node, module
     )
 
 
@@ -461,6 +500,19 @@ def _row_name(node: Node, index: int, context: _Context) -> str:
         raise node.error(f"row {index}: the name '{node.value}' means the network's input", "choose another")
     context.named[node.value] = index
     return node.value
+
+
+_PICK = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]+)(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def _picked(node: Node, index: int, module: str, context: _Context) -> tuple[int, int | str | None]:
+    """A source and, of ``backbone[2]`` or ``backbone.p4``, which of the row's outputs is meant."""
+    match = _PICK.fullmatch(node.value) if isinstance(node.value, str) else None
+    if not match:
+        return _source(node, index, module, context), None
+    row, number, name = match.groups()
+    whole = Node(int(row) if row.isdigit() else row, node.source, node)
+    return _source(whole, index, module, context), int(number) if number else name
 
 
 def _source(node: Node, index: int, module: str, context: _Context) -> int:

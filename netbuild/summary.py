@@ -111,6 +111,7 @@ def summarize(
     depth: int = 1,
     modules: Sequence[str | Path] = (),
     trusted: bool | Callable[[Path], bool] = False,
+    set: Sequence[str] = (),
 ) -> Summary:
     """Summarise a network file: nothing is allocated or initialised.
 
@@ -125,6 +126,7 @@ def summarize(
         batch: the batch size for which the memory of training is counted.
         depth: 1 for the file's rows, 2 and more to open them into their submodules.
         modules: Python files or folders whose module classes the rows may use; their code is run.
+        set: values of the file's ``params``, such as ``reduction=8``.
         trusted: whether the file's own ``imports`` may run, or a function that tells it of a path.
 
     Raises:
@@ -132,7 +134,7 @@ def summarize(
     """
     path, letter = locate(str(file))
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    spec = load(path)
+    spec = load(path, set)
     own = gather(spec, modules, trusted if callable(trusted) else lambda _: trusted) if modules or spec.imports else {}
     graph = resolve(spec, Options(scale, letter, nc, ch, size, own))
     return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)

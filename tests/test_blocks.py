@@ -80,6 +80,25 @@ def test_several_inputs_and_several_results():
     assert [list(x.shape) for x in g.build()(image)] == g.layers[2].out_shape
 
 
+@pytest.mark.parametrize("pick", ["s.b", "'s[1]'", "'2[1]'"])
+def test_one_of_several_results_by_name_or_number(pick):
+    text = "layers:\n  - [input, 1, Unit, [3], u]\n  - [u, 1, Split, []]\n  - [u, 1, Split, [], s]\n"
+    g = graph(BLOCKS + text + f"  - [[{pick}, u], 1, Concat, [1]]\n  - [{pick}, 1, Conv, [5]]\n")
+    assert g.layers[3].in_shapes == [[1, 8, 16, 16], [1, 3, 16, 16]]
+    assert g.layers[4].arguments == [8, 5]
+    assert g.build()(torch.rand(2, 3, 16, 16)).shape == (2, 5, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("pick", "said"), [("s.c", "named a, b"), ("'s[2]'", "0..1"), ("u.x", "one output"), ("t.a", "no row")]
+)
+def test_a_result_that_is_not_there(pick, said):
+    text = "layers:\n  - [input, 1, Unit, [3], u]\n  - [u, 1, Split, [], s]\n"
+    with pytest.raises(NetbuildError) as caught:
+        graph(BLOCKS + text + f"  - [{pick}, 1, Conv, [5]]\n")
+    assert said in str(caught.value)
+
+
 def test_costs_of_a_block_are_those_of_its_rows():
     inside = graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
     rows = "layers:\n  - [input, 1, nn.Conv2d, [3, 8, 3, 1, 1], x]\n  - [-1, 1, nn.ReLU, [], a]\n"

@@ -626,7 +626,7 @@ def test_views_share_their_storage(view):
 # Nets on a (1, 8, 16, 16) image, rows separated by semicolons; a row in short form reads the one before it.
 ROWS = """
 AIFI, [16, 4]
-Conv, [8]; [[input, -1], 1, Add, []]
+Conv, [8]; [[input, -1], 1, Add, []]; [[input, -1], 1, Multiply, []]
 C1, [8]
 C2, [8]
 C2PSA, [8]

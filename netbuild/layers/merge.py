@@ -37,6 +37,9 @@ class Add(nn.Module):
 class Multiply(nn.Module):
     """Element-wise product of the sources, broadcast where a side is 1: a gate (B, c, 1, 1) on a map (B, c, H, W)."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
         out = xs[0]
         for x in xs[1:]:

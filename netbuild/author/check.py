@@ -1,0 +1,162 @@
+"""Everything that is wrong or doubtful in network files, with places, at once."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netbuild import registry
+from netbuild.errors import NetbuildError, Where
+from netbuild.graph import Graph, Layer, Options, resolve
+from netbuild.locate import locate
+from netbuild.modules import gather
+from netbuild.roles import Role
+from netbuild.spec import Spec, load
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An error or a warning at a place."""
+
+    level: str
+    message: str
+    where: Where | None
+    hint: str = ""
+
+    def render(self) -> str:
+        """As text for a terminal."""
+        text = NetbuildError(self.message, self.where, self.hint).render()
+        return text if self.level == "error" else text.replace("error:", "warning:", 1)
+
+    def to_dict(self, file: str) -> dict[str, Any]:
+        """As data for an editor: lines and columns count from 1."""
+        place = self.where
+        return {
+            "file": place.file if place else file,
+            "line": place.line if place else None,
+            "column": place.column if place else None,
+            "level": self.level,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+def check(
+    file: str,
+    options: Options | None = None,
+    modules: Sequence[str | Path] = (),
+    trusted: Callable[[Path], bool] = lambda _: False,
+) -> list[Finding]:
+    """All findings of one file, errors first, each kind in the order of the file.
+
+    A file with scales is resolved at every scale, unless ``options`` name one; what scales share is given once.
+    """
+    try:
+        path, letter = locate(file)
+        spec = load(path)
+        own = gather(spec, modules, trusted) if modules or spec.imports else {}
+    except NetbuildError as error:
+        return _errors([error])
+    base = options or Options()
+    asked = base.scale or letter
+    found: dict[tuple[Any, ...], Finding] = {}
+    for scale in [asked] if asked else _scales(spec):
+        for finding in _resolved(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own)):
+            found.setdefault((finding.level, finding.where, finding.message), finding)
+    return sorted(found.values(), key=_order)
+
+
+def _order(finding: Finding) -> tuple[str, int, int]:
+    place = finding.where
+    return finding.level, place.line if place else 0, place.column if place else 0
+
+
+def _scales(spec: Spec) -> Sequence[str | None]:
+    return [scale.name for scale in spec.scales] or [None]
+
+
+def _resolved(spec: Spec, options: Options) -> Iterator[Finding]:
+    for warning in spec.warnings:
+        yield Finding("warning", warning.message, warning.where, warning.hint)
+    yield from _shadowed(spec, options)
+    yield from _written_twice(spec)
+    try:
+        graph = resolve(spec, options)
+    except NetbuildError as error:
+        yield from _errors(error.all())
+        return
+    yield from _unread(graph)
+    yield from _odd_heads(graph)
+    yield from _wrong_widths(graph)
+
+
+def _errors(errors: Iterable[NetbuildError]) -> list[Finding]:
+    return [Finding("error", e.message, e.where, e.hint) for error in errors for e in error.all()]
+
+
+def _shadowed(spec: Spec, options: Options) -> Iterator[Finding]:
+    packaged = set(registry.names())
+    for block in spec.blocks.values():
+        if block.name in packaged:
+            yield Finding(
+                "warning", f"the block '{block.name}' hides the packaged module of this name", block.node.where
+            )
+    for row in spec.rows:
+        if row.module in options.modules and row.module in packaged:
+            home = options.modules[row.module].file
+            yield Finding(
+                "warning", f"{row.label}: the own module in {home} hides the packaged one", row.module_node.where
+            )
+
+
+def _written_twice(spec: Spec) -> Iterator[Finding]:
+    for row in spec.rows:
+        for node in row.args:
+            if node.quoted and node.value in ("None", "True", "False"):
+                word = {"None": "None", "True": "true", "False": "false"}[node.value]
+                yield Finding(
+                    "warning", f"{row.label}: the text '{node.value}' is read as the word", node.where, f"write {word}"
+                )
+
+
+def _unread(graph: Graph) -> Iterator[Finding]:
+    read = {s for layer in graph.layers for s in layer.step.sources} | set(graph.plan.result)
+    for layer in graph.layers:
+        if layer.row.index not in read:
+            cost = f" ({layer.params:,} parameters)" if layer.params else ""
+            hint = "remove it, or read it by its number or name"
+            yield Finding("warning", f"{layer.row.label}: nobody reads its output{cost}", layer.row.where, hint)
+
+
+def _odd_heads(graph: Graph) -> Iterator[Finding]:
+    for layer in graph.layers:
+        known = [s for s in layer.source_strides if s is not None]
+        if any(p.role is Role.STRIDE for p in layer.factory.parameters) and known != sorted(known):
+            message = f"{layer.row.label}: its sources have strides [{', '.join(f'{s:g}' for s in known)}], not from fine to coarse"
+            yield Finding("warning", message, layer.row.where, "order them by stride")
+
+
+def _wrong_widths(graph: Graph) -> Iterator[Finding]:
+    """A channel count written out in a row of torch's own modules is exact: the width multiple passes it by."""
+    if graph.scale.width == 1:
+        return
+    for layer in graph.layers:
+        written = [
+            node for name, node in _by_parameter(layer) if name in ("out_channels", "in_channels") and _literal(node)
+        ]
+        for node in written[:1]:
+            message = f"{layer.row.label}: {node.value} channels stay as written at every scale"
+            yield Finding(
+                "warning", message, node.where, "a packaged Conv, or a block with c2, follows the width multiple"
+            )
+
+
+def _by_parameter(layer: Layer) -> list[tuple[str, Any]]:
+    if not layer.factory.foreign:
+        return []
+    names = [p.name for p in layer.factory.parameters]
+    return list(zip(names, layer.row.args, strict=False))
+
+
+def _literal(node: Any) -> bool:
+    return type(node.value) is int

@@ -1,0 +1,132 @@
+"""Help for authors: check, modules, explain, --set."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from netbuild import registry
+from netbuild.author.catalogue import entries, explain, sample
+from netbuild.author.check import check
+from netbuild.locate import packaged
+
+CASES = Path(__file__).parent / "cases"
+DOUBTFUL = """\
+blocks:
+  Conv: {params: [c2], rows: [[input, 1, nn.Conv2d, [c1, c2, 1]]]}
+scales: {n: [1, 0.5, 64], s: [1, 1, 64]}
+nc: 2
+something: 1
+backbone:
+  - [-1, 1, DWConv, [16, 3, 2], a]
+  - [a, 1, nn.Conv2d, [8, 32, 3, 2, 1]]
+  - [a, 1, DWConv, [64, 3, 2], b]
+  - [b, 1, nn.Upsample, ["None", 2]]
+head:
+  - [[b, a], 1, Detect, [nc]]
+"""
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_packaged_files_have_no_finding(name):
+    assert check(name) == []
+
+
+def test_doubts_are_warnings_at_their_place(cli, tmp_path):
+    file = tmp_path / "net.yaml"
+    file.write_text(DOUBTFUL)
+    done = cli("check", file, "--scale", "n", "--imgsz", "64")
+    assert done.code == 1
+    assert "1 file(s): 0 error(s), 7 warning(s)" in done.out
+    for place, said in [
+        ("2:3", "hides the packaged module"),
+        ("5:1", "unknown key 'something'"),
+        ("8:24", "8 channels stay as written"),
+        ("8:5", "nobody reads its output (2,336 parameters)"),
+        ("10:26", "the text 'None' is read as the word"),
+        ("10:5", "nobody reads its output"),
+        ("12:5", "strides [4, 2], not from fine to coarse"),
+    ]:
+        assert any(f"net.yaml:{place}: " in line and said in line for line in done.err.splitlines()), (place, done.err)
+
+
+def test_all_errors_of_all_files_and_all_scales(cli, tmp_path):
+    (tmp_path / "a.yaml").write_text("layers:\n  - [-1, 1, Cnov, [8]]\n  - [-1, 0, Conv, [8]]\n")
+    # Right at scale n alone: at s the convolution gets 8 channels.
+    text = "scales: {n: [1, 0.5, 64], s: [1, 1, 64]}\nwidth_divisor: 1\nbackbone:\n  - [-1, 1, Conv, [8]]\n"
+    (tmp_path / "b.yaml").write_text(text + "  - [-1, 1, nn.Conv2d, [4, 8, 1]]\n")
+    done = cli("check", tmp_path / "a.yaml", tmp_path / "b.yaml", "yolo11.yaml", "--imgsz", "64", "--json")
+    assert done.code == 2
+    found = [f for f in json.loads(done.out) if f["level"] == "error"]
+    assert [(Path(f["file"]).name, f["line"], f["column"]) for f in found] == [("a.yaml", 3, 10), ("b.yaml", 5, 5)]
+    assert "built for 4 input channels, 8 arrive" in found[1]["message"]
+
+
+def test_check_of_what_is_not_there(cli):
+    assert cli("check", "nothere.yaml").code == 2
+    assert cli("check", "yolo11.yaml").code == 0
+
+
+def test_the_catalogue_describes_every_packaged_module():
+    found = entries()
+    assert [e.name for e in found] == sorted(registry.names(), key=str.lower)
+    assert all(e.doc and e.signature.startswith(f"{e.name}(") for e in found)
+
+
+def test_examples_of_the_catalogue_build():
+    without = {"CBFuse", "RBF", "TableConv", "TransformerEncoderLayer", "TransformerLayer"}  # want other inputs
+    for name in set(registry.names()) - without:
+        assert sample(name, registry.factory(name), {}) is not None, name
+
+
+def test_modules_by_pattern(cli):
+    out = cli("modules", "c3k").out
+    assert "C3k2(<c1>, c2, <n>, c3k=False, e=0.5, attn=False, g=1, shortcut=True)" in out
+    names = [entry["name"] for entry in json.loads(cli("modules", "nn.conv?d", "--json").out)]
+    assert names == ["nn.Conv1d", "nn.Conv2d", "nn.Conv3d"]
+    own = cli("modules", "gate", "--modules", CASES / "a03-user-channel-gate.py").out
+    assert "ChannelGate(<c1>, r=4)\n    Scale each channel by a number in (0, 1)" in own
+    assert cli("modules", "nosuchthing").code == 2
+
+
+def test_explain(cli):
+    out = cli("explain", "GhostConv").out
+    assert "example row     - [-1, 1, GhostConv, [64]]" in out
+    assert "arXiv 1911.11907" in out
+    data = explain("SPPF")
+    assert data["sample"]["params"] == 64 * 32 + 64 + 128 * 64 + 128
+    assert [part["path"] for part in data["inner"] if part["level"] == 0] == ["cv1", "cv2", "m"]
+    assert "did you mean 'GhostConv'" in cli("explain", "GostConv").err
+
+
+SET = "params: {width: 8, slope: 0.5, name: relu, deep: true, double: width * 2}\nlayers:\n"
+SET += "  - [-1, 1, Conv, [width, 3, {act: name}]]\n  - [-1, 1, Conv, [double]]\n"
+
+
+@pytest.mark.parametrize(
+    ("sets", "widths"), [([], [8, 16]), (["width=12"], [12, 24]), (["width=12", "double=5"], [12, 5])]
+)
+def test_set_replaces_parameters(cli, tmp_path, sets, widths):
+    (tmp_path / "net.yaml").write_text(SET)
+    flags = [flag for text in sets for flag in ("--set", text)]
+    done = cli("summary", tmp_path / "net.yaml", "--imgsz", "32", "--json", *flags)
+    assert [row["args"][1] for row in json.loads(done.out)["rows"]] == widths
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("wdith=3", "did you mean 'width'"),
+        ("width=wide", "a whole number is needed"),
+        ("width=2.5", "a whole number is needed"),
+        ("deep=3", "true or false is needed"),
+        ("name=3", "a text is needed"),
+        ("width", "NAME=VALUE"),
+        ("width=[1", "--set width"),
+    ],
+)
+def test_set_checks_names_and_types(cli, tmp_path, text, said):
+    (tmp_path / "net.yaml").write_text(SET)
+    done = cli("summary", tmp_path / "net.yaml", "--set", text)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err

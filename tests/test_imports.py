@@ -1,0 +1,139 @@
+"""Imports go down only: each module may import what stands below it, and torch is imported where it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import netbuild
+
+ROOT = Path(netbuild.__file__).parent
+
+# A module -> those right below it; it may import these and all that is below them. A package stands for its files.
+BELOW = {
+    "errors": (),
+    "expr": ("errors",),
+    "reader": ("expr",),
+    "spec": ("reader",),
+    "locate": ("spec",),
+    "roles": (),
+    "layers": ("roles",),
+    "ops": (),
+    "field": ("ops",),
+    "cost": ("field",),
+    "registry": ("layers", "expr"),
+    "modules": ("registry", "spec"),
+    "trust": ("modules",),
+    "compat": ("spec",),
+    "bind": ("registry", "compat"),
+    "network": ("layers", "spec"),
+    "graph": ("bind", "cost", "network"),
+    "summary": ("graph", "locate", "modules"),
+    "render": ("summary",),
+    "author": ("summary",),
+    "cli": ("render", "author", "trust"),
+    "__main__": ("cli",),
+}
+LAZY = {"__init__"}  # loads names when they are used
+LIGHT = ("errors", "expr", "reader", "spec", "locate")
+
+
+def home(name):
+    """The entry of `BELOW` to which a dotted name inside the package belongs."""
+    return name.split(".")[0]
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(source):
+    """The dotted names that a module imports, at the top and inside functions; of ``from a import b`` also ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(source):
+    """Modules of ours among what is imported, as entries of `BELOW`."""
+    names = (name.removeprefix("netbuild.") for name in imported(source) if name.startswith("netbuild."))
+    return {home(name) for name in names if home(name) in BELOW or name in MODULES}
+
+
+def reachable(name):
+    return {below for direct in BELOW[name] for below in (direct, *reachable(direct))}
+
+
+def upward(name, source):
+    """The edges of a module that do not go down."""
+    return own(source) - reachable(home(name)) - {home(name)}
+
+
+# A summary that is printed imports its rendering, which is above it. Strict: remove the entry once that edge is gone.
+UPWARD_STILL = {"summary": pytest.mark.xfail(reason="Summary.__str__ and __rich__ import render", strict=True)}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=UPWARD_STILL.get(n, ())) for n in sorted(MODULES.keys() - LAZY)]
+)
+def test_imports_go_down(name):
+    assert home(name) in BELOW, f"{name} has no place in the order yet: add it to BELOW and to the design"
+    assert upward(name, MODULES[name].read_text(encoding="utf-8")) == set()
+
+
+def test_the_order_names_what_there_is():
+    assert {home(name) for name in MODULES} - LAZY == BELOW.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        ("spec", "from netbuild.graph import resolve", {"graph"}),
+        ("spec", "def f():\n    from netbuild import graph", {"graph"}),
+        ("cost", "import netbuild.errors", {"errors"}),
+        ("layers.conv", "from netbuild.errors import NetbuildError", {"errors"}),
+        ("layers.conv", "from netbuild.layers.fuse import fuse\nfrom netbuild.roles import In", set()),
+        ("graph", "from netbuild import __version__, bind", set()),
+    ],
+)
+def test_upward_edges_are_found(name, source, found):
+    assert upward(name, source) == found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if home(name) == "layers"])
+def test_layers_need_nothing_but_torch(name):
+    roots = {found.split(".")[0] for found in imported(MODULES[name].read_text(encoding="utf-8"))}
+    assert roots - sys.stdlib_module_names <= {"torch", "netbuild"}
+
+
+def loaded_by(statement, *modules):
+    code = f"import sys\n{statement}\nprint(*(m for m in {modules!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "statement", ["import " + ", ".join(f"netbuild.{name}" for name in LIGHT), "import netbuild.cli"]
+)
+def test_reading_a_file_needs_no_torch(statement):
+    assert loaded_by(statement, "torch", "numpy") == []
+
+
+def test_the_light_modules_import_no_torch_anywhere():
+    for name in LIGHT:
+        assert not any(found.split(".")[0] == "torch" for found in imported(MODULES[name].read_text(encoding="utf-8")))
+
+
+def test_names_of_the_package_load_when_they_are_used():
+    assert loaded_by("from netbuild import load", "netbuild.spec", "torch") == ["netbuild.spec"]
+    assert loaded_by("from netbuild import resolve", "torch") == ["torch"]
