@@ -1,6 +1,7 @@
-"""What running a network costs, observed on its operators: multiply-adds, memory, receptive fields. Module classes are never asked.
+"""What running a network costs, observed on its operators: multiply-adds, memory, receptive fields.
 
-The observer is a dispatch mode: it sees every aten operator of a run on the ``meta`` device and produces the outputs itself.
+Module classes are never asked. The observer is a dispatch mode: it sees every aten operator of a run on the ``meta``
+device and produces the outputs itself.
 """
 
 import math
@@ -22,7 +23,8 @@ MAX_TOTAL = 400_000  # over all rows
 
 CONVENTIONS = {
     "torch": "2 FLOPs per multiply-add of convolutions and matrix products, nothing else, at the asked size",
-    "thop": "as torch, plus 8 FLOPs per element of a norm with weights and 2 per element that a pooling averages (THOP's rules), at the asked size",
+    "thop": "as torch, plus 8 FLOPs per element of a norm with weights and 2 per element that a pooling averages "
+    "(THOP's rules), at the asked size",
     "thop-stride": "thop on one image of stride x stride pixels, times the area of the asked size in such images",
 }
 
@@ -36,8 +38,10 @@ class TooMuchError(RuntimeError):
 Count = Callable[..., int]
 
 
-def _convolution(out: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any) -> int:
-    # A transposed convolution multiplies once per input position and tap, a convolution once per output position and tap.
+def _convolution(
+    out: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any
+) -> int:
+    # A transposed convolution multiplies once per input position and tap, a convolution per output position and tap.
     positions = math.prod((x if transposed else out).shape[2:])
     return int(x.shape[0] * positions * weight.numel())
 
@@ -108,13 +112,15 @@ THOP_EXTRA: dict[Any, Count] = {
 # Operators that move, choose or make data: no arithmetic to count under any convention.
 _FREE = set(
     _ops(
-        "empty", "empty_like", "empty_strided", "new_empty", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like",
-        "full_like", "full", "scalar_tensor", "arange", "linspace", "index", "index_select", "gather", "scatter", "topk", "sort",
-        "argmax", "embedding", "_unsafe_view", "_reshape_alias", "roll", "flip", "repeat", "_to_copy", "masked_fill", "where",
-        "pixel_unshuffle", "lift_fresh", "bitwise_not", "cumsum", "native_dropout", "zero_", "fill_", "copy_", "max_pool3d_with_indices",
-        "channel_shuffle", "native_channel_shuffle", "eye", "tril", "triu", "rand", "randn", "bernoulli", "bernoulli_",
+        *"""
+        empty empty_like empty_strided new_empty new_zeros new_ones new_full zeros_like ones_like full_like full
+        scalar_tensor arange linspace index index_select gather scatter topk sort argmax embedding _unsafe_view
+        _reshape_alias roll flip repeat _to_copy masked_fill where pixel_unshuffle lift_fresh bitwise_not cumsum
+        native_dropout zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle eye tril
+        triu rand randn bernoulli bernoulli_
+        """.split()
     )
-)  # fmt: skip
+)
 
 
 def _is_known(func: Any) -> bool:

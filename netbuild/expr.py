@@ -1,4 +1,4 @@
-"""Safe arithmetic over names, and the few words and calls that a row's argument may be. Nothing is ever evaluated by Python."""
+"""Safe arithmetic over names, and the words and calls that an argument may be. Nothing is evaluated by Python."""
 
 import ast
 import operator
@@ -133,7 +133,7 @@ def parse_call(text: str) -> Call | None:
         if not isinstance(node, ast.Call) or len({k.arg for k in node.keywords} - {None}) < len(node.keywords):
             return None
         args = tuple(ast.literal_eval(arg) for arg in node.args)
-        kwargs = tuple((k.arg, ast.literal_eval(k.value)) for k in node.keywords)
+        kwargs = tuple((k.arg or "", ast.literal_eval(k.value)) for k in node.keywords)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
     name = ast.unparse(node.func)

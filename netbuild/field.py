@@ -383,9 +383,9 @@ def _im2col(field: Field, out: Any, x: Any, kernel: Any, dilation: Any, padding:
     if not on_grid(x, field):
         return field._replace(known=False)
     k, s, p, d = map(_pair, (kernel, stride, padding, dilation))
-    grid = tuple((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate(field.grid))
+    high, wide = ((n + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i, n in enumerate(field.grid))
     h, w = (_slide(axis, k[i], s[i], p[i], d[i]) for i, axis in enumerate((field.h, field.w)))
-    return field._replace(h=h, w=w, grid=grid)
+    return field._replace(h=h, w=w, grid=(high, wide))
 
 
 @transfer("pixel_unshuffle.default")
@@ -427,4 +427,5 @@ def _slice(
     axis: Axis = getattr(field, axis_of)
     first = (start or 0) % x.shape[dim] if (start or 0) < 0 else (start or 0)
     moved = _slide(axis, 1, step, -first, 1)
-    return field._replace(**{axis_of: moved}, grid=_grid(out))
+    h, w = (moved, field.w) if axis_of == "h" else (field.h, moved)
+    return field._replace(h=h, w=w, grid=_grid(out))

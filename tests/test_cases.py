@@ -1,4 +1,4 @@
-"""Real users' failures as small files, each with the right value: numbers that must come out, errors that must be said."""
+"""Real users' failures as small files, each with the right value."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ from torch import nn
 import netbuild
 
 class Wide(nn.Module):
-    def __init__(self, inp, wide: Annotated[int, netbuild.Width], times: Annotated[int, netbuild.Depth] = 1, k: int = 1):
+    def __init__(self, inp, wide: Annotated[int, netbuild.Width], times: Annotated[int, netbuild.Depth] = 1, k=1):
         super().__init__()
         self.layers = nn.Sequential(*(nn.Conv2d(wide if i else inp, wide, k) for i in range(times)))
     def forward(self, x):

@@ -70,7 +70,7 @@ def test_python_runs(here, capsys):
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
-    assert [key for key in names["network"].state_dict()][0].startswith("model.0.")
+    assert next(iter(names["network"].state_dict())).startswith("model.0.")
 
 
 def test_own_module_runs(cli, here):

@@ -132,7 +132,8 @@ def _odd_heads(graph: Graph) -> Iterator[Finding]:
     for layer in graph.layers:
         known = [s for s in layer.source_strides if s is not None]
         if any(p.role is Role.STRIDE for p in layer.factory.parameters) and known != sorted(known):
-            message = f"{layer.row.label}: its sources have strides [{', '.join(f'{s:g}' for s in known)}], not from fine to coarse"
+            strides = ", ".join(f"{s:g}" for s in known)
+            message = f"{layer.row.label}: its sources have strides [{strides}], not from fine to coarse"
             yield Finding("warning", message, layer.row.where, "order them by stride")
 
 
