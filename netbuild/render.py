@@ -7,7 +7,7 @@ from typing import Any
 
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.summary import RowSummary, Summary
+from netbuild.report import Report, RowSummary
 
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 
@@ -100,19 +100,19 @@ def pick_columns(text: str | None) -> tuple[str, ...]:
     return (*DEFAULT_COLUMNS, *(n for n in names if n not in DEFAULT_COLUMNS)) if text.startswith("+") else tuple(names)
 
 
-def _cells(summary: Summary, columns: Sequence[str], convention: str | None = None) -> list[list[str]]:
+def _cells(summary: Report, columns: Sequence[str], convention: str | None = None) -> list[list[str]]:
     chosen = convention or summary.convention
     return [[COLUMNS[name][2](row, chosen) for name in columns] for row in summary.rows]
 
 
-def _heads(summary: Summary, columns: Sequence[str]) -> list[str]:
+def _heads(summary: Report, columns: Sequence[str]) -> list[str]:
     return [COLUMNS[name][0] for name in columns]
 
 
 # -- the lines around the table ---------------------------------------------------------------------------------------
 
 
-def head_lines(summary: Summary) -> list[str]:
+def head_lines(summary: Report) -> list[str]:
     """Which file, scale, classes and activation were used, and why."""
     g = summary.graph
     facts = [
@@ -126,7 +126,7 @@ def head_lines(summary: Summary) -> list[str]:
     return [str(g.spec.path), ", ".join(facts)]
 
 
-def _scale_words(summary: Summary) -> str:
+def _scale_words(summary: Report) -> str:
     g = summary.graph
     if not g.spec.scales:
         return "no scales"
@@ -139,7 +139,7 @@ def _scale_words(summary: Summary) -> str:
     return f"scale {g.scale.name} of {names} ({why})"
 
 
-def _origin(summary: Summary, key: str) -> str:
+def _origin(summary: Report, key: str) -> str:
     in_file = summary.graph.spec.settings.get(key)
     value = getattr(summary.graph, key)
     if in_file is None:
@@ -147,7 +147,7 @@ def _origin(summary: Summary, key: str) -> str:
     return "" if in_file == value else f" (asked for; the file has {in_file})"
 
 
-def headline(summary: Summary) -> str:
+def headline(summary: Report) -> str:
     """The one line that the published logs end with."""
     t = summary.totals
     state = " (fused)" if summary.fused else ""
@@ -157,7 +157,7 @@ def headline(summary: Summary) -> str:
     )
 
 
-def foot_lines(summary: Summary) -> list[str]:
+def foot_lines(summary: Report) -> list[str]:
     """What the numbers of the headline are."""
     t, g = summary.totals, summary.graph
     at = f"{g.imgsz[0]}x{g.imgsz[1]}"
@@ -180,7 +180,7 @@ def foot_lines(summary: Summary) -> list[str]:
     return lines + [f"note: {note}" for note in summary.notes]
 
 
-def _memory_line(summary: Summary) -> str:
+def _memory_line(summary: Report) -> str:
     t = summary.totals
     line = f"memory (float32): parameters {size(t['param_bytes'])}, "
     line += f"peak of activations at inference {size(t['peak_activation_bytes'])}"
@@ -189,7 +189,7 @@ def _memory_line(summary: Summary) -> str:
     return line
 
 
-def _head_strides(summary: Summary) -> str:
+def _head_strides(summary: Report) -> str:
     row = summary.top_rows[-1]
     if not isinstance(row.stride, list) or None in row.stride:
         return ""
@@ -202,7 +202,7 @@ def _head_strides(summary: Summary) -> str:
 # -- forms ------------------------------------------------------------------------------------------------------------
 
 
-def as_table(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
+def as_table(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
     """A rich renderable: head line, table, totals."""
     from rich.console import Group
     from rich.table import Table
@@ -224,7 +224,7 @@ def as_table(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
     return Group(*head, table, Text(headline(summary), style="bold"), *foot)
 
 
-def as_text(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
+def as_text(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """The table without colours, as wide as it needs to be."""
     return to_text(as_table(summary, columns))
 
@@ -238,7 +238,7 @@ def to_text(renderable: Any) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def as_csv(summary: Summary, columns: Sequence[str] | None = None) -> str:
+def as_csv(summary: Report, columns: Sequence[str] | None = None) -> str:
     """Comma-separated values with a heading line; counts are exact whole numbers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -256,7 +256,7 @@ def _json_key(column: str) -> str:
     return keys.get(column, column)
 
 
-def as_markdown(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
+def as_markdown(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """A Markdown table, the headline in bold above it and the notes below."""
     lines = [f"**{headline(summary)}**", "", "| " + " | ".join(_heads(summary, columns)) + " |"]
     lines.append("|" + "|".join("---:" if COLUMNS[name][1] else "---" for name in columns) + "|")
@@ -267,7 +267,7 @@ def as_markdown(summary: Summary, columns: Sequence[str] = DEFAULT_COLUMNS) -> s
     return "\n".join([*lines, "", *(f"- {line.strip()}" for line in (*head_lines(summary), *foot_lines(summary)))])
 
 
-def as_plain(summary: Summary) -> str:
+def as_plain(summary: Report) -> str:
     """The layout of the published logs, with dotted paths of modules."""
     lines = [f"{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}"]
     for r in summary.top_rows:
@@ -292,7 +292,7 @@ TEXTBOOK = ("Layer", "Type", "Maps", "Size", "Kernel", "Stride", "Padding", "Act
 _LETTERS = {"Convolution": "C", "Fully connected": "F", "Max pooling": "S", "Mean pooling": "S"}
 
 
-def textbook_rows(summary: Summary, reverse: bool = False) -> list[list[str]]:
+def textbook_rows(summary: Report, reverse: bool = False) -> list[list[str]]:
     """The lecture's table, a list of cells for each layer under `TEXTBOOK`; input first unless reversed."""
     g = summary.graph
     lines = [["In", "Input", str(g.ch), f"{g.imgsz[0]}x{g.imgsz[1]}", "-", "-", "-", "-"]]
@@ -353,7 +353,7 @@ def _times(values: Sequence[int], both: bool = False) -> str:
     return f"{values[0]}x{values[1]}" if both or values[0] != values[1] else str(values[0])
 
 
-def as_textbook(summary: Summary, reverse: bool = False) -> Any:
+def as_textbook(summary: Report, reverse: bool = False) -> Any:
     """The lecture's table as a rich renderable."""
     from rich.console import Group
     from rich.table import Table
@@ -369,7 +369,7 @@ def as_textbook(summary: Summary, reverse: bool = False) -> Any:
     )
 
 
-FORMATS: dict[str, Callable[[Summary, Sequence[str]], str]] = {
+FORMATS: dict[str, Callable[[Report, Sequence[str]], str]] = {
     "csv": as_csv,
     "markdown": as_markdown,
     "plain": lambda summary, columns: as_plain(summary),
@@ -390,7 +390,7 @@ def check_format(name: str) -> str:
     return name
 
 
-def as_json(summary: Summary) -> str:
+def as_json(summary: Report) -> str:
     """The JSON document: one line a row, so that two of them can be compared with diff."""
     import json
 
