@@ -162,6 +162,23 @@ def summary(
         write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))
 
 
+@app.command("show")
+def show_file(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network.")],
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With what it extends read in and its edits done.")
+    ] = False,
+) -> None:
+    """Print a network file: as it stands, or resolved."""
+    from netbuild.extends import to_yaml
+    from netbuild.locate import locate
+    from netbuild.reader import read_text
+    from netbuild.spec import load
+
+    path, _ = locate(file)
+    write(to_yaml(load(path).root) if resolved else read_text(path))
+
+
 @app.command()
 def check(
     files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],

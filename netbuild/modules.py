@@ -136,7 +136,8 @@ def load_imports(spec: Spec, trusted: Callable[[Path], bool]) -> dict[str, Facto
     """
     found: dict[str, Factory] = {}
     for item in spec.imports:
-        path = (spec.path.parent / item.path).resolve()
+        # Relative to the file that says it: that may be one which this file extends.
+        path = (Path(item.node.source.name).parent / item.path).resolve()
         if not path.exists():
             raise item.node.error(f"'{item.path}' does not exist (looked at {path})", "paths are relative to this file")
         if not trusted(path):

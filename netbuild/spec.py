@@ -8,6 +8,7 @@ from typing import Any
 
 from netbuild import expr
 from netbuild.errors import NetbuildError, Where, did_you_mean, raise_all, shorten
+from netbuild.extends import expand
 from netbuild.reader import Node, parse, read_text
 
 MAX_ROWS = 20_000
@@ -182,7 +183,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "task": _text,
     "width_divisor": _whole(1, 1024),
 }
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports")
+KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -201,7 +202,7 @@ def read(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         NetbuildError: with the place of every mistake in it.
     """
-    root = parse(text, str(path))
+    root = expand(parse(text, str(path)), (path,))
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
     settings = {key: _try(errors, _setting, key, root.value[key]) for key in SETTINGS if key in root.value}

@@ -16,8 +16,9 @@ BELOW = {
     "errors": (),
     "expr": ("errors",),
     "reader": ("expr",),
-    "spec": ("reader",),
-    "locate": ("spec",),
+    "locate": ("errors",),
+    "extends": ("reader", "locate"),
+    "spec": ("extends",),
     "roles": (),
     "layers": ("roles",),
     "ops": (),
@@ -32,13 +33,13 @@ BELOW = {
     "graph": ("bind", "cost", "network"),
     "report": ("graph",),
     "render": ("report",),
-    "summary": ("render", "locate", "modules"),
+    "summary": ("render", "modules"),
     "author": ("summary",),
     "cli": ("author", "trust"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
-LIGHT = ("errors", "expr", "reader", "spec", "locate")
+LIGHT = ("errors", "expr", "reader", "extends", "spec", "locate")
 
 
 def home(name):

@@ -43,6 +43,8 @@ def commands() -> list[tuple[str, list[str]]]:
 def here(tmp_path, monkeypatch):
     (net,) = (block for block in fences("yaml") if block.startswith("# net.yaml"))
     (tmp_path / "net.yaml").write_text(net, encoding="utf-8")
+    (attention,) = (block for block in fences("yaml") if block.startswith("# attention.yaml"))
+    (tmp_path / "attention.yaml").write_text(attention, encoding="utf-8")
     (gate,) = (block for block in fences("python") if block.startswith("# gate.py"))
     (tmp_path / "gate.py").write_text(gate, encoding="utf-8")
     (imports,) = (block for block in fences("yaml") if block.startswith("imports:"))

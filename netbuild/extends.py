@@ -1,0 +1,279 @@
+"""A file built on another: ``extends`` names it, ``edits`` change its rows, every other key replaces the base's.
+
+Works on nodes, before rows are read, so that each row keeps its own place and is checked like any other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.locate import locate
+from netbuild.reader import Node, parse, read_text
+
+MAX_CHAIN = 16
+SECTIONS = ("layers", "backbone", "neck", "head")
+VERBS = ("insert_before", "insert_after", "replace", "remove")
+MERGED = ("params", "blocks", "imports")  # mappings of names, taken over name by name
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A row on its way: where it stands in the base, and what its sources mean."""
+
+    node: Node
+    section: str
+    name: str | None
+    sources: list["_Slot | str | int"]  # a row, a name or `input`, or the offset of a row before it
+
+
+def expand(root: Node, chain: tuple[Path, ...]) -> Node:
+    """The file with its base read in and its edits done; the file itself if it extends nothing.
+
+    Args:
+        root: the file's tree.
+        chain: the files that led here, this one last.
+
+    Raises:
+        NetbuildError: for a cycle, a missing base, a missing target, or edits that contradict one another.
+    """
+    if not isinstance(root.value, dict) or "extends" not in root.value:
+        if isinstance(root.value, dict) and "edits" in root.value:
+            raise root.keys["edits"].error("'edits' change the file that 'extends' names, and there is none")
+        return root
+    base = _base(root.value["extends"], chain)
+    if not isinstance(base.value, dict):
+        raise root.value["extends"].error("the file it names is no network file")
+    return _merged(root, base)
+
+
+def _base(node: Node, chain: tuple[Path, ...]) -> Node:
+    if not isinstance(node.value, str):
+        raise node.error(f"extends names one file, not {node.kind()}")
+    path = chain[-1].parent / node.value
+    if not path.is_file():
+        try:
+            path, letter = locate(node.value)
+        except NetbuildError as error:
+            raise node.error(f"extends: {error.message}", error.hint) from None
+        if letter:
+            raise node.error(
+                f"there is no file '{node.value}'", f"write extends: {path.name}; --scale {letter} picks the scale"
+            )
+    if path.resolve() in [p.resolve() for p in chain]:
+        raise node.error("a file may not extend itself: " + " extends ".join(p.name for p in (*chain, path)))
+    if len(chain) >= MAX_CHAIN:
+        raise node.error(f"more than {MAX_CHAIN} files extend one another")
+    return expand(parse(read_text(path), str(path)), (*chain, path))
+
+
+def _merged(root: Node, base: Node) -> Node:
+    value, keys = dict(base.value), dict(base.keys)
+    own = [key for key in root.value if key not in ("extends", "edits")]
+    for key in own:
+        if (
+            key in MERGED
+            and isinstance(root.value[key].value, dict)
+            and isinstance(getattr(value.get(key), "value", None), dict)
+        ):
+            value[key] = _union(value[key], root.value[key])
+        else:
+            value[key] = root.value[key]
+        keys[key] = root.keys[key]
+    if "edits" in root.value:
+        if set(own) & set(SECTIONS):
+            raise root.keys["edits"].error("a file that gives rows of its own has nothing to edit")
+        value.update(_edited(value, root.value["edits"]))
+    return _copy(root, value, keys)
+
+
+def _union(base: Node, own: Node) -> Node:
+    return _copy(own, {**base.value, **own.value}, {**base.keys, **own.keys})
+
+
+def _copy(node: Node, value: object, keys: dict[str, Node] | None = None) -> Node:
+    copy = Node(value, node.source, node, node.quoted)
+    copy.keys = keys if keys is not None else node.keys
+    return copy
+
+
+# -- edits ------------------------------------------------------------------------------------------------------------
+
+
+def _edited(value: dict[str, Node], edits: Node) -> dict[str, Node]:
+    if not isinstance(edits.value, list):
+        raise edits.error("edits must be a list such as [{remove: 3}, {insert_after: p4, row: [-1, 1, Conv, [64]]}]")
+    slots = _slots(value)
+    base = list(slots)
+    touched: dict[int, Node] = {}
+    for edit in edits.value:
+        _apply(edit, slots, base, touched)
+    rows: dict[str, list[Node]] = {section: [] for section in SECTIONS if section in value}
+    for slot in slots:
+        rows[slot.section].append(_renumbered(slot, slots, touched))
+    return {section: _copy(value[section], nodes) for section, nodes in rows.items()}
+
+
+def _slots(value: dict[str, Node]) -> list[_Slot]:
+    slots: list[_Slot] = []
+    for section in SECTIONS:
+        node = value.get(section)
+        for row in node.value if node is not None and isinstance(node.value, list) else []:
+            slots.append(_slot(row, section, slots))
+    return slots
+
+
+def _slot(row: Node, section: str, before: Sequence[_Slot]) -> _Slot:
+    items = _from_items(row)
+    name = _field(row, "name", 4)
+    sources = [_meaning(item.value, before) for item in items]
+    return _Slot(row, section, str(name.value) if name is not None else None, sources)
+
+
+def _field(row: Node, key: str, position: int) -> Node | None:
+    if isinstance(row.value, dict):
+        return row.value.get(key)
+    return row.value[position] if isinstance(row.value, list) and len(row.value) > position else None
+
+
+def _from_items(row: Node) -> list[Node]:
+    node = _field(row, "from", 0)
+    if node is None:
+        return []
+    return node.value if isinstance(node.value, list) else [node]
+
+
+def _meaning(written: object, before: Sequence[_Slot]) -> "_Slot | str | int":
+    """-1 goes on meaning the row before; any other number means the row that it points at now."""
+    if type(written) is not int or written == -1:
+        return written if isinstance(written, (str, int)) else str(written)
+    index = written if written >= 0 else len(before) + written
+    return before[index] if 0 <= index < len(before) else written
+
+
+def _apply(edit: Node, slots: list[_Slot], base: Sequence[_Slot], touched: dict[int, Node]) -> None:
+    verb = _verb(edit)
+    targets = edit.value[verb]
+    for target in targets.value if isinstance(targets.value, list) and verb == "remove" else [targets]:
+        slot = _target(target, slots, base)
+        if verb in ("replace", "remove"):
+            if id(slot) in touched:
+                line = touched[id(slot)].line + 1
+                raise target.error(f"two edits change this row: here and at line {line}", "keep one of them")
+            touched[id(slot)] = target
+        _do(verb, edit, slot, slots, base)
+
+
+def _verb(edit: Node) -> str:
+    if not isinstance(edit.value, dict):
+        raise edit.error(f"an edit is a mapping such as {{remove: 3}}, not {edit.kind()}")
+    verbs = [key for key in edit.value if key in VERBS]
+    if len(verbs) != 1:
+        raise edit.error(f"an edit has one of {', '.join(VERBS)}; this has {', '.join(verbs) or 'none'}")
+    for key in edit.value:
+        if key not in (*VERBS, "row", "rows"):
+            raise edit.keys[key].error(f"unknown field '{key}'", did_you_mean(key, (*VERBS, "row", "rows")))
+    return verbs[0]
+
+
+def _target(node: Node, slots: Sequence[_Slot], base: Sequence[_Slot]) -> _Slot:
+    """The row that a number of the base file, or a name, stands for."""
+    if type(node.value) is int:
+        if 0 <= node.value < len(base) and base[node.value] in slots:
+            return base[node.value]
+        gone = "was removed" if 0 <= node.value < len(base) else f"does not exist: the base has rows 0..{len(base) - 1}"
+        raise node.error(f"row {node.value} {gone}")
+    named = {slot.name: slot for slot in slots if slot.name}
+    if node.value not in named:
+        hint = did_you_mean(str(node.value), named) or f"named: {', '.join(named) or 'none'}"
+        raise node.error(f"no row is named {node.kind()}", hint)
+    return named[node.value]
+
+
+def _do(verb: str, edit: Node, slot: _Slot, slots: list[_Slot], base: Sequence[_Slot]) -> None:
+    place = slots.index(slot)
+    if verb == "remove":
+        slots.pop(place)
+        return
+    new = [_slot(row, slot.section, base) for row in _new_rows(edit)]
+    if verb == "insert_before":
+        slots[place:place] = new
+    elif verb == "insert_after":
+        slots[place + 1 : place + 1] = new
+    else:
+        # The last new row takes the place of the old one: whoever read the old one reads it.
+        slots[place : place + 1] = new[:-1] + [slot]
+        slot.node, slot.sources = new[-1].node, new[-1].sources
+        slot.name = new[-1].name or slot.name
+
+
+def _new_rows(edit: Node) -> list[Node]:
+    if "row" in edit.value:
+        return [edit.value["row"]]
+    rows = edit.value.get("rows")
+    if rows is None or not isinstance(rows.value, list) or not rows.value:
+        raise edit.error("this edit needs a row, or a list of rows")
+    return list(rows.value)
+
+
+def _renumbered(slot: _Slot, slots: Sequence[_Slot], touched: dict[int, Node]) -> Node:
+    """The row with its sources written for the new order, and the name it goes by."""
+    written = _field(slot.node, "from", 0)
+    if written is None:
+        return slot.node
+    items = [_rewritten(item, source, slot, slots, touched) for item, source in _pairs(slot)]
+    source = _copy(written, items) if isinstance(written.value, list) else items[0]
+    if isinstance(slot.node.value, dict):
+        return _copy(slot.node, {**slot.node.value, "from": source})
+    row = [source, *slot.node.value[1:]]
+    if slot.name and len(row) == 4:
+        row.append(_copy(slot.node, slot.name))
+    return _copy(slot.node, row)
+
+
+def _pairs(slot: _Slot) -> Iterator[tuple[Node, "_Slot | str | int"]]:
+    return zip(_from_items(slot.node), slot.sources, strict=True)
+
+
+def _rewritten(
+    item: Node, source: "_Slot | str | int", slot: _Slot, slots: Sequence[_Slot], touched: dict[int, Node]
+) -> Node:
+    if not isinstance(source, _Slot):
+        return item
+    if source not in slots:
+        place = f"the row at {slot.node.where} reads row {item.value} of the base, which an edit removes"
+        raise touched[id(source)].error(place, "replace that row, or edit the one that reads it too")
+    return _copy(item, slots.index(source))
+
+
+def to_yaml(root: Node) -> str:
+    """A network file's tree as YAML text: a row a line, numbered; comments are not kept."""
+    lines: list[str] = []
+    number = 0
+    for key, node in root.value.items():
+        if key in ("extends", "edits"):
+            continue
+        if key in SECTIONS and isinstance(node.value, list):
+            lines.append(f"{key}:")
+            for row in node.value:
+                lines.append(f"  - {_flow(row)}  # {number}")
+                number += 1
+        elif isinstance(node.value, dict) and node.value:
+            lines += [f"{key}:", *(f"  {name}: {_flow(item)}" for name, item in node.value.items())]
+        else:
+            lines.append(f"{key}: {_flow(node)}")
+    return "\n".join(lines)
+
+
+def _flow(node: Node) -> str:
+    if isinstance(node.value, list):
+        return f"[{', '.join(_flow(item) for item in node.value)}]"
+    if isinstance(node.value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in node.value.items()) + "}"
+    if node.value is None:
+        return "null"
+    if isinstance(node.value, bool):
+        return str(node.value).lower()
+    if isinstance(node.value, str) and (node.quoted or any(c in node.value for c in ",[]{}#:&*!|>'\"%@`")):
+        return "'" + node.value.replace("'", "''") + "'"
+    return str(node.value)
