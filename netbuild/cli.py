@@ -162,6 +162,18 @@ def summary(
         write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))
 
 
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The file to write, with or without .yaml.")],
+    origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
+) -> None:
+    """Write a commented starter file."""
+    from netbuild.author.new import start
+
+    path = start(name, origin)
+    write(f"{path}: next, netbuild summary {path}")
+
+
 @app.command("show")
 def show_file(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network.")],

@@ -8,6 +8,7 @@ import pytest
 from netbuild import registry
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
+from netbuild.author.new import kinds
 from netbuild.locate import packaged
 
 CASES = Path(__file__).parent / "cases"
@@ -97,6 +98,25 @@ def test_explain(cli):
     assert data["sample"]["params"] == 64 * 32 + 64 + 128 * 64 + 128
     assert [part["path"] for part in data["inner"] if part["level"] == 0] == ["cv1", "cv2", "m"]
     assert "did you mean 'GhostConv'" in cli("explain", "GostConv").err
+
+
+@pytest.mark.parametrize("origin", kinds())
+def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
+    monkeypatch.chdir(tmp_path)
+    done = cli("new", "mine", "--from", origin)
+    assert (done.code, done.err) == (0, "")
+    assert check("mine.yaml") == []
+    assert "mine" in cli("summary", "mine.yaml", "--imgsz", "256").out
+    assert "mine.yaml exists already" in cli("new", "mine.yaml", "--from", origin).err
+
+
+def test_a_new_file_of_an_unknown_kind(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("new", "mine", "--from", "yolo1l")
+    assert done.code == 2
+    assert "did you mean" in done.err
+    assert not list(tmp_path.iterdir())
+    assert "cannot be written" in cli("new", "no/folder/mine", "--from", "classifier").err
 
 
 SET = "params: {width: 8, slope: 0.5, name: relu, deep: true, double: width * 2}\nlayers:\n"

@@ -348,6 +348,11 @@ def test_area_attention_sees_its_own_rows_only():
     assert field.w.size == float("inf")
 
 
+def test_bilinear_positions_on_an_input_see_it_alone():
+    field = graph_of(net_of("nn.Upsample, [null, 3, bilinear]")).layers[-1].field
+    assert [field.h.at(i) for i in range(3, 7)] == [(0, 1), (1, 1), (1, 2), (1, 2)]
+
+
 def test_lenet_sees_what_the_paper_says():
     sizes = [layer.field.size for layer in graph_of(NETS["lenet"]).layers]
     assert sizes == [(5, 5), (5, 5), (6, 6), (14, 14), (16, 16), (32, 32), (32, 32), (32, 32), (32, 32)]
@@ -374,7 +379,7 @@ def some_rows(rng):
         choices = (
             f"nn.Conv2d, [2, 2, {k}, {s}, {p}, {d}]", f"nn.AvgPool2d, [{k}, {s}, {p}]", "nn.ZeroPad2d, [1]",
             f"nn.Conv2d, [2, 2, [{k}, 1], [1, {s}], [{p}, 0]]", f"nn.ConvTranspose2d, [2, 2, {k}, {min(s, k)}, {p}]",
-            "nn.Upsample, [null, 2]", "nn.Upsample, [null, 2, bilinear]",
+            "nn.Upsample, [null, 2]", f"nn.Upsample, [null, {rng.choice((2, 3))}, bilinear]",
         )  # fmt: skip
         rows.append(rng.choices(choices, (4, 3, 1, 2, 1, 1, 1))[0])
     return "; ".join(rows)

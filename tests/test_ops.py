@@ -591,6 +591,28 @@ def test_rule_refuses_what_torch_refuses(name, args, message):
     assert message in str(foreseen(NAMES[name], tree_map(to_meta, args), {}))
 
 
+TAKEN = {
+    "output padding below the dilation": (
+        CONVOLUTION,
+        (R(1, 4, 8, 8), R(4, 2, 3, 3), None, [1, 1], [0, 0], [2, 2], True, [1, 1], 1),
+        (1, 2, 13, 13),
+    ),
+    "padding makes room": (CONVOLUTION, (R(1, 3, 2, 2), R(4, 3, 4, 4), None, [1, 1], [1, 1], *CONV[2:]), (1, 4, 1, 1)),
+    "ceil mode makes room": (MAX, (R(1, 3, 2, 2), [3], [2], [0], [1], True), (1, 3, 1, 1)),
+    "ceil mode ends in the padding": (MAX, (R(1, 3, 3, 3), [2], [2], [1], [1], True), (1, 3, 2, 2)),
+    "half the kernel": (MAX, (R(1, 3, 4, 4), [4], [4], [2]), (1, 3, 2, 2)),
+    "an empty vector joins anything": ("cat.default", ([torch.rand(0), R(2, 3)], 1), (2, 3)),
+    "an empty batch": ("mm.default", (R(0, 3), R(3, 4)), (0, 4)),
+    "cropping": ("constant_pad_nd.default", (R(1, 4), [-1, -2]), (1, 1)),
+}
+
+
+@pytest.mark.parametrize(("name", "args", "shape"), TAKEN.values(), ids=TAKEN)
+def test_rule_takes_what_torch_just_takes(name, args, shape):
+    assert compare(NAMES[name], args, {}) == "answered"
+    assert tree_leaves(foreseen(NAMES[name], tree_map(to_meta, args), {}))[0].shape == shape
+
+
 def test_sides_that_differ_are_told_from_other_mistakes():
     """The row's error then lists the rows of the right size."""
     for case in ("sum", "joined sides", "stacked"):

@@ -1,0 +1,40 @@
+"""A commented starter file that checks and summarises at once."""
+
+from pathlib import Path
+
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.locate import packaged
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def kinds() -> list[str]:
+    """What a file can be started from: templates, and the packaged architectures."""
+    return [
+        *sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "extends"),
+        *(Path(n).stem for n in packaged()),
+    ]
+
+
+def start(name: str, origin: str) -> Path:
+    """Write ``name``.yaml from a template or as an extension of a packaged architecture.
+
+    Raises:
+        NetbuildError: for an unknown origin, a file that exists, or a folder that cannot be written.
+    """
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    origin = origin.removesuffix(".yaml")
+    if origin not in kinds():
+        hint = did_you_mean(origin, kinds()) or f"known: {', '.join(kinds())}"
+        raise NetbuildError(f"nothing to start from is called '{origin}'", hint=hint)
+    template = TEMPLATES / f"{origin}.yaml"
+    text = (template if template.is_file() else TEMPLATES / "extends.yaml").read_text(encoding="utf-8")
+    text = text.replace("NAME", path.stem).replace("BASE", f"{origin}.yaml")
+    try:
+        with path.open("x", encoding="utf-8") as file:  # never over a file that is there
+            file.write(text)
+    except FileExistsError:
+        raise NetbuildError(f"{path} exists already", hint="choose another name") from None
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
