@@ -22,6 +22,7 @@ MAX_DIGITS = 18
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BASED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -42,11 +43,12 @@ class Source:
         self._lines: list[str] | None = None
 
     def where(self, line: int, column: int) -> Where:
-        """The place at a 0-based line and column."""
+        """The place at a 0-based line and column; the end of the text for a line behind it."""
         if self._lines is None:
-            self._lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", self.text)
-        text = self._lines[line] if line < len(self._lines) else ""
-        return Where(self.name, line + 1, column + 1, text)
+            self._lines = _BREAK.split(self.text)
+        if line >= len(self._lines):  # where a parser sees the end of a text that lacks its last line break
+            line, column = len(self._lines) - 1, len(self._lines[-1])
+        return Where(self.name, line + 1, column + 1, self._lines[line])
 
 
 class Node:
@@ -102,10 +104,14 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
-        raise NetbuildError(message, Where(str(path), line, column), "save the file as UTF-8") from None
+        data = error.object  # without the byte order mark
+        before = _BREAK.split(data[: error.start].decode())
+        place = Where(
+            str(path), len(before), len(before[-1]) + 1, _BREAK.split(data.decode(errors="replace"))[len(before) - 1]
+        )
+        raise NetbuildError(
+            f"byte 0x{data[error.start]:02x} is not UTF-8 text", place, "save the file as UTF-8"
+        ) from None
 
 
 def parse(text: str, name: str) -> Node:
@@ -130,8 +136,8 @@ def _character_error(source: Source, reason: str = "") -> NetbuildError:
     bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
     where = None
     if bad:
-        before = source.text[: bad.start()]
-        where = source.where(before.count("\n"), len(before) - before.rfind("\n") - 1)
+        before = _BREAK.split(source.text[: bad.start()])
+        where = source.where(len(before) - 1, len(before[-1]))
     found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
     return NetbuildError(f"{found} is not allowed in YAML{reason}", where, "remove it")
 

@@ -9,6 +9,7 @@ import pytest
 from netbuild.cost import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BROKEN = """\
 # the file of README's section on mistakes
@@ -23,52 +24,48 @@ head:
 """
 
 
-def fences(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Each ``$ netbuild ...`` of README with the lines shown under it."""
-    found: list[tuple[str, list[str]]] = []
-    for block in fences("console"):
-        for line in block.splitlines():
+def commands() -> list[tuple[str, str, list[str]]]:
+    """Each ``$ netbuild ...`` of a page with the lines shown under it."""
+    found: list[tuple[str, str, list[str]]] = []
+    for page in PAGES:
+        for line in "\n".join(fences(page.read_text(encoding="utf-8"), "console")).splitlines():
             if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return [(command, lines) for command, lines in found if command.startswith("netbuild ")]
+                found.append((page.name, line[2:], []))
+            elif line:
+                found[-1][2].append(line)
+    return [case for case in found if case[1].startswith("netbuild ")]
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    (net,) = (block for block in fences("yaml") if block.startswith("# net.yaml"))
-    (tmp_path / "net.yaml").write_text(net, encoding="utf-8")
-    (attention,) = (block for block in fences("yaml") if block.startswith("# attention.yaml"))
-    (tmp_path / "attention.yaml").write_text(attention, encoding="utf-8")
-    (gate,) = (block for block in fences("python") if block.startswith("# gate.py"))
-    (tmp_path / "gate.py").write_text(gate, encoding="utf-8")
-    (imports,) = (block for block in fences("yaml") if block.startswith("imports:"))
-    (tmp_path / "gated.yaml").write_text(imports, encoding="utf-8")
+    """A folder with the files that the pages show: those whose first line is a comment with the name."""
     (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in fences(text, "yaml") + fences(text, "python"):
+            if name := re.match(r"# ([\w-]+\.(?:py|yaml))\b", block):
+                (tmp_path / name[1]).write_text(block, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("command", "shown"), commands(), ids=lambda v: v if isinstance(v, str) else "")
-def test_commands_print_what_is_shown(cli, here, command, shown):
+@pytest.mark.parametrize(("page", "command", "shown"), commands(), ids=lambda v: v if isinstance(v, str) else "")
+def test_commands_print_what_is_shown(cli, here, page, command, shown):
     done = cli(*shlex.split(command)[1:])
     wrong = shown and shown[0].startswith("error:")
     assert done.code == (2 if wrong else 0), done.err
-    printed = (done.err if wrong else done.out).rstrip("\n").splitlines()
-    # An ellipsis stands for any lines; between two of them the lines follow one another.
+    printed = "\n" + (done.err if wrong else done.out)
+    # An ellipsis stands for anything; what is between two of them is printed as shown, in this order.
     for part in "\n".join(shown).split("..."):
-        lines = part.strip("\n").splitlines()
-        starts = [i for i in range(len(printed)) if printed[i : i + len(lines)] == lines]
-        assert starts, f"not printed by {command}:\n{part}"
-        printed = printed[starts[0] + len(lines) :]
+        assert part.strip("\n") in printed, f"{page}: not printed by {command}:\n{part}"
+        printed = printed[printed.index(part.strip("\n")) + len(part.strip("\n")) :]
 
 
 def test_python_runs(here, capsys):
-    (code,) = (block for block in fences("python") if block.startswith("import netbuild"))
+    (code,) = (block for block in fences(README, "python") if block.startswith("import netbuild"))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
