@@ -199,17 +199,23 @@ def check(
     ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
     imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
     json: Annotated[bool, typer.Option("--json", help="A list of findings for editors.")] = False,
+    shapes: Annotated[bool, typer.Option(help="Without: syntax, names, sources and arity, at once.")] = True,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
     """Report every error and doubt of network files. Exit code 0: none, 1: warnings only, 2: errors."""
     size = image_size(imgsz)
     _start_printing()
-    from netbuild.author.check import check as check_file
-    from netbuild.graph import Options
+    if shapes:
+        from netbuild.author.check import check as check_file
+        from netbuild.graph import Options
 
-    options = Options(scale, None, nc, ch, size)
-    found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
+        options = Options(scale, None, nc, ch, size)
+        found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
+    else:
+        from netbuild.author.quick import check as check_text
+
+        found = [(file, f) for file in files for f in check_text(file)]
     if json:
         import json as library
 

@@ -50,6 +50,11 @@ class Source:
             line, column = len(self._lines) - 1, len(self._lines[-1])
         return Where(self.name, line + 1, column + 1, self._lines[line])
 
+    def at(self, position: int) -> Where:
+        """The place of a character, by its index in the text."""
+        before = _BREAK.split(self.text[:position])
+        return self.where(len(before) - 1, len(before[-1]))
+
 
 class Node:
     """A YAML value with its place: a scalar, a list of nodes, or a dict from key texts to nodes."""
@@ -105,13 +110,9 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         data = error.object  # without the byte order mark
-        before = _BREAK.split(data[: error.start].decode())
-        place = Where(
-            str(path), len(before), len(before[-1]) + 1, _BREAK.split(data.decode(errors="replace"))[len(before) - 1]
-        )
-        raise NetbuildError(
-            f"byte 0x{data[error.start]:02x} is not UTF-8 text", place, "save the file as UTF-8"
-        ) from None
+        where = Source(str(path), data.decode(errors="replace")).at(len(data[: error.start].decode()))
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
+        raise NetbuildError(message, where, "save the file as UTF-8") from None
 
 
 def parse(text: str, name: str) -> Node:
@@ -136,8 +137,7 @@ def _character_error(source: Source, reason: str = "") -> NetbuildError:
     bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
     where = None
     if bad:
-        before = _BREAK.split(source.text[: bad.start()])
-        where = source.where(len(before) - 1, len(before[-1]))
+        where = source.at(bad.start())
     found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
     return NetbuildError(f"{found} is not allowed in YAML{reason}", where, "remove it")
 
@@ -149,7 +149,7 @@ def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> NetbuildError:
         return _escape_error(source, problem)
     mark, message, hint = problem or context, text, ""
     place = error.context or ""
-    if context and problem and place.startswith("while parsing a flow"):
+    if context and problem and place.startswith(("while parsing a flow sequence", "while parsing a flow mapping")):
         opened = "[" if "sequence" in place else "{"
         closing = "]" if opened == "[" else "}"
         mark, hint = context, f"close it with '{closing}', or put the missing ',' there"

@@ -1,11 +1,14 @@
 """Help for authors: check, modules, explain, --set."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from netbuild import registry
+from netbuild.author import index, quick
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
 from netbuild.author.new import kinds
@@ -61,6 +64,48 @@ def test_all_errors_of_all_files_and_all_scales(cli, tmp_path):
     found = [f for f in json.loads(done.out) if f["level"] == "error"]
     assert [(Path(f["file"]).name, f["line"], f["column"]) for f in found] == [("a.yaml", 3, 10), ("b.yaml", 5, 5)]
     assert "built for 4 input channels, 8 arrive" in found[1]["message"]
+
+
+def test_the_index_of_signatures_is_true():
+    assert index.FILE.read_text() == index.text(), "run: python -m netbuild.author.index"
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_a_check_without_shapes_finds_nothing_in_packaged_files(name):
+    assert quick.check(name) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("[-1, 1, Cnov, [8]]", "unknown module 'Cnov'"),
+        ("[-1, 1, Conv, []]", "c2 missing"),
+        ("[-1, 1, SPPF, [8, 5, 3, true, 9]]", "5 values given, but a row gives it at most 4"),
+        ("[-1, 1, Conv, [8, {kk: 3}]]", "has no argument 'kk'"),
+        ("[-1, 1, nn.Conv2d, [3, 8]]", "kernel_size missing"),
+        ("[-1, 1, nn.ReLU, [1, 2]]", "2 values given"),
+        ("[7, 1, Conv, [8]]", "source 7 is row 7"),
+        ("[-1, 1, Mine, [8, 3]]", "at most 1: c2"),
+    ],
+)
+def test_a_check_without_shapes(cli, tmp_path, row, said):
+    block = "blocks: {Mine: {params: [c2], rows: [[input, 1, Conv, [c2]]]}}\n"
+    (tmp_path / "net.yaml").write_text(f"{block}layers:\n  - {row}\n")
+    done = cli("check", tmp_path / "net.yaml", "--no-shapes", "--json")
+    assert done.code == 2
+    (finding,) = json.loads(done.out)
+    assert said in finding["message"]
+    assert finding["line"] == 3
+    # With shapes the same row is an error at the same line.
+    (with_shapes,) = [f for f in json.loads(cli("check", tmp_path / "net.yaml", "--json").out) if f["level"] == "error"]
+    assert with_shapes["line"] == 3
+
+
+def test_a_check_without_shapes_imports_no_torch():
+    code = "import sys; sys.argv = ['netbuild', 'check', 'yolo11.yaml', '--no-shapes']\nfrom netbuild.cli import main\n"
+    code += "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_check_of_what_is_not_there(cli):

@@ -1,44 +1,17 @@
 """Everything that is wrong or doubtful in network files, with places, at once."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from netbuild import registry
-from netbuild.errors import NetbuildError, Where
+from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
+from netbuild.errors import NetbuildError
 from netbuild.graph import Graph, Layer, Options, resolve
 from netbuild.locate import locate
 from netbuild.modules import gather
 from netbuild.roles import Role
 from netbuild.spec import Spec, load
-
-
-@dataclass(frozen=True)
-class Finding:
-    """An error or a warning at a place."""
-
-    level: str
-    message: str
-    where: Where | None
-    hint: str = ""
-
-    def render(self) -> str:
-        """As text for a terminal."""
-        text = NetbuildError(self.message, self.where, self.hint).render()
-        return text if self.level == "error" else text.replace("error:", "warning:", 1)
-
-    def to_dict(self, file: str) -> dict[str, Any]:
-        """As data for an editor: lines and columns count from 1."""
-        place = self.where
-        return {
-            "file": place.file if place else file,
-            "line": place.line if place else None,
-            "column": place.column if place else None,
-            "level": self.level,
-            "message": self.message,
-            "hint": self.hint,
-        }
 
 
 def check(
@@ -56,19 +29,14 @@ def check(
         spec = load(path)
         own = gather(spec, modules, trusted) if modules or spec.imports else {}
     except NetbuildError as error:
-        return _errors([error])
+        return of_errors([error])
     base = options or Options()
     asked = base.scale or letter
-    found: dict[tuple[Any, ...], Finding] = {}
-    for scale in [asked] if asked else _scales(spec):
-        for finding in _resolved(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own)):
-            found.setdefault((finding.level, finding.where, finding.message), finding)
-    return sorted(found.values(), key=_order)
-
-
-def _order(finding: Finding) -> tuple[str, int, int]:
-    place = finding.where
-    return finding.level, place.line if place else 0, place.column if place else 0
+    return in_order(
+        finding
+        for scale in ([asked] if asked else _scales(spec))
+        for finding in _resolved(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own))
+    )
 
 
 def _scales(spec: Spec) -> Sequence[str | None]:
@@ -76,47 +44,25 @@ def _scales(spec: Spec) -> Sequence[str | None]:
 
 
 def _resolved(spec: Spec, options: Options) -> Iterator[Finding]:
-    for warning in spec.warnings:
-        yield Finding("warning", warning.message, warning.where, warning.hint)
+    yield from of_text(spec)
+    yield from of_names(spec, set(registry.names()))
     yield from _shadowed(spec, options)
-    yield from _written_twice(spec)
     try:
         graph = resolve(spec, options)
     except NetbuildError as error:
-        yield from _errors(error.all())
+        yield from of_errors([error])
         return
     yield from _unread(graph)
     yield from _odd_heads(graph)
     yield from _wrong_widths(graph)
 
 
-def _errors(errors: Iterable[NetbuildError]) -> list[Finding]:
-    return [Finding("error", e.message, e.where, e.hint) for error in errors for e in error.all()]
-
-
 def _shadowed(spec: Spec, options: Options) -> Iterator[Finding]:
     packaged = set(registry.names())
-    for block in spec.blocks.values():
-        if block.name in packaged:
-            yield Finding(
-                "warning", f"the block '{block.name}' hides the packaged module of this name", block.node.where
-            )
     for row in spec.rows:
         if row.module in options.modules and row.module in packaged:
-            home = options.modules[row.module].file
-            yield Finding(
-                "warning", f"{row.label}: the own module in {home} hides the packaged one", row.module_node.where
-            )
-
-
-def _written_twice(spec: Spec) -> Iterator[Finding]:
-    for row in spec.rows:
-        for node in row.args:
-            if node.quoted and node.value in ("None", "True", "False"):
-                word = {"None": "None", "True": "true", "False": "false"}[node.value]
-                yield Finding(
-                    "warning", f"{row.label}: the text '{node.value}' is read as the word", node.where, f"write {word}"
-                )
+            message = f"{row.label}: the own module in {options.modules[row.module].file} hides the packaged one"
+            yield Finding("warning", message, row.module_node.where)
 
 
 def _unread(graph: Graph) -> Iterator[Finding]:

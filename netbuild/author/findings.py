@@ -1,0 +1,73 @@
+"""What a check finds, and the doubts that need no shapes. No torch."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from netbuild.errors import NetbuildError, Where
+from netbuild.spec import Spec
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An error or a warning at a place."""
+
+    level: str
+    message: str
+    where: Where | None
+    hint: str = ""
+
+    def render(self) -> str:
+        """As text for a terminal."""
+        text = NetbuildError(self.message, self.where, self.hint).render()
+        return text if self.level == "error" else text.replace("error:", "warning:", 1)
+
+    def to_dict(self, file: str) -> dict[str, Any]:
+        """As data for an editor: lines and columns count from 1."""
+        place = self.where
+        return {
+            "file": place.file if place else file,
+            "line": place.line if place else None,
+            "column": place.column if place else None,
+            "level": self.level,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+def of_errors(errors: Iterable[NetbuildError]) -> list[Finding]:
+    """Errors, and those found with them, as findings."""
+    return [Finding("error", e.message, e.where, e.hint) for error in errors for e in error.all()]
+
+
+def of_text(spec: Spec) -> Iterator[Finding]:
+    """Warnings of the reading, and words in quotes that are read as words."""
+    for warning in spec.warnings:
+        yield Finding("warning", warning.message, warning.where, warning.hint)
+    for row in spec.rows:
+        for node in row.args:
+            if node.quoted and node.value in ("None", "True", "False"):
+                word = {"None": "None", "True": "true", "False": "false"}[node.value]
+                message = f"{row.label}: the text '{node.value}' is read as the word"
+                yield Finding("warning", message, node.where, f"write {word}")
+
+
+def of_names(spec: Spec, packaged: set[str]) -> Iterator[Finding]:
+    """Blocks that hide a packaged module."""
+    for block in spec.blocks.values():
+        if block.name in packaged:
+            message = f"the block '{block.name}' hides the packaged module of this name"
+            yield Finding("warning", message, block.node.where)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Each once, errors first, in the order of the file."""
+    found: dict[tuple[Any, ...], Finding] = {}
+    for finding in findings:
+        found.setdefault((finding.level, finding.where, finding.message), finding)
+    return sorted(found.values(), key=_order)
+
+
+def _order(finding: Finding) -> tuple[str, int, int]:
+    place = finding.where
+    return finding.level, place.line if place else 0, place.column if place else 0

@@ -1,0 +1,61 @@
+"""A check without shapes and without torch: syntax, names, sources and arity, quick enough for every keystroke."""
+
+from collections.abc import Iterator, Sequence
+
+from netbuild.author import index
+from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.locate import locate
+from netbuild.roles import NAMES, Plain
+from netbuild.spec import Block, Row, Spec, load
+
+_SUPPLIED = {"in", "depth", "size", "stride", "setting"}
+
+
+def check(file: str) -> list[Finding]:
+    """The findings of one file that need no shapes; own modules are taken as they are."""
+    try:
+        path, _ = locate(file)
+        spec = load(path)
+    except NetbuildError as error:
+        return of_errors([error])
+    rows = [*spec.rows, *(row for block in spec.blocks.values() for row in block.rows)]
+    return in_order([*of_text(spec), *of_names(spec, set(index.load())), *(f for row in rows for f in _row(row, spec))])
+
+
+def _row(row: Row, spec: Spec) -> Iterator[Finding]:
+    known = index.load()
+    if row.module in spec.blocks:
+        yield from _arity(row, _parameters(spec.blocks[row.module]))
+    elif row.module.removeprefix("torch.") in known:
+        name = row.module.removeprefix("torch.")
+        yield from _arity(row, known[name], foreign=name.startswith("nn."), own_style=not spec.is_plain)
+    elif not spec.imports and row.module.count(".") < 2:
+        hint = did_you_mean(row.module, [*spec.blocks, *known])
+        message = f"row {row.index}: unknown module '{row.module}' (own modules are not looked at here)"
+        yield Finding("error", message, row.module_node.where, hint)
+
+
+def _parameters(block: Block) -> list[list[object]]:
+    return [[p.name, p.role or NAMES.get(p.name, Plain).value, p.default is None] for p in block.params]
+
+
+def _arity(
+    row: Row, parameters: Sequence[Sequence[object]], foreign: bool = False, own_style: bool = False
+) -> Iterator[Finding]:
+    if any(p[0] == "*" for p in parameters):
+        return
+    names = [str(p[0]) for p in parameters]
+    for name, node in row.kwargs:
+        if name not in names:
+            yield Finding("error", f"{row.label} has no argument '{name}'", node.where, did_you_mean(name, names))
+    full = foreign and bool(row.args) and not (own_style and row.module.endswith("nn.ConvTranspose2d"))
+    free = [p for p in parameters if full or p[1] not in _SUPPLIED]
+    if len(row.args) > len(free):
+        takes = f"at most {len(free)}: {', '.join(str(p[0]) for p in free)}" if free else "none"
+        message = f"{row.label}: {len(row.args)} values given, but a row gives it {takes}"
+        yield Finding("error", message, row.args[len(free)].where)
+    given = {str(p[0]) for p in free[: len(row.args)]} | {name for name, _ in row.kwargs}
+    missing = [str(p[0]) for p in free if p[2] and str(p[0]) not in given]
+    if missing:
+        yield Finding("error", f"{row.label}: {', '.join(missing)} missing", row.where, f"it takes {', '.join(names)}")
