@@ -107,6 +107,8 @@ def _binary(op: ast.operator, left: Any, right: Any) -> Any:
 def _function(name: str, values: list[Any]) -> Any:
     if name not in _FUNCTIONS:
         raise ExpressionError(f"the function '{name}' is not allowed; min max int round abs are")
+    if name == "round" and any(abs(digits) > 64 for digits in values[1:]):
+        raise ExpressionError("round takes at most 64 digits")
     try:
         return _bounded(_FUNCTIONS[name](*values))
     except (TypeError, ValueError, OverflowError):

@@ -16,6 +16,11 @@ import torch
 from netbuild.ops import aten, reduced_dims
 
 MAX_PERIOD = 4096
+MAX_READS = 4096  # of the positions of a period together; nets that people draw have dozens
+
+
+class _TooLongError(Exception):
+    """An axis whose period is not worth its computation."""
 
 
 class Axis(NamedTuple):
@@ -102,7 +107,10 @@ def follow(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> 
     field = fields[0] if len(fields) == 1 else union(fields, out)
     function = TRANSFERS.get(func)
     if function is not None:
-        field = function(field, out, *args, **kwargs)
+        try:
+            field = function(field, out, *args, **kwargs)
+        except _TooLongError:
+            field = field._replace(known=False)
     for item in out if isinstance(out, (tuple, list)) else (out,):
         if isinstance(item, torch.Tensor):
             item.nb_field = field  # type: ignore[attr-defined]
@@ -130,6 +138,8 @@ def _hull(axes: Sequence[Axis], base: Axis) -> Axis:
     if any(axis.jump != base.jump for axis in axes):
         axes, base = [_evened(axis) for axis in axes], _evened(base)
     period = math.lcm(*(len(axis.low) for axis in axes))
+    if period > MAX_PERIOD:
+        axes, base, period = [_evened(axis) for axis in axes], _evened(base), 1
     seen = [[axis.at(i) for axis in axes] for i in range(period)]
     return _axis(seen, base.advance * (period // len(base.low)))
 
@@ -150,13 +160,22 @@ def _evened(axis: Axis) -> Axis:
     return Axis((low,), (high,), axis.jump)
 
 
-def _read(axis: Axis, period: int, step: int, reads: Callable[[int], Iterable[int]]) -> Axis:
+def _read(axis: Axis, period: int, step: int, reads: Callable[[int], Sequence[int]]) -> Axis:
     """The axis of positions that read others: i reads reads(i), and i + period what lies step further on."""
     turns = math.lcm(step, len(axis.low)) // step
-    if period * turns > MAX_PERIOD:
+    if period > MAX_PERIOD:
+        raise _TooLongError
+    most = max(len(reads(i)) for i in range(period))
+    if period * turns * min(most, 2 * len(axis.low)) > MAX_READS:
         axis, turns = _evened(axis), 1
     advance = axis.advance * step * turns / len(axis.low)
-    return _axis([[axis.at(j) for j in reads(i)] for i in range(period * turns)], advance)
+    return _axis([[axis.at(j) for j in _ends(axis, reads(i))] for i in range(period * turns)], advance)
+
+
+def _ends(axis: Axis, places: Sequence[int]) -> Sequence[int]:
+    """Of evenly spaced places those that may see furthest: a period at either end, whatever lies between."""
+    period = len(axis.low)
+    return places if len(places) <= 2 * period else (*places[:period], *places[-period:])
 
 
 def on_grid(x: Any, field: Field) -> bool:
@@ -192,7 +211,9 @@ def seen_whole(axis: Axis) -> Axis:
 
 
 def _slide(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    return _read(axis, 1, stride, lambda i: [i * stride - padding + dilation * t for t in range(kernel)])
+    return _read(
+        axis, 1, stride, lambda i: range(i * stride - padding, i * stride - padding + dilation * kernel, dilation)
+    )
 
 
 def _windowed(field: Field, out: Any, x: torch.Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Field:
@@ -243,9 +264,15 @@ def _transposed(field: Field, out: Any, kernel: Any, stride: Any, padding: Any, 
 
 
 def _spread(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    def reads(i: int) -> list[int]:
-        taps = (i + padding - dilation * t for t in range(kernel))
-        return [tap // stride for tap in taps if tap % stride == 0]
+    common = math.gcd(dilation, stride)
+    every, apart = stride // common, dilation // common  # each every-th tap reads, apart from the one before it
+
+    def reads(i: int) -> range:
+        if (i + padding) % common:
+            return range(0)
+        first = (i + padding) // common * pow(apart, -1, every) % every
+        place = (i + padding - dilation * first) // stride
+        return range(place, place - apart * len(range(first, kernel, every)), -apart)
 
     return _read(axis, stride, 1, reads)
 
@@ -360,7 +387,7 @@ def _neighbours(reach: int, i: int, n: int, m: int) -> range:
     return range(place - reach + 1, place + reach + 1) if rest else range(place, place + 1)
 
 
-def _resized(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int, int], Iterable[int]]) -> Field:
+def _resized(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int, int], Sequence[int]]) -> Field:
     field = settled(x, field)
     if not on_grid(x, field):
         return field._replace(known=False)
@@ -368,7 +395,7 @@ def _resized(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int,
     return field._replace(h=h, w=w, grid=_grid(out))
 
 
-def _resized_axis(axis: Axis, before: int, after: int, reads: Callable[[int, int, int], Iterable[int]]) -> Axis:
+def _resized_axis(axis: Axis, before: int, after: int, reads: Callable[[int, int, int], Sequence[int]]) -> Axis:
     common = math.gcd(before, after)
     return _read(axis, after // common, before // common, lambda i: reads(i, before, after))
 

@@ -88,6 +88,7 @@ class Graph:
     layers: tuple[Layer, ...]
     plan: Plan
     peak_bytes: int
+    inputs: tuple[tuple[str, int, tuple[int, int]], ...]  # name, channels, size
     notes: tuple[str, ...] = ()
     make_activation: Callable[[], nn.Module] = field(default=default_activation, repr=False)
 
@@ -95,6 +96,10 @@ class Graph:
     def name(self) -> str:
         """The file's stem with its scale: the letter follows the version digits, as in yolo11n-seg."""
         return scaled_name(self.spec.stem, self.scale.name)
+
+    def images(self, batch: int = 1, imgsz: tuple[int, int] | None = None) -> list[torch.Tensor]:
+        """Empty inputs on torch's default device, each knowing its receptive field; all of one size if one is given."""
+        return _images(self.inputs, batch, imgsz)
 
     def skeleton(self) -> Rows:
         """The rows on ``meta``: modules with shapes and no storage."""
@@ -130,22 +135,43 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     settings, notes = _settings(spec, options)
     task = settings.get("task") or _head_task(spec, options.modules)
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
+    if spec.inputs:
+        settings["ch"] = spec.inputs[0].channels
+        imgsz = options.imgsz or spec.inputs[0].size or imgsz
+    inputs = _inputs(spec, settings["ch"], imgsz, options.imgsz is not None)
     scope = _scope(spec, settings, scale)
     make_activation = _activation(spec)
     walk = _Walk(spec.blocks, task, imgsz, options.modules)
-    with using_activation(make_activation()) as default, walk.running():
-        image = torch.empty((1, settings["ch"], *imgsz), device="meta")
-        image_field(image)
-        walk.observer.live.add(image)
+    walk.observer.limit = MAX_OPERATORS
+    with walk.running(), using_activation(make_activation()) as default:
+        images = _images(inputs, 1, None)
+        for image in images:
+            walk.observer.live.add(image)
         result = (spec.rows[-1].index,)
-        layers, _ = walk.rows(spec.rows, [image], scope, result)
+        layers, _ = walk.rows(spec.rows, images, scope, result)
     raise_all(walk.errors)
     plan = Plan(tuple(layer.step for layer in layers), result)
     return Graph(
         spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers),
         plan,
-        walk.observer.live.peak, notes, make_activation,
+        walk.observer.live.peak, inputs, notes, make_activation,
     )  # fmt: skip
+
+
+def _inputs(spec: Spec, ch: int, imgsz: tuple[int, int], asked: bool) -> tuple[tuple[str, int, tuple[int, int]], ...]:
+    """The network's inputs; a size that is asked for goes for all of them."""
+    if not spec.inputs:
+        return (("input", ch, imgsz),)
+    return tuple((i.name, i.channels, imgsz if asked or i.size is None else i.size) for i in spec.inputs)
+
+
+def _images(
+    inputs: Sequence[tuple[str, int, tuple[int, int]]], batch: int, imgsz: tuple[int, int] | None
+) -> list[torch.Tensor]:
+    images = [torch.empty((batch, channels, *(imgsz or size))) for _, channels, size in inputs]
+    for image in images:
+        image_field(image)
+    return images
 
 
 def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -209,8 +235,10 @@ class Part:
     field: Field | None = None
 
 
-def trace(graph: Graph, model: Rows, imgsz: tuple[int, int]) -> tuple[dict[str, Part], int]:
-    """Run rows on ``meta`` at a size: what every module cost, by path such as ``2.m.0``, and the peak of memory.
+def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tuple[dict[str, Part], int]:
+    """Run rows on ``meta``, at the graph's size unless one is given: what every module cost, and the peak of memory.
+
+    Modules go by their path, such as ``2.m.0``.
 
     Raises:
         Exception: whatever a module raises at a size that it does not take.
@@ -222,10 +250,10 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int]) -> tuple[dict[str, 
     handles = _watch(parts, walk.observer)
     try:
         with walk.running():
-            image = torch.empty((1, graph.ch, *imgsz), device="meta")
-            image_field(image)
-            walk.observer.live.add(image)
-            model.eval()(image)
+            images = graph.images(imgsz=imgsz)
+            for image in images:
+                walk.observer.live.add(image)
+            model.eval()(*images)
     finally:
         for handle in handles:
             handle.remove()
@@ -279,8 +307,8 @@ def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
     model.train()
     try:
         with _Walk({}, None).running(), torch.enable_grad():
-            image = torch.empty((batch, graph.ch, *graph.imgsz), device="meta")
-            return saved_for_backward(lambda: model(image), set(kept))
+            images = graph.images(batch)
+            return saved_for_backward(lambda: model(*images), set(kept))
     finally:
         model.eval()
 
@@ -431,11 +459,8 @@ class _SourceFailedError(Exception):
 
 def _child_name(row: Row) -> str:
     """A row of a block is called by its name in the state dict, unless a module has an attribute of that name."""
-    return (
-        row.name
-        if row.name and not hasattr(nn.Module, row.name) and row.name not in ("plan", "title")
-        else str(row.index)
-    )
+    taken = {*vars(nn.Module()), "plan", "title"}
+    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in taken else str(row.index)
 
 
 def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple[int | str | None, ...]:

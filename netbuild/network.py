@@ -101,9 +101,9 @@ class Network(nn.Module):
         self.model = model
         self.facts = dict(facts)  # name, scale, task, nc, ch, imgsz: what a checkpoint must know
 
-    def forward(self, image: torch.Tensor) -> Any:
-        """The last row's output."""
-        return self.model(image)
+    def forward(self, *images: torch.Tensor) -> Any:
+        """The last row's output for one image, or for the inputs that the file names, in its order."""
+        return self.model(*images)
 
     def fuse(self) -> "Network":
         """Merge batch norms and parallel branches for inference, in place; returns itself."""

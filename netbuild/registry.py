@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from netbuild import layers
-from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean
+from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
 from netbuild.layers.activation import activation_by_name
 from netbuild.roles import NAMES, Plain, Role
@@ -213,8 +213,9 @@ def instantiate(call: Call) -> nn.Module:
     made = factory(call.name)
     try:
         return made.make(*call.args, **dict(call.kwargs))
-    except (TypeError, ValueError) as error:
-        raise NetbuildError(f"{call}: {error}", hint=f"it takes {made.signature()}") from None
+    except Exception as error:  # whatever a constructor raises
+        text = shorten(str(error) or type(error).__name__, 300)
+        raise NetbuildError(f"{call}: {text}", hint=f"it takes {made.signature()}") from None
 
 
 def activation(value: Any) -> nn.Module:

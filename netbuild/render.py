@@ -118,12 +118,18 @@ def head_lines(summary: Report) -> list[str]:
     facts = [
         _scale_words(summary),
         f"nc {g.nc}{_origin(summary, 'nc')}" if g.nc is not None else "no nc",
-        f"ch {g.ch}{_origin(summary, 'ch')}",
-        f"image {g.imgsz[0]}x{g.imgsz[1]}",
+        *_input_words(summary),
         f"activation {g.activation}{'' if 'activation' in g.spec.settings else ' (default)'}",
         f"task {g.task}" if g.task else "no task",
     ]
     return [str(g.spec.path), ", ".join(facts)]
+
+
+def _input_words(summary: Report) -> list[str]:
+    g = summary.graph
+    if not g.spec.inputs:
+        return [f"ch {g.ch}{_origin(summary, 'ch')}", f"image {g.imgsz[0]}x{g.imgsz[1]}"]
+    return [f"input {name} {channels}x{size[0]}x{size[1]}" for name, channels, size in g.inputs]
 
 
 def _scale_words(summary: Report) -> str:

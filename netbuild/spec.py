@@ -13,6 +13,7 @@ from netbuild.reader import Node, parse, read_text
 
 MAX_ROWS = 20_000
 MAX_REPEATS = 1_000
+MAX_LEVELS = 32  # of blocks in blocks
 MAX_CHANNELS = 65_536
 MAX_SIDE = 32_768  # pixels
 INPUT = -1  # the index that stands for the image; a block's further inputs are -2, -3, ...
@@ -79,6 +80,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Input:
+    """One of several inputs of a network: its name, channels, and size in pixels (None: the image size)."""
+
+    name: str
+    channels: int
+    size: tuple[int, int] | None
+    node: Node
+
+
+@dataclass(frozen=True)
 class Import:
     """An entry of ``imports``: a path beside the file, and the one class wanted from it (None: all)."""
 
@@ -110,6 +121,7 @@ class Spec:
     blocks: Mapping[str, Block]
     width_divisor: int
     imports: tuple[Import, ...] = ()
+    inputs: tuple[Input, ...] = ()
     warnings: tuple[NetbuildError, ...] = ()
 
     @property
@@ -183,7 +195,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "task": _text,
     "width_divisor": _whole(1, 1024),
 }
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits")
+KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -211,11 +223,13 @@ def read(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     imports = _try(errors, _imports, root.value.get("imports")) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
     blocks = _read_blocks(root.value.get("blocks"), names, errors)
-    rows = _read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], _Context(names, ()), errors)
+    inputs = _try(errors, _inputs, root.value.get("inputs")) or ()
+    inputs_named = tuple(item.name for item in inputs)
+    rows = _read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], _Context(names, inputs_named), errors)
     raise_all(errors)
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
-    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, tuple(warnings))
+    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, tuple(warnings))
 
 
 def _setting(key: str, node: Node) -> Any:
@@ -321,6 +335,23 @@ def _imports(node: Node | None) -> tuple[Import, ...]:
     if isinstance(node.value, dict):
         return tuple(Import(_text(item), name, item) for name, item in node.value.items())
     raise node.error("imports must be a list of paths, or a mapping such as {Gate: ./blocks.py}")
+
+
+def _inputs(node: Node | None) -> tuple[Input, ...]:
+    if node is None or node.value is None:
+        return ()
+    if not isinstance(node.value, dict) or not node.value:
+        raise node.error("inputs must be a mapping such as {rgb: [3, 640, 640], ir: [1, 640, 640]}")
+    inputs = []
+    for name, item in node.value.items():
+        _check_name(node.keys[name], taken={"input"})
+        sides = item.value
+        if not isinstance(sides, list) or len(sides) not in (1, 3):
+            raise item.error(f"input '{name}' must be [channels] or [channels, height, width]")
+        channels = _whole(1, MAX_CHANNELS)(sides[0])
+        size = (_whole(1, MAX_SIDE)(sides[1]), _whole(1, MAX_SIDE)(sides[2])) if len(sides) == 3 else None
+        inputs.append(Input(name, channels, size, item))
+    return tuple(inputs)
 
 
 def _check_name(node: Node, taken: set[str]) -> None:
@@ -503,7 +534,7 @@ def _row_name(node: Node, index: int, context: _Context) -> str:
     return node.value
 
 
-_PICK = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]+)(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
+_PICK = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
 
 
 def _picked(node: Node, index: int, module: str, context: _Context) -> tuple[int, int | str | None]:
@@ -565,8 +596,9 @@ def _read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError]
         name: _try(errors, _block, name, item, node.keys[name], names, errors) for name, item in node.value.items()
     }
     found = {name: block for name, block in blocks.items() if block}
+    heights: dict[str, int] = {}
     for block in found.values():
-        _try(errors, _check_cycle, block, found, ())
+        _try(errors, _height, block, found, (), heights)
     return found
 
 
@@ -579,11 +611,23 @@ def _block(name: str, node: Node, key: Node, names: set[str], errors: list[Netbu
             hint = did_you_mean(field_name, BLOCK_KEYS) or f"known: {', '.join(BLOCK_KEYS)}"
             raise node.keys[field_name].error(f"block '{name}': unknown field '{field_name}'", hint)
     params = _block_params(node)
-    inputs = tuple(_text(item) for item in node.value["inputs"].value) if "inputs" in node.value else ()
+    inputs = _block_inputs(node.value.get("inputs"))
     context = _Context({*names, "c1", *(p.name for p in params)}, inputs)
     rows = _read_rows([("rows", node.value["rows"])], context, errors)
     result, listed = _result(node.value.get("result"), len(rows), name, context)
     return Block(name, params, inputs, rows, result, listed, key)
+
+
+def _block_inputs(node: Node | None) -> tuple[str, ...]:
+    if node is None or node.value is None:
+        return ()
+    if not isinstance(node.value, list):
+        raise node.error(f"inputs must be a list of names such as [left, right], not {node.kind()}")
+    names: list[str] = []
+    for item in node.value:
+        _check_name(item, taken={"input", *names})
+        names.append(item.value)
+    return tuple(names)
 
 
 def _block_params(node: Node) -> tuple[Parameter, ...]:
@@ -626,15 +670,22 @@ def _result(node: Node | None, count: int, name: str, context: _Context) -> tupl
     )
 
 
-def _check_cycle(block: Block, blocks: Mapping[str, Block], above: tuple[str, ...]) -> None:
+def _height(block: Block, blocks: Mapping[str, Block], above: tuple[str, ...], known: dict[str, int]) -> int:
+    """Levels of blocks in a block, itself included; each block is walked once, however many use it.
+
+    Raises:
+        NetbuildError: if it contains itself, or is too deep below those above it.
+    """
     if block.name in above:
         chain = " uses ".join((*above[above.index(block.name) :], block.name))
         raise block.node.error(f"a block may not contain itself: {chain}")
-    if len(above) > 32:
-        raise block.node.error("blocks nested deeper than 32 levels")
-    for name in {row.module for row in block.rows}:
-        if name in blocks:
-            _check_cycle(blocks[name], blocks, (*above, block.name))
+    if len(above) + known.get(block.name, 1) > MAX_LEVELS:
+        raise block.node.error(f"blocks nested deeper than {MAX_LEVELS} levels")
+    if block.name not in known:
+        inner = [blocks[name] for name in dict.fromkeys(row.module for row in block.rows) if name in blocks]
+        below = [_height(b, blocks, (*above, block.name), known) for b in inner]
+        known[block.name] = 1 + max(below, default=0)
+    return known[block.name]
 
 
 # -- arguments ------------------------------------------------------------------------------------------------------

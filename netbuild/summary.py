@@ -83,7 +83,7 @@ def summarize_graph(
     """
     conventions = _conventions(flops)
     model = fused(graph) if fuse else graph.skeleton()
-    parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model, graph.imgsz)
+    parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model)
     strided, notes = _strided(graph, model) if "thop-stride" in conventions else ({}, ())
     counts = {path: _flops(part, path, conventions, strided, parts) for path, part in parts.items()}
     side = stride_image(graph)

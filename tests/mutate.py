@@ -93,7 +93,9 @@ CALLS = [
     *("nn.Transformer(8, 3)", "nn.ReLU(*[1])", "nn.ReLU(**{})", "nn.Fold(1, 1)", "nn.MaxPool2d(0)", "nn.X(1)", "os.system('ls')"),
     *("nn.ReLU(", "nn.ReLU(inplace=", "nn.Identity(1j, b'x', {1, 2}, ...)", "timm.layers.X()", "nn.init.os.getcwd()"),
 ]  # fmt: skip
-OPERANDS = [*"0 1 2 -1 64 1000000007 9007199254740993 0.5 1e308 1e999 nc ch k half wide c1 width max_channels scale".split()]
+OPERANDS = [
+    *"0 1 2 -1 64 1000000007 9007199254740993 0.5 1e308 1e999 nc ch k half wide c1 width max_channels scale".split()
+]
 OPERATORS = [*"+ - * / // % **".split(), " and ", " if ", ",", "<<", "@"]
 
 
@@ -298,7 +300,12 @@ def add_block(rng: Random, tree: Any) -> None:
         blocks[name] = block
     rows = _rows(rng, {k: v for k, v in tree.items() if k != "blocks"})
     if rows is not None:
-        use = [rng.choice([-1, [-1], [-1, 0]]), rng.choice([1, 1, 2, 5]), name, rng.choice([[], [8], [8, 3], [value(rng)]])]
+        use = [
+            rng.choice([-1, [-1], [-1, 0]]),
+            rng.choice([1, 1, 2, 5]),
+            name,
+            rng.choice([[], [8], [8, 3], [value(rng)]]),
+        ]
         rows.insert(rng.randrange(len(rows) + 1), use)
 
 
@@ -371,7 +378,9 @@ def change_text(rng: Random, text: str) -> str:
     lines = text.splitlines(keepends=True) or [""]
     at = rng.randrange(len(lines))
     start, end = _cut(rng, text)
-    what = rng.choice(["insert", "insert", "remove", "truncate", "double", "swap", "drop", "indent", "breaks", "replace"])
+    what = rng.choice(
+        ["insert", "insert", "remove", "truncate", "double", "swap", "drop", "indent", "breaks", "replace"]
+    )
     if what == "insert":
         return text[:start] + rng.choice(TOKENS) + text[start:]
     if what == "remove":
@@ -431,5 +440,10 @@ def _replanted(rng: Random, text: str) -> str:
         rng.choice(CHANGES)(rng, tree)
     flow = rng.choice([None, None, False, True])
     return yaml.dump(
-        tree, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), default_flow_style=flow, sort_keys=False, allow_unicode=rng.random() < 0.5, width=120
+        tree,
+        Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+        default_flow_style=flow,
+        sort_keys=False,
+        allow_unicode=rng.random() < 0.5,
+        width=120,
     )

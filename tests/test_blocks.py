@@ -8,6 +8,7 @@ import torch
 from netbuild import NetbuildError
 from netbuild.graph import Options, resolve
 from netbuild.spec import read
+from netbuild.summary import summarize_graph
 
 
 def graph(text: str, size: int = 16, **options):
@@ -97,6 +98,55 @@ def test_a_result_that_is_not_there(pick, said):
     with pytest.raises(NetbuildError) as caught:
         graph(BLOCKS + text + f"  - [{pick}, 1, Conv, [5]]\n")
     assert said in str(caught.value)
+
+
+INPUTS = """
+nc: 2
+inputs: {rgb: [3, 64, 64], ir: [1, 32, 32]}
+backbone:
+  - [rgb, 1, Conv, [16, 3, 2], a]
+  - [ir, 1, Conv, [16, 3, 1], b]
+  - [[a, b], 1, Concat, [1]]
+  - [-1, 1, Slice, [8, 24]]
+head:
+  - [[-1], 1, Detect, [nc]]
+"""
+
+
+def test_several_inputs_of_a_network():
+    g = resolve(read(INPUTS, Path("net.yaml")))
+    assert [layer.in_shapes[0] for layer in g.layers[:2]] == [[1, 3, 64, 64], [1, 1, 32, 32]]
+    assert g.layers[3].out_shape == [1, 16, 32, 32]
+    net = g.build().eval()
+    y, _ = net(torch.rand(2, 3, 64, 64), torch.rand(2, 1, 32, 32))
+    assert y.shape == (2, 6, 1024)
+    plain, deep = summarize_graph(g), summarize_graph(g, depth=2)
+    assert plain.totals == deep.totals
+    assert summarize_graph(g, fuse=True).totals["params"] < plain.totals["params"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ("{rgb: 3}", "must be [channels]"),
+        ("[3]", "inputs must be a mapping"),
+        ("{rgb: [0]}", "1 to 65536"),
+        ("{input: [3]}", "taken"),
+    ],
+)
+def test_inputs_that_are_none(inputs, said):
+    with pytest.raises(NetbuildError) as caught:
+        read(f"inputs: {inputs}\nlayers:\n  - [-1, 1, Conv, [8]]\n", Path("net.yaml"))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_one_image_of_many_channels_sliced(channels):
+    g = graph(f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 1], first]\n  - [[first, input], 1, Concat, [1]]\n")
+    x = torch.rand(1, channels, 16, 16)
+    assert torch.equal(g.build()(x), torch.cat([x[:, :1], x], 1))
+    with pytest.raises(NetbuildError, match=f"{channels} arrive"):
+        graph(f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 9]]\n")
 
 
 def test_costs_of_a_block_are_those_of_its_rows():

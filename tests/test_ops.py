@@ -649,6 +649,7 @@ def test_views_share_their_storage(view):
 ROWS = """
 AIFI, [16, 4]
 Conv, [8]; [[input, -1], 1, Add, []]; [[input, -1], 1, Multiply, []]
+Slice, [2, 5]
 C1, [8]
 C2, [8]
 C2PSA, [8]

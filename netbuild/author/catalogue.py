@@ -18,7 +18,16 @@ from netbuild.roles import SUPPLIED, Role
 from netbuild.spec import read
 
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
-_EXAMPLES: dict[str, Any] = {"k": 3, "s": 2, "c2s": [32, 32], "idx": [0, 0], "num_heads": 4, "kernel_size": 3}
+_EXAMPLES: dict[str, Any] = {
+    "k": 3,
+    "s": 2,
+    "c2s": [32, 32],
+    "idx": [0, 0],
+    "num_heads": 4,
+    "kernel_size": 3,
+    "begin": 0,
+    "end": 32,
+}
 _EXAMPLES |= {"c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32}
 _CHANNELS = 64  # of the example's source
 

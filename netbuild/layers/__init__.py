@@ -41,7 +41,7 @@ from netbuild.layers.csp import (
 )
 from netbuild.layers.heads import Classify, Detect, v10Detect
 from netbuild.layers.hgnet import HGBlock, HGStem
-from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply
+from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
@@ -107,6 +107,7 @@ __all__ = [
     "ResNetBlock",
     "ResNetLayer",
     "SCDown",
+    "Slice",
     "SpatialAttention",
     "Subsample",
     "TableConv",

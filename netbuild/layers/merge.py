@@ -47,6 +47,19 @@ class Multiply(nn.Module):
         return out
 
 
+class Slice(nn.Module):
+    """Channels begin to end of a map, as a view: (B, c1, H, W) -> (B, end - begin, H, W). ValueError beyond c1."""
+
+    def __init__(self, c1: int, begin: int, end: int):
+        super().__init__()
+        if not 0 <= begin < end <= c1:
+            raise ValueError(f"channels {begin} to {end} are asked for, {c1} arrive")
+        self.begin, self.end = begin, end
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, self.begin : self.end]
+
+
 class Index(nn.Module):
     """One element of a layer that gives several."""
 
