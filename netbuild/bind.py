@@ -13,7 +13,8 @@ from netbuild.expr import Call
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
-from netbuild.spec import MAX_CHANNELS, SETTINGS, Row, Scale, argument
+from netbuild.rows import MAX_CHANNELS, Row, argument
+from netbuild.spec import SETTINGS, Scale
 
 MAX_INTEGER = 2**31 - 1
 

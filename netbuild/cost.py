@@ -7,7 +7,8 @@ device and produces the outputs itself.
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -273,3 +274,10 @@ def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         except NoRule:
             pass
     return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta(observer: Observer) -> Iterator[None]:
+    """Where networks are built and run without weights: on ``meta``, observed, without gradients."""
+    with torch.no_grad(), torch.device("meta"), observer:
+        yield

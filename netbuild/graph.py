@@ -1,13 +1,9 @@
 """Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for shapes and costs."""
 
 import inspect
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,24 +11,24 @@ from torch import nn
 
 from netbuild import compat, registry
 from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, saved_for_backward
-from netbuild.errors import NetbuildError, raise_all, shorten
+from netbuild.blame import SourceFailedError, blame
+from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
+from netbuild.errors import NetbuildError, raise_all
 from netbuild.expr import parse_call
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
-from netbuild.layers.fuse import fuse
 from netbuild.network import Network, Plan, Rows, Step, call, last_readers
-from netbuild.ops import MismatchError, ShapeError, shape_text
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
-from netbuild.spec import INPUT, Block, Row, Scale, Spec, argument, check_repeats, choose_scale
+from netbuild.rows import INPUT, Block, Row, argument, check_repeats
+from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
+from netbuild.spec import Scale, Spec, choose_scale
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 DEFAULT_SIZE = 640
 CLASSIFY_SIZE = 224
 
-Shape = Any  # a list of ints, or lists and dicts of shapes
 _FAILED = object()
 
 
@@ -143,7 +139,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     make_activation = _activation(spec)
     walk = _Walk(spec.blocks, task, imgsz, options.modules)
     walk.observer.limit = MAX_OPERATORS
-    with walk.running(), using_activation(make_activation()) as default:
+    with on_meta(walk.observer), using_activation(make_activation()) as default:
         images = _images(inputs, 1, None)
         for image in images:
             walk.observer.live.add(image)
@@ -221,98 +217,6 @@ def _activation(spec: Spec) -> Callable[[], nn.Module]:
     return make
 
 
-@dataclass
-class Part:
-    """A module of a network as one run saw it: what it cost and what came out; not called means container only."""
-
-    path: str
-    module: nn.Module
-    tally: Tally = field(default_factory=Tally)
-    called: bool = False
-    in_shapes: list[Shape] = field(default_factory=list)
-    out_shape: Shape = None
-    out_bytes: int = 0
-    field: Field | None = None
-
-
-def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tuple[dict[str, Part], int]:
-    """Run rows on ``meta``, at the graph's size unless one is given: what every module cost, and the peak of memory.
-
-    Modules go by their path, such as ``2.m.0``.
-
-    Raises:
-        Exception: whatever a module raises at a size that it does not take.
-    """
-    walk = _Walk(graph.spec.blocks, graph.task)
-    parts = {path: Part(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
-    walk.observer.counting = True
-    walk.observer.live.exempt(model)
-    handles = _watch(parts, walk.observer)
-    try:
-        with walk.running():
-            images = graph.images(imgsz=imgsz)
-            for image in images:
-                walk.observer.live.add(image)
-            model.eval()(*images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return parts, walk.observer.live.peak
-
-
-def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
-    """Hooks that open a tally when a module is called and close it when it returns."""
-    paths: dict[int, list[str]] = {}
-    for path, part in parts.items():
-        paths.setdefault(id(part.module), []).append(path)
-    stack = [""]
-
-    def before(module: nn.Module, args: Any) -> None:
-        # An object with several parents, such as a shared activation, belongs to the one that runs now.
-        known = paths[id(module)]
-        path = next((p for p in known if p.startswith(f"{stack[-1]}.")), known[0])
-        stack.append(path)
-        observer.tallies.append(parts[path].tally)
-
-    def after(module: nn.Module, args: Any, out: Any) -> None:
-        part = parts[stack.pop()]
-        observer.tallies.pop()
-        part.called, part.out_shape, part.field = True, shape_of(out), field_of(_first(out))
-        part.in_shapes, part.out_bytes = [shape_of(x) for x in args], bytes_of(out, args)
-
-    modules = {id(part.module): part.module for part in parts.values()}
-    return [
-        handle
-        for module in modules.values()
-        for handle in (module.register_forward_pre_hook(before), module.register_forward_hook(after))
-    ]
-
-
-def fused(graph: Graph) -> Rows:
-    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own."""
-    with _Walk({}, None).running():
-        model = deepcopy(graph.skeleton())
-        fuse(model)
-    return model
-
-
-def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
-    """Bytes that autograd saves for backward in train mode at a batch size: (all, of them parameters and buffers).
-
-    Raises:
-        ValueError: from a batch norm that gets one value per channel.
-    """
-    model = graph.skeleton()
-    kept = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
-    model.train()
-    try:
-        with _Walk({}, None).running(), torch.enable_grad():
-            images = graph.images(batch)
-            return saved_for_backward(lambda: model(*images), set(kept))
-    finally:
-        model.eval()
-
-
 class _Walk:
     """The one walk over rows: keeps the values alive that later rows read, collects errors, bounds the work."""
 
@@ -327,12 +231,6 @@ class _Walk:
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
         self.modules = 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Where rows may be built and run: on ``meta``, observed, without gradients."""
-        with torch.no_grad(), torch.device("meta"), self.observer:
-            yield
 
     def rows(
         self, rows: Sequence[Row], inputs: Sequence[Any], scope: Scope, result: Sequence[int], nested: bool = False
@@ -352,7 +250,7 @@ class _Walk:
                     raise
                 self.errors.append(error)
                 values[row.index] = _FAILED
-            except _SourceFailedError:
+            except SourceFailedError:
                 values[row.index] = _FAILED
             for value in free:
                 del values[value]
@@ -370,7 +268,7 @@ class _Walk:
         picks = _picks(row, values, above)
         inputs = [values[s] if key is None else values[s][key] for s, key in zip(row.sources, picks, strict=True)]
         if any(x is _FAILED for x in inputs):
-            raise _SourceFailedError
+            raise SourceFailedError
         arriving = _arriving(inputs)
         bound = bind(factory, row, n, arriving, scope)
         passing = _passing(row, bound, block)
@@ -379,7 +277,7 @@ class _Walk:
         self.observer.tallies.append(tally)
         copies = 1 if bound.takes_repeats else n
         try:
-            with _blame(row, inputs, above, factory, self.imgsz):
+            with blame(row, inputs, above, factory, self.imgsz):
                 if block:
                     module, make, out = self._block(block, row, bound, inputs, copies, scope)
                 else:
@@ -391,7 +289,7 @@ class _Walk:
         step = Step(row.sources, passing, frees, picks if set(picks) != {None} else ())
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
-            field_of(_first(out)), arriving.strides, tally, _result_names(block),
+            field_of(first_tensor(out)), arriving.strides, tally, _result_names(block),
         )  # fmt: skip
 
     def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
@@ -451,10 +349,6 @@ class _Walk:
         skeleton = Rows(dict(zip(keys, (layer.module for layer in layers), strict=True)), plan, block.name)
         result = [values[i] for i in block.result]
         return skeleton, make, [result if block.listed_result else result[0]]
-
-
-class _SourceFailedError(Exception):
-    """A source of the row has an error of its own."""
 
 
 def _child_name(row: Row) -> str:
@@ -566,42 +460,6 @@ def _spreads(cls: Any) -> bool:
     return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
-# -- shapes -----------------------------------------------------------------------------------------------------------
-
-
-def shape_of(value: Any) -> Shape:
-    """A tensor's shape as a list; of lists, tuples and dicts the same structure of shapes; None of anything else."""
-    if isinstance(value, torch.Tensor):
-        return list(value.shape)
-    if isinstance(value, dict):
-        return {key: shape_of(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [shape_of(item) for item in value]
-    return None
-
-
-def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of an output, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_of(item)
-
-
-def bytes_of(out: Any, inputs: Sequence[Any]) -> int:
-    """Bytes of an output's tensors, each once; an output with several parts does not count the inputs it hands on."""
-    if isinstance(out, torch.Tensor):
-        return out.numel() * out.element_size()
-    given = {id(t) for x in inputs for t in tensors_of(x)}
-    own = {id(t): t for t in tensors_of(out) if id(t) not in given}
-    return sum(t.numel() * t.element_size() for t in own.values())
-
-
-def _first(value: Any) -> torch.Tensor | None:
-    return next(tensors_of(value), None)
-
-
 def _arriving(inputs: Sequence[Any]) -> Arriving:
     maps = [x if isinstance(x, torch.Tensor) and x.ndim >= 2 else None for x in inputs]
     fields = [field_of(x) for x in maps]
@@ -610,83 +468,3 @@ def _arriving(inputs: Sequence[Any]) -> Arriving:
         tuple(None if x is None or x.ndim < 4 else (x.shape[-2], x.shape[-1]) for x in maps),
         tuple(f.stride[0] if f and f.known else None for f in fields),
     )
-
-
-# -- blame ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _blame(
-    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, imgsz: Sequence[int]
-) -> Iterator[None]:
-    """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
-    try:
-        yield
-    except NetbuildError as error:
-        error.message += f"\n  in block {factory.name}, used at line {row.where.line} by {row.label}"
-        raise
-    except _SourceFailedError:
-        raise
-    except Exception as error:
-        raise _row_error(row, inputs, above, factory, imgsz, error) from error
-
-
-def _row_error(
-    row: Row, inputs: Sequence[Any], above: Sequence[Layer], factory: Factory, imgsz: Sequence[int], error: Exception
-) -> NetbuildError:
-    text = shorten(str(error) or type(error).__name__, 300)
-    labels = {layer.row.index: layer.row.label for layer in above}
-    place = _own_place(factory, error)
-    if place:
-        text += f" (raised at {place})"
-    arriving = [
-        f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)
-    ]
-    sides = [
-        (s, tuple(x.shape[-2:]))
-        for s, x in zip(row.sources, inputs, strict=True)
-        if isinstance(x, torch.Tensor) and x.ndim == 4
-    ]
-    lines = [f"{row.label}: {text}", *arriving]
-    hint = f"it takes {factory.signature()}"
-    if isinstance(error, ShapeError):
-        hint += f"; the image here is {'x'.join(map(str, imgsz))} (--imgsz gives another)"
-    if isinstance(error, MismatchError) and len({side for _, side in sides}) > 1:
-        lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(
-            f"{h}x{w}" for _, (h, w) in sides
-        )
-        hint = _stride_hint(above, imgsz) or _matching(sides, above) or hint
-    return NetbuildError("\n".join(lines), row.where, hint)
-
-
-def _own_place(factory: Factory, error: Exception) -> str:
-    """Where in an own module's file an error was raised: file:line and the line's text."""
-    if not factory.file or factory.path.startswith("netbuild."):
-        return ""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == factory.file]
-    return f"{Path(factory.file).name}:{frames[-1].lineno}: {shorten(frames[-1].line)}" if frames else ""
-
-
-def _shape_words(value: Any) -> str:
-    shape = shape_of(value)
-    return shape_text(shape) if isinstance(shape, list) else str(shape)
-
-
-def _stride_hint(above: Sequence[Layer], imgsz: Sequence[int]) -> str:
-    strides = [max(layer.field.stride) for layer in above if layer.field and layer.field.known]
-    largest = int(max(strides, default=1))
-    if all(side % largest == 0 for side in imgsz):
-        return ""
-    fits = "x".join(str(max(1, round(side / largest)) * largest) for side in imgsz)
-    return f"the image {imgsz[0]}x{imgsz[1]} is no multiple of the largest stride so far, {largest}: try --imgsz {fits}"
-
-
-def _matching(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[Layer]) -> str:
-    (_, wanted), *_ = sides
-    used = {index for index, _ in sides}
-    rows = [
-        layer for layer in above
-        if layer.row.index not in used and isinstance(layer.out_shape, list) and tuple(layer.out_shape[-2:]) == wanted
-    ]  # fmt: skip
-    size = "x".join(map(str, wanted))
-    return f"of the size {size}: " + ", ".join(layer.row.label for layer in rows[-4:]) if rows else ""

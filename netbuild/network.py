@@ -9,7 +9,7 @@ from torch import nn
 
 from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.fuse import fuse as fuse_modules
-from netbuild.spec import INPUT
+from netbuild.rows import INPUT
 
 
 @dataclass(frozen=True)

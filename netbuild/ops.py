@@ -289,6 +289,8 @@ def _convolution(
         raise ShapeError(f"the convolution takes {weight.ndim - 2} spatial dimensions, {shape_text(x.shape)} arrives")
     if x.shape[1] != expected:
         raise ShapeError(f"the convolution is built for {expected} input channels, {x.shape[1]} arrive")
+    if 0 in weight.shape[:2]:  # torch hands back a map without channels, or refuses, by its backend
+        raise ShapeError(f"a convolution without channels: its weight is {shape_text(weight.shape)}")
     _check_dtypes(x, weight, bias)
     rank = weight.ndim - 2
     stride, padding, dilation, output_padding = (_full(v, rank) for v in (stride, padding, dilation, output_padding))
@@ -311,7 +313,14 @@ def _check_dtypes(x: torch.Tensor, *others: torch.Tensor | None) -> None:
 
 def _full(value: Any, rank: int) -> list[int]:
     values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) != 1:
+        _check_count(values, rank)
     return values * rank if len(values) == 1 else values
+
+
+def _check_count(values: Sequence[int], rank: int) -> None:
+    if len(values) != rank:
+        raise ShapeError(f"{list(values)} stands where {rank} numbers are needed")
 
 
 def _window(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False) -> int:
@@ -404,8 +413,10 @@ def _group_norm(x: torch.Tensor, w: Any, b: Any, n: int, c: int, area: int, grou
 
 @rule("_softmax.default", "_log_softmax.default")
 def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
-    if half_to_float or not -x.ndim <= dim < max(x.ndim, 1):
+    if half_to_float:
         raise NoRule
+    if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):  # torch does not look on meta
+        raise ShapeError(f"there is no dimension {dim} in {shape_text(x.shape)}")
     return _new(x.shape, x)
 
 
@@ -442,6 +453,7 @@ def _max_pooled(
 def _mean_pooled(
     rank: int, x: torch.Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, *_: Any
 ) -> Any:
+    _check_maps(x, rank)
     if rank == 3 and any(k > n for k, n in zip(_full(kernel, 3), x.shape[-3:], strict=True)):
         raise ShapeError(f"a kernel of {_full(kernel, 3)} is larger than maps of {shape_text(x.shape[-3:])}")
     return _new(_pooled(x, kernel, stride, padding, 1, ceil, rank), x)
@@ -452,18 +464,22 @@ for _rank in (2, 3):
     rule(f"avg_pool{_rank}d.default")(partial(_mean_pooled, _rank))
 
 
-@rule("_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default")
-def _adaptive_pool(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    _check_maps(x, len(size))
+def _adaptive_pooled(rank: int, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    _check_maps(x, rank)
+    _check_count(size, rank)
     if min(size) < 1:
         raise NoRule
-    return _new((*x.shape[: -len(size)], *size), x)
+    return _new((*x.shape[:-rank], *size), x)
 
 
-@rule("adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
-def _adaptive_max_pool(x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    out = _adaptive_pool(x, size)
+def _adaptive_max_pooled(rank: int, x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    out = _adaptive_pooled(rank, x, size)
     return out, _new(out.shape, x, torch.int64)
+
+
+for _rank in (2, 3):
+    rule(f"_adaptive_avg_pool{_rank}d.default")(partial(_adaptive_pooled, _rank))
+    rule(f"adaptive_max_pool{_rank}d.default")(partial(_adaptive_max_pooled, _rank))
 
 
 @rule("constant_pad_nd.default")
@@ -532,9 +548,11 @@ def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
 @rule("im2col.default")
 def _im2col(x: torch.Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> torch.Tensor:
     _check_maps(x, 2)
-    windows = zip(x.shape[-2:], *(_full(v, 2) for v in (kernel, stride, padding, dilation)), strict=True)
+    for values in (kernel, stride, padding, dilation):
+        _check_count(values, 2)
+    windows = zip(x.shape[-2:], kernel, stride, padding, dilation, strict=True)
     places = math.prod(_window(*window) for window in windows)
-    return _new((*x.shape[:-3], x.shape[-3] * math.prod(_full(kernel, 2)), places), x)
+    return _new((*x.shape[:-3], x.shape[-3] * math.prod(kernel), places), x)
 
 
 @rule("grid_sampler_2d.default")

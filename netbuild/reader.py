@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from netbuild.errors import NetbuildError, Where
+from netbuild.errors import NetbuildError, Where, shorten
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
@@ -86,7 +86,7 @@ class Node:
             return "a list"
         if isinstance(self.value, dict):
             return "a mapping"
-        return "nothing" if self.value is None else f"{self.value!r}"
+        return "nothing" if self.value is None else shorten(repr(self.value))
 
     def error(self, message: str, hint: str = "") -> NetbuildError:
         """An error at this place."""

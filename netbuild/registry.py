@@ -64,7 +64,8 @@ class Factory:
             if supplied is not None and p.name in supplied:
                 parts.append(f"{p.name}={supplied[p.name]} (supplied)")
             else:
-                parts.append(p.name if p.required else f"{p.name}={p.default!r}")
+                default = p.default.__name__ if inspect.isroutine(p.default) else repr(p.default)
+                parts.append(p.name if p.required else f"{p.name}={default}")
         return f"{self.name}({', '.join([*parts, *(['...'] if self.variadic else [])])})"
 
 

@@ -10,13 +10,14 @@ from netbuild import render
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.field import Field
-from netbuild.graph import Graph, Options, Part, fused, measure_saved, resolve, trace
+from netbuild.graph import Graph, Options, resolve
 from netbuild.locate import locate
 from netbuild.modules import gather
 from netbuild.network import Rows
 from netbuild.report import Report, RowSummary
 from netbuild.roles import Role
 from netbuild.spec import load
+from netbuild.trace import Part, fused, measure_saved, trace
 
 STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
 

@@ -11,7 +11,8 @@ from netbuild import registry
 from netbuild.errors import NetbuildError
 from netbuild.reader import parse
 from netbuild.roles import Role
-from netbuild.spec import BLOCK_KEYS, KNOWN_KEYS, ROW_KEYS
+from netbuild.rows import BLOCK_KEYS, ROW_KEYS
+from netbuild.spec import KNOWN_KEYS
 
 ROOT = Path(__file__).parent.parent
 FEATURES = """\
@@ -168,7 +169,7 @@ def arguments(rng: Random, name: Any) -> Any:
 
 
 def _fitting(rng: Random, parameter: Any) -> Any:
-    if rng.random() < 0.15:
+    if rng.random() < 0.06:
         return value(rng)
     if parameter.role in (Role.IN, Role.WIDTH):
         return rng.choice([1, 3, 6, 8, 16, 16, 32, 64, 96])
@@ -179,7 +180,7 @@ def _fitting(rng: Random, parameter: Any) -> Any:
         return rng.choice([0.1, 0.5, 1.0, 2.0, 3])
     if kinds & {list, tuple} and rng.random() < 0.5:
         return [rng.choice([1, 2, 3, 5]) for _ in range(rng.choice([1, 2, 2, 3]))]
-    return rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 16, number(rng)])
+    return rng.choice([1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 7, 8, 16, number(rng)])
 
 
 def row(rng: Random) -> Any:

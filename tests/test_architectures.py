@@ -15,7 +15,8 @@ import torch
 from fill import fill, image, samples
 from torch import nn
 
-from netbuild.graph import Options, resolve, shape_of, tensors_of
+from netbuild.graph import Options, resolve
+from netbuild.shapes import shape_of, tensors_of
 from netbuild.spec import load, read
 
 HERE = Path(__file__).parent

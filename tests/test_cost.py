@@ -20,8 +20,9 @@ from netbuild import registry
 from netbuild.cost import MAX_OPERATORS, LiveStorage
 from netbuild.errors import NetbuildError
 from netbuild.field import Axis
-from netbuild.graph import Options, fused, measure_saved, resolve, trace
+from netbuild.graph import Options, resolve
 from netbuild.spec import read
+from netbuild.trace import fused, measure_saved, trace
 
 NETS = {
     "stack": """

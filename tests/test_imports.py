@@ -18,7 +18,8 @@ BELOW = {
     "reader": ("expr",),
     "locate": ("errors",),
     "extends": ("reader", "locate"),
-    "spec": ("extends",),
+    "rows": ("reader",),
+    "spec": ("extends", "rows"),
     "roles": (),
     "layers": ("roles",),
     "ops": (),
@@ -29,9 +30,12 @@ BELOW = {
     "trust": ("modules",),
     "compat": ("spec",),
     "bind": ("registry", "compat"),
-    "network": ("layers", "spec"),
-    "graph": ("bind", "cost", "network"),
-    "report": ("graph",),
+    "network": ("layers", "rows"),
+    "shapes": (),
+    "blame": ("registry", "field", "shapes", "spec"),
+    "graph": ("bind", "blame", "cost", "network"),
+    "trace": ("graph",),
+    "report": ("trace",),
     "render": ("report",),
     "summary": ("render", "modules"),
     "author": ("summary",),
@@ -39,7 +43,7 @@ BELOW = {
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
-LIGHT = ("errors", "expr", "reader", "extends", "spec", "locate")
+LIGHT = ("errors", "expr", "reader", "extends", "rows", "spec", "locate")
 
 
 def home(name):

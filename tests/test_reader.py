@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from netbuild.errors import NetbuildError
 from netbuild.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse, read_text
-from netbuild.spec import MAX_REPEATS, MAX_ROWS, read
+from netbuild.rows import MAX_REPEATS, MAX_ROWS
+from netbuild.spec import read
 
 steady = settings(derandomize=True, deadline=None, database=None)
 

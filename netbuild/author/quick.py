@@ -7,7 +7,8 @@ from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.locate import locate
 from netbuild.roles import NAMES, Plain
-from netbuild.spec import Block, Row, Spec, load
+from netbuild.rows import Block, Row
+from netbuild.spec import Spec, load
 
 _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 

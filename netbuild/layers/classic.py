@@ -1,7 +1,6 @@
 """Parts of LeNet-5 as published: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
 recognition", Proceedings of the IEEE, 1998."""
 
-import random
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Annotated, ClassVar
@@ -123,8 +122,9 @@ class RBF(nn.Module):
 
     def __init__(self, in_features: int, out_features: int = 10):
         super().__init__()
-        codes = digit_codes() if (in_features, out_features) == (84, 10) else random_codes(in_features, out_features)
-        self.register_buffer("targets", torch.tensor(codes))
+        digits = (in_features, out_features) == (84, 10)
+        codes = torch.tensor(digit_codes()) if digits else random_codes(in_features, out_features)
+        self.register_buffer("targets", codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return -(x.unsqueeze(-2) - self.targets).square().sum(-1)
@@ -136,7 +136,9 @@ def digit_codes() -> list[list[float]]:
     return [[1.0 if cell == "#" else -1.0 for line in glyph for cell in line] for glyph in glyphs]
 
 
-def random_codes(size: int, count: int) -> list[list[float]]:
-    """Codes of +1 and -1, the same at every call."""
-    draw = random.Random(0)
-    return [[draw.choice((-1.0, 1.0)) for _ in range(size)] for _ in range(count)]
+def random_codes(size: int, count: int) -> torch.Tensor:
+    """Codes of +1 and -1, (count, size), the same at every call: the top bits of mixed positions (murmur's mixing)."""
+    x = torch.arange(1, size * count + 1)
+    for factor in (0x85EBCA6B, 0xC2B2AE35, 0x9E3779B1):
+        x = (x ^ x // 2**16) * factor % 2**32
+    return (x // 2**31 * 2.0 - 1).view(count, size)

@@ -1,0 +1,107 @@
+"""Further runs of a resolved network on ``meta``: every module's cost, the fused network, what training keeps."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from netbuild.cost import Observer, Tally, on_meta, saved_for_backward
+from netbuild.field import Field, field_of
+from netbuild.graph import Graph
+from netbuild.layers.fuse import fuse
+from netbuild.network import Rows
+from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
+
+
+@dataclass
+class Part:
+    """A module of a network as one run saw it: what it cost and what came out; not called means container only."""
+
+    path: str
+    module: nn.Module
+    tally: Tally = field(default_factory=Tally)
+    called: bool = False
+    in_shapes: list[Shape] = field(default_factory=list)
+    out_shape: Shape = None
+    out_bytes: int = 0
+    field: Field | None = None
+
+
+def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tuple[dict[str, Part], int]:
+    """Run rows on ``meta``, at the graph's size unless one is given: what every module cost, and the peak of memory.
+
+    Modules go by their path, such as ``2.m.0``.
+
+    Raises:
+        Exception: whatever a module raises at a size that it does not take.
+    """
+    observer = Observer()
+    parts = {path: Part(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
+    observer.live.exempt(model)
+    handles = _watch(parts, observer)
+    try:
+        with on_meta(observer):
+            images = graph.images(imgsz=imgsz)
+            for image in images:
+                observer.live.add(image)
+            model.eval()(*images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return parts, observer.live.peak
+
+
+def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
+    """Hooks that open a tally when a module is called and close it when it returns."""
+    paths: dict[int, list[str]] = {}
+    for path, part in parts.items():
+        paths.setdefault(id(part.module), []).append(path)
+    stack = [""]
+
+    def before(module: nn.Module, args: Any) -> None:
+        # An object with several parents, such as a shared activation, belongs to the one that runs now.
+        known = paths[id(module)]
+        path = next((p for p in known if p.startswith(f"{stack[-1]}.")), known[0])
+        stack.append(path)
+        observer.tallies.append(parts[path].tally)
+
+    def after(module: nn.Module, args: Any, out: Any) -> None:
+        part = parts[stack.pop()]
+        observer.tallies.pop()
+        part.called, part.out_shape, part.field = True, shape_of(out), field_of(first_tensor(out))
+        part.in_shapes, part.out_bytes = [shape_of(x) for x in args], bytes_of(out, args)
+
+    modules = {id(part.module): part.module for part in parts.values()}
+    return [
+        handle
+        for module in modules.values()
+        for handle in (module.register_forward_pre_hook(before), module.register_forward_hook(after))
+    ]
+
+
+def fused(graph: Graph) -> Rows:
+    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own."""
+    with on_meta(Observer(counting=False)):
+        model = deepcopy(graph.skeleton())
+        fuse(model)
+    return model
+
+
+def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
+    """Bytes that autograd saves for backward in train mode at a batch size: (all, of them parameters and buffers).
+
+    Raises:
+        ValueError: from a batch norm that gets one value per channel.
+    """
+    model = graph.skeleton()
+    kept = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
+    model.train()
+    try:
+        with on_meta(Observer(counting=False)), torch.enable_grad():
+            images = graph.images(batch)
+            return saved_for_backward(lambda: model(*images), set(kept))
+    finally:
+        model.eval()
