@@ -117,6 +117,9 @@ def _supplied(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Sco
     values: dict[str, Any] = {}
     for p in factory.parameters:
         if p.role is In:
+            if p.types == (int,) and len(row.sources) > 1:
+                message = f"{row.label} takes one source, {len(row.sources)} are given"
+                raise NetbuildError(message, row.where, "join them first, with a Concat or Add row")
             values[p.name] = _pick(p, [_channels(c, row) for c in arriving.channels])
         elif p.role is Depth and not factory.foreign:
             values[p.name] = n
@@ -203,11 +206,15 @@ def _misfit(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildE
         found, wanted = shorten(repr(value)), ""
     wanted = wanted or f"{' or '.join(dict.fromkeys(map(_type_name, parameter.types)))} is needed"
     position = f"argument {list(row.args).index(node) + 1}, " if node in row.args else ""
-    hint = f"'{value}' has no value here: set it in the file{f' or by --{value}' if value in ('nc', 'ch') else ''}"
-    return node.error(
-        f"{row.label}: {position}{parameter.name}: {found} stands where {wanted}",
-        hint if isinstance(value, str) and value in SETTINGS else "",
-    )
+    message = f"{row.label}: {position}{parameter.name}: {found} stands where {wanted}"
+    return node.error(message, _misfit_hint(value) if isinstance(value, str) else "")
+
+
+def _misfit_hint(text: str) -> str:
+    if text in SETTINGS:
+        return f"'{text}' has no value here: set it in the file{f' or by --{text}' if text in ('nc', 'ch') else ''}"
+    words = {"none": "None", "nan": ".nan", "inf": ".inf", "on": "true", "yes": "true", "off": "false", "no": "false"}
+    return f"write {words[text.lower()]}" if text.lower() in words else ""
 
 
 def _type_name(t: type) -> str:
@@ -217,10 +224,10 @@ def _type_name(t: type) -> str:
 
 
 def _fits(value: Any, parameter: Parameter) -> bool:
-    types = set(parameter.types)
-    if not types:
+    if not parameter.types:
         # Without an annotation the default tells whether a text can be meant.
         return not (isinstance(value, str) and isinstance(parameter.default, (int, float)))
+    types = {t for t in parameter.types if not issubclass(t, nn.Module)}  # only a call stands for a module
     if not types <= {int, float, bool, str, list, tuple, type(None)}:
         return True  # a type of the module's own: its constructor knows
     if value is None:
