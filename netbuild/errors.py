@@ -56,7 +56,8 @@ class NetbuildError(Exception):
             lines.append(self.where.excerpt())
         if self.hint:
             lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+        # What a file says must not steer the terminal.
+        return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
 
     def __str__(self) -> str:
         return "\n".join(error.render() for error in self.all())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.locate import locate
+from netbuild.locate import is_file, locate
 from netbuild.reader import Node, parse, read_text
 
 MAX_CHAIN = 16
@@ -51,7 +51,7 @@ def _base(node: Node, chain: tuple[Path, ...]) -> Node:
     if not isinstance(node.value, str):
         raise node.error(f"extends names one file, not {node.kind()}")
     path = chain[-1].parent / node.value
-    if not path.is_file():
+    if not is_file(path):
         try:
             path, letter = locate(node.value)
         except NetbuildError as error:
@@ -184,7 +184,7 @@ def _target(node: Node, slots: Sequence[_Slot], base: Sequence[_Slot]) -> _Slot:
         gone = "was removed" if 0 <= node.value < len(base) else f"does not exist: the base has rows 0..{len(base) - 1}"
         raise node.error(f"row {node.value} {gone}")
     named = {slot.name: slot for slot in slots if slot.name}
-    if node.value not in named:
+    if not isinstance(node.value, str) or node.value not in named:
         hint = did_you_mean(str(node.value), named) or f"named: {', '.join(named) or 'none'}"
         raise node.error(f"no row is named {node.kind()}", hint)
     return named[node.value]

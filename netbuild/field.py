@@ -15,7 +15,7 @@ import torch
 
 from netbuild.ops import aten, reduced_dims
 
-MAX_PERIOD = 4096
+MAX_PERIOD = 1024
 MAX_READS = 4096  # of the positions of a period together; nets that people draw have dozens
 
 

@@ -116,7 +116,7 @@ def scaled_name(stem: str, scale: str) -> str:
     end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
     if stem[end:].split("-")[0] == scale:
         return stem  # a file for one scale already bears its letter
-    separator = "" if len(scale) == 1 and stem[end - 1].isdigit() else "-"
+    separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
     return stem[:end] + separator + scale + stem[end:]
 
 
@@ -194,7 +194,7 @@ def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
 def _head_task(spec: Spec, own: Mapping[str, Factory]) -> str | None:
     for row in reversed(spec.rows):
         try:
-            task = registry.find(row.module, own).task
+            task = (own.get(row.module) or registry.factory(row.module)).task
         except NetbuildError:
             continue
         if task:

@@ -16,6 +16,14 @@ def packaged() -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.rglob("*.yaml"))} if folder else {}
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no for a path that the system does not take or let see."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def locate(name: str) -> tuple[Path, str | None]:
     """The file meant by a name and the scale letter that the name carried, if it was needed to find the file.
 
@@ -26,12 +34,12 @@ def locate(name: str) -> tuple[Path, str | None]:
     """
     path = Path(name)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        if path.is_file():
+        if is_file(path):
             return path, None
         path = Path(f"{name}.yaml")
     architectures = packaged() if path.parent == Path() else {}
     for candidate, letter in ((path, None), *_without_letter(path)):
-        if candidate.is_file():
+        if is_file(candidate):
             return candidate, letter
         if candidate.name in architectures:
             return architectures[candidate.name], letter

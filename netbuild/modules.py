@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from netbuild.errors import NetbuildError, Where
+from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.registry import Factory, from_class
 from netbuild.roles import Role
 from netbuild.spec import Import, Spec
@@ -137,11 +137,17 @@ def load_imports(spec: Spec, trusted: Callable[[Path], bool]) -> dict[str, Facto
     found: dict[str, Factory] = {}
     for item in spec.imports:
         # Relative to the file that says it: that may be one which this file extends.
-        path = (Path(item.node.source.name).parent / item.path).resolve()
-        if not path.exists():
-            raise item.node.error(f"'{item.path}' does not exist (looked at {path})", "paths are relative to this file")
-        if not trusted(path):
-            raise _untrusted(item, path)
+        path = Path(item.node.source.name).parent / item.path
+        try:
+            path = path.resolve()
+            if not path.exists():
+                hint = "paths are relative to this file"
+                raise item.node.error(f"'{item.path}' does not exist (looked at {path})", hint)
+            if not trusted(path):
+                raise _untrusted(item, path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise item.node.error(f"'{shorten(item.path)}' cannot be read: {reason}") from None
         found.update(_imported(item, path))
     return found
 

@@ -133,11 +133,17 @@ def _of_package(name: str) -> Factory | None:
     return from_class(name, cls, foreign=True)
 
 
-def _entry_point(name: str) -> Factory | None:
-    """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
+@cache
+def _entry_points() -> Any:
+    """Those of all installed packages: finding them reads a file of each."""
     from importlib.metadata import entry_points
 
-    for point in entry_points(group="netbuild.modules", name=name):
+    return entry_points(group="netbuild.modules")
+
+
+def _entry_point(name: str) -> Factory | None:
+    """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
+    for point in _entry_points().select(name=name):
         cls = point.load()
         if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
             raise NetbuildError(f"the entry point '{name}' = {point.value} is no nn.Module class")

@@ -2,12 +2,14 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report import Report, RowSummary
+from netbuild.roles import Role
 
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 
@@ -196,13 +198,20 @@ def _memory_line(summary: Report) -> str:
 
 
 def _head_strides(summary: Report) -> str:
-    row = summary.top_rows[-1]
-    if not isinstance(row.stride, list) or None in row.stride:
+    row, head = summary.top_rows[-1], summary.graph.layers[-1]
+    if not any(p.role is Role.STRIDE for p in head.factory.parameters) or None in row.stride:
         return ""
-    shapes = [s for s in row.in_shapes if isinstance(s, list)]
-    shapes = shapes[0] if len(shapes) == 1 and shapes and isinstance(shapes[0][0], list) else shapes
-    cells = sum(s[-2] * s[-1] for s in shapes if len(s) == 4)
+    cells = sum(h * w for _, _, h, w in _maps(row.in_shapes))
     return f"strides {row.stride}, {cells:,} anchor points"
+
+
+def _maps(shape: Any) -> Iterator[list[int]]:
+    """The shapes of maps in whatever a row gets."""
+    if isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) for n in shape):
+        yield shape
+    elif isinstance(shape, (list, dict)):
+        for item in shape.values() if isinstance(shape, dict) else shape:
+            yield from _maps(item)
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------
@@ -400,11 +409,20 @@ def as_json(summary: Report) -> str:
     """The JSON document: one line a row, so that two of them can be compared with diff."""
     import json
 
-    data = summary.to_dict()
+    data = _finite(summary.to_dict())
     rows = data.pop("rows")
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
     return body[:-2] + f',\n  "rows": [\n{listed}\n  ]\n}}'
+
+
+def _finite(value: Any) -> Any:
+    """The same data with infinity and NaN, which JSON lacks, as texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return {key: _finite(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def as_explanation(data: dict[str, Any]) -> str:

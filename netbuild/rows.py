@@ -12,6 +12,7 @@ from netbuild.reader import Node
 MAX_ROWS = 20_000
 MAX_REPEATS = 1_000
 MAX_LEVELS = 32  # of blocks in blocks
+MAX_NAMES = 100  # that a hint chooses from, the nearest
 MAX_CHANNELS = 65_536
 INPUT = -1  # the index that stands for the image; a block's further inputs are -2, -3, ...
 
@@ -93,9 +94,11 @@ def check_name(node: Node, taken: set[str]) -> None:
 
 
 def text_of(node: Node) -> str:
-    """A node that must be a text."""
+    """A node that must be a text; control characters could steer the terminal that it is shown on."""
     if not isinstance(node.value, str):
         raise node.error(f"must be a text, not {node.kind()}")
+    if not node.value.isprintable():
+        raise node.error(f"must be a text without control characters, not {node.kind()}")
     return node.value
 
 
@@ -271,7 +274,8 @@ def _named_source(node: Node, index: int, label: str, context: Context) -> int:
         return INPUT
     if node.value in context.inputs:
         return INPUT - context.inputs.index(node.value)
-    known = [*(name for name, row in context.named.items() if row < index), "input", *context.inputs]
+    named = [name for name, row in context.named.items() if row < index]
+    known = [*named[-MAX_NAMES:], "input", *context.inputs]
     hint = did_you_mean(node.value, known) or f"named so far: {', '.join(known)}"
     raise node.error(f"{label}: no row before it is named '{node.value}'", hint)
 

@@ -295,7 +295,7 @@ def _scales(root: Node) -> tuple[Scale, ...]:
         return ()
     if not isinstance(node.value, dict) or not node.value:
         raise node.error("scales must be a mapping such as {n: [0.5, 0.25, 1024]}")
-    return tuple(_scale(name, item) for name, item in node.value.items())
+    return tuple(_scale(text_of(node.keys[name]), item) for name, item in node.value.items())
 
 
 def _scale(name: str, node: Node) -> Scale:

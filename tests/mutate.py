@@ -47,6 +47,19 @@ head:
   - [-1, 1, Conv, ["max(16, nc)", 3, 2, {act: "nn.Hardtanh(-1.0, 2.0)"}]]
   - [[-1], 1, Detect, [nc]]
 """
+EXTENDED = """\
+extends: alexnet.yaml
+nc: 7
+inputs: {rgb: [3, 64, 64], depth: [1, 64, 64]}
+edits:
+  - {remove: [N1]}
+  - insert_before: 0
+    rows:
+      - [[rgb, depth], 1, Concat, [1], both]
+      - [-1, 1, nn.Conv2d, {out_channels: 3, kernel_size: 1}, mixed]
+  - {replace: C1, row: [mixed, 1, nn.Conv2d, {out_channels: 96, kernel_size: 11, stride: 4, padding: 2}]}
+  - {insert_after: F11, row: [-1, 1, nn.Dropout, [0.1]]}
+"""
 PLAIN = """\
 ch: 1
 imgsz: [32, 48]
@@ -63,7 +76,7 @@ def originals() -> list[str]:
     """The texts that mutants come from: all build at 64 x 64, or at a size of their own."""
     cases = [p for p in (ROOT / "tests" / "cases").glob("*.yaml") if not _is_refused(p)]
     files = [*(ROOT / "architectures").rglob("*.yaml"), *cases]
-    return [FEATURES, PLAIN, *(path.read_text(encoding="utf-8") for path in sorted(files))]
+    return [FEATURES, PLAIN, EXTENDED, *(path.read_text(encoding="utf-8") for path in sorted(files))]
 
 
 def _is_refused(case: Path) -> bool:
@@ -87,6 +100,7 @@ WORDS = [
     *("nearest", "bilinear", "same", "zeros", "reflect", "relu", "Leaky ReLU", "detect", "classify", "None", "~", "no"),
     *("training", "forward", "plan", "title", "_modules", "weight", "0", "", " ", "ä", "\u2028", "\x85", "é" * 300),
 ]  # fmt: skip
+FILES = ["lenet5.yaml", "alexnet.yaml", "yolo11n.yaml", "nothere.yaml", ".", "/", "\0", "x" * 5000, "net.yaml"]
 CALLS = [
     *("nn.ReLU()", "nn.ReLU", "nn.PReLU(3)", "nn.LeakyReLU(-1e30)", "nn.Softmax(dim=9)", "nn.Hardtanh(2, 1)", "nn.GLU()"),
     *("nn.Linear(-1, 4)", "nn.Linear(100000, 100000)", "nn.Conv2d(3, 3, 3, groups=0)", "nn.MultiheadAttention(4, 0)"),
@@ -270,10 +284,20 @@ def set_key(rng: Random, tree: Any) -> None:
         "activation": rng.choice([*CALLS, *WORDS]), "kpt_shape": [17, number(rng)], "imgsz": [number(rng), number(rng)],
         "reg_max": number(rng), "width_divisor": number(rng), "task": rng.choice(WORDS), "end2end": rng.random() < 0.5,
         "scales": {key(rng): [number(rng), number(rng), number(rng)], "n": [0.5, number(rng), number(rng)]},
-        "params": {rng.choice(WORDS): value(rng), "k": value(rng)}, "imports": value(rng),
+        "params": {rng.choice(WORDS): value(rng), "k": value(rng)}, "imports": rng.choice([["./x.py"], value(rng)]),
+        "inputs": {"a": [3], rng.choice(WORDS): [number(rng), 64, 64]}, "extends": rng.choice(FILES),
+        "edits": [edit(rng) for _ in range(rng.randrange(4))],
     }  # fmt: skip
     name = rng.choice([*good, key(rng)])
     tree[name] = good[name] if name in good and rng.random() < 0.8 else value(rng)
+
+
+def edit(rng: Random) -> Any:
+    """An edit of the rows of a file that is extended."""
+    target = rng.choice([rng.randrange(-2, 14), rng.choice(WORDS), "C1", "S2", "N1", [0, 1], value(rng)])
+    change = rng.choice(["insert_before", "insert_after", "replace", "remove"])
+    rows = {} if change == "remove" else rng.choice([{"row": row(rng)}, {"rows": [row(rng), row(rng)]}])
+    return {change: target, **rows} if rng.random() < 0.9 else {change: target, key(rng): value(rng)}
 
 
 def add_block(rng: Random, tree: Any) -> None:
