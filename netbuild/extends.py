@@ -3,6 +3,7 @@
 Works on nodes, before rows are read, so that each row keeps its own place and is checked like any other.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,15 +254,15 @@ def to_yaml(root: Node) -> str:
     for key, node in root.value.items():
         if key in ("extends", "edits"):
             continue
-        if key in SECTIONS and isinstance(node.value, list):
+        if key in SECTIONS and isinstance(node.value, list) and node.value:
             lines.append(f"{key}:")
             for row in node.value:
                 lines.append(f"  - {_flow(row)}  # {number}")
                 number += 1
         elif isinstance(node.value, dict) and node.value:
-            lines += [f"{key}:", *(f"  {name}: {_flow(item)}" for name, item in node.value.items())]
+            lines += [f"{_text(key)}:", *(f"  {_text(name)}: {_flow(item)}" for name, item in node.value.items())]
         else:
-            lines.append(f"{key}: {_flow(node)}")
+            lines.append(f"{_text(key)}: {_flow(node)}")
     return "\n".join(lines)
 
 
@@ -269,11 +270,28 @@ def _flow(node: Node) -> str:
     if isinstance(node.value, list):
         return f"[{', '.join(_flow(item) for item in node.value)}]"
     if isinstance(node.value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in node.value.items()) + "}"
+        return "{" + ", ".join(f"{_text(key)}: {_flow(item)}" for key, item in node.value.items()) + "}"
     if node.value is None:
         return "null"
     if isinstance(node.value, bool):
         return str(node.value).lower()
-    if isinstance(node.value, str) and (node.quoted or any(c in node.value for c in ",[]{}#:&*!|>'\"%@`")):
-        return "'" + node.value.replace("'", "''") + "'"
-    return str(node.value)
+    if isinstance(node.value, float) and not math.isfinite(node.value):
+        return {"inf": ".inf", "-inf": "-.inf"}.get(str(node.value), ".nan")
+    return _text(node.value, node.quoted) if isinstance(node.value, str) else str(node.value)
+
+
+def _text(text: str, quoted: bool = False) -> str:
+    """A text as YAML has it: plain where it then reads as itself."""
+    if not text.isprintable():
+        return '"' + "".join(c if c.isprintable() and c not in '\\"' else f"\\U{ord(c):08x}" for c in text) + '"'
+    if quoted or any(c in text for c in ",[]{}#:&*!|>'\"%@`") or not _reads_back(text):
+        return "'" + text.replace("'", "''") + "'"
+    return text
+
+
+def _reads_back(text: str) -> bool:
+    try:
+        items = parse(f"[{text}]", "").value
+    except NetbuildError:
+        return False
+    return len(items) == 1 and items[0].value == text

@@ -16,6 +16,7 @@ import torch
 from netbuild.ops import aten, reduced_dims
 
 MAX_PERIOD = 1024
+MAX_ADVANCE = 2**53  # pixels; beyond it floats are no longer exact
 MAX_READS = 4096  # of the positions of a period together; nets that people draw have dozens
 
 
@@ -169,6 +170,8 @@ def _read(axis: Axis, period: int, step: int, reads: Callable[[int], Sequence[in
     if period * turns * min(most, 2 * len(axis.low)) > MAX_READS:
         axis, turns = _evened(axis), 1
     advance = axis.advance * step * turns / len(axis.low)
+    if advance > MAX_ADVANCE:
+        raise _TooLongError
     return _axis([[axis.at(j) for j in _ends(axis, reads(i))] for i in range(period * turns)], advance)
 
 

@@ -18,11 +18,12 @@ from netbuild.expr import parse_call
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
 from netbuild.network import Network, Plan, Rows, Step, call, last_readers
+from netbuild.ops import ShapeError, shape_text
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
 from netbuild.rows import INPUT, Block, Row, argument, check_repeats
-from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
+from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of, tensors_of
 from netbuild.spec import Scale, Spec, choose_scale
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
@@ -313,7 +314,11 @@ class _Walk:
     def _run(self, module: nn.Module, inputs: list[Any], passing: str) -> Any:
         self.observer.counting = True
         try:
-            return call(module, inputs, passing)
+            for x in tensors_of(inputs):
+                _check_filled(x, "a source is empty")
+            out = call(module, inputs, passing)
+            _check_filled(first_tensor(out), "its output is empty")
+            return out
         finally:
             self.observer.counting = False
 
@@ -418,6 +423,11 @@ def _result_names(block: Block | None) -> tuple[str, ...]:
     if block is None or not block.listed_result:
         return ()
     return tuple(block.rows[i].name or str(i) if i >= 0 else "input" for i in block.result)
+
+
+def _check_filled(x: torch.Tensor | None, what: str) -> None:
+    if x is not None and x.numel() == 0:
+        raise ShapeError(f"{what}: {shape_text(x.shape)}")
 
 
 def _no_class(*_: Any, **__: Any) -> nn.Module:

@@ -163,6 +163,15 @@ def _common(tensors: Sequence[torch.Tensor]) -> torch.dtype:
     return torch.result_type(*tensors)
 
 
+_FRACTIONS = "silu leaky_relu elu gelu hardswish hardsigmoid mish softplus celu softshrink hardshrink".split()
+
+
+@rule(*(f"{name}{kind}.default" for name in _FRACTIONS for kind in ("", "_")))
+def _activation(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    _check_fractions(x)
+    return _floats(x, *args, **kwargs)
+
+
 @rule("pow.Scalar")
 def _power_of_number(base: Any, x: torch.Tensor) -> torch.Tensor:
     return _new(x.shape, _floats(x))
@@ -223,13 +232,13 @@ def _prelu(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @rule("log_sigmoid_forward.default")
 def _log_sigmoid(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if not x.is_floating_point():
-        raise NoRule
+    _check_fractions(x)
     return _new(x.shape, x), _new(x.shape, x)
 
 
 @rule("glu.default")
 def _glu(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    _check_fractions(x)
     shape = list(x.shape)
     if not -x.ndim <= dim < x.ndim or shape[dim] % 2:
         raise ShapeError(f"halves along dimension {dim} need an even number there, {shape_text(shape)} arrives")
@@ -303,6 +312,12 @@ def _convolution(
     if weight.shape[0] % groups or (bias is not None and bias.shape != (channels,)):
         raise ShapeError(f"{groups} groups or a bias do not fit {channels} output channels")
     return _new((x.shape[0], channels, *side), x)
+
+
+def _check_fractions(x: torch.Tensor) -> None:
+    # On meta torch lets whole numbers pass that no kernel takes, such as the indices of a pooling.
+    if x.dtype in (torch.int64, torch.int32, torch.bool):
+        raise ShapeError(f"it takes numbers with fractions, {x.dtype} arrives")
 
 
 def _check_dtypes(x: torch.Tensor, *others: torch.Tensor | None) -> None:
@@ -381,6 +396,7 @@ def _add_product(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **__: Any
 def _batch_norm(
     x: torch.Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *_: Any
 ) -> tuple[torch.Tensor, ...]:
+    _check_fractions(x)
     for known in (weight, bias, mean, var):
         if known is not None and known.shape[0] != x.shape[1]:
             raise ShapeError(f"the batch norm is built for {known.shape[0]} channels, {x.shape[1]} arrive")
@@ -392,6 +408,7 @@ def _batch_norm(
 
 @rule("native_layer_norm.default")
 def _layer_norm(x: torch.Tensor, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+    _check_fractions(x)
     if not shape or list(x.shape[-len(shape) :]) != list(shape):
         raise ShapeError(f"the layer norm is built for {shape_text(shape)}, {shape_text(x.shape)} arrives")
     if any(
@@ -404,6 +421,7 @@ def _layer_norm(x: torch.Tensor, shape: Sequence[int], weight: Any, bias: Any, e
 
 @rule("native_group_norm.default")
 def _group_norm(x: torch.Tensor, w: Any, b: Any, n: int, c: int, area: int, groups: int, eps: float) -> Any:
+    _check_fractions(x)
     if w is not None and w.shape[0] != c:
         raise ShapeError(f"the group norm is built for {w.shape[0]} channels, {c} arrive")
     if (w is not None and w.dtype != x.dtype) or c % groups:
@@ -413,6 +431,7 @@ def _group_norm(x: torch.Tensor, w: Any, b: Any, n: int, c: int, area: int, grou
 
 @rule("_softmax.default", "_log_softmax.default")
 def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    _check_fractions(x)
     if half_to_float:
         raise NoRule
     if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):  # torch does not look on meta
@@ -466,6 +485,7 @@ for _rank in (2, 3):
 
 def _adaptive_pooled(rank: int, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     _check_maps(x, rank)
+    _check_fractions(x)
     _check_count(size, rank)
     if min(size) < 1:
         raise NoRule
@@ -519,6 +539,7 @@ def _reflection_pad(x: torch.Tensor, pad: Sequence[int]) -> torch.Tensor:
     *("_upsample_bilinear2d_aa.default", "_upsample_bicubic2d_aa.default"),
 )
 def _upsample(x: torch.Tensor, size: Sequence[int], *_: Any) -> torch.Tensor:
+    _check_fractions(x)
     if x.ndim != len(size) + 2 or min(*size, *x.shape[1:]) < 1:
         raise ShapeError(f"resizing to {list(size)} takes a batch of maps, {shape_text(x.shape)} arrives")
     return _new((*x.shape[:2], *size), x)
@@ -548,6 +569,7 @@ def _channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
 @rule("im2col.default")
 def _im2col(x: torch.Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> torch.Tensor:
     _check_maps(x, 2)
+    _check_fractions(x)
     for values in (kernel, stride, padding, dilation):
         _check_count(values, 2)
     windows = zip(x.shape[-2:], kernel, stride, padding, dilation, strict=True)
