@@ -172,12 +172,12 @@ def saved_for_backward(run: Callable[[], Any], parameters: set[int]) -> tuple[in
     """
     storages: dict[int, Any] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> None:
+        # Nothing is handed back: an output that its own graph holds would be a cycle that nobody collects.
         storage = tensor.untyped_storage()
         storages[id(storage)] = storage
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
         kept = run()
     sizes = {key: storage.nbytes() for key, storage in storages.items()}
     del kept

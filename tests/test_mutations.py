@@ -1,5 +1,6 @@
 """Files made wrong at random: each is a network or refused at a place in it; nothing else, and in little time."""
 
+import gc
 import json
 import re
 import signal
@@ -239,6 +240,18 @@ def test_refused_at_a_place(path, text, said):
 @pytest.mark.parametrize("text", BUILT, ids=range(len(BUILT)))
 def test_built(path, text):
     assert check(text, path, build=True) == "built"
+
+
+def test_a_summary_leaves_no_tensor_behind(path):
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    text = layers("[-1, 1, Conv, [8, 3]]", "[-1, 1, nn.ReLU, []]")
+    resolved(text, path)
+    before = tensors()
+    resolved(text, path)
+    assert tensors() == before
 
 
 def test_a_file_named_by_its_ending_alone_has_a_scale():
