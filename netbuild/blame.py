@@ -43,10 +43,7 @@ def blame(
     """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
     try:
         yield
-    except NetbuildError as error:
-        error.message += f"\n  in block {factory.name}, used at line {row.where.line} by {row.label}"
-        raise
-    except SourceFailedError:
+    except (NetbuildError, SourceFailedError):
         raise
     except Exception as error:
         raise _row_error(row, inputs, above, factory, imgsz, error) from error

@@ -106,7 +106,10 @@ def _trusted(always: bool) -> Callable[[Path], bool]:
             return False
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
         if agreed:
-            trust.remember(path)
+            try:
+                trust.remember(path)
+            except OSError as error:
+                say(f"note: the answer is not remembered: {error.strerror}")
         return agreed
 
     return ask

@@ -344,7 +344,11 @@ class _Walk:
         names = {**scope.file_names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
         # Inside a block numbers are exact, as they are inside a module class.
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
-        layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
+        try:
+            layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
+        except NetbuildError as error:
+            error.message += f"\n  in block {block.name}, used at line {row.where.line} by {row.label}"
+            raise
         plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
         keys = [_child_name(layer.row) for layer in layers]
 

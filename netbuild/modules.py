@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
@@ -49,7 +49,13 @@ def load(paths: Iterable[str | Path]) -> dict[str, Factory]:
     """
     found: dict[str, Factory] = {}
     for path in paths:
-        for name, factory in _classes(Path(path)).items():
+        try:
+            classes = _classes(Path(path))
+        except (OSError, ValueError) as error:  # a path that the system does not take or let see
+            raise NetbuildError(
+                f"{shorten(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        for name, factory in classes.items():
             if name in found and found[name].make is not factory.make:
                 raise NetbuildError(f"'{name}' is defined twice: in {found[name].file} and in {factory.file}")
             found[name] = factory
@@ -123,6 +129,11 @@ def _factories(loaded: ModuleType) -> Iterator[tuple[str, Factory]]:
                 yield further, factory
 
 
+def code_files(path: Path) -> list[Path]:
+    """All code that importing a path may run: itself, or what lies below it."""
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
 def fingerprint(file: Path) -> str:
     """SHA-256 of a file's path and content, in hexadecimal digits."""
     return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
@@ -162,9 +173,8 @@ def _imported(item: Import, path: Path) -> dict[str, Factory]:
 
 
 def _untrusted(item: Import, path: Path) -> NetbuildError:
-    files = [path] if path.is_file() else _python_files(path)
     lines = "\n".join(
-        f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in files
+        f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in code_files(path)
     )
     return item.node.error(
         f"this file imports code, which runs only if you trust it\n{lines}",
@@ -179,8 +189,3 @@ def gather(spec: Spec, paths: Sequence[str | Path], trusted: Callable[[Path], bo
         NetbuildError: as `load` and `load_imports`.
     """
     return {**load_imports(spec, trusted), **load(paths)}
-
-
-def always(_: Any) -> bool:
-    """Trust everything: the user has said so."""
-    return True

@@ -1,5 +1,6 @@
 """The network itself: rows of modules, wired by number, each output kept until its last reader has run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,12 +74,15 @@ class Rows(nn.Module):
         return result if self.plan.listed else result[0]
 
     def fuse(self) -> None:
-        """Fold each batch norm row into the convolution row that only it reads."""
-        modules = list(self.children())
-        readers = [s for step in self.plan.steps for s in step.sources] + list(self.plan.result)
-        for step, module, (name, _) in zip(self.plan.steps, modules, list(self.named_children()), strict=True):
+        """Fold each batch norm row into the convolution row that only it reads.
+
+        One that keeps no running statistics normalises by its batch, and stays.
+        """
+        names, modules = zip(*self.named_children(), strict=True)
+        readers = Counter([s for step in self.plan.steps for s in step.sources] + list(self.plan.result))
+        for step, name, module in zip(self.plan.steps, names, modules, strict=True):
             source = step.sources[0]
-            if type(module) is not nn.BatchNorm2d or source < 0 or readers.count(source) > 1:
+            if type(module) is not nn.BatchNorm2d or source < 0 or readers[source] > 1 or module.running_var is None:
                 continue
             conv = modules[source]
             if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -144,7 +144,11 @@ def _entry_points() -> Any:
 def _entry_point(name: str) -> Factory | None:
     """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
     for point in _entry_points().select(name=name):
-        cls = point.load()
+        try:
+            cls = point.load()
+        except Exception as error:  # whatever the package's code says
+            text = shorten(str(error) or type(error).__name__)
+            raise NetbuildError(f"the entry point '{name}' = {point.value} does not load: {text}") from None
         if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
             raise NetbuildError(f"the entry point '{name}' = {point.value} is no nn.Module class")
         return from_class(name, cls, foreign=False)

@@ -121,8 +121,9 @@ def _strided(graph: Graph, model: Rows) -> tuple[dict[str, Part], tuple[str, ...
     side = stride_image(graph)
     try:
         return trace(graph, model, (side, side))[0], ()
-    except Exception as error:  # whatever a module says to a size that is not its own
-        return {}, (f"thop-stride: the net does not take {side}x{side} ({error}); counted at the asked size instead",)
+    except NetbuildError as error:  # a size that is not its own
+        why = error.__cause__
+        return {}, (f"thop-stride: the net does not take {side}x{side} ({why}); counted at the asked size instead",)
 
 
 def stride_image(graph: Graph) -> int:

@@ -1,6 +1,7 @@
 """Further runs of a resolved network on ``meta``: every module's cost, the fused network, what training keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,15 @@ import torch
 from torch import nn
 
 from netbuild.cost import Observer, Tally, on_meta, saved_for_backward
+from netbuild.errors import NetbuildError, shorten
 from netbuild.field import Field, field_of
 from netbuild.graph import Graph
 from netbuild.layers.fuse import fuse
 from netbuild.network import Rows
+from netbuild.rows import Row
 from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
+
+FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fused"
 
 
 @dataclass
@@ -36,7 +41,7 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
     Modules go by their path, such as ``2.m.0``.
 
     Raises:
-        Exception: whatever a module raises at a size that it does not take.
+        NetbuildError: at the row whose module does not take the size, or does not run once it is fused.
     """
     observer = Observer()
     parts = {path: Part(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
@@ -48,6 +53,9 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
             for image in images:
                 observer.live.add(image)
             model.eval()(*images)
+    except Exception as error:
+        row = next(layer.row for i, layer in enumerate(graph.layers) if not parts[str(i)].called)
+        raise _row_error(row, "it does not run so", error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -83,11 +91,36 @@ def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
 
 
 def fused(graph: Graph) -> Rows:
-    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own."""
+    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own.
+
+    Raises:
+        NetbuildError: at the row whose module cannot be copied or merged.
+    """
     with on_meta(Observer(counting=False)):
-        model = deepcopy(graph.skeleton())
-        fuse(model)
+        memo: dict[int, Any] = {}  # one for all: modules that rows share stay shared
+        modules = {}
+        for layer in graph.layers:
+            with _blaming(layer.row, "its module cannot be copied", "leave out --fused"):
+                modules[str(layer.row.index)] = deepcopy(layer.module, memo)
+        model = Rows(modules, graph.plan)
+        model.fuse()
+        for layer, module in zip(graph.layers, list(model.children()), strict=True):
+            with _blaming(layer.row, "its fuse() fails"):
+                fuse(module)
     return model
+
+
+@contextmanager
+def _blaming(row: Row, what: str, hint: str = FUSE_HINT) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever an own module says
+        raise _row_error(row, what, error, hint) from error
+
+
+def _row_error(row: Row, what: str, error: Exception, hint: str = FUSE_HINT) -> NetbuildError:
+    text = shorten(str(error) or type(error).__name__, 300)
+    return NetbuildError(f"{row.label}: {what}: {text}", row.where, hint)
 
 
 def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:

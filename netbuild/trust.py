@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from netbuild.modules import fingerprint
+from netbuild.modules import code_files, fingerprint
 
 
 def store() -> Path:
@@ -21,20 +21,16 @@ def _known() -> dict[str, str]:
     return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.rglob("*.py"))
-
-
 def is_remembered(path: Path) -> bool:
     """Whether every file of a path is known with its present content."""
     known = _known()
-    files = _files(path)
+    files = code_files(path)
     return bool(files) and all(known.get(str(f.resolve())) == fingerprint(f) for f in files)
 
 
 def remember(path: Path) -> None:
     """Note that the user agreed to run a path as it is now."""
-    known = {**_known(), **{str(f.resolve()): fingerprint(f) for f in _files(path)}}
+    known = {**_known(), **{str(f.resolve()): fingerprint(f) for f in code_files(path)}}
     target = store()
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(".new")

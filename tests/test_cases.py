@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+
+from netbuild import Options, load, resolve
 
 CASES = Path(__file__).parent / "cases"
 
@@ -89,6 +92,18 @@ def test_merging_leaves_the_frozen_weights_the_only_untrainable_ones(cli):
         assert totals["params"] - totals["gradients"] == 16
     out = cli("summary", "yolo11n.yaml", "--fused").out
     assert "YOLO11n summary (fused)" in out
+
+
+def test_merging_of_rows_takes_norms_as_they_are(cli, tmp_path):
+    rows = ["nn.Conv2d, [3, 8, 3]", "nn.BatchNorm2d, {affine: false}", "nn.Conv2d, [8, 8, 3]"]
+    rows.append("nn.BatchNorm2d, {track_running_stats: false}")  # normalises by its batch: it stays
+    (tmp_path / "net.yaml").write_text("layers:\n" + "".join(f"  - [-1, 1, {row}]\n" for row in rows))
+    data = summary(cli, str(tmp_path / "net.yaml"), "--imgsz 16 --fused")
+    assert [row["params"] for row in data["rows"]] == [8 * 27 + 8, 0, 8 * 72 + 8, 16]
+    net = resolve(load(tmp_path / "net.yaml"), Options(imgsz=(16, 16))).build().eval()
+    x = torch.rand(2, 3, 16, 16)
+    before = net(x)
+    torch.testing.assert_close(net.fuse()(x), before)
 
 
 def test_strides_and_head_inputs_of_four_heads(cli):

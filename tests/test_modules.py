@@ -3,12 +3,13 @@
 import json
 import pickle
 import textwrap
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 import torch
 
-from netbuild import NetbuildError, trust
+from netbuild import NetbuildError, registry, trust
 from netbuild.graph import Options, resolve
 from netbuild.modules import load
 from netbuild.spec import load as load_spec
@@ -260,3 +261,54 @@ def test_layers_of_packages_by_dotted_path(cli, tmp_path):
         done = cli("summary", tmp_path / "net.yaml")
         assert done.code in (2, 3)
         assert name in done.err
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def fuse(self, a, b): return a + b", "its fuse() fails: "),
+        ("def fuse(self): self.conv = None", "it does not run so: "),
+        ("def __deepcopy__(self, memo): raise RuntimeError('no copies')", "its module cannot be copied: no copies"),
+    ],
+)
+def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, body, said):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Own(nn.Module):\n    def __init__(self, c1):\n"
+        "        super().__init__()\n        self.conv = nn.Conv2d(c1, c1, 1)\n"
+        f"    def forward(self, x):\n        return self.conv(x)\n    {body}\n"
+    )
+    (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, Own, []]\n")
+    flags = ["--modules", tmp_path / "own.py", "--imgsz", "16"]
+    assert cli("summary", tmp_path / "net.yaml", *flags).code == 0
+    done = cli("summary", tmp_path / "net.yaml", *flags, "--fused")
+    assert (done.code, done.out) == (2, "")
+    assert "net.yaml:3:5: row 1 Own: " in done.err
+    assert said in done.err
+    assert "--fused" in done.err
+
+
+def test_a_path_that_the_system_does_not_take(cli):
+    done = cli("summary", CASES / "a03-user-channel-gate.yaml", "--modules", "x" * 5000)
+    assert (done.code, done.out) == (2, "")
+    assert "cannot be read" in done.err
+
+
+def test_an_entry_point_that_does_not_load(cli, tmp_path, monkeypatch):
+    point = EntryPoint("FromPackage", "no.such.package:Layer", "netbuild.modules")
+    monkeypatch.setattr(registry, "_entry_points", lambda: EntryPoints([point]))
+    (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, FromPackage, []]\n")
+    done = cli("summary", tmp_path / "net.yaml")
+    assert done.code == 2
+    assert "net.yaml:2:13: row 0: the entry point 'FromPackage'" in done.err
+
+
+def test_the_refusal_names_all_code_of_a_package(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("from .inner import C\n")
+    (tmp_path / "pack" / "inner.py").write_text("from torch import nn\nclass C(nn.Module): pass\n")
+    (tmp_path / "net.yaml").write_text("imports: [./pack]\nlayers:\n  - [-1, 1, C, []]\n")
+    done = cli("summary", tmp_path / "net.yaml")
+    assert done.code == 2
+    assert "__init__.py (1 lines" in done.err
+    assert "inner.py (2 lines" in done.err

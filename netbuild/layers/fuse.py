@@ -10,8 +10,11 @@ def fold_bn(conv: nn.Conv2d | nn.ConvTranspose2d, bn: nn.Module | None) -> tuple
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
     if bn is None:
         return weight, bias
-    scale = bn.weight.detach() / torch.sqrt(bn.running_var + bn.eps)
-    bias = (bias - bn.running_mean) * scale + bn.bias.detach()
+    spread = torch.sqrt(bn.running_var + bn.eps)
+    scale = (torch.ones_like(spread) if bn.weight is None else bn.weight.detach()) / spread
+    bias = (bias - bn.running_mean) * scale
+    if bn.bias is not None:
+        bias = bias + bn.bias.detach()
     if conv.transposed:  # (in, out / groups, ...): the output axis is the second one, within each group
         grouped = weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, 1, 1)
         return grouped.flatten(0, 1), bias
