@@ -104,7 +104,7 @@ def bind(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Scope) -
         call,
         shown=tuple(shown[p.name] for p in factory.parameters if p.name in shown and _is_shown(p)),
         shown_keywords=keywords,
-        takes_repeats=any(p.role is Depth for p in factory.parameters),
+        takes_repeats=factory.takes(Depth),
         listed=any(p.role is In and p.wants_list for p in factory.parameters),
     )
 
@@ -289,7 +289,7 @@ def _check_complete(factory: Factory, row: Row, call: Mapping[str, Any], supplie
     if not missing:
         return
     hint = f"it takes {factory.signature(supplied)}"
-    if factory.foreign and any(p.role is In for p in factory.parameters):
+    if factory.foreign and factory.takes(In):
         hint += (
             "; positional values of torch's modules are the full signature, keywords get the input channels filled in"
         )

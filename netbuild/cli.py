@@ -154,7 +154,7 @@ def summary(
             modules=modules or (), trusted=_trusted(trust), set=set or (),
         )  # fmt: skip
     for warning in result.graph.spec.warnings:
-        say(warning.render().replace("error:", "warning:", 1))
+        say(warning.render("warning"))
     for note in result.notes:
         say(f"note: {note}")
     if form == "table":

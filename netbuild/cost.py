@@ -217,9 +217,9 @@ class Tally:
 class Observer(TorchDispatchMode):
     """Watches a run on ``meta``; `tallies` are the open marks, each operator counts for all of them."""
 
-    def __init__(self, counting: bool = True, limit: int = MAX_TOTAL) -> None:
+    def __init__(self, counting: bool = True) -> None:
         super().__init__()
-        self.limit = limit
+        self.limit = MAX_TOTAL  # of operators; whoever walks rows sets it for each
         self.counting = counting  # off while modules are built, and in passes that only need shapes
         self.tallies: list[Tally] = []
         self.live = LiveStorage()

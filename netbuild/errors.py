@@ -49,9 +49,9 @@ class NetbuildError(Exception):
         """This error and those found with it, in the order of the file."""
         return [self, *self.also]
 
-    def render(self) -> str:
-        """The error as plain text for a terminal."""
-        lines = [f"error: {self.where}: {self.message}" if self.where else f"error: {self.message}"]
+    def render(self, level: str = "error") -> str:
+        """The error, or what is only a ``warning``, as plain text for a terminal."""
+        lines = [f"{level}: {self.where}: {self.message}" if self.where else f"{level}: {self.message}"]
         if self.where and self.where.text.strip():
             lines.append(self.where.excerpt())
         if self.hint:

@@ -11,9 +11,9 @@ from pathlib import Path
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.locate import is_file, locate
 from netbuild.reader import Node, parse, read_text
+from netbuild.rows import SECTIONS
 
 MAX_CHAIN = 16
-SECTIONS = ("layers", "backbone", "neck", "head")
 VERBS = ("insert_before", "insert_after", "replace", "remove")
 MERGED = ("params", "blocks", "imports")  # mappings of names, taken over name by name
 
@@ -72,11 +72,7 @@ def _merged(root: Node, base: Node) -> Node:
     value, keys = dict(base.value), dict(base.keys)
     own = [key for key in root.value if key not in ("extends", "edits")]
     for key in own:
-        if (
-            key in MERGED
-            and isinstance(root.value[key].value, dict)
-            and isinstance(getattr(value.get(key), "value", None), dict)
-        ):
+        if key in MERGED and key in value and all(isinstance(n.value, dict) for n in (value[key], root.value[key])):
             value[key] = _union(value[key], root.value[key])
         else:
             value[key] = root.value[key]
@@ -110,8 +106,9 @@ def _edited(value: dict[str, Node], edits: Node) -> dict[str, Node]:
     for edit in edits.value:
         _apply(edit, slots, base, touched)
     rows: dict[str, list[Node]] = {section: [] for section in SECTIONS if section in value}
+    places = {id(slot): place for place, slot in enumerate(slots)}
     for slot in slots:
-        rows[slot.section].append(_renumbered(slot, slots, touched))
+        rows[slot.section].append(_renumbered(slot, places, touched))
     return {section: _copy(value[section], nodes) for section, nodes in rows.items()}
 
 
@@ -217,12 +214,12 @@ def _new_rows(edit: Node) -> list[Node]:
     return list(rows.value)
 
 
-def _renumbered(slot: _Slot, slots: Sequence[_Slot], touched: dict[int, Node]) -> Node:
+def _renumbered(slot: _Slot, places: dict[int, int], touched: dict[int, Node]) -> Node:
     """The row with its sources written for the new order, and the name it goes by."""
     written = _field(slot.node, "from", 0)
     if written is None:
         return slot.node
-    items = [_rewritten(item, source, slot, slots, touched) for item, source in _pairs(slot)]
+    items = [_rewritten(item, source, slot, places, touched) for item, source in _pairs(slot)]
     source = _copy(written, items) if isinstance(written.value, list) else items[0]
     if isinstance(slot.node.value, dict):
         return _copy(slot.node, {**slot.node.value, "from": source})
@@ -237,14 +234,14 @@ def _pairs(slot: _Slot) -> Iterator[tuple[Node, "_Slot | str | int"]]:
 
 
 def _rewritten(
-    item: Node, source: "_Slot | str | int", slot: _Slot, slots: Sequence[_Slot], touched: dict[int, Node]
+    item: Node, source: "_Slot | str | int", slot: _Slot, places: dict[int, int], touched: dict[int, Node]
 ) -> Node:
     if not isinstance(source, _Slot):
         return item
-    if source not in slots:
+    if id(source) not in places:
         place = f"the row at {slot.node.where} reads row {item.value} of the base, which an edit removes"
         raise touched[id(source)].error(place, "replace that row, or edit the one that reads it too")
-    return _copy(item, slots.index(source))
+    return _copy(item, places[id(source)])
 
 
 def to_yaml(root: Node) -> str:

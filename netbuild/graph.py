@@ -17,13 +17,13 @@ from netbuild.errors import NetbuildError, raise_all
 from netbuild.expr import parse_call
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
-from netbuild.network import Network, Plan, Rows, Step, call, last_readers
+from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
 from netbuild.reader import Node
 from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
 from netbuild.rows import INPUT, Block, Row, argument, check_repeats
-from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of, tensors_of
+from netbuild.shapes import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
 from netbuild.spec import Scale, Spec, choose_scale
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
@@ -31,6 +31,7 @@ DEFAULT_SIZE = 640
 CLASSIFY_SIZE = 224
 
 _FAILED = object()
+_TAKEN = {*vars(nn.Module()), "plan", "title"}  # attributes that a Rows module has
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ class Layer:
     @property
     def params(self) -> int:
         """Number of parameters."""
-        return sum(p.numel() for p in self.module.parameters())
+        return parameter_count(self.module)
+
+    @property
+    def strides(self) -> list[float | None] | None:
+        """Of a module that decodes by the strides of its sources, these strides; None of any other."""
+        return list(self.source_strides) if self.factory.takes(Role.STRIDE) else None
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     plan = Plan(tuple(layer.step for layer in layers), result)
     return Graph(
         spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers),
-        plan,
-        walk.observer.live.peak, inputs, notes, make_activation,
+        plan, walk.observer.live.peak, inputs, notes, make_activation,
     )  # fmt: skip
 
 
@@ -225,10 +230,10 @@ class _Walk:
         self,
         blocks: Mapping[str, Block],
         task: str | None,
-        imgsz: tuple[int, int] = (0, 0),
-        own: Mapping[str, Factory] | None = None,
+        imgsz: tuple[int, int],
+        own: Mapping[str, Factory],
     ) -> None:
-        self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own or {}
+        self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
         self.modules = 0
@@ -267,7 +272,7 @@ class _Walk:
         factory = _block_factory(block, scope) if block else _factory(row, self.own)
         n = _repeats(row, scope)
         picks = _picks(row, values, above)
-        inputs = [values[s] if key is None else values[s][key] for s, key in zip(row.sources, picks, strict=True)]
+        inputs = gather(values, row.sources, picks)
         if any(x is _FAILED for x in inputs):
             raise SourceFailedError
         arriving = _arriving(inputs)
@@ -287,7 +292,7 @@ class _Walk:
         finally:
             self.observer.tallies.pop()
         values[row.index] = out
-        step = Step(row.sources, passing, frees, picks if set(picks) != {None} else ())
+        step = Step(row.sources, passing, frees, picks)
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
             field_of(first_tensor(out)), arriving.strides, tally, _result_names(block),
@@ -362,8 +367,7 @@ class _Walk:
 
 def _child_name(row: Row) -> str:
     """A row of a block is called by its name in the state dict, unless a module has an attribute of that name."""
-    taken = {*vars(nn.Module()), "plan", "title"}
-    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in taken else str(row.index)
+    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in _TAKEN else str(row.index)
 
 
 def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple[int | str | None, ...]:
@@ -456,7 +460,7 @@ def _passing(row: Row, bound: Bound, block: Block | None) -> str:
     if bound.listed:
         return "list"
     single = len(row.sources) == 1
-    if single and (not row.listed or any(p.role is Role.IN for p in bound.factory.parameters)):
+    if single and (not row.listed or bound.factory.takes(Role.IN)):
         return "one"
     return "spread" if not single and _spreads(bound.factory.make) else "list"
 

@@ -20,7 +20,7 @@ class Step:
     sources: tuple[int, ...]
     passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward
     frees: tuple[int, ...]
-    picks: tuple[int | str | None, ...] = ()  # of each source the output that is meant; empty: all whole
+    picks: tuple[int | str | None, ...]  # of each source the output that is meant, None where it is the whole
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,7 @@ class Rows(nn.Module):
         """Run the rows on one input, or on several that their sources name in order."""
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
-            given = [values[s] for s in step.sources]
-            if step.picks:
-                given = [x if key is None else x[key] for x, key in zip(given, step.picks, strict=True)]
-            values[index] = call(module, given, step.passing)
-            del given
+            values[index] = call(module, gather(values, step.sources, step.picks), step.passing)
             for value in step.frees:
                 del values[value]
         result = [values[i] for i in self.plan.result]
@@ -88,6 +84,11 @@ class Rows(nn.Module):
             if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
                 set_weights(conv, *fold_bn(conv, module))
                 setattr(self, name, nn.Identity())
+
+
+def gather(values: Mapping[int, Any], sources: Sequence[int], picks: Sequence[int | str | None]) -> list[Any]:
+    """What a row reads: each source whole, or the one of its outputs that is meant."""
+    return [values[s] if key is None else values[s][key] for s, key in zip(sources, picks, strict=True)]
 
 
 def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 from netbuild import layers
 from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
-from netbuild.layers.activation import activation_by_name
+from netbuild.layers.activation import ACTIVATIONS, activation_by_name
 from netbuild.roles import NAMES, Plain, Role
 
 OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
@@ -41,6 +41,12 @@ class Parameter:
         """Whether it has no default."""
         return self.default is inspect.Parameter.empty
 
+    @property
+    def text(self) -> str:
+        """Its name with its default, as a signature has it."""
+        default = self.default.__name__ if inspect.isroutine(self.default) else repr(self.default)
+        return self.name if self.required else f"{self.name}={default}"
+
 
 @dataclass(frozen=True)
 class Factory:
@@ -55,17 +61,20 @@ class Factory:
     task: str | None = None
     file: str = ""  # of an own module: where its code stands
 
+    def takes(self, role: Role) -> bool:
+        """Whether a parameter has the role."""
+        return any(p.role is role for p in self.parameters)
+
     def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
         """The parameters in order with their defaults; those that netbuild supplies are marked, with values."""
-        parts = []
-        for p in self.parameters:
-            if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING) or p.name in ("device", "dtype"):
-                continue
-            if supplied is not None and p.name in supplied:
-                parts.append(f"{p.name}={supplied[p.name]} (supplied)")
-            else:
-                default = p.default.__name__ if inspect.isroutine(p.default) else repr(p.default)
-                parts.append(p.name if p.required else f"{p.name}={default}")
+        marks = {name: f"{name}={value} (supplied)" for name, value in (supplied or {}).items()}
+        return self.call_text(marks)
+
+    def call_text(self, marks: Mapping[str, str]) -> str:
+        """The call as a text: a parameter's mark, if it has one, else its name with its default."""
+        hidden = (Role.SIZE, Role.STRIDE, Role.SETTING)
+        shown = [p for p in self.parameters if p.role not in hidden and p.name not in ("device", "dtype")]
+        parts = [marks.get(p.name, p.text) for p in shown]
         return f"{self.name}({', '.join([*parts, *(['...'] if self.variadic else [])])})"
 
 
@@ -245,8 +254,6 @@ def activation(value: Any) -> nn.Module:
             )
         return instantiate(Call(value))
     if module is None:
-        from netbuild.layers.activation import ACTIVATIONS
-
         hint = "" if "(" in str(value) else did_you_mean(str(value), ACTIVATIONS)
         hint = hint or f"known: {', '.join(ACTIVATIONS)}, or a call such as nn.ReLU()"
         raise NetbuildError(f"unknown activation {value!r}", hint=hint)

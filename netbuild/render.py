@@ -9,7 +9,6 @@ from typing import Any
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report import Report, RowSummary
-from netbuild.roles import Role
 
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 
@@ -198,8 +197,8 @@ def _memory_line(summary: Report) -> str:
 
 
 def _head_strides(summary: Report) -> str:
-    row, head = summary.top_rows[-1], summary.graph.layers[-1]
-    if not any(p.role is Role.STRIDE for p in head.factory.parameters) or None in row.stride:
+    row = summary.top_rows[-1]
+    if summary.graph.layers[-1].strides is None or None in row.stride:
         return ""
     cells = sum(h * w for _, _, h, w in _maps(row.in_shapes))
     return f"strides {row.stride}, {cells:,} anchor points"

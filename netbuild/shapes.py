@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 Shape = Any  # a list of ints, or lists and dicts of shapes
 
@@ -40,3 +41,8 @@ def bytes_of(out: Any, inputs: Sequence[Any]) -> int:
 def first_tensor(value: Any) -> torch.Tensor | None:
     """The first tensor of an output, None if it has none."""
     return next(tensors_of(value), None)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of a module's parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters())

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from netbuild import render
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
@@ -15,7 +13,7 @@ from netbuild.locate import locate
 from netbuild.modules import gather
 from netbuild.network import Rows
 from netbuild.report import Report, RowSummary
-from netbuild.roles import Role
+from netbuild.shapes import parameter_count
 from netbuild.spec import load
 from netbuild.trace import Part, fused, measure_saved, trace
 
@@ -86,7 +84,7 @@ def summarize_graph(
     model = fused(graph) if fuse else graph.skeleton()
     parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model)
     strided, notes = _strided(graph, model) if "thop-stride" in conventions else ({}, ())
-    counts = {path: _flops(part, path, conventions, strided, parts) for path, part in parts.items()}
+    counts = {path: _flops(path, conventions, strided, parts) for path in parts}
     side = stride_image(graph)
     factors = {"thop-stride": graph.imgsz[0] * graph.imgsz[1] / side**2} if strided else {}
     rows = tuple(_rows(graph, parts, {path: _scaled(count, factors) for path, count in counts.items()}, depth))
@@ -129,12 +127,11 @@ def _strided(graph: Graph, model: Rows) -> tuple[dict[str, Part], tuple[str, ...
 def stride_image(graph: Graph) -> int:
     """The side of the image that thop-stride profiles: the head's largest stride, at least 32."""
     head = graph.layers[-1]
-    known = [s for s in head.source_strides if s] if any(p.role is Role.STRIDE for p in head.factory.parameters) else []
-    return int(max([STRIDE_IMAGE, *known]))
+    return int(max([STRIDE_IMAGE, *(s for s in head.strides or () if s)]))
 
 
 def _flops(
-    part: Part, path: str, conventions: Sequence[str], strided: Mapping[str, Part], parts: Mapping[str, Part]
+    path: str, conventions: Sequence[str], strided: Mapping[str, Part], parts: Mapping[str, Part]
 ) -> dict[str, int]:
     counts = {}
     for convention in conventions:
@@ -158,11 +155,11 @@ def _rows(
 ) -> Iterator[RowSummary]:
     for index, layer in enumerate(graph.layers):
         part, row = parts[str(index)], layer.row
-        stride = list(layer.source_strides) if _has_strides(layer) else _stride(part)
+        stride = _stride(part) if layer.strides is None else [*map(_whole, layer.strides)]
         yield RowSummary(
             row.index, row.name, row.written_from, layer.n, layer.factory.name, layer.factory.path, layer.arguments,
-            _params(part.module), layer.in_shapes, part.out_shape, counts[str(index)], part.tally.macs,
-            part.out_bytes, _receptive(part.field), [_whole(s) for s in stride] if isinstance(stride, list) else stride,
+            parameter_count(part.module), layer.in_shapes, part.out_shape, counts[str(index)], part.tally.macs,
+            part.out_bytes, _receptive(part.field), stride,
         )  # fmt: skip
         if depth > 1:
             yield from _children(part, parts, counts, depth - 1, 2)
@@ -177,7 +174,7 @@ def _children(
         below = parts[path]
         yield RowSummary(
             path, None, None, 1, getattr(child, "title", cls.__name__), f"{cls.__module__}.{cls.__qualname__}", [],
-            _params(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
+            parameter_count(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
             below.out_bytes, _receptive(below.field), _stride(below), level,
         )  # fmt: skip
         if left > 1:
@@ -186,14 +183,6 @@ def _children(
 
 def _scaled(counts: Mapping[str, int], factors: Mapping[str, float]) -> dict[str, int]:
     return {name: round(count * factors.get(name, 1)) for name, count in counts.items()}
-
-
-def _has_strides(layer: Any) -> bool:
-    return any(p.role is Role.STRIDE for p in layer.factory.parameters)
-
-
-def _params(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _receptive(known: Field | None) -> Any:
@@ -221,20 +210,18 @@ def _totals(
     graph: Graph, model: Rows, rows: Sequence[RowSummary], conventions: Sequence[str], peak: int, batch: int
 ) -> dict[str, Any]:
     modules = {id(m): m for m in model.modules()}
-    tensors = [*model.parameters(), *model.buffers()]
     flops = {name: sum(row.flops[name] for row in rows if row.depth == 1) for name in conventions}
     saved, saved_params = _saved(graph, batch)
     totals = {
         "rows": len(graph.layers),
         "modules_all": len(modules) + 1,  # and the root that holds the rows
         "modules_leaf": sum(1 for m in modules.values() if next(m.children(), None) is None),
-        "params": _params(model),
+        "params": parameter_count(model),
         "gradients": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "flops": flops[conventions[0]],
         "macs": sum(row.macs for row in rows if row.depth == 1),
-        "param_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "buffer_bytes": sum(t.numel() * t.element_size() for t in tensors)
-        - sum(p.numel() * p.element_size() for p in model.parameters()),
+        "param_bytes": sum(p.nbytes for p in model.parameters()),
+        "buffer_bytes": sum(b.nbytes for b in model.buffers()),
         "peak_activation_bytes": peak,
         "saved_bytes": saved,
         "saved_parameter_bytes": saved_params,

@@ -4,7 +4,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,14 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph import Graph, Options, resolve
 from netbuild.registry import Factory
 from netbuild.roles import SUPPLIED, Role
+from netbuild.shapes import parameter_count
 from netbuild.spec import read
 
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
 _EXAMPLES: dict[str, Any] = {
-    "k": 3,
-    "s": 2,
-    "c2s": [32, 32],
-    "idx": [0, 0],
-    "num_heads": 4,
-    "kernel_size": 3,
-    "begin": 0,
-    "end": 32,
-}
-_EXAMPLES |= {"c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32}
+    "k": 3, "s": 2, "c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32, "c2s": [32, 32], "idx": [0, 0], "num_heads": 4,
+    "kernel_size": 3, "begin": 0, "end": 32,
+}  # fmt: skip
 _CHANNELS = 64  # of the example's source
 
 
@@ -44,13 +38,7 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """As data."""
-        return {
-            "name": self.name,
-            "signature": self.signature,
-            "roles": self.roles,
-            "doc": self.doc,
-            "paper": self.paper,
-        }
+        return asdict(self)
 
 
 def entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None) -> list[Entry]:
@@ -72,19 +60,9 @@ def entry(factory: Factory, name: str) -> Entry:
     doc = inspect.cleandoc(factory.make.__doc__ or "") or str(getattr(factory.make, "__netbuild__", {}).get("doc", ""))
     first = doc.split("\n\n")[0].replace("\n", " ")
     roles = {p.name: p.role.value for p in factory.parameters if p.role is not Role.PLAIN}
-    supplied = {p.name: "supplied" for p in factory.parameters if p.role in SUPPLIED and not factory.foreign}
+    marks = {p.name: f"<{p.name}>" for p in factory.parameters if p.role in SUPPLIED and not factory.foreign}
     found = _PAPER.search(doc)
-    return Entry(name, _signature(factory, supplied), roles, first, found.group() if found else "")
-
-
-def _signature(factory: Factory, supplied: Mapping[str, str]) -> str:
-    shown = []
-    for p in factory.parameters:
-        if p.role in (Role.SIZE, Role.STRIDE, Role.SETTING) or p.name in ("device", "dtype"):
-            continue
-        text = p.name if p.required else f"{p.name}={p.default!r}"
-        shown.append(f"<{p.name}>" if p.name in supplied else text)
-    return f"{factory.name}({', '.join([*shown, *(['...'] if factory.variadic else [])])})"
+    return Entry(name, factory.call_text(marks), roles, first, found.group() if found else "")
 
 
 def example(name: str, factory: Factory) -> str:
@@ -146,7 +124,6 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
 def _inner(module: nn.Module, prefix: str = "", level: int = 0) -> Iterator[dict[str, Any]]:
     for name, child in module.named_children():
         path = f"{prefix}.{name}" if prefix else name
-        params = sum(p.numel() for p in child.parameters())
-        yield {"path": path, "module": type(child).__name__, "params": params, "level": level}
+        yield {"path": path, "module": type(child).__name__, "params": parameter_count(child), "level": level}
         if level < 1:
             yield from _inner(child, path, level + 1)

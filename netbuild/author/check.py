@@ -10,7 +10,6 @@ from netbuild.errors import NetbuildError
 from netbuild.graph import Graph, Layer, Options, resolve
 from netbuild.locate import locate
 from netbuild.modules import gather
-from netbuild.roles import Role
 from netbuild.spec import Spec, load
 
 
@@ -76,8 +75,8 @@ def _unread(graph: Graph) -> Iterator[Finding]:
 
 def _odd_heads(graph: Graph) -> Iterator[Finding]:
     for layer in graph.layers:
-        known = [s for s in layer.source_strides if s is not None]
-        if any(p.role is Role.STRIDE for p in layer.factory.parameters) and known != sorted(known):
+        known = [s for s in layer.strides or () if s is not None]
+        if known != sorted(known):
             strides = ", ".join(f"{s:g}" for s in known)
             message = f"{layer.row.label}: its sources have strides [{strides}], not from fine to coarse"
             yield Finding("warning", message, layer.row.where, "order them by stride")

@@ -19,8 +19,7 @@ class Finding:
 
     def render(self) -> str:
         """As text for a terminal."""
-        text = NetbuildError(self.message, self.where, self.hint).render()
-        return text if self.level == "error" else text.replace("error:", "warning:", 1)
+        return NetbuildError(self.message, self.where, self.hint).render(self.level)
 
     def to_dict(self, file: str) -> dict[str, Any]:
         """As data for an editor: lines and columns count from 1."""
