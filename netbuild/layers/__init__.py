@@ -45,6 +45,8 @@ from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
+from netbuild.layers.vision import CrossCorrelation, Learned, Permute, ScaleBy, StochasticDepth, TimeEmbedding
+from netbuild.layers.window import PatchMerging, SelfAttention, WindowAttention
 
 __all__ = [
     "AIFI",
@@ -86,6 +88,7 @@ __all__ = [
     "Conv",
     "Conv2",
     "ConvTranspose",
+    "CrossCorrelation",
     "DWConv",
     "DWConvTranspose2d",
     "Detect",
@@ -95,9 +98,12 @@ __all__ = [
     "HGBlock",
     "HGStem",
     "Index",
+    "Learned",
     "LightConv",
     "Multiply",
     "PSABlock",
+    "PatchMerging",
+    "Permute",
     "RepBottleneck",
     "RepC3",
     "RepCSP",
@@ -107,12 +113,17 @@ __all__ = [
     "ResNetBlock",
     "ResNetLayer",
     "SCDown",
+    "ScaleBy",
+    "SelfAttention",
     "Slice",
     "SpatialAttention",
+    "StochasticDepth",
     "Subsample",
     "TableConv",
+    "TimeEmbedding",
     "TransformerBlock",
     "TransformerEncoderLayer",
     "TransformerLayer",
+    "WindowAttention",
     "v10Detect",
 ]
