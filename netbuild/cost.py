@@ -117,7 +117,7 @@ _FREE = set(
         empty empty_like empty_strided new_empty new_zeros new_ones new_full zeros_like ones_like full_like full
         scalar_tensor arange linspace index index_select gather scatter topk sort argmax embedding _unsafe_view
         _reshape_alias roll flip repeat _to_copy masked_fill where pixel_unshuffle lift_fresh bitwise_not cumsum
-        native_dropout zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle eye tril
+        native_dropout as_strided_ zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle eye tril
         triu rand randn bernoulli bernoulli_
         """.split()
     )

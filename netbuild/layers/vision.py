@@ -47,7 +47,7 @@ class Learned(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *rest = self.weight.shape
-        return self.weight.expand(x.shape[0], *rest) if first == 1 else self.weight
+        return self.weight.expand(x.shape[0] if first == 1 else first, *rest)
 
 
 class StochasticDepth(nn.Module):
