@@ -335,9 +335,9 @@ def _rank(out: Any) -> int:
 
 @transfer("mm.default")
 def _mm(field: Field, out: Any, a: torch.Tensor, b: torch.Tensor) -> Field:
-    # Rows that are positions stay apart; one row that holds a whole map mixes it.
+    # Rows that are positions stay apart (there may be more: padding, a class token); one that holds a map mixes it.
     area = field.grid[0] * field.grid[1]
-    return field if a.shape[0] % area == 0 else whole(field)._replace(grid=(1, 1))
+    return field if a.shape[0] >= area else whole(field)._replace(grid=(1, 1))
 
 
 @transfer("addmm.default")

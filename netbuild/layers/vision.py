@@ -47,7 +47,8 @@ class Learned(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, *rest = self.weight.shape
-        return self.weight.expand(x.shape[0] if first == 1 else first, *rest)
+        # A copy: torch's module hooks, such as those of its FLOP counter, do not take a bare parameter as an output.
+        return self.weight.clone().expand(x.shape[0] if first == 1 else first, *rest)
 
 
 class StochasticDepth(nn.Module):
