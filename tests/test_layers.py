@@ -381,6 +381,7 @@ def test_self_attention_is_multi_head_attention():
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     x = torch.randn(2, 5, 12)
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+    torch.testing.assert_close(ours(x[:, :4].unflatten(1, (2, 2))).flatten(1, 2), ours(x[:, :4]))
 
 
 def dense_window_attention(layer, x):

@@ -22,9 +22,9 @@ def check_heads(features: int, num_heads: int) -> None:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of tokens, (B, N, features) kept. Attention Is All You Need, arXiv 1706.03762.
+    """Multi-head self-attention of tokens (B, N, features), or of all positions of a map (B, H, W, features), kept.
 
-    Raises ValueError unless `features` is a multiple of `num_heads`.
+    Attention Is All You Need, arXiv 1706.03762. Raises ValueError unless `features` is a multiple of `num_heads`.
     """
 
     def __init__(self, features: int, num_heads: int):
@@ -35,7 +35,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(features, features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(attention(self.qkv(x), self.num_heads))
+        tokens = x.flatten(1, -2)
+        return self.proj(attention(self.qkv(tokens), self.num_heads)).view(x.shape)
 
 
 class WindowAttention(nn.Module):
