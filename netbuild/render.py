@@ -433,6 +433,8 @@ def as_explanation(data: dict[str, Any]) -> str:
         shapes = ", ".join(map(str, data["sample"]["in_shapes"]))
         counts = f"{data['sample']['params']:,} parameters, {data['sample']['macs']:,} multiply-adds"
         lines += [f"on {shapes}: {_primary(data['sample']['out_shape'])}, {counts}"]
+        if data["sample"]["params_formula"]:
+            lines.append(f"parameters = {data['sample']['params_formula']}")
     if data["inner"]:
         lines += ["", "inside"]
         width = max(len(part["path"]) for part in data["inner"])

@@ -195,3 +195,19 @@ def test_set_checks_names_and_types(cli, tmp_path, text, said):
     done = cli("summary", tmp_path / "net.yaml", "--set", text)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Conv", "c1*c2 + 2*c2"),
+        ("nn.Conv2d", "9*c1*c2 + c2"),
+        ("SPPF", "0.5*c1*c1 + 2*c1*c2 + c1 + 2*c2"),
+        ("C2PSA", "2*c1*c1 + 1.75*n*c1*c1 + 4*c1 + 11.5*n*c1"),  # gives as many channels as it takes
+        ("Detect", None),  # has a maximum in it
+        ("Concat", None),
+    ],
+)
+def test_parameters_as_a_formula(cli, name, said):
+    assert explain(name)["sample"]["params_formula"] == said
+    assert (f"parameters = {said}" in cli("explain", name).out) is (said is not None)
