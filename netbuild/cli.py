@@ -13,10 +13,11 @@ import typer
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError
+from netbuild.spec import MAX_SIDE
 
 app = typer.Typer(
     name="netbuild",
-    help="Write a vision network in YAML, see what it is and what it costs, train it, export it.",
+    help="Write a vision network in YAML, see what it is and what it costs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +49,7 @@ def options(
         bool, typer.Option("--debug", help="Show the traceback of an error (or set NETBUILD_DEBUG=1).")
     ] = False,
 ) -> None:
-    """Write a vision network in YAML, see what it is and what it costs, train it, export it."""
+    """Write a vision network in YAML, see what it is and what it costs."""
     _state.debug = _state.debug or debug
 
 
@@ -62,9 +63,9 @@ def image_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x*, ]\s*(\d{1,6}))?\s*", text.lower())
     sides = tuple(int(side) for side in match.groups() if side) if match else ()
-    if not sides or not all(1 <= side <= 32_768 for side in sides):
+    if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
         hint = "write --imgsz 640, or --imgsz 640x384 for height x width"
-        raise NetbuildError(f"'{text}' is no image size of 1 to 32768 pixels a side", hint=hint)
+        raise NetbuildError(f"'{text}' is no image size of 1 to {MAX_SIDE} pixels a side", hint=hint)
     return sides[0], sides[-1]
 
 
@@ -82,6 +83,12 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
         raise NetbuildError(f"--columns has no effect on --format {form}", hint="it picks for table, csv and markdown")
     if depth > 1 and form == "plain":
         raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
+
+
+def _refuse_unused(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise NetbuildError(f"--{name} has no effect with --no-shapes", hint="leave one of them out")
 
 
 Modules = Annotated[
@@ -216,13 +223,12 @@ def check(
         options = Options(scale, None, nc, ch, size)
         found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
     else:
+        _refuse_unused(scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
         from netbuild.author.quick import check as check_text
 
         found = [(file, f) for file in files for f in check_text(file)]
     if json:
-        import json as library
-
-        write(library.dumps([finding.to_dict(file) for file, finding in found], indent=1))
+        write_json([finding.to_dict(file) for file, finding in found])
     else:
         for _, finding in found:
             say(finding.render())
@@ -250,9 +256,7 @@ def modules(
             f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
         )
     if json:
-        import json as library
-
-        write(library.dumps([entry.to_dict() for entry in found], indent=1))
+        write_json([entry.to_dict() for entry in found])
         return
     for entry in found:
         write(f"{entry.signature}\n    {entry.doc}".rstrip())
@@ -271,9 +275,7 @@ def explain(
 
     data = explain_module(name, load_modules(own or ()))
     if json:
-        import json as library
-
-        write(library.dumps(data, indent=1))
+        write_json(data)
     else:
         from netbuild.render import as_explanation
 
@@ -303,6 +305,13 @@ def say(text: str) -> None:
 def write(text: str) -> None:
     """Data, to stdout alone."""
     print(_encodable(text.rstrip("\n"), sys.stdout))
+
+
+def write_json(data: Any) -> None:
+    """Data as JSON, to stdout."""
+    import json
+
+    write(json.dumps(data, indent=1))
 
 
 def show(renderable: Any) -> None:

@@ -1,10 +1,12 @@
 """What files of the Ultralytics kind mean that a constructor's signature cannot say: all of it, and only here."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from netbuild.rows import Row
 from netbuild.spec import Scale
 
 # A row of one of these modules moves every head of the file to the light class branch.
@@ -18,6 +20,15 @@ _BY_SCALE: dict[str, tuple[str, dict[str, Any]]] = {
     "C3k2": ("mlx", {"c3k": True}),
     "A2C2f": ("lx", {"residual": True, "mlp_ratio": 1.2}),
 }
+
+
+# Rows of these begin with the channels that they give, which only that parser needs.
+_DECLARES_WIDTH = {"Index", "TorchVision"}
+
+
+def without_declared_width(row: Row) -> Row:
+    """The row without a first value that its module does not take."""
+    return replace(row, args=row.args[1:]) if row.module in _DECLARES_WIDTH else row
 
 
 def adjust(module: str, values: dict[str, Any], scale: Scale) -> None:

@@ -11,16 +11,16 @@ from torch import nn
 
 from netbuild import compat, registry
 from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.blame import SourceFailedError, blame
+from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
 from netbuild.errors import NetbuildError, raise_all
 from netbuild.expr import parse_call
+from netbuild.factories import Factory, Parameter
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
 from netbuild.reader import Node
-from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
 from netbuild.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.shapes import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
@@ -111,9 +111,14 @@ class Graph:
     def build(self) -> Network:
         """The network with weights, initialised as torch and the layers do, on torch's default device."""
         with using_activation(self.make_activation()):
-            modules = {str(i): layer.make() for i, layer in enumerate(self.layers)}
+            modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
         facts = {"name": self.name, "scale": self.scale.name, "task": self.task, "nc": self.nc, "ch": self.ch}
         return Network(Rows(modules, self.plan), {**facts, "imgsz": list(self.imgsz)})
+
+
+def _made(layer: Layer) -> nn.Module:
+    with placed(layer.row):
+        return layer.make()
 
 
 def scaled_name(stem: str, scale: str) -> str:
@@ -179,6 +184,9 @@ def _images(
 def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
     notes = []
     settings = {"ch": 3, **spec.settings}
+    if spec.inputs and options.ch is not None:
+        where = spec.root.keys["inputs"].where
+        raise NetbuildError("--ch goes with a file of one image: this one names its inputs", where, "edit them there")
     for key in ("nc", "ch"):
         asked = getattr(options, key)
         if asked is None:
@@ -246,9 +254,9 @@ class _Walk:
         layers: list[Layer] = []
         frees = last_readers([row.sources for row in rows], result)
         for row, free in zip(rows, frees, strict=True):
-            if not nested:
-                self._start_row(row)
             try:
+                if not nested:
+                    self._start_row(row)
                 layer = self._row(row, values, free, scope, layers)
                 layers.append(layer)
             except NetbuildError as error:
@@ -380,6 +388,8 @@ def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple
             continue
         names = next((layer.result_names for layer in above if layer.row.index == source), ())
         key = names.index(pick) if pick in names else pick
+        if isinstance(value, dict) and isinstance(key, int) and key < len(value):
+            key = list(value)[key]
         known = isinstance(value, dict) and key in value
         if not known and not (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)):
             raise NetbuildError(f"{row.label}: its source has no output '{pick}'", row.where, _outputs(value, names))

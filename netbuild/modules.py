@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import nn
 
 from netbuild.errors import NetbuildError, Where, shorten
-from netbuild.registry import Factory, from_class
+from netbuild.factories import Factory, from_class
 from netbuild.roles import Role
 from netbuild.spec import Import, Spec
 

@@ -69,6 +69,13 @@ class Rows(nn.Module):
         result = [values[i] for i in self.plan.result]
         return result if self.plan.listed else result[0]
 
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """The module of a row, by number; negative ones count from the end."""
+        return list(self.children())[index]
+
     def fuse(self) -> None:
         """Fold each batch norm row into the convolution row that only it reads.
 

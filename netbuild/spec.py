@@ -191,7 +191,7 @@ def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
         found = ", ".join(key for key in root.value if key in DATASET_KEYS)
         raise root.error(
             f"this looks like a data set file (keys {found}); a model file needs backbone and head (or layers)",
-            "give the network's YAML here and the data set with --data",
+            "give the network's YAML here",
         )
     if "layers" not in keys and "backbone" not in keys:
         raise root.error("a model file needs backbone and head, or one layers list", did_you_mean("backbone", keys))
