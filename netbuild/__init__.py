@@ -7,6 +7,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "spec",
+    "build": "api",
+    "transfer": "api",
+    "check": "author.check",
+    "save": "weights.checkpoint",
     "resolve": "graph",
     "Options": "graph",
     "summarize": "summary",
@@ -18,6 +22,9 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from netbuild.api import build as build
+    from netbuild.api import transfer as transfer
+    from netbuild.author.check import check as check
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import Options as Options
     from netbuild.graph import resolve as resolve
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from netbuild.spec import load as load
     from netbuild.summary import Summary as Summary
     from netbuild.summary import summarize as summarize
+    from netbuild.weights.checkpoint import save as save
 
 
 def __getattr__(name: str) -> Any:

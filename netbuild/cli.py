@@ -173,6 +173,47 @@ def summary(
 
 
 @app.command()
+def build(
+    file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Tensors for the rows of the same structure, whatever their numbers.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random numbers that initialise what no weights are given for.")] = 0,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let rows with pretrained: true download their weights.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="What was loaded, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Build a network with weights and write it as a checkpoint, its own modules' code within."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.api import build_graph, open_graph, transfer
+    from netbuild.weights.checkpoint import check_target, save
+
+    check_target(out)
+    graph = open_graph(
+        file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=_trusted(trust), set=set or ()
+    )
+    torch.manual_seed(seed)
+    network = build_graph(graph, download)
+    report = transfer(network, weights) if weights else None
+    save(network, out)
+    if json:
+        write_json({"file": str(out), "weights": report.to_dict() if report else None})
+    else:
+        write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
+
+
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The file to write, with or without .yaml.")],
     origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
@@ -190,15 +231,14 @@ def show_file(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="With what it extends read in and its edits done.")
     ] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Of a checkpoint: the code of own modules that it carries.")
+    ] = False,
 ) -> None:
-    """Print a network file: as it stands, or resolved."""
-    from netbuild.extends import to_yaml
-    from netbuild.locate import locate
-    from netbuild.reader import read_text
-    from netbuild.spec import load
+    """Print a network file, or that of a checkpoint: as it stands, or resolved."""
+    from netbuild.author.show import text
 
-    path, _ = locate(file)
-    write(to_yaml(load(path).root) if resolved else read_text(path))
+    write(text(file, resolved, code))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for shapes and costs."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -15,9 +16,11 @@ from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
 from netbuild.errors import NetbuildError, raise_all
 from netbuild.expr import parse_call
+from netbuild.extends import to_yaml
 from netbuild.factories import Factory, Parameter
 from netbuild.field import Field, field_of, image_field
 from netbuild.layers.activation import default_activation, using_activation
+from netbuild.modules import carried
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
 from netbuild.reader import Node
@@ -94,6 +97,7 @@ class Graph:
     inputs: tuple[tuple[str, int, tuple[int, int]], ...]  # name, channels, size
     notes: tuple[str, ...] = ()
     make_activation: Callable[[], nn.Module] = field(default=default_activation, repr=False)
+    own: tuple[Factory, ...] = ()  # own modules that the rows use
 
     @property
     def name(self) -> str:
@@ -112,8 +116,46 @@ class Graph:
         """The network with weights, initialised as torch and the layers do, on torch's default device."""
         with using_activation(self.make_activation()):
             modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
-        facts = {"name": self.name, "scale": self.scale.name, "task": self.task, "nc": self.nc, "ch": self.ch}
-        return Network(Rows(modules, self.plan), {**facts, "imgsz": list(self.imgsz)})
+        return Network(Rows(modules, self.plan), self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must know to build this network again, as plain data."""
+        return {
+            "name": self.name, "scale": self.scale.name, "task": self.task, "nc": self.nc, "ch": self.ch,
+            "imgsz": self.imgsz, "params": dict(self.spec.params), "file": self.spec.path.name, "yaml": self.to_yaml(),
+            "modules": carried(self.own), "requires": _packages(self.spec),
+            "names": self.spec.stored.names if self.spec.stored else None,
+            "rows": [(layer.row.module, layer.row.name) for layer in self.layers],
+        }  # fmt: skip
+
+    def to_yaml(self) -> str:
+        """The file that gives this very network: what it extends read in, the options asked for written down."""
+        scale = self.scale
+        multiples = [scale.depth, scale.width, *([] if scale.max_channels == math.inf else [scale.max_channels])]
+        changes = {
+            "nc": self.nc,
+            "ch": None if self.spec.inputs else self.ch,
+            "imgsz": list(self.imgsz),
+            "params": self.spec.params,
+            "scales": {scale.name: multiples} if scale.name else None,
+        }
+        return to_yaml(self.spec.root, {k: v for k, v in changes.items() if v}, without=("imports",))
+
+
+def _all_rows(spec: Spec) -> Iterator[Row]:
+    yield from spec.rows
+    for block in spec.blocks.values():
+        yield from block.rows
+
+
+def _used(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:
+    return tuple(own[name] for name in dict.fromkeys(row.module for row in _all_rows(spec)) if name in own)
+
+
+def _packages(spec: Spec) -> tuple[str, ...]:
+    """Packages beside torch that rows name by a dotted path."""
+    tops = {row.module.split(".")[0] for row in _all_rows(spec) if "." in row.module}
+    return tuple(sorted(tops - {"nn", "torch"}))
 
 
 def _made(layer: Layer) -> nn.Module:
@@ -161,7 +203,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     plan = Plan(tuple(layer.step for layer in layers), result)
     return Graph(
         spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers),
-        plan, walk.observer.live.peak, inputs, notes, make_activation,
+        plan, walk.observer.live.peak, inputs, notes, make_activation, _used(spec, options.modules),
     )  # fmt: skip
 
 

@@ -50,6 +50,13 @@ def factory(name: str) -> Factory:
     raise NetbuildError(f"unknown module '{name}'")
 
 
+def is_known_path(name: str) -> bool:
+    """Whether a dotted name is of torch, or of the few packages whose code rows may name without being trusted."""
+    home = name.rpartition(".")[0]
+    known = home in PACKAGES or name == builders.TIMM or name.startswith(builders.TORCHVISION)
+    return known or name.split(".")[0] in ("nn", "torch")
+
+
 def find(name: str, own: Mapping[str, Factory]) -> Factory:
     """The factory for a module's name, own modules first.
 

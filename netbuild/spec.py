@@ -1,11 +1,12 @@
 """A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from netbuild import expr
+from netbuild import stored as checkpoints
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.extends import expand
 from netbuild.reader import Node, parse, read_text
@@ -72,6 +73,8 @@ class Spec:
     imports: tuple[Import, ...] = ()
     inputs: tuple[Input, ...] = ()
     warnings: tuple[NetbuildError, ...] = ()
+    checkpoint: Path | None = None  # that the file was read from, with its facts
+    stored: checkpoints.Stored | None = None
 
     @property
     def stem(self) -> str:
@@ -142,12 +145,19 @@ KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "ex
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
-    """Read a network file; ``overrides`` are texts such as ``reduction=8`` that replace values of its ``params``.
+    """Read a network file, or the network of a checkpoint.
+
+    Args:
+        path: the file.
+        overrides: texts such as ``reduction=8`` that replace values of its ``params``.
 
     Raises:
         NetbuildError: with the place of every mistake in it.
     """
     path = Path(path)
+    if checkpoints.is_checkpoint(path):
+        facts = checkpoints.read(path)
+        return replace(read(facts.yaml, Path(facts.file), overrides), checkpoint=path, stored=facts)
     return read(read_text(path), path, overrides)
 
 

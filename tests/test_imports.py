@@ -15,11 +15,12 @@ ROOT = Path(netbuild.__file__).parent
 BELOW = {
     "errors": (),
     "expr": ("errors",),
+    "stored": ("errors",),
     "reader": ("expr",),
     "locate": ("errors",),
     "rows": ("reader",),
     "extends": ("rows", "locate"),
-    "spec": ("extends",),
+    "spec": ("extends", "stored"),
     "roles": (),
     "layers": ("roles",),
     "ops": (),
@@ -28,24 +29,27 @@ BELOW = {
     "factories": ("roles",),
     "builders": ("factories", "errors"),
     "registry": ("layers", "expr", "builders"),
-    "modules": ("factories", "spec"),
+    "modules": ("factories", "stored"),
+    "gather": ("registry", "modules", "spec"),
     "trust": ("modules",),
     "compat": ("spec",),
     "bind": ("registry", "compat"),
     "network": ("layers", "rows"),
     "shapes": (),
     "blame": ("factories", "field", "shapes", "spec"),
-    "graph": ("bind", "blame", "cost", "network"),
+    "graph": ("bind", "blame", "cost", "network", "modules"),
+    "weights": ("network", "stored"),
+    "api": ("graph", "gather", "weights"),
     "trace": ("graph",),
     "report": ("trace",),
     "render": ("report",),
-    "summary": ("render", "modules"),
+    "summary": ("render", "api"),
     "author": ("summary",),
     "cli": ("author", "trust"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
-LIGHT = ("errors", "expr", "reader", "extends", "rows", "spec", "locate")
+LIGHT = ("errors", "expr", "reader", "extends", "rows", "spec", "locate", "stored")
 
 
 def home(name):

@@ -17,8 +17,8 @@ from mutate import mutant
 
 from netbuild import NetbuildError, render
 from netbuild.cost import TooMuchError
+from netbuild.gather import gather
 from netbuild.graph import Graph, Options, resolve
-from netbuild.modules import gather
 from netbuild.ops import ShapeError
 from netbuild.shapes import shape_of
 from netbuild.spec import load, read
