@@ -12,7 +12,7 @@ _HOMES = {
     "check": "author.check",
     "save": "weights.checkpoint",
     "resolve": "graph",
-    "Options": "graph",
+    "Options": "prepare",
     "summarize": "summary",
     "Summary": "summary",
     "NetbuildError": "errors",
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
     from netbuild.errors import NetbuildError as NetbuildError
-    from netbuild.graph import Options as Options
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module
+    from netbuild.prepare import Options as Options
     from netbuild.roles import Depth as Depth
     from netbuild.roles import In as In
     from netbuild.roles import Plain as Plain

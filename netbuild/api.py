@@ -6,9 +6,10 @@ from pathlib import Path
 from netbuild import builders
 from netbuild.errors import NetbuildError
 from netbuild.gather import gather
-from netbuild.graph import Graph, Options, resolve
+from netbuild.graph import Graph, resolve
 from netbuild.locate import locate
 from netbuild.network import Network
+from netbuild.prepare import Options
 from netbuild.spec import Spec, load
 from netbuild.stored import find, is_checkpoint
 from netbuild.weights import checkpoint

@@ -119,8 +119,8 @@ def _supplied(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Sco
     values: dict[str, Any] = {}
     for p in factory.parameters:
         if p.role is In:
-            if p.types == (int,) and len(row.sources) > 1:
-                message = f"{row.label} takes one source, {len(row.sources)} are given"
+            if p.types == (int,) and len(arriving.channels) > 1:
+                message = f"{row.label} takes one source, {len(arriving.channels)} are given"
                 raise NetbuildError(message, row.where, "join them first, with a Concat or Add row")
             values[p.name] = _pick(p, [_channels(c, row) for c in arriving.channels])
         elif p.role is Depth and not factory.foreign:

@@ -258,7 +258,7 @@ def check(
     _start_printing()
     if shapes:
         from netbuild.author.check import check as check_file
-        from netbuild.graph import Options
+        from netbuild.prepare import Options
 
         options = Options(scale, None, nc, ch, size)
         found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]

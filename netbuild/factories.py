@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -47,6 +48,12 @@ class Factory:
     open: bool = False  # takes further keywords
     task: str | None = None
     file: str = ""  # of an own module: where its code stands
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether its forward has a parameter ``text``: features (B, K, width) that come from the row's last source."""
+        forward = getattr(self.make, "forward", None)
+        return forward is not None and "text" in inspect.signature(forward).parameters
 
     def takes(self, role: Role) -> bool:
         """Whether a parameter has the role."""

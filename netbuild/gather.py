@@ -134,7 +134,7 @@ def load_packages(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
         NetbuildError: at the row whose package is not trusted, does not load, or has no such class.
     """
     found: dict[str, Factory] = {}
-    for row in (*spec.rows, *(row for block in spec.blocks.values() for row in block.rows)):
+    for row in spec.all_rows():
         if "." not in row.module or row.module in found or is_known_path(row.module):
             continue
         home = _home(row.module.split(".")[0])

@@ -18,7 +18,7 @@ class Step:
     """How one row is called: the values it reads, how they are passed, and those nobody reads after it."""
 
     sources: tuple[int, ...]
-    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward
+    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward; "+text": the last apart
     frees: tuple[int, ...]
     picks: tuple[int | str | None, ...]  # of each source the output that is meant, None where it is the whole
 
@@ -100,9 +100,9 @@ def gather(values: Mapping[int, Any], sources: Sequence[int], picks: Sequence[in
 
 def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:
     """Call a module on its inputs as its step says."""
-    if passing == "list":
-        return module(inputs)
-    return module(*inputs)
+    how, _, text = passing.partition("+")
+    values, last = (inputs[:-1], inputs[-1:]) if text else (inputs, [])
+    return module(values, *last) if how == "list" else module(*values, *last)
 
 
 class Network(nn.Module):

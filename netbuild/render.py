@@ -130,7 +130,7 @@ def _input_words(summary: Report) -> list[str]:
     g = summary.graph
     if not g.spec.inputs:
         return [f"ch {g.ch}{_origin(summary, 'ch')}", f"image {g.imgsz[0]}x{g.imgsz[1]}"]
-    return [f"input {name} {channels}x{size[0]}x{size[1]}" for name, channels, size in g.inputs]
+    return [f"input {name} {'x'.join(map(str, shape)) or 'a number'}" for name, shape in g.inputs]
 
 
 def _scale_words(summary: Report) -> str:

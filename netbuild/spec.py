@@ -1,6 +1,6 @@
 """A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,32 @@ DATASET_KEYS = {"train", "val", "names", "path", "test"}
 
 @dataclass(frozen=True)
 class Input:
-    """One of several inputs of a network: its name, channels, and size in pixels (None: the image size)."""
+    """One of several inputs of a network, by what it has beside the batch.
+
+    ``[channels]`` is an image of the image size, ``[channels, height, width]`` one of its own, ``[count, width]`` are
+    features such as those of texts, and ``[]`` is a number. Entries are whole numbers or expressions.
+    """
 
     name: str
-    channels: int
-    size: tuple[int, int] | None
+    sides: tuple[Node, ...]
     node: Node
+
+    def shape(self, names: Mapping[str, Any]) -> tuple[int, ...]:
+        """The entries as numbers, expressions computed over ``names``.
+
+        Raises:
+            NetbuildError: at the entry that is no whole number, or too large.
+        """
+        limits = (MAX_CHANNELS, MAX_SIDE, MAX_SIDE) if len(self.sides) == 3 else (MAX_CHANNELS, MAX_CHANNELS)
+        return tuple(
+            _bounded(argument(side, names), limit, side) for side, limit in zip(self.sides, limits, strict=False)
+        )
+
+
+def _bounded(value: Any, limit: int, node: Node) -> int:
+    if type(value) is not int or not 1 <= value <= limit:
+        raise node.error(f"must be a whole number from 1 to {limit}, not {node.kind()}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,12 @@ class Spec:
     def stem(self) -> str:
         """The file's name without its ending."""
         return self.path.name.removesuffix(".yaml").removesuffix(".yml")
+
+    def all_rows(self) -> Iterator[Row]:
+        """Its rows, and those of its blocks."""
+        yield from self.rows
+        for block in self.blocks.values():
+            yield from block.rows
 
     @property
     def is_plain(self) -> bool:
@@ -290,12 +316,12 @@ def _inputs(node: Node | None) -> tuple[Input, ...]:
     inputs = []
     for name, item in node.value.items():
         check_name(node.keys[name], taken={"input"})
-        sides = item.value
-        if not isinstance(sides, list) or len(sides) not in (1, 3):
-            raise item.error(f"input '{name}' must be [channels] or [channels, height, width]")
-        channels = _whole(1, MAX_CHANNELS)(sides[0])
-        size = (_whole(1, MAX_SIDE)(sides[1]), _whole(1, MAX_SIDE)(sides[2])) if len(sides) == 3 else None
-        inputs.append(Input(name, channels, size, item))
+        if not isinstance(item.value, list) or len(item.value) > 3:
+            hint = "or [count, width] for features, [] for a number"
+            raise item.error(f"input '{name}' must be [channels] or [channels, height, width]", hint)
+        inputs.append(Input(name, tuple(item.value), item))
+        if all(type(side.value) is not str for side in item.value):
+            inputs[-1].shape({})
     return tuple(inputs)
 
 

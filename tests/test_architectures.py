@@ -15,7 +15,8 @@ import torch
 from fill import fill, image, samples
 from torch import nn
 
-from netbuild.graph import Options, resolve
+from netbuild.graph import resolve
+from netbuild.prepare import Options
 from netbuild.shapes import shape_of, tensors_of
 from netbuild.spec import load, read
 

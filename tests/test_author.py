@@ -14,8 +14,8 @@ from netbuild.author import index, quick
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
 from netbuild.author.new import kinds
-from netbuild.graph import Options
 from netbuild.locate import packaged
+from netbuild.prepare import Options
 from netbuild.shapes import tensors_of
 
 CASES = Path(__file__).parent / "cases"

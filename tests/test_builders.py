@@ -8,7 +8,8 @@ import torchvision
 
 from netbuild import NetbuildError, builders, registry
 from netbuild.errors import MissingExtraError
-from netbuild.graph import Options, resolve
+from netbuild.graph import resolve
+from netbuild.prepare import Options
 from netbuild.spec import read
 
 ROWS = {

@@ -14,7 +14,8 @@ from netbuild import registry
 from netbuild.author.formula import formula
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.factories import Factory
-from netbuild.graph import Graph, Options, resolve
+from netbuild.graph import Graph, resolve
+from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 from netbuild.shapes import parameter_count
 from netbuild.spec import read

@@ -9,8 +9,9 @@ from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_
 from netbuild.errors import NetbuildError
 from netbuild.factories import Parameter
 from netbuild.gather import gather
-from netbuild.graph import Graph, Layer, Options, resolve
+from netbuild.graph import Graph, Layer, resolve
 from netbuild.locate import locate
+from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 from netbuild.spec import Spec, load
 

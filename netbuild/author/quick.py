@@ -20,8 +20,9 @@ def check(file: str) -> list[Finding]:
         spec = load(path)
     except NetbuildError as error:
         return of_errors([error])
-    rows = [*spec.rows, *(row for block in spec.blocks.values() for row in block.rows)]
-    return in_order([*of_text(spec), *of_names(spec, set(index.load())), *(f for row in rows for f in _row(row, spec))])
+    return in_order(
+        [*of_text(spec), *of_names(spec, set(index.load())), *(f for row in spec.all_rows() for f in _row(row, spec))]
+    )
 
 
 def _row(row: Row, spec: Spec) -> Iterator[Finding]:
