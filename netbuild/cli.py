@@ -108,9 +108,11 @@ def _trusted(always: bool) -> Callable[[Path], bool]:
         from netbuild import trust
 
         if always or trust.is_remembered(path):
+            _state.only_printed = False  # own code may have something to do at the end
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
+        _state.only_printed = False
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
         if agreed:
             try:

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,15 @@ def test_carried_code_runs_only_where_it_is_trusted(cli, net, tmp_path, monkeypa
     marker.unlink()
     assert cli("summary", file, "--modules", mine).code == 0
     assert not marker.exists()
+
+
+def test_an_opened_checkpoint_leaves_no_file_behind(net, tmp_path):
+    netbuild.save(netbuild.build(net, nc=3, trusted=True), tmp_path / "net.safetensors")
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "netbuild", "summary", tmp_path / "net.safetensors", "--trust"]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path / "temporary")}, capture_output=True)
+    assert done.returncode == 0
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_tied_and_viewed_tensors_come_back(tmp_path):
