@@ -66,10 +66,22 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
 
 
 def adjust(module: str, values: dict[str, Any], scale: Scale) -> None:
-    """Set the arguments that the scale's letter decides."""
+    """Set the arguments that the scale decides."""
     letters, changes = _BY_SCALE.get(module, ("", {}))
     if len(scale.name) == 1 and scale.name in letters:
         values.update(changes)
+    if module == "C2fAttn":
+        _guide(values, scale)
+
+
+def _guide(values: dict[str, Any], scale: Scale) -> None:
+    """The embedding of a guided block is as wide as its hidden channels, and its heads are scaled."""
+    if isinstance(values.get("c2"), int):
+        values["ec"] = int(values["c2"] * values.get("e", 0.5))
+    heads = values.get("nh", 1)
+    if isinstance(heads, int) and heads > 1:
+        most = heads if scale.max_channels == float("inf") else min(heads, int(scale.max_channels // 2 // 32))
+        values["nh"] = int(max(most * scale.width, 1))
 
 
 def legacy(modules: Iterable[str]) -> bool:

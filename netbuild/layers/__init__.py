@@ -39,11 +39,29 @@ from netbuild.layers.csp import (
     RepCSP,
     RepNCSPELAN4,
 )
-from netbuild.layers.heads import Classify, Detect, v10Detect
+from netbuild.layers.heads import (
+    OBB,
+    OBB26,
+    Classify,
+    Depth,
+    Detect,
+    Pose,
+    Pose26,
+    RTDETRDecoder,
+    Segment,
+    Segment26,
+    SemanticSegment,
+    WorldDetect,
+    YOLOEDetect,
+    YOLOESegment,
+    YOLOESegment26,
+    v10Detect,
+)
 from netbuild.layers.hgnet import HGBlock, HGStem
 from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
+from netbuild.layers.text import C2fAttn, ImagePoolingAttn, MaxSigmoidAttnBlock
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
 
 __all__ = [
@@ -56,6 +74,8 @@ __all__ = [
     "CBAM",
     "CIB",
     "ELAN1",
+    "OBB",
+    "OBB26",
     "PSA",
     "RBF",
     "SPP",
@@ -71,6 +91,7 @@ __all__ = [
     "Bottleneck",
     "BottleneckCSP",
     "C2f",
+    "C2fAttn",
     "C2fCIB",
     "C2fPSA",
     "C3Ghost",
@@ -88,16 +109,22 @@ __all__ = [
     "ConvTranspose",
     "DWConv",
     "DWConvTranspose2d",
+    "Depth",
     "Detect",
     "Focus",
     "GhostBottleneck",
     "GhostConv",
     "HGBlock",
     "HGStem",
+    "ImagePoolingAttn",
     "Index",
     "LightConv",
+    "MaxSigmoidAttnBlock",
     "Multiply",
     "PSABlock",
+    "Pose",
+    "Pose26",
+    "RTDETRDecoder",
     "RepBottleneck",
     "RepC3",
     "RepCSP",
@@ -107,6 +134,9 @@ __all__ = [
     "ResNetBlock",
     "ResNetLayer",
     "SCDown",
+    "Segment",
+    "Segment26",
+    "SemanticSegment",
     "Slice",
     "SpatialAttention",
     "Subsample",
@@ -114,5 +144,9 @@ __all__ = [
     "TransformerBlock",
     "TransformerEncoderLayer",
     "TransformerLayer",
+    "WorldDetect",
+    "YOLOEDetect",
+    "YOLOESegment",
+    "YOLOESegment26",
     "v10Detect",
 ]
