@@ -305,6 +305,23 @@ def modules(
 
 
 @app.command()
+def zoo(
+    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = None,
+    family: Annotated[str | None, typer.Option(help="A folder of packaged files, such as classic.")] = None,
+    task: Annotated[str | None, typer.Option(help="Such as detect, segment, classify.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list with sizes, costs and papers.")] = False,
+) -> None:
+    """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
+    from netbuild.author.zoo import as_text, pick
+
+    found = pick(pattern, family, task)
+    if json:
+        write_json([entry.to_dict() for entry in found])
+    else:
+        write(as_text(found))
+
+
+@app.command()
 def explain(
     name: Annotated[str, typer.Argument(help="A module's name, as rows have it.")],
     json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,

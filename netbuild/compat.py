@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from netbuild.reader import parse
+from netbuild.reader import Node, parse
 from netbuild.rows import INPUT, Row
 from netbuild.spec import Input, Scale, Spec
 
@@ -21,6 +21,36 @@ _BY_SCALE: dict[str, tuple[str, dict[str, Any]]] = {
     "C3k2": ("mlx", {"c3k": True}),
     "A2C2f": ("lx", {"residual": True, "mlp_ratio": 1.2}),
 }
+
+
+# Names of other repositories for what has one here.
+_ALIASES = {"Silence": "nn.Identity"}
+
+
+def translate(spec: Spec) -> Spec:
+    """The rows of older repositories in today's names.
+
+    A file with ``anchors`` means by Detect a head of anchor boxes where it hands them over. YOLOv7's convolutions have
+    no dilation: what stands in its place and is no number is the activation.
+    """
+    if spec.is_plain:
+        return spec
+    return replace(spec, rows=tuple(map(_translated, spec.rows)))
+
+
+def _translated(row: Row) -> Row:
+    if row.module in _ALIASES:
+        return replace(row, module=_ALIASES[row.module])
+    if row.module == "Detect" and len(row.args) == 2 and _is_anchors(row.args[1]):
+        return replace(row, module="AnchorDetect")
+    if row.module == "Conv" and len(row.args) == 6 and not isinstance(row.args[5].value, (int, float)):
+        dilation = Node(1, row.args[5].source, row.args[5])
+        return replace(row, args=(*row.args[:5], dilation, row.args[5]))
+    return row
+
+
+def _is_anchors(node: Node) -> bool:
+    return node.value == "anchors" or isinstance(node.value, list)
 
 
 # Rows of these begin with the channels that they give, which only that parser needs.

@@ -14,10 +14,11 @@ from netbuild.bind import Arriving, Bound, Scope, bind
 from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
 from netbuild.describe import describe
-from netbuild.errors import NetbuildError, raise_all
+from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.factories import Factory, Parameter
 from netbuild.field import Field, field_of
 from netbuild.layers.activation import using_activation
+from netbuild.locate import scaled_name
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
 from netbuild.prepare import Facts, Options, prepare
@@ -77,8 +78,10 @@ class Graph(Facts):
 
     @property
     def name(self) -> str:
-        """The file's stem with its scale: the letter follows the version digits, as in yolo11n-seg."""
-        return scaled_name(self.spec.stem, self.scale.name)
+        """The file's stem with its scale, as in yolo11n-seg; a file of one scale is that scale's."""
+        if self.spec.stored:
+            return self.spec.stored.name
+        return scaled_name(self.spec.stem, self.scale.name if len(self.spec.scales) > 1 else "")
 
     def skeleton(self) -> Rows:
         """The rows on ``meta``: modules with shapes and no storage."""
@@ -100,17 +103,6 @@ def _made(layer: Layer) -> nn.Module:
         return layer.make()
 
 
-def scaled_name(stem: str, scale: str) -> str:
-    """``yolo11-seg`` at scale n is ``yolo11n-seg``; a name without digits gets the scale at its end."""
-    if not scale:
-        return stem
-    end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
-    if stem[end:].split("-")[0] == scale:
-        return stem  # a file for one scale already bears its letter
-    separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
-    return stem[:end] + separator + scale + stem[end:]
-
-
 def resolve(spec: Spec, options: Options | None = None) -> Graph:
     """Resolve a network file: bind, build on ``meta`` and run every row.
 
@@ -127,6 +119,9 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
             walk.observer.live.add(image)
         result = (facts.spec.rows[-1].index,)
         layers, _ = walk.rows(facts.spec.rows, images, facts.scope, result)
+    for error, indices in walk.unknown.values():
+        if len(indices) > 1:
+            error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
     raise_all(walk.errors)
     plan = Plan(tuple(layer.step for layer in layers), result)
     own = _used(spec, options.modules)
@@ -153,6 +148,7 @@ class _Walk:
         self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
+        self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # modules that cannot be had, and their rows
         self.modules = 0
 
     def rows(
@@ -186,7 +182,7 @@ class _Walk:
 
     def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
         block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else _factory(row, self.own)
+        factory = _block_factory(block, scope) if block else self._factory(row)
         n = _repeats(row, scope)
         picks = _picks(row, values, above)
         inputs = gather(values, row.sources, picks)
@@ -214,6 +210,19 @@ class _Walk:
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
             field_of(first_tensor(out)), arriving.strides, tally, _result_names(block),
         )  # fmt: skip
+
+    def _factory(self, row: Row) -> Factory:
+        """A row's factory; a name that cannot be had is an error once, which counts its rows."""
+        if row.module in self.unknown:
+            self.unknown[row.module][1].append(row.index)
+            raise SourceFailedError
+        try:
+            return registry.find(row.module, self.own)
+        except NetbuildError as error:
+            placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
+            placed.exit_code = error.exit_code
+            self.unknown[row.module] = placed, [row.index]
+            raise placed from None
 
     def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
         self._count(copies, row)
@@ -320,15 +329,6 @@ def _repeats(row: Row, scope: Scope) -> int:
     if isinstance(n, Node):
         n = check_repeats(argument(n, scope.names), n, row.index)
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
-
-
-def _factory(row: Row, own: Mapping[str, Factory]) -> Factory:
-    try:
-        return registry.find(row.module, own)
-    except NetbuildError as error:
-        placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
-        placed.exit_code = error.exit_code
-        raise placed from None
 
 
 def _block_factory(block: Block, scope: Scope) -> Factory:

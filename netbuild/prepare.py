@@ -67,6 +67,7 @@ def prepare(spec: Spec, options: Options) -> Facts:
         NetbuildError: for a scale, an input or an option that the file does not take.
     """
     scale, scale_from = choose_scale(spec, options.scale, options.letter)
+    spec = compat.translate(spec)
     spec = compat.with_text(spec, lambda name: _takes_text(name, options.modules))
     settings, notes = _settings(spec, options)
     task = settings.get("task") or _head_task(spec, options.modules)

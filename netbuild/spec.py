@@ -154,6 +154,19 @@ def _keypoint_shape(node: Node) -> list[int]:
     return [_whole(1, 10_000)(node.value[0]), _whole(2, 3)(node.value[1])]
 
 
+def _anchors(node: Node) -> int | list[list[float]]:
+    """How many anchor boxes a level has, or their widths and heights level by level, as older files write them."""
+    value = node.plain()
+    levels = value if isinstance(value, list) else []
+    if levels and all(isinstance(level, list) and level and len(level) % 2 == 0 for level in levels):
+        numbers = [number for level in levels for number in level]
+        if all(type(number) in (int, float) and 0 < number <= MAX_SIDE for number in numbers):
+            return levels
+    if type(value) is int and 1 <= value <= 100:
+        return value
+    raise node.error("must be a number of boxes a level, or [width, height, width, height, ...] for each level")
+
+
 SETTINGS: dict[str, Callable[[Node], Any]] = {
     "nc": _whole(1, 1_000_000),
     "ch": _whole(1, MAX_CHANNELS),
@@ -166,6 +179,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "imgsz": _image_size,
     "task": text_of,
     "width_divisor": _whole(1, 1024),
+    "anchors": _anchors,
 }
 KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs")
 

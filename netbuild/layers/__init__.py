@@ -58,6 +58,7 @@ from netbuild.layers.heads import (
     v10Detect,
 )
 from netbuild.layers.hgnet import HGBlock, HGStem
+from netbuild.layers.legacy import MP, SP, SPPCSPC, AnchorDetect, IDetect
 from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
@@ -74,11 +75,14 @@ __all__ = [
     "CBAM",
     "CIB",
     "ELAN1",
+    "MP",
     "OBB",
     "OBB26",
     "PSA",
     "RBF",
+    "SP",
     "SPP",
+    "SPPCSPC",
     "SPPELAN",
     "SPPF",
     "A2C2f",
@@ -87,6 +91,7 @@ __all__ = [
     "AConv",
     "ADown",
     "Add",
+    "AnchorDetect",
     "Attention",
     "Bottleneck",
     "BottleneckCSP",
@@ -116,6 +121,7 @@ __all__ = [
     "GhostConv",
     "HGBlock",
     "HGStem",
+    "IDetect",
     "ImagePoolingAttn",
     "Index",
     "LightConv",
