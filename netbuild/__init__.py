@@ -7,8 +7,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "spec",
+    "build": "api",
+    "transfer": "api",
+    "check": "author.check",
+    "save": "weights.checkpoint",
     "resolve": "graph",
-    "Options": "graph",
+    "Options": "prepare",
     "summarize": "summary",
     "Summary": "summary",
     "NetbuildError": "errors",
@@ -18,10 +22,13 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from netbuild.api import build as build
+    from netbuild.api import transfer as transfer
+    from netbuild.author.check import check as check
     from netbuild.errors import NetbuildError as NetbuildError
-    from netbuild.graph import Options as Options
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module
+    from netbuild.prepare import Options as Options
     from netbuild.roles import Depth as Depth
     from netbuild.roles import In as In
     from netbuild.roles import Plain as Plain
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from netbuild.spec import load as load
     from netbuild.summary import Summary as Summary
     from netbuild.summary import summarize as summarize
+    from netbuild.weights.checkpoint import save as save
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ from torch import nn
 from netbuild import compat, registry
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
+from netbuild.factories import Factory, Parameter
 from netbuild.reader import Node
-from netbuild.registry import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
 from netbuild.rows import MAX_CHANNELS, Row, argument
 from netbuild.spec import SETTINGS, Scale
@@ -89,6 +89,8 @@ def bind(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Scope) -
     if not own_style and row.args:
         return _bind_full(factory, row, scope)
     supplied = _supplied(factory, row, n, arriving, scope)
+    if scope.ultralytics:
+        row = compat.without_declared_width(row)
     free = [p for p in factory.parameters if p.role not in SUPPLIED]
     if len(row.args) > len(free) and not factory.variadic:
         raise _too_many(factory, row, free, supplied, scope)
@@ -117,8 +119,8 @@ def _supplied(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Sco
     values: dict[str, Any] = {}
     for p in factory.parameters:
         if p.role is In:
-            if p.types == (int,) and len(row.sources) > 1:
-                message = f"{row.label} takes one source, {len(row.sources)} are given"
+            if p.types == (int,) and len(arriving.channels) > 1:
+                message = f"{row.label} takes one source, {len(arriving.channels)} are given"
                 raise NetbuildError(message, row.where, "join them first, with a Concat or Add row")
             values[p.name] = _pick(p, [_channels(c, row) for c in arriving.channels])
         elif p.role is Depth and not factory.foreign:
@@ -250,6 +252,8 @@ def _keywords(
     values = {}
     for name, node in row.kwargs:
         parameter = by_name.get(name)
+        if parameter is None and factory.open:
+            parameter = Parameter(name, Role.PLAIN, (), None, False)
         if parameter is None:
             hint = did_you_mean(name, by_name) or f"it takes {factory.signature(supplied)}"
             raise node.error(f"{row.label} has no argument '{name}'", hint)

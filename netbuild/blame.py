@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from netbuild.errors import NetbuildError, shorten
+from netbuild.factories import Factory
 from netbuild.field import Field
 from netbuild.ops import MismatchError, ShapeError, shape_text
-from netbuild.registry import Factory
 from netbuild.rows import Row
 from netbuild.shapes import Shape, shape_of
 
@@ -42,11 +42,23 @@ def blame(
 ) -> Iterator[None]:
     """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
     try:
-        yield
+        with placed(row):
+            yield
     except (NetbuildError, SourceFailedError):
         raise
     except Exception as error:
         raise _row_error(row, inputs, above, factory, imgsz, error) from error
+
+
+@contextmanager
+def placed(row: Row) -> Iterator[None]:
+    """Give an error that knows no place the row's."""
+    try:
+        yield
+    except NetbuildError as error:
+        if error.where is None:
+            error.message, error.where = f"{row.label}: {error.message}", row.where
+        raise
 
 
 def _row_error(

@@ -13,10 +13,11 @@ import typer
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError
+from netbuild.spec import MAX_SIDE
 
 app = typer.Typer(
     name="netbuild",
-    help="Write a vision network in YAML, see what it is and what it costs, train it, export it.",
+    help="Write a vision network in YAML, see what it is and what it costs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +49,7 @@ def options(
         bool, typer.Option("--debug", help="Show the traceback of an error (or set NETBUILD_DEBUG=1).")
     ] = False,
 ) -> None:
-    """Write a vision network in YAML, see what it is and what it costs, train it, export it."""
+    """Write a vision network in YAML, see what it is and what it costs."""
     _state.debug = _state.debug or debug
 
 
@@ -62,9 +63,9 @@ def image_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x*, ]\s*(\d{1,6}))?\s*", text.lower())
     sides = tuple(int(side) for side in match.groups() if side) if match else ()
-    if not sides or not all(1 <= side <= 32_768 for side in sides):
+    if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
         hint = "write --imgsz 640, or --imgsz 640x384 for height x width"
-        raise NetbuildError(f"'{text}' is no image size of 1 to 32768 pixels a side", hint=hint)
+        raise NetbuildError(f"'{text}' is no image size of 1 to {MAX_SIDE} pixels a side", hint=hint)
     return sides[0], sides[-1]
 
 
@@ -84,6 +85,12 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
         raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
 
 
+def _refuse_unused(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise NetbuildError(f"--{name} has no effect with --no-shapes", hint="leave one of them out")
+
+
 Modules = Annotated[
     list[str] | None,
     typer.Option("--modules", help="A Python file or folder with own modules; its code is run. May be repeated."),
@@ -101,9 +108,11 @@ def _trusted(always: bool) -> Callable[[Path], bool]:
         from netbuild import trust
 
         if always or trust.is_remembered(path):
+            _state.only_printed = False  # own code may have something to do at the end
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
+        _state.only_printed = False
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
         if agreed:
             try:
@@ -166,6 +175,47 @@ def summary(
 
 
 @app.command()
+def build(
+    file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Tensors for the rows of the same structure, whatever their numbers.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random numbers that initialise what no weights are given for.")] = 0,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let rows with pretrained: true download their weights.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="What was loaded, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Build a network with weights and write it as a checkpoint, its own modules' code within."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.api import build_graph, open_graph, transfer
+    from netbuild.weights.checkpoint import check_target, save
+
+    check_target(out)
+    graph = open_graph(
+        file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=_trusted(trust), set=set or ()
+    )
+    torch.manual_seed(seed)
+    network = build_graph(graph, download)
+    report = transfer(network, weights) if weights else None
+    save(network, out)
+    if json:
+        write_json({"file": str(out), "weights": report.to_dict() if report else None})
+    else:
+        write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
+
+
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The file to write, with or without .yaml.")],
     origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
@@ -183,15 +233,14 @@ def show_file(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="With what it extends read in and its edits done.")
     ] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Of a checkpoint: the code of own modules that it carries.")
+    ] = False,
 ) -> None:
-    """Print a network file: as it stands, or resolved."""
-    from netbuild.extends import to_yaml
-    from netbuild.locate import locate
-    from netbuild.reader import read_text
-    from netbuild.spec import load
+    """Print a network file, or that of a checkpoint: as it stands, or resolved."""
+    from netbuild.author.show import text
 
-    path, _ = locate(file)
-    write(to_yaml(load(path).root) if resolved else read_text(path))
+    write(text(file, resolved, code))
 
 
 @app.command()
@@ -211,18 +260,17 @@ def check(
     _start_printing()
     if shapes:
         from netbuild.author.check import check as check_file
-        from netbuild.graph import Options
+        from netbuild.prepare import Options
 
         options = Options(scale, None, nc, ch, size)
         found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
     else:
+        _refuse_unused(scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
         from netbuild.author.quick import check as check_text
 
         found = [(file, f) for file in files for f in check_text(file)]
     if json:
-        import json as library
-
-        write(library.dumps([finding.to_dict(file) for file, finding in found], indent=1))
+        write_json([finding.to_dict(file) for file, finding in found])
     else:
         for _, finding in found:
             say(finding.render())
@@ -250,12 +298,27 @@ def modules(
             f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
         )
     if json:
-        import json as library
-
-        write(library.dumps([entry.to_dict() for entry in found], indent=1))
+        write_json([entry.to_dict() for entry in found])
         return
     for entry in found:
         write(f"{entry.signature}\n    {entry.doc}".rstrip())
+
+
+@app.command()
+def zoo(
+    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = None,
+    family: Annotated[str | None, typer.Option(help="A folder of packaged files, such as classic.")] = None,
+    task: Annotated[str | None, typer.Option(help="Such as detect, segment, classify.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list with sizes, costs and papers.")] = False,
+) -> None:
+    """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
+    from netbuild.author.zoo import as_text, pick
+
+    found = pick(pattern, family, task)
+    if json:
+        write_json([entry.to_dict() for entry in found])
+    else:
+        write(as_text(found))
 
 
 @app.command()
@@ -271,9 +334,7 @@ def explain(
 
     data = explain_module(name, load_modules(own or ()))
     if json:
-        import json as library
-
-        write(library.dumps(data, indent=1))
+        write_json(data)
     else:
         from netbuild.render import as_explanation
 
@@ -303,6 +364,13 @@ def say(text: str) -> None:
 def write(text: str) -> None:
     """Data, to stdout alone."""
     print(_encodable(text.rstrip("\n"), sys.stdout))
+
+
+def write_json(data: Any) -> None:
+    """Data as JSON, to stdout."""
+    import json
+
+    write(json.dumps(data, indent=1))
 
 
 def show(renderable: Any) -> None:

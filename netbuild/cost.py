@@ -24,8 +24,8 @@ MAX_TOTAL = 400_000  # over all rows
 
 CONVENTIONS = {
     "torch": "2 FLOPs per multiply-add of convolutions and matrix products, nothing else, at the asked size",
-    "thop": "as torch, plus 8 FLOPs per element of a norm with weights and 2 per element that a pooling averages "
-    "(THOP's rules), at the asked size",
+    "thop": "as torch, plus 8 FLOPs per element of a norm with weights, 2 per element that a pooling averages, 6 per "
+    "element of an attention's softmax (THOP's rules), at the asked size",
     "thop-stride": "thop on one image of stride x stride pixels, times the area of the asked size in such images",
 }
 
@@ -102,12 +102,19 @@ def _mean(out: Any, x: Any, dim: Any = None, *_: Any, **__: Any) -> int:
     return 2 * (x.numel() // out.numel() + 1) * out.numel() if x.ndim == 4 and dim == [-1, -2] else 0
 
 
+def _attention_softmax(out: Any, *_: Any, **__: Any) -> int:
+    # THOP's rule for attention modules, whose softmax is this one: an exponential and a division an element, an
+    # addition between two.
+    return int(2 * (3 * out.numel() - out.numel() // max(1, out.shape[-1])))
+
+
 THOP_EXTRA: dict[Any, Count] = {
     **dict.fromkeys(_ops("native_batch_norm", "native_group_norm"), _norm),
     **dict.fromkeys(_ops("native_layer_norm"), _layer_norm),
     **dict.fromkeys(_ops("avg_pool2d"), _average),
     **dict.fromkeys(_ops("_adaptive_avg_pool2d"), _adaptive_average),
     **dict.fromkeys(_ops("mean"), _mean),
+    **dict.fromkeys(_ops("_safe_softmax"), _attention_softmax),
 }
 
 # Operators that move, choose or make data: no arithmetic to count under any convention.
@@ -117,8 +124,8 @@ _FREE = set(
         empty empty_like empty_strided new_empty new_zeros new_ones new_full zeros_like ones_like full_like full
         scalar_tensor arange linspace index index_select gather scatter topk sort argmax embedding _unsafe_view
         _reshape_alias roll flip repeat _to_copy masked_fill where pixel_unshuffle lift_fresh bitwise_not cumsum
-        native_dropout as_strided_ zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle eye tril
-        triu rand randn bernoulli bernoulli_
+        grid_sampler_2d native_dropout zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle
+        eye tril all triu rand randn bernoulli bernoulli_ as_strided_
         """.split()
     )
 )

@@ -3,10 +3,12 @@
 Works on nodes, before rows are read, so that each row keeps its own place and is checked like any other.
 """
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.locate import is_file, locate
@@ -244,12 +246,20 @@ def _rewritten(
     return _copy(item, places[id(source)])
 
 
-def to_yaml(root: Node) -> str:
-    """A network file's tree as YAML text: a row a line, numbered; comments are not kept."""
+def to_yaml(root: Node, changes: Mapping[str, Any] | None = None, without: Collection[str] = ()) -> str:
+    """A network file's tree as YAML text: a row a line, numbered; comments are not kept.
+
+    Args:
+        root: the tree.
+        changes: plain values for top-level keys, instead of the tree's.
+        without: top-level keys to leave out.
+    """
     lines: list[str] = []
     number = 0
-    for key, node in root.value.items():
-        if key in ("extends", "edits"):
+    new = {key: parse(json.dumps(value), key) for key, value in (changes or {}).items()}
+    added = {key: node for key, node in new.items() if key not in root.value}
+    for key, node in {**added, **root.value, **new}.items():
+        if key in ("extends", "edits", *without):
             continue
         if key in SECTIONS and isinstance(node.value, list) and node.value:
             lines.append(f"{key}:")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -11,20 +11,22 @@ from torch import nn
 
 from netbuild import compat, registry
 from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.blame import SourceFailedError, blame
+from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
-from netbuild.errors import NetbuildError, raise_all
-from netbuild.expr import parse_call
-from netbuild.field import Field, field_of, image_field
-from netbuild.layers.activation import default_activation, using_activation
+from netbuild.describe import describe
+from netbuild.errors import NetbuildError, raise_all, shorten
+from netbuild.factories import Factory, Parameter
+from netbuild.field import Field, field_of
+from netbuild.layers.activation import using_activation
+from netbuild.locate import scaled_name
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
+from netbuild.prepare import Facts, Options, prepare
 from netbuild.reader import Node
-from netbuild.registry import Factory, Parameter
 from netbuild.roles import NAMES, Plain, Role
 from netbuild.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.shapes import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
-from netbuild.spec import Scale, Spec, choose_scale
+from netbuild.spec import Scale, Spec
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 DEFAULT_SIZE = 640
@@ -32,18 +34,6 @@ CLASSIFY_SIZE = 224
 
 _FAILED = object()
 _TAKEN = {*vars(nn.Module()), "plan", "title"}  # attributes that a Rows module has
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asks for beside the file: None leaves the file's own value, or the default."""
-
-    scale: str | None = None
-    letter: str | None = None  # of the name by which the file was found
-    nc: int | None = None
-    ch: int | None = None
-    imgsz: tuple[int, int] | None = None
-    modules: Mapping[str, Factory] = field(default_factory=dict)  # own modules, by the name that rows use
 
 
 @dataclass(frozen=True)
@@ -77,32 +67,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Facts):
     """A resolved network: layers without weights, and the facts they were resolved with."""
 
-    spec: Spec
-    scale: Scale
-    scale_from: str | None
-    task: str | None
-    nc: int | None
-    ch: int
-    imgsz: tuple[int, int]
     activation: str
     layers: tuple[Layer, ...]
     plan: Plan
     peak_bytes: int
-    inputs: tuple[tuple[str, int, tuple[int, int]], ...]  # name, channels, size
-    notes: tuple[str, ...] = ()
-    make_activation: Callable[[], nn.Module] = field(default=default_activation, repr=False)
+    own: tuple[Factory, ...] = ()  # own modules that the rows use
 
     @property
     def name(self) -> str:
-        """The file's stem with its scale: the letter follows the version digits, as in yolo11n-seg."""
-        return scaled_name(self.spec.stem, self.scale.name)
-
-    def images(self, batch: int = 1, imgsz: tuple[int, int] | None = None) -> list[torch.Tensor]:
-        """Empty inputs on torch's default device, each knowing its receptive field; all of one size if one is given."""
-        return _images(self.inputs, batch, imgsz)
+        """The file's stem with its scale, as in yolo11n-seg; a file of one scale is that scale's."""
+        if self.spec.stored:
+            return self.spec.stored.name
+        return scaled_name(self.spec.stem, self.scale.name if len(self.spec.scales) > 1 else "")
 
     def skeleton(self) -> Rows:
         """The rows on ``meta``: modules with shapes and no storage."""
@@ -111,20 +90,17 @@ class Graph:
     def build(self) -> Network:
         """The network with weights, initialised as torch and the layers do, on torch's default device."""
         with using_activation(self.make_activation()):
-            modules = {str(i): layer.make() for i, layer in enumerate(self.layers)}
-        facts = {"name": self.name, "scale": self.scale.name, "task": self.task, "nc": self.nc, "ch": self.ch}
-        return Network(Rows(modules, self.plan), {**facts, "imgsz": list(self.imgsz)})
+            modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
+        return Network(Rows(modules, self.plan), {"name": self.name, **describe(self, self.own)})
 
 
-def scaled_name(stem: str, scale: str) -> str:
-    """``yolo11-seg`` at scale n is ``yolo11n-seg``; a name without digits gets the scale at its end."""
-    if not scale:
-        return stem
-    end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
-    if stem[end:].split("-")[0] == scale:
-        return stem  # a file for one scale already bears its letter
-    separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
-    return stem[:end] + separator + scale + stem[end:]
+def _used(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:
+    return tuple(own[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in own)
+
+
+def _made(layer: Layer) -> nn.Module:
+    with placed(layer.row):
+        return layer.make()
 
 
 def resolve(spec: Spec, options: Options | None = None) -> Graph:
@@ -134,93 +110,29 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
         NetbuildError: with the place of every row that does not bind, build or run.
     """
     options = options or Options()
-    scale, scale_from = choose_scale(spec, options.scale, options.letter)
-    settings, notes = _settings(spec, options)
-    task = settings.get("task") or _head_task(spec, options.modules)
-    imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
-    if spec.inputs:
-        settings["ch"] = spec.inputs[0].channels
-        imgsz = options.imgsz or spec.inputs[0].size or imgsz
-    inputs = _inputs(spec, settings["ch"], imgsz, options.imgsz is not None)
-    scope = _scope(spec, settings, scale)
-    make_activation = _activation(spec)
-    walk = _Walk(spec.blocks, task, imgsz, options.modules)
+    facts = prepare(spec, options)
+    walk = _Walk(facts.spec.blocks, facts.task, facts.imgsz, options.modules)
     walk.observer.limit = MAX_OPERATORS
-    with on_meta(walk.observer), using_activation(make_activation()) as default:
-        images = _images(inputs, 1, None)
+    with on_meta(walk.observer), using_activation(facts.make_activation()) as default:
+        images = facts.images()
         for image in images:
             walk.observer.live.add(image)
-        result = (spec.rows[-1].index,)
-        layers, _ = walk.rows(spec.rows, images, scope, result)
+        result = (facts.spec.rows[-1].index,)
+        layers, _ = walk.rows(facts.spec.rows, images, facts.scope, result)
+    for error, indices in walk.unknown.values():
+        if len(indices) > 1:
+            error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
     raise_all(walk.errors)
     plan = Plan(tuple(layer.step for layer in layers), result)
+    own = _used(spec, options.modules)
     return Graph(
-        spec, scale, scale_from, task, settings.get("nc"), settings["ch"], imgsz, type(default).__name__, tuple(layers),
-        plan, walk.observer.live.peak, inputs, notes, make_activation,
-    )  # fmt: skip
-
-
-def _inputs(spec: Spec, ch: int, imgsz: tuple[int, int], asked: bool) -> tuple[tuple[str, int, tuple[int, int]], ...]:
-    """The network's inputs; a size that is asked for goes for all of them."""
-    if not spec.inputs:
-        return (("input", ch, imgsz),)
-    return tuple((i.name, i.channels, imgsz if asked or i.size is None else i.size) for i in spec.inputs)
-
-
-def _images(
-    inputs: Sequence[tuple[str, int, tuple[int, int]]], batch: int, imgsz: tuple[int, int] | None
-) -> list[torch.Tensor]:
-    images = [torch.empty((batch, channels, *(imgsz or size))) for _, channels, size in inputs]
-    for image in images:
-        image_field(image)
-    return images
-
-
-def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
-    notes = []
-    settings = {"ch": 3, **spec.settings}
-    for key in ("nc", "ch"):
-        asked = getattr(options, key)
-        if asked is None:
-            continue
-        if key == "ch" and key in spec.settings and spec.settings[key] != asked:
-            notes.append(f"the file says ch: {spec.settings[key]}, --ch {asked} was asked for and is used")
-        settings[key] = asked
-    settings["legacy"] = compat.legacy(row.module for row in spec.rows)
-    return settings, tuple(notes)
-
-
-def _scope(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> Scope:
-    names = {key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}
-    names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
-    names.update(spec.params)  # a parameter of the file may take one of these names
-    return Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
-
-
-def _head_task(spec: Spec, own: Mapping[str, Factory]) -> str | None:
-    for row in reversed(spec.rows):
-        try:
-            task = (own.get(row.module) or registry.factory(row.module)).task
-        except NetbuildError:
-            continue
-        if task:
-            return task
-    return None
-
-
-def _activation(spec: Spec) -> Callable[[], nn.Module]:
-    node = spec.root.value.get("activation")
-    if node is None:
-        return default_activation
-    value = parse_call(node.value) or node.value
-
-    def make() -> nn.Module:
-        try:
-            return registry.activation(value)
-        except NetbuildError as error:
-            raise node.error(error.message, error.hint) from None
-
-    return make
+        **vars(facts),
+        activation=type(default).__name__,
+        layers=tuple(layers),
+        plan=plan,
+        peak_bytes=walk.observer.live.peak,
+        own=own,
+    )
 
 
 class _Walk:
@@ -236,6 +148,7 @@ class _Walk:
         self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own
         self.observer = Observer(counting=False)
         self.errors: list[NetbuildError] = []
+        self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # modules that cannot be had, and their rows
         self.modules = 0
 
     def rows(
@@ -246,9 +159,9 @@ class _Walk:
         layers: list[Layer] = []
         frees = last_readers([row.sources for row in rows], result)
         for row, free in zip(rows, frees, strict=True):
-            if not nested:
-                self._start_row(row)
             try:
+                if not nested:
+                    self._start_row(row)
                 layer = self._row(row, values, free, scope, layers)
                 layers.append(layer)
             except NetbuildError as error:
@@ -269,15 +182,15 @@ class _Walk:
 
     def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
         block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else _factory(row, self.own)
+        factory = _block_factory(block, scope) if block else self._factory(row)
         n = _repeats(row, scope)
         picks = _picks(row, values, above)
         inputs = gather(values, row.sources, picks)
         if any(x is _FAILED for x in inputs):
             raise SourceFailedError
-        arriving = _arriving(inputs)
+        arriving = _arriving(inputs[:-1] if factory.takes_text else inputs)
         bound = bind(factory, row, n, arriving, scope)
-        passing = _passing(row, bound, block)
+        passing = _passing(row, bound, block, len(arriving.channels))
         in_shapes = [shape_of(x) for x in inputs]
         tally = Tally()
         self.observer.tallies.append(tally)
@@ -297,6 +210,19 @@ class _Walk:
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
             field_of(first_tensor(out)), arriving.strides, tally, _result_names(block),
         )  # fmt: skip
+
+    def _factory(self, row: Row) -> Factory:
+        """A row's factory; a name that cannot be had is an error once, which counts its rows."""
+        if row.module in self.unknown:
+            self.unknown[row.module][1].append(row.index)
+            raise SourceFailedError
+        try:
+            return registry.find(row.module, self.own)
+        except NetbuildError as error:
+            placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
+            placed.exit_code = error.exit_code
+            self.unknown[row.module] = placed, [row.index]
+            raise placed from None
 
     def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
         self._count(copies, row)
@@ -380,6 +306,8 @@ def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple
             continue
         names = next((layer.result_names for layer in above if layer.row.index == source), ())
         key = names.index(pick) if pick in names else pick
+        if isinstance(value, dict) and isinstance(key, int) and key < len(value):
+            key = list(value)[key]
         known = isinstance(value, dict) and key in value
         if not known and not (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)):
             raise NetbuildError(f"{row.label}: its source has no output '{pick}'", row.where, _outputs(value, names))
@@ -401,15 +329,6 @@ def _repeats(row: Row, scope: Scope) -> int:
     if isinstance(n, Node):
         n = check_repeats(argument(n, scope.names), n, row.index)
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
-
-
-def _factory(row: Row, own: Mapping[str, Factory]) -> Factory:
-    try:
-        return registry.find(row.module, own)
-    except NetbuildError as error:
-        placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
-        placed.exit_code = error.exit_code
-        raise placed from None
 
 
 def _block_factory(block: Block, scope: Scope) -> Factory:
@@ -453,16 +372,18 @@ def _block_inputs(block: Block, row: Row, inputs: list[Any]) -> list[Any]:
     return inputs
 
 
-def _passing(row: Row, bound: Bound, block: Block | None) -> str:
+def _passing(row: Row, bound: Bound, block: Block | None, count: int) -> str:
+    """How ``count`` values, text features left out, are handed to the row's module."""
     if block:
         # Rows takes its inputs one by one where the block names them, else as one value.
-        return "spread" if block.inputs or len(row.sources) == 1 else "list"
+        return "spread" if block.inputs or count == 1 else "list"
+    text = "+text" if bound.factory.takes_text else ""
     if bound.listed:
-        return "list"
-    single = len(row.sources) == 1
-    if single and (not row.listed or bound.factory.takes(Role.IN)):
-        return "one"
-    return "spread" if not single and _spreads(bound.factory.make) else "list"
+        return "list" + text
+    # With text a list of sources says nothing: there are always two.
+    if count == 1 and (text or not row.listed or bound.factory.takes(Role.IN)):
+        return "one" + text
+    return ("spread" if count > 1 and _spreads(bound.factory.make) else "list") + text
 
 
 @cache

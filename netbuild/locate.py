@@ -59,3 +59,14 @@ def _without_letter(path: Path) -> list[tuple[Path, str | None]]:
         for m in _LETTER.finditer(stem)
         if m.start() > 0
     ]
+
+
+def scaled_name(stem: str, scale: str) -> str:
+    """``yolo11-seg`` at scale n is ``yolo11n-seg``; a name without digits gets the scale at its end."""
+    if not scale:
+        return stem
+    end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
+    if stem[end:].split("-")[0] == scale:
+        return stem  # a file for one scale already bears its letter
+    separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
+    return stem[:end] + separator + scale + stem[end:]

@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -14,9 +14,9 @@ from typing import TypeVar
 from torch import nn
 
 from netbuild.errors import NetbuildError, Where, shorten
-from netbuild.registry import Factory, from_class
+from netbuild.factories import Factory, from_class
 from netbuild.roles import Role
-from netbuild.spec import Import, Spec
+from netbuild.stored import CodeFile
 
 PREFIX = "netbuild_modules"
 Class = TypeVar("Class", bound=type[nn.Module])
@@ -139,53 +139,20 @@ def fingerprint(file: Path) -> str:
     return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
 
 
-def load_imports(spec: Spec, trusted: Callable[[Path], bool]) -> dict[str, Factory]:
-    """What a network file's ``imports:`` bring, if ``trusted`` says of each path that its code may run.
-
-    Raises:
-        NetbuildError: at the import that is not trusted, missing, or does not define the name.
-    """
-    found: dict[str, Factory] = {}
-    for item in spec.imports:
-        # Relative to the file that says it: that may be one which this file extends.
-        path = Path(item.node.source.name).parent / item.path
-        try:
-            path = path.resolve()
-            if not path.exists():
-                hint = "paths are relative to this file"
-                raise item.node.error(f"'{item.path}' does not exist (looked at {path})", hint)
-            if not trusted(path):
-                raise _untrusted(item, path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise item.node.error(f"'{shorten(item.path)}' cannot be read: {reason}") from None
-        found.update(_imported(item, path))
-    return found
+def carried(factories: Iterable[Factory]) -> tuple[tuple[CodeFile, ...], ...]:
+    """The text of the files that own modules come from, for a checkpoint: each file, or package, once."""
+    tops = dict.fromkeys(f.make.__module__.split(".")[0] for f in factories if f.make.__module__.startswith(PREFIX))
+    return tuple(_files(sys.modules[top]) for top in tops)
 
 
-def _imported(item: Import, path: Path) -> dict[str, Factory]:
-    classes = load([path])
-    if item.name is None:
-        return classes
-    if item.name not in classes:
-        raise item.node.error(f"{item.path} defines no module '{item.name}'", f"it has {', '.join(classes)}")
-    return {item.name: classes[item.name]}
+def _files(top: ModuleType) -> tuple[CodeFile, ...]:
+    file = Path(str(top.__file__))
+    package = hasattr(top, "__path__")
+    files, base = (sorted(file.parent.rglob("*.py")), file.parent.parent) if package else ([file], file.parent)
+    texts = [(f.relative_to(base).as_posix(), f.read_bytes().decode("utf-8-sig")) for f in files]
+    return tuple(CodeFile(path, text, content_hash(text)) for path, text in texts)
 
 
-def _untrusted(item: Import, path: Path) -> NetbuildError:
-    lines = "\n".join(
-        f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in code_files(path)
-    )
-    return item.node.error(
-        f"this file imports code, which runs only if you trust it\n{lines}",
-        f"read it, then add --trust; or name it yourself: --modules {path}",
-    )
-
-
-def gather(spec: Spec, paths: Sequence[str | Path], trusted: Callable[[Path], bool]) -> dict[str, Factory]:
-    """All own modules of a run: those the user names, and those the file imports. The user's win.
-
-    Raises:
-        NetbuildError: as `load` and `load_imports`.
-    """
-    return {**load_imports(spec, trusted), **load(paths)}
+def content_hash(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()

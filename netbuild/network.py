@@ -18,7 +18,7 @@ class Step:
     """How one row is called: the values it reads, how they are passed, and those nobody reads after it."""
 
     sources: tuple[int, ...]
-    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward
+    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward; "+text": the last apart
     frees: tuple[int, ...]
     picks: tuple[int | str | None, ...]  # of each source the output that is meant, None where it is the whole
 
@@ -69,6 +69,13 @@ class Rows(nn.Module):
         result = [values[i] for i in self.plan.result]
         return result if self.plan.listed else result[0]
 
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        """The module of a row, by number; negative ones count from the end."""
+        return list(self.children())[index]
+
     def fuse(self) -> None:
         """Fold each batch norm row into the convolution row that only it reads.
 
@@ -93,9 +100,9 @@ def gather(values: Mapping[int, Any], sources: Sequence[int], picks: Sequence[in
 
 def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:
     """Call a module on its inputs as its step says."""
-    if passing == "list":
-        return module(inputs)
-    return module(*inputs)
+    how, _, text = passing.partition("+")
+    values, last = (inputs[:-1], inputs[-1:]) if text else (inputs, [])
+    return module(values, *last) if how == "list" else module(*values, *last)
 
 
 class Network(nn.Module):

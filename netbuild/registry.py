@@ -1,21 +1,17 @@
 """The name in a row to the factory that builds it: packaged layers and ``nn.*``, and nothing but layers."""
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from torch import nn
 
-from netbuild import layers
-from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean, shorten
+from netbuild import builders, layers
+from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
+from netbuild.factories import Factory, from_class
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
-from netbuild.roles import NAMES, Plain, Role
 
 OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
 PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
@@ -26,61 +22,9 @@ _CONTAINERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A constructor parameter: its role, the types it takes (empty: unknown), its default, whether it takes a list."""
-
-    name: str
-    role: Role
-    types: tuple[type, ...]
-    default: Any
-    wants_list: bool
-
-    @property
-    def required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is inspect.Parameter.empty
-
-    @property
-    def text(self) -> str:
-        """Its name with its default, as a signature has it."""
-        default = self.default.__name__ if inspect.isroutine(self.default) else repr(self.default)
-        return self.name if self.required else f"{self.name}={default}"
-
-
-@dataclass(frozen=True)
-class Factory:
-    """What builds a module: the callable, its parameters, and whether it comes from another package."""
-
-    name: str
-    make: Callable[..., nn.Module]
-    parameters: tuple[Parameter, ...]
-    foreign: bool = False
-    path: str = ""
-    variadic: bool = False  # takes any number of positional values
-    task: str | None = None
-    file: str = ""  # of an own module: where its code stands
-
-    def takes(self, role: Role) -> bool:
-        """Whether a parameter has the role."""
-        return any(p.role is role for p in self.parameters)
-
-    def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
-        """The parameters in order with their defaults; those that netbuild supplies are marked, with values."""
-        marks = {name: f"{name}={value} (supplied)" for name, value in (supplied or {}).items()}
-        return self.call_text(marks)
-
-    def call_text(self, marks: Mapping[str, str]) -> str:
-        """The call as a text: a parameter's mark, if it has one, else its name with its default."""
-        hidden = (Role.SIZE, Role.STRIDE, Role.SETTING)
-        shown = [p for p in self.parameters if p.role not in hidden and p.name not in ("device", "dtype")]
-        parts = [marks.get(p.name, p.text) for p in shown]
-        return f"{self.name}({', '.join([*parts, *(['...'] if self.variadic else [])])})"
-
-
 def names() -> list[str]:
     """The packaged layers' names."""
-    return list(layers.__all__)
+    return [*layers.__all__, *builders.NAMES]
 
 
 def torch_names() -> list[str]:
@@ -100,10 +44,17 @@ def factory(name: str) -> Factory:
     prefix, _, rest = name.removeprefix("torch.").partition(".")
     if prefix == "nn" and rest:
         return _torch_layer(name, rest)
-    found = _of_package(name) if "." in name else _entry_point(name)
+    found = builders.find(name) or (_of_package(name) if "." in name else _entry_point(name))
     if found:
         return found
     raise NetbuildError(f"unknown module '{name}'")
+
+
+def is_known_path(name: str) -> bool:
+    """Whether a dotted name is of torch, or of the few packages whose code rows may name without being trusted."""
+    home = name.rpartition(".")[0]
+    known = home in PACKAGES or name == builders.TIMM or name.startswith(builders.TORCHVISION)
+    return known or name.split(".")[0] in ("nn", "torch")
 
 
 def find(name: str, own: Mapping[str, Factory]) -> Factory:
@@ -128,15 +79,7 @@ def _of_package(name: str) -> Factory | None:
     home, _, cls_name = name.rpartition(".")
     if home not in PACKAGES:
         return None
-    package = home.split(".")[0]
-    try:
-        cls = getattr(import_module(home), cls_name, None)
-    except ImportError:
-        raise MissingExtraError(f"'{name}' needs the package '{package}'", hint=f"pip install {package}") from None
-    except RuntimeError as error:  # a torchvision built for another torch
-        raise MissingExtraError(
-            f"'{name}': {package} does not load: {error}", hint="match its version to torch"
-        ) from None
+    cls = getattr(builders.package(home), cls_name, None)
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
         raise NetbuildError(f"'{name}' is not a layer", hint=f"a row holds an nn.Module class of {home}")
     return from_class(name, cls, foreign=True)
@@ -182,46 +125,6 @@ def _torch_layer(name: str, rest: str) -> Factory:
     if rest.startswith("Lazy") and _is_layer(rest[4:]):
         hint = f"write nn.{rest[4:]} with keyword arguments: the input channels are then filled in"
     raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row holds an nn.Module class of torch.nn")
-
-
-def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
-    """The factory of a module class, its parameters' roles read from its signature."""
-    signature = list(inspect.signature(cls).parameters.values())
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in signature)
-    hints = _annotations(cls) if any(isinstance(p.annotation, str) for p in signature) else {}
-    parameters = tuple(_parameter(p, hints) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-    path = f"{cls.__module__}.{cls.__qualname__}"
-    stated = getattr(cls, "__netbuild__", {})
-    parameters = tuple(replace(p, role=stated.get("roles", {}).get(p.name, p.role)) for p in parameters)
-    task = stated.get("task") or getattr(cls, "task", None)
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
-    return Factory(name, cls, parameters, foreign, path, variadic, task, "" if foreign else file)
-
-
-def _annotations(cls: type[nn.Module]) -> dict[str, Any]:
-    # With `from __future__ import annotations` they are texts: read them where they resolve.
-    try:
-        return get_type_hints(cls.__init__, include_extras=True)
-    except Exception:  # a name that only a type checker sees
-        return {}
-
-
-def _parameter(p: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
-    annotation, role = p.annotation, NAMES.get(p.name, Plain)
-    if isinstance(annotation, str):
-        annotation = hints.get(p.name, inspect.Parameter.empty)
-    if get_origin(annotation) is Annotated:
-        annotation, *extras = get_args(annotation)
-        role = next((extra for extra in extras if isinstance(extra, Role)), role)
-    types = _types(annotation)
-    return Parameter(p.name, role, types, p.default, list in types and int not in types)
-
-
-def _types(annotation: Any) -> tuple[type, ...]:
-    if get_origin(annotation) in (Union, UnionType):
-        return tuple(t for option in get_args(annotation) for t in _types(option))
-    base = get_origin(annotation) or annotation
-    return (base,) if inspect.isclass(base) and base is not inspect.Parameter.empty else ()
 
 
 def instantiate(call: Call) -> nn.Module:

@@ -130,7 +130,7 @@ def _input_words(summary: Report) -> list[str]:
     g = summary.graph
     if not g.spec.inputs:
         return [f"ch {g.ch}{_origin(summary, 'ch')}", f"image {g.imgsz[0]}x{g.imgsz[1]}"]
-    return [f"input {name} {channels}x{size[0]}x{size[1]}" for name, channels, size in g.inputs]
+    return [f"input {name} {'x'.join(map(str, shape)) or 'a number'}" for name, shape in g.inputs]
 
 
 def _scale_words(summary: Report) -> str:
@@ -433,6 +433,8 @@ def as_explanation(data: dict[str, Any]) -> str:
         shapes = ", ".join(map(str, data["sample"]["in_shapes"]))
         counts = f"{data['sample']['params']:,} parameters, {data['sample']['macs']:,} multiply-adds"
         lines += [f"on {shapes}: {_primary(data['sample']['out_shape'])}, {counts}"]
+        if data["sample"]["params_formula"]:
+            lines.append(f"parameters = {data['sample']['params_formula']}")
     if data["inner"]:
         lines += ["", "inside"]
         width = max(len(part["path"]) for part in data["inner"])

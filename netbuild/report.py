@@ -69,7 +69,7 @@ class Report:
         return {
             "name": g.spec.stem, "title": self.title, "file": str(g.spec.path), "scale": g.scale.name or None,
             "scale_from": g.scale_from, "task": g.task, "nc": g.nc, "ch": g.ch, "imgsz": list(g.imgsz),
-            "inputs": {name: [ch, *size] for name, ch, size in g.inputs},
+            "inputs": {name: list(shape) for name, shape in g.inputs},
             "activation": g.activation, "fused": self.fused, "batch": self.batch, "flops_convention": self.convention,
             "rows": [row.to_dict(self.convention) for row in self.rows], "totals": dict(self.totals),
             "flops_unknown": dict(self.unknown), "notes": list(self.notes),

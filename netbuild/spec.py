@@ -1,11 +1,12 @@
 """A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from netbuild import expr
+from netbuild import stored as checkpoints
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.extends import expand
 from netbuild.reader import Node, parse, read_text
@@ -30,12 +31,32 @@ DATASET_KEYS = {"train", "val", "names", "path", "test"}
 
 @dataclass(frozen=True)
 class Input:
-    """One of several inputs of a network: its name, channels, and size in pixels (None: the image size)."""
+    """One of several inputs of a network, by what it has beside the batch.
+
+    ``[channels]`` is an image of the image size, ``[channels, height, width]`` one of its own, ``[count, width]`` are
+    features such as those of texts, and ``[]`` is a number. Entries are whole numbers or expressions.
+    """
 
     name: str
-    channels: int
-    size: tuple[int, int] | None
+    sides: tuple[Node, ...]
     node: Node
+
+    def shape(self, names: Mapping[str, Any]) -> tuple[int, ...]:
+        """The entries as numbers, expressions computed over ``names``.
+
+        Raises:
+            NetbuildError: at the entry that is no whole number, or too large.
+        """
+        limits = (MAX_CHANNELS, MAX_SIDE, MAX_SIDE) if len(self.sides) == 3 else (MAX_CHANNELS, MAX_CHANNELS)
+        return tuple(
+            _bounded(argument(side, names), limit, side) for side, limit in zip(self.sides, limits, strict=False)
+        )
+
+
+def _bounded(value: Any, limit: int, node: Node) -> int:
+    if type(value) is not int or not 1 <= value <= limit:
+        raise node.error(f"must be a whole number from 1 to {limit}, not {node.kind()}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -72,11 +93,19 @@ class Spec:
     imports: tuple[Import, ...] = ()
     inputs: tuple[Input, ...] = ()
     warnings: tuple[NetbuildError, ...] = ()
+    checkpoint: Path | None = None  # that the file was read from, with its facts
+    stored: checkpoints.Stored | None = None
 
     @property
     def stem(self) -> str:
         """The file's name without its ending."""
         return self.path.name.removesuffix(".yaml").removesuffix(".yml")
+
+    def all_rows(self) -> Iterator[Row]:
+        """Its rows, and those of its blocks."""
+        yield from self.rows
+        for block in self.blocks.values():
+            yield from block.rows
 
     @property
     def is_plain(self) -> bool:
@@ -125,6 +154,19 @@ def _keypoint_shape(node: Node) -> list[int]:
     return [_whole(1, 10_000)(node.value[0]), _whole(2, 3)(node.value[1])]
 
 
+def _anchors(node: Node) -> int | list[list[float]]:
+    """How many anchor boxes a level has, or their widths and heights level by level, as older files write them."""
+    value = node.plain()
+    levels = value if isinstance(value, list) else []
+    if levels and all(isinstance(level, list) and level and len(level) % 2 == 0 for level in levels):
+        numbers = [number for level in levels for number in level]
+        if all(type(number) in (int, float) and 0 < number <= MAX_SIDE for number in numbers):
+            return levels
+    if type(value) is int and 1 <= value <= 100:
+        return value
+    raise node.error("must be a number of boxes a level, or [width, height, width, height, ...] for each level")
+
+
 SETTINGS: dict[str, Callable[[Node], Any]] = {
     "nc": _whole(1, 1_000_000),
     "ch": _whole(1, MAX_CHANNELS),
@@ -137,17 +179,25 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "imgsz": _image_size,
     "task": text_of,
     "width_divisor": _whole(1, 1024),
+    "anchors": _anchors,
 }
 KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
-    """Read a network file; ``overrides`` are texts such as ``reduction=8`` that replace values of its ``params``.
+    """Read a network file, or the network of a checkpoint.
+
+    Args:
+        path: the file.
+        overrides: texts such as ``reduction=8`` that replace values of its ``params``.
 
     Raises:
         NetbuildError: with the place of every mistake in it.
     """
     path = Path(path)
+    if checkpoints.is_checkpoint(path):
+        facts = checkpoints.read(path)
+        return replace(read(facts.yaml, Path(facts.file), overrides), checkpoint=path, stored=facts)
     return read(read_text(path), path, overrides)
 
 
@@ -191,7 +241,7 @@ def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
         found = ", ".join(key for key in root.value if key in DATASET_KEYS)
         raise root.error(
             f"this looks like a data set file (keys {found}); a model file needs backbone and head (or layers)",
-            "give the network's YAML here and the data set with --data",
+            "give the network's YAML here",
         )
     if "layers" not in keys and "backbone" not in keys:
         raise root.error("a model file needs backbone and head, or one layers list", did_you_mean("backbone", keys))
@@ -280,12 +330,12 @@ def _inputs(node: Node | None) -> tuple[Input, ...]:
     inputs = []
     for name, item in node.value.items():
         check_name(node.keys[name], taken={"input"})
-        sides = item.value
-        if not isinstance(sides, list) or len(sides) not in (1, 3):
-            raise item.error(f"input '{name}' must be [channels] or [channels, height, width]")
-        channels = _whole(1, MAX_CHANNELS)(sides[0])
-        size = (_whole(1, MAX_SIDE)(sides[1]), _whole(1, MAX_SIDE)(sides[2])) if len(sides) == 3 else None
-        inputs.append(Input(name, channels, size, item))
+        if not isinstance(item.value, list) or len(item.value) > 3:
+            hint = "or [count, width] for features, [] for a number"
+            raise item.error(f"input '{name}' must be [channels] or [channels, height, width]", hint)
+        inputs.append(Input(name, tuple(item.value), item))
+        if all(type(side.value) is not str for side in item.value):
+            inputs[-1].shape({})
     return tuple(inputs)
 
 

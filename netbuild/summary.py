@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from netbuild import render
+from netbuild.api import open_graph
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.field import Field
-from netbuild.graph import Graph, Options, resolve
-from netbuild.locate import locate
-from netbuild.modules import gather
+from netbuild.graph import Graph
 from netbuild.network import Rows
 from netbuild.report import Report, RowSummary
 from netbuild.shapes import parameter_count
-from netbuild.spec import load
 from netbuild.trace import Part, fused, measure_saved, trace
 
 STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
@@ -48,27 +46,16 @@ def summarize(
     """Summarise a network file: nothing is allocated or initialised.
 
     Args:
-        file: a path, or the name of a packaged architecture; ``yolo11n.yaml`` is ``yolo11.yaml`` at scale n.
-        scale: the entry of the file's ``scales``.
-        nc: number of classes, instead of the file's.
-        ch: image channels, instead of the file's.
-        imgsz: side, or (height, width), in pixels.
+        file, scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.api.open_graph`.
         flops: a convention of `netbuild.cost.CONVENTIONS`, or ``all``.
         fused: count after merging batch norms into convolutions.
         batch: the batch size for which the memory of training is counted.
         depth: 1 for the file's rows, 2 and more to open them into their submodules.
-        modules: Python files or folders whose module classes the rows may use; their code is run.
-        set: values of the file's ``params``, such as ``reduction=8``.
-        trusted: whether the file's own ``imports`` may run, or a function that tells it of a path.
 
     Raises:
         NetbuildError: with the place of every mistake in the file.
     """
-    path, letter = locate(str(file))
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    spec = load(path, set)
-    own = gather(spec, modules, trusted if callable(trusted) else lambda _: trusted) if modules or spec.imports else {}
-    graph = resolve(spec, Options(scale, letter, nc, ch, size, own))
+    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
     return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)
 
 

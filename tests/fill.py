@@ -39,6 +39,10 @@ def image(channels: int, height: int, width: int) -> torch.Tensor:
     return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
+def text(count: int, width: int = 512) -> torch.Tensor:
+    return torch.randn(1, count, width, generator=torch.Generator().manual_seed(1))
+
+
 def samples(tensor: torch.Tensor) -> list[float]:
     """Eight values evenly spread over the flattened tensor."""
     flat = tensor.flatten()

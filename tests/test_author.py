@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import netbuild
 from netbuild import registry
 from netbuild.author import index, quick
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
 from netbuild.author.new import kinds
 from netbuild.locate import packaged
+from netbuild.prepare import Options
+from netbuild.shapes import tensors_of
 
 CASES = Path(__file__).parent / "cases"
 DOUBTFUL = """\
@@ -156,6 +160,17 @@ def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
     assert "mine.yaml exists already" in cli("new", "mine.yaml", "--from", origin).err
 
 
+@pytest.mark.parametrize("origin", ["classifier", "segmenter", "autoencoder", "yolo11"])
+def test_a_new_file_learns(cli, tmp_path, monkeypatch, origin):
+    monkeypatch.chdir(tmp_path)
+    cli("new", "mine", "--from", origin)
+    network = netbuild.build("mine.yaml").train()
+    outputs = network(torch.rand(2, network.facts["ch"], 64, 64))
+    sum(t.square().mean() for t in tensors_of(outputs)).backward()
+    still = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert still == []
+
+
 def test_a_new_file_of_an_unknown_kind(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("new", "mine", "--from", "yolo1l")
@@ -196,3 +211,50 @@ def test_set_checks_names_and_types(cli, tmp_path, text, said):
     done = cli("summary", tmp_path / "net.yaml", "--set", text)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Conv", "c1*c2 + 2*c2"),
+        ("nn.Conv2d", "9*c1*c2 + c2"),
+        ("SPPF", "0.5*c1*c1 + 2*c1*c2 + c1 + 2*c2"),
+        ("C2PSA", "2*c1*c1 + 1.75*n*c1*c1 + 4*c1 + 11.5*n*c1"),  # gives as many channels as it takes
+        ("Detect", None),  # has a maximum in it
+        ("Concat", None),
+    ],
+)
+def test_parameters_as_a_formula(cli, name, said):
+    assert explain(name)["sample"]["params_formula"] == said
+    assert (f"parameters = {said}" in cli("explain", name).out) is (said is not None)
+
+
+SHIFTED = """
+import torch.nn as nn
+
+class Gate(nn.Module):
+    def __init__(self, c1, r=4, k=3):
+        super().__init__()
+        self.down = nn.Conv2d(c1, max(c1 // r, 1), k, padding=k // 2)
+        self.up = nn.Conv2d(max(c1 // r, 1), c1, 1)
+    def forward(self, x):
+        return x * self.up(self.down(x)).sigmoid()
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("Gate, [32, 5]", "32 looks like the input channels, which are supplied already"),
+        ("Conv, [32, 64, 3]", "32 looks like the input channels, which are supplied already"),
+        ("Gate, [8, 5]", None),
+        ("Conv, [32, 3]", None),
+        ("C2f, [32, true]", None),
+        ("RepNCSPELAN4, [32, 32, 16]", None),
+    ],
+)
+def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
+    (tmp_path / "gate.py").write_text(SHIFTED)
+    (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, {row}]\n")
+    found = check(str(tmp_path / "net.yaml"), Options(imgsz=(64, 64)), [tmp_path / "gate.py"])
+    assert [f.message.split(": ")[1] for f in found] == ([said] if said else [])

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import netbuild
 from netbuild import NetbuildError
-from netbuild.graph import Options, resolve
+from netbuild.graph import resolve
+from netbuild.prepare import Options
 from netbuild.spec import read
 from netbuild.summary import summarize_graph
 
@@ -125,10 +127,46 @@ def test_several_inputs_of_a_network():
     assert summarize_graph(g, fuse=True).totals["params"] < plain.totals["params"]
 
 
+GUIDED = """
+from torch import nn
+
+class Guided(nn.Module):
+    def __init__(self, c1, c2):
+        super().__init__()
+        self.conv, self.embed = nn.Conv2d(c1, c2, 1), nn.Linear(12, c2)
+    def forward(self, x, text):
+        return self.conv(x) * self.embed(text).amax(1)[..., None, None].sigmoid()
+
+class Stepped(nn.Module):
+    def forward(self, x, t):
+        return x * t[:, None, None, None]
+"""
+TEXTS = """
+nc: 5
+inputs: {image: [ch], text: [nc, 12], time: []}
+layers:
+  - [[image, text], 1, Guided, [ch]]
+  - [[-1, time], 1, Stepped, []]
+"""
+
+
+def test_texts_and_numbers_as_inputs(cli, tmp_path):
+    (tmp_path / "guided.py").write_text(GUIDED)
+    (tmp_path / "net.yaml").write_text(TEXTS)
+    net = netbuild.build(tmp_path / "net.yaml", ch=4, nc=3, imgsz=32, modules=[tmp_path / "guided.py"])
+    assert net(torch.rand(2, 4, 32, 32), torch.rand(2, 3, 12), torch.rand(2)).shape == (2, 4, 32, 32)
+    again = netbuild.build(netbuild.save(net, tmp_path / "net.safetensors"), trusted=True)
+    inputs = torch.rand(2, 4, 32, 32), torch.rand(2, 3, 12), torch.rand(2)
+    assert torch.equal(net(*inputs), again(*inputs))
+    done = cli("summary", tmp_path / "net.yaml", "--modules", tmp_path / "guided.py", "--imgsz", "32")
+    assert "input image 3x32x32, input text 5x12, input time a number" in done.out
+
+
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
         ("{rgb: 3}", "must be [channels]"),
+        ("{rgb: [1, 2, 3, 4]}", "must be [channels]"),
         ("[3]", "inputs must be a mapping"),
         ("{rgb: [0]}", "1 to 65536"),
         ("{input: [3]}", "taken"),

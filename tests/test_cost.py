@@ -20,7 +20,8 @@ from netbuild import registry
 from netbuild.cost import MAX_OPERATORS, LiveStorage
 from netbuild.errors import NetbuildError
 from netbuild.field import Axis
-from netbuild.graph import Options, resolve
+from netbuild.graph import resolve
+from netbuild.prepare import Options
 from netbuild.spec import read
 from netbuild.trace import fused, measure_saved, trace
 

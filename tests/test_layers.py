@@ -368,7 +368,8 @@ def test_broken_preconditions_say_what_was_found(make, message):
 @pytest.mark.parametrize("name", L.__all__)
 def test_signatures_are_annotated_and_explicit(name):
     parameters = inspect.signature(getattr(L, name)).parameters.values()
-    assert all(p.annotation is not p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    assert all(p.annotation is not p.empty for p in parameters)
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
     assert not any(isinstance(p.annotation, str) for p in parameters)
 
 

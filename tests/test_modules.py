@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from netbuild import NetbuildError, registry, trust
-from netbuild.graph import Options, resolve
+from netbuild.graph import resolve
 from netbuild.modules import load
+from netbuild.prepare import Options
 from netbuild.spec import load as load_spec
 from netbuild.spec import read
 

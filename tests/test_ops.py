@@ -723,6 +723,19 @@ nn.AdaptiveAvgPool2d, [[16, 1]]; nn.Flatten, [2]; nn.Linear, [16, 8]; Transforme
 nn.AdaptiveAvgPool2d, [[8, 1]]; nn.Flatten, [2]; TransformerLayer, [2]
 Conv, [8, 3, 2]; [[-1, -1], 1, v10Detect, [3]]
 Permute, [[0, 2, 3, 1]]; WindowAttention, [8, 2, 8]; WindowAttention, [8, 2, 7, 3]
+Conv, [8, 3, 2]; [[input, -1], 1, Segment, [3, 4, 8]]; [[input, 0], 1, Segment26, [3, 4, 8]]
+Conv, [8, 3, 2]; [[input, -1], 1, Pose, [3, [5, 3]]]; [[input, 0], 1, Pose26, [3, [5, 2]]]
+Conv, [8, 3, 2]; [[input, -1], 1, OBB, [3]]; [[input, 0], 1, OBB26, [3]]
+Conv, [8, 3, 2]; [[input, -1], 1, Depth, [8]]; [[input, 0], 1, SemanticSegment, [3]]
+Conv, [8, 3, 2]; [[input, -1], 1, RTDETRDecoder, [3, {hd: 16, nh: 2, ndl: 2, nq: 10}]]
+[[-1, text], 1, MaxSigmoidAttnBlock, [8, 2, 8]]; [[-1, text], 1, C2fAttn, [8, 4, 2]]
+Conv, [8, 3, 2]; [[input, -1, text], 1, ImagePoolingAttn, [16]]; [[input, 0, -1], 1, WorldDetect, [3]]
+Conv, [8, 3, 2]; [[input, -1, text], 1, WorldDetect, [3, 512, true]]
+Conv, [8, 3, 2]; Conv, [8, 3, 2]; [[input, 0, 1, text], 1, YOLOEDetect, [3]]
+Conv, [8, 3, 2]; Conv, [8, 3, 2]; [[input, 0, 1, text], 1, YOLOESegment, [3, 4, 8]]
+Conv, [8, 3, 2]; Conv, [8, 3, 2]; [[input, 0, 1, text], 1, YOLOESegment26, [3, 4, 8]]
+Conv, [8, 3, 2]; [[input, -1], 1, AnchorDetect, [3, [[4, 5, 6, 7], [8, 9, 10, 11]]]]; [[input, 0], 1, IDetect, [3, 2]]
+MP, []; SP, []; SPPCSPC, [8]
 nn.AdaptiveAvgPool2d, [1]
 nn.AdaptiveAvgPool2d, [[3, 5]]
 nn.AdaptiveMaxPool2d, [3]
@@ -763,7 +776,8 @@ nn.Upsample, [null, 2, nearest]
 def net_of(rows, size=16, ch=8):
     """The YAML of a line of `ROWS`."""
     rows = [row if row.startswith("[") else f"[-1, 1, {row}]" for row in rows.split("; ")]
-    return f"ch: {ch}\nimgsz: {size}\nlayers:\n" + "".join(f"  - {row}\n" for row in rows)
+    text = "inputs: {image: [ch], text: [3, 512]}\n" if any("text" in row for row in rows) else ""
+    return f"ch: {ch}\nimgsz: {size}\n{text}layers:\n" + "".join(f"  - {row}\n" for row in rows)
 
 
 LIGHT = """

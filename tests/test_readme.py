@@ -54,6 +54,10 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("page", "command", "shown"), commands(), ids=lambda v: v if isinstance(v, str) else "")
 def test_commands_print_what_is_shown(cli, here, page, command, shown):
+    for earlier in (text for name, text, _ in commands() if name == page and text.startswith("netbuild build")):
+        if earlier == command:
+            break
+        cli(*shlex.split(earlier)[1:])  # the checkpoints that later commands of the page take
     done = cli(*shlex.split(command)[1:])
     wrong = shown and shown[0].startswith("error:")
     assert done.code == (2 if wrong else 0), done.err
@@ -64,12 +68,21 @@ def test_commands_print_what_is_shown(cli, here, page, command, shown):
         printed = printed[printed.index(part.strip("\n")) + len(part.strip("\n")) :]
 
 
-def test_python_runs(here, capsys):
-    (code,) = (block for block in fences(README, "python") if block.startswith("import netbuild"))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs(here, capsys, page):
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
-    assert next(iter(names["network"].state_dict())).startswith("model.0.")
+    for code in fences(page.read_text(encoding="utf-8"), "python"):
+        if not re.match(r"# [\w-]+\.py", code):
+            exec(compile(code, page.name, "exec"), names)
+    if page.name == "README.md":
+        assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
+        assert next(iter(names["network"].state_dict())).startswith("model.0.")
+
+
+def test_files_shown_have_no_finding(cli, here):
+    files = sorted(path.name for path in Path().glob("*.yaml") if path.name != "broken.yaml")
+    done = cli("check", *files, "--trust", "--imgsz", "64")
+    assert done.code == 0, done.err
 
 
 def test_own_module_runs(cli, here):

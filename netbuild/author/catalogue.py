@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from netbuild import registry
+from netbuild.author.formula import formula
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.graph import Graph, Options, resolve
-from netbuild.registry import Factory
+from netbuild.factories import Factory
+from netbuild.graph import Graph, resolve
+from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 from netbuild.shapes import parameter_count
 from netbuild.spec import read
@@ -21,10 +23,10 @@ from netbuild.spec import read
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
 _EXAMPLES: dict[str, Any] = {
     "k": 3, "s": 2, "c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32, "c2s": [32, 32], "idx": [0, 0], "num_heads": 4,
-    "kernel_size": 3, "begin": 0, "end": 32,
+    "kernel_size": 3, "begin": 0, "end": 32, "model": "resnet18", "model_name": "resnet18",
     "dims": [0, 2, 3, 1], "factor": 0.1, "shape": [64, 1, 1], "p": 0.1, "features": 32,
 }  # fmt: skip
-_CHANNELS = 64  # of the example's source
+_CHANNELS = 64  # of the example's source, and of what it gives
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def entry(factory: Factory, name: str) -> Entry:
     return Entry(name, factory.call_text(marks), roles, first, found.group() if found else "")
 
 
-def example(name: str, factory: Factory) -> str:
+def example(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1) -> str:
     """A row of the module with plausible arguments."""
     values = []
     for p in factory.parameters:
@@ -74,20 +76,43 @@ def example(name: str, factory: Factory) -> str:
             continue
         if not p.required:
             break
-        values.append(
-            _CHANNELS if p.role in (Role.WIDTH, Role.IN) else _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)
-        )
+        channels = {Role.WIDTH: c2, Role.IN: c1}
+        values.append(channels.get(p.role, _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)))
     sources = "[-1]" if any(p.role is Role.IN and p.wants_list for p in factory.parameters) else "-1"
-    return f"[{sources}, 1, {name}, [{', '.join(map(str, values))}]]"
+    return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
 
 
-def sample(name: str, factory: Factory, own: Mapping[str, Factory]) -> Graph | None:
-    """The example row resolved on a map of 64 channels; None where a module wants other inputs."""
-    text = f"nc: 80\nch: {_CHANNELS}\nlayers:\n  - [-1, 1, nn.Identity, []]\n  - {example(name, factory)}\n"
-    for attempt in (text, text.replace("[-1, 1, " + name, "[[0, input], 1, " + name)):
+def sample(
+    name: str, factory: Factory, own: Mapping[str, Factory], c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1
+) -> Graph | None:
+    """The example row resolved on a map of c1 channels, else on an image; None where a module wants other inputs."""
+    row = example(name, factory, c1, c2, n)
+    for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
+        text = f"nc: 80\nch: {ch}\nlayers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
-            return resolve(read(attempt, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
+            return resolve(read(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
         except NetbuildError:
+            continue
+    return None
+
+
+def parameter_formula(name: str, factory: Factory, own: Mapping[str, Factory]) -> str | None:
+    """The parameter count in c1, c2 and n, where it is one polynomial of them."""
+    roles = {Role.IN: "c1", Role.WIDTH: "c2", Role.DEPTH: "n"}
+    names = [roles[p.role] for p in factory.parameters if p.role in roles]
+
+    def count(c1: int, c2: int, n: int) -> int:
+        graph = sample(name, factory, own, c1, c2, n)
+        if graph is None or graph.ch != c1:
+            raise LookupError
+        return graph.layers[-1].params
+
+    # Some modules give as many channels as they take, and only so many.
+    same = [part for part in names if part != "c2"]
+    for wanted, counted in ((names, count), (same, lambda c1, _, n: count(c1, c1, n))):
+        try:
+            return formula(counted, wanted) if "c1" in wanted else None
+        except LookupError:
             continue
     return None
 
@@ -118,6 +143,7 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
         "out_shape": layer.out_shape,
         "params": layer.params,
         "macs": layer.tally.macs,
+        "params_formula": parameter_formula(name, factory, own or {}),
     }
     return {**data, "sample": cost, "inner": list(_inner(layer.module))}
 

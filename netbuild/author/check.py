@@ -7,10 +7,15 @@ from typing import Any
 from netbuild import registry
 from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
 from netbuild.errors import NetbuildError
-from netbuild.graph import Graph, Layer, Options, resolve
+from netbuild.factories import Parameter
+from netbuild.gather import gather
+from netbuild.graph import Graph, Layer, resolve
 from netbuild.locate import locate
-from netbuild.modules import gather
+from netbuild.prepare import Options
+from netbuild.roles import SUPPLIED, Role
 from netbuild.spec import Spec, load
+
+LEAST_WIDTH = 8  # a smaller number is a kernel, a stride, a ratio
 
 
 def check(
@@ -26,7 +31,7 @@ def check(
     try:
         path, letter = locate(file)
         spec = load(path)
-        own = gather(spec, modules, trusted) if modules or spec.imports else {}
+        own = gather(spec, modules, trusted)
     except NetbuildError as error:
         return of_errors([error])
     base = options or Options()
@@ -54,6 +59,7 @@ def _resolved(spec: Spec, options: Options) -> Iterator[Finding]:
     yield from _unread(graph)
     yield from _odd_heads(graph)
     yield from _wrong_widths(graph)
+    yield from _written_inputs(graph)
 
 
 def _shadowed(spec: Spec, options: Options) -> Iterator[Finding]:
@@ -95,6 +101,38 @@ def _wrong_widths(graph: Graph) -> Iterator[Finding]:
             yield Finding(
                 "warning", message, node.where, "a packaged Conv, or a block with c2, follows the width multiple"
             )
+
+
+def _written_inputs(graph: Graph) -> Iterator[Finding]:
+    """A first value that is the channels that arrive, where the call would make more sense without it."""
+    for layer in graph.layers:
+        free = [p for p in layer.factory.parameters if p.role not in SUPPLIED]
+        values = [node.value for node in layer.row.args]
+        if layer.factory.foreign or not layer.factory.takes(Role.IN) or not values or len(layer.row.sources) > 1:
+            continue
+        arriving = _arriving_channels(layer)
+        if arriving is None or type(values[0]) is not int or values[0] not in arriving:
+            continue
+        if _is_shifted(free, values):
+            message = f"{layer.row.label}: {values[0]} looks like the input channels, which are supplied already"
+            hint = f"leave it out, if so: here {free[0].name} is {values[0]}"
+            yield Finding("warning", message, layer.row.args[0].where, hint)
+
+
+def _arriving_channels(layer: Layer) -> set[int] | None:
+    shape = layer.in_shapes[0]
+    if not isinstance(shape, list) or len(shape) < 2 or not all(isinstance(side, int) for side in shape):
+        return None
+    return {shape[1]}
+
+
+def _is_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
+    """Whether the second value fits a width better than the parameter that gets it, or the first gets no width."""
+    if free[0].role is not Role.WIDTH:
+        return values[0] >= LEAST_WIDTH and type(free[0].default) is int and free[0].default < values[0]
+    second = values[1] if len(values) > 1 else None
+    takes_width = len(free) > 1 and (free[1].role is Role.WIDTH or "c" in free[1].name)
+    return type(second) is int and second >= LEAST_WIDTH and not takes_width
 
 
 def _by_parameter(layer: Layer) -> list[tuple[str, Any]]:

@@ -2,5 +2,32 @@
 
 from netbuild.layers.heads.classify import Classify
 from netbuild.layers.heads.detect import DFL, Detect, v10Detect
+from netbuild.layers.heads.obb import OBB, OBB26
+from netbuild.layers.heads.pixels import Depth, SemanticSegment
+from netbuild.layers.heads.pose import Pose, Pose26, RealNVP
+from netbuild.layers.heads.rtdetr import RTDETRDecoder
+from netbuild.layers.heads.segment import Proto, Proto26, Segment, Segment26
+from netbuild.layers.heads.world import WorldDetect, YOLOEDetect, YOLOESegment, YOLOESegment26
 
-__all__ = ["DFL", "Classify", "Detect", "v10Detect"]
+__all__ = [
+    "DFL",
+    "OBB",
+    "OBB26",
+    "Classify",
+    "Depth",
+    "Detect",
+    "Pose",
+    "Pose26",
+    "Proto",
+    "Proto26",
+    "RTDETRDecoder",
+    "RealNVP",
+    "Segment",
+    "Segment26",
+    "SemanticSegment",
+    "WorldDetect",
+    "YOLOEDetect",
+    "YOLOESegment",
+    "YOLOESegment26",
+    "v10Detect",
+]

@@ -11,7 +11,7 @@ from torch import nn
 from netbuild.layers.conv import Conv, DWConv
 from netbuild.roles import In, Setting, Stride
 
-Raw = dict[str, torch.Tensor | list[torch.Tensor]]
+Raw = dict[str, Any]  # tensors by name, and the list of maps
 
 
 class DFL(nn.Module):
@@ -67,6 +67,7 @@ class Detect(nn.Module):
 
     task = "detect"
     max_det = 300
+    parts: tuple[str, ...] = ("cv2", "cv3")  # lists of modules over levels, of which a second branch has copies
 
     def __init__(
         self,
@@ -87,10 +88,14 @@ class Detect(nn.Module):
         branch = dense_branch if legacy else light_branch
         self.cv3 = nn.ModuleList(branch(c, max(ch[0], min(nc, 100)), nc) for c in ch)
         self.dfl = DFL(reg_max) if reg_max > 1 else nn.Identity()
-        self.one2one_cv2 = deepcopy(self.cv2) if end2end else None
-        self.one2one_cv3 = deepcopy(self.cv3) if end2end else None
+        self.copy_parts(end2end, "cv2", "cv3")
         if self.stride:
             self.init_bias()
+
+    def copy_parts(self, wanted: bool, *parts: str) -> None:
+        """Give the one-to-one branch its own copy of each part, or none."""
+        for part in parts:
+            setattr(self, f"one2one_{part}", deepcopy(getattr(self, part)) if wanted else None)
 
     @torch.no_grad()
     def init_bias(self) -> None:
@@ -107,29 +112,58 @@ class Detect(nn.Module):
         return {prefix: name for prefix, name in branches.items() if getattr(self, f"{prefix}cv2") is not None}
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
-        branches = {name: self.branch(feats, prefix) for prefix, name in self.prefixes().items()}
+        return self.run(feats)
+
+    def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
+        """The outputs of all branches, and in eval the prediction of one; ``guides`` go to the class scores."""
+        branches = {name: self.branch(feats, prefix, *guides) for prefix, name in self.prefixes().items()}
         one2one = "one2one" in branches and (self.end2end or len(branches) == 1)
         chosen = branches["one2one" if one2one else "one2many"]
         raw = branches if len(branches) > 1 else chosen
         return raw if self.training else (self.predict(chosen, one2one), raw)
 
-    def branch(self, feats: list[torch.Tensor], prefix: str) -> Raw:
+    def branch(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> Raw:
         """Raw outputs of one branch."""
         if prefix and self.training:  # the one-to-one branch learns, but teaches the layers before the head nothing
             feats = [f.detach() for f in feats]
-        boxes, scores = (per_cell(getattr(self, f"{prefix}{part}"), feats) for part in ("cv2", "cv3"))
-        return {"boxes": boxes, "scores": scores, "feats": feats}
+        boxes, scores = self.per_cell("cv2", prefix, feats), self.scores(feats, prefix, *guides)
+        return {"boxes": boxes, "scores": scores, "feats": feats, **self.extras(feats, prefix)}
+
+    def per_cell(self, part: str, prefix: str, feats: list[torch.Tensor]) -> torch.Tensor:
+        """Each level through its module of a part, the cells of all levels in one row: (B, channels, A)."""
+        return per_cell(getattr(self, f"{prefix}{part}"), feats)
+
+    def scores(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> torch.Tensor:
+        """Class logits (B, nc, A)."""
+        return self.per_cell("cv3", prefix, feats)
+
+    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        """What a kind of head tells of each cell beside box and classes, raw."""
+        return {}
+
+    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+        """What a kind of head appends to boxes and probabilities: (B, channels, A) each."""
+        return []
 
     def predict(self, raw: Raw, one2one: bool) -> torch.Tensor:
-        """Final boxes and scores from a branch's raw outputs."""
-        y = torch.cat((self.boxes(raw, corners=one2one), raw["scores"].sigmoid()), 1)
-        return top_rows(y, self.nc, self.max_det) if one2one else y
+        """Final boxes, scores and what follows them, from a branch's raw outputs."""
+        scores = raw["scores"].sigmoid()
+        y = torch.cat((self.boxes(raw, corners=one2one), scores, *self.decoded(raw)), 1)
+        return top_rows(y, scores.shape[1], self.max_det) if one2one else y
+
+    def cells(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centres of all cells, in cells, and their strides.
+
+        Raises:
+            ValueError: if the strides are not known.
+        """
+        if not self.stride:
+            raise ValueError("the head needs the stride of every source to decode boxes; none are known")
+        return anchor_points(raw["feats"], self.stride)
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
         """(B, 4, A) boxes in input pixels, as corners or as centre and size."""
-        if not self.stride:
-            raise ValueError("the head needs the stride of every source to decode boxes; none are known")
-        points, scales = anchor_points(raw["feats"], self.stride)
+        points, scales = self.cells(raw)
         before, after = self.dfl(raw["boxes"]).chunk(2, 1)  # distances to left, top and to right, bottom
         if corners:
             return torch.cat((points - before, points + after), 1) * scales
@@ -139,7 +173,7 @@ class Detect(nn.Module):
         """Of two branches keep the one that `end2end` selects."""
         if len(self.prefixes()) == 2:
             dropped = "" if self.end2end else "one2one_"
-            for part in ("cv2", "cv3"):
+            for part in self.parts:
                 setattr(self, f"{dropped}{part}", None)
 
 

@@ -1,0 +1,119 @@
+"""The verbs on a file's name: open a graph, build a network, carry weights into it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from netbuild import builders
+from netbuild.errors import NetbuildError
+from netbuild.gather import gather
+from netbuild.graph import Graph, resolve
+from netbuild.locate import locate
+from netbuild.network import Network
+from netbuild.prepare import Options
+from netbuild.spec import Spec, load
+from netbuild.stored import find, is_checkpoint
+from netbuild.weights import checkpoint
+from netbuild.weights.transfer import RowTensors, Transfer, rows_of
+from netbuild.weights.transfer import transfer as transfer_rows
+
+Size = int | tuple[int, int] | None
+
+
+def open_graph(
+    file: str | Path,
+    *,
+    scale: str | None = None,
+    nc: int | None = None,
+    ch: int | None = None,
+    imgsz: Size = None,
+    modules: Sequence[str | Path] = (),
+    trusted: bool | Callable[[Path], bool] = False,
+    set: Sequence[str] = (),
+) -> Graph:
+    """Load and resolve a network: no weights yet.
+
+    Args:
+        file: a YAML file, the name of a packaged architecture (``yolo11n.yaml`` is ``yolo11.yaml`` at scale n), or a
+            checkpoint.
+        scale: the entry of the file's ``scales``.
+        nc: number of classes, instead of the file's.
+        ch: image channels, instead of the file's.
+        imgsz: side, or (height, width), in pixels.
+        modules: Python files or folders whose module classes the rows may use; their code is run.
+        trusted: whether code that the file imports or carries may run, or a function that tells it of a path.
+        set: values of the file's ``params``, such as ``reduction=8``.
+
+    Raises:
+        NetbuildError: with the place of every mistake in the file.
+    """
+    path, letter = locate(str(file))
+    spec = load(path, set)
+    own = gather(spec, modules, trusted if callable(trusted) else lambda _: bool(trusted))
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    return resolve(spec, Options(scale, letter, nc, ch, size, own))
+
+
+def build(
+    file: str | Path,
+    *,
+    scale: str | None = None,
+    nc: int | None = None,
+    ch: int | None = None,
+    imgsz: Size = None,
+    modules: Sequence[str | Path] = (),
+    trusted: bool | Callable[[Path], bool] = False,
+    set: Sequence[str] = (),
+    weights: str | Path | None = None,
+    download: bool = False,
+) -> Network:
+    """Build a network with weights: a plain ``nn.Module`` from (B, ch, H, W) to the last row's output.
+
+    Args:
+        file, scale, nc, ch, imgsz, modules, trusted, set: as for `open_graph`. A checkpoint brings its weights.
+        weights: a file whose tensors go to the rows of the same structure, as `transfer` tells.
+        download: whether rows that say ``pretrained: true`` may download their weights.
+
+    Raises:
+        NetbuildError: with the place of every mistake in the file, or if the weights cannot be read.
+    """
+    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
+    network = build_graph(graph, download)
+    if weights is not None:
+        transfer(network, weights)
+    return network
+
+
+def build_graph(graph: Graph, download: bool = False) -> Network:
+    """Build a resolved network; one read from a checkpoint gets its weights."""
+    source = graph.spec.checkpoint
+    with builders.pretrained("skip" if source else "download" if download else "refuse"):
+        network = graph.build()
+    return checkpoint.fill(network, source) if source else network
+
+
+def transfer(network: Network, weights: str | Path) -> Transfer:
+    """Load a file's tensors into the rows of a network that have their structure, whatever their numbers.
+
+    Args:
+        network: as `build` gives it; changed in place.
+        weights: a safetensors file, a checkpoint of netbuild or not.
+
+    Raises:
+        NetbuildError: if the file cannot be read or has no tensor of a row.
+    """
+    path = Path(weights)
+    source = rows_of(checkpoint.tensors(path), _labels(path))
+    if not source:
+        raise NetbuildError(f"{path}: no tensor of a row in it: keys are model.<row>.<...>")
+    return transfer_rows(source, network_rows(network))
+
+
+def network_rows(network: Network) -> list[RowTensors]:
+    """The rows of a network with their tensors: those that live in it, not copies."""
+    return rows_of(network.state_dict(), {i: tuple(label) for i, label in enumerate(network.facts["rows"])})
+
+
+def _labels(path: Path) -> dict[int, tuple[str, str | None]]:
+    facts = find(path) if is_checkpoint(path) else None
+    spec: Spec | None = load(path) if facts else None
+    return {row.index: (row.module, row.name) for row in spec.rows} if spec else {}

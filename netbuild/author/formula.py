@@ -1,0 +1,72 @@
+"""A module's parameter count as a formula in its channels and repeats, found from samples and proven on others."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+
+CHANNELS = (64, 128, 192, 320)
+REPEATS = (1, 2, 4)
+PROOF = ((256, 448, 3), (384, 128, 5), (512, 512, 2))  # (c1, c2, n) that the fit has not seen
+LARGEST_DENOMINATOR = 64  # of a coefficient: e=0.25 in both factors of a product gives sixteenths
+
+Count = Callable[[int, int, int], int]  # (c1, c2, n) to the number of parameters
+_TERMS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
+    ("c1*c1", lambda a, b: a * a),
+    ("c1*c2", lambda a, b: a * b),
+    ("c2*c2", lambda a, b: b * b),
+    ("c1", lambda a, b: a),
+    ("c2", lambda a, b: b),
+    ("", lambda a, b: 1),
+)
+
+
+def formula(count: Count, names: Sequence[str]) -> str | None:
+    """The count as a polynomial of second order in the ``names`` among c1, c2 and linear in n; None if it is none.
+
+    Raises:
+        Whatever ``count`` raises.
+    """
+    terms = _terms(names)
+    points = list(product(CHANNELS, CHANNELS if "c2" in names else (64,), REPEATS if "n" in names else (1,)))
+    matrix = np.array([[value(*point) for _, value in terms] for point in points], dtype=float)
+    counts = np.array([count(*point) for point in points], dtype=float)
+    scale = np.abs(matrix).max(axis=0)
+    found, *_ = np.linalg.lstsq(matrix / scale, counts, rcond=None)
+    factors = [Fraction(float(x)).limit_denominator(LARGEST_DENOMINATOR) for x in found / scale]
+    proof = [(c1, c2, n if "n" in names else 1) for c1, c2, n in PROOF]
+    if any(_evaluate(terms, factors, point) != count(*point) for point in (*points, *proof)):
+        return None
+    return _text([(name, factor) for (name, _), factor in zip(terms, factors, strict=True) if factor])
+
+
+def _terms(names: Sequence[str]) -> list[tuple[str, Callable[[int, int, int], int]]]:
+    terms: list[tuple[str, Callable[[int, int, int], int]]] = []
+    for name, value in _TERMS:
+        if any(part and part not in names for part in name.split("*")):
+            continue
+        terms.append((name, lambda a, b, n, value=value: value(a, b)))  # type: ignore[misc]
+        if "n" in names:
+            terms.append((f"n*{name}".rstrip("*"), lambda a, b, n, value=value: n * value(a, b)))  # type: ignore[misc]
+    return terms
+
+
+def _evaluate(
+    terms: Sequence[tuple[str, Callable[[int, int, int], int]]],
+    factors: Sequence[Fraction],
+    point: tuple[int, int, int],
+) -> Fraction:
+    return sum((factor * value(*point) for (_, value), factor in zip(terms, factors, strict=True)), Fraction())
+
+
+def _text(parts: Sequence[tuple[str, Fraction]]) -> str:
+    text = ""
+    for name, factor in parts:
+        size = abs(factor)
+        number = f"{float(size):g}" if float(size) == float(f"{float(size):g}") else str(size)
+        shown = name if size == 1 and name else f"{number}*{name}" if name else number
+        text += (" - " if factor < 0 else " + ") + shown
+    return (
+        text.removeprefix(" + ").replace(" - ", "-", 1) if text.startswith(" - ") else text.removeprefix(" + ") or "0"
+    )

@@ -1,0 +1,186 @@
+"""The packaged architectures as a list with sizes, costs and papers: kept as a file, so that showing it takes no time.
+
+``python -m netbuild.author.zoo`` measures them and writes the file anew; tests keep it true.
+"""
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.locate import packaged, scaled_name
+from netbuild.spec import load
+
+FILE = Path(__file__).with_name("zoo.json")
+_PAPER = re.compile(r"(?:arXiv|doi) (\d{4}\.\d{4,5}|10\.\d{4,5}/[\w.()/-]*\w)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A packaged architecture. ``sizes`` are, for each scale (or the one without a name), parameters and FLOPs."""
+
+    name: str
+    family: str
+    task: str | None
+    imgsz: tuple[int, int]
+    sizes: dict[str, tuple[int, int]]
+    paper: str | None
+    title: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data: sizes as a list of mappings."""
+        sizes = [{"scale": s or None, "params": p, "flops": f} for s, (p, f) in self.sizes.items()]
+        return {**asdict(self), "imgsz": list(self.imgsz), "sizes": sizes}
+
+
+def measure(name: str, path: Path) -> Entry:
+    """An architecture resolved at every scale."""
+    from netbuild.graph import resolve
+    from netbuild.prepare import Options
+
+    spec = load(path)
+    graphs = {scale or "": resolve(spec, Options(scale or None)) for scale in [s.name for s in spec.scales] or [""]}
+    sizes = {
+        scale: (sum(r.params for r in g.layers), sum(r.tally.flops("torch") for r in g.layers))
+        for scale, g in graphs.items()
+    }
+    first = next(iter(graphs.values()))
+    text = path.read_text(encoding="utf-8")
+    return Entry(name.removesuffix(".yaml"), path.parent.name, first.task, first.imgsz, sizes, paper(path), title(text))
+
+
+def paper(path: Path) -> str | None:
+    """The first arXiv number or DOI of a file's comments, or of the file that it extends."""
+    text = path.read_text(encoding="utf-8")
+    comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    found = _PAPER.search(comments)
+    base = re.search(r"^extends: (\S+)", text, re.MULTILINE)
+    if found:
+        return found[1]
+    return paper(packaged()[base[1]]) if base and base[1] in packaged() else None
+
+
+def title(text: str) -> str:
+    """The first sentence of a file's comment."""
+    comments = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.lstrip("# "))
+    return re.split(r"(?<=[a-z0-9)])[.:;] ", " ".join(comments).strip() + " ")[0].rstrip(" .:")
+
+
+@cache
+def entries() -> tuple[Entry, ...]:
+    """The list as written."""
+    data = json.loads(FILE.read_text(encoding="utf-8"))
+    return tuple(
+        Entry(**{**item, "imgsz": tuple(item["imgsz"]), "sizes": {s: tuple(v) for s, v in item["sizes"].items()}})
+        for item in data
+    )
+
+
+def pick(pattern: str | None, family: str | None, task: str | None) -> list[Entry]:
+    """The architectures whose name matches a pattern or holds it, of a family and a task.
+
+    Raises:
+        NetbuildError: if there is none.
+    """
+    found = [
+        e for e in entries() if _matches(e.name, pattern) and family in (None, e.family) and task in (None, e.task)
+    ]
+    if found:
+        return found
+    families, tasks = (sorted({str(v) for v in values}) for values in zip(*((e.family, e.task) for e in entries())))
+    near = did_you_mean(pattern or family or task or "", [*(e.name for e in entries()), *families, *tasks])
+    raise NetbuildError(
+        "no packaged architecture is so", hint=near or f"families: {', '.join(families)}; tasks: {', '.join(tasks)}"
+    )
+
+
+def _matches(name: str, pattern: str | None) -> bool:
+    return not pattern or pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())
+
+
+def rows(found: Iterable[Entry]) -> Iterator[list[str]]:
+    """A line for each scale: name, family, task, parameters, GFLOPs, size, paper."""
+    for entry in found:
+        for scale, (params, flops) in entry.sizes.items():
+            size = "x".join(map(str, entry.imgsz))
+            paper = _named(entry.paper)
+            name = scaled_name(entry.name, scale if len(entry.sizes) > 1 else "")
+            yield [name, entry.family, entry.task or "", f"{params:,}", _billions(flops), size, paper]
+
+
+def _is_doi(paper: str | None) -> bool:
+    return bool(paper and paper.startswith("10.") and "/" in paper)
+
+
+def _named(paper: str | None) -> str:
+    return f"{'doi' if _is_doi(paper) else 'arXiv'} {paper}" if paper else ""
+
+
+HEADS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
+
+
+def as_text(found: Iterable[Entry]) -> str:
+    """The list for a terminal."""
+    lines = [HEADS, *rows(found)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
+    right = {3, 4}
+    return "\n".join(
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown(found: Iterable[Entry]) -> str:
+    """The list as README has it: a line for each file."""
+    lines = ["| file | task | scales | parameters | GFLOPs | image | paper |", "|---|---|---|---|---|---|---|"]
+    for e in found:
+        params, flops = zip(*e.sizes.values())
+        scales = " ".join(filter(None, e.sizes))
+        home = "https://doi.org" if _is_doi(e.paper) else "https://arxiv.org/abs"
+        paper = f"[{_named(e.paper)}]({home}/{e.paper})" if e.paper else ""
+        size = f"{e.imgsz[0]}" if e.imgsz[0] == e.imgsz[1] else "x".join(map(str, e.imgsz))
+        spans = _span([_millions(p) for p in params]), _span([_billions(f) for f in flops])
+        lines.append(f"| `{e.name}` | {e.task or ''} | {scales} | {spans[0]} | {spans[1]} | {size} | {paper} |")
+    return "\n".join(lines)
+
+
+def _billions(count: int) -> str:
+    value = count / 1e9
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count:,}"
+
+
+def _span(values: list[str]) -> str:
+    return values[0] if len(set(values)) == 1 else f"{values[0]} … {values[-1]}"
+
+
+def text() -> str:
+    """The file's content: an architecture a line."""
+    found = [measure(name, path) for name, path in packaged().items()]
+    found.sort(key=lambda e: (e.family, e.name))
+    return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
+
+
+def in_readme(page: str) -> str:
+    """README with its table made anew."""
+    begin, end = "<!-- zoo: made by python -m netbuild.author.zoo -->\n", "<!-- end of zoo -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}{as_markdown(entries())}\n{end}{rest.partition(end)[2]}"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
+    readme = Path("README.md")
+    readme.write_text(in_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")

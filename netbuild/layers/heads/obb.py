@@ -1,0 +1,63 @@
+"""Boxes with an angle."""
+
+from math import pi
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from netbuild.layers.heads.detect import Detect, Raw, dense_branch
+from netbuild.roles import In, Setting, Stride
+
+
+class OBB(Detect):
+    """Detect with ne angles, of which the first turns the box: maps (B, ch[i], H_i, W_i), finest first.
+
+    Its raw outputs have also "angle" (B, ne, A) in radians, from -pi/4 to 3*pi/4. y is (B, 4+nc+ne, A): centre, size,
+    classes, angle; or (B, k, 6+ne), also with centre and size.
+    """
+
+    task = "obb"
+    parts = ("cv2", "cv3", "cv4")
+
+    def __init__(
+        self,
+        nc: int,
+        ne: int = 1,
+        *,
+        ch: Annotated[list[int], In],
+        reg_max: Annotated[int, Setting] = 16,
+        end2end: Annotated[bool, Setting] = False,
+        legacy: Annotated[bool, Setting] = False,
+        stride: Annotated[list[float], Stride] = (),
+    ):
+        super().__init__(nc, ch, reg_max, end2end, legacy, stride)
+        self.ne = ne
+        self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, ne), ne) for c in ch)
+        self.copy_parts(end2end, "cv4")
+
+    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        return {"angle": self.radians(self.per_cell("cv4", prefix, feats))}
+
+    def radians(self, x: torch.Tensor) -> torch.Tensor:
+        """Angles from what the head gives."""
+        return (x.sigmoid() - 0.25) * pi
+
+    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+        return [raw["angle"]]
+
+    def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
+        """(B, 4, A) centres and sizes in input pixels: the sides' distances are measured along the turned axes."""
+        points, scales = self.cells(raw)
+        before, after = self.dfl(raw["boxes"]).chunk(2, 1)
+        x, y = ((after - before) / 2).chunk(2, 1)
+        cos, sin = raw["angle"][:, :1].cos(), raw["angle"][:, :1].sin()
+        turned = torch.cat((x * cos - y * sin, x * sin + y * cos), 1)
+        return torch.cat((points + turned, before + after), 1) * scales
+
+
+class OBB26(OBB):
+    """OBB whose angle is what its convolution gives, in radians."""
+
+    def radians(self, x: torch.Tensor) -> torch.Tensor:
+        return x

@@ -1,0 +1,273 @@
+"""A transformer decoder that gives each object once. RT-DETR, arXiv 2304.08069."""
+
+import itertools
+from copy import deepcopy
+from math import log, pi
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netbuild.layers.activation import Act, resolve_activation
+from netbuild.roles import In
+
+
+class MLP(nn.Module):
+    """n linear layers with an activation between them: (..., c1) -> (..., c2)."""
+
+    def __init__(self, c1: int, hidden: int, c2: int, n: int):
+        super().__init__()
+        widths = [c1, *[hidden] * (n - 1), c2]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.act = nn.ReLU()
+        self.out_norm = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *inner, last = self.layers
+        for layer in inner:
+            x = self.act(layer(x))
+        return self.out_norm(last(x))
+
+
+class MSDeformAttn(nn.Module):
+    """Attention to a few positions of each map, where the queries say. Deformable DETR, arXiv 2010.04159.
+
+    Queries (B, Q, d), boxes (B, Q, 4) as centre and size in 0..1, maps as tokens (B, N, d) of the shapes [(h, w), ...]
+    -> (B, Q, d). Raises ValueError unless d is a multiple of n_heads.
+    """
+
+    def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4):
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"{d_model} channels do not go into {n_heads} heads")
+        self.grid = (n_heads, n_levels, n_points)
+        count = n_heads * n_levels * n_points
+        self.sampling_offsets = nn.Linear(d_model, count * 2)
+        self.attention_weights = nn.Linear(d_model, count)
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Each head begins by looking in a direction of its own, its points one step farther each."""
+        heads, levels, points = self.grid
+        angle = torch.arange(heads, dtype=torch.float32) * (2 * pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, points + 1, dtype=torch.float32)
+        bias = direction[:, None, None] * steps[:, None]
+        self.sampling_offsets.bias.copy_(bias.expand(heads, levels, points, 2).flatten())
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self, query: torch.Tensor, boxes: torch.Tensor, value: torch.Tensor, shapes: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        heads, levels, points = self.grid
+        b, q, _ = query.shape
+        offsets = self.sampling_offsets(query).view(b, q, heads, levels, points, 2)
+        weights = self.attention_weights(query).view(b, q, heads, levels * points).softmax(-1)
+        centre, size = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:]
+        places = 2 * (centre + offsets / points * size * 0.5) - 1
+        maps = self.value_proj(value).view(b, -1, heads, query.shape[-1] // heads)
+        sampled = sample(maps, shapes, places)  # (B, heads, d / heads, Q, levels * points)
+        mixed = (sampled * weights.transpose(1, 2)[:, :, None]).sum(-1)
+        return self.output_proj(mixed.flatten(1, 2).transpose(1, 2))
+
+
+def sample(maps: torch.Tensor, shapes: list[tuple[int, int]], places: torch.Tensor) -> torch.Tensor:
+    """Values between positions: tokens (B, N, m, d), places (B, Q, m, L, P, 2) in -1..1 -> (B, m, d, Q, L*P)."""
+    b, _, m, d = maps.shape
+    values = []
+    for level, ((h, w), tokens) in enumerate(zip(shapes, maps.split([h * w for h, w in shapes], 1), strict=True)):
+        image = tokens.permute(0, 2, 3, 1).reshape(b * m, d, h, w)
+        grid = places[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        values.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    return torch.cat(values, -1).view(b, m, d, places.shape[1], -1)
+
+
+class DeformableTransformerDecoderLayer(nn.Module):
+    """Self-attention of queries (B, Q, d), deformable attention to maps, two linear layers; a norm after each."""
+
+    def __init__(
+        self,
+        d_model: int = 256,
+        n_heads: int = 8,
+        d_ffn: int = 1024,
+        dropout: float = 0.0,
+        act: Act = None,
+        n_levels: int = 4,
+        n_points: int = 4,
+    ):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(d_model, n_heads, dropout)
+        self.dropout1 = nn.Dropout(dropout)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.cross_attn = MSDeformAttn(d_model, n_levels, n_heads, n_points)
+        self.dropout2 = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.linear1 = nn.Linear(d_model, d_ffn)
+        self.act = nn.ReLU() if act is None else resolve_activation(act)
+        self.dropout3 = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(d_ffn, d_model)
+        self.dropout4 = nn.Dropout(dropout)
+        self.norm3 = nn.LayerNorm(d_model)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        boxes: torch.Tensor,
+        value: torch.Tensor,
+        shapes: list[tuple[int, int]],
+        pos: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        q = (x + pos).transpose(0, 1)
+        attended = self.self_attn(q, q, x.transpose(0, 1), attn_mask=mask, need_weights=False)[0].transpose(0, 1)
+        x = self.norm1(x + self.dropout1(attended))
+        x = self.norm2(x + self.dropout2(self.cross_attn(x + pos, boxes, value, shapes)))
+        return self.norm3(x + self.dropout4(self.linear2(self.dropout3(self.act(self.linear1(x))))))
+
+
+class DeformableTransformerDecoder(nn.Module):
+    """Equal layers in a row; the head runs them, refining boxes between."""
+
+    def __init__(self, layer: nn.Module, n: int):
+        super().__init__()
+        self.layers = nn.ModuleList(deepcopy(layer) for _ in range(n))
+
+
+def logit(x: torch.Tensor) -> torch.Tensor:
+    """The inverse of sigmoid, finite at 0 and 1."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
+
+
+class RTDETRDecoder(nn.Module):
+    """nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl layers of queries. No suppression is needed.
+
+    Training: boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), those of the query
+    selection (B, Q, 4) and (B, Q, nc), and None. Eval: (y, that with the layer `eval_idx` alone), y (B, Q, 6): box,
+    score, class.
+    """
+
+    task = "detect"
+
+    def __init__(
+        self,
+        nc: int,
+        ch: Annotated[list[int], In],
+        hd: int = 256,
+        nq: int = 300,
+        ndp: int = 4,
+        nh: int = 8,
+        ndl: int = 6,
+        d_ffn: int = 1024,
+        dropout: float = 0.0,
+        act: Act = None,
+        eval_idx: int = -1,
+        nd: int = 100,
+        label_noise_ratio: float = 0.5,
+        box_noise_scale: float = 1.0,
+        learnt_init_query: bool = False,
+    ):
+        super().__init__()
+        self.nc, self.nq, self.eval_idx = nc, nq, eval_idx
+        self.nd, self.label_noise_ratio, self.box_noise_scale = nd, label_noise_ratio, box_noise_scale
+        self.input_proj = nn.ModuleList(nn.Sequential(nn.Conv2d(c, hd, 1, bias=False), nn.BatchNorm2d(hd)) for c in ch)
+        layer = DeformableTransformerDecoderLayer(hd, nh, d_ffn, dropout, act, len(ch), ndp)
+        self.decoder = DeformableTransformerDecoder(layer, ndl)
+        self.denoising_class_embed = nn.Embedding(nc, hd)
+        self.tgt_embed = nn.Embedding(nq, hd) if learnt_init_query else None
+        self.query_pos_head = MLP(4, 2 * hd, hd, 2)
+        self.enc_output = nn.Sequential(nn.Linear(hd, hd), nn.LayerNorm(hd))
+        self.enc_score_head = nn.Linear(hd, nc)
+        self.enc_bbox_head = MLP(hd, hd, 4, 3)
+        self.dec_score_head = nn.ModuleList(nn.Linear(hd, nc) for _ in range(ndl))
+        self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, 4, 3) for _ in range(ndl))
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Few objects at first, and boxes where the queries are."""
+        for score, box in [(self.enc_score_head, self.enc_bbox_head), *zip(self.dec_score_head, self.dec_bbox_head)]:
+            score.bias.fill_(-log(99) / 80 * self.nc)
+            nn.init.zeros_(box.layers[-1].weight)
+            nn.init.zeros_(box.layers[-1].bias)
+        for layer in (self.enc_output[0], *self.query_pos_head.layers, *(proj[0] for proj in self.input_proj)):
+            nn.init.xavier_uniform_(layer.weight)
+        if self.tgt_embed is not None:
+            nn.init.xavier_uniform_(self.tgt_embed.weight)
+
+    def forward(self, feats: list[torch.Tensor]) -> Any:
+        maps = [proj(feat) for proj, feat in zip(self.input_proj, feats, strict=True)]
+        shapes = [(m.shape[2], m.shape[3]) for m in maps]
+        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        queries, boxes, enc_boxes, enc_scores = self.select(tokens, shapes)
+        dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes)
+        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, None)
+        return raw if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
+
+    def select(self, tokens: torch.Tensor, shapes: list[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
+        """Queries, their boxes as logits, and for the loss the boxes and class logits, of the most promising tokens."""
+        anchors, outside = anchor_logits(shapes, tokens)
+        memory = self.enc_output(tokens.masked_fill(outside, 0))
+        scores = self.enc_score_head(memory)
+        best = scores.amax(-1).topk(min(self.nq, tokens.shape[1])).indices[..., None]
+        content, scores = (t.gather(1, best.expand(-1, -1, t.shape[2])) for t in (memory, scores))
+        boxes = self.enc_bbox_head(content) + anchors.expand(len(tokens), -1, -1).gather(1, best.expand(-1, -1, 4))
+        if self.tgt_embed is not None:
+            queries = self.tgt_embed.weight[: content.shape[1]].expand_as(content)
+        else:
+            queries = content.detach() if self.training else content
+        return queries, boxes.detach() if self.training else boxes, boxes.sigmoid(), scores
+
+    def refine(
+        self, x: torch.Tensor, boxes: torch.Tensor, tokens: torch.Tensor, shapes: list[tuple[int, int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes and class logits of every layer in training, of one in eval: (L, B, Q, 4), (L, B, Q, nc)."""
+        reference, before = boxes.sigmoid(), None
+        all_boxes, all_scores = [], []
+        last = range(len(self.decoder.layers))[self.eval_idx]
+        for i, layer in enumerate(self.decoder.layers):
+            x = layer(x, reference, tokens, shapes, self.query_pos_head(reference))
+            delta = self.dec_bbox_head[i](x)
+            refined = (delta + logit(reference)).sigmoid()
+            if self.decoder.training:
+                # Look forward twice: the loss of a layer also teaches the layer before it.
+                all_boxes.append(refined if before is None else (delta + logit(before)).sigmoid())
+                all_scores.append(self.dec_score_head[i](x))
+            elif i == last:
+                all_boxes.append(refined)
+                all_scores.append(self.dec_score_head[i](x))
+                break
+            before, reference = refined, refined.detach()
+        return torch.stack(all_boxes), torch.stack(all_scores)
+
+    def predict(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The best (query, class) pairs, best first: (B, k, 6)."""
+        best, pairs = scores.sigmoid().flatten(1).topk(min(self.nq, scores[0].numel()))
+        boxes = boxes.gather(1, (pairs // self.nc)[..., None].expand(-1, -1, 4))
+        return torch.cat((boxes, best[..., None], (pairs % self.nc)[..., None].to(boxes.dtype)), -1)
+
+
+def anchor_logits(shapes: list[tuple[int, int]], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A box around every position as logits (1, N, 4), and whether it touches the border (1, N, 1): infinite there."""
+    parts = []
+    for level, (h, w) in enumerate(shapes):
+        y, x = torch.meshgrid(
+            torch.arange(h, device=like.device, dtype=like.dtype),
+            torch.arange(w, device=like.device, dtype=like.dtype),
+            indexing="ij",
+        )
+        size = torch.full_like(x, 0.05 * 2.0**level)
+        parts.append(torch.stack(((x + 0.5) / w, (y + 0.5) / h, size, size), -1).view(1, h * w, 4))
+    anchors = torch.cat(parts, 1)
+    outside = torch.minimum(anchors, 1 - anchors).amin(-1, keepdim=True) <= 0.01
+    return (anchors / (1 - anchors)).log().masked_fill(outside, torch.inf), outside

@@ -1,0 +1,118 @@
+"""Boxes with masks: each box's mask is a weighted sum of prototypes of the whole picture. YOLACT, arXiv 1904.02689."""
+
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netbuild.layers.conv import Conv
+from netbuild.layers.heads.detect import Detect, Raw, dense_branch
+from netbuild.roles import In, Setting, Stride, Width
+
+
+class Proto(nn.Module):
+    """Prototype masks of one map: (B, c1, H, W) -> (B, c2, 2H, 2W)."""
+
+    def __init__(self, c1: int, c_: int = 256, c2: int = 32):
+        super().__init__()
+        self.cv1 = Conv(c1, c_, 3)
+        self.upsample = nn.ConvTranspose2d(c_, c_, 2, 2)
+        self.cv2 = Conv(c_, c_, 3)
+        self.cv3 = Conv(c_, c2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class Proto26(Proto):
+    """Prototype masks of all maps, finest first: coarser ones are enlarged and added to the finest.
+
+    Training: (prototypes (B, c2, 2H, 2W), class logits of every pixel (B, nc, H, W)). Eval: the prototypes.
+    """
+
+    def __init__(self, ch: list[int], c_: int = 256, c2: int = 32, nc: int = 80):
+        super().__init__(c_, c_, c2)
+        first, *others = ch
+        self.feat_refine = nn.ModuleList(Conv(c, first) for c in others)
+        self.feat_fuse = Conv(first, c_, 3)
+        self.semseg = nn.Sequential(Conv(first, c_, 3), Conv(c_, c_, 3), nn.Conv2d(c_, nc, 1))
+
+    def forward(self, feats: list[torch.Tensor], semantic: bool = True) -> Any:  # type: ignore[override]
+        x = feats[0]
+        for i, (refine, feat) in enumerate(zip(self.feat_refine, feats[1:], strict=True)):
+            x = x + F.interpolate(refine(feat), scale_factor=2.0 ** (i + 1), mode="nearest")
+        masks = super().forward(self.feat_fuse(x))
+        return (masks, self.semseg(x)) if self.training and semantic else masks
+
+    def fuse(self) -> None:
+        """Drop what only training uses."""
+        self.semseg = None
+
+
+class Segment(Detect):
+    """Detect with masks: maps (B, ch[i], H_i, W_i), finest first.
+
+    Its raw outputs have also "mask_coefficient" (B, nm, A) and "proto" (B, nm, 2*H_0, 2*W_0). Eval: ((y, proto), raw)
+    with y (B, 4+nc+nm, A), or (B, k, 6+nm). A mask is the sign of coefficients @ prototypes.
+    """
+
+    task = "segment"
+    parts = ("cv2", "cv3", "cv4")
+
+    def __init__(
+        self,
+        nc: int,
+        nm: int = 32,
+        npr: Annotated[int, Width] = 256,
+        *,
+        ch: Annotated[list[int], In],
+        reg_max: Annotated[int, Setting] = 16,
+        end2end: Annotated[bool, Setting] = False,
+        legacy: Annotated[bool, Setting] = False,
+        stride: Annotated[list[float], Stride] = (),
+    ):
+        super().__init__(nc, ch, reg_max, end2end, legacy, stride)
+        self.proto = self.make_proto(ch, npr, nm, nc)
+        self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nm), nm) for c in ch)
+        self.copy_parts(end2end, "cv4")
+
+    def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
+        """The module that makes the prototypes."""
+        return Proto(ch[0], npr, nm)
+
+    def prototypes(self, feats: list[torch.Tensor]) -> Any:
+        """The prototypes of a picture's maps."""
+        return self.proto(feats[0])
+
+    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        return {"mask_coefficient": self.per_cell("cv4", prefix, feats)}
+
+    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+        return [raw["mask_coefficient"]]
+
+    def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
+        return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
+
+
+class Segment26(Segment):
+    """Segment whose prototypes see all maps; in training "proto" is (prototypes, class logits of every pixel)."""
+
+    def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
+        return Proto26(ch, npr, nm, nc)
+
+    def prototypes(self, feats: list[torch.Tensor]) -> Any:
+        return self.proto(feats)
+
+
+def with_prototypes(outputs: Any, proto: Any, training: bool) -> Any:
+    """The outputs of a head, the prototypes added: those of a one-to-one branch teach the prototypes nothing."""
+    raw = outputs if training else outputs[1]
+    for name, branch in raw.items() if "one2many" in raw else [("", raw)]:
+        branch["proto"] = detached(proto) if name == "one2one" and training else proto
+    return raw if training else ((outputs[0], proto), raw)
+
+
+def detached(value: Any) -> Any:
+    """A tensor, or each of several, without its history."""
+    return tuple(map(detached, value)) if isinstance(value, tuple) else value.detach()

@@ -1,0 +1,1 @@
+"""Weights: checkpoints, and tensors carried from one network to another."""

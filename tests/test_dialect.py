@@ -1,0 +1,111 @@
+"""Files of the older repositories: anchors in the file, other names, another order of arguments."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from netbuild import NetbuildError
+from netbuild.graph import resolve
+from netbuild.locate import packaged
+from netbuild.prepare import Options
+from netbuild.shapes import shape_of
+from netbuild.spec import read
+
+ANCHORS = "anchors:\n  - [10,13, 16,30, 33,23]\n  - [30,61, 62,45, 59,119]\n  - [116,90, 156,198, 373,326]\n"
+# As published for 80 classes: depth multiple, width multiple, parameters
+YOLOV5 = {
+    "n": (0.33, 0.25, 1_872_157),
+    "s": (0.33, 0.50, 7_235_389),
+    "m": (0.67, 0.75, 21_190_557),
+    "l": (1.0, 1.0, 46_563_709),
+    "x": (1.33, 1.25, 86_749_405),
+}
+YOLOV7 = f"""
+nc: 3
+depth_multiple: 1.0
+width_multiple: 1.0
+{ANCHORS}
+backbone:
+  - [-1, 1, Silence, []]
+  - [-1, 1, Conv, [32, 3, 2, None, 1, nn.LeakyReLU(0.1)]]
+  - [-1, 1, MP, []]
+  - [-1, 1, SP, [5]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, SPPCSPC, [64]]
+head:
+  - [-1, 1, RepConv, [64, 3, 1]]
+  - [-1, 1, MP, []]
+  - [[3, 5, 7], 1, IDetect, [nc, anchors]]
+"""
+
+
+def yolov5(depth, width):
+    """Today's YOLOv5 file as it was written when heads had anchors."""
+    text = packaged()["yolov5.yaml"].read_text()
+    body = text[text.index("backbone:") :].replace("Detect, [nc]", "Detect, [nc, anchors]")
+    return f"nc: 80\ndepth_multiple: {depth}\nwidth_multiple: {width}\n{ANCHORS}{body}"
+
+
+def graph(text, size=64):
+    return resolve(read(text, Path("old.yaml")), Options(imgsz=(size, size)))
+
+
+@pytest.mark.parametrize("size", YOLOV5)
+def test_yolov5_with_anchors_has_the_published_parameters(size):
+    depth, width, count = YOLOV5[size]
+    found = graph(yolov5(depth, width))
+    assert sum(layer.params for layer in found.layers) == count
+    assert [key for key in found.skeleton().state_dict() if key.startswith("24")][:2] == ["24.anchors", "24.m.0.weight"]
+    assert found.layers[-1].out_shape[0] == [1, 3 * (64 + 16 + 4), 85]
+
+
+def test_rows_of_yolov7():
+    found = graph(YOLOV7)
+    assert found.layers[1].arguments[-2:] == [1, "nn.LeakyReLU(0.1)"]
+    assert isinstance(found.layers[1].module.act, torch.nn.LeakyReLU)
+    assert found.layers[1].module.conv.dilation == (1, 1)
+    network = found.build().eval()
+    head, x = network.model[-1], torch.rand(1, 3, 64, 64)
+    for offset in head.ia:
+        torch.nn.init.normal_(offset.implicit)
+    with torch.no_grad():
+        before = network(x)[0]
+        after = network.fuse()(x)[0]
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+    assert shape_of(network.train()(x))[0] == [1, 3, 16, 16, 8]
+
+
+def test_a_box_of_an_anchor():
+    head = graph(YOLOV7).layers[-1].make().eval()
+    for conv in head.m:
+        torch.nn.init.zeros_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+    with torch.no_grad():
+        y, _ = head([torch.zeros(1, c, 64 // s, 64 // s) for c, s in ((32, 4), (64, 8), (64, 16))])
+    # sigmoid(0) is a half: the cell's middle, the anchor's size, and half a chance of everything
+    assert y[0, 0].tolist() == pytest.approx([2, 2, 10, 13, *[0.5] * 4])
+    assert y[0, -1].tolist() == pytest.approx([56, 56, 373, 326, *[0.5] * 4])
+
+
+def test_missing_names_are_said_once_with_their_rows():
+    text = (
+        YOLOV7.replace("SP, [5]", "Nowhere, [5]").replace("  - [-1, 1, MP, []]\nhead", "").replace("MP, []", "Lost, []")
+    )
+    with pytest.raises(NetbuildError) as caught:
+        graph(text)
+    first, *others = caught.value.all()
+    assert "unknown module 'Lost' (2 rows: 2, 7)" in first.message
+    assert ["unknown module 'Nowhere'" in error.message for error in others] == [True]
+    assert "--modules FILE.py" in first.hint
+
+
+@pytest.mark.parametrize(
+    "anchors", ["[]", "[[1, 2, 3]]", "[[1, 2], [a, 3]]", "0", "[[1, -2]]", "text", "[[1, 2], [1, 2]]"]
+)
+def test_anchors_that_are_none(anchors):
+    text = f"nc: 3\nanchors: {anchors}\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [[-1], 1, Detect, [nc, anchors]]\n"
+    with pytest.raises(NetbuildError) as caught:
+        graph(text)
+    assert "anchors" in str(caught.value)
+    assert caught.value.where is not None

@@ -1,0 +1,191 @@
+"""Heads beyond plain detection: what they give in training and in eval, and that their parts mean what they should."""
+
+import math
+
+import pytest
+import torch
+
+import netbuild.layers as L
+from netbuild.layers.heads.pose import RealNVP
+from netbuild.layers.heads.rtdetr import MSDeformAttn, logit
+from netbuild.shapes import shape_of, tensors_of
+
+CH, STRIDES, CELLS = [16, 32], [8.0, 16.0], 8 * 4 + 4 * 2
+FEATS = [torch.linspace(-2, 2, 1024).sin().view(2, 16, 8, 4), torch.linspace(-3, 2, 512).cos().view(2, 32, 4, 2)]
+LEVELS = {"ch": CH, "stride": STRIDES}
+# head, what its raw outputs have beside boxes, scores and feats, and how many channels follow box and classes
+KINDS = {
+    "Segment": (lambda **o: L.Segment(3, 5, 8, **LEVELS, **o), {"mask_coefficient", "proto"}, 5),
+    "Segment26": (lambda **o: L.Segment26(3, 5, 8, **LEVELS, **o), {"mask_coefficient", "proto"}, 5),
+    "Pose": (lambda **o: L.Pose(3, (4, 3), **LEVELS, **o), {"kpts"}, 12),
+    "Pose-2": (lambda **o: L.Pose(3, (4, 2), **LEVELS, **o), {"kpts"}, 8),
+    "Pose26": (lambda **o: L.Pose26(3, (4, 3), **LEVELS, **o), {"kpts", "kpts_sigma"}, 12),
+    "OBB": (lambda **o: L.OBB(3, **LEVELS, **o), {"angle"}, 1),
+    "OBB26": (lambda **o: L.OBB26(3, **LEVELS, **o), {"angle"}, 1),
+}
+
+
+def first(value):
+    return next(tensors_of(value))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end2end", [False, True])
+def test_kinds_of_detection(kind, end2end):
+    make, extra, channels = KINDS[kind]
+    head = make(end2end=end2end, reg_max=4)
+    feats = [f.clone().requires_grad_() for f in FEATS]
+    raw = head(feats)
+    branches = raw.values() if end2end else [raw]
+    assert all(set(branch) == {"boxes", "scores", "feats", *extra} for branch in branches)
+    learnt = [t for t in tensors_of(raw) if t.requires_grad and not any(t is f for f in feats)]
+    sum(t.square().sum() for t in learnt).backward()
+    still = [n for n, p in head.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(name.startswith("flow_model.") for name in still)
+    head.eval()
+    with torch.no_grad():
+        assert first(head(FEATS)).shape == (2, 4 + 3 + channels, CELLS)
+        if end2end:
+            head.end2end = True
+            assert first(head(FEATS)).shape == (2, CELLS, 6 + channels)
+        before = first(head(FEATS))
+        head.fuse()
+        torch.testing.assert_close(first(head(FEATS)), before)
+
+
+def test_the_second_branch_teaches_neither_maps_nor_prototypes():
+    head = L.Segment26(3, 5, 8, end2end=True, **LEVELS)
+    feats = [f.clone().requires_grad_() for f in FEATS]
+    one = head(feats)["one2one"]
+    masks, semantic = one["proto"]
+    assert not masks.requires_grad
+    assert not semantic.requires_grad
+    sum(one[key].sum() for key in ("boxes", "scores", "mask_coefficient")).backward()
+    assert all(f.grad is None for f in feats)
+
+
+def test_a_box_that_is_not_turned_is_a_plain_one():
+    head = L.OBB(3, **LEVELS).eval()
+    plain = L.Detect(3, CH, stride=STRIDES).eval()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith("cv4")})
+    for branch in head.cv4:
+        torch.nn.init.zeros_(branch[-1].weight)
+        torch.nn.init.constant_(branch[-1].bias, -math.log(3))  # sigmoid 1/4: no angle
+    with torch.no_grad():
+        torch.testing.assert_close(head(FEATS)[0][:, :7], plain(FEATS)[0])
+        for branch in head.cv4:
+            torch.nn.init.constant_(branch[-1].bias, math.log(3))  # 3/4: a right angle
+        turned, straight = head(FEATS)[0], plain(FEATS)[0]
+    offset = straight[:, :2] - head.cells({"feats": FEATS})[0] * head.cells({"feats": FEATS})[1]
+    quarter = torch.stack((-offset[:, 1], offset[:, 0]), 1)
+    moved = turned[:, :2] - head.cells({"feats": FEATS})[0] * head.cells({"feats": FEATS})[1]
+    torch.testing.assert_close(moved, quarter, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(turned[:, 7], torch.full_like(turned[:, 7], math.pi / 2))
+
+
+def test_a_flow_is_a_density():
+    flow = RealNVP().double()
+    for p in flow.parameters():
+        torch.nn.init.normal_(p, 0, 0.15)
+    side = torch.linspace(-12, 12, 481, dtype=torch.float64)
+    points = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        mass = flow.float().log_prob(points).double().exp().sum() * (side[1] - side[0]) ** 2
+    assert mass.item() == pytest.approx(1, abs=0.01)
+
+
+def test_pixels():
+    depth, classes = L.Depth(8, ch=CH), L.SemanticSegment(5, CH)
+    assert shape_of(depth(FEATS)) == {"depth": [2, 1, 16, 8]}
+    assert shape_of(classes(FEATS)) == [[2, 5, 8, 4], [2, 5, 4, 2]]
+    depth.eval(), classes.eval()
+    with torch.no_grad():
+        plain = depth(FEATS)
+        depth.cal_b.fill_(math.log(2))
+        torch.testing.assert_close(depth(FEATS), 2 * plain)
+        before = classes(FEATS)
+        classes.fuse()
+        assert torch.equal(classes(FEATS), before)
+
+
+@pytest.mark.parametrize("with_bn", [False, True])
+def test_classes_are_as_many_as_texts(with_bn):
+    head = L.WorldDetect(3, 24, with_bn, **LEVELS).eval()
+    text = torch.randn(2, 7, 24)
+    with torch.no_grad():
+        y, _ = head(FEATS, text)
+        assert y.shape == (2, 4 + 7, CELLS)
+        torch.testing.assert_close(head(FEATS, text.flip(1))[0][:, 4:], y[:, 4:].flip(1))
+        torch.testing.assert_close(head(FEATS, 3 * text)[0], y)  # only the direction of a text counts
+
+
+def test_prompts_of_texts_and_of_examples():
+    feats = [*FEATS, torch.rand(2, 48, 2, 1)]
+    head = L.YOLOESegment(3, 4, 8, 64, ch=[16, 32, 48], stride=[8.0, 16.0, 32.0]).eval()
+    text = torch.randn(2, 5, 64)
+    masks = torch.zeros(2, 2, 8, 4)
+    masks[:, 0, :4], masks[:, 1, 4:] = 1, 1
+    with torch.no_grad():
+        torch.testing.assert_close(head.text_prompts(text), torch.nn.functional.normalize(text, dim=-1))  # untrained
+        prompts = head.visual_prompts(feats, masks)
+        assert prompts.shape == (2, 2, 64)
+        torch.testing.assert_close(prompts.norm(dim=-1), torch.ones(2, 2))
+        elsewhere = [feats[0].clone(), *feats[1:]]
+        elsewhere[0][:, :, 6:] += 1  # far from the first example, which ends at row 4
+        changed = head.visual_prompts(elsewhere, masks)
+        assert not torch.allclose(changed[:, 1], prompts[:, 1])
+        (y, proto), _ = head(feats, prompts)
+        assert y.shape == (2, 4 + 2 + 4, CELLS + 2)
+        assert proto.shape == (2, 4, 16, 8)
+    with pytest.raises(ValueError, match="embed at least"):
+        L.YOLOEDetect(3, 8, **LEVELS)
+
+
+def test_guided_blocks():
+    x, text = torch.randn(2, 8, 6, 4), torch.randn(2, 3, 16)
+    block = L.C2fAttn(8, 12, 2, 6, 2, 16)
+    assert block(x, text).shape == (2, 12, 6, 4)
+    torch.testing.assert_close(block.eval()(x, text), block(x, text.flip(1)))  # the best text counts, in any order
+    pooling = L.ImagePoolingAttn(16, ch=CH, ct=24, nh=4)
+    assert pooling(FEATS, torch.randn(2, 3, 24)).shape == (2, 3, 24)
+    still = L.ImagePoolingAttn(16, ch=CH, ct=24, nh=4, scale=True)
+    features = torch.randn(2, 3, 24)
+    assert torch.equal(still(FEATS, features), features)  # a learnt scale begins at nothing
+    with pytest.raises(ValueError, match="do not go into"):
+        L.MaxSigmoidAttnBlock(8, 9, 2, 6)
+
+
+def test_the_decoder_gives_every_layer_in_training_and_one_in_eval():
+    head = L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=3, d_ffn=32)
+    boxes, scores, enc_boxes, enc_scores, extra = head(FEATS)
+    assert [list(t.shape) for t in (boxes, scores)] == [[3, 2, 20, 4], [3, 2, 20, 3]]
+    assert [list(t.shape) for t in (enc_boxes, enc_scores)] == [[2, 20, 4], [2, 20, 3]]
+    assert extra is None
+    sum(t.square().sum() for t in (boxes, scores, enc_boxes, enc_scores)).backward()
+    still = {name.split(".")[0] for name, p in head.named_parameters() if p.grad is None}
+    assert still == {"denoising_class_embed"}  # which only noised boxes use
+    head.eval()
+    with torch.no_grad():
+        y, raw = head(FEATS)
+    assert y.shape == (2, 20, 6)
+    assert (y[:, :-1, 4] >= y[:, 1:, 4]).all()
+    assert ((y[..., :4] >= 0) & (y[..., :4] <= 1)).all()
+    assert raw[0].shape == (1, 2, 20, 4)
+    assert L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=1, learnt_init_query=True)(FEATS)[0].shape == (1, 2, 20, 4)
+
+
+def test_deformable_attention_begins_by_looking_around():
+    attention = MSDeformAttn(8, 1, 4, 2)
+    for p in (attention.value_proj, attention.output_proj):
+        torch.nn.init.eye_(p.weight)
+    ramp = torch.linspace(0, 1, 9).expand(9, 9)  # its value is the place from left to right
+    value = ramp.reshape(1, 81, 1).expand(1, 81, 8)
+    box = torch.tensor([[[0.5, 0.5, 0.4, 0.4]]])
+    with torch.no_grad():
+        out = attention(torch.zeros(1, 1, 8), box, value, [(9, 9)])[0, 0].view(4, 2).mean(1)
+    right, down, left, up = out.tolist()
+    assert right > 0.55
+    assert left < 0.45
+    assert down == pytest.approx(0.5, abs=1e-5)
+    assert up == pytest.approx(0.5, abs=1e-5)
+    assert logit(torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
