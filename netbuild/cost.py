@@ -125,7 +125,7 @@ _FREE = set(
         scalar_tensor arange linspace index index_select gather scatter topk sort argmax embedding _unsafe_view
         _reshape_alias roll flip repeat _to_copy masked_fill where pixel_unshuffle lift_fresh bitwise_not cumsum
         grid_sampler_2d native_dropout zero_ fill_ copy_ max_pool3d_with_indices channel_shuffle native_channel_shuffle
-        eye tril all triu rand randn bernoulli bernoulli_
+        eye tril all triu rand randn bernoulli bernoulli_ as_strided_
         """.split()
     )
 )

@@ -335,9 +335,9 @@ def _rank(out: Any) -> int:
 
 @transfer("mm.default")
 def _mm(field: Field, out: Any, a: torch.Tensor, b: torch.Tensor) -> Field:
-    # Rows that are positions stay apart; one row that holds a whole map mixes it.
+    # Rows that are positions stay apart (there may be more: padding, a class token); one that holds a map mixes it.
     area = field.grid[0] * field.grid[1]
-    return field if a.shape[0] % area == 0 else whole(field)._replace(grid=(1, 1))
+    return field if a.shape[0] >= area else whole(field)._replace(grid=(1, 1))
 
 
 @transfer("addmm.default")
@@ -351,8 +351,10 @@ def _bmm(field: Field, out: Any, a: torch.Tensor, b: torch.Tensor) -> Field:
         return field
     group = max(a.shape[1], b.shape[2]) if a.shape[2] != max(a.shape[1:]) else a.shape[2]
     height, width = field.grid
-    if group >= height * width or group % width:
+    if group >= height * width:
         return whole(field)
+    if group % width:  # windows: which positions stand together is not seen here
+        return field._replace(known=False)
     # Area attention: each position sees its own run of rows.
     rows = group // width
     h = _read(field.h, rows, rows, lambda i: range(i // rows * rows, i // rows * rows + rows))

@@ -350,6 +350,11 @@ def test_area_attention_sees_its_own_rows_only():
     assert field.w.size == float("inf")
 
 
+def test_windows_leave_the_field_unknown():
+    fields = [layer.field for layer in graph_of(net_of("Permute, [[0, 2, 3, 1]]; WindowAttention, [8, 2, 7]")).layers]
+    assert [field.known for field in fields] == [True, False]
+
+
 def test_bilinear_positions_on_an_input_see_it_alone():
     field = graph_of(net_of("nn.Upsample, [null, 3, bilinear]")).layers[-1].field
     assert [field.h.at(i) for i in range(3, 7)] == [(0, 1), (1, 1), (1, 2), (1, 2)]

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -350,6 +351,13 @@ def test_encoder_layer_masks_and_norms(before):
         (lambda: L.TableConv(6, 2, 5, [[0], [6]]), "row 1"),
         (lambda: L.TableConv(6, 2, 5, [[0, 0], [1]]), "row 0"),
         (lambda: L.Detect(3, [8]).eval()([torch.empty(1, 8, 4, 4)]), "stride"),
+        (lambda: L.SelfAttention(6, 4), "6 features, 4 heads"),
+        (lambda: L.WindowAttention(6, 4), "6 features, 4 heads"),
+        (lambda: L.WindowAttention(6, 2, 4, 4), "from 0 to 3, below the window of 4: 4"),
+        (lambda: L.Permute([0, 2, 2]), "0 to 2 are to be named once each"),
+        (lambda: L.StochasticDepth(1.0), "below 1, not 1.0"),
+        (lambda: L.TimeEmbedding(5), "even number of features from 4 is needed: 5"),
+        (lambda: L.TimeEmbedding(4)(torch.rand(2, 1, 2, 2)), "one time step an image"),
     ],
 )
 def test_broken_preconditions_say_what_was_found(make, message):
@@ -363,6 +371,94 @@ def test_signatures_are_annotated_and_explicit(name):
     assert all(p.annotation is not p.empty for p in parameters)
     assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
     assert not any(isinstance(p.annotation, str) for p in parameters)
+
+
+# Tokens, windows, small parts
+
+
+def test_self_attention_is_multi_head_attention():
+    ours, theirs = L.SelfAttention(12, 3), nn.MultiheadAttention(12, 3, batch_first=True)
+    nn.init.normal_(theirs.in_proj_bias)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x = torch.randn(2, 5, 12)
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+    torch.testing.assert_close(ours(x[:, :4].unflatten(1, (2, 2))).flatten(1, 2), ours(x[:, :4]))
+
+
+def dense_window_attention(layer, x):
+    """The same with one softmax over all positions of a map: those of other windows, or across the border, get none."""
+    _, height, width, _ = x.shape
+    window = layer.window
+    places = []
+    for side in (height, width):
+        place = torch.arange(side)
+        shift = layer.shift if side > window else 0
+        moved = (place - shift) % side
+        places.append((moved // window, place < shift, moved % window))
+    pairs = [[v.expand(height, width).flatten() for v in (a[:, None], b[None])] for a, b in zip(*places, strict=True)]
+    together = torch.stack([v[:, None] == v for pair in pairs[:2] for v in pair]).all(0)
+    down, across = (v[:, None] - v + window - 1 for v in pairs[2])
+    bias = layer.bias_table[down * (2 * window - 1) + across].permute(2, 0, 1).masked_fill(~together, -math.inf)
+    q, k, v = layer.qkv(x.flatten(1, 2)).unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.mT / q.shape[-1] ** 0.5 + bias).softmax(-1)
+    return layer.proj((weights @ v).transpose(1, 2).flatten(2)).view(x.shape)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize("size", [(8, 12), (4, 8), (4, 4)])
+def test_window_attention_is_dense_attention_with_the_other_windows_masked(size, shift):
+    layer = L.WindowAttention(6, 2, 4, shift)
+    nn.init.normal_(layer.bias_table)
+    x = torch.randn(2, *size, 6)
+    torch.testing.assert_close(layer(x), dense_window_attention(layer, x))
+
+
+def test_windows_are_padded_with_zeros():
+    layer, x = L.WindowAttention(6, 2, 4, 1), torch.randn(2, 5, 7, 6)
+    torch.testing.assert_close(layer(x), layer(F.pad(x, (0, 0, 0, 1, 0, 3)))[:, :5, :7])
+
+
+def test_patch_merging_orders_the_corners():
+    layer, x = L.PatchMerging(2, 3), torch.randn(2, 3, 4, 2)  # the odd side is padded
+    corners = [[0, 0], [1, 0], [0, 1], [1, 1]]
+    padded = F.pad(x, (0, 0, 0, 0, 0, 1))
+    want = torch.stack([torch.cat([padded[:, 2 + i, 2 + j] for i, j in corners], 1)], 1)
+    torch.testing.assert_close(layer(x)[:, 1, 1:], layer.reduction(layer.norm(want)))
+
+
+def test_stochastic_depth_leaves_out_whole_images_and_keeps_the_mean():
+    layer, x = L.StochasticDepth(0.25), torch.ones(4000, 2, 3)
+    out = layer(x)
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(out.amin((1, 2)), out.amax((1, 2)))
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    assert layer.eval()(x) is x
+
+
+def test_time_embedding_turns_at_each_frequency():
+    out = L.TimeEmbedding(6)(torch.tensor([3.0, 70.0]).view(2, 1, 1, 1))
+    angles = [[t * f for f in (1, 0.01, 0.0001)] for t in (3.0, 70.0)]
+    want = [[*map(math.sin, row), *map(math.cos, row)] for row in angles]
+    torch.testing.assert_close(out, torch.tensor(want))
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_cross_correlation_gives_each_image_its_own_template(depthwise):
+    template, search = torch.randn(3, 4, 2, 3), torch.randn(3, 4, 5, 5)
+    parts = [
+        [search[..., i : i + 2, j : j + 3].mul(template).sum((2, 3)) for j in range(3)] for i in range(4)
+    ]  # fmt: skip
+    want = torch.stack([torch.stack(row, -1) for row in parts], -2)
+    want = want if depthwise else want.sum(1, keepdim=True)
+    torch.testing.assert_close(L.CrossCorrelation(depthwise)(template, search), want)
+
+
+def test_learned_tensor_is_repeated_for_each_image_or_broadcast():
+    token, gamma = L.Learned([1, 2, 4], value=1.5), L.Learned([4, 1, 1], std=0.1)
+    x = torch.randn(3, 4, 2, 2)
+    assert torch.equal(token(x), torch.full((3, 2, 4), 1.5))
+    assert torch.equal(gamma(x), gamma.weight)
+    assert 0 < gamma.weight.std().item() < 1
 
 
 # Heads

@@ -24,6 +24,7 @@ _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
 _EXAMPLES: dict[str, Any] = {
     "k": 3, "s": 2, "c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32, "c2s": [32, 32], "idx": [0, 0], "num_heads": 4,
     "kernel_size": 3, "begin": 0, "end": 32, "model": "resnet18", "model_name": "resnet18",
+    "dims": [0, 2, 3, 1], "factor": 0.1, "shape": [64, 1, 1], "p": 0.1, "features": 32,
 }  # fmt: skip
 _CHANNELS = 64  # of the example's source, and of what it gives
 

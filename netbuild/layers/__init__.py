@@ -64,6 +64,8 @@ from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.text import C2fAttn, ImagePoolingAttn, MaxSigmoidAttnBlock
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
+from netbuild.layers.vision import CrossCorrelation, Learned, Permute, ScaleBy, StochasticDepth, TimeEmbedding
+from netbuild.layers.window import PatchMerging, SelfAttention, WindowAttention
 
 __all__ = [
     "AIFI",
@@ -112,6 +114,7 @@ __all__ = [
     "Conv",
     "Conv2",
     "ConvTranspose",
+    "CrossCorrelation",
     "DWConv",
     "DWConvTranspose2d",
     "Depth",
@@ -124,10 +127,13 @@ __all__ = [
     "IDetect",
     "ImagePoolingAttn",
     "Index",
+    "Learned",
     "LightConv",
     "MaxSigmoidAttnBlock",
     "Multiply",
     "PSABlock",
+    "PatchMerging",
+    "Permute",
     "Pose",
     "Pose26",
     "RTDETRDecoder",
@@ -140,16 +146,21 @@ __all__ = [
     "ResNetBlock",
     "ResNetLayer",
     "SCDown",
+    "ScaleBy",
     "Segment",
     "Segment26",
+    "SelfAttention",
     "SemanticSegment",
     "Slice",
     "SpatialAttention",
+    "StochasticDepth",
     "Subsample",
     "TableConv",
+    "TimeEmbedding",
     "TransformerBlock",
     "TransformerEncoderLayer",
     "TransformerLayer",
+    "WindowAttention",
     "WorldDetect",
     "YOLOEDetect",
     "YOLOESegment",
