@@ -156,7 +156,7 @@ def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
     done = cli("new", "mine", "--from", origin)
     assert (done.code, done.err) == (0, "")
     assert check("mine.yaml") == []
-    assert "mine" in cli("summary", "mine.yaml", "--imgsz", "256").out
+    assert "mine" in cli("summary", "mine.yaml").out
     assert "mine.yaml exists already" in cli("new", "mine.yaml", "--from", origin).err
 
 
