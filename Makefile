@@ -45,6 +45,7 @@ format: $(VENV)/.dev  ## rewrite the code as ruff has it
 
 bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Python in NETBUILD_PEER
 	$(BIN)/python benchmarks/summary.py
+	@[ -z "$$NETBUILD_PEER" ] || $(BIN)/python benchmarks/network.py
 
 clean:  ## remove what was built and cached
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache

@@ -185,6 +185,9 @@ class _Walk:
         factory = _block_factory(block, scope) if block else self._factory(row)
         n = _repeats(row, scope)
         picks = _picks(row, values, above)
+        if factory.takes_text and len(row.sources) < 2:
+            hint = f"name them in inputs:, and write [[from, text], {row.n}, {row.module}, ...]"
+            raise NetbuildError(f"{row.label} takes text features as its last source", row.where, hint)
         inputs = gather(values, row.sources, picks)
         if any(x is _FAILED for x in inputs):
             raise SourceFailedError

@@ -10,7 +10,7 @@ import torch
 
 import netbuild
 from netbuild import registry
-from netbuild.author import index, quick
+from netbuild.author import index, quick, zoo
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
 from netbuild.author.new import kinds
@@ -156,7 +156,7 @@ def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
     done = cli("new", "mine", "--from", origin)
     assert (done.code, done.err) == (0, "")
     assert check("mine.yaml") == []
-    assert "mine" in cli("summary", "mine.yaml", "--imgsz", "256").out
+    assert "mine" in cli("summary", "mine.yaml").out
     assert "mine.yaml exists already" in cli("new", "mine.yaml", "--from", origin).err
 
 
@@ -258,3 +258,39 @@ def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
     (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, {row}]\n")
     found = check(str(tmp_path / "net.yaml"), Options(imgsz=(64, 64)), [tmp_path / "gate.py"])
     assert [f.message.split(": ")[1] for f in found] == ([said] if said else [])
+
+
+# -- the zoo ----------------------------------------------------------------------------------------------------------
+
+QUICK = {"lenet5", "yolo11", "yolov8-cls", "rtdetr-l", "yolov8-world", "yolov10s"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged())]
+)
+def test_the_zoo_is_true(name):
+    (entry,) = (e for e in zoo.entries() if e.name == Path(name).stem)
+    assert zoo.measure(name, packaged()[name]) == entry, "run: python -m netbuild.author.zoo"
+
+
+def test_the_zoo_lists_what_is_packaged():
+    assert {e.name for e in zoo.entries()} == {Path(n).stem for n in packaged()}
+    assert all(e.title and e.task and e.sizes for e in zoo.entries())
+    readme = Path(__file__).parent.parent / "README.md"
+    assert zoo.in_readme(readme.read_text(encoding="utf-8")) == readme.read_text(encoding="utf-8")
+
+
+def test_zoo(cli):
+    assert "YOLO11n".lower() in cli("zoo", "yolo11").out
+    found = json.loads(cli("zoo", "--task", "obb", "--family", "yolo26", "--json").out)
+    assert [(e["name"], e["sizes"][0]["scale"]) for e in found] == [("yolo26-obb", "n")]
+    assert "did you mean" in cli("zoo", "--family", "yolo27").err
+    assert cli("zoo", "nothing-like-it").code == 2
+    assert cli("zoo", "lenet*").out.count("lenet5") == 2
+
+
+def test_the_zoo_needs_no_torch():
+    code = "import sys; sys.argv = ['netbuild', 'zoo']\nfrom netbuild.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -129,8 +129,8 @@ def _attention_by_its_products():
     torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def image_for(graph, batch=1):
-    return torch.rand(batch, graph.ch, *graph.imgsz)
+def inputs_for(graph, batch=1):
+    return [torch.rand(batch, *shape) for _, shape in graph.inputs]
 
 
 # -- FLOPs ------------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def image_for(graph, batch=1):
 def test_torch_flops_are_those_of_torchs_counter(text):
     graph = graph_of(text)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        graph.build().eval()(image_for(graph))
+        graph.build().eval()(*inputs_for(graph))
     assert sum(layer.tally.flops("torch") for layer in graph.layers) == counter.get_total_flops()
 
 
@@ -177,11 +177,12 @@ def test_a_row_of_endless_operators_is_an_error_at_the_row():
 class RealMemory(TorchDispatchMode):
     """Bytes of storages alive after each operator of a run on the CPU, by weak references that are asked each time."""
 
-    def __init__(self, network, image):
+    def __init__(self, network, inputs):
         super().__init__()
         self.exempt = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers())}
         self.alive, self.peak = {}, 0
-        self.see(image)
+        for tensor in inputs:
+            self.see(tensor)
 
     def see(self, tensor):
         storage = tensor.untyped_storage()
@@ -199,30 +200,30 @@ class RealMemory(TorchDispatchMode):
         return out
 
 
-def real_peak(network, image):
-    with torch.no_grad(), RealMemory(network, image) as memory:
-        network.eval()(image)
+def real_peak(network, inputs):
+    with torch.no_grad(), RealMemory(network, inputs) as memory:
+        network.eval()(*inputs)
     return memory.peak
 
 
 @every_net
 def test_peak_is_that_of_a_real_run(text):
     graph = graph_of(text)
-    assert graph.peak_bytes == real_peak(graph.build(), image_for(graph))
+    assert graph.peak_bytes == real_peak(graph.build(), inputs_for(graph))
 
 
 @pytest.mark.parametrize("text", NETS.values(), ids=NETS)
 def test_peak_of_rows_is_that_of_a_real_run_also_fused(text):
     graph = graph_of(text)
     assert trace(graph, graph.skeleton(), graph.imgsz)[1] == graph.peak_bytes
-    assert trace(graph, fused(graph), graph.imgsz)[1] == real_peak(graph.build().fuse(), image_for(graph))
+    assert trace(graph, fused(graph), graph.imgsz)[1] == real_peak(graph.build().fuse(), inputs_for(graph))
 
 
 def test_peak_at_another_size_is_that_of_a_real_run():
     graph = graph_of(NETS["yolo"])
     peak = trace(graph, graph.skeleton(), (96, 160))[1]
     assert peak == graph_of(NETS["yolo"], imgsz=(96, 160)).peak_bytes
-    assert peak == real_peak(graph.build(), torch.rand(1, 3, 96, 160))
+    assert peak == real_peak(graph.build(), [torch.rand(1, 3, 96, 160)])
 
 
 def test_the_record_of_operators_keeps_no_tensor_alive():
@@ -241,7 +242,7 @@ def test_storages_count_once_and_while_they_live():
     assert (live.now, live.peak) == (0, 16)
 
 
-def saved_by_a_real_run(network, image):
+def saved_by_a_real_run(network, inputs):
     """Bytes of the storages that autograd saves, each once: (all, of them parameters and buffers)."""
     own = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers())}
     kept = {}
@@ -252,7 +253,7 @@ def saved_by_a_real_run(network, image):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = network(image)
+        out = network(*inputs)
     assert out is not None
     return sum(s.nbytes() for s in kept.values()), sum(s.nbytes() for key, s in kept.items() if key in own)
 
@@ -268,7 +269,7 @@ def outcome(run, *args):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_saved_for_backward_is_what_a_real_training_step_saves(text, batch):
     graph = graph_of(text)
-    expected = outcome(saved_by_a_real_run, graph.build().train(), image_for(graph, batch))
+    expected = outcome(saved_by_a_real_run, graph.build().train(), inputs_for(graph, batch))
     assert outcome(measure_saved, graph, batch) == expected
     assert not any(module.training for layer in graph.layers for module in layer.module.modules())
 

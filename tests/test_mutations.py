@@ -256,5 +256,5 @@ def test_a_summary_leaves_no_tensor_behind(path):
 
 
 def test_a_file_named_by_its_ending_alone_has_a_scale():
-    text = "scales: {n: [1, 1]}\n" + layers("[-1, 1, Conv, [8]]")
+    text = "scales: {n: [1, 1], s: [1, 1]}\n" + layers("[-1, 1, Conv, [8]]")
     assert resolve(read(text, Path(".yaml")), Options(imgsz=SIZE)).name == "-n"

@@ -79,6 +79,7 @@ def example(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNEL
         channels = {Role.WIDTH: c2, Role.IN: c1}
         values.append(channels.get(p.role, _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)))
     sources = "[-1]" if any(p.role is Role.IN and p.wants_list for p in factory.parameters) else "-1"
+    sources = "[-1, text]" if factory.takes_text else sources
     return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
 
 
@@ -88,7 +89,8 @@ def sample(
     """The example row resolved on a map of c1 channels, else on an image; None where a module wants other inputs."""
     row = example(name, factory, c1, c2, n)
     for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
-        text = f"nc: 80\nch: {ch}\nlayers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
+        inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
+        text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
             return resolve(read(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
         except NetbuildError:

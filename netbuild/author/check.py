@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild import registry
+from netbuild import compat, registry
 from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
 from netbuild.errors import NetbuildError
 from netbuild.factories import Parameter
@@ -136,7 +136,7 @@ def _is_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
 
 
 def _by_parameter(layer: Layer) -> list[tuple[str, Any]]:
-    if not layer.factory.foreign:
+    if not layer.factory.foreign or layer.factory.name in compat.OWN_STYLE:
         return []
     names = [p.name for p in layer.factory.parameters]
     return list(zip(names, layer.row.args, strict=False))
