@@ -427,6 +427,12 @@ def test_ddpm_answers_to_the_time():
     torch.testing.assert_close(alone[0], late, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("stem", ["dncnn", "dcgan-generator", "siamfc"])
+def test_norms_of_other_tasks_keep_torchs_constants(stem):
+    norms = [m for m in graph_of(stem).skeleton().modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
+
+
 def test_dncnn_gives_the_image_without_the_noise_it_finds():
     outputs, clean = row_outputs(fill(graph_of("dncnn").build()).eval(), image(1, 64, 64))
     noise = outputs[graph_of("dncnn").layers.index(named(graph_of("dncnn"), "noise"))]
