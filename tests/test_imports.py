@@ -35,6 +35,7 @@ BELOW = {
     "blame": ("registry", "field", "shapes", "spec"),
     "graph": ("bind", "blame", "cost", "network"),
     "trace": ("graph",),
+    "weights": ("graph",),
     "report": ("trace",),
     "render": ("report",),
     "summary": ("render", "modules"),
