@@ -94,6 +94,9 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
         rows.append(row)
     return replace(spec, rows=tuple(rows), inputs=inputs)
 
+# Tasks whose networks have batch norms with constants of their own.
+_DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
+
 
 def adjust(module: str, values: dict[str, Any], scale: Scale) -> None:
     """Set the arguments that the scale decides."""
@@ -120,8 +123,8 @@ def legacy(modules: Iterable[str]) -> bool:
 
 
 def finish(module: nn.Module, task: str | None) -> nn.Module:
-    """Give batch norms the constants of detection-like networks; classifiers and plain nets keep torch's."""
-    if task not in (None, "classify"):
+    """Give batch norms the constants of detection-like networks; classifiers and nets of other kinds keep torch's."""
+    if task in _DETECTION_LIKE:
         for child in module.modules():
             if type(child) is nn.BatchNorm2d:
                 child.eps, child.momentum = 1e-3, 0.03

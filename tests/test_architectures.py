@@ -33,6 +33,11 @@ def scaled(path, scale):
 
 SCALED = [scaled(path, scale) for path, scales in SCALES.items() for scale in scales]
 SMALL = (64, 128)  # not square, so that height and width cannot be mixed up unnoticed
+# Networks that want another size, or work at many times the image's; None: their own inputs.
+SMALL_OF = {
+    "inception-v3": (96, 128), "unet": (188, 204), "dcgan-generator": (1, 2), "siamfc": None, "ddpm-unet": (32, 48),
+    **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
+}  # fmt: skip
 
 
 def golden(name):
@@ -40,9 +45,7 @@ def golden(name):
 
 
 TORCHVISION = golden("torchvision")
-MEASURED = {"alexnet-torchvision": "alexnet", "googlenet": "googlenet"} | {
-    f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)
-}
+MEASURED = {{"alexnet": "alexnet-torchvision"}.get(name, name.replace("_", "-")): name for name in TORCHVISION}
 
 
 def find(stem):
@@ -52,6 +55,11 @@ def find(stem):
 @cache
 def graph_of(stem, scale=None, **options):
     return resolve(load(find(stem)), Options(scale=scale, **options))
+
+
+def changed(stem, **params):
+    """The network with other values of its own parameters."""
+    return resolve(load(find(stem), [f"{name}={value}" for name, value in params.items()]))
 
 
 def total(graph, convention="torch"):
@@ -87,8 +95,18 @@ def test_file_resolves_and_states_its_parameters(path, scale):
     count = sum(layer.params for layer in graph.layers)
     assert text.startswith("# ")
     assert f"{count:,}" in text, f"the file's comment lacks its count, {count:,}"
+    if scale is None and (macs := re.search(r"([\d,]+) multiply-adds", text)):
+        assert int(macs[1].replace(",", "")) == total(graph) // 2
     assert not graph.spec.warnings
     assert not {name for layer in graph.layers for name in layer.tally.unknown}
+
+
+# What networks for no task of a head give, beside the batch.
+OUTPUTS = {
+    "unet": [2, 388, 388], "unet-same": [2, 256, 256], "srcnn": [1, 192, 192], "espcn": [1, 192, 192],
+    "edsr": [3, 96, 96], "edsr-baseline": [3, 96, 96], "dncnn": [1, 64, 64], "conv-autoencoder": [1, 28, 28],
+    "dcgan-generator": [3, 64, 64], "dcgan-discriminator": [1], "ddpm-unet": [3, 32, 32], "siamfc": [1, 17, 17],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("path", "scale"), SCALED)
@@ -102,7 +120,9 @@ def test_output_is_what_the_task_needs(path, scale):
         kpts *= count
     boxes = {"detect": 0, "segment": 32, "pose": kpts, "obb": 1}  # what follows box and classes
     shapes = list(leaves(graph.layers[-1].out_shape))
-    if graph.task in boxes:
+    if path.stem in OUTPUTS:
+        wanted = [1, *OUTPUTS[path.stem]]
+    elif graph.task in boxes:
         # A decoder of queries gives them; every other head gives all cells.
         wanted = [1, 4 + graph.nc + boxes[graph.task], cells] if strides else [1, 300, 6]
     else:
@@ -129,19 +149,23 @@ def is_large(path):
     return sum(layer.params for layer in graph_of(path.stem, SCALES[path][0]).layers) > LARGE
 
 
-BUILT = [pytest.param(path, marks=pytest.mark.slow if is_large(path) else (), id=path.stem) for path in FILES]
+SIBLINGS = {"densenet161", "densenet169", "densenet201"}  # of a smaller one that differs by numbers alone
+BUILT = [
+    pytest.param(path, marks=pytest.mark.slow if is_large(path) or path.stem in SIBLINGS else (), id=path.stem)
+    for path in FILES
+]
 
 
 @pytest.fixture(scope="module", params=BUILT)
 def built(request):
     """A small image's graph of each file at its first scale, and the network with weights."""
-    graph = resolve(load(request.param), Options(imgsz=SMALL))
+    graph = resolve(load(request.param), Options(imgsz=SMALL_OF.get(request.param.stem, SMALL)))
     return graph, fill(graph.build(), gain=1.0).eval()
 
 
 def inputs_of(graph):
-    """An image, and features for the inputs that are none."""
-    return [image(*shape) if len(shape) == 3 else image(1, *shape)[0] for _, shape in graph.inputs]
+    """An image, and features or a number for the inputs that are none."""
+    return [image(*[1] * (3 - len(shape)), *shape).view(1, *shape) for _, shape in graph.inputs]
 
 
 def test_shapes_on_meta_are_those_of_a_real_run(built):
@@ -202,19 +226,23 @@ def assert_measured(tensor, fact):
 
 # -- torchvision's networks -------------------------------------------------------------------------------------------
 
-MEASURED_NET = pytest.mark.parametrize(("stem", "name"), MEASURED.items(), ids=MEASURED)
+
+def some(stems, quick):
+    """The stems, all but some of them slow."""
+    return [pytest.param(stem, marks=() if stem in quick else pytest.mark.slow) for stem in stems]
 
 
-@MEASURED_NET
-def test_torchvision_size_and_cost(stem, name):
-    graph, facts = graph_of(stem), TORCHVISION[name]
-    assert (params(graph.skeleton()), total(graph)) == (facts["params"], facts["flops_torch"])
+@pytest.mark.parametrize("stem", MEASURED)
+def test_torchvision_size_and_cost(stem):
+    graph, facts = graph_of(stem), TORCHVISION[MEASURED[stem]]
+    assert (list(graph.imgsz), params(graph.skeleton())) == ([facts["imgsz"]] * 2, facts["params"])
+    assert total(graph) == facts["flops_torch"]
 
 
-@MEASURED_NET
-def test_torchvision_tensors_in_order(stem, name):
+@pytest.mark.parametrize("stem", MEASURED)
+def test_torchvision_tensors_in_order(stem):
     shapes = [list(tensor.shape) for tensor in graph_of(stem).skeleton().state_dict().values()]
-    assert shapes == [shape for _, shape in TORCHVISION[name]["state_dict"]]
+    assert shapes == [shape for _, shape in TORCHVISION[MEASURED[stem]]["state_dict"]]
 
 
 def torchvision_key(graph, key):
@@ -224,20 +252,41 @@ def torchvision_key(graph, key):
     return f"{graph.layers[int(index)].row.name}.{rest}"
 
 
-@pytest.mark.parametrize("stem", [stem for stem in MEASURED if stem != "alexnet-torchvision"])
+@pytest.mark.parametrize("stem", ["googlenet", *(stem for stem in MEASURED if re.match("(wide-)?res?net", stem))])
 def test_torchvision_names_follow_from_rows(stem):
     graph = graph_of(stem)
     keys = [torchvision_key(graph, key) for key in graph.skeleton().state_dict()]
-    assert keys == [key for key, _ in TORCHVISION[stem]["state_dict"]]
+    assert keys == [key for key, _ in TORCHVISION[MEASURED[stem]]["state_dict"]]
 
 
-@pytest.mark.parametrize("stem", ["alexnet-torchvision", "googlenet", "resnet18", "resnet50"])
+QUICK = {
+    "alexnet-torchvision", "googlenet", "resnet18", "resnet50", "squeezenet1-1", "densenet121", "mobilenet-v2",
+    "mobilenet-v3-small", "efficientnet-b0", "shufflenet-v2-x1-0", "regnet-y-400mf",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stem", some(MEASURED, QUICK))
 def test_torchvision_output(stem):
     facts, network = TORCHVISION[MEASURED[stem]], graph_of(stem).build()
     theirs = dict(zip(network.state_dict(), (key for key, _ in facts["state_dict"]), strict=True))
     fill(network, facts["gain"], theirs.__getitem__).eval()
     with torch.no_grad():
         assert_measured(network(image(3, 224, 224)), facts["output"])
+
+
+@pytest.mark.parametrize("stem", some(MEASURED, {"mobilenet-v3-small"}))
+def test_torchvision_itself_agrees(stem):
+    """Its own random weights, handed over tensor by tensor in their order, on two images."""
+    models = pytest.importorskip("torchvision.models")
+    options = {"aux_logits": False, "init_weights": False} if stem in ("googlenet", "inception-v3") else {}
+    theirs = getattr(models, MEASURED[stem])(weights=None, **options).eval()
+    graph = graph_of(stem)
+    network = graph.build().eval()
+    network.load_state_dict(dict(zip(network.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = torch.rand(2, 3, *graph.imgsz, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, wanted = network(images), theirs(images)
+    assert (ours - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 # -- as published -----------------------------------------------------------------------------------------------------
@@ -290,6 +339,100 @@ def test_total_is_that_published(stem, count):
     assert params(graph_of(stem).skeleton()) == count
 
 
+def conv(before, after, side):
+    return side**2 * before * after + after
+
+
+def double(before, after):
+    return conv(before, after, 3) + conv(after, after, 3)
+
+
+def up_and_double(width):
+    """A level of a U-Net on the way up: a transposed 2x2 from twice the width, then two 3x3 on what is joined."""
+    return conv(2 * width, width, 2) + double(2 * width, width)
+
+
+# Each from the sizes that its paper states: weights and biases of convolutions, two numbers a channel of a norm.
+UNET = sum(double(a, b) for a, b in ((64, 128), (128, 256), (256, 512), (512, 1024)))
+UNET += sum(map(up_and_double, (512, 256, 128, 64))) + conv(64, 2, 1)
+DERIVED = {
+    "unet": double(1, 64) + UNET,
+    "unet-same": double(3, 64) + UNET,
+    "srcnn": 8032 + 64 + 32 + 1,  # the paper's 8,032 weights, and the biases
+    "espcn": conv(1, 64, 5) + conv(64, 32, 3) + conv(32, 9, 3),
+    "dncnn": conv(1, 64, 3) + 15 * (9 * 64 * 64 + 2 * 64) + conv(64, 1, 3),
+    # Grouped convolutions see half of the channels; the last one is a scale and a bias.
+    "siamfc": conv(3, 96, 11) + conv(48, 256, 5) + conv(256, 384, 3) + conv(192, 384, 3) + conv(192, 256, 3)
+    + 2 * (96 + 256 + 384 + 384) + 2,
+    # Both ways 1 - 16 - 32 - 32 channels, the code seeing all of 7x7; kernels of 4 on the way up.
+    "conv-autoencoder": conv(1, 16, 3) + conv(16, 32, 3) + 2 * conv(32, 32, 7) + conv(32, 16, 4) + conv(16, 1, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stem", DERIVED)
+def test_total_follows_from_the_papers_sizes(stem):
+    assert params(graph_of(stem).skeleton()) == DERIVED[stem]
+
+
+@pytest.mark.parametrize(
+    ("stem", "values", "count"),
+    [
+        # As published with the authors' weights, in the order of the enlargements 2, 3, 4.
+        ("edsr-baseline", {}, 1_369_859),
+        ("edsr-baseline", {"zoom": 3}, 1_554_499),
+        ("edsr-baseline", {"steps": 2}, 1_517_571),
+        ("edsr", {}, 40_729_603),
+        ("edsr", {"zoom": 3}, 43_680_003),
+        ("edsr", {"steps": 2}, 43_089_923),
+        # At the width of torch's own example of a DCGAN, half of the paper's.
+        ("dcgan-generator", {"w": 64}, 3_576_704),
+        ("dcgan-discriminator", {"w": 64}, 2_765_568),
+        # "35.7 million parameters" for CIFAR-10.
+        ("ddpm-unet", {"w": 128}, 35_746_307),
+    ],
+)
+def test_other_sizes_have_the_published_totals(stem, values, count):
+    assert params(changed(stem, **values).skeleton()) == count
+
+
+@pytest.mark.parametrize("stem", some(OUTPUTS, set(OUTPUTS) - {"unet", "unet-same", "edsr"}))
+def test_gradients_reach_every_parameter(stem):
+    torch.manual_seed(0)
+    graph = resolve(load(find(stem)), Options(imgsz=SMALL_OF.get(stem, SMALL)))
+    network = graph.build().train()
+    network(*inputs_of(graph)).square().mean().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not silent
+
+
+def test_siamfc_sees_both_images_through_the_same_weights():
+    network = fill(graph_of("siamfc").build(), 1.0).eval()
+    by_name = {layer.row.name: row for layer, row in zip(graph_of("siamfc").layers, network.model)}
+    features = nn.Sequential(*network.model[2:9])
+    exemplar, search = inputs_of(graph_of("siamfc"))
+    with torch.no_grad():
+        for_exemplar, for_search = features(exemplar), features(search)
+        correlation = nn.functional.conv2d(for_search, for_exemplar)
+        assert (for_exemplar.shape[1:], for_search.shape[1:]) == ((256, 6, 6), (256, 22, 22))
+        torch.testing.assert_close(network(exemplar, search), by_name["adjust"](correlation))
+
+
+def test_ddpm_answers_to_the_time():
+    network = fill(graph_of("ddpm-unet").build(), 1.0).eval()
+    images = image(3, 32, 32).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        early, late = network(images, torch.tensor([10.0, 900.0]))
+        alone = network(images[:1], torch.tensor([900.0]))
+    assert (early - late).abs().max() > 1e-2 * late.abs().max()
+    torch.testing.assert_close(alone[0], late, rtol=1e-3, atol=1e-4)
+
+
+def test_dncnn_gives_the_image_without_the_noise_it_finds():
+    outputs, clean = row_outputs(fill(graph_of("dncnn").build()).eval(), image(1, 64, 64))
+    noise = outputs[graph_of("dncnn").layers.index(named(graph_of("dncnn"), "noise"))]
+    torch.testing.assert_close(clean, image(1, 64, 64) - noise)
+
+
 def test_lenet5_multiplies_only_what_its_table_connects():
     positions = {"C1": 28 * 28, "C3": 10 * 10, "C5": 1}
     weights = {"C1": 6 * 25, "C3": 60 * 25, "C5": 120 * 16 * 25}
@@ -309,7 +452,15 @@ def test_response_norm_is_the_papers_formula(stem, name):
 
 @pytest.mark.parametrize(
     ("stem", "row", "size"),
-    [("alexnet-torchvision", "C7", 163), ("alexnet-torchvision", "S8", 195), ("resnet50", "layer4", 427)],
+    [
+        ("alexnet-torchvision", "C7", 163),
+        ("alexnet-torchvision", "S8", 195),
+        ("resnet50", "layer4", 427),
+        ("vgg16", "conv5", 196),
+        ("vgg16", "pool5", 212),
+        ("dncnn", "clean", 35),
+        ("unet", "bottom", 140),
+    ],
 )
 def test_receptive_field(stem, row, size):
     assert named(graph_of(stem), row).field.size == (size, size)

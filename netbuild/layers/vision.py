@@ -73,9 +73,9 @@ class StochasticDepth(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sines, then cosines, of a time step at `features`/2 frequencies from 1 to 1/10000: (B, ...) -> (B, features).
+    """Sines, then cosines, of a time step at `features`/2 frequencies from 1 to 1/10000: (B,) -> (B, features).
 
-    Each image brings one number, such as a map (B, 1, 1, 1); raises ValueError for more, or for odd `features`.
+    A map of one value (B, 1, 1, 1) will do too. Raises ValueError for more values an image, or for odd `features`.
     Attention Is All You Need, arXiv 1706.03762; of time steps: DDPM, arXiv 2006.11239.
     """
 
