@@ -94,6 +94,7 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
         rows.append(row)
     return replace(spec, rows=tuple(rows), inputs=inputs)
 
+
 # Tasks whose networks have batch norms with constants of their own.
 _DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
 
