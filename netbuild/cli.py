@@ -206,9 +206,10 @@ def build(
         file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=_trusted(trust), set=set or ()
     )
     torch.manual_seed(seed)
-    network = build_graph(graph, download)
-    report = transfer(network, weights) if weights else None
-    save(network, out)
+    with _busy(f"building {graph.name}"):
+        network = build_graph(graph, download)
+        report = transfer(network, weights) if weights else None
+        save(network, out)
     if json:
         write_json({"file": str(out), "weights": report.to_dict() if report else None})
     else:
@@ -250,8 +251,12 @@ def import_(
         raise NetbuildError(f"--prefer {prefer}: must be ema or model")
     _refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "set": set}))
     options = {"scale": scale, "nc": nc, "set": set or (), "modules": modules or (), "trusted": _trusted(trust)}
-    found = import_weights(file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {}))
-    save(halved(found.network) if half else found.network, out, names=found.names, training=found.said)
+    with _busy(f"reading {file}"):
+        found = import_weights(
+            file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})
+        )
+        network = halved(found.network) if half else found.network
+        save(network, out, names=found.names, training=found.said)
     if json:
         write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.to_dict()})
     else:
@@ -392,11 +397,18 @@ def _start_printing() -> None:
 
 def _waiting(file: str) -> AbstractContextManager[Any]:
     """A sign of life on a terminal while a file of thousands of rows is resolved."""
-    if not sys.stderr.isatty() or not os.path.isfile(file) or os.path.getsize(file) < 50_000:
+    if not os.path.isfile(file) or os.path.getsize(file) < 50_000:
+        return nullcontext()
+    return _busy(f"resolving {file}")
+
+
+def _busy(what: str) -> AbstractContextManager[Any]:
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True).status(f"resolving {file}")
+    return Console(stderr=True).status(what)
 
 
 def say(text: str) -> None:
