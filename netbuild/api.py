@@ -1,7 +1,11 @@
 """The verbs on a file's name: open a graph, build a network, carry weights into it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from netbuild import builders
 from netbuild.errors import NetbuildError
@@ -10,7 +14,7 @@ from netbuild.graph import Graph, resolve
 from netbuild.locate import locate
 from netbuild.network import Network
 from netbuild.prepare import Options
-from netbuild.spec import Spec, load
+from netbuild.spec import load
 from netbuild.stored import find, is_checkpoint
 from netbuild.weights import checkpoint
 from netbuild.weights.transfer import RowTensors, Transfer, rows_of
@@ -96,13 +100,14 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
 
     Args:
         network: as `build` gives it; changed in place.
-        weights: a safetensors file, a checkpoint of netbuild or not.
+        weights: a checkpoint of netbuild, a safetensors file, or a file of torch.save, of which no code is run.
 
     Raises:
         NetbuildError: if the file cannot be read or has no tensor of a row.
     """
     path = Path(weights)
-    source = rows_of(checkpoint.tensors(path), _labels(path))
+    found = tensors_of(path)
+    source = rows_of(found.tensors, found.labels)
     if not source:
         raise NetbuildError(f"{path}: no tensor of a row in it: keys are model.<row>.<...>")
     return transfer_rows(source, network_rows(network))
@@ -113,7 +118,38 @@ def network_rows(network: Network) -> list[RowTensors]:
     return rows_of(network.state_dict(), {i: tuple(label) for i, label in enumerate(network.facts["rows"])})
 
 
-def _labels(path: Path) -> dict[int, tuple[str, str | None]]:
-    facts = find(path) if is_checkpoint(path) else None
-    spec: Spec | None = load(path) if facts else None
-    return {row.index: (row.module, row.name) for row in spec.rows} if spec else {}
+@dataclass(frozen=True)
+class Source:
+    """The tensors of a file by key; of rows that are known, module and name; and what a foreign file says of itself."""
+
+    path: Path
+    tensors: Mapping[str, torch.Tensor]
+    labels: Mapping[int, tuple[str, str | None]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tensors_of(path: Path, prefer: str = "ema") -> Source:
+    """The tensors of any checkpoint; no code of it is run.
+
+    Args:
+        path: a checkpoint of netbuild, a safetensors file, or a file of torch.save.
+        prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
+
+    Raises:
+        NetbuildError: if it cannot be read, or asks for code to be run.
+    """
+    if is_checkpoint(path):
+        spec = load(path) if find(path) else None
+        return Source(path, checkpoint.tensors(path), {r.index: (r.module, r.name) for r in spec.rows} if spec else {})
+    from netbuild.weights import unpickle
+
+    foreign = unpickle.read(path)
+    facts = unpickle.facts(foreign, prefer)
+    return Source(path, unpickle.state_dict(foreign, prefer), _foreign_labels(facts), facts)
+
+
+def _foreign_labels(facts: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
+    rows = facts.get("yaml")
+    listed = [rows.get(section) for section in ("backbone", "head")] if isinstance(rows, dict) else []
+    flat = [row for section in listed if isinstance(section, list) for row in section]
+    return {i: (str(row[2]), None) for i, row in enumerate(flat) if isinstance(row, list) and len(row) > 2}

@@ -85,10 +85,10 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
         raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
 
 
-def _refuse_unused(**given: Any) -> None:
+def _refuse_unused(where: str, **given: Any) -> None:
     for name, value in given.items():
         if value is not None:
-            raise NetbuildError(f"--{name} has no effect with --no-shapes", hint="leave one of them out")
+            raise NetbuildError(f"--{name} has no effect {where}", hint="leave it out")
 
 
 Modules = Annotated[
@@ -206,13 +206,61 @@ def build(
         file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=_trusted(trust), set=set or ()
     )
     torch.manual_seed(seed)
-    network = build_graph(graph, download)
-    report = transfer(network, weights) if weights else None
-    save(network, out)
+    with _busy(f"building {graph.name}"):
+        network = build_graph(graph, download)
+        report = transfer(network, weights) if weights else None
+        save(network, out)
     if json:
         write_json({"file": str(out), "weights": report.to_dict() if report else None})
     else:
         write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
+
+
+weights_app = typer.Typer(help="Weights of other programs.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="A .pt or .pth file, a state dict, or safetensors. No code of it is run.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
+    model: Annotated[
+        str | None, typer.Option(help="The network's file, where the checkpoint does not tell its rows.")
+    ] = None,
+    map: Annotated[
+        str, typer.Option(help="How tensors find their places: keys, or torchvision, timm, order.")
+    ] = "keys",
+    scale: Annotated[str | None, typer.Option(help="With --model: an entry of its scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="With --model: number of classes.")] = None,
+    prefer: Annotated[str, typer.Option(help="ema: averaged weights where there are some; model: the last.")] = "ema",
+    half: Annotated[bool, typer.Option("--half", help="Write half precision: half the size.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that does not fit whole.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="What fitted, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Turn a checkpoint of another program into one of netbuild's, every tensor checked."""
+    from netbuild.importing import halved, import_weights
+    from netbuild.weights.checkpoint import check_target, save
+
+    check_target(out)
+    if prefer not in ("ema", "model"):
+        raise NetbuildError(f"--prefer {prefer}: must be ema or model")
+    _refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "set": set}))
+    options = {"scale": scale, "nc": nc, "set": set or (), "modules": modules or (), "trusted": _trusted(trust)}
+    with _busy(f"reading {file}"):
+        found = import_weights(
+            file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})
+        )
+        network = halved(found.network) if half else found.network
+        save(network, out, names=found.names, training=found.said)
+    if json:
+        write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.to_dict()})
+    else:
+        write(f"{found.fit}\n{out}: {found.network.facts['name']}")
 
 
 @app.command()
@@ -265,7 +313,7 @@ def check(
         options = Options(scale, None, nc, ch, size)
         found = [(file, f) for file in files for f in check_file(file, options, modules or (), _trusted(trust))]
     else:
-        _refuse_unused(scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
+        _refuse_unused("with --no-shapes", scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
         from netbuild.author.quick import check as check_text
 
         found = [(file, f) for file in files for f in check_text(file)]
@@ -349,11 +397,18 @@ def _start_printing() -> None:
 
 def _waiting(file: str) -> AbstractContextManager[Any]:
     """A sign of life on a terminal while a file of thousands of rows is resolved."""
-    if not sys.stderr.isatty() or not os.path.isfile(file) or os.path.getsize(file) < 50_000:
+    if not os.path.isfile(file) or os.path.getsize(file) < 50_000:
+        return nullcontext()
+    return _busy(f"resolving {file}")
+
+
+def _busy(what: str) -> AbstractContextManager[Any]:
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
 
-    return Console(stderr=True).status(f"resolving {file}")
+    return Console(stderr=True).status(what)
 
 
 def say(text: str) -> None:

@@ -16,9 +16,6 @@ _NON_LEGACY = {"C3k2", "A2C2f", "C2fCIB"}
 # Rows of these torch modules are written like own ones: [c2, kernel, stride, padding], c1 supplied, c2 scaled.
 OWN_STYLE = {"nn.ConvTranspose2d"}
 
-# Tasks whose networks have batch norms with constants of their own.
-_DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
-
 # (module, scales) -> arguments that the scale sets, whatever the row says.
 _BY_SCALE: dict[str, tuple[str, dict[str, Any]]] = {
     "C3k2": ("mlx", {"c3k": True}),
@@ -96,6 +93,10 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
             text, image_of[row.index] = row.index, image_of.get(row.index - 1, row.index - 1)
         rows.append(row)
     return replace(spec, rows=tuple(rows), inputs=inputs)
+
+
+# Tasks whose networks have batch norms with constants of their own.
+_DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
 
 
 def adjust(module: str, values: dict[str, Any], scale: Scale) -> None:

@@ -137,6 +137,8 @@ def _scale_words(summary: Report) -> str:
     g = summary.graph
     if not g.spec.scales:
         return "no scales"
+    if len(g.spec.scales) == 1:
+        return f"scale {g.scale.name}"
     names = " ".join(scale.name for scale in g.spec.scales)
     why = {
         "flag": "asked for",

@@ -42,12 +42,13 @@ BELOW = {
     "graph": ("describe", "blame", "cost", "network"),
     "weights": ("network", "stored"),
     "api": ("graph", "gather", "weights"),
+    "importing": ("api",),
     "trace": ("graph",),
     "report": ("trace",),
     "render": ("report",),
     "summary": ("render", "api"),
     "author": ("summary",),
-    "cli": ("author", "trust"),
+    "cli": ("author", "trust", "importing"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
