@@ -464,6 +464,13 @@ def _replanted(rng: Random, text: str) -> str:
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         rng.choice(CHANGES)(rng, tree)
     flow = rng.choice([None, None, False, True])
+    try:
+        return _dumped(rng, tree, flow)
+    except RecursionError:  # nested deeper than the dumper goes
+        return "[" * 2000
+
+
+def _dumped(rng: Random, tree, flow) -> str:
     return yaml.dump(
         tree,
         Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
