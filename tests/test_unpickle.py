@@ -37,13 +37,13 @@ DEEDS = ("compile", "exec", "os.", "pickle.", "subprocess.", "shutil.", "socket.
 seen, watching = [], []
 
 
-def _watch(event, _args):
+def _watch(event, args):
     if watching and event.startswith(DEEDS):
-        seen.append(event)
+        seen.append(f"{event} {str(args[0])[:80] if args else ''}")
 
 
 sys.addaudithook(_watch)
-b"".decode("raw-unicode-escape")  # of the opcode UNICODE: Python imports the codec at its first use
+str(b"x", "raw-unicode-escape")  # of the opcode UNICODE: Python imports the codec at its first use
 
 
 def watched(call, *args):
@@ -58,7 +58,7 @@ def watched(call, *args):
 
 
 def test_the_watch_sees(tmp_path):
-    with pytest.raises(AssertionError, match=r"pickle\.find_class"):
+    with pytest.raises(AssertionError, match=r"pickle\.find_class pathlib"):
         watched(pickle.loads, pickle.dumps(pathlib.Path("a")))
 
 
