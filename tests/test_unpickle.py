@@ -37,13 +37,13 @@ DEEDS = ("compile", "exec", "os.", "pickle.", "subprocess.", "shutil.", "socket.
 seen, watching = [], []
 
 
-def _watch(event, _args):
+def _watch(event, args):
     if watching and event.startswith(DEEDS):
-        seen.append(event)
+        seen.append(f"{event} {str(args[0])[:80] if args else ''}")
 
 
 sys.addaudithook(_watch)
-b"".decode("raw-unicode-escape")  # of the opcode UNICODE: Python imports the codec at its first use
+str(b"x", "raw-unicode-escape")  # of the opcode UNICODE: Python imports the codec at its first use
 
 
 def watched(call, *args):
@@ -58,7 +58,7 @@ def watched(call, *args):
 
 
 def test_the_watch_sees(tmp_path):
-    with pytest.raises(AssertionError, match=r"pickle\.find_class"):
+    with pytest.raises(AssertionError, match=r"pickle\.find_class pathlib"):
         watched(pickle.loads, pickle.dumps(pathlib.Path("a")))
 
 
@@ -466,6 +466,8 @@ def test_what_only_looks_harmful_is_kept_as_data(file):
 
 V2 = "torch._utils._rebuild_tensor_v2"
 MANY = 150_000
+FEW = 4000  # of what takes more memory than any opcode
+TENSOR_ARGS = b"(" + pid() + number(0) + row(4) + row(1) + b"\x89}t"
 BROKEN = {
     # storages and tensors
     "storage larger than its entry": (tensor(pid(count=2**31 - 1)), "2,147,483,647|8,589,934,588"),
@@ -553,7 +555,24 @@ BROKEN = {
     "strides": (tensor() + b"\x94" + b"h\x00" * MANY, "more objects"),
     "tuples": (b"N" + b"\x85" * MANY, "more objects"),
     "stubs": (glob("evil.C") + b"\x94" + b"h\x00)R" * MANY, "more objects"),
-    "chained stubs": (glob("evil.C") + b")R" * MANY, "more objects"),
+    "chained stubs": (glob("evil.C") + b")R\x94" * MANY, "more objects"),
+    "wide texts": (text("x" * 800_000 + "\U0001f600"), "more objects"),
+    "tensors": (
+        glob(V2) + b"\x94" + call("builtins.tuple", TENSOR_ARGS) + b"\x94" + b"h\x00h\x01R" * FEW,
+        "more objects",
+    ),
+    "wide numpy texts": (
+        glob("numpy._core.multiarray.scalar")
+        + b"\x94"
+        + call(
+            "builtins.tuple",
+            b"(" + call("numpy.dtype", text("U1000"), b"\x89\x88") + b"B\xa0\x0f\0\0" + bytes(4000) + b"t",
+        )
+        + b"\x94"
+        + b"h\x00h\x01R" * FEW,
+        "more objects",
+    ),
+    "makes itself for long": (glob("copyreg.__newobj__") + b"\x94(" + b"h\x00" * 5000 + b"tR", "object of no class"),
     "copied lists": (
         glob("builtins.list") + b"\x94](" + b"N" * 9999 + b"e\x85\x94" + b"h\x00h\x01R" * MANY,
         "more objects",
@@ -569,6 +588,19 @@ BROKEN = {
     "tuples as keys": (b"}(" + b"".join(row(i) + b"N" for i in range(101)) + b"u", "too many tuples"),
     "long names": (b"c" + b"m" * 2000 + b"\nx\n", "more than a name"),
 }
+
+
+def test_truth_has_two_values(file):
+    program = b"\x80\x02}" + text("a") + tensor(pid("torch.BoolStorage")) + b"s."
+    weights = state_dict(read(file(archive(program, [bytes((0, 1, 2, 255))]))))
+    assert weights["a"].view(torch.uint8).tolist() == [0, 1, 1, 1]
+
+
+def test_a_storage_of_another_size_in_the_early_format(file):
+    content = saved({"a": torch.arange(4.0)}, **FORMATS["legacy"])
+    assert content[-24:-16] == (4).to_bytes(8, "little")
+    with pytest.raises(NetbuildError, match="another size"):
+        read(file(content[:-24] + (3).to_bytes(8, "little") + content[-16:]))
 
 
 @pytest.fixture
@@ -628,6 +660,12 @@ def test_facts_without_end_are_an_error(file, bounded, name):
     assert list(state_dict(foreign)) == ["a"]
     with pytest.raises(NetbuildError, match="its facts have more than"):
         bounded(facts, foreign)
+
+
+def test_a_file_that_holds_itself_has_no_weights(file, bounded):
+    program = b"\x80\x04}\x94(" + b"".join(text(key) + b"h\x00" for key in unpickle.EMA + unpickle.MODEL) + b"u."
+    with pytest.raises(NetbuildError, match="holds no weights"):
+        bounded(state_dict, read(file(archive(program))))
 
 
 def module(children, parameters=b"}"):
@@ -692,6 +730,7 @@ def patched(data, at, new):
 
 
 WHOLE = archive(PROGRAM, [bytes(16)])
+ROOMY = archive(PROGRAM, [bytes(200)])
 ARCHIVES = {
     "empty": (b"", "is empty"),
     "text": (b"weights: none\n", "no checkpoint"),
@@ -703,7 +742,7 @@ ARCHIVES = {
     "two sizes": (patched(WHOLE, 20, b"\x01\x00"), "two sizes"),
     "overlap": (patched(WHOLE, 20, struct.pack("<2L", 2000, 2000)), "overlap"),
     "far entry": (patched(WHOLE, 42, struct.pack("<L", 2**31)), "cut short"),
-    "wrong entry": (patched(WHOLE, 42, struct.pack("<L", 5)), "not where its directory says"),
+    "wrong entry": (patched(ROOMY, 42, struct.pack("<L", ROOMY.index(bytes(99)))), "not where its directory says"),
     "checksum": (WHOLE.replace(b"\x80\x02}", b"\x80\x02]", 1), "checksum"),
     "many entries": (patched(WHOLE, ~10, b"\xfe\xff"), "directory is cut short"),
     "far directory": (patched(WHOLE, ~16, struct.pack("<L", 2**31)), "cut short"),
