@@ -230,8 +230,8 @@ def import_(
         str | None, typer.Option(help="The network's file, where the checkpoint does not tell its rows.")
     ] = None,
     map: Annotated[
-        str, typer.Option(help="How tensors find their places: keys, or torchvision, timm, order.")
-    ] = "keys",
+        str | None, typer.Option(help="Fit in the order of definition: torchvision, timm or order; without, by keys.")
+    ] = None,
     scale: Annotated[str | None, typer.Option(help="With --model: an entry of its scales.")] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="With --model: number of classes.")] = None,
     prefer: Annotated[str, typer.Option(help="ema: averaged weights where there are some; model: the last.")] = "ema",
@@ -258,7 +258,7 @@ def import_(
         network = halved(found.network) if half else found.network
         save(network, out, names=found.names, training=found.said)
     if json:
-        write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.to_dict()})
+        write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.report()})
     else:
         write(f"{found.fit}\n{out}: {found.network.facts['name']}")
 

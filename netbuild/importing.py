@@ -18,7 +18,7 @@ from netbuild.network import Network
 from netbuild.prepare import Options
 from netbuild.reader import parse
 from netbuild.spec import KNOWN_KEYS, MAX_SIDE, read
-from netbuild.weights.fit import Fit, fit
+from netbuild.weights.foreign import Match, match
 
 _OWN = ("scale", "yaml_file", "channels", "text_model")  # what their builder notes beside a file's keys
 _KEPT = ("epoch", "date", "version", "license", "task")
@@ -29,7 +29,7 @@ class Imported:
     """A network with a foreign file's weights, what fitted, the classes' names, and what the file said of itself."""
 
     network: Network
-    fit: Fit
+    fit: Match
     names: list[str] | None
     said: dict[str, Any]
 
@@ -38,7 +38,7 @@ def import_weights(
     path: str | Path,
     *,
     model: str | Path | None = None,
-    mapping: str = "keys",
+    mapping: str | None = None,
     strict: bool = False,
     prefer: str = "ema",
     **options: Any,
@@ -48,7 +48,7 @@ def import_weights(
     Args:
         path: a file of torch.save (a whole model, or a state dict), or safetensors.
         model: the network's file; without it the file must tell its own rows, as Ultralytics' do.
-        mapping: how tensors find their places, see `netbuild.weights.fit.fit`.
+        mapping: how tensors find their places, see `netbuild.weights.foreign.match`.
         strict: refuse a file that does not fit whole.
         prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
         options: for the network's file, as for `netbuild.api.open_graph`.
@@ -60,9 +60,9 @@ def import_weights(
     graph = open_graph(model, **options) if model else graph_of(source)
     with builders.pretrained("skip"):
         network = graph.build()
-    found = fit(source.tensors, network.state_dict(), mapping)
-    if strict:
-        found.demand(path)
+    found = match(source.tensors, network.state_dict(), mapping)
+    if strict or not found.tensors:
+        found.require(path)
     network.load_state_dict(dict(found.tensors), strict=False)
     said = {key: source.facts[key] for key in _KEPT if key in source.facts}
     return Imported(

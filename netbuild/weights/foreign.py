@@ -75,6 +75,14 @@ class Match:
             hint="is it the same network, at the same scale and number of classes?",
         )
 
+    def __str__(self) -> str:
+        lines = [f"{len(self.tensors)} tensors loaded, {self.how}"]
+        lines += [f"{len(keys)} {what}: {_some(keys)}" for what, keys in self._sides() if keys]
+        lines += [self.stopped] if self.stopped else [str(pair) for pair in self.mismatched[:3]]
+        if len(self.mismatched) > 3:
+            lines.append(f"... {len(self.mismatched)} that differ in all")
+        return "\n".join(lines)
+
     def report(self) -> dict[str, Any]:
         """The match as plain data, without the tensors."""
         return {
