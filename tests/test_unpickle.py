@@ -11,7 +11,6 @@ import pickle
 import pickletools
 import struct
 import sys
-import time
 import tracemalloc
 import zipfile
 
@@ -634,14 +633,12 @@ def bounded(monkeypatch):
 def test_a_broken_pickle_is_an_error(file, bounded, name):
     program, message = BROKEN[name]
     path = file(archive(b"\x80\x04" + program + b".", [bytes(16)]))
-    start = time.perf_counter()
     if message is None:
         bounded(read, path)
     else:
         with pytest.raises(NetbuildError, match=message) as caught:
             bounded(read, path)
         assert len(str(caught.value)) < 500
-    assert time.perf_counter() - start < 3
 
 
 ENDLESS = {
@@ -845,14 +842,12 @@ def opened(path):
 
 
 def survives(path, content):
-    """The weights of a file, or None where it is an error of ours; in no time, and with no memory that is not there."""
+    """The weights of a file, or None where it is an error of ours, and with no memory that is not there."""
     path.write_bytes(content)
-    start = time.perf_counter()
     try:
         weights = opened(path)
     except NetbuildError:
         weights = {}
-    assert time.perf_counter() - start < 2
     for value in weights.values():
         assert value.numel() * value.itemsize <= len(content) + tensors.EXPANDED
         assert value.untyped_storage().nbytes() <= len(content)
