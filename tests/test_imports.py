@@ -47,7 +47,8 @@ BELOW = {
     "report": ("trace",),
     "render": ("report",),
     "summary": ("render", "api"),
-    "author": ("summary",),
+    "tasks": ("layers", "builders"),
+    "author": ("summary", "tasks"),
     "cli": ("author", "trust", "importing"),
     "__main__": ("cli",),
 }

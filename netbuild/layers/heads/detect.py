@@ -111,13 +111,18 @@ class Detect(nn.Module):
         branches = {"": "one2many", "one2one_": "one2one"}
         return {prefix: name for prefix, name in branches.items() if getattr(self, f"{prefix}cv2") is not None}
 
+    def one2one(self) -> bool:
+        """Whether the prediction is that of the one-to-one branch, which needs no suppression."""
+        branches = self.prefixes().values()
+        return "one2one" in branches and (self.end2end or len(branches) == 1)
+
     def forward(self, feats: list[torch.Tensor]) -> Any:
         return self.run(feats)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         """The outputs of all branches, and in eval the prediction of one; ``guides`` go to the class scores."""
         branches = {name: self.branch(feats, prefix, *guides) for prefix, name in self.prefixes().items()}
-        one2one = "one2one" in branches and (self.end2end or len(branches) == 1)
+        one2one = self.one2one()
         chosen = branches["one2one" if one2one else "one2many"]
         raw = branches if len(branches) > 1 else chosen
         return raw if self.training else (self.predict(chosen, one2one), raw)

@@ -1,0 +1,57 @@
+"""Tasks by name: what is learnt, how outputs are read, how they are scored. One small file each."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from netbuild.errors import NetbuildError, did_you_mean, shorten
+
+if TYPE_CHECKING:
+    from netbuild.tasks.base import Task
+
+GROUP = "netbuild.tasks"  # entry points of installed packages: task name = module:class
+_HOMES = {"detect": "detect:DetectTask", "classify": "classify:ClassifyTask"}
+_OWN: dict[str, type["Task"]] = {}
+T = TypeVar("T", bound="type[Task]")
+
+
+def task(cls: T) -> T:
+    """Decorator: offer a `Task` class under its ``name``."""
+    _OWN[cls.name] = cls
+    return cls
+
+
+def find(name: str) -> type["Task"]:
+    """The class of a task: one that a decorator offers, ours, or an installed package's.
+
+    Raises:
+        NetbuildError: if there is none of this name, or the package's does not load.
+    """
+    if name in _OWN:
+        return _OWN[name]
+    if name in _HOMES:
+        module, cls = _HOMES[name].split(":")
+        return getattr(import_module(f"{__name__}.{module}"), cls)
+    points = {point.name: point for point in _entry_points()}
+    if name not in points:
+        known = sorted({*_OWN, *_HOMES, *points})
+        raise NetbuildError(f"no task '{name}'; there are {', '.join(known)}", hint=did_you_mean(name, known))
+    return _load(points[name])
+
+
+def _entry_points() -> Any:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
+def _load(point: Any) -> type["Task"]:
+    from netbuild.tasks.base import Task
+
+    try:
+        cls = point.load()
+    except Exception as error:  # whatever the package's code says
+        text = shorten(str(error) or type(error).__name__)
+        raise NetbuildError(f"the task '{point.name}' = {point.value} does not load: {text}") from None
+    if not isinstance(cls, type) or not issubclass(cls, Task):
+        raise NetbuildError(f"the task '{point.name}' = {point.value} is no netbuild.tasks.base.Task class")
+    return cls

@@ -1,0 +1,259 @@
+"""Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netbuild.errors import NetbuildError
+from netbuild.layers.heads.detect import anchor_points
+from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
+from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.tasks.boxes import ciou, to_corners
+from netbuild.tasks.metrics import DetectionMetric
+from netbuild.tasks.nms import Filter, best_rows, suppress
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Weights of the parts; ``dfl`` is also that of ``l1``, which a head without bins has instead."""
+
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A head's cells and what it says of them, in float32 at least.
+
+    Args:
+        points: (A, 2) centres in cells, x and y.
+        strides: (A, 1) pixels to a cell.
+        scores: (B, A, nc) class logits.
+        sides: (B, A, 4 * bins) raw outputs for left, top, right, bottom.
+        distances: (B, A, 4) the sides, decoded, in cells.
+        size: the image's width and height in pixels.
+    """
+
+    points: Tensor
+    strides: Tensor
+    scores: Tensor
+    sides: Tensor
+    distances: Tensor
+    size: tuple[float, float]
+
+    @property
+    def boxes(self) -> Tensor:
+        """(B, A, 4) corners in cells."""
+        before, after = self.distances.chunk(2, -1)
+        return torch.cat((self.points - before, self.points + after), -1)
+
+
+def read(head: Any, raw: Raw) -> Cells:
+    """The raw outputs of a head's branch, cells first."""
+    boxes, scores = (_wide(raw[name]) for name in ("boxes", "scores"))
+    # Only size and kind of the maps are read; half precision could not count the cells of a large image.
+    maps = [boxes.new_empty(1).expand(1, 1, *f.shape[2:]) for f in raw["feats"]]
+    points, strides = anchor_points(maps, head.stride)
+    h, w = (side * head.stride[0] for side in raw["feats"][0].shape[2:])
+    distances = head.dfl(boxes).transpose(1, 2)
+    return Cells(points.T, strides.T, scores.transpose(1, 2), boxes.transpose(1, 2), distances, (w, h))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def dfl_loss(bins: Tensor, target: Tensor) -> Tensor:
+    """Distribution focal loss, mean over the sides: bins (N, 4, R) logits, target (N, 4) in 0..R-1: (N,).
+
+    Cross-entropy with the two bins next to the target, by nearness. Generalized focal loss, arXiv 2006.04388.
+    """
+    count = bins.shape[-1]
+    target = target.clamp(0, count - 1 - 0.01)  # there must be a bin above
+    low = target.long()
+    log_p = bins.log_softmax(-1)
+    below, above = (log_p.gather(-1, (low + i)[..., None])[..., 0] for i in (0, 1))
+    share = target - low
+    return -(below * (1 - share) + above * share).mean(-1)
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Loss of one branch: task-aligned targets, CIoU, cross-entropy, and the distribution of the sides or their L1.
+
+    Args:
+        head: module with ``stride``, ``reg_max`` and ``dfl``.
+        gains: weights of the parts.
+        topk: cells that an object may pick.
+        topk2: cells that it keeps, if another number.
+        class_weights: (nc,) factors of the classes' cross-entropy.
+    """
+
+    head: Any
+    gains: Gains = field(default_factory=Gains)
+    topk: int = 10
+    topk2: int | None = None
+    class_weights: Tensor | None = None
+
+    def __call__(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Parts by name, times their gains.
+
+        Args:
+            raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
+            batch: "boxes" (M, 4) as centre and size, in fractions of the image; "classes" (M,); "index" (M,) number of
+                the image.
+        """
+        cells = read(self.head, raw)
+        assigned = self.assign(cells, self.targets(cells, batch))
+        total = assigned.scores.sum().clamp(min=1)
+        side = "dfl" if self.head.reg_max > 1 else "l1"
+        return {
+            "box": self.gains.box * self.box(cells, assigned) / total,
+            "cls": self.gains.cls * self.cls(cells, assigned) / total,
+            side: self.gains.dfl * self.sides(cells, assigned) / total,
+        }
+
+    def targets(self, cells: Cells, batch: Batch) -> Targets:
+        """The batch's objects in pixels."""
+        like = cells.scores
+        w, h = cells.size
+        boxes = batch["boxes"].to(like).view(-1, 4) * like.new_tensor([w, h, w, h])
+        classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
+        return pad(to_corners(boxes), classes, index, like.shape[0])
+
+    def assign(self, cells: Cells, targets: Targets) -> Assignment:
+        """Task-aligned assignment in pixels."""
+        strides = self.head.stride
+        assigner = Assigner(self.topk, self.topk2, floor=strides[min(1, len(strides) - 1)])
+        boxes = cells.boxes.detach() * cells.strides
+        return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
+
+    def cls(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """Cross-entropy of all cells and classes, summed."""
+        loss = F.binary_cross_entropy_with_logits(cells.scores, assigned.scores, reduction="none")
+        return (loss if self.class_weights is None else loss * self.class_weights.to(loss)).sum()
+
+    def box(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """1 - CIoU of the foreground, by weight of its targets, summed."""
+        fg = assigned.foreground
+        target = (assigned.boxes / cells.strides)[fg]
+        return ((1 - ciou(cells.boxes[fg], target)) * assigned.scores[fg].sum(-1)).sum()
+
+    def sides(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """Distribution focal loss, or L1 in fractions of the image, of the foreground by weight, summed."""
+        fg = assigned.foreground
+        low, high = (assigned.boxes / cells.strides).chunk(2, -1)
+        target = torch.cat((cells.points - low, high - cells.points), -1)[fg]
+        weight = assigned.scores[fg].sum(-1)
+        if self.head.reg_max > 1:
+            return (dfl_loss(cells.sides[fg].unflatten(-1, (4, -1)), target) * weight).sum()
+        scale = (cells.strides / cells.strides.new_tensor([*cells.size, *cells.size])).expand(fg.shape[0], -1, -1)[fg]
+        return (((cells.distances[fg] - target) * scale).abs().mean(-1) * weight).sum()
+
+
+@dataclass
+class DualSchedule:
+    """Share of the one-to-many branch in the loss: from ``start`` to ``end``, which the last epoch has, in a line."""
+
+    start: float = 0.8
+    end: float = 0.1
+    share: float = field(default=0.8, init=False)
+
+    def __post_init__(self) -> None:
+        self.share = self.start
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Set the share for the epoch that follows ``finished`` ones."""
+        left = max(1 - finished / max(epochs - 1, 1), 0)
+        self.share = left * (self.start - self.end) + self.end
+
+
+def class_weights(counts: Tensor, power: float) -> Tensor:
+    """Factors count^-power, 1 on average, from the number of objects of each class; an unseen class gets the mean."""
+    seen = counts > 0
+    weights = counts.clamp(min=1).double().pow(-power)
+    weights[~seen] = weights[seen].mean() if seen.any() else 1.0
+    return (weights / weights.mean()).float()
+
+
+class DetectTask(Task):
+    """Boxes and classes. A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes", "index".
+
+    A head with two branches learns from both: a one-to-many assignment of 10 cells, and a one-to-one in which the best
+    of 7 is kept, weighed by `DualSchedule` (YOLOv10, arXiv 2405.14458).
+
+    Args:
+        head: an anchor-free detection head whose strides are known.
+        names: names of the classes.
+        gains: weights of the loss's parts.
+        class_weights: (nc,) factors of the classes' cross-entropy.
+
+    Raises:
+        NetbuildError: if the head is none of these.
+    """
+
+    name = "detect"
+
+    def __init__(
+        self,
+        head: nn.Module,
+        names: list[str] | None = None,
+        gains: Gains | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__(head, names)
+        kind = type(head).__name__
+        if not all(hasattr(head, name) for name in ("reg_max", "dfl", "stride", "one2one")):
+            raise NetbuildError(f"the task 'detect' has no loss for the head {kind}")
+        if not head.stride:
+            raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
+        gains = gains or Gains()
+        self.one2many = DetectionLoss(head, gains, class_weights=class_weights)
+        self.one2one = DetectionLoss(head, gains, topk=7, topk2=1, class_weights=class_weights)
+        self.schedule = DualSchedule()
+
+    def loss(self, outputs: Raw, batch: Batch) -> Losses:
+        """The parts' sum times the batch size; the parts themselves are not multiplied.
+
+        Of two branches the parts are those of one-to-one.
+        """
+        first = outputs.get("one2one", outputs)
+        with torch.autocast(first["boxes"].device.type, enabled=False):
+            if "one2one" not in outputs:
+                parts = self.one2many(outputs, batch)
+                total = _sum(parts)
+            else:
+                parts = self.one2one(outputs["one2one"], batch)
+                share = self.schedule.share
+                total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(parts)
+        return total * len(first["boxes"]), {name: part.detach() for name, part in parts.items()}
+
+    def decode(self, outputs: Any, **options: Any) -> list[Tensor]:
+        """Detections of each image, best first: (n, 6) corners in pixels of the input, score, class.
+
+        Args:
+            outputs: the head's in eval, with or without the raw ones.
+            options: fields of `Filter`.
+        """
+        y = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        chosen = Filter(**options)
+        return best_rows(y, chosen) if self.head.one2one() else suppress(y, chosen)  # type: ignore[operator]
+
+    def metric(self) -> DetectionMetric:
+        """mAP as COCO has it, and more."""
+        return DetectionMetric(self.names or [str(i) for i in range(int(self.head.nc))])  # type: ignore[arg-type]
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Shift weight from the one-to-many branch to the other."""
+        self.schedule.epoch_end(finished, epochs)
+
+
+def _sum(parts: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(parts.values())).sum()

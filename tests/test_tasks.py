@@ -1,0 +1,440 @@
+"""Losses, assignment, suppression and scores, against plain loops, finite differences and other programs' figures."""
+
+from math import atan, exp, floor, log, pi
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import netbuild
+from netbuild import builders, tasks
+from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.layers.heads.detect import Detect, v10Detect
+from netbuild.tasks import metrics, nms
+from netbuild.tasks.assign import Assigner, Targets, pad
+from netbuild.tasks.base import Task
+from netbuild.tasks.boxes import Letterbox, ciou, giou, iou, pairwise, to_centres, to_corners
+from netbuild.tasks.classify import ClassifyTask
+from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, class_weights, dfl_loss
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_boxes(n, g, side=64.0, small=2.0, large=40.0):
+    """(n, 4) corners inside a square image, double precision."""
+    size = small + (large - small) * torch.rand(n, 2, generator=g, dtype=torch.float64)
+    low = torch.rand(n, 2, generator=g, dtype=torch.float64) * (side - size)
+    return torch.cat((low, low + size), 1)
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def plain_iou(a, b, eps=0.0):
+    """IoU of two corner boxes, the union, and the enclosing box's sides."""
+    w = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    h = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)) - w * h
+    hull = max(a[2], b[2]) - min(a[0], b[0]), max(a[3], b[3]) - min(a[1], b[1])
+    return w * h / (union + eps), union, hull
+
+
+def plain_ciou(a, b, weight=None):
+    """CIoU of two corner boxes; the weight of the shape term can be given."""
+    overlap, _, (w, h) = plain_iou(a, b)
+    distance = sum((a[i] + a[i + 2] - b[i] - b[i + 2]) ** 2 / 4 for i in (0, 1))
+    angles = [atan((x[2] - x[0]) / (x[3] - x[1])) for x in (a, b)]
+    v = 4 / pi**2 * (angles[0] - angles[1]) ** 2
+    weight = v / (1 - overlap + v) if weight is None and v else weight or 0.0
+    return overlap - distance / (w * w + h * h) - weight * v, weight
+
+
+def plain_giou(a, b):
+    overlap, union, (w, h) = plain_iou(a, b)
+    return overlap - (w * h - union) / (w * h)
+
+
+def test_overlaps_equal_their_formulas():
+    a, b = random_boxes(60, generator(0)), random_boxes(60, generator(1))
+    for function, plain in ((iou, lambda *x: plain_iou(*x)[0]), (giou, plain_giou), (ciou, lambda *x: plain_ciou(*x)[0])):
+        expected = [plain(p, q) for p, q in zip(a.tolist(), b.tolist())]
+        assert function(a, b).tolist() == pytest.approx(expected, abs=1e-6)
+        assert function(a, a).tolist() == pytest.approx([1.0] * 60, abs=1e-6)
+    assert torch.equal(pairwise(a, b)[3], iou(a[3].expand_as(b), b))
+    assert torch.allclose(to_corners(to_centres(a)), a)
+    assert to_centres(torch.tensor([2.0, 4.0, 6.0, 10.0])).tolist() == [4, 7, 4, 6]
+
+
+@pytest.mark.parametrize("function", [iou, giou, ciou])
+def test_degenerate_boxes_have_finite_overlap_and_gradient(function):
+    a = torch.tensor([[1.0, 1, 1, 1], [0, 0, 4, 4], [5, 5, 5, 9], [9, 9, 3, 3]], requires_grad=True)
+    for b in (a.detach(), torch.zeros_like(a), a.detach().flip(0)):
+        value = function(a, b)
+        (gradient,) = torch.autograd.grad(value.sum(), a)
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("function", [iou, giou])
+def test_gradients_of_iou_and_giou(function):
+    a, b = (random_boxes(12, generator(s), small=15).requires_grad_() for s in (2, 3))
+    assert torch.autograd.gradcheck(function, (a, b))
+
+
+def test_the_gradient_of_ciou_holds_the_weight_of_its_shape_term_fixed():
+    a, b = random_boxes(12, generator(4), small=15).requires_grad_(), random_boxes(12, generator(5), small=15)
+    (gradient,) = torch.autograd.grad(ciou(a, b).sum(), a)
+    moved = 0.0
+    for p, q, found in zip(a.tolist(), b.tolist(), gradient.tolist()):
+        weight = plain_ciou(p, q)[1]
+        for i in range(4):
+            ends = [plain_ciou([x + step * (i == j) for j, x in enumerate(p)], q, weight)[0] for step in (1e-6, -1e-6)]
+            assert found[i] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-6)
+            free = [plain_ciou([x + step * (i == j) for j, x in enumerate(p)], q)[0] for step in (1e-6, -1e-6)]
+            moved = max(moved, abs(free[0] - free[1] - ends[0] + ends[1]) / 2e-6)
+    assert moved > 1e-4  # a weight with gradient would have been noticed
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "enlarge", "inner", "corner"),
+    [
+        ((480, 640), (640, 640), True, (480, 640), (80, 0)),
+        ((1080, 1921), (640, 640), True, (360, 640), (140, 0)),
+        ((333, 500), (640, 640), True, (426, 640), (107, 0)),
+        ((100, 101), (320, 384), False, (100, 101), (110, 141)),
+        ((3000, 2), (64, 64), True, (64, 1), (0, 31)),
+    ],
+)
+def test_boxes_go_into_a_letterbox_and_back(size, canvas, enlarge, inner, corner):
+    box = Letterbox.fit(size, canvas, enlarge)
+    assert (box.inner, box.corner) == (inner, corner)
+    h, w = size
+    whole = torch.tensor([[0.0, 0, w, h], [w / 4, h / 3, w / 2, h]], dtype=torch.float64)
+    placed = box.apply(whole)
+    top, left = corner
+    assert placed[0].tolist() == pytest.approx([left, top, left + inner[1], top + inner[0]])
+    assert torch.allclose(box.undo(placed), whole, atol=1e-9)
+    assert box.undo(torch.tensor([[-9.0, -9, 9999, 9999]])).tolist() == [[0, 0, w, h]]
+
+
+# -- assignment -------------------------------------------------------------------------------------------------------
+
+SIDE, STRIDES = 64, (8, 16, 32)
+
+
+def grid(side=SIDE, strides=STRIDES):
+    """(A, 2) centres of all cells in pixels, levels in order, row by row."""
+    return torch.tensor(
+        [[(x + 0.5) * s, (y + 0.5) * s] for s in strides for y in range(side // s) for x in range(side // s)],
+        dtype=torch.float64,
+    )
+
+
+def scene(seed, counts, nc=4):
+    """Random scores, predicted boxes that are about the objects', cells and objects, of a batch of images."""
+    g = generator(seed)
+    points = grid()
+    index = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
+    boxes = random_boxes(len(index), g)
+    classes = torch.randint(nc, (len(index),), generator=g)
+    targets = pad(boxes, classes, index, len(counts))
+    scores = torch.rand(len(counts), len(points), nc, generator=g, dtype=torch.float64)
+    shape = (len(counts), len(points), 2)
+    predicted = torch.cat([points - 18 * torch.rand(shape, generator=g), points + 18 * torch.rand(shape, generator=g)], 2)
+    return scores, predicted.double(), points, targets
+
+
+def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, least):
+    """One image: lists of each cell's object (or None), its class and its soft target. All in loops."""
+    cells, objects = range(len(points)), range(len(boxes))
+    inside, u, t = (np.zeros((len(boxes), len(points))) for _ in range(3))
+    for g in objects:
+        low, high = list(boxes[g][:2]), list(boxes[g][2:])
+        for i in (0, 1):
+            if high[i] - low[i] < least:
+                middle = (low[i] + high[i]) / 2
+                low[i], high[i] = middle - least / 2, middle + least / 2
+        for a in cells:
+            if all(low[i] + 1e-9 < points[a][i] < high[i] - 1e-9 for i in (0, 1)):
+                inside[g, a] = 1
+                u[g, a] = max(plain_ciou(boxes[g], predicted[a])[0], 0)
+                t[g, a] = scores[a][classes[g]] ** 0.5 * u[g, a] ** 6
+    picks = np.zeros_like(inside)
+    for g in objects:
+        picks[g, torch.tensor(t[g]).topk(min(topk, len(points))).indices] = 1  # of equal ones it may take any
+    picks *= inside
+    for a in cells:
+        if picks[:, a].sum() > 1:
+            picks[:, a] = np.arange(len(boxes)) == u[:, a].argmax()
+    if topk2 != topk:
+        for g in objects:
+            chosen = sorted(cells, key=lambda a: -t[g, a] * picks[g, a])[:topk2]
+            picks[g] = [picks[g, a] if a in chosen else 0 for a in cells]
+    owner, score = [None] * len(points), [0.0] * len(points)
+    for a in cells:
+        for g in objects:
+            if picks[g, a]:
+                owner[a] = g
+                score[a] = t[g, a] * (u[g] * picks[g]).max() / ((t[g] * picks[g]).max() + 1e-9)
+    return owner, score
+
+
+@pytest.mark.parametrize(("topk", "topk2"), [(10, 10), (7, 1), (10, 1), (3, 2), (200, 200)])
+@pytest.mark.parametrize("seed", range(3))
+def test_assignment_equals_a_plain_loop(topk, topk2, seed):
+    scores, predicted, points, targets = scene(seed, (5, 0, 12, 1))
+    found = Assigner(topk, topk2, floor=16.0)(scores, predicted, points, targets)
+    total = 0
+    for b in range(4):
+        n = int(targets.valid[b].sum())
+        boxes, classes = targets.boxes[b, :n].tolist(), targets.classes[b, :n].tolist()
+        owner, score = plain_assignment(
+            scores[b].tolist(), predicted[b].tolist(), points.tolist(), boxes, classes, topk, topk2, 16.0
+        )
+        for a, g in enumerate(owner):
+            assert bool(found.foreground[b, a]) == (g is not None)
+            expected = [0.0] * 4
+            if g is not None:
+                total += 1
+                assert int(found.index[b, a]) == g
+                assert found.boxes[b, a].tolist() == boxes[g]
+                expected[classes[g]] = score[a]
+            assert found.scores[b, a].tolist() == pytest.approx(expected, abs=1e-6)
+    assert total >= 15
+
+
+def test_a_small_object_finds_cells_by_its_enlarged_box():
+    box = torch.tensor([[[30.0, 30, 32, 32]]])  # no centre of a cell is inside
+    targets = Targets(box, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+    points = grid().float()
+    predicted = box.expand(1, len(points), 4)
+    counts = [
+        int(Assigner(floor=least)(torch.ones(1, len(points), 1), predicted, points, targets).foreground.sum())
+        for least in (0.0, 16.0, 32.0)
+    ]
+    # From 23 to 39 there are centres of stride 8 at 28 and 36, and of stride 16 at 24; from 15 to 47 there are 21.
+    assert counts == [0, 4 + 1, 10]
+
+
+def test_the_order_of_objects_and_of_images_does_not_matter():
+    scores, predicted, points, targets = scene(3, (6, 4, 0))
+    assign = Assigner(7, 1, floor=16.0)
+    first = assign(scores, predicted, points, targets)
+    order = torch.randperm(6, generator=generator(0))
+    mixed = Targets(*(x[:, order] for x in (targets.boxes, targets.classes, targets.rows)))
+    second = assign(scores, predicted, points, mixed)
+    turned = assign(
+        scores.flip(0), predicted.flip(0), points, Targets(*(x.flip(0) for x in vars(targets).values()))
+    )
+    for name in ("scores", "foreground"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert torch.equal(getattr(first, name), getattr(turned, name).flip(0))
+    assert torch.equal(first.boxes[first.foreground], second.boxes[second.foreground])
+    assert first.foreground.sum(1).tolist()[2] == 0
+
+
+def test_a_batch_without_objects_is_background():
+    scores, predicted, points, _ = scene(0, (1, 1))
+    none = torch.zeros(0, dtype=torch.long)
+    found = Assigner()(scores, predicted, points, pad(torch.zeros(0, 4), none, none, 2))
+    assert not found.foreground.any()
+    assert not found.scores.any()
+    assert found.boxes.shape == predicted.shape
+
+
+def test_objects_are_padded_in_their_order():
+    boxes = torch.arange(1, 17.0).view(4, 4)
+    found = pad(boxes, torch.tensor([3, 1, 2, 0]), torch.tensor([2, 0, 2, 0]), 4)
+    assert found.rows.tolist() == [[1, 3], [-1, -1], [0, 2], [-1, -1]]
+    assert found.classes.tolist() == [[1, 0], [0, 0], [3, 2], [0, 0]]
+    assert found.valid.tolist() == [[True, True], [False, False], [True, True], [False, False]]
+    assert torch.equal(found.boxes[2], boxes[[0, 2]])
+
+
+# -- detection loss ---------------------------------------------------------------------------------------------------
+
+
+def test_dfl_equals_its_definition_and_its_gradient():
+    g = generator(6)
+    bins = torch.randn(5, 4, 16, generator=g, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(5, 4, generator=g, dtype=torch.float64) * 14.9
+    target[0] = torch.tensor([-3.0, 0.0, 15.0, 99.0])
+    p = bins.detach().softmax(-1)
+    for n, found in enumerate(dfl_loss(bins, target).tolist()):
+        sides = []
+        for i, y in enumerate(target[n].tolist()):
+            y = min(max(y, 0), 14.99)
+            low = floor(y)
+            sides.append(-log(p[n, i, low]) * (low + 1 - y) - log(p[n, i, low + 1]) * (y - low))
+        assert found == pytest.approx(sum(sides) / 4)
+    assert torch.autograd.gradcheck(lambda x: dfl_loss(x, target), (bins,))
+
+
+def detection_scene(reg_max, seed=0, counts=(4, 0, 7), nc=3):
+    """A head, random raw outputs in double precision, and a batch."""
+    g = generator(seed)
+    head = Detect(nc, [16, 16, 16], reg_max, stride=list(STRIDES))
+    feats = [torch.zeros(len(counts), 16, SIDE // s, SIDE // s) for s in STRIDES]
+    cells = sum((SIDE // s) ** 2 for s in STRIDES)
+    sides = torch.randn(len(counts), 4 * reg_max, cells, generator=g, dtype=torch.float64)
+    sides = sides if reg_max > 1 else sides.abs() * 2
+    scores = torch.randn(len(counts), nc, cells, generator=g, dtype=torch.float64)
+    raw = {"boxes": sides.requires_grad_(), "scores": scores.requires_grad_(), "feats": feats}
+    index = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
+    boxes = to_centres(random_boxes(len(index), g)) / SIDE
+    order = torch.randperm(len(index), generator=g)
+    classes = torch.randint(nc, (len(index),), generator=g)
+    return head.double(), raw, {"boxes": boxes[order], "classes": classes.float(), "index": index[order]}
+
+
+def plain_detection_loss(raw, batch, reg_max, topk, topk2, weights):
+    """Sums of the three parts over all cells, divided by the sum of the targets, without gains."""
+    points = grid().tolist()
+    strides = [s for s in STRIDES for _ in range((SIDE // s) ** 2)]
+    box = cls = side = total = 0.0
+    for b in range(len(raw["boxes"])):
+        outputs = raw["boxes"][b].detach().T.reshape(len(points), 4, reg_max)
+        p = outputs.softmax(-1) if reg_max > 1 else outputs
+        distances = (p @ torch.arange(reg_max, dtype=p.dtype) if reg_max > 1 else p[..., 0]).tolist()
+        spans = [[x / s - l, y / s - t, x / s + r, y / s + q]
+                 for (x, y), s, (l, t, r, q) in zip(points, strides, distances)]  # fmt: skip
+        logits = raw["scores"][b].detach().T.tolist()
+        probabilities = [[1 / (1 + exp(-x)) for x in row] for row in logits]
+        own = batch["index"] == b
+        objects = (to_corners(batch["boxes"][own]) * SIDE).tolist()
+        classes = batch["classes"][own].long().tolist()
+        pixels = [[x * s for x in span] for span, s in zip(spans, strides)]
+        owner, score = plain_assignment(probabilities, pixels, points, objects, classes, topk, topk2, 16)
+        for a, s in enumerate(strides):
+            for c, x in enumerate(probabilities[a]):
+                y = score[a] if owner[a] is not None and classes[owner[a]] == c else 0.0
+                cls -= (y * log(x) + (1 - y) * log(1 - x)) * weights[c]
+            if owner[a] is None:
+                continue
+            total += score[a]
+            true = [x / s for x in objects[owner[a]]]
+            box += (1 - plain_ciou(spans[a], true)[0]) * score[a]
+            x, y = (v / s for v in points[a])
+            target = [x - true[0], y - true[1], true[2] - x, true[3] - y]
+            if reg_max > 1:
+                loss = dfl_loss(outputs[a][None], torch.tensor([target], dtype=torch.float64)).item()
+            else:
+                loss = sum(abs(d - t) * s / SIDE for d, t in zip(distances[a], target)) / 4
+            side += loss * score[a]
+    return [x / max(total, 1) for x in (box, cls, side)]
+
+
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 2.0)])
+@pytest.mark.parametrize(("reg_max", "topk", "topk2"), [(16, 10, 10), (16, 7, 1), (1, 10, 10), (1, 7, 1)])
+def test_the_detection_loss_equals_plain_loops(reg_max, topk, topk2, weights):
+    head, raw, batch = detection_scene(reg_max)
+    factors = None if weights is None else torch.tensor(weights)
+    parts = DetectionLoss(head, Gains(2.0, 3.0, 5.0), topk, topk2, factors)(raw, batch)
+    box, cls, side = plain_detection_loss(raw, batch, reg_max, topk, topk2, weights or (1, 1, 1))
+    expected = {"box": 2 * box, "cls": 3 * cls, "dfl" if reg_max > 1 else "l1": 5 * side}
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+    assert min(expected.values()) > 0.1
+
+
+@pytest.mark.parametrize("reg_max", [1, 16])
+def test_images_without_objects_teach_classes_only(reg_max):
+    head, raw, batch = detection_scene(reg_max, counts=(0, 0))
+    total, parts = DetectTask(head).loss(raw, batch)
+    total.backward()
+    assert {name: part.item() > 0 for name, part in parts.items()} == {"box": False, "cls": True} | {
+        "dfl" if reg_max > 1 else "l1": False
+    }
+    assert raw["scores"].grad.abs().sum() > 0
+    assert raw["boxes"].grad.abs().sum() == 0  # but there is one: the graph is whole
+
+
+def test_the_loss_counts_the_batch_size_and_its_parts_do_not():
+    head, raw, batch = detection_scene(16)
+    total, parts = DetectTask(head).loss(raw, batch)
+    assert total.item() == pytest.approx(3 * sum(part.item() for part in parts.values()))
+    assert not any(part.requires_grad for part in parts.values())
+    half = {name: raw[name].detach().bfloat16() for name in ("boxes", "scores")}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, parts = DetectTask(head.float()).loss({**raw, **half}, batch)
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(total.item(), rel=0.02)
+
+
+def test_two_branches_are_weighed_by_the_schedule():
+    head, many, batch = detection_scene(1)
+    _, one, _ = detection_scene(1, seed=1)
+    head.copy_parts(True, "cv2", "cv3")
+    task = DetectTask(head)
+    shares = []
+    parts = [DetectionLoss(head)(many, batch), DetectionLoss(head, topk=7, topk2=1)(one, batch)]
+    sums = [sum(part.item() for part in branch.values()) for branch in parts]
+    for finished in range(1, 11):
+        total, logged = task.loss({"one2many": many, "one2one": one}, batch)
+        assert {name: part.item() for name, part in logged.items()} == pytest.approx(
+            {name: part.item() for name, part in parts[1].items()}
+        )
+        shares.append((total.item() / 3 - sums[1]) / (sums[0] - sums[1]))
+        task.epoch_end(finished, 10)
+    assert shares == pytest.approx([0.8 - 0.7 * i / 9 for i in range(10)], abs=1e-6)
+    assert task.schedule.share == pytest.approx(0.1)
+    single = DualSchedule()
+    single.epoch_end(1, 1)
+    assert single.share == pytest.approx(0.1)
+
+
+def test_class_weights():
+    found = class_weights(torch.tensor([100, 25, 0, 4]), 0.5)
+    raw = np.array([0.1, 0.2, (0.1 + 0.2 + 0.5) / 3, 0.5])
+    assert found.tolist() == pytest.approx((raw / raw.mean()).tolist())
+    assert class_weights(torch.tensor([0, 0]), 1.0).tolist() == [1, 1]
+    assert class_weights(torch.tensor([7, 1]), 0.0).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(torch.nn.Linear(2, 2), "no loss for the head Linear"), (Detect(2, [16]), "strides of the head Detect")],
+)
+def test_a_head_that_cannot_be_trained_says_so(head, message):
+    with pytest.raises(NetbuildError, match=message):
+        DetectTask(head)
+
+
+def detector(file, nc):
+    torch.manual_seed(0)
+    network = netbuild.build(file, nc=nc).train()
+    head = next(module for module in network.modules() if isinstance(module, Detect))
+    return network, head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "end2end"), [("yolo11n.yaml", False), ("yolov10n.yaml", True), ("yolo26n.yaml", True)])
+def test_one_batch_is_learnt_by_heart(file, end2end):
+    network, head = detector(file, nc=3)
+    task = DetectTask(head, ["a", "b", "c"])
+    batch = {
+        "images": torch.rand(2, 3, 96, 96),
+        "boxes": torch.tensor([[0.5, 0.6, 0.4, 0.3], [0.3, 0.3, 0.25, 0.2], [0.6, 0.4, 0.5, 0.6]]),
+        "classes": torch.tensor([0, 1, 2]),
+        "index": torch.tensor([0, 0, 1]),
+    }
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    task.epoch_end(1, 2)  # a dual head's last epoch: most of the weight is on one-to-one
+    losses = []
+    for _ in range(150):
+        total, _ = task.loss(network(batch["images"]), batch)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        losses.append(total.item())
+    assert losses[-1] < losses[0] / 4
+    head.training, head.end2end = False, end2end  # the batch's own statistics go on serving
+    with torch.no_grad():
+        found = task.decode(network(batch["images"]), conf=0.1)
+    metric = task.metric()
+    metric.update(found, batch)
+    result = metric.result()
+    assert result["mAP50"] > 0.95
+    assert result["F1"] > 0.95
