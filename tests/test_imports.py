@@ -48,12 +48,17 @@ BELOW = {
     "render": ("report",),
     "summary": ("render", "api"),
     "tasks": ("layers", "builders"),
+    "settings": ("reader",),
+    "optim": ("network", "settings"),
+    "state": ("optim", "stored"),
+    "feed": (),
+    "train": ("state", "feed", "weights", "tasks"),
     "author": ("summary", "tasks"),
-    "cli": ("author", "trust", "importing"),
+    "cli": ("author", "trust", "importing", "train"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
-LIGHT = ("errors", "expr", "reader", "extends", "rows", "spec", "locate", "stored")
+LIGHT = ("errors", "expr", "reader", "extends", "rows", "spec", "locate", "stored", "settings")
 
 
 def home(name):

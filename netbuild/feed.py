@@ -1,0 +1,95 @@
+"""Samples to batches, in an order and with chances that follow from seed, epoch and index alone.
+
+Whatever stopped a run, an epoch begun again is the same epoch: nothing depends on how many random numbers were drawn
+before it, nor on the number of worker processes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Batch = dict[str, Any]
+Collate = Callable[[Sequence[Any]], Batch]
+
+
+class Samples(Protocol):
+    """What can be fed: so many samples, each made with a generator of its own."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, index: int, rng: np.random.Generator, epoch: int) -> Any:
+        """A sample; all chance comes from ``rng``."""
+
+
+class Feed:
+    """Batches of samples, epoch by epoch.
+
+    Args:
+        samples: what is fed.
+        batch: samples a batch, over all processes of a distributed run.
+        collate: samples to a batch.
+        seed: of order and chances.
+        shuffle: whether each epoch has an order of its own; without, samples come in order.
+        workers: processes that prepare samples.
+        rank, world: this process and how many there are: each gets an equal share, and of an epoch that does not
+            divide, training repeats samples of its beginning, evaluation leaves the last ones to some processes.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch: int,
+        collate: Collate,
+        seed: int = 0,
+        shuffle: bool = False,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.samples, self.batch, self.collate = samples, max(batch // world, 1), collate
+        self.seed, self.shuffle, self.workers, self.rank, self.world = seed, shuffle, workers, rank, world
+
+    def __len__(self) -> int:
+        return -(-len(self.indices(0)) // self.batch)
+
+    def indices(self, epoch: int) -> list[int]:
+        """The samples of this process, in the epoch's order."""
+        count = len(self.samples)
+        order = np.random.default_rng((self.seed, epoch)).permutation(count).tolist() if self.shuffle else range(count)
+        order = list(order)
+        if self.shuffle and count % self.world:
+            order += order[: self.world - count % self.world]
+        # Side by side, so that a step of all processes together has the samples of one process's larger step.
+        return [i for start in range(0, len(order), self.batch * self.world) for i in self._share(order, start)]
+
+    def _share(self, order: list[int], start: int) -> list[int]:
+        step = order[start : start + self.batch * self.world]
+        return step[self.rank :: self.world]
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        indices = self.indices(number)
+        batches = [indices[i : i + self.batch] for i in range(0, len(indices), self.batch)]
+        loader = DataLoader(
+            _Epoch(self.samples, self.seed, number),
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
+            pin_memory=torch.cuda.is_available(),
+        )
+        yield from loader
+
+
+class _Epoch(Dataset[Any]):
+    def __init__(self, samples: Samples, seed: int, epoch: int) -> None:
+        self.samples, self.seed, self.epoch = samples, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples.get(index, np.random.default_rng((self.seed, self.epoch, index)), self.epoch)

@@ -1,0 +1,157 @@
+"""Settings of a training run: defaults, over them a YAML file, over that flags; each with a line on it. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.reader import Node, parse, read_text
+
+
+def _of(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: str = "") -> Any:
+    """A setting: its default, a line on it, and what it may be."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": tuple(choices.split())})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run does beside its network and its data."""
+
+    epochs: int = _of(100, "passes over the training data", 1, 1_000_000)
+    batch: int = _of(16, "images a step", 1, 65_536)
+    imgsz: int | None = _of(None, "side of the square images in pixels; none: the network's own", 1, 32_768)
+    seed: int = _of(0, "of weights, order and augmentation: the same seed gives the same weights on the CPU", 0, 2**31)
+    device: str = _of("auto", "cpu, cuda, cuda:1, mps; auto takes the first accelerator that is there")
+    workers: int = _of(2, "processes that prepare images; 0 prepares them in this one", 0, 256)
+    amp: str = _of(
+        "auto",
+        "mixed precision; auto is bf16 or fp16 on an accelerator and off on the CPU",
+        choices="auto off bf16 fp16",
+    )
+    compile: bool = _of(False, "whether torch.compile prepares the network")
+    optimizer: str = _of("auto", "auto is AdamW for few steps, SGD for many", choices="auto sgd adamw adam muon")
+    lr: float | None = _of(None, "learning rate after warm-up; none: the optimiser's own", 0, 100)
+    lr_end: float = _of(0.01, "learning rate of the last epoch, as a fraction of the first", 0, 1)
+    schedule: str = _of("linear", "how the learning rate falls", choices="linear cosine constant")
+    momentum: float = _of(0.937, "of SGD and muon; the first beta of Adam is 0.9", 0, 0.9999)
+    weight_decay: float = _of(0.0005, "on weights of convolutions and linear layers, not on norms and biases", 0, 1)
+    warmup: float = _of(3.0, "epochs over which the learning rate rises", 0, 1000)
+    accumulate: int = _of(0, "batches a step; 0: as many as make about 64 images", 0, 65_536)
+    clip: float = _of(10.0, "largest norm of the gradient; 0 does not clip", 0, 1e9)
+    ema: float = _of(0.9999, "decay of the averaged weights that are validated and kept; 0 keeps the last", 0, 0.999999)
+    freeze: str = _of("", "rows that do not learn: numbers, ranges such as 0-9, or names, comma-separated")
+    patience: int = _of(100, "epochs without a better metric after which training ends; 0: never", 0, 1_000_000)
+    minutes: float = _of(0.0, "time budget after which training ends; 0: none", 0, 1e6)
+    save_period: int = _of(0, "keep a checkpoint every so many epochs; 0: last and best alone", 0, 1_000_000)
+    label_smoothing: float = _of(0.0, "of class labels", 0, 0.9)
+    multi_scale: float = _of(0.0, "vary the size of the images by this fraction", 0, 0.9)
+    close_mosaic: int = _of(10, "epochs at the end without mosaic", 0, 1_000_000)
+    mosaic: float = _of(1.0, "chance that four images become one", 0, 1)
+    mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
+    cutmix: float = _of(0.0, "chance that a part of another image is laid in", 0, 1)
+    copy_paste: float = _of(0.0, "chance that objects of a mirrored image are pasted in", 0, 1)
+    degrees: float = _of(0.0, "largest rotation", 0, 180)
+    translate: float = _of(0.1, "largest shift, as a fraction of the image", 0, 1)
+    scale: float = _of(0.5, "largest change of size, as a fraction", 0, 0.95)
+    shear: float = _of(0.0, "largest shear in degrees", 0, 90)
+    hsv_h: float = _of(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
+    hsv_s: float = _of(0.7, "largest change of saturation, as a factor", 0, 1)
+    hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
+    flip_lr: float = _of(0.5, "chance of a mirrored image", 0, 1)
+    flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
+    erasing: float = _of(0.0, "chance that a rectangle of a classifier's image is erased", 0, 1)
+    auto_augment: str = _of("", "of a classifier's images", choices="randaugment autoaugment")
+    conf: float = _of(0.001, "least score of a box in validation", 0, 1)
+    iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
+    max_det: int = _of(300, "boxes an image at most", 1, 100_000)
+    lenient: bool = _of(False, "go on where labels are wrong, dropping them")
+    strict: bool = _of(False, "stop where pictures cannot be read, too")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain data, in their order."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def to_yaml(self, explained: bool = False) -> str:
+        """The settings as a file that gives them; with a comment each if they are to be explained."""
+        lines = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            text = (
+                {None: "null", True: "true", False: "false", "": "''"}.get(value, str(value))
+                if _is_word(value)
+                else str(value)
+            )
+            lines.append(f"{f.name}: {text}" + (f"  # {f.metadata['doc']}{_range(f.metadata)}" if explained else ""))
+        return "\n".join(lines)
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, str))
+
+
+def _range(metadata: Mapping[str, Any]) -> str:
+    return f": {', '.join(metadata['choices'])}" if metadata["choices"] else ""
+
+
+FIELDS = {f.name: f for f in fields(Settings)}
+TYPES = get_type_hints(Settings)
+
+
+def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a run.
+
+    Args:
+        path: a YAML file of settings.
+        flags: values that go over the file's; None is passed over.
+
+    Raises:
+        NetbuildError: at the line of a setting that is unknown or wrong.
+    """
+    values = _from_file(Path(path)) if path is not None else {}
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = _checked(name, value, None)
+    return Settings(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    root = parse(read_text(path), str(path))
+    if root.value is None:
+        return {}
+    if not isinstance(root.value, dict):
+        raise root.error(f"settings are a mapping such as epochs: 100, this is {root.kind()}")
+    for name in root.value:
+        if name not in FIELDS:
+            hint = did_you_mean(name, FIELDS) or "netbuild train --print-config lists all"
+            raise root.keys[name].error(f"unknown setting '{name}'", hint)
+    return {name: _checked(name, node.plain(), node) for name, node in root.value.items()}
+
+
+def _checked(name: str, value: Any, node: Node | None) -> Any:
+    """A setting's value in its type.
+
+    Raises:
+        NetbuildError: at its place, if there is one.
+    """
+    metadata, wanted = FIELDS[name].metadata, get_args(TYPES[name]) or (TYPES[name],)
+    if type(value) is int and float in wanted and int not in wanted:
+        value = float(value)
+    if type(value) not in wanted and not (value is None and type(None) in wanted):
+        raise _wrong(name, value, f"must be {_kind(wanted)}", node)
+    low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
+    if choices and value not in choices and value != FIELDS[name].default:
+        raise _wrong(name, value, f"must be one of {', '.join(choices)}", node, did_you_mean(str(value), choices))
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not (low or 0) <= value <= high:
+        raise _wrong(name, value, f"must be from {low or 0} to {high}", node)
+    return value
+
+
+def _wrong(name: str, value: Any, what: str, node: Node | None, hint: str = "") -> NetbuildError:
+    hint = hint or FIELDS[name].metadata["doc"]
+    return NetbuildError(f"{name}: {value!r} {what}", node.where if node else None, hint)
+
+
+def _kind(wanted: tuple[type, ...]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return " or ".join(names[t] for t in wanted)

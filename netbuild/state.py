@@ -1,0 +1,117 @@
+"""A run's whole state in one file, nothing of it executable: what resuming needs to go on as if nothing happened."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from netbuild.errors import NetbuildError, shorten
+from netbuild.optim import Average
+from netbuild.stored import header
+
+SCHEMA = 1
+KEY = "netbuild-state"
+
+
+@dataclass
+class Progress:
+    """How far a run has come, and its best so far."""
+
+    epoch: int = 0  # epochs done
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(
+    path: Path, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write the state: to a temporary file first, renamed when it is whole.
+
+    Raises:
+        NetbuildError: if it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors, numbers = {}, {}
+    for name, value in _parts(network, average, optimizer):
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value.detach().cpu().contiguous().clone()
+        else:
+            numbers[name] = value
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.state_dict()["param_groups"]]
+    facts = {
+        "schema": SCHEMA,
+        "progress": asdict(progress),
+        "numbers": numbers,
+        "groups": groups,
+        "steps": average.steps,
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        save_file(tensors, draft, {KEY: json.dumps(facts)})
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except Exception as error:
+        said = shorten(getattr(error, "strerror", None) or error)
+        raise NetbuildError(f"{path}: cannot be written: {said}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _parts(network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:
+    yield from ((f"network/{key}", tensor) for key, tensor in network.state_dict().items())
+    yield from ((f"average/{key}", tensor) for key, tensor in average.tensors.items())
+    for index, values in optimizer.state_dict()["state"].items():
+        yield from ((f"optimizer/{index}/{key}", value) for key, value in values.items())
+
+
+def load(path: Path, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put a run's state back.
+
+    Raises:
+        NetbuildError: if the file is none, or of another network or optimiser.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        facts = json.loads(header(path)["__metadata__"][KEY])
+        tensors = load_file(path)
+        network.load_state_dict(_under(tensors, "network/"))
+        for key, tensor in _under(tensors, "average/").items():
+            average.tensors[key].copy_(tensor)
+        average.steps = facts["steps"]
+        state = optimizer.state_dict()
+        state["state"] = _optimizer_state(tensors, facts["numbers"])
+        state["param_groups"] = [
+            {**g, **saved} for g, saved in zip(state["param_groups"], facts["groups"], strict=True)
+        ]
+        optimizer.load_state_dict(state)
+        return Progress(**facts["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        hint = "it belongs to a run of another network or other settings"
+        raise NetbuildError(f"{path}: cannot be resumed from: {shorten(error)}", hint=hint) from error
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _optimizer_state(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in {
+        **_under(tensors, "optimizer/"),
+        **{k.removeprefix("optimizer/"): v for k, v in numbers.items()},
+    }.items():
+        index, _, key = name.partition("/")
+        found.setdefault(int(index), {})[key] = value
+    return found

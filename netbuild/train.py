@@ -1,0 +1,337 @@
+"""The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
+
+Started by torchrun (or with its environment variables), every process trains on its share of each batch and torch's
+DistributedDataParallel averages their gradients; the first process validates and writes.
+"""
+
+import copy
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from netbuild import optim, state
+from netbuild.errors import NetbuildError
+from netbuild.feed import Batch, Feed
+from netbuild.network import Network
+from netbuild.settings import Settings
+from netbuild.state import Progress
+from netbuild.tasks.base import Task
+from netbuild.weights import checkpoint
+
+
+class NotFiniteError(NetbuildError):
+    """A loss that is no number: the run's fault, not the file's."""
+
+    exit_code = 1
+
+
+@dataclass
+class Reporter:
+    """Who is told how a run goes. Each is called with keywords; the defaults say nothing."""
+
+    step: Callable[..., None] = lambda **_: None
+    epoch: Callable[..., None] = lambda **_: None
+
+
+@dataclass
+class Trainer:
+    """A run: a network, what it learns, from what, and where to.
+
+    Args:
+        network: on the CPU; it is moved.
+        task: what is learnt.
+        train, val: the batches.
+        settings: of the run.
+        folder: of the run, which is there.
+        names: of the classes.
+    """
+
+    network: Network
+    task: Task
+    train: Feed
+    val: Feed
+    settings: Settings
+    folder: Path
+    names: list[str] | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the task's predictions
+
+    def __post_init__(self) -> None:
+        self.device = pick_device(self.settings.device)
+        self.network.to(self.device)
+        self.frozen = optim.freeze(self.network, self.settings.freeze)
+        self.plan = optim.plan(self.network, self.settings, len(self.train))
+        self.average = optim.Average(self.network, self.settings.ema)
+        self.progress = Progress()
+        self.precision = mixed_precision(self.settings.amp, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
+        model: Any = torch.compile(self.network) if self.settings.compile else self.network
+        self.model = distributed(model, self.device) if world() > 1 else model
+
+    @property
+    def state_path(self) -> Path:
+        """Where the run's whole state is."""
+        return self.folder / "state.safetensors"
+
+    def resume(self) -> None:
+        """Go on from the state in the folder.
+
+        Raises:
+            NetbuildError: if there is none that fits.
+        """
+        self.progress = state.load(self.state_path, self.network, self.average, self.plan.optimizer)
+        self.task.epoch_end(self.progress.epoch, self.settings.epochs)
+
+    def run(self) -> Progress:
+        """Train to the end, or to what ends it before; gives how far it came.
+
+        Raises:
+            NotFiniteError: if the loss is no number.
+            NetbuildError: if nothing can be written.
+        """
+        started = time.monotonic() - self.progress.seconds
+        while self.progress.epoch < self.settings.epochs:
+            losses = self.one_epoch(self.progress.epoch)
+            measures = shared(self.validate() if is_first() else {})
+            self.progress.epoch += 1
+            self.task.epoch_end(self.progress.epoch, self.settings.epochs)
+            self.progress.seconds = time.monotonic() - started
+            self.keep({**losses, **measures})
+            if self.is_over():
+                break
+        return self.progress
+
+    def is_over(self) -> bool:
+        """Whether patience or time is at its end."""
+        waited = self.progress.epoch - self.progress.best_epoch
+        late = self.settings.minutes and self.progress.seconds > 60 * self.settings.minutes
+        return bool(late or (self.settings.patience and waited >= self.settings.patience))
+
+    # -- an epoch -----------------------------------------------------------------------------------------------------
+
+    def one_epoch(self, epoch: int) -> dict[str, float]:
+        """A pass over the training data: the mean of each part of the loss."""
+        # Chance in the network follows from seed and epoch alone, as the feed's does: an epoch begun again is the same.
+        torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + rank())
+        self.model.train()
+        for row in self.frozen:
+            self.network.model[row].eval()  # their batch norms keep their statistics
+        sums: dict[str, float] = {}
+        batches, done = len(self.train), 0
+        self.plan.optimizer.zero_grad()
+        for done, batch in enumerate(self.train.epoch(epoch), 1):
+            rate = optim.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
+            parts = self.learn(batch, epoch, done)
+            if done % self.plan.accumulate == 0 or done == batches:
+                self.step()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.reporter.step(epoch=epoch, batch=done, batches=batches, losses=parts, rate=rate)
+        return {f"train/{name}": value / max(done, 1) for name, value in sums.items()}
+
+    def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
+        """Forward and backward of a batch: the parts of its loss."""
+        batch = moved(batch, self.device)
+        with self.autocast():
+            loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
+        if not torch.isfinite(loss):
+            where = self.blame(batch, float(loss.detach()), epoch, number)
+            raise NotFiniteError(where, hint="a lower --lr, or --amp off")
+        self.scaler.scale(loss / self.plan.accumulate).backward()
+        return {name: float(value.detach()) for name, value in parts.items()}
+
+    def step(self) -> None:
+        """One step of the optimiser, and of the average."""
+        self.scaler.unscale_(self.plan.optimizer)
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        self.scaler.step(self.plan.optimizer)
+        self.scaler.update()
+        self.plan.optimizer.zero_grad()
+        self.average.update(self.network)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision, where it is on."""
+        return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
+
+    @torch.no_grad()
+    def blame(self, batch: Batch, loss: float, epoch: int, number: int) -> str:
+        """Where a loss that is no number comes from: the first row whose output is not finite."""
+        found: list[str] = []
+
+        def watch(index: int) -> Callable[..., None]:
+            def hook(_: nn.Module, __: Any, out: Any) -> None:
+                tensors = [t for t in tree(out) if t.is_floating_point()]
+                if not found and not all(torch.isfinite(t).all() for t in tensors):
+                    module, name = self.network.facts["rows"][index]
+                    found.append(f"row {index}{f' ({name})' if name else ''} {module}")
+
+            return hook
+
+        handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
+        with self.autocast():
+            self.network(*inputs_of(batch))
+        for handle in handles:
+            handle.remove()
+        where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
+        return f"the loss is {loss} in epoch {epoch + 1}, batch {number}: {where}"
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def averaged(self) -> Network:
+        """The network with the averaged weights, or the last where none are averaged."""
+        network = copy.deepcopy(self.network)
+        if self.settings.ema:
+            network.load_state_dict(self.average.tensors)
+        return network.eval()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The measures of the averaged weights on the validation data."""
+        network, metric = self.averaged(), self.task.metric()
+        for batch in self.val.epoch(0):
+            batch = moved(batch, self.device)
+            with self.autocast():
+                outputs = network(*inputs_of(batch))
+            metric.update(self.task.decode(outputs, **self.options), batch)
+        return metric.result()
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def keep(self, measures: Mapping[str, float]) -> None:
+        """Write the epoch's numbers, its checkpoints and the run's state; tell the reporter."""
+        fitness, epoch = measures.get("fitness", 0.0), self.progress.epoch
+        best = self.progress.best is None or fitness > self.progress.best
+        if best:
+            self.progress.best, self.progress.best_epoch = fitness, epoch
+        self.progress.history.append({"epoch": epoch, **measures})
+        self.reporter.epoch(epoch=epoch, epochs=self.settings.epochs, measures=measures, best=best)
+        if not is_first():
+            return
+        network, training = (
+            self.averaged(),
+            {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()},
+        )
+        wanted = ["last", *(["best"] if best else [])]
+        if self.settings.save_period and epoch % self.settings.save_period == 0:
+            wanted.append(f"epoch{epoch}")
+        for name in wanted:
+            checkpoint.save(network, self.folder / f"{name}.safetensors", names=self.names, training=training)
+        _add_result(self.folder / "results.csv", self.progress.history)
+        state.save(self.state_path, self.network, self.average, self.plan.optimizer, self.progress)
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def world() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, the first being 0."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process validates, writes and speaks."""
+    return rank() == 0
+
+
+def shared(measures: dict[str, float]) -> dict[str, float]:
+    """The first process's measures, in all."""
+    if world() == 1:
+        return measures
+    box = [measures]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def distributed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients averaged over the processes."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def inputs_of(batch: Batch) -> list[torch.Tensor]:
+    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are."""
+    images = batch["images"]
+    return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors on a device."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def tree(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of an output."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tree(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tree(item)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        NetbuildError: if it is not there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint="cpu is always there") from None
+    return device
+
+
+def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for none."""
+    if wanted == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def _add_result(path: Path, history: list[dict[str, float]]) -> None:
+    """The numbers of all epochs as a table, whole at every moment."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)
+    draft.replace(path)
+
+
+def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
+    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step."""
+    network.train()
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
+    losses = []
+    for _ in range(steps):
+        loss, _ = task.loss(network(*inputs_of(batch)), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses

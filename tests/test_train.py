@@ -1,0 +1,336 @@
+"""The training loop: it learns, it can be stopped at any moment, it does the same again, and says what goes wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import netbuild
+from netbuild import NetbuildError, optim, settings, stored
+from netbuild.feed import Feed
+from netbuild.tasks.classify import ClassifyTask
+from netbuild.train import NotFiniteError, Reporter, Trainer, overfit
+
+NET = """
+nc: 10
+ch: 1
+imgsz: 8
+layers:
+  - [-1, 1, nn.Conv2d, [1, 16, 3, 1, 1], stem]
+  - [-1, 1, nn.ReLU, []]
+  - [-1, 1, nn.MaxPool2d, [2]]
+  - [-1, 1, nn.Dropout, [0.1]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, [256, 10], head]
+"""
+
+
+class Digits:
+    """scikit-learn's digits, shifted by chance in training."""
+
+    def __init__(self, part, moves=False):
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        chosen = [i for i in range(len(data.target)) if (i % 5 == 0) == (part == "val")]
+        self.images, self.classes = (data.images[chosen] * 15.9).astype(np.uint8), data.target[chosen]
+        self.moves = moves
+
+    def __len__(self):
+        return len(self.classes)
+
+    def get(self, index, rng, epoch):
+        image = self.images[index]
+        if self.moves:
+            image = np.roll(image, rng.integers(-1, 2, 2), (0, 1))
+        return torch.from_numpy(image.copy())[None], int(self.classes[index])
+
+
+def collate(items):
+    images, classes = zip(*items, strict=True)
+    return {"images": torch.stack(images), "classes": torch.tensor(classes)}
+
+
+def trainer(folder, seed=0, network=None, workers=0, text=NET, **options):
+    folder.mkdir(exist_ok=True)
+    (folder / "net.yaml").write_text(text)
+    chosen = settings.load(flags={"epochs": 4, "batch": 64, "seed": seed, "device": "cpu", "warmup": 1.0, **options})
+    torch.manual_seed(seed)
+    network = network or netbuild.build(folder / "net.yaml")
+    names = [str(i) for i in range(10)]
+    train = Feed(Digits("train", True), chosen.batch, collate, seed, True, workers)
+    val = Feed(Digits("val"), 128, collate)
+    return Trainer(network, ClassifyTask(network.model[-1], names), train, val, chosen, folder, names)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_keeps_what_it_learnt(tmp_path):
+    run = trainer(tmp_path, epochs=12, lr=0.003, ema=0.99, save_period=5)
+    progress = run.run()
+    assert progress.best > 0.9
+    kept = netbuild.build(tmp_path / "best.safetensors")
+    facts = stored.read(tmp_path / "best.safetensors")
+    assert facts.names == [str(i) for i in range(10)]
+    assert facts.training["epoch"] == progress.best_epoch
+    network = run.network
+    run.network = kept  # what is kept gives the measure that was told
+    run.average = optim.Average(kept, 0.9)
+    assert run.validate()["fitness"] == pytest.approx(facts.training["measures"]["fitness"])
+    run.network = network
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,train/cls")
+    assert len(lines) == 13
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        "best.safetensors", "epoch10.safetensors", "epoch5.safetensors", "last.safetensors", "state.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_same_seed_is_the_same_network_and_another_is_not(tmp_path):
+    runs = [
+        trainer(tmp_path / str(i), seed=seed, workers=workers)
+        for i, (seed, workers) in enumerate([(0, 0), (0, 2), (1, 0)])
+    ]
+    for run in runs:
+        run.run()
+    assert same(runs[0].network, runs[1].network)
+    assert not same(runs[0].network, runs[2].network)
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, optimizer):
+    whole = trainer(tmp_path / "whole", optimizer=optimizer)
+    whole.run()
+
+    def stop(epoch, batch, **_):
+        if (epoch, batch) == (2, 7):
+            raise StopError
+
+    broken = trainer(tmp_path / "broken", optimizer=optimizer)
+    broken.reporter = Reporter(step=stop)
+    with pytest.raises(StopError):
+        broken.run()
+    again = trainer(
+        tmp_path / "broken", seed=0, network=netbuild.build(tmp_path / "broken" / "net.yaml"), optimizer=optimizer
+    )
+    again.resume()
+    assert again.progress.epoch == 2
+    again.run()
+    assert same(whole.network, again.network)
+    for name in ("last.safetensors", "results.csv"):
+        a, b = ((tmp_path / run / name).read_bytes() for run in ("whole", "broken"))
+        assert a == b, name
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_train import trainer
+run = trainer(Path({folder!r}), epochs=40)
+if (run.state_path).exists():
+    run.resume()
+run.run()
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(3 + 2 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    whole = trainer(tmp_path / "whole", epochs=40)
+    whole.run()
+    last = netbuild.build(tmp_path / "killed" / "last.safetensors")
+    assert same(last, whole.averaged())
+
+
+def test_a_state_of_another_network_is_an_error(tmp_path):
+    trainer(tmp_path, epochs=1).run()
+    other = trainer(tmp_path, text=NET.replace("16, 3, 1, 1]", "8, 3, 1, 1]").replace("256, 10", "128, 10"))
+    with pytest.raises(NetbuildError, match="cannot be resumed from"):
+        other.resume()
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(NetbuildError):
+        other.resume()
+
+
+def test_a_loss_that_is_no_number_stops_with_its_row(tmp_path):
+    run = trainer(tmp_path)
+    with torch.no_grad():
+        run.network.model[5].weight[0, 0] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"epoch 1, batch 1: row 5 \(head\) nn.Linear is the first") as caught:
+        run.run()
+    assert caught.value.exit_code == 1
+
+
+def test_frozen_rows_stay(tmp_path):
+    run = trainer(tmp_path, epochs=1, freeze="stem")
+    before = run.network.model[0].weight.clone()
+    run.run()
+    assert torch.equal(run.network.model[0].weight, before)
+    for wanted, said in [("7", "rows 0 to 5"), ("stme", "did you mean"), ("3-1", "rows 0 to 5")]:
+        with pytest.raises(NetbuildError) as caught:
+            trainer(tmp_path, freeze=wanted)
+        assert said in str(caught.value)
+    with pytest.raises(NetbuildError, match="no parameter of the network learns"):
+        trainer(tmp_path, freeze="0-5")
+
+
+def test_patience_and_time_end_a_run(tmp_path):
+    assert trainer(tmp_path / "a", epochs=50, patience=2, lr=0.0).run().epoch <= 4
+    assert trainer(tmp_path / "b", epochs=50, minutes=1e-9).run().epoch == 1
+
+
+def test_accumulated_batches_are_one_step(tmp_path):
+    text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", "").replace("256, 10", "256, 10")
+    one = trainer(tmp_path / "one", text=text, epochs=1, batch=64, accumulate=1, warmup=0.0, ema=0.0)
+    two = trainer(tmp_path / "two", text=text, epochs=1, batch=32, accumulate=2, warmup=0.0, ema=0.0)
+    for run in (one, two):
+        run.run()
+    for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-2)
+
+
+def test_groups_do_not_decay_norms_and_biases():
+    network = netbuild.build("yolo11n.yaml")
+    plan = optim.plan(network, settings.load(flags={"optimizer": "sgd"}), 10)
+    decayed = {id(p) for g in plan.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            assert (id(p) in decayed) == (p.ndim > 1), name
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"), [("linear", [1, 0.505, 0.01]), ("cosine", [1, 0.505, 0.01]), ("constant", [1, 1, 1])]
+)
+def test_schedules(schedule, values):
+    chosen = settings.load(flags={"schedule": schedule, "epochs": 10})
+    assert [optim.factor(chosen, epoch) for epoch in (0, 5, 10)] == pytest.approx(values)
+
+
+def test_averages_follow_late():
+    network = torch.nn.Linear(2, 1)
+    average = optim.Average(network, 0.9)
+    first = {k: v.clone() for k, v in average.tensors.items()}
+    with torch.no_grad():
+        network.weight += 1
+    average.update(network)
+    decay = 0.9 * (1 - np.exp(-1 / 2000))
+    torch.testing.assert_close(average.tensors["weight"], decay * first["weight"] + (1 - decay) * network.weight)
+
+
+def test_a_batch_is_learnt_by_heart():
+    torch.manual_seed(0)
+    network = netbuild.build("lenet5-modern.yaml")
+    digits = Digits("train")
+    batch = collate([digits.get(i, None, 0) for i in range(16)])
+    batch["images"] = torch.nn.functional.interpolate(batch["images"].float(), (32, 32)) / 255
+    losses = overfit(network, ClassifyTask(network.model[-1]), batch, 60, 0.003)
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_the_feed_gives_each_sample_once_in_an_order_of_its_own():
+    class Numbers:
+        def __len__(self):
+            return 10
+
+        def get(self, index, rng, epoch):
+            return index, rng.random()
+
+    feed = Feed(Numbers(), 4, list, seed=1, shuffle=True)
+    epochs = [[item for batch in feed.epoch(e) for item in batch] for e in (0, 1, 0)]
+    assert sorted(i for i, _ in epochs[0]) == list(range(10))
+    assert epochs[0] == epochs[2]
+    assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
+    shares = [Feed(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
+    steps = [[i for i, _ in a + b] for a, b in zip(*(share.epoch(0) for share in shares), strict=True)]
+    whole = [[i for i, _ in batch] for batch in feed.epoch(0)]
+    assert [sorted(step) for step in steps] == [sorted(batch) for batch in whole]
+
+
+TOGETHER = """
+import os, sys, torch
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch.distributed as dist
+from test_train import NET, Digits, collate, names, plain_trainer
+dist.init_process_group("gloo")
+run = plain_trainer(Path({folder!r}) / str(dist.get_rank()), dist.get_rank(), dist.get_world_size())
+run.run()
+dist.destroy_process_group()
+"""
+names = [str(i) for i in range(10)]
+
+
+def plain_trainer(folder, rank=0, world=1):
+    """A run without dropout and batch norms, whose samples count alike."""
+    text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", "")
+    run = trainer(folder, text=text, epochs=2, batch=16, accumulate=1, lr=0.01, optimizer="sgd")
+    run.train.rank, run.train.world, run.train.batch = rank, world, 16 // world
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_of_twice_the_batch(tmp_path):
+    code = TOGETHER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    script = tmp_path / "together.py"
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29512", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = plain_trainer(tmp_path / "one")
+    one.run()
+    together = netbuild.build(tmp_path / "0" / "last.safetensors")
+    for a, b in zip(one.averaged().parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert not (tmp_path / "1" / "last.safetensors").exists()
+    rows = [(tmp_path / part / "results.csv").read_text().splitlines()[-1].split(",") for part in ("one", "0")]
+    assert [float(v) for v in rows[0][2:]] == pytest.approx([float(v) for v in rows[1][2:]], abs=0.01)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_settings_from_a_file_and_flags(tmp_path):
+    (tmp_path / "train.yaml").write_text("epochs: 7\nlr: 1e-3\nschedule: cosine\n")
+    chosen = settings.load(tmp_path / "train.yaml", {"epochs": 9, "batch": None})
+    assert (chosen.epochs, chosen.lr, chosen.schedule, chosen.batch) == (9, 0.001, "cosine", 16)
+    (tmp_path / "again.yaml").write_text(chosen.to_yaml(explained=True))
+    assert settings.load(tmp_path / "again.yaml") == chosen
+    assert all(f.metadata["doc"] for f in settings.FIELDS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3", "1:1: unknown setting 'epoch'"),
+        ("epochs: many", "epochs: 'many' must be a whole number"),
+        ("epochs: 0", "must be from 1 to"),
+        ("schedule: cosin", "did you mean 'cosine'"),
+        ("lr: true", "must be a number or null"),
+        ("[1]", "settings are a mapping"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path, text, said):
+    (tmp_path / "train.yaml").write_text(text)
+    with pytest.raises(NetbuildError) as caught:
+        settings.load(tmp_path / "train.yaml")
+    assert said in str(caught.value)
