@@ -23,10 +23,10 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def random_boxes(n, g, side=64.0, small=2.0, large=40.0):
-    """(n, 4) corners inside a square image, double precision."""
+def random_boxes(n, g, side=(96.0, 64.0), small=2.0, large=40.0):
+    """(n, 4) corners inside an image of (width, height), double precision."""
     size = small + (large - small) * torch.rand(n, 2, generator=g, dtype=torch.float64)
-    low = torch.rand(n, 2, generator=g, dtype=torch.float64) * (side - size)
+    low = torch.rand(n, 2, generator=g, dtype=torch.float64) * (torch.tensor(side) - size)
     return torch.cat((low, low + size), 1)
 
 
@@ -126,13 +126,14 @@ def test_boxes_go_into_a_letterbox_and_back(size, canvas, enlarge, inner, corner
 
 # -- assignment -------------------------------------------------------------------------------------------------------
 
-SIDE, STRIDES = 64, (8, 16, 32)
+WIDTH, HEIGHT, STRIDES = 96, 64, (8, 16, 32)
+FULL = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
 
 
-def grid(side=SIDE, strides=STRIDES):
+def grid():
     """(A, 2) centres of all cells in pixels, levels in order, row by row."""
     return torch.tensor(
-        [[(x + 0.5) * s, (y + 0.5) * s] for s in strides for y in range(side // s) for x in range(side // s)],
+        [[(x + 0.5) * s, (y + 0.5) * s] for s in STRIDES for y in range(HEIGHT // s) for x in range(WIDTH // s)],
         dtype=torch.float64,
     )
 
@@ -281,14 +282,14 @@ def detection_scene(reg_max, seed=0, counts=(4, 0, 7), nc=3):
     """A head, random raw outputs in double precision, and a batch."""
     g = generator(seed)
     head = Detect(nc, [16, 16, 16], reg_max, stride=list(STRIDES))
-    feats = [torch.zeros(len(counts), 16, SIDE // s, SIDE // s) for s in STRIDES]
-    cells = sum((SIDE // s) ** 2 for s in STRIDES)
+    feats = [torch.zeros(len(counts), 16, HEIGHT // s, WIDTH // s) for s in STRIDES]
+    cells = sum((HEIGHT // s) * (WIDTH // s) for s in STRIDES)
     sides = torch.randn(len(counts), 4 * reg_max, cells, generator=g, dtype=torch.float64)
     sides = sides if reg_max > 1 else sides.abs() * 2
     scores = torch.randn(len(counts), nc, cells, generator=g, dtype=torch.float64)
     raw = {"boxes": sides.requires_grad_(), "scores": scores.requires_grad_(), "feats": feats}
     index = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
-    boxes = to_centres(random_boxes(len(index), g)) / SIDE
+    boxes = to_centres(random_boxes(len(index), g)) / FULL
     order = torch.randperm(len(index), generator=g)
     classes = torch.randint(nc, (len(index),), generator=g)
     return head.double(), raw, {"boxes": boxes[order], "classes": classes.float(), "index": index[order]}
@@ -297,7 +298,7 @@ def detection_scene(reg_max, seed=0, counts=(4, 0, 7), nc=3):
 def plain_detection_loss(raw, batch, reg_max, topk, topk2, weights):
     """Sums of the three parts over all cells, divided by the sum of the targets, without gains."""
     points = grid().tolist()
-    strides = [s for s in STRIDES for _ in range((SIDE // s) ** 2)]
+    strides = [s for s in STRIDES for _ in range((HEIGHT // s) * (WIDTH // s))]
     box = cls = side = total = 0.0
     for b in range(len(raw["boxes"])):
         outputs = raw["boxes"][b].detach().T.reshape(len(points), 4, reg_max)
@@ -309,7 +310,7 @@ def plain_detection_loss(raw, batch, reg_max, topk, topk2, weights):
         logits = raw["scores"][b].detach().T.tolist()
         probabilities = [[1 / (1 + exp(-x)) for x in row] for row in logits]
         own = batch["index"] == b
-        objects = (to_corners(batch["boxes"][own]) * SIDE).tolist()
+        objects = (to_corners(batch["boxes"][own]) * FULL).tolist()
         classes = batch["classes"][own].long().tolist()
         pixels = [[x * s for x in span] for span, s in zip(spans, strides)]
         owner, score = plain_assignment(probabilities, pixels, points, objects, classes, topk, topk2, 16)
@@ -327,7 +328,7 @@ def plain_detection_loss(raw, batch, reg_max, topk, topk2, weights):
             if reg_max > 1:
                 loss = dfl_loss(outputs[a][None], torch.tensor([target], dtype=torch.float64)).item()
             else:
-                loss = sum(abs(d - t) * s / SIDE for d, t in zip(distances[a], target)) / 4
+                loss = sum(abs(d - t) * s / n for d, t, n in zip(distances[a], target, FULL.tolist())) / 4
             side += loss * score[a]
     return [x / max(total, 1) for x in (box, cls, side)]
 
@@ -550,11 +551,11 @@ def detections(images=12, objects=9, nc=4, seed=0):
     side = 400
     for _ in range(images // 3):
         index = torch.arange(3).repeat_interleave(objects)
-        boxes = random_boxes(3 * objects, g, side, 10, 200).float()
+        boxes = random_boxes(3 * objects, g, (side, side), 10, 200).float()
         classes = torch.randint(nc - 1, (len(index),), generator=g)  # the last class has no objects
         predictions = []
         for i in range(3):
-            rows = torch.cat((boxes[index == i].repeat(2, 1), random_boxes(4, g, side, 10, 200).float()))
+            rows = torch.cat((boxes[index == i].repeat(2, 1), random_boxes(4, g, (side, side), 10, 200).float()))
             kinds = torch.cat((classes[index == i].repeat(2), torch.randint(nc, (4,), generator=g)))
             wrong = torch.rand(len(kinds), generator=g) < 0.2
             kinds[wrong] = torch.randint(nc, (int(wrong.sum()),), generator=g)
@@ -593,7 +594,7 @@ def test_map_equals_pycocotools(images, objects, capsys):
 
 
 def small_metric():
-    """Two images of 100 x 200. First: a found twice, b taken for a; second: b found with little confidence, b invented."""
+    """Two images of 100 x 200. First: a found twice, b taken for a; second: b found at low confidence, b invented."""
     metric = metrics.DetectionMetric(["a", "b"])
     boxes = torch.tensor([[10.0, 10, 50, 50], [100, 20, 140, 60], [0, 0, 30, 30]])
     fractions = to_centres(boxes) / torch.tensor([200, 100, 200, 100])
