@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.tasks.boxes import ciou
@@ -132,7 +131,7 @@ def soften(picked: Tensor, overlap: Tensor, align: Tensor, targets: Targets, nc:
     tau = align * overlap.amax(2, keepdim=True) / (align.amax(2, keepdim=True) + EPS)
     index, foreground = picked.int().argmax(1), picked.any(1)
     classes = targets.classes.gather(1, index)
-    scores = F.one_hot(classes, nc) * (tau.amax(1) * foreground)[..., None]
+    scores = tau.new_zeros(*classes.shape, nc).scatter_(2, classes[..., None], (tau.amax(1) * foreground)[..., None])
     boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     return Assignment(boxes, scores, foreground, index)
 

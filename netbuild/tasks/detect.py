@@ -62,8 +62,18 @@ def read(head: Any, raw: Raw) -> Cells:
     maps = [boxes.new_empty(1).expand(1, 1, *f.shape[2:]) for f in raw["feats"]]
     points, strides = anchor_points(maps, head.stride)
     h, w = (side * head.stride[0] for side in raw["feats"][0].shape[2:])
-    distances = head.dfl(boxes).transpose(1, 2)
-    return Cells(points.T, strides.T, scores.transpose(1, 2), boxes.transpose(1, 2), distances, (w, h))
+    sides = boxes.transpose(1, 2)
+    return Cells(points.T, strides.T, scores.transpose(1, 2), sides, lengths(sides, head.reg_max), (w, h))
+
+
+def lengths(sides: Tensor, bins: int) -> Tensor:
+    """Distances (..., 4) in cells from raw outputs (..., 4 * bins): expectations over the bins, one bin as it is.
+
+    The head does so too, but in the precision of its weights.
+    """
+    if bins == 1:
+        return sides
+    return sides.unflatten(-1, (4, bins)).softmax(-1) @ torch.arange(bins, dtype=sides.dtype, device=sides.device)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -89,7 +99,7 @@ class DetectionLoss:
     """Loss of one branch: task-aligned targets, CIoU, cross-entropy, and the distribution of the sides or their L1.
 
     Args:
-        head: module with ``stride``, ``reg_max`` and ``dfl``.
+        head: module with ``stride`` and ``reg_max``.
         gains: weights of the parts.
         topk: cells that an object may pick.
         topk2: cells that it keeps, if another number.
@@ -210,7 +220,7 @@ class DetectTask(Task):
     ) -> None:
         super().__init__(head, names)
         kind = type(head).__name__
-        if not all(hasattr(head, name) for name in ("reg_max", "dfl", "stride", "one2one")):
+        if not all(hasattr(head, name) for name in ("reg_max", "stride", "one2one")):
             raise NetbuildError(f"the task 'detect' has no loss for the head {kind}")
         if not head.stride:
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
