@@ -41,6 +41,7 @@ BELOW = {
     "describe": ("prepare", "modules"),
     "graph": ("describe", "blame", "cost", "network"),
     "weights": ("network", "stored"),
+    "data": ("reader",),
     "api": ("graph", "gather", "weights"),
     "importing": ("api",),
     "trace": ("graph",),

@@ -1,0 +1,193 @@
+"""COCO's JSON: ``images``, ``annotations`` (boxes are x, y, width, height in pixels), ``categories`` (arXiv 1405.0312).
+
+Classes are numbered from 0 in the order of the category ids. One file is one split; of ``instances_train2017.json``
+it is ``train``. Pictures are looked for beside the file and in the usual places around it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netbuild.data.files import read_text
+from netbuild.data.labels import Objects, WrongObjectError, fit_box, spoilt
+from netbuild.data.samples import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
+from netbuild.errors import NetbuildError, shorten
+
+_SPLITS = ("train", "val", "test")
+
+
+def open_coco(files: Sequence[Path], name: str) -> Dataset:
+    """The data set of one or several annotation files, each a split.
+
+    Raises:
+        NetbuildError: if one cannot be read, or two name different categories.
+    """
+    splits: dict[str, Any] = {}
+    categories: dict[int, str] = {}
+    for file in files:
+        data = _load(file)
+        found = _categories(data, file)
+        if categories and found != categories:
+            raise NetbuildError(f"{file}: its categories differ from those of {files[0].name}")
+        categories, split = found, split_of(file)
+        if split in splits:
+            raise NetbuildError(f"{file}: a second file for the split '{split}'")
+        splits[split] = partial(_part, data, file, {number: index for index, number in enumerate(categories)})
+    return Dataset(name, files[0].resolve().parent, "coco", DETECT, tuple(categories.values()), splits)
+
+
+def split_of(file: Path) -> str:
+    """The split that a file's name tells of, or else its folder's; ``train`` if neither does."""
+    words = (file.stem.lower(), file.resolve().parent.name.lower())
+    return next((split for word in words for split in _SPLITS if split in word), "train")
+
+
+def annotation_files(folder: Path) -> list[Path]:
+    """The annotation files with boxes in a folder's usual places, one a split; captions and results are left out."""
+    found = [*folder.glob("annotations/*.json"), *folder.glob("*.json"), *folder.glob("*/_annotations.coco.json")]
+    return sorted(path for path in found if path.stem.startswith(("instances", "_annotations", *_SPLITS)))
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise NetbuildError(f"{file}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+    except RecursionError:
+        raise NetbuildError(f"{file}: no annotations: too deeply nested") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise NetbuildError(f"{file}: no annotations of COCO's kind: it needs a list '{key}'")
+        if bad := next((item for item in data[key] if not isinstance(item, dict)), None):
+            raise NetbuildError(f"{file}: an entry of '{key}' is no mapping: {shorten(bad)}")
+    return data
+
+
+def _categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for entry in data["categories"]:
+        number, name = entry.get("id"), entry.get("name")
+        if type(number) is not int or not isinstance(name, str):
+            raise NetbuildError(f"{file}: a category needs a whole number 'id' and a text 'name': {shorten(entry)}")
+        if number in found:
+            raise NetbuildError(f"{file}: category id {number} is given twice: '{found[number]}' and '{name}'")
+        found[number] = name
+    if not found:
+        raise NetbuildError(f"{file}: there are no categories")
+    return dict(sorted(found.items()))
+
+
+def _part(data: Mapping[str, Any], file: Path, classes: Mapping[int, int]) -> Part:
+    part = Part([])
+    images = dict(_images(data, file, part.problems))
+    groups: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+    for entry in data["annotations"]:
+        owner = entry.get("image_id")
+        if isinstance(owner, int) and owner in groups:
+            groups[owner].append(entry)
+        else:
+            message = f"annotation {entry.get('id')}: there is no image with the id {shorten(owner)}"
+            part.problems.append(Problem("no picture", LABEL, message, file, drops="box"))
+    folder = picture_folder(file, [image["file_name"] for image in images.values()])
+    for number, image in images.items():
+        size = (image["width"], image["height"])
+        problems: list[Problem] = []
+        objects = _objects(groups[number], size, classes, file, problems)
+        if left := spoilt(objects, problems, folder / image["file_name"]):
+            problems.append(left)
+        else:
+            part.samples.append(objects.sample(folder / image["file_name"], file, size))
+        part.problems.extend(problems)
+    if not images:
+        raise NetbuildError(f"{file}: there are no images in it")
+    return Part(part.samples, part.problems, f"{folder}: annotations looked for in {file}", len(data["images"]))
+
+
+def _images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    seen: set[int] = set()
+    for image in data["images"]:
+        number, name = image.get("id"), image.get("file_name")
+        sides = (image.get("width"), image.get("height"))
+        if type(number) is not int or not isinstance(name, str) or not all(type(s) is int and s > 0 for s in sides):
+            message = f"an image needs id, file_name, width and height: {shorten(image)}"
+            problems.append(Problem("image entry", LABEL, message, file, drops="picture"))
+        elif number in seen:
+            problems.append(Problem("duplicate", LABEL, f"image id {number} is given twice", file, drops="picture"))
+        else:
+            seen.add(number)
+            yield number, image
+
+
+def picture_folder(file: Path, names: Sequence[str]) -> Path:
+    """The folder that holds the pictures of an annotation file: the first usual place with one of them.
+
+    Raises:
+        NetbuildError: if none has.
+    """
+    here, above = file.resolve().parent, file.resolve().parent.parent
+    stem = file.stem.split("_", 1)[-1]  # train2017 of instances_train2017
+    subs = dict.fromkeys(("", "images", f"images/{stem}", stem, f"images/{split_of(file)}", split_of(file)))
+    tried = [base / sub for base in (here, above) for sub in subs]
+    for folder in tried:
+        if any((folder / name).is_file() for name in names[:20]):
+            return folder
+    places = "\n  ".join(map(str, tried))
+    raise NetbuildError(
+        f"{file}: its pictures (such as {shorten(names[0] if names else '')}) are in none of\n  {places}"
+    )
+
+
+def _objects(
+    entries: Sequence[dict[str, Any]],
+    size: tuple[int, int],
+    classes: Mapping[int, int],
+    file: Path,
+    problems: list[Problem],
+) -> Objects:
+    objects, seen = Objects(), set()
+    for entry in entries:
+        place = f"annotation {entry.get('id')}"
+        if entry.get("iscrowd"):
+            problems.append(Problem("crowd", NOTE, f"{place}: a crowd, not an object", file, drops="box"))
+            continue
+        try:
+            row, over = fit_box(_row(entry, size, classes))
+        except WrongObjectError as error:
+            problems.append(Problem(error.kind, LABEL, f"{place}: {error.message}", file, None, "box", error.hint))
+            continue
+        if row in seen:
+            problems.append(Problem("duplicate", NOTE, f"{place}: repeats another: one is kept", file, drops="box"))
+            continue
+        if over * max(size) > 1:  # a pixel
+            problems.append(Problem("clipped", NOTE, f"{place}: kept, clipped to the picture", file))
+        seen.add(row)
+        objects.add(row, 0, _outline(entry.get("segmentation"), size))
+    objects.lines.clear()  # JSON is read without its lines
+    return objects
+
+
+def _row(entry: Mapping[str, Any], size: tuple[int, int], classes: Mapping[int, int]) -> tuple[float, ...]:
+    """Class, cx, cy, w, h normalised."""
+    number, box = entry.get("category_id"), entry.get("bbox")
+    if not isinstance(number, int) or number not in classes:
+        raise WrongObjectError("class range", f"there is no category with the id {shorten(number)}")
+    if not isinstance(box, list) or len(box) != 4 or not all(_finite(value) for value in box):
+        raise WrongObjectError("columns", f"bbox is [x, y, width, height], not {shorten(box)}")
+    (x, y, w, h), (width, height) = box, size
+    return float(classes[number]), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def _outline(segmentation: object, size: tuple[int, int]) -> tuple[Floats, ...]:
+    """The polygons of an object; run-length masks give none."""
+    if not isinstance(segmentation, list):
+        return ()
+    good = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_finite, p))]
+    return tuple((np.array(p, dtype=np.float64).reshape(-1, 2) / size).clip(0, 1) for p in good)

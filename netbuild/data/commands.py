@@ -1,0 +1,138 @@
+"""What the commands on data sets do, with plain arguments: check one, and say what is in one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netbuild.data.opening import open_data
+from netbuild.data.samples import Dataset, Sample
+from netbuild.data.scan import Report, scan
+from netbuild.errors import NetbuildError
+
+SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's borders between small, medium and large (arXiv 1405.0312)
+_PARTS = (0, 25, 50, 75, 100)
+
+
+def check(
+    path: str | Path,
+    nc: int | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    lenient: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
+    cache: bool = True,
+) -> tuple[Report, list[NetbuildError]]:
+    """Scan a data set: the report, and what forbids its use (nothing if it may be used).
+
+    The arguments are those of `netbuild.data.scan.scan` and of its report's ``faults``.
+
+    Raises:
+        NetbuildError: if the data set cannot be opened.
+    """
+    report = scan(open_data(path), nc, splits=splits, cache=cache)
+    return report, report.faults(lenient=lenient, strict=strict, allow_empty=allow_empty)
+
+
+def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool = True) -> dict[str, Any]:
+    """What a data set has, by split: objects a class, sizes of boxes, sizes of pictures.
+
+    ``boxes`` has quantiles (``min``, ``q25``, ``median``, ``q75``, ``max``) of width, height and the root of the area
+    in pixels of the picture, of width over height, and the counts of small, medium and large ones; ``pictures`` the
+    quantiles of width, height and width over height, and the commonest sizes.
+
+    Raises:
+        NetbuildError: if the data set cannot be opened.
+    """
+    report = scan(open_data(path), splits=splits, cache=cache)
+    return {
+        "dataset": report.dataset.name,
+        "task": report.dataset.task,
+        "names": list(report.dataset.names),
+        "splits": {name: _split(report.dataset, split.samples) for name, split in report.splits.items()},
+    }
+
+
+def stats_text(found: dict[str, Any]) -> str:
+    """The result of `stats` for a terminal."""
+    lines = [f"{found['dataset']}: {found['task']}, {len(found['names'])} classes"]
+    for name, split in found["splits"].items():
+        lines += ["", f"{name}: {split['pictures']['count']:,} pictures, {split['objects']:,} objects"]
+        lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]])
+        for title in ("pictures", "boxes"):
+            rows = [(key, *value.values()) for key, value in split.get(title, {}).items() if isinstance(value, dict)]
+            rows = [row for row in rows if len(row) == 1 + len(_PARTS)]
+            lines += _table((title, "min", "q25", "median", "q75", "max"), rows)
+    return "\n".join(lines)
+
+
+def _split(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
+    classes = [np.array([s.label]) if s.boxes is None else s.boxes[:, 0].astype(int) for s in samples]
+    flat = np.concatenate(classes) if classes else np.zeros(0, int)
+    objects = np.bincount(flat, minlength=dataset.nc)
+    single = np.concatenate([np.unique(found) for found in classes]) if classes else flat
+    pictures = np.bincount(single, minlength=dataset.nc)
+    rows = zip(dataset.names, objects.tolist(), pictures.tolist())
+    result: dict[str, Any] = {
+        "objects": len(flat),
+        "classes": [{"name": name, "objects": count, "pictures": within} for name, count, within in rows],
+        "pictures": _pictures(samples),
+    }
+    if any(sample.boxes is not None for sample in samples):
+        result["boxes"] = _boxes(samples)
+    return result
+
+
+def _pictures(samples: Sequence[Sample]) -> dict[str, Any]:
+    sizes = np.array([sample.size for sample in samples if sample.size], dtype=float).reshape(-1, 2)
+    found, counts = np.unique(sizes, axis=0, return_counts=True)
+    common = sorted(zip(counts.tolist(), found.astype(int).tolist()), reverse=True)[:5]
+    return {
+        "count": len(samples),
+        "width": _quantiles(sizes[:, 0]),
+        "height": _quantiles(sizes[:, 1]),
+        "aspect": _quantiles(sizes[:, 0] / sizes[:, 1]),
+        "common": [{"width": width, "height": height, "count": count} for count, (width, height) in common],
+    }
+
+
+def _boxes(samples: Sequence[Sample]) -> dict[str, Any]:
+    sides = [s.boxes[:, 3:] * s.size for s in samples if s.boxes is not None and s.size]
+    flat = np.concatenate(sides) if sides else np.zeros((0, 2))
+    width, height = flat[:, 0], flat[:, 1]
+    area = width * height
+    return {
+        "width": _quantiles(width),
+        "height": _quantiles(height),
+        "root_area": _quantiles(np.sqrt(area)),
+        "aspect": _quantiles(width / height),
+        "areas": {
+            "small": int((area < SMALL).sum()),
+            "medium": int(((area >= SMALL) & (area < MEDIUM)).sum()),
+            "large": int((area >= MEDIUM).sum()),
+        },
+        "most_in_a_picture": max((len(s.boxes) for s in samples if s.boxes is not None), default=0),
+    }
+
+
+def _quantiles(values: Any) -> dict[str, float | None]:
+    keys = ("min", "q25", "median", "q75", "max")
+    if not len(values):
+        return dict.fromkeys(keys)
+    return {key: round(float(value), 4) for key, value in zip(keys, np.percentile(values, _PARTS))}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    cells = [tuple(heads), *(tuple(_cell(value) for value in row) for row in rows)]
+    if len(cells) == 1:
+        return []
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in cells]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,50 @@
+"""A folder per class, with pictures in it: ``train/cat/1.jpg``, ``val/cat/2.jpg``; or the classes without splits."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from netbuild.data.files import pictures_below, subfolders
+from netbuild.data.samples import CLASSIFY, LABEL, NOTE, Dataset, Part, Problem, Sample
+from netbuild.errors import NetbuildError
+
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def open_folders(root: Path) -> Dataset:
+    """The data set in a folder. Classes are the folders of ``train``, in the order of their names.
+
+    The order is by text, so that the number of a class depends on nothing but the names: 10 stands before 9.
+
+    Raises:
+        NetbuildError: if there are no folders of classes.
+    """
+    found = {path: _SPLITS[path.name.lower()] for path in subfolders(root) if path.name.lower() in _SPLITS}
+    places = {split: path for path, split in found.items()} or {"train": root}
+    names = tuple(path.name for path in subfolders(places.get("train", next(iter(places.values())))))
+    if not names:
+        hint = "one folder a class, with its pictures, in folders train and val"
+        raise NetbuildError(f"{root.resolve()}: no folders of classes", hint=hint)
+    order: list[str] = [split for split in ("train", "val", "test") if split in places]
+    splits = {split: partial(_part, places[split], names) for split in order}
+    return Dataset(str(root), root.resolve(), "folders", CLASSIFY, names, splits)
+
+
+def _part(folder: Path, names: Sequence[str]) -> Part:
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for place in subfolders(folder):
+        pictures = pictures_below(place)
+        if place.name not in names:
+            message = f"the class '{place.name}' is not in the training split ({len(pictures)} pictures)"
+            problems.append(Problem("class", LABEL, message, place, drops="picture"))
+            continue
+        if not pictures:
+            problems.append(Problem("empty class", NOTE, "no pictures in this class", place))
+        samples += [Sample(path, label=names.index(place.name), source=place) for path in pictures]
+    missing = sorted(set(names) - {place.name for place in subfolders(folder)})
+    problems += [Problem("empty class", NOTE, "no folder for this class", folder / name) for name in missing]
+    if not samples:
+        raise NetbuildError(f"{folder.resolve()}: no pictures in the folders of its classes")
+    strays = sum(len(pictures_below(place)) for place in subfolders(folder) if place.name not in names)
+    return Part(samples, problems, found=len(samples) + strays)

@@ -1,0 +1,98 @@
+"""MNIST's files: arrays of bytes, ``train-images-idx3-ubyte`` and ``-labels-idx1-``, packed with gzip or not.
+
+A file is two zero bytes, a byte for the type of the values (8: unsigned bytes), a byte for the number of sizes, the
+sizes as big-endian 32-bit numbers, the values.
+"""
+
+import math
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from netbuild.data.files import read_bytes
+from netbuild.data.samples import CLASSIFY, Bytes, Dataset, Part, Sample
+from netbuild.errors import NetbuildError
+
+MAX_VALUES = 2**32
+_UBYTE = 8
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "t10k": "test", "test": "test"}
+
+
+def is_idx(folder: Path) -> bool:
+    """Whether a folder has files of this kind."""
+    return bool(_files(folder))
+
+
+def open_idx(folder: Path) -> Dataset:
+    """The data set in a folder; its classes are the numbers up to the largest label.
+
+    Raises:
+        NetbuildError: if a file is damaged or lacks its partner.
+    """
+    found = _files(folder)
+    tables = {}
+    for split, images in found.items():
+        tables[split] = read_idx(_partner(images))
+        if tables[split].ndim != 1:
+            raise NetbuildError(f"{_partner(images)}: labels have one size, these have {tables[split].ndim}")
+    count = 1 + max(int(table.max(initial=0)) for table in tables.values())
+    splits = {split: partial(_part, found[split], table) for split, table in tables.items()}
+    return Dataset(str(folder), folder.resolve(), "idx", CLASSIFY, tuple(map(str, range(count))), splits)
+
+
+def read_idx(path: Path) -> Bytes:
+    """The array in a file, its shape as the header says.
+
+    Raises:
+        NetbuildError: if it is no such file, or longer or shorter than its header says.
+    """
+    start = read_bytes(path, 4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _UBYTE or not 1 <= start[3] <= 4:
+        raise NetbuildError(f"{path}: no IDX file of bytes: it begins with {start.hex(' ') or 'nothing'}")
+    begin = 4 + 4 * start[3]
+    head = read_bytes(path, begin)
+    if len(head) < begin:
+        raise NetbuildError(f"{path}: cut off in its header")
+    shape = struct.unpack(f">{start[3]}I", head[4:])
+    count = math.prod(shape)
+    if count > MAX_VALUES:
+        raise NetbuildError(f"{path}: its header says {' x '.join(map(str, shape))}, more than {MAX_VALUES:,} values")
+    data = read_bytes(path, begin + count + 1)[begin:]  # one more byte tells that there is too much
+    if len(data) != count:
+        said = f"{' x '.join(map(str, shape))} = {count:,} values"
+        has = "more" if len(data) > count else f"{len(data):,}"
+        raise NetbuildError(f"{path}: its header says {said}, the file has {has}")
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of pictures, by split."""
+    found = {}
+    for path in sorted(folder.glob("*images*ubyte*")):
+        if split := _SPLITS.get(path.name.split("-")[0]):
+            found[split] = path
+    return found
+
+
+def _partner(images: Path) -> Path:
+    """The file of labels that belongs to one of pictures, packed or not."""
+    name = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
+    for path in (images.with_name(name), images.with_name(f"{name}.gz")):
+        if path.is_file():
+            return path
+    raise NetbuildError(f"{images}: there is no {name} beside it")
+
+
+def _part(file: Path, labels: Bytes) -> Part:
+    pixels = read_idx(file)
+    if pixels.ndim not in (3, 4) or not len(pixels):
+        raise NetbuildError(f"{file}: pictures have three or four sizes, these have {pixels.shape}")
+    if len(pixels) != len(labels):
+        raise NetbuildError(f"{file}: {len(pixels):,} pictures, but {len(labels):,} labels")
+    size = (pixels.shape[2], pixels.shape[1])
+    source = _partner(file)
+    return Part(
+        [Sample(file, size, label=int(label), source=source, pixels=picture) for picture, label in zip(pixels, labels)]
+    )

@@ -1,0 +1,128 @@
+"""Classification lists as CSV: columns ``path,label`` and, if wanted, ``split``; a first line may name them.
+
+Paths are relative to the file's own folder. Labels that are all whole numbers are the classes themselves; other labels
+are names, numbered in their sorted order. In a folder, ``train.csv``, ``val.csv`` and ``test.csv`` are splits.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from netbuild.data.files import read_text
+from netbuild.data.samples import CLASSIFY, LABEL, Dataset, Part, Problem, Sample
+from netbuild.errors import NetbuildError, shorten
+
+_COLUMNS = ("path", "label", "split")
+_ALIASES = {"image": "path", "file": "path", "filename": "path", "class": "label"}
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class _Line:
+    file: Path
+    number: int
+    path: str
+    label: str
+
+
+def is_tables(folder: Path) -> bool:
+    """Whether a folder holds the lists of its splits."""
+    return (folder / "train.csv").is_file()
+
+
+def open_tables(files: Sequence[Path], name: str) -> Dataset:
+    """The data set of one file with all splits, or of a file a split.
+
+    Raises:
+        NetbuildError: if there is no line to use.
+    """
+    lines: dict[str, list[_Line]] = {}
+    problems: dict[str, list[Problem]] = {}
+    for file in files:
+        _read(file, _SPLITS.get(file.stem.lower(), "train"), lines, problems)
+    if not lines:
+        raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
+    labels = {line.label for part in lines.values() for line in part}
+    names = _classes(labels)
+    numbers = {label: int(label) if names[0] == "0" and label.isdecimal() else names.index(label) for label in labels}
+    order: list[str] = [split for split in ("train", "val", "test") if split in lines]
+    homeless = [problem for split, found in problems.items() if split not in lines for problem in found]
+    problems[order[0]] = [*problems.get(order[0], []), *homeless]
+    splits = {split: partial(_part, lines[split], problems.get(split, []), numbers) for split in order}
+    return Dataset(name, files[0].resolve().parent, "csv", CLASSIFY, names, splits)
+
+
+def _classes(labels: set[str]) -> tuple[str, ...]:
+    if all(label.isdecimal() and len(label) < 7 for label in labels):
+        return tuple(map(str, range(1 + max(map(int, labels)))))
+    return tuple(sorted(labels))
+
+
+def _read(file: Path, split: str, lines: dict[str, list[_Line]], problems: dict[str, list[Problem]]) -> None:
+    text = read_text(file)
+    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns: tuple[str, ...] = ()
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue
+            if not columns:
+                columns, is_head = _head(cells)
+                if is_head:
+                    continue
+            _line(file, reader.line_num, dict(zip(columns, cells)), len(cells) - len(columns), split, lines, problems)
+    except csv.Error as error:
+        raise NetbuildError(f"{file}:{reader.line_num}: {error}") from None
+
+
+def _head(cells: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The columns' names, and whether the first line gives them."""
+    named = tuple(_ALIASES.get(cell.lower(), cell.lower()) for cell in cells)
+    if "path" in named and "label" in named:
+        return named, True
+    return _COLUMNS[: max(2, min(len(cells), 3))], False
+
+
+def _line(
+    file: Path,
+    number: int,
+    cells: Mapping[str, str],
+    surplus: int,
+    split: str,
+    lines: dict[str, list[_Line]],
+    problems: dict[str, list[Problem]],
+) -> None:
+    split = _SPLITS.get(cells.get("split", "").lower(), "") if cells.get("split") else split
+    message = ""
+    if surplus:
+        message = f"{abs(surplus)} column{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}"
+    elif not cells["path"] or not cells["label"]:
+        message = "an empty path or label"
+    elif not split:
+        message = f"split '{shorten(cells['split'], 30)}' is none of train, val, test"
+    if message:
+        problem = Problem("columns", LABEL, message, file, number, "picture")
+        problems.setdefault(split or "train", []).append(problem)
+    else:
+        lines.setdefault(split, []).append(_Line(file, number, cells["path"], cells["label"]))
+
+
+def _part(lines: Sequence[_Line], problems: Sequence[Problem], numbers: Mapping[str, int]) -> Part:
+    part = Part([], list(problems), found=len(lines) + len(problems))
+    seen: dict[Path, _Line] = {}
+    for line in lines:
+        path = line.file.resolve().parent / line.path
+        if first := seen.get(path):
+            same = first.label == line.label
+            message = f"{line.path} stands in line {first.number} too" + ("" if same else f", as '{first.label}'")
+            weight = "note" if same else LABEL
+            part.problems.append(Problem("duplicate", weight, message, line.file, line.number, "picture"))
+            continue
+        seen[path] = line
+        part.samples.append(Sample(path, label=numbers[line.label], source=line.file, lines=(line.number,)))
+    return part

@@ -1,0 +1,204 @@
+"""Data sets of YOLO's layout: a YAML file names the splits and the classes, each picture has a text file of labels.
+
+``path`` is relative to the YAML file's own folder (never to the working directory), the splits to ``path``. A split
+is a folder of pictures, a text file that lists pictures, or a list of these. The label file of ``.../images/a/1.jpg``
+is ``.../labels/a/1.txt``; without a folder ``images`` it stands beside the picture.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from netbuild.data.files import pictures_below, read_text
+from netbuild.data.labels import LabelFile, Rules, spoilt
+from netbuild.data.samples import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
+from netbuild.errors import NetbuildError
+from netbuild.reader import Node, parse
+from netbuild.reader import read_text as read_yaml
+
+SPLITS = ("train", "val", "test")
+MAX_LABELS = 16 * 2**20  # bytes of a label file
+
+
+def open_yolo(file: Path) -> Dataset:
+    """The data set that a YAML file describes.
+
+    Raises:
+        NetbuildError: if the file is wrong, with its line.
+    """
+    node = parse(read_yaml(file), str(file))
+    if not isinstance(node.value, dict):
+        raise node.error(f"a data file is a mapping with train, val and names, this is {node.kind()}")
+    names = _names(node)
+    root = _root(node, file)
+    shape = _keypoint_shape(node)
+    splits = {}
+    for split in SPLITS:
+        entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
+        if entry is not None and entry.value not in (None, ""):
+            splits[split] = partial(_part, _sources(entry, root), root, Rules(names, shape))
+    if not splits:
+        raise node.error("the file names no split", "write train: images/train and val: images/val")
+    return Dataset(str(file), root, "yolo", DETECT, names, splits, shape)
+
+
+def label_path(picture: Path) -> Path:
+    """Where the label file of a picture is looked for."""
+    parts = list(picture.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _root(node: Node, file: Path) -> Path:
+    base = file.resolve().parent
+    entry = node.value.get("path")
+    if entry is None or entry.value is None:
+        return base
+    if not isinstance(entry.value, str):
+        raise entry.error(f"path must be a folder, not {entry.kind()}")
+    root = (base / Path(entry.value).expanduser()).resolve()
+    if not root.is_dir():
+        raise entry.error(f"path: there is no folder {root}", "a relative path starts at the data file's own folder")
+    return root
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    entry, count = node.value.get("names"), node.value.get("nc")
+    if count is not None and (type(count.value) is not int or count.value < 1):
+        raise count.error(f"nc must be a whole number above 0, not {count.kind()}")
+    if entry is None or entry.value is None:
+        if count is None:
+            raise node.error("neither names nor nc", "write names: [first, second]")
+        return tuple(f"class{index}" for index in range(count.value))
+    names = _listed(entry) if isinstance(entry.value, list) else _mapped(entry)
+    if count is not None and count.value != len(names):
+        raise count.error(
+            f"nc is {count.value}, but there are {len(names)} names", "leave nc out: the names are counted"
+        )
+    return names
+
+
+def _listed(entry: Node) -> tuple[str, ...]:
+    for item in entry.value:
+        if isinstance(item.value, (list, dict)) or item.value is None:
+            raise item.error(f"a name must be a text, not {item.kind()}")
+    return _distinct(entry, entry.value)
+
+
+def _mapped(entry: Node) -> tuple[str, ...]:
+    if not isinstance(entry.value, dict):
+        raise entry.error(f"names must be a list or a mapping from number to name, not {entry.kind()}")
+    keys = list(entry.value)
+    numbers = sorted(int(key) for key in keys if key.isdecimal())
+    if numbers != list(range(len(keys))):
+        raise entry.error(
+            f"the numbers of names must run from 0 to {len(keys) - 1}, each once; found {', '.join(keys[:20])}"
+        )
+    ordered = sorted(entry.value.items(), key=lambda item: int(item[0]))
+    return _distinct(entry, [item for _, item in ordered])
+
+
+def _distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
+    names = tuple(str(item.value).strip() for item in items)
+    if not names:
+        raise entry.error("there is no name: a data set has one class at least")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise items[index].error(f"the name '{name}' is given twice, for {names.index(name)} and {index}")
+    return names
+
+
+def _keypoint_shape(node: Node) -> tuple[int, int] | None:
+    entry = node.value.get("kpt_shape")
+    if entry is None or entry.value is None:
+        return None
+    value = entry.plain()
+    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)):
+        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {entry.kind()}")
+    if value[0] < 1 or value[1] not in (2, 3):
+        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {value}")
+    return value[0], value[1]
+
+
+def _sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
+    """The folders and lists of a split, each with its place in the YAML file."""
+    items = entry.value if isinstance(entry.value, list) else [entry]
+    for item in items:
+        if not isinstance(item.value, str):
+            raise item.error(f"a split is a folder or a text file that lists pictures, not {item.kind()}")
+    return [(item, _below(root, item.value)) for item in items]
+
+
+def _below(root: Path, text: str) -> Path:
+    """Where a split lies. Exports often say ``../train`` and mean the folder beside their YAML file."""
+    path = root / Path(text).expanduser()
+    beside = root / text.removeprefix("../")
+    return beside.resolve() if not path.exists() and beside.exists() else path.resolve()
+
+
+def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules) -> Part:
+    part = Part([])
+    pictures: dict[Path, None] = {}  # a set that keeps its order
+    for node, source in sources:
+        found = _pictures(node, source, root, part.problems)
+        if not found:
+            raise node.error(f"no pictures in {source}")
+        pictures.update(dict.fromkeys(found))
+    read = (_sample(picture, rules, part.problems) for picture in pictures)
+    part.samples.extend(sample for sample in read if sample)
+    if all(source.is_dir() for _, source in sources):  # a list may leave pictures out on purpose
+        part.problems.extend(_lonely(pictures))
+    first = next(iter(pictures))
+    return Part(part.samples, part.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
+
+
+def _pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
+    if source.is_dir():
+        return pictures_below(source)
+    if not source.exists():
+        raise node.error(f"there is no {source}", "relative to path:, or else to the data file's own folder")
+    if source.suffix != ".txt":
+        raise node.error(f"{source} is neither a folder nor a .txt file that lists pictures")
+    found = []
+    for number, line in enumerate(read_text(source).splitlines(), 1):
+        if text := line.strip():
+            tried = [(base / text).resolve() for base in (root, source.parent)]
+            picture = next((path for path in tried if path.is_file()), None)
+            if picture:
+                found.append(picture)
+            else:
+                problems.append(Problem("no picture", PICTURE, f"there is no {tried[0]}", source, number, "picture"))
+    return found
+
+
+def _sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
+    path = label_path(picture)
+    if not path.is_file():
+        return LabelFile(path, rules).objects.sample(picture, None)
+    try:
+        text = read_text(path, MAX_LABELS)
+    except NetbuildError as error:
+        message = error.message.removeprefix(f"{path}: ")
+        problems.append(Problem("label file", LABEL, message, path, drops="picture", hint=error.hint))
+        return None
+    file = LabelFile(path, rules).read(text)
+    problems.extend(file.problems)
+    if left := spoilt(file.objects, file.problems, path):
+        problems.append(left)
+        return None
+    return file.objects.sample(picture, path)
+
+
+def _lonely(pictures: dict[Path, None]) -> list[Problem]:
+    """Label files without a picture, in the folders where labels were found."""
+    wanted = {label_path(picture) for picture in pictures}
+    folders = sorted({path.parent for path in wanted if "labels" in path.parts})
+    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.txt")))
+    return [
+        Problem("no picture", NOTE, "a label file without a picture", path)
+        for path in found
+        if path not in wanted and path.name != "classes.txt"
+    ]
