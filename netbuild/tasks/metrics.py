@@ -84,7 +84,7 @@ class DetectionMetric(Metric):
             table.append(
                 {
                     "class": self.names[number],
-                    "images": sum(bool((t[:, 4] == number).any()) for t in self.truths),
+                    "images": sum(bool(((t[:, 4] == number) & (t[:, 5] == 0)).any()) for t in self.truths),
                     "objects": int(objects),
                     "precision": float(curves.precision[i, at]),
                     "recall": float(curves.recall[i, at]),
