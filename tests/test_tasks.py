@@ -610,9 +610,9 @@ def small_metric():
     boxes = torch.tensor([[10.0, 10, 50, 50], [100, 20, 140, 60], [0, 0, 30, 30], [160, 0, 199, 30]])
     fractions = to_centres(boxes) / torch.tensor([200, 100, 200, 100])
     batch = {"images": torch.zeros(2, 3, 100, 200), "boxes": fractions, "classes": torch.tensor([0, 1, 1, 0])}
-    batch["crowd"] = torch.tensor([0, 0, 0, 1])  # that nobody found: it does not count
+    batch["crowd"] = torch.tensor([0, 0, 0, 1])  # neither it counts nor what is found in it
     first = torch.tensor([[11.0, 10, 51, 50, 1.0, 0], [10, 12, 50, 52, 0.6, 0], [100, 20, 140, 60, 0.8, 0]])
-    second = torch.tensor([[150.0, 50, 190, 90, 0.7, 1], [0, 0, 30, 30, 0.1, 1]])
+    second = torch.tensor([[150.0, 50, 190, 90, 0.7, 1], [0, 0, 30, 30, 0.1, 1], [170, 0, 185, 20, 0.95, 0]])
     metric.update([first, second], {**batch, "index": torch.tensor([0, 0, 1, 1])})
     return metric
 
