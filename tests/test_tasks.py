@@ -107,7 +107,7 @@ def test_the_gradient_of_ciou_holds_the_weight_of_its_shape_term_fixed():
     [
         ((480, 640), (640, 640), True, (480, 640), (80, 0)),
         ((1080, 1921), (640, 640), True, (360, 640), (140, 0)),
-        ((333, 500), (640, 640), True, (426, 640), (107, 0)),
+        ((335, 500), (640, 640), True, (429, 640), (105, 0)),
         ((100, 101), (320, 384), False, (100, 101), (110, 141)),
         ((3000, 2), (64, 64), True, (64, 1), (0, 31)),
     ],
@@ -192,7 +192,7 @@ def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, lea
 @pytest.mark.parametrize(("topk", "topk2"), [(10, 10), (7, 1), (10, 1), (3, 2), (200, 200)])
 @pytest.mark.parametrize("seed", range(3))
 def test_assignment_equals_a_plain_loop(topk, topk2, seed):
-    scores, predicted, points, targets = scene(seed, (5, 0, 12, 1))
+    scores, predicted, points, targets = scene(seed, (5, 0, 30, 1))
     found = Assigner(topk, topk2, floor=16.0)(scores, predicted, points, targets)
     total = 0
     for b in range(4):
@@ -362,16 +362,18 @@ def test_the_loss_counts_the_batch_size_and_its_parts_do_not():
     total, parts = DetectTask(head).loss(raw, batch)
     assert total.item() == pytest.approx(3 * sum(part.item() for part in parts.values()))
     assert not any(part.requires_grad for part in parts.values())
-    half = {name: raw[name].detach().bfloat16() for name in ("boxes", "scores")}
+    half = raw | {name: raw[name].detach().bfloat16() for name in ("boxes", "scores")}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough, parts = DetectTask(head.float()).loss({**raw, **half}, batch)
+        rough, _ = DetectTask(head).loss(half, batch)
+    same, _ = DetectTask(head).loss(raw | {name: half[name].float() for name in ("boxes", "scores")}, batch)
     assert rough.dtype == torch.float32
+    assert rough.item() == same.item()  # only the outputs are rounded
     assert rough.item() == pytest.approx(total.item(), rel=0.02)
 
 
 def test_two_branches_are_weighed_by_the_schedule():
-    head, many, batch = detection_scene(1)
-    _, one, _ = detection_scene(1, seed=1)
+    head, many, batch = detection_scene(1, counts=(30, 0, 50))
+    _, one, _ = detection_scene(1, seed=1, counts=(30, 0, 50))
     head.copy_parts(True, "cv2", "cv3")
     task = DetectTask(head)
     shares = []
@@ -506,6 +508,15 @@ def test_suppression_carries_what_follows_the_scores():
     assert rows[:, 5:].tolist() == [[0, 7, 8], [1, 5, 6]]
 
 
+def test_classes_do_not_meet_beyond_the_edge_and_a_score_must_be_above_the_limit():
+    pytest.importorskip("torchvision")
+    y = torch.tensor([[15.0, 15, 10, 10, 0.75, 0], [-5, -5, 10, 10, 0, 0.625], [40, 40, 9, 9, 0.5, 0]]).T[None]
+    (rows,) = nms.suppress(y, nms.Filter(conf=0.5))
+    assert rows[:, 4:].tolist() == [[0.75, 0], [0.625, 1]]
+    (rows,) = nms.suppress(y, nms.Filter(conf=0.5, multi_label=True))
+    assert rows[:, 4:].tolist() == [[0.75, 0], [0.625, 1]]
+
+
 def test_a_one_to_one_head_passes_without_suppression(monkeypatch):
     head = v10Detect(3, [16, 16], stride=[8.0, 16.0]).eval()
     head.end2end = True
@@ -596,12 +607,13 @@ def test_map_equals_pycocotools(images, objects, capsys):
 def small_metric():
     """Two images of 100 x 200. First: a found twice, b taken for a; second: b found at low confidence, b invented."""
     metric = metrics.DetectionMetric(["a", "b"])
-    boxes = torch.tensor([[10.0, 10, 50, 50], [100, 20, 140, 60], [0, 0, 30, 30]])
+    boxes = torch.tensor([[10.0, 10, 50, 50], [100, 20, 140, 60], [0, 0, 30, 30], [160, 0, 199, 30]])
     fractions = to_centres(boxes) / torch.tensor([200, 100, 200, 100])
-    batch = {"images": torch.zeros(2, 3, 100, 200), "boxes": fractions, "classes": torch.tensor([0, 1, 1])}
-    first = torch.tensor([[11.0, 10, 51, 50, 0.9, 0], [10, 12, 50, 52, 0.6, 0], [100, 20, 140, 60, 0.8, 0]])
-    second = torch.tensor([[150.0, 50, 190, 90, 0.7, 1], [0, 0, 30, 30, 0.1, 1]])
-    metric.update([first, second], {**batch, "index": torch.tensor([0, 0, 1])})
+    batch = {"images": torch.zeros(2, 3, 100, 200), "boxes": fractions, "classes": torch.tensor([0, 1, 1, 0])}
+    batch["crowd"] = torch.tensor([0, 0, 0, 1])  # neither it counts nor what is found in it
+    first = torch.tensor([[11.0, 10, 51, 50, 1.0, 0], [10, 12, 50, 52, 0.6, 0], [100, 20, 140, 60, 0.8, 0]])
+    second = torch.tensor([[150.0, 50, 190, 90, 0.7, 1], [0, 0, 30, 30, 0.1, 1], [170, 0, 185, 20, 0.95, 0]])
+    metric.update([first, second], {**batch, "index": torch.tensor([0, 0, 1, 1])})
     return metric
 
 
@@ -614,17 +626,29 @@ def test_scores_of_a_hand_made_example():
     assert result["mAP50"] == pytest.approx((1 + 0.5 * 51 / 101) / 2)
     assert result["fitness"] == result["mAP50-95"]
     curves = metric.curves()
-    at = {c: round(c * 999) for c in (0.05, 0.5, 0.85, 0.95)}
+    at = {c: round(c * 999) for c in (0.05, 0.5, 0.85, 1.0)}
     assert {c: curves.precision[:, i].tolist() for c, i in at.items()} == {
-        0.05: [pytest.approx(1 / 3), 0.5], 0.5: [pytest.approx(1 / 3), 0], 0.85: [1, 0], 0.95: [0, 0]
+        0.05: [pytest.approx(1 / 3), 0.5], 0.5: [pytest.approx(1 / 3), 0], 0.85: [1, 0], 1.0: [1, 0]
     }  # fmt: skip
     assert {c: curves.recall[:, i].tolist() for c, i in at.items()} == {
-        0.05: [1, 0.5], 0.5: [1, 0], 0.85: [1, 0], 0.95: [0, 0]
+        0.05: [1, 0.5], 0.5: [1, 0], 0.85: [1, 0], 1.0: [1, 0]
     }  # fmt: skip
     assert result["F1"] == pytest.approx((0.5 + 0.5) / 2)  # the mean F1 of both classes is best below 0.1
     assert result["precision"] == pytest.approx((1 / 3 + 0.5) / 2)
     assert result["confidence"] < 0.1
     assert [(row["images"], row["objects"]) for row in metric.classes()] == [(1, 1), (2, 2)]
+    assert [row["iscrowd"] for row in metric.dataset()["annotations"]] == [0, 0, 0, 1]
+
+
+def test_a_detection_claims_the_best_object_and_others_get_none():
+    true = np.array([[0.0, 0, 10, 10, 3], [2, 0, 12, 10, 3], [2, 0, 12, 10, 1]])
+    found = np.array(
+        [[1.5, 0, 11.5, 10, 0.9, 3], [2.5, 0, 12.5, 10, 0.8, 3], [0, 0, 10, 4, 0.7, 3], [0, 0, 9, 9, 0.6, 3]]
+    )
+    assert metrics.claimed(found, true, 0.7).tolist() == [1, 0, 0, 1]
+    overlap = np.array([[0.8, 0.9], [0.0, 0.85], [0.3, 0.0]])
+    assert metrics.paired(overlap, 0.3) == [(0, 1)]
+    assert metrics.paired(overlap, 0.2) == [(0, 1), (2, 0)]
 
 
 def test_detections_and_truths_are_measured_in_the_original_images():

@@ -19,7 +19,7 @@ class Metric(ABC):
 
     @abstractmethod
     def result(self) -> dict[str, float]:
-        """Figures by name, the larger the better; "fitness" is the one by which weights are chosen."""
+        """Figures by name; "fitness", the larger the better, is the one by which weights are chosen."""
 
     def classes(self) -> list[dict[str, Any]]:
         """A row of figures for each class, where there are classes."""

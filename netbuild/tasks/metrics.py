@@ -12,6 +12,7 @@ from netbuild.tasks.base import Batch, Metric
 from netbuild.tasks.boxes import pairwise, to_corners
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 SMOOTH = 0.1  # width of the window over confidences, 0..1, by which F1 is smoothed before its best is sought
@@ -84,7 +85,7 @@ class DetectionMetric(Metric):
             table.append(
                 {
                     "class": self.names[number],
-                    "images": sum(bool((t[:, 4] == number).any()) for t in self.truths),
+                    "images": sum(bool(((t[:, 4] == number) & (t[:, 5] == 0)).any()) for t in self.truths),
                     "objects": int(objects),
                     "precision": float(curves.precision[i, at]),
                     "recall": float(curves.recall[i, at]),
@@ -134,33 +135,37 @@ class DetectionMetric(Metric):
         ]
 
     def curves(self) -> "Curves":
-        """Precision and recall by confidence at an overlap of `IOU`; crowds do not count."""
+        """Precision and recall by confidence at an overlap of `IOU`; neither crowds count nor what is found in them."""
         hits, scores, classes = [], [], []
         for found, true in zip(self.detections, self.truths, strict=True):
             found = found[np.argsort(-found[:, 4], kind="stable")]
-            single = true[true[:, 5] == 0]
-            hits.append(claimed(found, single, IOU))
-            scores.append(found[:, 4])
-            classes.append(found[:, 5])
+            hit = claimed(found, true[true[:, 5] == 0], IOU)
+            counts = (hit > 0) | ~within_crowd(found, true, IOU)
+            hits.append(hit[counts])
+            scores.append(found[counts, 4])
+            classes.append(found[counts, 5])
         objects = np.concatenate([t[t[:, 5] == 0, 4] for t in self.truths]) if self.truths else np.zeros(0)
         return Curves(_join(hits), _join(scores), _join(classes), objects)
 
     def confusion(self) -> Ints:
         """(nc+1, nc+1) counts, row: predicted class, column: true class; the last ones are the background.
 
-        Boxes pair one to one by overlap, the largest first and whatever their classes: `CONFUSION`.
+        Boxes pair one to one by overlap, the largest first and whatever their classes: `CONFUSION`. Crowds do not
+        count, nor do detections in them that have no pair.
         """
         conf, iou = CONFUSION
         n = len(self.names)
         matrix = np.zeros((n + 1, n + 1), dtype=np.int64)
         for found, true in zip(self.detections, self.truths, strict=True):
-            found, true = found[found[:, 4] > conf], true[true[:, 5] == 0]
-            pairs = paired(_overlap(found, true), iou)
-            predicted, real = found[:, 5].astype(int), true[:, 4].astype(int)
+            found, single = found[found[:, 4] > conf], true[true[:, 5] == 0]
+            pairs = paired(_overlap(found, single), iou)
+            predicted, real = found[:, 5].astype(int), single[:, 4].astype(int)
+            alone, missed = ~within_crowd(found, true, iou), np.ones(len(single), dtype=bool)
             for d, g in pairs:
                 matrix[predicted[d], real[g]] += 1
-            np.add.at(matrix[:, n], np.delete(predicted, [d for d, _ in pairs]), 1)
-            np.add.at(matrix[n], np.delete(real, [g for _, g in pairs]), 1)
+                alone[d] = missed[g] = False
+            np.add.at(matrix[:, n], predicted[alone], 1)
+            np.add.at(matrix[n], real[missed], 1)
         return matrix
 
 
@@ -213,6 +218,16 @@ def claimed(found: Floats, true: Floats, threshold: float) -> Floats:
             hits[d[i]] = 1
             taken.add(int(g[i]))
     return hits
+
+
+def within_crowd(found: Floats, true: Floats, threshold: float) -> Bools:
+    """(n,) of which detections (n, 6) at least this share lies in a crowd of their class."""
+    crowds = true[true[:, 5] == 1][None]
+    boxes = found[:, None]
+    low, high = np.maximum(boxes[..., :2], crowds[..., :2]), np.minimum(boxes[..., 2:4], crowds[..., 2:4])
+    area = (boxes[..., 2:4] - boxes[..., :2]).prod(-1)
+    inside = (high - low).clip(0).prod(-1) >= threshold * np.maximum(area, 1e-9)
+    return (inside & (boxes[..., 5] == crowds[..., 4])).any(1)
 
 
 def paired(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
