@@ -216,6 +216,144 @@ def build(
         write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
 
 
+Data = Annotated[str | None, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")]
+Option = Annotated[
+    list[str] | None, typer.Option("--option", "-O", help="Any setting of --print-config: NAME=VALUE. May be repeated.")
+]
+
+
+@app.command()
+def train(
+    file: Annotated[str | None, typer.Argument(help="A YAML file, a packaged network's name, or a checkpoint.")] = None,
+    data: Data = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    option: Option = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Train a network on a data set: a run folder with checkpoints, numbers and settings."""
+    from netbuild import settings
+
+    named = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
+    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    if print_config:
+        write(settings.load(config, flags).to_yaml(explained=True))
+        return
+    from netbuild.author.progress import reporter
+    from netbuild.train import is_first
+    from netbuild.training import new_folder, start
+    from netbuild.training import resume as go_on
+
+    code = {"modules": modules or (), "trusted": _trusted(trust)}
+    if resume is not None:
+        unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
+        _refuse_unused("with --resume", **unused)
+        trainer = go_on(resume, flags, **code)
+    else:
+        if file is None:
+            raise NetbuildError(
+                "which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some"
+            )
+        chosen = settings.load(config, flags)
+        folder = out or new_folder(Path(file).stem)
+        trainer = start(
+            file, data, chosen, folder, weights=weights, download=download, scale=scale, set=set or (), **code
+        )
+    with reporter(trainer) as told:
+        trainer.reporter = told
+        done = trainer.run()
+    if is_first():
+        write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+
+
+@app.command()
+def val(
+    file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Half of the images at a time.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    option: Option = None,
+    json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Measure a checkpoint on a data set, in all and class by class."""
+    from netbuild import settings
+    from netbuild.training import validate
+
+    named = {"imgsz": imgsz, "batch": batch, "device": device}
+    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    with _busy(f"measuring {file}"):
+        measures, classes = validate(
+            file, data, split, settings.load(None, flags), modules=modules or (), trusted=_trusted(trust)
+        )
+    if json:
+        write_json({"measures": measures, "classes": classes})
+        return
+    from netbuild.author.progress import table
+
+    write(table([{"class": "all", **measures}]))
+    if classes:
+        write(table(classes))
+
+
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("check")
+def check_data(
+    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    nc: Annotated[int | None, typer.Option(min=1, help="Classes of the network, if not the data's own.")] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Every problem, as data.")] = False,
+) -> None:
+    """Look at every label and every picture: what is wrong, where, and what would be dropped."""
+    from netbuild.data.commands import check as look
+
+    with _busy(f"looking at {data}"):
+        report, faults = look(data, nc, lenient=lenient, strict=strict)
+    if json:
+        write_json({**report.to_dict(), "faults": [fault.message for fault in faults]})
+    else:
+        write(str(report))
+        for fault in faults:
+            say(str(fault))
+    raise typer.Exit(2 if faults else 0)
+
+
+@data_app.command()
+def stats(
+    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
+) -> None:
+    """Count a data set: objects a class, sizes of boxes and of pictures."""
+    from netbuild.data.commands import stats as count
+    from netbuild.data.commands import stats_text
+
+    with _busy(f"counting {data}"):
+        found = count(data)
+    if json:
+        write_json(found)
+    else:
+        write(stats_text(found))
+
+
 weights_app = typer.Typer(help="Weights of other programs.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 

@@ -4,7 +4,7 @@ Whatever stopped a run, an epoch begun again is the same epoch: nothing depends 
 before it, nor on the number of worker processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 Batch = dict[str, Any]
-Collate = Callable[[Sequence[Any]], Batch]
+Collate = Callable[[Any], Batch]
 
 
 class Samples(Protocol):

@@ -1,6 +1,6 @@
 """Settings of a training run: defaults, over them a YAML file, over that flags; each with a line on it. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -45,12 +45,9 @@ class Settings:
     minutes: float = _of(0.0, "time budget after which training ends; 0: none", 0, 1e6)
     save_period: int = _of(0, "keep a checkpoint every so many epochs; 0: last and best alone", 0, 1_000_000)
     label_smoothing: float = _of(0.0, "of class labels", 0, 0.9)
-    multi_scale: float = _of(0.0, "vary the size of the images by this fraction", 0, 0.9)
     close_mosaic: int = _of(10, "epochs at the end without mosaic", 0, 1_000_000)
     mosaic: float = _of(1.0, "chance that four images become one", 0, 1)
     mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
-    cutmix: float = _of(0.0, "chance that a part of another image is laid in", 0, 1)
-    copy_paste: float = _of(0.0, "chance that objects of a mirrored image are pasted in", 0, 1)
     degrees: float = _of(0.0, "largest rotation", 0, 180)
     translate: float = _of(0.1, "largest shift, as a fraction of the image", 0, 1)
     scale: float = _of(0.5, "largest change of size, as a fraction", 0, 0.95)
@@ -60,8 +57,6 @@ class Settings:
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
     flip_lr: float = _of(0.5, "chance of a mirrored image", 0, 1)
     flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
-    erasing: float = _of(0.0, "chance that a rectangle of a classifier's image is erased", 0, 1)
-    auto_augment: str = _of("", "of a classifier's images", choices="randaugment autoaugment")
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
     iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
     max_det: int = _of(300, "boxes an image at most", 1, 100_000)
@@ -113,6 +108,22 @@ def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None)
         if value is not None:
             values[name] = _checked(name, value, None)
     return Settings(**values)
+
+
+def from_texts(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings from texts such as ``lr=0.01``, their values as YAML has them.
+
+    Raises:
+        NetbuildError: for a text of another form, or an unknown setting.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name.strip() not in FIELDS:
+            hint = did_you_mean(name.strip(), FIELDS) or "netbuild train --print-config lists all"
+            raise NetbuildError(f"--option {text}: must be NAME=VALUE of a setting", hint=hint)
+        found[name.strip()] = parse(value or "''", f"--option {name.strip()}").plain()
+    return found
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -232,6 +232,12 @@ class Trainer:
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
+def join() -> None:
+    """Meet the other processes of a run, where torchrun or a scheduler of its kind started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
 def world() -> int:
     """How many processes train together."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -292,6 +298,8 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         NetbuildError: if it is not there.
     """
+    if wanted == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

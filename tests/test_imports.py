@@ -54,8 +54,10 @@ BELOW = {
     "state": ("optim", "stored"),
     "feed": (),
     "train": ("state", "feed", "weights", "tasks"),
-    "author": ("summary", "tasks"),
-    "cli": ("author", "trust", "importing", "train"),
+    "pictures": ("data", "feed", "settings", "tasks"),
+    "training": ("train", "pictures", "api"),
+    "author": ("summary", "training"),
+    "cli": ("author", "trust", "importing"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

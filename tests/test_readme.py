@@ -37,10 +37,9 @@ def commands() -> list[tuple[str, str, list[str]]]:
                 found.append((page.name, line[2:], []))
             elif line:
                 found[-1][2].append(line)
-    # Imports need files of other programs; tests/test_importing.py makes some.
-    return [
-        case for case in found if case[1].startswith("netbuild ") and not case[1].startswith("netbuild weights import")
-    ]
+    # Imports and training need files and time; tests/test_importing.py and test_training.py run them.
+    elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data")
+    return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
 
 
 @pytest.fixture

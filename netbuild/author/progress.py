@@ -1,0 +1,67 @@
+"""How a training run goes, for people: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from netbuild.train import Reporter, Trainer, is_first
+
+SHOWN = ("fitness", "AP", "AP50", "top1", "top5", "precision", "recall")
+
+
+@contextmanager
+def reporter(trainer: Trainer) -> Iterator[Reporter]:
+    """What tells of a run on stderr while it goes."""
+    if not is_first():
+        yield Reporter()
+    elif sys.stderr.isatty():
+        with _bar(trainer) as told:
+            yield told
+    else:
+        yield Reporter(epoch=lambda **facts: print(epoch_line(trainer, **facts), file=sys.stderr, flush=True))
+
+
+def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str, float], best: bool) -> str:
+    """An epoch's losses and main measures in one line."""
+    losses = [f"{name[6:]} {value:.4f}" for name, value in measures.items() if name.startswith("train/")]
+    scores = [f"{name} {measures[name]:.4f}" for name in SHOWN if name in measures]
+    took = f"{trainer.progress.seconds / max(epoch, 1):.1f} s an epoch"
+    return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])
+
+
+@contextmanager
+def _bar(trainer: Trainer) -> Iterator[Reporter]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=1, rate="")
+        began = [time.monotonic()]
+
+        def step(epoch: int, batch: int, batches: int, losses: Mapping[str, float], rate: float) -> None:
+            if batch == 1:
+                began[0] = time.monotonic()
+            images = batch * trainer.settings.batch / max(time.monotonic() - began[0], 1e-9)
+            said = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            title = f"epoch {epoch + 1}/{trainer.settings.epochs} {said}"
+            progress.update(bar, description=title, completed=batch, total=batches, rate=f"{images:.0f} images/s")
+
+        def epoch(**facts: Any) -> None:
+            progress.console.print(epoch_line(trainer, **facts), highlight=False)
+
+        yield Reporter(step, epoch)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of figures as an aligned table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

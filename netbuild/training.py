@@ -1,0 +1,216 @@
+"""A training or validation run put together: network, data, task and settings; and the folder that it leaves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netbuild import settings as settings_of
+from netbuild.api import build_graph, open_graph, transfer
+from netbuild.data import open_data, scan
+from netbuild.data.samples import Dataset
+from netbuild.data.scan import Report
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.feed import Collate, Feed, Samples
+from netbuild.network import Network
+from netbuild.pictures import ClassifySamples, DetectSamples, classify_batch, detect_batch
+from netbuild.settings import Settings
+from netbuild.tasks import find as find_task
+from netbuild.tasks.base import Task
+from netbuild.train import Trainer, join, rank, world
+from netbuild.weights import checkpoint
+
+EMBEDDED = {"classify": "digits", "detect": "digits-detect"}  # what is learnt where no data is named
+START = "start.safetensors"  # the network as a run began: what resuming builds
+
+
+def start(
+    file: str | Path,
+    data: str | Path | None,
+    settings: Settings,
+    folder: Path,
+    *,
+    weights: str | Path | None = None,
+    download: bool = False,
+    **options: Any,
+) -> Trainer:
+    """A run that begins, with its folder made.
+
+    Args:
+        file: the network's file, or a checkpoint.
+        data: a data set, see `netbuild.data.open_data`; without one, embedded data of the network's task.
+        settings: of the run.
+        folder: where it goes; it must be new or empty.
+        weights: tensors for the rows of the same structure.
+        download: whether rows may download published weights.
+        options: for the network's file, as for `netbuild.api.open_graph`.
+
+    Raises:
+        NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
+    """
+    join()
+    graph = open_graph(file, **options)
+    dataset = open_data(data or EMBEDDED[task_name(graph.task)])
+    check_task(task_name(graph.task), dataset)
+    if graph.nc != dataset.nc:
+        graph = open_graph(file, **{**options, "nc": dataset.nc})
+    torch.manual_seed(settings.seed)
+    network = build_graph(graph, download)
+    if weights is not None:
+        transfer(network, weights)
+    trainer = _trainer(network, dataset, settings, folder)
+    if rank() == 0:
+        _begin(trainer, dataset, data)
+    return trainer
+
+
+def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any) -> Trainer:
+    """A run that goes on from its folder.
+
+    Args:
+        folder: of the run.
+        flags: settings that go over those it began with.
+        options: ``modules`` and ``trusted``, for a network with own modules.
+
+    Raises:
+        NetbuildError: if there is no run to go on with.
+    """
+    join()
+    if not (folder / "run.json").is_file():
+        raise NetbuildError(f"{folder}: there is no run to resume")
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    settings = settings_of.load(folder / "args.yaml", flags)
+    network = build_graph(open_graph(folder / START, **options))
+    trainer = _trainer(network, open_data(facts["data"]), settings, folder)
+    if trainer.state_path.is_file():
+        trainer.resume()
+    return trainer
+
+
+def check_task(task: str, dataset: Dataset) -> None:
+    """Refuse data of another task than the network's.
+
+    Raises:
+        NetbuildError: if it is.
+    """
+    if dataset.task != task:
+        raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
+
+
+def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> Trainer:
+    task = task_of(network, list(dataset.names))
+    # All labels and pictures are looked at before the first step.
+    held_out = dataset.held_out()
+    report = scan(dataset, splits=["train", held_out]).demand(lenient=settings.lenient, strict=settings.strict)
+    train = feed_of(network, report, "train", settings, True)
+    val = feed_of(network, report, held_out, settings, False)
+    return Trainer(
+        network, task, train, val, settings, folder, list(dataset.names), options=decode_options(task, settings)
+    )
+
+
+def _begin(trainer: Trainer, dataset: Dataset, data: str | Path | None) -> None:
+    """Make the run's folder: settings, network, data, all known before the first step."""
+    folder = trainer.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
+        (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
+        (folder / "model.yaml").write_text(trainer.network.facts["yaml"] + "\n", encoding="utf-8")
+        place = str(Path(data).absolute()) if data and Path(data).exists() else dataset.name
+        (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
+    except OSError as error:
+        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    checkpoint.save(trainer.network, folder / START, names=trainer.names)
+
+
+def new_folder(name: str, base: Path = Path("runs")) -> Path:
+    """A folder for a run that is not there yet: runs/NAME, runs/NAME-2, ..."""
+    folder, number = base / name, 2
+    while folder.exists():
+        folder, number = base / f"{name}-{number}", number + 1
+    return folder
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def task_name(task: str | None) -> str:
+    """The task of a network, which must be one that is learnt.
+
+    Raises:
+        NetbuildError: if there is none, or none of ours.
+    """
+    if task is None:
+        raise NetbuildError("the network has no task", hint="say it in its file: task: classify, or task: detect")
+    if task not in EMBEDDED:
+        hint = did_you_mean(task, EMBEDDED) or f"there is {', '.join(EMBEDDED)}"
+        raise NetbuildError(f"the task '{task}' cannot be trained yet", hint=hint)
+    return task
+
+
+def task_of(network: Network, names: list[str]) -> Task:
+    """What a network learns."""
+    return find_task(task_name(network.facts["task"]))(network.model[-1], names)
+
+
+def decode_options(task: Task, settings: Settings) -> dict[str, Any]:
+    """How predictions are read in validation."""
+    if task.name != "detect":
+        return {}
+    return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
+
+
+def feed_of(network: Network, report: Report, split: str, settings: Settings, learning: bool) -> Feed:
+    """The batches of a split that was looked at."""
+    task, samples = task_name(network.facts["task"]), report.samples(split)
+    height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
+    made, collate = _samples(task, samples, (height, width), network.facts["ch"], settings if learning else None)
+    batch = settings.batch if learning else 2 * settings.batch
+    shares = (rank(), world()) if learning else (0, 1)
+    return Feed(made, batch, collate, settings.seed, learning, settings.workers, *shares)
+
+
+def _samples(
+    task: str, samples: list[Any], size: tuple[int, int], channels: int, augment: Settings | None
+) -> tuple[Samples, Collate]:
+    if task == "detect":
+        return DetectSamples(samples, max(size), channels, augment), detect_batch
+    return ClassifySamples(samples, size, channels, augment), classify_batch
+
+
+def validate(
+    file: str | Path, data: str | Path, split: str | None = None, settings: Settings | None = None, **options: Any
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The measures of a checkpoint on a data set, and those of each class.
+
+    Args:
+        file: a checkpoint.
+        data: a data set.
+        split: of it; ``val``, else ``test``, unless given.
+        settings: of validation.
+        options: ``modules`` and ``trusted``, for a network with own modules.
+
+    Raises:
+        NetbuildError: for whatever is wrong with the two.
+    """
+    from netbuild.train import pick_device
+
+    settings = settings or Settings()
+    network, dataset = build_graph(open_graph(file, **options)), open_data(data)
+    if network.facts["nc"] != dataset.nc:
+        raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+    device = pick_device(settings.device)
+    task = task_of(network.to(device).eval(), list(dataset.names))
+    check_task(task.name, dataset)
+    split = split or dataset.held_out()
+    report = scan(dataset, splits=[split]).demand(lenient=settings.lenient, strict=settings.strict, allow_empty=True)
+    feed, metric = feed_of(network, report, split, settings, False), task.metric()
+    with torch.no_grad():
+        for batch in feed.epoch(0):
+            outputs = network(batch["images"].to(device).float() / 255)
+            metric.update(task.decode(outputs, **decode_options(task, settings)), batch)
+    return metric.result(), metric.classes()
