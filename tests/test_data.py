@@ -189,6 +189,8 @@ LABELS = [  # text, (kind, line, words, what is dropped)...
     ("0,0.5,0.5,0.2,0.2", ("separator", 1, "commas", "box")),
     ("nut 0.5 0.5 0.2 0.2", ("no number", 1, "'nut' is no number", "box")),
     ("\n0 0.5 nan 0.2 0.2", ("nan", 2, "'nan'", "box")),
+    ("0 0.5 0.5 0_1 0.2", ("no number", 1, "'0_1'", "box")),
+    ("1e300 0.5 0.5 0.1 0.2", ("class range", 1, "class 1e+300 is outside", "box")),
     ("0 0.5 inf 0.2 0.2", ("nan", 1, "'inf'", "box")),
     ("2 0.5 0.5 0.2 0.2", ("class range", 1, "class 2 is outside 0..1 (2 names)", "box")),
     ("-1 0.5 0.5 0.2 0.2", ("class range", 1, "class -1", "box")),
@@ -280,6 +282,29 @@ def test_a_network_of_fewer_classes(tmp_path):
     (problem,) = report.problems()
     assert (problem.kind, problem.line, problem.drops) == ("class range", 2, "box")
     assert report.samples("train")[0].boxes[:, 0].tolist() == [0]
+
+
+def test_a_network_of_fewer_classes_than_folders(tmp_path):
+    for index, name in enumerate(("a", "b", "c")):
+        picture(tmp_path / "train" / name / "1.png", seed=index)
+    told = []
+    report = scan(open_data(tmp_path), nc=2, progress=lambda *args: told.append(args))
+    assert [(p.kind, p.drops, p.file.name) for p in report.problems()] == [("class range", "picture", "c")]
+    assert [sample.label for sample in report.samples("train")] == [0, 1]
+    assert told == [("train", 1, 2), ("train", 2, 2)]
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(tmp_path):
+    report = scan(open_data(yolo(tmp_path, ["\x1b[2J 0 0 0 0\n"])))
+    assert "is no number" in report.text()
+    assert "\x1b" not in report.text()
+
+
+def test_pictures_of_other_kinds_are_not_passed_over_in_silence(tmp_path):
+    file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"])
+    (tmp_path / "images/train/phone.HEIC").write_bytes(b"")
+    (problem,) = scan(open_data(file)).problems()
+    assert "1 files .heic" in problem.message
 
 
 def test_pictures_that_are_the_same(tmp_path):

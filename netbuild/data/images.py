@@ -13,7 +13,10 @@ from netbuild.errors import MissingExtraError, NetbuildError, shorten
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset(".bmp .dib .gif .jfif .jpe .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tga .tif .tiff .webp".split())
+SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .jfif .jpe .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
+)
+FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split())  # pictures that Pillow does not read
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; what Pillow refuses too
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; converting them, Pillow would clip

@@ -126,7 +126,7 @@ class LabelFile:
 
     def _number(self, word: str) -> float:
         try:
-            value = float(word)
+            value = float(word if "_" not in word else "")  # Python's own form 1_000 is none of a label file's
         except ValueError:
             names = self.rules.names
             hint = f"names: {word} is {names.index(word)}" if word in names else ""
@@ -162,7 +162,7 @@ def check_class(word: str, value: float, count: int) -> None:
     if not 0 <= value < count:
         named = f"{count} name" + "s" * (count != 1)
         hint = COUNTED_FROM_1 if value == count else ""
-        raise WrongObjectError("class range", f"class {int(value)} is outside 0..{count - 1} ({named})", hint)
+        raise WrongObjectError("class range", f"class {value:g} is outside 0..{count - 1} ({named})", hint)
 
 
 def fit_box(values: Sequence[float]) -> tuple[Row, float]:
