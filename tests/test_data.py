@@ -173,6 +173,28 @@ def test_what_is_no_picture_is_said_so(kind, tmp_path):
     assert look(data, str(path)).fault == caught.value.message.removeprefix(f"{path}: ")
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, about damaged files
+def test_damaged_pictures_are_read_or_reported_and_both_looks_agree():
+    random = np.random.default_rng(0)
+    large = Image.fromarray(np.tile(RGB, (4, 4, 1)))
+    seeds = [encoded(large, form) for form in ("JPEG", "GIF", "BMP", "PNG", "TIFF", "PPM")] + [
+        d for d, _ in KINDS.values()
+    ]
+    fates = {True: 0, False: 0}
+    for turn in range(600):
+        data = bytearray(seeds[turn % len(seeds)])
+        for place in random.integers(0, len(data), 4):
+            data[place] = random.integers(0, 256)
+        facts = look(bytes(data), "a")
+        try:
+            size = decode(bytes(data), "a").shape[1::-1]
+        except UnreadableImageError:
+            size = None
+        assert facts.size == size
+        fates[size is None] += 1
+    assert min(fates.values()) > 50
+
+
 def test_remarks_on_pictures():
     assert "2 frames" in look(KINDS["several frames"][0], "a").remark
     assert "dark" in look(encoded(Image.fromarray(DEEP // 64), "TIFF"), "a").remark
@@ -232,6 +254,28 @@ def test_forms_of_label_rows():
     pose = read("0 .5 .5 .4 .4 .4 .4 2 0 0 0\n", (2, 3))
     np.testing.assert_array_equal(pose.keypoints, [[[0.4, 0.4, 2], [0, 0, 0]]])
     assert read("").boxes.shape == (0, 5)
+
+
+@pytest.mark.parametrize("shape", [None, (2, 3), (1, 2)])
+def test_no_text_gets_a_wrong_box_through(shape):
+    random = np.random.default_rng(1)
+    words = "0 1 2 0.5 nan inf 1e400 x , 0.1 0.9 1.5 -3 100 _ é \0 1e-320 -0".split(" ")
+    boxes = 0
+    for _ in range(2000):
+        rows = [" ".join(random.choice(words, random.choice([3, 5, 7, 9, 11]))) for _ in range(3)]
+        sample = (
+            LabelFile(Path("a.txt"), Rules(["a", "b"], shape)).read("\n".join(rows)).objects.sample(Path("a.png"), None)
+        )
+        _, x, y, w, h = sample.boxes.T
+        assert np.isfinite(sample.boxes).all()
+        assert set(sample.boxes[:, 0]) <= {0, 1}
+        assert ((w > 0) & (h > 0)).all()
+        edges = np.concatenate([x - w / 2, y - h / 2, 1 - x - w / 2, 1 - y - h / 2])
+        assert (edges >= -1e-12).all()
+        assert len(sample.outlines) in (0, len(x))
+        assert sample.keypoints is None or len(sample.keypoints) == len(x)
+        boxes += len(x)
+    assert boxes > 0
 
 
 # The scan
