@@ -15,6 +15,7 @@ from netbuild.data.samples import LABEL, NOTE, Floats, Problem, Sample
 from netbuild.errors import shorten
 
 MARGIN = 0.01  # a keypoint this far outside, or a box this much too wide, is still taken for rounding, and clipped
+TINY = 1e-6  # the last digit that label files are written with; less is no size
 ROUNDING = 1e-3  # an edge this far outside is not worth a word
 COUNTED_FROM_1 = "no object has class 0: if the classes were counted from 1, subtract 1 everywhere"
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
@@ -178,7 +179,7 @@ def fit_box(values: Sequence[float]) -> tuple[Row, float]:
     for axis, value in (("x", x), ("y", y)):
         if not 0 <= value <= 1:
             raise WrongObjectError("outside", f"centre {axis} {value:g} {'< 0' if value < 0 else '> 1'}")
-    if not (0 < w <= 1 + MARGIN and 0 < h <= 1 + MARGIN):
+    if not (TINY <= w <= 1 + MARGIN and TINY <= h <= 1 + MARGIN):
         raise WrongObjectError("size", f"width {w:g} and height {h:g} must be above 0 and at most 1")
     left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
     over = max(-left, -top, right - 1, bottom - 1, 0.0)
