@@ -11,7 +11,7 @@ from netbuild import settings as settings_of
 from netbuild.api import build_graph, open_graph, transfer
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
-from netbuild.data.scan import Report
+from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Collate, Feed, Samples
 from netbuild.network import Network

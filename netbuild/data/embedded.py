@@ -2,8 +2,8 @@
 
 ``digits`` is for classification, 8x8 grey; the last 360 are the test split, in the order of the collection, so that
 most writers are in one split only. ``digits-detect`` has 128x128 pictures with one to five of them each, in sizes and
-colours of their own on a textured ground; digits of one split never stand in the other. It is made once, the same
-everywhere, and kept as YOLO's files in the cache folder.
+colours of their own on a textured ground; digits of one split never stand in the other. It is made once, from a
+fixed seed, and kept as YOLO's files in the cache folder.
 """
 
 import importlib
@@ -97,7 +97,7 @@ def _write(folder: Path) -> None:
         for index in range(count):
             random = np.random.default_rng([_VERSION, number, index])
             picture, rows = _scene(random, pixels, labels, ranges[split])
-            pillow().fromarray(picture).save(folder / "images" / split / f"{index:04}.png")
+            pillow().fromarray(picture).save(folder / "images" / split / f"{index:04}.png", compress_level=1)
             (folder / "labels" / split / f"{index:04}.txt").write_text("".join(f"{row}\n" for row in rows))
     names = ", ".join(f"'{digit}'" for digit in range(10))
     (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames: [{names}]\n")

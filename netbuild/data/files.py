@@ -3,9 +3,11 @@
 import gzip
 import os
 import zlib
+from collections import Counter
 from pathlib import Path
 
-from netbuild.data.images import is_picture
+from netbuild.data.images import FOREIGN, is_picture
+from netbuild.data.samples import NOTE, Problem
 from netbuild.errors import NetbuildError, shorten
 
 MAX_TEXT = 2 * 2**30  # bytes; annotations of a million pictures take less
@@ -58,6 +60,17 @@ def pictures_below(folder: Path) -> list[Path]:
         seen.add(real)
         found += [path for path in (Path(here, name) for name in files) if is_picture(path)]
     return sorted(found)
+
+
+def left_out(folder: Path) -> list[Problem]:
+    """A note for each kind of picture in a folder, or below it, that cannot be read and is passed over."""
+    others = Counter(
+        path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in FOREIGN and path.is_file()
+    )
+    return [
+        Problem("format", NOTE, f"{count} files {suffix} are passed over: not a format that is read", folder)
+        for suffix, count in sorted(others.items())
+    ]
 
 
 def subfolders(folder: Path) -> list[Path]:

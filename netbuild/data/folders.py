@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.files import pictures_below, subfolders
+from netbuild.data.files import left_out, pictures_below, subfolders
 from netbuild.data.samples import CLASSIFY, LABEL, NOTE, Dataset, Part, Problem, Sample
 from netbuild.errors import NetbuildError
 
@@ -32,7 +32,7 @@ def open_folders(root: Path) -> Dataset:
 
 def _part(folder: Path, names: Sequence[str]) -> Part:
     samples: list[Sample] = []
-    problems: list[Problem] = []
+    problems = left_out(folder)
     for place in subfolders(folder):
         pictures = pictures_below(place)
         if place.name not in names:

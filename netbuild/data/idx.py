@@ -15,7 +15,7 @@ from netbuild.data.files import read_bytes
 from netbuild.data.samples import CLASSIFY, Bytes, Dataset, Part, Sample
 from netbuild.errors import NetbuildError
 
-MAX_VALUES = 2**32
+MAX_VALUES = 2**31
 _UBYTE = 8
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "t10k": "test", "test": "test"}
 
@@ -73,7 +73,7 @@ def _files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.glob("*images*ubyte*")):
         if split := _SPLITS.get(path.name.split("-")[0]):
             found[split] = path
-    return found
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def _partner(images: Path) -> Path:

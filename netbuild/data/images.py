@@ -13,7 +13,10 @@ from netbuild.errors import MissingExtraError, NetbuildError, shorten
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset(".bmp .dib .gif .jfif .jpe .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tga .tif .tiff .webp".split())
+SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .jfif .jpe .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
+)
+FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split())  # pictures that Pillow does not read
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; what Pillow refuses too
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; converting them, Pillow would clip
@@ -91,10 +94,9 @@ def look(data: bytes, name: str) -> Facts:
         image = _opened(data, name)
         width, height = image.size
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # of JPEG: every byte read, fewer pixels made
-        frames = getattr(image, "n_frames", 1)
         _loaded(image, name)
-        remark = _remark(image, name, frames)
         turned = _turn(image)
+        remark = _remark(image, name)
     except UnreadableImageError as error:
         return Facts(None, error.message.removeprefix(f"{name}: "))
     return Facts((height, width) if turned in _sideways() else (width, height), remark=remark)
@@ -161,11 +163,15 @@ def _sideways() -> tuple[int, ...]:
     return (how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE, how.ROTATE_90)
 
 
-def _remark(image: "Image", name: str, frames: int) -> str:
+def _remark(image: "Image", name: str) -> str:
     if image.mode in _DEEP:
         top = int(_deep(image, name).max())
         return f"16 bits, of which the values up to {top} use little: it will be dark" if 0 < top < 4096 else ""
     _levelled(image.crop((0, 0, 1, 1)), name, 3)  # whether its mode has a rule
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception:
+        return "a frame after the first is damaged: only the first is used"
     return f"{frames} frames: only the first is used" if frames > 1 else ""
 
 
@@ -188,4 +194,4 @@ def _levelled(image: "Image", name: str, channels: int) -> Bytes:
         raise UnreadableImageError(f"{name}: pictures of Pillow's mode {image.mode} have no rule")
     if channels == 1 and image.mode not in ("1", "L"):
         image = image.convert("RGB")
-    return np.asarray(image.convert(_MODES[channels]))
+    return np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))

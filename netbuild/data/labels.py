@@ -15,6 +15,7 @@ from netbuild.data.samples import LABEL, NOTE, Floats, Problem, Sample
 from netbuild.errors import shorten
 
 MARGIN = 0.01  # a keypoint this far outside, or a box this much too wide, is still taken for rounding, and clipped
+TINY = 1e-6  # the last digit that label files are written with; less is no size
 ROUNDING = 1e-3  # an edge this far outside is not worth a word
 COUNTED_FROM_1 = "no object has class 0: if the classes were counted from 1, subtract 1 everywhere"
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
@@ -126,7 +127,7 @@ class LabelFile:
 
     def _number(self, word: str) -> float:
         try:
-            value = float(word)
+            value = float(word if "_" not in word else "")  # Python's own form 1_000 is none of a label file's
         except ValueError:
             names = self.rules.names
             hint = f"names: {word} is {names.index(word)}" if word in names else ""
@@ -162,7 +163,7 @@ def check_class(word: str, value: float, count: int) -> None:
     if not 0 <= value < count:
         named = f"{count} name" + "s" * (count != 1)
         hint = COUNTED_FROM_1 if value == count else ""
-        raise WrongObjectError("class range", f"class {int(value)} is outside 0..{count - 1} ({named})", hint)
+        raise WrongObjectError("class range", f"class {value:g} is outside 0..{count - 1} ({named})", hint)
 
 
 def fit_box(values: Sequence[float]) -> tuple[Row, float]:
@@ -178,7 +179,7 @@ def fit_box(values: Sequence[float]) -> tuple[Row, float]:
     for axis, value in (("x", x), ("y", y)):
         if not 0 <= value <= 1:
             raise WrongObjectError("outside", f"centre {axis} {value:g} {'< 0' if value < 0 else '> 1'}")
-    if not (0 < w <= 1 + MARGIN and 0 < h <= 1 + MARGIN):
+    if not (TINY <= w <= 1 + MARGIN and TINY <= h <= 1 + MARGIN):
         raise WrongObjectError("size", f"width {w:g} and height {h:g} must be above 0 and at most 1")
     left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
     over = max(-left, -top, right - 1, bottom - 1, 0.0)

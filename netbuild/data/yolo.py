@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.files import pictures_below, read_text
+from netbuild.data.files import left_out, pictures_below, read_text
 from netbuild.data.labels import LabelFile, Rules, spoilt
 from netbuild.data.samples import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
 from netbuild.errors import NetbuildError
@@ -157,6 +157,7 @@ def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules) -> Par
 
 def _pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
     if source.is_dir():
+        problems += left_out(source)
         return pictures_below(source)
     if not source.exists():
         raise node.error(f"there is no {source}", "relative to path:, or else to the data file's own folder")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from netbuild.data.samples import LABEL, NOTE, PICTURE, Dataset, Problem, Sample
 from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
 
 SHOWN = 10  # problems of a kind that the text lists; the dict has all
+Look = tuple[str, Facts]  # the hash of a picture's file, and what it is
 _SCHEMA = 1  # of the cache's files: a change of what is looked for needs a new number
 
 
@@ -138,7 +139,8 @@ class Report:
         lines = [f"{data.name}: {data.task}, {data.nc} {plural} ({named}), format {data.form}", *self._table()]
         for weight, title in _TITLES.items():
             lines += _listing(title, self.problems(weight))
-        return "\n".join(lines)
+        # What a file says must not steer the terminal.
+        return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
 
     def _table(self) -> list[str]:
         heads = ("split", *(key.replace("_", " ") for key in next(iter(self.splits.values())).counts))
@@ -157,6 +159,7 @@ def scan(
     splits: Sequence[str] | None = None,
     cache: bool = True,
     workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Look at all labels and decode all pictures.
 
@@ -169,6 +172,7 @@ def scan(
         splits: which to look at; all unless given.
         cache: whether to use and keep what is known of pictures seen before.
         workers: threads that decode; as many as there are processors, at most 16, unless given.
+        progress: called after each picture with the split, how many are done, and how many there are.
 
     Raises:
         NetbuildError: if a split cannot be read at all.
@@ -181,7 +185,9 @@ def scan(
     for name in splits if splits is not None else tuple(dataset.splits):
         part = dataset.part(name)
         samples, ranged = _in_range(part.samples, dataset.nc if nc is None else nc, dataset.nc)
-        samples, pictures = _look_at(name, samples, known, seen, workers or min(16, os.cpu_count() or 1))
+        with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+            looks = _told(pool.map(known.look, samples), name, len(samples), progress)
+            samples, pictures = _judged(name, samples, looks, seen)
         problems = [*part.problems, *ranged, *pictures]
         reports[name] = SplitReport(samples, problems, max(part.found, len(part.samples)), part.looked)
     known.save()
@@ -211,20 +217,28 @@ def _in_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample],
     return (kept if nc < named else samples), problems
 
 
-def _look_at(
-    split: str, samples: list[Sample], known: "_Known", seen: dict[str, tuple[str, Path]], workers: int
+def _told(
+    looks: Iterator[Look], split: str, total: int, progress: Callable[[str, int, int], None] | None
+) -> Iterator[Look]:
+    for done, found in enumerate(looks, 1):
+        if progress:
+            progress(split, done, total)
+        yield found
+
+
+def _judged(
+    split: str, samples: list[Sample], looks: Iterator[Look], seen: dict[str, tuple[str, Path]]
 ) -> tuple[list[Sample], list[Problem]]:
-    """The samples whose pictures can be read, with their sizes."""
+    """The samples whose pictures can be used, with their sizes."""
     kept: list[Sample] = []
     problems: list[Problem] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for sample, (digest, facts) in zip(samples, pool.map(known.look, samples)):
-            found = list(_judge(sample, facts))
-            problems += found
-            if digest and not facts.fault:
-                problems += _repeated(split, sample, seen.setdefault(digest, (split, sample.path)))
-            if not any(problem.drops == "picture" for problem in found):
-                kept.append(replace(sample, size=facts.size))
+    for sample, (digest, facts) in zip(samples, looks):
+        found = list(_judge(sample, facts))
+        problems += found
+        if digest and not facts.fault:
+            problems += _repeated(split, sample, seen.setdefault(digest, (split, sample.path)))
+        if not any(problem.drops == "picture" for problem in found):
+            kept.append(replace(sample, size=facts.size))
     return kept, problems
 
 
@@ -301,7 +315,7 @@ class _Known:
         self.path = cache_folder() / "pictures" / f"{name}-{_SCHEMA}.json.gz"
         self.facts: dict[str, Facts] = self._load() if use else {}
 
-    def look(self, sample: Sample) -> tuple[str, Facts]:
+    def look(self, sample: Sample) -> Look:
         """The hash of a sample's file and what it is; arrays are taken as they are."""
         if sample.pixels is not None:
             return "", Facts(sample.size)
