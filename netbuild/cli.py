@@ -331,7 +331,7 @@ def check_data(
     if json:
         write_json({**report.to_dict(), "faults": [fault.message for fault in faults]})
     else:
-        write(str(report))
+        write(report.text())
         for fault in faults:
             say(str(fault))
     raise typer.Exit(2 if faults else 0)

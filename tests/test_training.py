@@ -155,3 +155,18 @@ def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
         assert said in done.err
     printed = cli("train", "--print-config").out
     assert "epochs: 100  # passes over the training data" in printed
+
+
+def test_data_commands(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = cli("data", "check", "digits")
+    assert done.code == 0, done.err
+    assert "Sample(" not in done.out
+    assert "1,437" in done.out or "1437" in done.out
+    found = json.loads(cli("data", "stats", "digits", "--json").out)
+    assert sum(row["objects"] for row in found["splits"]["train"]["classes"]) == 1437
+    (tmp_path / "set" / "images" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [a]\n")
+    wrong = cli("data", "check", tmp_path / "set")
+    assert wrong.code == 2
+    assert "no picture" in wrong.err
