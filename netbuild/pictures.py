@@ -5,7 +5,7 @@ Mosaic: arXiv 2004.10934. MixUp: arXiv 1710.09412. Random resized crops: arXiv 1
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, pi, sin, sqrt, tan
+from math import ceil, cos, pi, sin, sqrt, tan
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,8 @@ class DetectSamples:
         else:
             image, boxes = self.changed(index, rng, epoch)
             letterbox = Letterbox.fit((self.size, self.size), (self.size, self.size))
-        scaled = np.concatenate(((boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]), 1) / self.size
+        h, w = image.shape[:2]
+        scaled = np.concatenate(((boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]), 1) / (w, h, w, h)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "boxes": torch.from_numpy(scaled.astype(np.float32)),
@@ -86,13 +87,20 @@ class DetectSamples:
         centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
         return image, np.concatenate((rows[:, :1], centre - half, centre + half), 1)
 
+    def canvas(self, index: int) -> tuple[int, int]:
+        """Height and width of what the network sees of a picture in validation."""
+        return self.size, self.size
+
     def fitted(self, index: int) -> tuple[Image, Boxes, Letterbox]:
-        """A picture in the middle of the square, as validation sees it."""
+        """A picture in the middle of its canvas, as validation sees it."""
         image, boxes = self.loaded(index)
-        place = Letterbox.fit(original_size(self.samples[index], image), (self.size, self.size))
-        top, left = place.corner
-        canvas = np.full((self.size, self.size, self.channels), GREY, np.uint8)
-        h, w = min(image.shape[0], self.size - top), min(image.shape[1], self.size - left)
+        height, width = self.canvas(index)
+        inner = image.shape[0], image.shape[1]
+        corner = max((height - inner[0]) // 2, 0), max((width - inner[1]) // 2, 0)
+        place = Letterbox(original_size(self.samples[index], image), inner, corner)
+        top, left = corner
+        canvas = np.full((height, width, self.channels), GREY, np.uint8)
+        h, w = min(inner[0], height - top), min(inner[1], width - left)
         canvas[top : top + h, left : left + w] = image[:h, :w]
         boxes = boxes.copy()
         boxes[:, 1:] += (left, top, left, top)
@@ -137,6 +145,41 @@ class DetectSamples:
             boxes[:, 1:] = np.clip(boxes[:, 1:] + (left, top, left, top), 0, 2 * side)
             found.append(boxes[(boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2])])
         return canvas, np.concatenate(found)
+
+
+class NarrowSamples(DetectSamples):
+    """Pictures sorted by their shape, each batch on a canvas as narrow as its pictures allow.
+
+    Args:
+        samples: what is fed; their sizes must be known.
+        size: the canvas's long side.
+        channels: of the network's image.
+        batch: pictures that share a canvas.
+        stride: that both sides are multiples of.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, channels: int, batch: int, stride: int = 32) -> None:
+        ordered = sorted(samples, key=_aspect)
+        super().__init__(ordered, size, channels)
+        self.batch = batch
+        groups = [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+        self.canvases = [_narrow([_aspect(s) for s in group], size, stride) for group in groups]
+
+    def canvas(self, index: int) -> tuple[int, int]:
+        return self.canvases[index // self.batch]
+
+
+def _aspect(sample: Sample) -> float:
+    """Height over width; 1 where it is not known."""
+    return sample.size[1] / sample.size[0] if sample.size else 1.0
+
+
+def _narrow(aspects: Sequence[float], size: int, stride: int) -> tuple[int, int]:
+    """Height and width for pictures of these aspects: half a stride of margin, then up to a multiple of it."""
+    tall, wide = (
+        (max(aspects), 1.0) if max(aspects) < 1 else (1.0, 1 / min(aspects)) if min(aspects) > 1 else (1.0, 1.0)
+    )
+    return ceil(tall * size / stride + 0.5) * stride, ceil(wide * size / stride + 0.5) * stride
 
 
 def original_size(sample: Sample, image: Image) -> tuple[int, int]:

@@ -57,6 +57,7 @@ class Settings:
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
     flip_lr: float = _of(0.5, "chance of a mirrored image", 0, 1)
     flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
+    rect: bool = _of(True, "validate on canvases as narrow as their pictures allow, not on squares")
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
     iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
     max_det: int = _of(300, "boxes an image at most", 1, 100_000)

@@ -15,7 +15,7 @@ from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Collate, Feed, Samples
 from netbuild.network import Network
-from netbuild.pictures import ClassifySamples, DetectSamples, classify_batch, detect_batch
+from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
@@ -166,20 +166,23 @@ def decode_options(task: Task, settings: Settings) -> dict[str, Any]:
 
 def feed_of(network: Network, report: Report, split: str, settings: Settings, learning: bool) -> Feed:
     """The batches of a split that was looked at."""
-    task, samples = task_name(network.facts["task"]), report.samples(split)
-    height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
-    made, collate = _samples(task, samples, (height, width), network.facts["ch"], settings if learning else None)
     batch = settings.batch if learning else 2 * settings.batch
+    made, collate = _samples(network, report.samples(split), settings, batch, learning)
     shares = (rank(), world()) if learning else (0, 1)
     return Feed(made, batch, collate, settings.seed, learning, settings.workers, *shares)
 
 
 def _samples(
-    task: str, samples: list[Any], size: tuple[int, int], channels: int, augment: Settings | None
+    network: Network, samples: list[Any], settings: Settings, batch: int, learning: bool
 ) -> tuple[Samples, Collate]:
-    if task == "detect":
-        return DetectSamples(samples, max(size), channels, augment), detect_batch
-    return ClassifySamples(samples, size, channels, augment), classify_batch
+    height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
+    channels = network.facts["ch"]
+    if network.facts["task"] == "classify":
+        return ClassifySamples(samples, (height, width), channels, settings if learning else None), classify_batch
+    if learning or not settings.rect:
+        return DetectSamples(samples, max(height, width), channels, settings if learning else None), detect_batch
+    stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]
+    return NarrowSamples(samples, max(height, width), channels, batch, stride), detect_batch
 
 
 def validate(

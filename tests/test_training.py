@@ -8,7 +8,7 @@ import torch
 
 from netbuild import settings, stored
 from netbuild.data.samples import Sample
-from netbuild.pictures import ClassifySamples, DetectSamples, detect_batch, flipped, warped
+from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch, flipped, warped
 from netbuild.tasks.boxes import to_corners
 
 PLAIN = settings.load(
@@ -67,6 +67,26 @@ def test_validation_fits_pictures_and_gives_their_place():
     torch.testing.assert_close(back, torch.tensor(wanted), atol=0.6, rtol=0.0)
     image = item["image"].permute(1, 2, 0).numpy()
     assert painted(image, 2) == pytest.approx((box[1] * 120).tolist(), abs=2)
+
+
+def test_narrow_canvases_have_room_and_no_more():
+    shapes = [(60, 90), (90, 60), (50, 100), (80, 80), (100, 30)]
+    samples = NarrowSamples([picture(h, w, [(1, 0.5, 0.5, 0.5, 0.5)]) for h, w in shapes], 96, 3, 2)
+    items = [samples.get(i, np.random.default_rng(0), 0) for i in range(5)]
+    assert [tuple(item["image"].shape[1:]) for item in items] == [
+        (96, 128),
+        (96, 128),
+        (128, 128),
+        (128, 128),
+        (128, 64),
+    ]
+    for item, sample in zip(items, samples.samples, strict=True):
+        h, w = item["image"].shape[1:]
+        box = to_corners(item["boxes"]) * torch.tensor([w, h, w, h])
+        assert painted(item["image"].permute(1, 2, 0).numpy(), 1) == pytest.approx(box[0].tolist(), abs=2)
+        width, height = sample.size
+        back = item["letterbox"].undo(box)[0].tolist()
+        assert back == pytest.approx([width / 4, height / 4, 3 * width / 4, 3 * height / 4], abs=0.8)
 
 
 def test_a_batch_knows_whose_boxes_are_whose():
