@@ -202,7 +202,8 @@ def warped(image: Image, boxes: Boxes, size: int, rng: Generator, s: Settings) -
     """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its boxes."""
     h, w = image.shape[:2]
     angle = rng.uniform(-s.degrees, s.degrees) * pi / 180
-    scale = rng.uniform(1 - s.scale, 1 + s.scale)
+    change = s.scale or 0.0
+    scale = rng.uniform(1 - change, 1 + change)
     shear_x, shear_y = (tan(rng.uniform(-s.shear, s.shear) * pi / 180) for _ in range(2))
     shift = [rng.uniform(0.5 - s.translate, 0.5 + s.translate) * size for _ in range(2)]
     turn = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
@@ -246,7 +247,7 @@ def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
 def flipped(image: Image, boxes: Boxes, rng: Generator, s: Settings) -> tuple[Image, Boxes]:
     """The picture mirrored or upside down by chance, with its boxes."""
     h, w = image.shape[:2]
-    if rng.random() < s.flip_lr:
+    if rng.random() < (s.flip_lr or 0.0):
         image, boxes = image[:, ::-1], boxes[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0)
     if rng.random() < s.flip_ud:
         image, boxes = image[::-1], boxes[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h)
@@ -311,7 +312,7 @@ def middle(image: Image, size: tuple[int, int]) -> Image:
 def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
     """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
     h, w = image.shape[:2]
-    area, ratio = h * w * rng.uniform(1 - s.scale, 1), sqrt(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+    area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
     ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
     top, left = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
     return resized(image[top : top + ch, left : left + cw], *size)

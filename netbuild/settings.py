@@ -1,7 +1,7 @@
 """Settings of a training run: defaults, over them a YAML file, over that flags; each with a line on it. No torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -50,12 +50,12 @@ class Settings:
     mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
     degrees: float = _of(0.0, "largest rotation", 0, 180)
     translate: float = _of(0.1, "largest shift, as a fraction of the image", 0, 1)
-    scale: float = _of(0.5, "largest change of size, as a fraction", 0, 0.95)
+    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of digits 0.2", 0, 0.95)
     shear: float = _of(0.0, "largest shear in degrees", 0, 90)
     hsv_h: float = _of(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
     hsv_s: float = _of(0.7, "largest change of saturation, as a factor", 0, 1)
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
-    flip_lr: float = _of(0.5, "chance of a mirrored image", 0, 1)
+    flip_lr: float | None = _of(None, "chance of a mirrored image; none: 0.5, of digits 0", 0, 1)
     flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
     rect: bool = _of(True, "validate on canvases as narrow as their pictures allow, not on squares")
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
@@ -63,6 +63,15 @@ class Settings:
     max_det: int = _of(300, "boxes an image at most", 1, 100_000)
     lenient: bool = _of(False, "go on where labels are wrong, dropping them")
     strict: bool = _of(False, "stop where pictures cannot be read, too")
+
+    def completed(self, digits: bool) -> "Settings":
+        """With a value wherever none was said: digits and letters are not mirrored, and keep their size."""
+        scale, flip = (0.2, 0.0) if digits else (0.5, 0.5)
+        return replace(
+            self,
+            scale=scale if self.scale is None else self.scale,
+            flip_lr=flip if self.flip_lr is None else self.flip_lr,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data, in their order."""

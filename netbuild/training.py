@@ -89,6 +89,11 @@ def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any)
     return trainer
 
 
+def _is_script(dataset: Dataset) -> bool:
+    """Whether a data set shows digits or letters, as the embedded ones and MNIST's kind do."""
+    return dataset.form in ("array", "idx") or "digits-detect" in str(dataset.root)
+
+
 def check_task(task: str, dataset: Dataset) -> None:
     """Refuse data of another task than the network's.
 
@@ -101,6 +106,7 @@ def check_task(task: str, dataset: Dataset) -> None:
 
 def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> Trainer:
     task = task_of(network, list(dataset.names))
+    settings = settings.completed(_is_script(dataset))
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = scan(dataset, splits=["train", held_out]).demand(lenient=settings.lenient, strict=settings.strict)
