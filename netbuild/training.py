@@ -22,7 +22,11 @@ from netbuild.tasks.base import Task
 from netbuild.train import Trainer, join, rank, world
 from netbuild.weights import checkpoint
 
-EMBEDDED = {"classify": "digits", "detect": "digits-detect"}  # what is learnt where no data is named
+EMBEDDED = {
+    "classify": "digits",
+    "detect": "digits-detect",
+    "autoencode": "digits",
+}  # what is learnt where no data is named
 START = "start.safetensors"  # the network as a run began: what resuming builds
 
 
@@ -54,7 +58,7 @@ def start(
     graph = open_graph(file, **options)
     dataset = open_data(data or EMBEDDED[task_name(graph.task)])
     check_task(task_name(graph.task), dataset)
-    if graph.nc != dataset.nc:
+    if graph.nc != dataset.nc and task_name(graph.task) != "autoencode":
         graph = open_graph(file, **{**options, "nc": dataset.nc})
     torch.manual_seed(settings.seed)
     network = build_graph(graph, download)
@@ -100,7 +104,8 @@ def check_task(task: str, dataset: Dataset) -> None:
     Raises:
         NetbuildError: if it is.
     """
-    if dataset.task != task:
+    # Pictures are given back whatever is said of them.
+    if dataset.task != task and task != "autoencode":
         raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
 
 
@@ -183,7 +188,7 @@ def _samples(
 ) -> tuple[Samples, Collate]:
     height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
     channels = network.facts["ch"]
-    if network.facts["task"] == "classify":
+    if network.facts["task"] != "detect":
         return ClassifySamples(samples, (height, width), channels, settings if learning else None), classify_batch
     if learning or not settings.rect:
         return DetectSamples(samples, max(height, width), channels, settings if learning else None), detect_batch
@@ -210,7 +215,7 @@ def validate(
 
     settings = settings or Settings()
     network, dataset = build_graph(open_graph(file, **options)), open_data(data)
-    if network.facts["nc"] != dataset.nc:
+    if network.facts["nc"] != dataset.nc and network.facts["task"] != "autoencode":
         raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
     device = pick_device(settings.device)
     task = task_of(network.to(device).eval(), list(dataset.names))

@@ -48,7 +48,7 @@ BELOW = {
     "report": ("trace",),
     "render": ("report",),
     "summary": ("render", "api"),
-    "tasks": ("layers", "builders"),
+    "tasks": ("layers", "builders", "shapes"),
     "settings": ("reader",),
     "optim": ("network", "settings"),
     "state": ("optim", "stored"),

@@ -190,3 +190,13 @@ def test_data_commands(cli, monkeypatch, tmp_path):
     wrong = cli("data", "check", tmp_path / "set")
     assert wrong.code == 2
     assert "no picture" in wrong.err
+
+
+@pytest.mark.parametrize(("origin", "measure", "least"), [("autoencoder", "psnr", 12), ("classifier", "top1", 0.6)])
+def test_a_new_file_trains_at_once(cli, tmp_path, monkeypatch, origin, measure, least):
+    monkeypatch.chdir(tmp_path)
+    cli("new", "mine", "--from", origin)
+    flags = ["--epochs", "1", "--imgsz", "32", "--batch", "32", "--device", "cpu", "-O", "workers=0", "-O", "warmup=0"]
+    done = cli("train", "mine.yaml", *flags, "-O", "lr=0.003", "-O", "ema=0", "--out", "run")
+    assert done.code == 0, done.err
+    assert stored.read(tmp_path / "run" / "best.safetensors").training["measures"][measure] > least

@@ -8,7 +8,7 @@ from typing import Any
 
 from netbuild.train import Reporter, Trainer, is_first
 
-SHOWN = ("fitness", "AP", "AP50", "top1", "top5", "precision", "recall")
+SHOWN = ("fitness", "AP", "AP50", "top1", "top5", "psnr", "precision", "recall")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from netbuild.tasks.base import Task
 
 GROUP = "netbuild.tasks"  # entry points of installed packages: task name = module:class
-_HOMES = {"detect": "detect:DetectTask", "classify": "classify:ClassifyTask"}
+_HOMES = {"detect": "detect:DetectTask", "classify": "classify:ClassifyTask", "autoencode": "autoencode:AutoencodeTask"}
 _OWN: dict[str, type["Task"]] = {}
 T = TypeVar("T", bound="type[Task]")
 
