@@ -1,11 +1,14 @@
 """Heads beyond plain detection: what they give in training and in eval, and that their parts mean what they should."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 
 import netbuild.layers as L
+from netbuild.layers.fuse import fuse
+from netbuild.layers.heads.denoise import noised
 from netbuild.layers.heads.pose import RealNVP
 from netbuild.layers.heads.rtdetr import MSDeformAttn, logit
 from netbuild.shapes import shape_of, tensors_of
@@ -141,6 +144,87 @@ def test_prompts_of_texts_and_of_examples():
         L.YOLOEDetect(3, 8, **LEVELS)
 
 
+@pytest.fixture(scope="module")
+def prompted():
+    """A head as after training, its maps and the prompts of seven texts."""
+    torch.manual_seed(0)
+    head = L.YOLOESegment(3, 4, 8, 24, ch=CH, stride=STRIDES, end2end=True).eval()
+    for module in head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.normal_(module.weight)
+    return head, torch.nn.functional.normalize(torch.randn(7, 24), dim=-1)
+
+
+@pytest.mark.parametrize("end2end", [False, True])
+@pytest.mark.parametrize("fused_first", [False, True])
+def test_merged_texts_are_prompts_for_good(prompted, end2end, fused_first):
+    head, prompts = deepcopy(prompted[0]), prompted[1]
+    head.end2end = end2end
+    with torch.no_grad(), pytest.raises(ValueError, match="come from prompts"):
+        head(FEATS)
+    with torch.no_grad():
+        before = first(head(FEATS, prompts.expand(2, -1, -1)))
+        if fused_first:
+            head.fuse()
+            torch.testing.assert_close(first(head(FEATS, prompts.expand(2, -1, -1))), before, rtol=1e-4, atol=1e-4)
+        head.fuse_text(prompts)
+        torch.testing.assert_close(first(head(FEATS)), before, rtol=1e-4, atol=1e-4)
+    assert not any(name.startswith(("cv4", "one2one_cv4", "reprta")) for name in head.state_dict())
+
+
+@pytest.mark.parametrize("end2end", [False, True])
+def test_without_prompts_only_cells_that_the_filter_keeps_are_classified(prompted, end2end):
+    head, prompts = deepcopy(prompted[0]), prompted[1]
+    head.end2end = end2end
+    with torch.no_grad():
+        every = first(head(FEATS, prompts.expand(2, -1, -1)))
+        head.drop_prompts(prompts, [torch.nn.Conv2d(16, 1, 1) for _ in CH])
+        head.conf = 0
+        torch.testing.assert_close(first(head(FEATS)), every, rtol=1e-4, atol=1e-4)
+        # The first map's filter keeps what is above the median of the first image; the second image rejects some of it.
+        prefix = "one2one_" if end2end else ""
+        lrpc, inner = getattr(head, f"{prefix}lrpc"), getattr(head, f"{prefix}cv3")
+        found = [h.pf(branch(f))[:, 0].flatten(1).sigmoid() for h, branch, f in zip(lrpc, inner, FEATS)]
+        head.conf = found[0].median().item()
+        y, raw = head(FEATS)
+        wanted = torch.cat([f > head.conf for f in found], 1)
+        kept = wanted.any(0)
+        assert 0 < kept.sum() < CELLS
+        assert (raw["one2one" if end2end else "one2many"]["kept"] == kept).all()
+        if not end2end:
+            scores = every[:, 4:11] * wanted[:, None]
+            expected = torch.cat((every[:, :4], scores, every[:, 11:]), 1)[:, :, kept]
+            torch.testing.assert_close(y[0], expected, rtol=1e-4, atol=1e-4)
+    head = L.YOLOEDetect(3, 24, ch=[16, 16, 16], stride=[8.0, 16.0, 32.0])
+    head.drop_prompts(prompts, [torch.nn.Conv2d(16, 1, 1) for _ in range(3)])
+    assert [type(lrpc.vocab).__name__ for lrpc in head.lrpc] == ["Linear", "Linear", "Conv2d"]
+    maps = [torch.randn(1, 16, side, side) for side in (8, 4, 2)]
+    with torch.no_grad():
+        raw = head.eval()(maps)[1]
+    assert raw["kept"][-4:].all()  # the coarsest map is never filtered
+
+
+def test_norms_before_comparisons_and_decoder_are_merged():
+    text = torch.randn(2, 5, 24)
+    heads = [
+        (L.WorldDetect(3, 24, True, **LEVELS), (FEATS, text)),
+        (L.WorldDetect(3, 24, False, **LEVELS), (FEATS, text)),
+        (L.RTDETRDecoder(3, CH, hd=16, nq=CELLS, nh=2, ndl=2, d_ffn=32), (FEATS,)),
+    ]
+    for head, inputs in heads:
+        for module in head.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_var, 0.5, 2)
+                torch.nn.init.normal_(module.running_mean)
+        with torch.no_grad():
+            before = first(head.eval()(*inputs))
+            fuse(head)
+            torch.testing.assert_close(first(head(*inputs)), before, rtol=1e-4, atol=1e-4)
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in head.modules())
+
+
 def test_guided_blocks():
     x, text = torch.randn(2, 8, 6, 4), torch.randn(2, 3, 16)
     block = L.C2fAttn(8, 12, 2, 6, 2, 16)
@@ -174,6 +258,76 @@ def test_the_decoder_gives_every_layer_in_training_and_one_in_eval():
     assert L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=1, learnt_init_query=True)(FEATS)[0].shape == (1, 2, 20, 4)
 
 
+OBJECTS = {  # three in the first image, none in the second, one in the third
+    "boxes": torch.tensor([[0.3, 0.4, 0.2, 0.2], [0.6, 0.6, 0.3, 0.1], [0.5, 0.2, 0.1, 0.3], [0.7, 0.3, 0.2, 0.4]]),
+    "classes": torch.tensor([2, 0, 1, 1]),
+    "index": torch.tensor([0, 0, 0, 2]),
+}
+
+
+def test_noised_objects():
+    torch.manual_seed(0)
+    clean = noised(OBJECTS, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0)
+    assert clean.groups == 3  # of ten, three objects each
+    assert clean.boxes.shape == (3, 18, 4)
+    torch.testing.assert_close(clean.boxes[clean.image, clean.place].sigmoid(), OBJECTS["boxes"][clean.target])
+    assert (clean.classes[clean.image, clean.place] == OBJECTS["classes"][clean.target]).all()
+    assert (clean.image == OBJECTS["index"][clean.target]).all()
+    assert sorted(clean.place[clean.image == 0].tolist()) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
+    assert clean.place[clean.image == 2].tolist() == [0, 6, 12]
+    empty = clean.classes < 0
+    assert empty.sum(1).tolist() == [0, 18, 12]
+    assert (clean.boxes[empty] == 0).all()
+
+    noisy = noised(OBJECTS, 3, 20, nc=3, limit=3000, label_noise=0.5, box_noise=1.0)
+    corners = cxcywh_to_corners(noisy.boxes.double().sigmoid()[0].view(-1, 2, 3, 4))  # (groups, kind, object, 4)
+    truth, half = cxcywh_to_corners(OBJECTS["boxes"][:3]), OBJECTS["boxes"][:3, 2:].repeat(1, 2) / 2
+    inside = (
+        (corners > 1e-4).all(-1) & (corners < 1 - 1e-4).all(-1) & (corners[..., 2:] - corners[..., :2] > 1e-4).all(-1)
+    )
+    shift = (corners - truth).abs() / half
+    near, far = shift[:, 0][inside[:, 0]], shift[:, 1][inside[:, 1]]
+    assert near.max() < 1 + 1e-3
+    assert near.mean() == pytest.approx(0.5, abs=0.02)
+    assert far.min() > 1 - 1e-3
+    assert far.max() < 2 + 1e-3
+    wrong = noisy.classes[0].view(-1, 3) != OBJECTS["classes"][:3]
+    assert wrong.double().mean() == pytest.approx(0.25 * 2 / 3, abs=0.02)  # a third of those drawn anew are right
+
+    many = {"boxes": torch.rand(9, 4), "classes": torch.zeros(9), "index": torch.zeros(9)}
+    few = noised(many, 1, 20, nc=3, limit=4, label_noise=0, box_noise=0)
+    assert few.groups == 1
+    assert len(set(few.target.tolist())) == 4  # four of the nine, each once
+    nothing = {key: value[:0] for key, value in OBJECTS.items()}
+    assert noised(nothing, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0) is None
+
+
+def cxcywh_to_corners(boxes):
+    centre, size = boxes.split(2, -1)
+    return torch.cat((centre - size / 2, centre + size / 2), -1)
+
+
+def test_noised_objects_do_not_show_themselves():
+    torch.manual_seed(0)
+    head = L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=3, d_ffn=32, nd=10)
+    feats = [f[:1].expand(3, -1, -1, -1) for f in FEATS]
+    head.eval()
+    for layer in head.decoder.layers:
+        layer.cross_attn.sampling_offsets.weight.data.normal_(0, 0.1)
+    head.training = head.decoder.training = True  # norms as in eval, so that two passes can be compared
+    plain, (boxes, scores, _, _, noise) = head(feats), head(feats, OBJECTS)
+    assert boxes.shape == (3, 3, 18 + 20, 4)
+    torch.testing.assert_close(boxes[:, :, 18:], plain[0])
+    torch.testing.assert_close(scores[:, :, 18:], plain[1])
+    assert noise.mask[18:, :18].all()
+    assert not noise.mask[:, 18:].any()
+    groups = torch.block_diag(*[torch.ones(6, 6)] * 3).bool()
+    assert (noise.mask[:18, :18] == ~groups).all()
+    (boxes[:, noise.image, noise.place].sum() + scores[:, noise.image, noise.place].sum()).backward()
+    assert head.denoising_class_embed.weight.grad.abs().sum() > 0
+    assert head.eval()(feats, OBJECTS)[1][-1] is None
+
+
 def test_deformable_attention_begins_by_looking_around():
     attention = MSDeformAttn(8, 1, 4, 2)
     for p in (attention.value_proj, attention.output_proj):
@@ -189,3 +343,31 @@ def test_deformable_attention_begins_by_looking_around():
     assert down == pytest.approx(0.5, abs=1e-5)
     assert up == pytest.approx(0.5, abs=1e-5)
     assert logit(torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        *[(lambda shape=shape: L.Pose(3, shape, **LEVELS), "kpt_shape is") for shape in ([17], [17, 5], 17, [0, 3])],
+        *[
+            (lambda wrong=wrong: L.RTDETRDecoder(3, CH, hd=16, nh=2, **wrong), "needs queries")
+            for wrong in ({"nq": 0}, {"ndp": 0}, {"ndl": 0}, {"ndl": 2, "eval_idx": 2})
+        ],
+        (lambda: L.RTDETRDecoder(3, CH, hd=30), "30 channels that go into its 8 heads"),
+        (lambda: L.ImagePoolingAttn(100, ch=CH), "100 dimensions do not go into 8 heads"),
+        (lambda: L.C2fAttn(8, 8, ec=4, nh=0), "0 heads"),
+        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(2, 5, 16)), r"texts \(B, K, 24\) are needed"),
+        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"\[5, 24\] arrive"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_examples_are_seen_on_any_number_of_maps(levels):
+    head = L.YOLOEDetect(3, 32, ch=[16] * levels, stride=[8.0 * 2**i for i in range(levels)]).eval()
+    maps = [torch.randn(1, 16, 16 >> i, 16 >> i) for i in range(levels)]
+    with torch.no_grad():
+        assert head.visual_prompts(maps, torch.ones(1, 2, 16, 16)).shape == (1, 2, 32)

@@ -18,7 +18,7 @@ class MaxSigmoidAttnBlock(nn.Module):
 
     def __init__(self, c1: int, c2: int, nh: int = 1, ec: int = 128, gc: int = 512, scale: bool = False):
         super().__init__()
-        if c2 % nh or ec % nh:
+        if nh < 1 or c2 % nh or ec % nh:
             raise ValueError(f"{c2} channels and {ec} dimensions do not go into {nh} heads")
         self.nh = nh
         self.bias = nn.Parameter(torch.zeros(nh))
@@ -67,7 +67,8 @@ class C2fAttn(nn.Module):
 class ImagePoolingAttn(nn.Module):
     """Texts that have looked at the picture: maps (B, ch[i], H_i, W_i), texts (B, K, ct) -> texts (B, K, ct).
 
-    Each map is pooled to k x k positions; the texts attend to all of them, in nh heads.
+    Each map is pooled to k x k positions; the texts attend to all of them, in nh heads. Raises ValueError unless ec is
+    a multiple of nh.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class ImagePoolingAttn(nn.Module):
         scale: bool = False,
     ):
         super().__init__()
+        if nh < 1 or ec % nh:
+            raise ValueError(f"{ec} dimensions do not go into {nh} heads")
         self.nh, self.k = nh, k
         self.scale = nn.Parameter(torch.zeros(1)) if scale else 1.0
         self.query = nn.Sequential(nn.LayerNorm(ct), nn.Linear(ct, ec))

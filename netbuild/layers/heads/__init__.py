@@ -7,7 +7,8 @@ from netbuild.layers.heads.pixels import Depth, SemanticSegment
 from netbuild.layers.heads.pose import Pose, Pose26, RealNVP
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.layers.heads.segment import Proto, Proto26, Segment, Segment26
-from netbuild.layers.heads.world import WorldDetect, YOLOEDetect, YOLOESegment, YOLOESegment26
+from netbuild.layers.heads.world import WorldDetect
+from netbuild.layers.heads.yoloe import YOLOEDetect, YOLOESegment, YOLOESegment26
 
 __all__ = [
     "DFL",

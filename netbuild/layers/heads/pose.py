@@ -16,6 +16,7 @@ class Pose(Detect):
     """Detect with keypoints, kpt_shape = (how many, 2 or 3 numbers each): maps (B, ch[i], H_i, W_i), finest first.
 
     Its raw outputs have also "kpts" (B, K*D, A). y has K*D more channels: x, y in pixels, and whether it is seen.
+    Raises ValueError for another kpt_shape.
     """
 
     task = "pose"
@@ -33,7 +34,7 @@ class Pose(Detect):
         stride: Annotated[list[float], Stride] = (),
     ):
         super().__init__(nc, ch, reg_max, end2end, legacy, stride)
-        self.kpt_shape = tuple(kpt_shape)
+        self.kpt_shape = checked_keypoints(kpt_shape)
         nk = self.kpt_shape[0] * self.kpt_shape[1]
         self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nk), nk) for c in ch)
         self.copy_parts(end2end, "cv4")
@@ -52,6 +53,17 @@ class Pose(Detect):
     def places(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Keypoints in cells from what the head gives (B, K, 2, A) and the cells' centres (2, A)."""
         return offsets * 2 + (points - 0.5)
+
+
+def checked_keypoints(shape: Sequence[int]) -> tuple[int, int]:
+    """How many keypoints, and of how many numbers each.
+
+    Raises:
+        ValueError: unless that is at least one, of 2 or 3.
+    """
+    if not isinstance(shape, Sequence) or len(shape) != 2 or shape[0] < 1 or shape[1] not in (2, 3):
+        raise ValueError(f"kpt_shape is how many keypoints and 2 or 3 numbers of each, such as [17, 3], not {shape}")
+    return shape[0], shape[1]
 
 
 class RealNVP(nn.Module):

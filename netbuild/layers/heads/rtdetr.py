@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from netbuild.layers.activation import Act, resolve_activation
+from netbuild.layers.fuse import fold_bn, set_weights
+from netbuild.layers.heads.denoise import Noised, noised
 from netbuild.roles import In
 
 
@@ -153,8 +155,10 @@ class RTDETRDecoder(nn.Module):
     """nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl layers of queries. No suppression is needed.
 
     Training: boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), those of the query
-    selection (B, Q, 4) and (B, Q, nc), and None. Eval: (y, that with the layer `eval_idx` alone), y (B, Q, 6): box,
-    score, class.
+    selection (B, Q, 4) and (B, Q, nc), and None. Given the objects that are there, `targets` with "boxes" (M, 4) as
+    centre and size in 0..1, "classes" (M,) and "index" (M,), each one's image, noised ones come first among the
+    queries, and instead of None their places, see `Noised`. Eval: (y, that with the layer `eval_idx` alone), y
+    (B, Q, 6): box, score, class. Raises ValueError for numbers that do not fit together.
     """
 
     task = "detect"
@@ -178,6 +182,11 @@ class RTDETRDecoder(nn.Module):
         learnt_init_query: bool = False,
     ):
         super().__init__()
+        if min(nq, ndp, nh, ndl) < 1 or hd % nh or not -ndl <= eval_idx < ndl:
+            raise ValueError(
+                f"it needs queries, points and layers, {hd} channels that go into its {nh} heads,"
+                f" and eval_idx {eval_idx} to be one of its {ndl} layers"
+            )
         self.nc, self.nq, self.eval_idx = nc, nq, eval_idx
         self.nd, self.label_noise_ratio, self.box_noise_scale = nd, label_noise_ratio, box_noise_scale
         self.input_proj = nn.ModuleList(nn.Sequential(nn.Conv2d(c, hd, 1, bias=False), nn.BatchNorm2d(hd)) for c in ch)
@@ -205,14 +214,29 @@ class RTDETRDecoder(nn.Module):
         if self.tgt_embed is not None:
             nn.init.xavier_uniform_(self.tgt_embed.weight)
 
-    def forward(self, feats: list[torch.Tensor]) -> Any:
+    def forward(self, feats: list[torch.Tensor], targets: dict[str, torch.Tensor] | None = None) -> Any:
         maps = [proj(feat) for proj, feat in zip(self.input_proj, feats, strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         queries, boxes, enc_boxes, enc_scores = self.select(tokens, shapes)
-        dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes)
-        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, None)
+        noise = self.noise(targets, len(tokens), queries.shape[1])
+        if noise:
+            queries = torch.cat((self.content(noise), queries), 1)
+            boxes = torch.cat((noise.boxes.to(boxes.dtype), boxes), 1)
+        dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes, noise.mask if noise else None)
+        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise)
         return raw if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
+
+    def noise(self, targets: dict[str, torch.Tensor] | None, images: int, queries: int) -> Noised | None:
+        """Noised objects for training; None in eval, without objects, and where the head asks for none."""
+        if targets is None or not self.training or not self.nd:
+            return None
+        return noised(targets, images, queries, self.nc, self.nd, self.label_noise_ratio, self.box_noise_scale)
+
+    def content(self, noise: Noised) -> torch.Tensor:
+        """Queries (B, D, hd) of noised objects: what is known of their classes. Those of empty places are zero."""
+        embedded = self.denoising_class_embed(noise.classes.clamp(min=0))
+        return embedded * (noise.classes >= 0)[..., None]
 
     def select(self, tokens: torch.Tensor, shapes: list[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
         """Queries, their boxes as logits, and for the loss the boxes and class logits, of the most promising tokens."""
@@ -229,14 +253,19 @@ class RTDETRDecoder(nn.Module):
         return queries, boxes.detach() if self.training else boxes, boxes.sigmoid(), scores
 
     def refine(
-        self, x: torch.Tensor, boxes: torch.Tensor, tokens: torch.Tensor, shapes: list[tuple[int, int]]
+        self,
+        x: torch.Tensor,
+        boxes: torch.Tensor,
+        tokens: torch.Tensor,
+        shapes: list[tuple[int, int]],
+        mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes and class logits of every layer in training, of one in eval: (L, B, Q, 4), (L, B, Q, nc)."""
         reference, before = boxes.sigmoid(), None
         all_boxes, all_scores = [], []
         last = range(len(self.decoder.layers))[self.eval_idx]
         for i, layer in enumerate(self.decoder.layers):
-            x = layer(x, reference, tokens, shapes, self.query_pos_head(reference))
+            x = layer(x, reference, tokens, shapes, self.query_pos_head(reference), mask)
             delta = self.dec_bbox_head[i](x)
             refined = (delta + logit(reference)).sigmoid()
             if self.decoder.training:
@@ -255,6 +284,13 @@ class RTDETRDecoder(nn.Module):
         best, pairs = scores.sigmoid().flatten(1).topk(min(self.nq, scores[0].numel()))
         boxes = boxes.gather(1, (pairs // self.nc)[..., None].expand(-1, -1, 4))
         return torch.cat((boxes, best[..., None], (pairs % self.nc)[..., None].to(boxes.dtype)), -1)
+
+    def fuse(self) -> None:
+        """Merge the norms of the maps' projections into them."""
+        for proj in self.input_proj:
+            if isinstance(proj[1], nn.BatchNorm2d):
+                set_weights(proj[0], *fold_bn(proj[0], proj[1]))
+                proj[1] = nn.Identity()
 
 
 def anchor_logits(shapes: list[tuple[int, int]], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,14 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netbuild.layers.conv import Conv
+from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.heads.detect import Detect, dense_branch
-from netbuild.layers.heads.segment import Proto, Proto26, with_prototypes
-from netbuild.roles import In, Setting, Stride, Width
+from netbuild.roles import In, Setting, Stride
 
 
 def compare(x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Products of every position with every text: maps (B, E, H, W) and features (B, K, E) -> (B, K, H, W)."""
+    """Products of every position with every text: maps (B, E, H, W) and features (B, K, E) -> (B, K, H, W).
+
+    Raises:
+        ValueError: if the texts are none of such features.
+    """
+    if text.ndim != 3 or text.shape[2] != x.shape[1]:
+        raise ValueError(f"texts (B, K, {x.shape[1]}) are needed, {list(text.shape)} arrive")
     return torch.einsum("bchw,bkc->bkhw", x, text)
 
 
@@ -73,185 +78,22 @@ class WorldDetect(Detect):
     def scores(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> torch.Tensor:
         return guided_scores(self, feats, prefix, guides[0])
 
+    def fuse(self) -> None:
+        """Merge the norms before the comparisons into the convolutions before them."""
+        fold_comparisons(self.cv3, self.cv4)
+
+
+def fold_comparisons(branches: nn.ModuleList, comparisons: nn.ModuleList) -> None:
+    """Each level's norm, if its comparison has one, into the last convolution of its class branch."""
+    for branch, comparison in zip(branches, comparisons, strict=True):
+        norm = getattr(comparison, "norm", None)
+        if isinstance(norm, nn.BatchNorm2d):
+            set_weights(branch[-1], *fold_bn(branch[-1], norm))
+            comparison.norm = nn.Identity()
+
 
 def guided_scores(head: nn.Module, feats: list[torch.Tensor], prefix: str, text: torch.Tensor) -> torch.Tensor:
     """Logits (B, K, A) of a head's class branch, each level compared with the texts."""
     embeddings, comparisons = getattr(head, f"{prefix}cv3"), getattr(head, f"{prefix}cv4")
     levels = zip(embeddings, comparisons, feats, strict=True)
     return torch.cat([compare_with(embed(feat), text).flatten(2) for embed, compare_with, feat in levels], 2)
-
-
-class SwiGLUFFN(nn.Module):
-    """Gated linear unit: (..., gc) -> (..., ec). GLU Variants Improve Transformer, arXiv 2002.05202."""
-
-    def __init__(self, gc: int, ec: int, e: int = 4):
-        super().__init__()
-        self.w12 = nn.Linear(gc, e * ec)
-        self.w3 = nn.Linear(e * ec // 2, ec)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, value = self.w12(x).chunk(2, -1)
-        return self.w3(F.silu(gate) * value)
-
-
-class Residual(nn.Module):
-    """A module's input plus its output, which starts as nothing: the module's last layer `w3` begins at zero."""
-
-    def __init__(self, m: nn.Module):
-        super().__init__()
-        self.m = m
-        nn.init.zeros_(m.w3.weight)
-        nn.init.zeros_(m.w3.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.m(x)
-
-
-def enlarge(level: int) -> nn.Module:
-    """To the size of the finest map."""
-    return nn.Upsample(scale_factor=2**level) if level else nn.Identity()
-
-
-class SAVPE(nn.Module):
-    """Prompts from examples: three maps and masks (B, Q, H, W) of the finest map's size -> (B, Q, embed) of length one.
-
-    Each mask pools 16 groups of channels by weights of its own. YOLOE, arXiv 2503.07465.
-    """
-
-    groups = 16
-
-    def __init__(self, ch: list[int], c3: int, embed: int):
-        super().__init__()
-        self.cv1 = nn.ModuleList(nn.Sequential(Conv(c, c3, 3), Conv(c3, c3, 3), enlarge(i)) for i, c in enumerate(ch))
-        self.cv2 = nn.ModuleList(nn.Sequential(Conv(c, c3), enlarge(i)) for i, c in enumerate(ch))
-        self.cv3 = nn.Conv2d(3 * c3, embed, 1)
-        self.cv4 = nn.Conv2d(3 * c3, self.groups, 3, padding=1)
-        self.cv5 = nn.Conv2d(1, self.groups, 3, padding=1)
-        self.cv6 = nn.Sequential(
-            Conv(2 * self.groups, self.groups, 3), nn.Conv2d(self.groups, self.groups, 3, padding=1)
-        )
-
-    def forward(self, feats: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        values, keys = (torch.cat([m(f) for m, f in zip(part, feats)], 1) for part in (self.cv1, self.cv2))
-        b, q, h, w = masks.shape
-        queries = self.cv5(masks.reshape(b * q, 1, h, w))
-        weights = self.cv6(torch.cat((self.cv4(keys).repeat_interleave(q, 0), queries), 1)).view(
-            b, q, self.groups, h * w
-        )
-        mask = masks.view(b, q, 1, h * w).float()
-        outside = torch.where(mask == 0, torch.finfo(torch.float32).min, 0.0)
-        weights = (weights * mask + outside).softmax(-1).to(values.dtype)
-        pooled = self.cv3(values).view(b, 1, self.groups, -1, h * w) @ weights[..., None]
-        return F.normalize(pooled.flatten(2), dim=-1)
-
-
-class YOLOEDetect(Detect):
-    """Detect on maps (B, ch[i], H_i, W_i) and prompts (B, K, embed): K classes. YOLOE, arXiv 2503.07465.
-
-    Prompts come from texts (`text_prompts`) or from examples in the picture (`visual_prompts`). Raises ValueError where
-    the class branch is wider than `embed`, or without `with_bn`.
-    """
-
-    parts = ("cv2", "cv3", "cv4")
-
-    def __init__(
-        self,
-        nc: int,
-        embed: int = 512,
-        with_bn: bool = True,
-        *,
-        ch: Annotated[list[int], In],
-        reg_max: Annotated[int, Setting] = 16,
-        end2end: Annotated[bool, Setting] = False,
-        legacy: Annotated[bool, Setting] = False,
-        stride: Annotated[list[float], Stride] = (),
-    ):
-        super().__init__(nc, ch, reg_max, end2end, legacy)
-        inner = max(ch[0], min(nc, 100))
-        if not with_bn or inner > embed:
-            raise ValueError(f"with_bn must be true, and embed at least the class branch's width, {inner}")
-        self.stride = [float(s) for s in stride]
-        for branch in self.cv3:
-            branch[-1] = nn.Conv2d(inner, embed, 1)
-        self.cv4 = nn.ModuleList(BNContrastiveHead(embed) for _ in ch)
-        self.copy_parts(end2end, "cv3", "cv4")
-        self.reprta = Residual(SwiGLUFFN(embed, embed))
-        self.savpe = SAVPE(ch, inner, embed)
-        if self.stride:
-            self.init_bias()
-
-    @torch.no_grad()
-    def init_bias(self) -> None:
-        for prefix in self.prefixes():
-            boxes, classes, comparisons = (getattr(self, f"{prefix}{part}") for part in ("cv2", "cv3", "cv4"))
-            for box, cls, comparison, s in zip(boxes, classes, comparisons, self.stride, strict=True):
-                box[-1].bias.fill_(2.0)
-                cls[-1].bias.zero_()
-                comparison.bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
-
-    def text_prompts(self, text: torch.Tensor) -> torch.Tensor:
-        """Prompts from text features: (B, K, embed) kept, of length one."""
-        return F.normalize(self.reprta(text), dim=-1)
-
-    def visual_prompts(self, feats: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        """Prompts (B, Q, embed) from masks (B, Q, H_0, W_0) of examples."""
-        return self.savpe(feats, masks)
-
-    def forward(self, feats: list[torch.Tensor], text: torch.Tensor) -> Any:  # type: ignore[override]
-        return self.run(feats, text)
-
-    def scores(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> torch.Tensor:
-        return guided_scores(self, feats, prefix, guides[0])
-
-
-class YOLOESegment(YOLOEDetect):
-    """YOLOEDetect with masks, see `Segment`."""
-
-    task = "segment"
-    parts = ("cv2", "cv3", "cv4", "cv5")
-
-    def __init__(
-        self,
-        nc: int,
-        nm: int = 32,
-        npr: Annotated[int, Width] = 256,
-        embed: int = 512,
-        with_bn: bool = True,
-        *,
-        ch: Annotated[list[int], In],
-        reg_max: Annotated[int, Setting] = 16,
-        end2end: Annotated[bool, Setting] = False,
-        legacy: Annotated[bool, Setting] = False,
-        stride: Annotated[list[float], Stride] = (),
-    ):
-        super().__init__(nc, embed, with_bn, ch=ch, reg_max=reg_max, end2end=end2end, legacy=legacy, stride=stride)
-        self.proto = self.make_proto(ch, npr, nm, nc)
-        self.cv5 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nm), nm) for c in ch)
-        self.copy_parts(end2end, "cv5")
-
-    def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
-        """The module that makes the prototypes."""
-        return Proto(ch[0], npr, nm)
-
-    def prototypes(self, feats: list[torch.Tensor]) -> Any:
-        """The prototypes of a picture's maps."""
-        return self.proto(feats[0])
-
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        return {"mask_coefficient": self.per_cell("cv5", prefix, feats)}
-
-    def decoded(self, raw: Any) -> list[torch.Tensor]:
-        return [raw["mask_coefficient"]]
-
-    def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
-        return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
-
-
-class YOLOESegment26(YOLOESegment):
-    """YOLOESegment whose prototypes see all maps, which they teach nothing."""
-
-    def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
-        return Proto26(ch, npr, nm, nc)
-
-    def prototypes(self, feats: list[torch.Tensor]) -> Any:
-        return self.proto([feat.detach() for feat in feats], semantic=False)
