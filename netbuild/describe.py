@@ -19,6 +19,7 @@ def describe(facts: Facts, own: Iterable[Factory]) -> dict[str, Any]:
         "params": dict(spec.params), "file": spec.path.name, "yaml": yaml_of(facts), "modules": carried(own),
         "requires": _packages(spec), "names": spec.stored.names if spec.stored else None,
         "rows": [(row.module, row.name) for row in spec.rows],
+        "lr_factors": {str(row): factor for row, factor in spec.lr_factors.items()},
     }  # fmt: skip
 
 

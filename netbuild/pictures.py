@@ -1,40 +1,20 @@
-"""Samples of a data set as a network learns them: read, changed by chance, brought to one size, stacked to batches.
+"""Samples of a data set as a network learns them: read, changed by chance, brought to one size, stacked to batches."""
 
-Mosaic: arXiv 2004.10934. MixUp: arXiv 1710.09412. Random resized crops: arXiv 1409.4842.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil, cos, pi, sin, sqrt, tan
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 
-from netbuild.builders import package
+from netbuild import augment
+from netbuild.augment import GREY, Boxes, Image, Scene, resized
 from netbuild.data.samples import Sample
 from netbuild.feed import Batch
 from netbuild.settings import Settings
 from netbuild.tasks.boxes import Letterbox
-
-Image = NDArray[np.uint8]  # (H, W, C)
-Boxes = NDArray[np.float64]  # (N, 5): class, then corners in pixels
-GREY = 114  # of what no picture covers
-LEAST = 2.0  # pixels of a side below which a box is dropped after a change
-LEAST_PART = 0.1  # of a box's area that must be left
-MOST_ASPECT = 100.0
-
-
-def cv2() -> Any:
-    """OpenCV, which changes pictures several times faster than Pillow.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    return package("cv2", "train")
-
 
 # -- detection --------------------------------------------------------------------------------------------------------
 
@@ -63,19 +43,20 @@ class DetectSamples:
         if self.settings is None:
             image, boxes, letterbox = self.fitted(index)
         else:
-            image, boxes = self.changed(index, rng, epoch)
+            scene = self.changed(index, rng, epoch)
+            image, boxes = scene.image, scene.boxes
             letterbox = Letterbox.fit((self.size, self.size), (self.size, self.size))
         h, w = image.shape[:2]
         scaled = np.concatenate(((boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]), 1) / (w, h, w, h)
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": tensor_of(image),
             "boxes": torch.from_numpy(scaled.astype(np.float32)),
             "classes": torch.from_numpy(boxes[:, 0].astype(np.int64)),
             "letterbox": letterbox,
         }
 
-    def loaded(self, index: int) -> tuple[Image, Boxes]:
-        """A picture with its long side as the network's, and its boxes in its pixels."""
+    def loaded(self, index: int) -> Scene:
+        """A picture with its long side as the network's, and its objects in its pixels."""
         sample = self.samples[index]
         image = sample.image(self.channels)
         ratio = self.size / max(image.shape[:2])
@@ -85,7 +66,8 @@ class DetectSamples:
         h, w = image.shape[:2]
         rows = np.zeros((0, 5)) if sample.boxes is None else sample.boxes
         centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
-        return image, np.concatenate((rows[:, :1], centre - half, centre + half), 1)
+        outlines = tuple(tuple(p * (w, h) for p in outline) for outline in sample.outlines) or ((),) * len(rows)
+        return Scene(image, np.concatenate((rows[:, :1], centre - half, centre + half), 1), outlines)
 
     def canvas(self, index: int) -> tuple[int, int]:
         """Height and width of what the network sees of a picture in validation."""
@@ -93,8 +75,8 @@ class DetectSamples:
 
     def fitted(self, index: int) -> tuple[Image, Boxes, Letterbox]:
         """A picture in the middle of its canvas, as validation sees it."""
-        image, boxes = self.loaded(index)
-        height, width = self.canvas(index)
+        scene = self.loaded(index)
+        image, (height, width) = scene.image, self.canvas(index)
         inner = image.shape[0], image.shape[1]
         corner = max((height - inner[0]) // 2, 0), max((width - inner[1]) // 2, 0)
         place = Letterbox(original_size(self.samples[index], image), inner, corner)
@@ -102,49 +84,32 @@ class DetectSamples:
         canvas = np.full((height, width, self.channels), GREY, np.uint8)
         h, w = min(inner[0], height - top), min(inner[1], width - left)
         canvas[top : top + h, left : left + w] = image[:h, :w]
-        boxes = boxes.copy()
-        boxes[:, 1:] += (left, top, left, top)
-        return canvas, boxes, place
+        return canvas, scene.shifted(left, top).boxes, place
 
-    def changed(self, index: int, rng: Generator, epoch: int) -> tuple[Image, Boxes]:
+    def changed(self, index: int, rng: Generator, epoch: int) -> Scene:
         """A picture changed by chance, as training sees it."""
         s = self.settings
         assert s is not None
-        image, boxes = self.composed(index, rng, epoch)
-        if s.mixup and rng.random() < s.mixup:
-            other, more = self.composed(int(rng.integers(len(self))), rng, epoch)
-            share = rng.beta(32, 32)
-            image = (image * share + other * (1 - share)).astype(np.uint8)
-            boxes = np.concatenate((boxes, more))
-        if self.channels == 3:
-            image = recoloured(image, rng, s)
-        return flipped(image, boxes, rng, s)
+        composing = epoch < s.epochs - s.close_mosaic  # the last epochs see pictures as they are
+        scene = self.composed(index, rng, composing)
+        for chance, combined in ((s.mixup, augment.mixed), (s.cutmix, augment.patched)):
+            if composing and chance and rng.random() < chance:
+                scene = combined(scene, self.composed(int(rng.integers(len(self))), rng, composing), rng)
+        image = augment.recoloured(scene.image, rng, s)
+        return augment.flipped(Scene(image, scene.boxes, scene.outlines), rng, s)
 
-    def composed(self, index: int, rng: Generator, epoch: int) -> tuple[Image, Boxes]:
+    def composed(self, index: int, rng: Generator, composing: bool) -> Scene:
         """One picture or a mosaic of four, turned, scaled and shifted into the square."""
         s = self.settings
         assert s is not None
-        if rng.random() < s.mosaic and epoch < s.epochs - s.close_mosaic:
-            image, boxes = self.mosaic(index, rng)
+        if rng.random() < s.mosaic and composing:
+            scenes = [self.loaded(int(i)) for i in (index, *rng.integers(len(self), size=3))]
+            scene = augment.mosaic(scenes, self.size, rng)
         else:
-            image, boxes = self.loaded(index)
-        return warped(image, boxes, self.size, rng, s)
-
-    def mosaic(self, index: int, rng: Generator) -> tuple[Image, Boxes]:
-        """Four pictures around a point of a canvas of twice the side."""
-        side, found = self.size, []
-        canvas = np.full((2 * side, 2 * side, self.channels), GREY, np.uint8)
-        cx, cy = (int(rng.uniform(side / 2, 3 * side / 2)) for _ in range(2))
-        for place, which in enumerate([index, *rng.integers(len(self), size=3)]):
-            image, boxes = self.loaded(int(which))
-            h, w = image.shape[:2]
-            left, top = cx - w if place % 2 == 0 else cx, cy - h if place < 2 else cy
-            x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + w, 2 * side), min(top + h, 2 * side)
-            canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-            boxes = boxes.copy()
-            boxes[:, 1:] = np.clip(boxes[:, 1:] + (left, top, left, top), 0, 2 * side)
-            found.append(boxes[(boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2])])
-        return canvas, np.concatenate(found)
+            scene = self.loaded(index)
+        if composing and s.copy_paste:
+            scene = augment.pasted(scene, s.copy_paste)
+        return augment.warped(scene, self.size, rng, s)
 
 
 class NarrowSamples(DetectSamples):
@@ -190,70 +155,6 @@ def original_size(sample: Sample, image: Image) -> tuple[int, int]:
     return h, w
 
 
-def resized(image: Image, h: int, w: int) -> Image:
-    """A picture of another size: (h, w, C)."""
-    cv = cv2()
-    smaller = h < image.shape[0] or w < image.shape[1]
-    out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
-    return out.reshape(h, w, -1)
-
-
-def warped(image: Image, boxes: Boxes, size: int, rng: Generator, s: Settings) -> tuple[Image, Boxes]:
-    """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its boxes."""
-    h, w = image.shape[:2]
-    angle = rng.uniform(-s.degrees, s.degrees) * pi / 180
-    change = s.scale or 0.0
-    scale = rng.uniform(1 - change, 1 + change)
-    shear_x, shear_y = (tan(rng.uniform(-s.shear, s.shear) * pi / 180) for _ in range(2))
-    shift = [rng.uniform(0.5 - s.translate, 0.5 + s.translate) * size for _ in range(2)]
-    turn = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
-    matrix = np.array([[1, shear_x], [shear_y, 1]]) @ turn
-    offset = np.array(shift) - matrix @ (w / 2, h / 2)
-    cv = cv2()
-    affine = np.concatenate((matrix, offset[:, None]), 1)
-    out = cv.warpAffine(image, affine, (size, size), flags=cv.INTER_LINEAR, borderValue=(GREY,) * 4)
-    return out.reshape(size, size, -1), moved_boxes(boxes, matrix, offset, size, scale)
-
-
-def moved_boxes(boxes: Boxes, matrix: Any, offset: Any, size: int, scale: float) -> Boxes:
-    """The hulls of boxes after an affine change, cut at the square; those of which too little is left are dropped."""
-    if not len(boxes):
-        return boxes
-    corners = boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ matrix.T + offset
-    low, high = (np.clip(edge, 0, size) for edge in (corners.min(1), corners.max(1)))
-    wide = high - low
-    before = np.prod(boxes[:, 3:] - boxes[:, 1:3], 1) * scale**2
-    aspect = np.maximum(wide[:, 0] / (wide[:, 1] + 1e-9), wide[:, 1] / (wide[:, 0] + 1e-9))
-    kept = (wide > LEAST).all(1) & (wide.prod(1) > LEAST_PART * before) & (aspect < MOST_ASPECT)
-    return np.concatenate((boxes[:, :1], low, high), 1)[kept]
-
-
-def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
-    """Hue, saturation and brightness changed by chance."""
-    gains = rng.uniform(-1, 1, 3) * (s.hsv_h, s.hsv_s, s.hsv_v)
-    if not gains.any():
-        return image
-    cv, steps = cv2(), np.arange(256)
-    hue, saturation, value = cv.split(cv.cvtColor(image, cv.COLOR_RGB2HSV))
-    tables = (
-        ((steps + 180 * gains[0]) % 180).astype(np.uint8),
-        np.clip(steps * (1 + gains[1]), 0, 255).astype(np.uint8),
-        np.clip(steps * (1 + gains[2]), 0, 255).astype(np.uint8),
-    )
-    channels = [cv.LUT(x, table) for x, table in zip((hue, saturation, value), tables, strict=True)]
-    return cv.cvtColor(cv.merge(channels), cv.COLOR_HSV2RGB)
-
-
-def flipped(image: Image, boxes: Boxes, rng: Generator, s: Settings) -> tuple[Image, Boxes]:
-    """The picture mirrored or upside down by chance, with its boxes."""
-    h, w = image.shape[:2]
-    if rng.random() < (s.flip_lr or 0.0):
-        image, boxes = image[:, ::-1], boxes[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0)
-    if rng.random() < s.flip_ud:
-        image, boxes = image[::-1], boxes[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h)
-    return image, boxes
-
-
 def detect_batch(items: Sequence[dict[str, Any]]) -> Batch:
     """Pictures with boxes as a batch: the boxes of all, and whose each is."""
     index = torch.cat([torch.full((len(item["boxes"]),), i) for i, item in enumerate(items)])
@@ -278,47 +179,56 @@ class ClassifySamples:
         size: height and width of the network's image.
         channels: of it.
         settings: of augmentation; without, the middle of each picture is taken.
+        nc: classes, where pictures are mixed and have several.
     """
 
     samples: Sequence[Sample]
     size: tuple[int, int]
     channels: int = 3
     settings: Settings | None = None
+    nc: int = 0
+    policy: Callable[[Image, Generator], Image] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def get(self, index: int, rng: Generator, epoch: int) -> tuple[torch.Tensor, int]:
-        """A picture (C, H, W) and its class."""
-        sample, s = self.samples[index], self.settings
-        image = sample.image(self.channels)
-        image = middle(image, self.size) if s is None else cropped(image, self.size, rng, s)
-        if s is not None:
-            if self.channels == 3:
-                image = recoloured(image, rng, s)
-            image, _ = flipped(image, np.zeros((0, 5)), rng, s)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), int(sample.label or 0)
+    def get(self, index: int, rng: Generator, epoch: int) -> tuple[torch.Tensor, Any]:
+        """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
+        s, label = self.settings, int(self.samples[index].label or 0)
+        if s is None:
+            return tensor_of(augment.middle(self.samples[index].image(self.channels), self.size)), label
+        image = self.changed(index, rng, s)
+        if not s.mixup and not s.cutmix:
+            return tensor_of(image), label
+        target = np.zeros(self.nc, np.float32)
+        target[label] = 1
+        for chance, cut in ((s.mixup, False), (s.cutmix, True)):
+            if rng.random() < chance:
+                other = int(rng.integers(len(self)))
+                image, share = augment.blended(image, self.changed(other, rng, s), rng, cut)
+                target *= share
+                target[int(self.samples[other].label or 0)] += 1 - share
+        return tensor_of(image), target
+
+    def changed(self, index: int, rng: Generator, s: Settings) -> Image:
+        """A picture changed by chance, as training sees it."""
+        image = self.samples[index].image(self.channels)
+        image = (augment.cropped if s.crop else augment.swayed)(image, self.size, rng, s)
+        if s.policy in augment.POLICIES:
+            self.policy = self.policy or augment.by_policy(s.policy)
+            image = self.policy(image, rng)
+        else:  # a policy changes colours too
+            image = augment.recoloured(image, rng, s)
+        image = augment.flipped(Scene(image, np.zeros((0, 5)), ()), rng, s).image
+        return augment.erased(image, rng, s.erasing or 0.0)
 
 
-def middle(image: Image, size: tuple[int, int]) -> Image:
-    """The middle of a picture, as much of it as the shape allows."""
-    h, w = image.shape[:2]
-    ratio = min(h / size[0], w / size[1])
-    ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
-    top, left = (h - ch) // 2, (w - cw) // 2
-    return resized(image[top : top + ch, left : left + cw], *size)
+def tensor_of(image: Image) -> torch.Tensor:
+    """A picture (H, W, C) as (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
-    h, w = image.shape[:2]
-    area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
-    ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
-    top, left = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
-    return resized(image[top : top + ch, left : left + cw], *size)
-
-
-def classify_batch(items: Sequence[tuple[torch.Tensor, int]]) -> Batch:
+def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
     """Pictures with classes as a batch."""
     images, classes = zip(*items, strict=True)
-    return {"images": torch.stack(images), "classes": torch.tensor(classes)}
+    return {"images": torch.stack(images), "classes": torch.from_numpy(np.stack(classes))}

@@ -14,6 +14,13 @@ def _of(default: Any, doc: str, low: float | None = None, high: float | None = N
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": tuple(choices.split())})
 
 
+# What settings are where none was said, by what is learnt from.
+PICTURES: dict[str, Any] = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "flip_lr": 0.5}
+PICTURES |= {"crop": True, "policy": "randaugment", "erasing": 0.4}
+DIGITS: dict[str, Any] = {"degrees": 10.0, "translate": 0.05, "scale": 0.1, "flip_lr": 0.0}
+DIGITS |= {"crop": False, "policy": "off", "erasing": 0.0}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a training run does beside its network and its data."""
@@ -30,33 +37,48 @@ class Settings:
         choices="auto off bf16 fp16",
     )
     compile: bool = _of(False, "whether torch.compile prepares the network")
-    optimizer: str = _of("auto", "auto is AdamW for few steps, SGD for many", choices="auto sgd adamw adam muon")
-    lr: float | None = _of(None, "learning rate after warm-up; none: the optimiser's own", 0, 100)
+    optimizer: str = _of("auto", "auto is AdamW for few steps, SGD for many", choices="auto sgd adamw adam musgd")
+    lr: float | None = _of(None, "learning rate after warm-up; none: the optimiser's own", 0, 1e12)
     lr_end: float = _of(0.01, "learning rate of the last epoch, as a fraction of the first", 0, 1)
     schedule: str = _of("linear", "how the learning rate falls", choices="linear cosine constant")
-    momentum: float = _of(0.937, "of SGD and muon; the first beta of Adam is 0.9", 0, 0.9999)
+    momentum: float = _of(0.937, "of SGD and MuSGD; the first beta of Adam is 0.9", 0, 0.9999)
     weight_decay: float = _of(0.0005, "on weights of convolutions and linear layers, not on norms and biases", 0, 1)
     warmup: float = _of(3.0, "epochs over which the learning rate rises", 0, 1000)
-    accumulate: int = _of(0, "batches a step; 0: as many as make about 64 images", 0, 65_536)
+    accumulate: int = _of(0, "batches a step; 0: as many as make about 64 images, of short runs 16", 0, 65_536)
     clip: float = _of(10.0, "largest norm of the gradient; 0 does not clip", 0, 1e9)
     ema: float = _of(0.9999, "decay of the averaged weights that are validated and kept; 0 keeps the last", 0, 0.999999)
     freeze: str = _of("", "rows that do not learn: numbers, ranges such as 0-9, or names, comma-separated")
     patience: int = _of(100, "epochs without a better metric after which training ends; 0: never", 0, 1_000_000)
     minutes: float = _of(0.0, "time budget after which training ends; 0: none", 0, 1e6)
     save_period: int = _of(0, "keep a checkpoint every so many epochs; 0: last and best alone", 0, 1_000_000)
-    label_smoothing: float = _of(0.0, "of class labels", 0, 0.9)
-    close_mosaic: int = _of(10, "epochs at the end without mosaic", 0, 1_000_000)
-    mosaic: float = _of(1.0, "chance that four images become one", 0, 1)
+    label_smoothing: float = _of(0.0, "share of a classifier's target that is spread over all classes", 0, 0.9)
+    class_weights: float = _of(0.0, "classes weigh count^-this, 1 on average: 0 all the same, 1 rare ones most", 0, 2)
+    multi_scale: float = _of(0.0, "detection: each batch's size changed by up to this fraction", 0, 0.9)
+    close_mosaic: int = _of(
+        10, "epochs at the end without mosaic, mixup, cutmix and copy-paste of detection", 0, 1_000_000
+    )
+    mosaic: float = _of(1.0, "detection: chance that four images become one", 0, 1)
     mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
-    degrees: float = _of(0.0, "largest rotation", 0, 180)
-    translate: float = _of(0.1, "largest shift, as a fraction of the image", 0, 1)
-    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of digits 0.2", 0, 0.95)
+    cutmix: float = _of(0.0, "chance that a rectangle of another image is laid on one", 0, 1)
+    copy_paste: float = _of(0.0, "share of the objects with outlines that are pasted once more, mirrored", 0, 1)
+    degrees: float | None = _of(None, "largest rotation; none: 0, of digits 10", 0, 180)
+    translate: float | None = _of(None, "largest shift, as a fraction of the image; none: 0.1, of digits 0.05", 0, 1)
+    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of digits 0.1", 0, 0.95)
     shear: float = _of(0.0, "largest shear in degrees", 0, 90)
     hsv_h: float = _of(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
     hsv_s: float = _of(0.7, "largest change of saturation, as a factor", 0, 1)
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
     flip_lr: float | None = _of(None, "chance of a mirrored image; none: 0.5, of digits 0", 0, 1)
     flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
+    crop: bool | None = _of(
+        None, "classification: parts are learnt, not wholes turned and shifted; none: but of digits"
+    )
+    policy: str | None = _of(
+        None,
+        "classification: torchvision's policy of changes; none: randaugment, off for digits",
+        choices="off randaugment autoaugment trivialaugment augmix",
+    )
+    erasing: float | None = _of(None, "classification: chance of a rectangle of noise; none: 0.4, of digits 0", 0, 1)
     rect: bool = _of(True, "validate on canvases as narrow as their pictures allow, not on squares")
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
     iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
@@ -65,13 +87,9 @@ class Settings:
     strict: bool = _of(False, "stop where pictures cannot be read, too")
 
     def completed(self, digits: bool) -> "Settings":
-        """With a value wherever none was said: digits and letters are not mirrored, and keep their size."""
-        scale, flip = (0.2, 0.0) if digits else (0.5, 0.5)
-        return replace(
-            self,
-            scale=scale if self.scale is None else self.scale,
-            flip_lr=flip if self.flip_lr is None else self.flip_lr,
-        )
+        """With a value wherever none was said: digits and letters are not mirrored, cropped or painted over."""
+        own = DIGITS if digits else PICTURES
+        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data, in their order."""

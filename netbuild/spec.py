@@ -1,7 +1,7 @@
 """A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class Spec:
     width_divisor: int
     imports: tuple[Import, ...] = ()
     inputs: tuple[Input, ...] = ()
+    lr_factors: Mapping[int, float] = field(default_factory=dict)  # of the learning rate, by row
     warnings: tuple[NetbuildError, ...] = ()
     checkpoint: Path | None = None  # that the file was read from, with its facts
     stored: checkpoints.Stored | None = None
@@ -181,7 +182,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "width_divisor": _whole(1, 1024),
     "anchors": _anchors,
 }
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs")
+KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "lr_factors")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
@@ -219,10 +220,40 @@ def read(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     inputs = attempt(errors, _inputs, root.value.get("inputs")) or ()
     inputs_named = tuple(item.name for item in inputs)
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
+    factors = attempt(errors, _lr_factors, root.value.get("lr_factors"), rows) or {}
     raise_all(errors)
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
-    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, tuple(warnings))
+    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, factors, tuple(warnings))
+
+
+def _lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
+    """Factors by row from a mapping whose keys are names, numbers, ranges such as 0-9, or sections; later ones win."""
+    if node is None or node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        raise node.error(f"'lr_factors' is a mapping such as backbone: 0.1, this is {node.kind()}")
+    found: dict[int, float] = {}
+    for key, value in node.value.items():
+        if type(value.value) not in (int, float) or not 0 <= value.value <= 100:
+            raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.kind()}")
+        found |= dict.fromkeys(_rows_of(str(key), rows, node.keys[key]), float(value.value))
+    return found
+
+
+def _rows_of(key: str, rows: Sequence[Row], node: Node) -> list[int]:
+    """The numbers of the rows that a name, a number, a range or a section means."""
+    first, dash, last = key.partition("-")
+    if first.isdecimal() and (last.isdecimal() or not dash):
+        found = [row.index for row in rows if int(first) <= row.index <= int(last or first)]
+        if int(last or first) >= len(rows):
+            raise node.error(f"'lr_factors': rows are 0 to {len(rows) - 1}, this is {key}")
+    else:
+        found = [row.index for row in rows if key in (row.name, row.section)]
+    if not found:
+        known = {name for row in rows for name in (row.name, row.section) if name}
+        raise node.error(f"'lr_factors': no row or section '{key}'", did_you_mean(key, known))
+    return found
 
 
 def _setting(key: str, node: Node) -> Any:

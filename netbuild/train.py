@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,7 +70,7 @@ class Trainer:
         self.network.to(self.device)
         self.frozen = optim.freeze(self.network, self.settings.freeze)
         self.plan = optim.plan(self.network, self.settings, len(self.train))
-        self.average = optim.Average(self.network, self.settings.ema)
+        self.average = optim.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()
         self.precision = mixed_precision(self.settings.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
@@ -100,6 +101,7 @@ class Trainer:
         started = time.monotonic() - self.progress.seconds
         while self.progress.epoch < self.settings.epochs:
             losses = self.one_epoch(self.progress.epoch)
+            self.check_weights(self.progress.epoch)
             measures = shared(self.validate() if is_first() else {})
             self.progress.epoch += 1
             self.task.epoch_end(self.progress.epoch, self.settings.epochs)
@@ -139,14 +141,23 @@ class Trainer:
 
     def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
         """Forward and backward of a batch: the parts of its loss."""
-        batch = moved(batch, self.device)
+        batch = self.rescaled(moved(batch, self.device), epoch, number)
         with self.autocast():
             loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
         if not torch.isfinite(loss):
-            where = self.blame(batch, float(loss.detach()), epoch, number)
-            raise NotFiniteError(where, hint="a lower --lr, or --amp off")
+            raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         self.scaler.scale(loss / self.plan.accumulate).backward()
         return {name: float(value.detach()) for name, value in parts.items()}
+
+    def rescaled(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """The batch with its images at another size by chance, the same in all processes; boxes are fractions."""
+        change = self.settings.multi_scale
+        if not change:
+            return batch
+        chance = np.random.default_rng((self.settings.seed, epoch, number)).uniform(1 - change, 1 + change)
+        step, images = int(max(32, *map(int, self.task.head.stride))), batch["images"]  # type: ignore[arg-type]
+        size = [max(round(side * chance / step), 1) * step for side in images.shape[-2:]]
+        return {**batch, "images": nn.functional.interpolate(images.float() / 255, size, mode="bilinear")}
 
     def step(self) -> None:
         """One step of the optimiser, and of the average."""
@@ -162,9 +173,20 @@ class Trainer:
         """Mixed precision, where it is on."""
         return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
 
+    def check_weights(self, epoch: int) -> None:
+        """Refuse to validate and keep weights that are no numbers.
+
+        Raises:
+            NotFiniteError: if there are.
+        """
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
+                raise NotFiniteError(f"{name} is not finite after epoch {epoch + 1}", hint=hint)
+
     @torch.no_grad()
-    def blame(self, batch: Batch, loss: float, epoch: int, number: int) -> str:
-        """Where a loss that is no number comes from: the first row whose output is not finite."""
+    def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
+        """Where a loss that is no number comes from: its parts, and the first row whose output is not finite."""
         found: list[str] = []
 
         def watch(index: int) -> Callable[..., None]:
@@ -182,7 +204,13 @@ class Trainer:
         for handle in handles:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
-        return f"the loss is {loss} in epoch {epoch + 1}, batch {number}: {where}"
+        said = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
+        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
+        precision = str(self.precision or torch.float32).removeprefix("torch.")
+        return (
+            f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; "
+            f"learning rate {rate:.4g}, {precision}"
+        )
 
     # -- validation ---------------------------------------------------------------------------------------------------
 

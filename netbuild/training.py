@@ -18,7 +18,7 @@ from netbuild.network import Network
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
-from netbuild.tasks.base import Task
+from netbuild.tasks.base import Task, class_weights
 from netbuild.train import Trainer, join, rank, world
 from netbuild.weights import checkpoint
 
@@ -27,6 +27,12 @@ EMBEDDED = {
     "detect": "digits-detect",
     "autoencode": "digits",
 }  # what is learnt where no data is named
+# Settings that another task has no use for: said, not passed over.
+UNUSED = {
+    "detect": ("label_smoothing",),
+    "classify": ("multi_scale", "copy_paste"),
+    "autoencode": ("multi_scale", "copy_paste", "mixup", "cutmix", "label_smoothing", "class_weights"),
+}
 START = "start.safetensors"  # the network as a run began: what resuming builds
 
 
@@ -110,11 +116,11 @@ def check_task(task: str, dataset: Dataset) -> None:
 
 
 def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> Trainer:
-    task = task_of(network, list(dataset.names))
     settings = settings.completed(_is_script(dataset))
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = scan(dataset, splits=["train", held_out]).demand(lenient=settings.lenient, strict=settings.strict)
+    task = task_of(network, list(dataset.names), **_task_options(network, report, settings))
     train = feed_of(network, report, "train", settings, True)
     val = feed_of(network, report, held_out, settings, False)
     return Trainer(
@@ -163,9 +169,35 @@ def task_name(task: str | None) -> str:
     return task
 
 
-def task_of(network: Network, names: list[str]) -> Task:
+def task_of(network: Network, names: list[str], **options: Any) -> Task:
     """What a network learns."""
-    return find_task(task_name(network.facts["task"]))(network.model[-1], names)
+    return find_task(task_name(network.facts["task"]))(network.model[-1], names, **options)
+
+
+def _task_options(network: Network, report: Report, s: Settings) -> dict[str, Any]:
+    """What a task's loss takes of the settings.
+
+    Raises:
+        NetbuildError: for a setting that the task or the data has no use for.
+    """
+    task, samples = network.facts["task"], report.samples("train")
+    unused = {name: getattr(s, name) for name in UNUSED.get(task, ()) if getattr(s, name)}
+    if unused:
+        raise NetbuildError(f"{', '.join(unused)}: of no use to a network that is to {task}")
+    if s.copy_paste and not any(outline for sample in samples for outline in sample.outlines):
+        raise NetbuildError("copy_paste needs outlines, and the labels have boxes alone", hint="give polygons, or 0")
+    options: dict[str, Any] = {}
+    if s.class_weights:
+        options["class_weights"] = class_weights(_counts(samples, network.facts["nc"]), s.class_weights)
+    if task == "classify":
+        options["smoothing"] = s.label_smoothing
+    return options
+
+
+def _counts(samples: list[Any], nc: int) -> torch.Tensor:
+    """(nc,) objects or pictures of each class."""
+    found = [sample.boxes[:, 0] if sample.boxes is not None else [sample.label or 0] for sample in samples]
+    return torch.bincount(torch.tensor([int(c) for classes in found for c in classes]), minlength=nc)
 
 
 def decode_options(task: Task, settings: Settings) -> dict[str, Any]:
@@ -189,7 +221,8 @@ def _samples(
     height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
     channels = network.facts["ch"]
     if network.facts["task"] != "detect":
-        return ClassifySamples(samples, (height, width), channels, settings if learning else None), classify_batch
+        chosen = settings if learning else None
+        return ClassifySamples(samples, (height, width), channels, chosen, network.facts["nc"] or 0), classify_batch
     if learning or not settings.rect:
         return DetectSamples(samples, max(height, width), channels, settings if learning else None), detect_batch
     stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]

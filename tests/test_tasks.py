@@ -13,10 +13,10 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.tasks import metrics, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
-from netbuild.tasks.base import Task
+from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.boxes import Letterbox, ciou, giou, iou, pairwise, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, class_weights, dfl_loss
+from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, dfl_loss
 
 
 def generator(seed):

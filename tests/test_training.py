@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from netbuild import settings, stored
+from netbuild.augment import Scene, flipped, warped
 from netbuild.data.samples import Sample
-from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch, flipped, warped
+from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
 from netbuild.tasks.boxes import to_corners
 
 PLAIN = settings.load(
@@ -45,7 +46,8 @@ def test_boxes_stay_on_what_they_enclose(seed, change):
     }[change]
     chosen = settings.load(flags={**PLAIN.to_dict(), **flags})
     samples = DetectSamples([picture(boxes=[(1, 0.5, 0.5, 0.4, 0.4)])], 96, 3, chosen)
-    image, boxes = samples.changed(0, np.random.default_rng(seed), 0)
+    scene = samples.changed(0, np.random.default_rng(seed), 0)
+    image, boxes = scene.image, scene.boxes
     assert image.shape == (96, 96, 3)
     assert ((boxes[:, 1:] >= 0) & (boxes[:, 1:] <= 96)).all()
     if "mosaic" in flags:  # several of them: every box is full of its colour
@@ -100,11 +102,11 @@ def test_a_batch_knows_whose_boxes_are_whose():
 def test_boxes_that_leave_the_picture_go():
     chosen = settings.load(flags=PLAIN.to_dict())
     image, boxes = np.zeros((50, 50, 3), np.uint8), np.array([[0, -40.0, 10, 2, 20], [1, 10, 10, 40, 40]])
-    _, left = warped(image, boxes, 50, np.random.default_rng(0), chosen)
-    assert left[:, 0].tolist() == [1]
-    mirrored, moved = flipped(image, boxes[1:], np.random.default_rng(0), settings.load(flags={"flip_lr": 1.0}))
-    assert moved.tolist() == [[1, 10, 10, 40, 40]]
-    assert mirrored.shape == image.shape
+    left = warped(Scene(image, boxes, ((), ())), 50, np.random.default_rng(0), chosen)
+    assert left.boxes[:, 0].tolist() == [1]
+    mirrored = flipped(left, np.random.default_rng(0), settings.load(flags={"flip_lr": 1.0}))
+    assert mirrored.boxes.tolist() == [[1, 10, 10, 40, 40]]
+    assert mirrored.image.shape == image.shape
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,7 +1,7 @@
 """Data sets that need no download: scikit-learn's 1,797 handwritten digits, as they are and on pictures to detect.
 
-``digits`` is for classification, 8x8 grey; the last 360 are the test split, in the order of the collection, so that
-most writers are in one split only. ``digits-detect`` has 128x128 pictures with one to five of them each, in sizes and
+``digits`` is for classification, 8x8 grey; 360 of them, drawn by chance from a fixed seed, are the test split, so that
+writers are in both. ``digits-detect`` has 128x128 pictures with one to five of them each, in sizes and
 colours of their own on a textured ground; digits of one split never stand in the other. It is made once, from a
 fixed seed, and kept as YOLO's files in the cache folder.
 """
@@ -35,10 +35,11 @@ def digits() -> Dataset:
         MissingExtraError: if scikit-learn is not installed.
     """
     pixels, labels = _load()
-    first = len(labels) - TESTED
+    order = np.random.default_rng(_VERSION).permutation(len(labels))
+    test, train = np.sort(order[:TESTED]), np.sort(order[TESTED:])
     splits = {
-        "train": partial(_part, pixels[:first], labels[:first]),
-        "test": partial(_part, pixels[first:], labels[first:]),
+        "train": partial(_part, pixels[train], labels[train]),
+        "test": partial(_part, pixels[test], labels[test]),
     }
     return Dataset(CLASSIFICATION, Path(CLASSIFICATION), "array", CLASSIFY, tuple("0123456789"), splits)
 

@@ -115,19 +115,21 @@ def checked_table(c1: int, c2: int, table: list[list[int]] | None) -> Sequence[S
 class RBF(nn.Module):
     """Minus the squared distance to each class's fixed code of +1 and -1: (B, in_features) -> (B, out_features) logits.
 
-    The codes of 84 inputs and 10 classes are bitmaps of the digits, as in LeNet-5; others are random but fixed.
+    The codes of 84 inputs and 10 classes are bitmaps of the digits, as in LeNet-5; others are random but fixed. The
+    distances are divided by ``temperature``: a softmax of them as they are is saturated, and hardly learns.
     """
 
     textbook: ClassVar = {"type": "Fully connected", "activation": "RBF"}
 
-    def __init__(self, in_features: int, out_features: int = 10):
+    def __init__(self, in_features: int, out_features: int = 10, temperature: float = 1.0):
         super().__init__()
+        self.temperature = temperature
         digits = (in_features, out_features) == (84, 10)
         codes = torch.tensor(digit_codes()) if digits else random_codes(in_features, out_features)
         self.register_buffer("targets", codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return -(x.unsqueeze(-2) - self.targets).square().sum(-1)
+        return (x.unsqueeze(-2) - self.targets).square().sum(-1) / -self.temperature
 
 
 def digit_codes() -> list[list[float]]:

@@ -10,6 +10,14 @@ Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docs
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
+def class_weights(counts: Tensor, power: float) -> Tensor:
+    """Factors count^-power, 1 on average, from the number of objects of each class; an unseen class gets the mean."""
+    seen = counts > 0
+    weights = counts.clamp(min=1).double().pow(-power)
+    weights[~seen] = weights[seen].mean() if seen.any() else 1.0
+    return (weights / weights.mean()).float()
+
+
 class Metric(ABC):
     """A score over a data set, fed batch by batch."""
 

@@ -185,14 +185,6 @@ class DualSchedule:
         self.share = left * (self.start - self.end) + self.end
 
 
-def class_weights(counts: Tensor, power: float) -> Tensor:
-    """Factors count^-power, 1 on average, from the number of objects of each class; an unseen class gets the mean."""
-    seen = counts > 0
-    weights = counts.clamp(min=1).double().pow(-power)
-    weights[~seen] = weights[seen].mean() if seen.any() else 1.0
-    return (weights / weights.mean()).float()
-
-
 class DetectTask(Task):
     """Boxes and classes. A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes", "index".
 

@@ -1,0 +1,337 @@
+"""Changes of pictures by chance, with the boxes and outlines of what is on them.
+
+All chance comes from the generator that is handed in. Mosaic: arXiv 2004.10934. MixUp: 1710.09412. CutMix: 1905.04899.
+Copy-paste: 2012.07177. Random erasing: 1708.04896. Random resized crops: 1409.4842. Policies: AutoAugment 1805.09501,
+RandAugment 1909.13719, TrivialAugment 2103.10158, AugMix 1912.02781.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import cos, exp, log, pi, sin, sqrt, tan
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from netbuild.builders import package
+from netbuild.settings import Settings
+
+Image = NDArray[np.uint8]  # (H, W, C)
+Floats = NDArray[np.float64]
+Boxes = Floats  # (N, 5): class, then corners in pixels
+Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; none where only its box is known
+GREY = 114  # of what no picture covers
+LEAST = 2.0  # pixels of a side below which a box is dropped after a change
+LEAST_PART = 0.1  # of a box's area that must be left
+MOST_ASPECT = 100.0
+HIDDEN = 0.3  # of an object, that a pasted one may cover
+
+
+def cv2() -> Any:
+    """OpenCV, which changes pictures several times faster than Pillow.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    return package("cv2", "train")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with its objects.
+
+    Args:
+        image: (H, W, C).
+        boxes: (N, 5) class and corners in pixels.
+        outlines: for each box its polygons in pixels.
+    """
+
+    image: Image
+    boxes: Boxes
+    outlines: tuple[Outline, ...]
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Scene":
+        """With the chosen ones of its objects, (N,)."""
+        kept = tuple(self.outlines[i] for i in chosen.nonzero()[0])
+        return replace(self, boxes=self.boxes[chosen], outlines=kept)
+
+    def shifted(self, left: float, top: float, size: tuple[int, int] | None = None) -> "Scene":
+        """With its objects elsewhere; of a canvas of (height, width), boxes are cut at it and those outside go."""
+        boxes = self.boxes + (0, left, top, left, top)
+        moved = replace(self, boxes=boxes, outlines=tuple(tuple(p + (left, top) for p in o) for o in self.outlines))
+        if size is None:
+            return moved
+        h, w = size
+        boxes[:, 1:] = boxes[:, 1:].clip(0, (w, h, w, h))
+        return moved.only((boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2]))
+
+    def with_objects(self, *others: "Scene") -> "Scene":
+        """With the objects of others, too."""
+        scenes = (self, *others)
+        return replace(
+            self,
+            boxes=np.concatenate([s.boxes for s in scenes]),
+            outlines=tuple(outline for s in scenes for outline in s.outlines),
+        )
+
+
+# -- several pictures -------------------------------------------------------------------------------------------------
+
+
+def mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
+    """Four pictures around a point of a canvas of twice the side."""
+    canvas = np.full((2 * side, 2 * side, scenes[0].image.shape[2]), GREY, np.uint8)
+    cx, cy = (int(rng.uniform(side / 2, 3 * side / 2)) for _ in range(2))
+    placed = []
+    for place, scene in enumerate(scenes):
+        h, w = scene.image.shape[:2]
+        left, top = cx - w if place % 2 == 0 else cx, cy - h if place < 2 else cy
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + w, 2 * side), min(top + h, 2 * side)
+        canvas[y1:y2, x1:x2] = scene.image[y1 - top : y2 - top, x1 - left : x2 - left]
+        placed.append(scene.shifted(left, top, (2 * side, 2 * side)))
+    return Scene(canvas, np.zeros((0, 5)), ()).with_objects(*placed)
+
+
+def mixed(scene: Scene, other: Scene, rng: Generator) -> Scene:
+    """Two pictures of one size laid over each other, about half of each."""
+    share = rng.beta(32, 32)
+    image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
+    return replace(scene, image=image).with_objects(other)
+
+
+def patched(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:
+    """A rectangle of another picture of the same size laid where there is no object, with what lies in it."""
+    size = scene.image.shape[0], scene.image.shape[1]
+    for _ in range(tries):
+        x1, y1, x2, y2 = hole(size, sqrt(1 - rng.beta(1, 1)), rng)
+        if x2 <= x1 or y2 <= y1 or covered(scene.boxes, np.array([[x1, y1, x2, y2]])).any():
+            continue
+        image = scene.image.copy()
+        image[y1:y2, x1:x2] = other.image[y1:y2, x1:x2]
+        kept = other.only(covered(other.boxes, np.array([[x1, y1, x2, y2]])) >= LEAST_PART)
+        kept.boxes[:, 1:] = kept.boxes[:, 1:].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
+        return replace(scene, image=image).with_objects(kept)
+    return scene
+
+
+def hole(size: tuple[int, int], share: float, rng: Generator) -> tuple[int, int, int, int]:
+    """Corners of a rectangle with this share of the sides (height, width), around any point, cut at the edges."""
+    (h, w), (y, x) = size, (int(rng.integers(side)) for side in size)
+    half_h, half_w = int(h * share / 2), int(w * share / 2)
+    return max(x - half_w, 0), max(y - half_h, 0), min(x + half_w, w), min(y + half_h, h)
+
+
+def covered(boxes: Boxes, others: Floats) -> Floats:
+    """(N,) the largest part of each box (N, 5) that one of the others (M, 4) covers."""
+    if not len(boxes) or not len(others):
+        return np.zeros(len(boxes))
+    a, b = boxes[:, None, 1:], others[None]
+    inner = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
+    return (inner / ((boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2]))[:, None]).max(1)
+
+
+def pasted(scene: Scene, share: float) -> Scene:
+    """A share of the objects, cut out along their outlines, pasted once more where the mirrored picture has them.
+
+    Only where they cover at most `HIDDEN` of any object; those that cover least come first.
+    """
+    width, image = scene.image.shape[1], scene.image.copy()
+    mirrored = flip(scene)
+    known = [i for i, outline in enumerate(mirrored.outlines) if outline]
+    cost = [covered(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
+    wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < HIDDEN][: round(share * len(known))]
+    mask = np.zeros(image.shape[:2], np.uint8)
+    for i in wanted:
+        cv2().fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in mirrored.outlines[i]], 1)
+    image[mask > 0] = mirrored.image[mask > 0]
+    assert width == mirrored.image.shape[1]
+    return replace(scene, image=image).with_objects(mirrored.only(np.isin(np.arange(len(mirrored.boxes)), wanted)))
+
+
+# -- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def affine(shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings) -> tuple[Any, float]:
+    """A matrix (2, 3) that brings the middle of (height, width) near that of a size, and by how much it enlarges.
+
+    Args:
+        shape: of the picture.
+        size: height and width of what it becomes.
+        fit: enlargement before chance adds its own.
+        rng, s: chance and its bounds.
+    """
+    change, turned, away = (value or 0.0 for value in (s.scale, s.degrees, s.translate))
+    angle = rng.uniform(-turned, turned) * pi / 180
+    scale = fit * rng.uniform(1 - change, 1 + change)
+    shear_x, shear_y = (tan(rng.uniform(-s.shear, s.shear) * pi / 180) for _ in range(2))
+    shift = [rng.uniform(0.5 - away, 0.5 + away) * side for side in reversed(size)]
+    turn = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
+    matrix = np.array([[1, shear_x], [shear_y, 1]]) @ turn
+    offset = np.array(shift) - matrix @ (shape[1] / 2, shape[0] / 2)
+    return np.concatenate((matrix, offset[:, None]), 1), scale
+
+
+def warped(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
+    """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its objects."""
+    matrix, scale = affine(scene.image.shape[:2], (size, size), 1.0, rng, s)
+    image = drawn(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
+    return replace(moved(scene, matrix, size, scale), image=image)
+
+
+def drawn(image: Image, matrix: Any, size: tuple[int, int], **border: Any) -> Image:
+    """A picture after an affine change (2, 3) of places, on a canvas of (height, width)."""
+    turn, offset = matrix[:, :2], matrix[:, 2]
+    # OpenCV counts from the middle of the first pixel, boxes and outlines from its corner.
+    offset = offset + turn @ (0.5, 0.5) - 0.5
+    cv = cv2()
+    out = cv.warpAffine(image, np.column_stack((turn, offset)), size[::-1], flags=cv.INTER_LINEAR, **border)
+    return out.reshape(*size, -1)
+
+
+def moved(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
+    """A scene's objects after an affine change (2, 3), cut at the square; those of which too little is left go.
+
+    A box becomes the hull of its outline, where that is known, or of its corners.
+    """
+    boxes, (turn, offset) = scene.boxes, (matrix[:, :2], matrix[:, 2])
+    if not len(boxes):
+        return scene
+    outlines = tuple(tuple(polygon @ turn.T + offset for polygon in outline) for outline in scene.outlines)
+    corners = boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ turn.T + offset
+    hulls = [np.concatenate(outline) if outline else box for outline, box in zip(outlines, corners, strict=True)]
+    low, high = (np.array([edge(hull, 0) for hull in hulls]).clip(0, size) for edge in (np.min, np.max))
+    found = replace(scene, boxes=np.concatenate((boxes[:, :1], low, high), 1), outlines=outlines)
+    wide, before = high - low, np.prod(boxes[:, 3:] - boxes[:, 1:3], 1) * scale**2
+    aspect = np.maximum(wide[:, 0] / (wide[:, 1] + 1e-9), wide[:, 1] / (wide[:, 0] + 1e-9))
+    return found.only((wide > LEAST).all(1) & (wide.prod(1) > LEAST_PART * before) & (aspect < MOST_ASPECT))
+
+
+def flip(scene: Scene) -> Scene:
+    """A scene mirrored."""
+    w = scene.image.shape[1]
+    boxes = scene.boxes[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0)
+    return Scene(scene.image[:, ::-1], boxes, _mirrored(scene.outlines, (w, 0), (-1, 1)))
+
+
+def upside_down(scene: Scene) -> Scene:
+    """A scene upside down."""
+    h = scene.image.shape[0]
+    boxes = scene.boxes[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h)
+    return Scene(scene.image[::-1], boxes, _mirrored(scene.outlines, (0, h), (1, -1)))
+
+
+def _mirrored(outlines: Sequence[Outline], offset: tuple[int, int], sign: tuple[int, int]) -> tuple[Outline, ...]:
+    return tuple(tuple(polygon * sign + offset for polygon in outline) for outline in outlines)
+
+
+def flipped(scene: Scene, rng: Generator, s: Settings) -> Scene:
+    """A scene mirrored or upside down by chance."""
+    if rng.random() < (s.flip_lr or 0.0):
+        scene = flip(scene)
+    return upside_down(scene) if rng.random() < s.flip_ud else scene
+
+
+def resized(image: Image, h: int, w: int) -> Image:
+    """A picture of another size: (h, w, C)."""
+    cv = cv2()
+    smaller = h < image.shape[0] or w < image.shape[1]
+    out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
+    return out.reshape(h, w, -1)
+
+
+# -- colours ----------------------------------------------------------------------------------------------------------
+
+
+def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
+    """Hue, saturation and brightness of an RGB picture changed by chance."""
+    gains = rng.uniform(-1, 1, 3) * (s.hsv_h, s.hsv_s, s.hsv_v)
+    if not gains.any() or image.shape[2] != 3:
+        return image
+    cv, steps = cv2(), np.arange(256)
+    hue, saturation, value = cv.split(cv.cvtColor(image, cv.COLOR_RGB2HSV))
+    tables = (
+        ((steps + 180 * gains[0]) % 180).astype(np.uint8),
+        np.clip(steps * (1 + gains[1]), 0, 255).astype(np.uint8),
+        np.clip(steps * (1 + gains[2]), 0, 255).astype(np.uint8),
+    )
+    channels = [cv.LUT(x, table) for x, table in zip((hue, saturation, value), tables, strict=True)]
+    return cv.cvtColor(cv.merge(channels), cv.COLOR_HSV2RGB)
+
+
+# -- pictures of classes ----------------------------------------------------------------------------------------------
+
+POLICIES = {
+    "randaugment": "RandAugment",
+    "autoaugment": "AutoAugment",
+    "trivialaugment": "TrivialAugmentWide",
+    "augmix": "AugMix",
+}
+
+
+def middle(image: Image, size: tuple[int, int]) -> Image:
+    """The middle of a picture, as much of it as the shape allows."""
+    h, w = image.shape[:2]
+    ratio = min(h / size[0], w / size[1])
+    ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
+    top, left = (h - ch) // 2, (w - cw) // 2
+    return resized(image[top : top + ch, left : left + cw], *size)
+
+
+def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
+    """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
+    h, w = image.shape[:2]
+    area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(exp(rng.uniform(log(3 / 4), log(4 / 3))))
+    ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
+    top, left = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
+    return resized(image[top : top + ch, left : left + cw], *size)
+
+
+def swayed(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
+    """The whole picture turned, scaled, sheared and shifted a little by chance; its edge is continued beyond it."""
+    h, w = image.shape[:2]
+    matrix, _ = affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
+    return drawn(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
+
+
+def by_policy(name: str) -> Callable[[Image, Generator], Image]:
+    """Torchvision's policy of this name, its chance taken from the generator that is handed in.
+
+    Raises:
+        MissingExtraError: without torchvision.
+    """
+    policy = getattr(package("torchvision.transforms.v2", "train"), POLICIES[name])()
+
+    def change(image: Image, rng: Generator) -> Image:
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+            torch.manual_seed(int(rng.integers(2**62)))
+            out = policy(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
+        return out.numpy().transpose(1, 2, 0)
+
+    return change
+
+
+def erased(image: Image, rng: Generator, chance: float) -> Image:
+    """By chance with a rectangle of 2 to 33 % of its area painted in random grains."""
+    if rng.random() >= chance:
+        return image
+    h, w = image.shape[:2]
+    area, ratio = h * w * rng.uniform(0.02, 0.33), sqrt(exp(rng.uniform(log(0.3), log(3.3))))
+    eh, ew = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
+    top, left = int(rng.integers(h - eh + 1)), int(rng.integers(w - ew + 1))
+    image = image.copy()
+    image[top : top + eh, left : left + ew] = rng.integers(0, 256, (eh, ew, image.shape[2]), np.uint8)
+    return image
+
+
+def blended(image: Image, other: Image, rng: Generator, cut: bool) -> tuple[Image, float]:
+    """Two pictures of one size as one, and the share of the first: laid over each other, or one in a rectangle."""
+    if not cut:
+        share = float(rng.beta(0.2, 0.2))
+        return (image * share + other * (1 - share)).astype(np.uint8), share
+    h, w = image.shape[:2]
+    x1, y1, x2, y2 = hole((h, w), sqrt(1 - rng.beta(1, 1)), rng)
+    image = image.copy()
+    image[y1:y2, x1:x2] = other[y1:y2, x1:x2]
+    return image, 1 - (x2 - x1) * (y2 - y1) / (h * w)
