@@ -146,8 +146,13 @@ class Trainer:
             loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
-        self.scaler.scale(loss / self.plan.accumulate).backward()
+        self.scaler.scale(loss / self.group(number)).backward()
         return {name: float(value.detach()) for name, value in parts.items()}
+
+    def group(self, number: int) -> int:
+        """How many batches make the step that this batch of an epoch belongs to: at its end fewer may be left."""
+        first = (number - 1) // self.plan.accumulate * self.plan.accumulate
+        return min(self.plan.accumulate, len(self.train) - first)
 
     def rescaled(self, batch: Batch, epoch: int, number: int) -> Batch:
         """The batch with its images at another size by chance, the same in all processes; boxes are fractions."""
