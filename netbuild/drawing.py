@@ -73,7 +73,7 @@ def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours
     canvas = pil.fromarray(np.ascontiguousarray(image))
     pen, size = draws.Draw(canvas), _text_size(canvas.size)
     font, width = fonts.load_default(size), max(round(size / 7), 1)
-    order = np.argsort([-(b[2] - b[0]) * (b[3] - b[1]) for b in boxes], kind="stable") if len(boxes) else []
+    order = sorted(range(len(boxes)), key=lambda i: -abs((boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1])))
     for i in order:
         x1, y1, x2, y2 = (float(v) for v in boxes[i])
         pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colours[i], width=width)

@@ -120,6 +120,7 @@ def _panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: b
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(epochs.min(initial=1) - 0.5, max(epochs.max(initial=1), 2) + 0.5)
     _light(axes)
 
 
@@ -204,7 +205,8 @@ def confusion(matrix: Numbers, names: Sequence[str]) -> Figure:
     _ticks(axes, names)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
-    axes.set_title("Counts; the colour is the share of a true class (of a column)", fontsize=10)
+    left_out = f"; those below {LITTLE:.0%} are not written" if COUNTED < n <= NAMED else ""
+    axes.set_title(f"Counts; the colour is the share of a true class (of a column){left_out}", fontsize=10)
     drawn.colorbar(image, ax=axes, fraction=0.04, pad=0.02).ax.tick_params(labelsize=8)
     if n <= NAMED:
         _counts(axes, matrix, share, least=0.0 if n <= COUNTED else LITTLE, points=_points(n))
@@ -219,7 +221,7 @@ def _points(n: int) -> float:
 def _ticks(axes: Axes, names: Sequence[str]) -> None:
     n = len(names)
     places = np.arange(n) if n <= NAMED else np.unique(np.linspace(0, n - 1, 40).astype(int))
-    texts = [_named(names[i]) for i in places]
+    texts = [_named(names[i]) for i in places.tolist()]
     axes.set_xticks(places, texts, rotation=90 if n > 5 else 30, fontsize=_points(n), ha="center" if n > 5 else "right",
                     rotation_mode="anchor" if n <= 5 else "default")  # fmt: skip
     axes.set_yticks(places, texts, fontsize=_points(n))
@@ -257,7 +259,9 @@ def labels(
         aspects: (N,) width over height in pixels.
     """
     wide = len(names) if len(names) <= NAMED else 60
-    drawn = figure(min(max(12.0 if boxes is not None else 5.0, 0.17 * wide + 1.5), 22.0), 8.0 if boxes is not None else 4.2)
+    drawn = figure(
+        min(max(12.0 if boxes is not None else 5.0, 0.17 * wide + 1.5), 22.0), 8.0 if boxes is not None else 4.2
+    )
     if boxes is None:
         _bars(drawn.add_subplot(1, 1, 1), counts, names, "pictures")
         return drawn
@@ -275,7 +279,7 @@ def _bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> None:
     n, places = len(names), np.arange(len(names))
     axes.bar(places, counts, color=LINES[3], width=0.8 if n <= NAMED else 1.0)
     if n <= NAMED:
-        upright = n > 12 or max(map(len, names), default=0) * n > 110
+        upright = max(map(len, names), default=0) * n > 12 * axes.figure.get_figwidth()
         axes.set_xticks(places, [_named(name) for name in names], rotation=90 if upright else 0, fontsize=_points(n))
     if n <= 24:
         for place, count in zip(places, counts):
@@ -314,8 +318,8 @@ def sizes(width_height: Numbers) -> Figure:
     found, counts = np.unique(width_height.reshape(-1, 2), axis=0, return_counts=True)
     drawn = figure(10, 4.4)
     axes = drawn.add_subplot(1, 2, 1)
-    axes.scatter(found[:, 0], found[:, 1], s=12 + 200 * counts / max(counts.max(initial=1), 1), color=LINES[3],
-                 alpha=0.5, linewidths=0)  # fmt: skip
+    area = 10 + 190 * (counts - 1) / max(counts.max(initial=1) - 1, 1)
+    axes.scatter(found[:, 0], found[:, 1], s=area, color=LINES[3], alpha=0.5, linewidths=0)
     most = 1.08 * float(found.max(initial=1))
     axes.plot((0, most), (0, most), color=PALE, linewidth=0.8, zorder=0)
     axes.set(xlabel="width", ylabel="height", xlim=(0, most), ylim=(0, most), aspect="equal")

@@ -55,7 +55,7 @@ def sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = 
     rows = -(-len(drawings) // columns)
     canvas = pil.new("RGB", (columns * (side + GAP) + GAP, top + rows * high), (255, 255, 255))
     pen, font = draws.Draw(canvas), fonts.load_default(TEXT - 3)
-    for column, title in enumerate(heads):
+    for column, title in enumerate(heads[:columns]):
         pen.text((GAP + column * (side + GAP), GAP), title, fill=(0, 0, 0), font=font)
     for i, drawing in enumerate(drawings):
         x, y = GAP + i % columns * (side + GAP), top + i // columns * high

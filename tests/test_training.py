@@ -154,7 +154,7 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
     done = cli("train", "yolo11n.yaml", "--data", "digits-detect", "--out", "run", *flags)
     assert done.code == 0, done.err
     measures = stored.read(tmp_path / "run" / "best.safetensors").training["measures"]
-    assert measures["AP50"] > 0.3
+    assert measures["mAP50"] > 0.3
 
 
 def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
