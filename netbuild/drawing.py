@@ -72,7 +72,7 @@ def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours
     pil, draws, fonts = pillow()
     canvas = pil.fromarray(np.ascontiguousarray(image))
     pen, size = draws.Draw(canvas), _text_size(canvas.size)
-    font, width = fonts.load_default(size), max(round(size / 7), 1)
+    font, width = fonts.load_default(size), max(round(size / 6), 2)
     order = sorted(range(len(boxes)), key=lambda i: -abs((boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1])))
     for i in order:
         x1, y1, x2, y2 = (float(v) for v in boxes[i])
@@ -85,7 +85,7 @@ def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours
 
 def _text_size(size: tuple[int, int]) -> int:
     """Pixels of the letters on a picture of this size."""
-    return min(max(round(max(size) / 32), 10), 40)
+    return min(max(round(max(size) / 32), 11), 40)
 
 
 def _label(
@@ -95,14 +95,15 @@ def _label(
     text = " ".join(text.split())
     if not text:
         return
-    left, top, right, bottom = font.getbbox(text)
-    w, h = right - left + 4, bottom - top + 4
+    (left, _, right, _), (_, top, _, bottom) = font.getbbox(text), font.getbbox("Ag")
+    w, h = round(right - left) + 4, round(bottom - top) + 4
     x1, y1, x2, y2 = box
     for x, y in ((x1, y1 - h), (x1, y1), (x1, y2), (x2 - w, y1 - h), (x2 - w, y2 - h), (x1, y2 - h)):
-        x, y = min(max(x, 0), max(size[0] - w, 0)), min(max(y, 0), max(size[1] - h, 0))
+        # Whole pixels: Pillow cuts off letters between them.
+        x, y = min(max(round(x), 0), max(size[0] - w, 0)), min(max(round(y), 0), max(size[1] - h, 0))
         if not any(x < b[2] and b[0] < x + w and y < b[3] and b[1] < y + h for b in taken):
             taken.append((x, y, x + w, y + h))
-            pen.rectangle((x, y, x + w, y + h), fill=tint)
+            pen.rectangle((x, y, x + w - 1, y + h - 1), fill=tint)
             pen.text((x + 2 - left, y + 2 - top), text, fill=_ink(tint), font=font)
             return
 

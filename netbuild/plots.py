@@ -127,24 +127,36 @@ def _panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: b
 # -- precision and recall ---------------------------------------------------------------------------------------------
 
 
-def curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequence[str]) -> Figure:
+def curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequence[str], at: int) -> Figure:
     """Precision by recall, and F1, precision and recall by confidence: each class and the mean.
 
     Args:
         confidence: (S,) from 0 to 1.
         precision, recall: (C, S), 0 where nothing is kept.
         names: of the C classes.
+        at: place of the confidence at which the measures are told; it is marked.
     """
     both = precision + recall
     f1 = 2 * precision * recall / np.where(both > 0, both, 1)
-    at = np.linspace(0, 1, 201)
-    hulls = np.array([_hull(p, r, at) for p, r in zip(precision, recall)]).reshape(-1, len(at))
+    places = np.linspace(0, 1, 201)
+    hulls = np.array([_hull(p, r, places) for p, r in zip(precision, recall)]).reshape(-1, len(places))
     drawn = figure(13 if len(names) <= FEW else 11, 8.5)
     grid = [drawn.add_subplot(2, 2, i + 1) for i in range(4)]
-    _lines(grid[0], at, hulls, names, ("recall", "precision"), "Precision by recall", lambda m: f"area {m.mean():.3f}")
+    _lines(
+        grid[0], places, hulls, names, ("recall", "precision"), "Precision by recall", lambda m: f"area {m.mean():.3f}"
+    )
     for axes, values, title in zip(grid[1:], (f1, precision, recall), ("F1", "Precision", "Recall")):
         labels = "confidence", title if title == "F1" else title.lower()
-        _lines(axes, confidence, values, names, labels, f"{title} by confidence", lambda m: _peak(confidence, m))
+        _lines(
+            axes,
+            confidence,
+            values,
+            names,
+            labels,
+            f"{title} by confidence",
+            lambda m: f"{m[at]:.3f} at {confidence[at]:.3f}",
+        )
+        axes.axvline(confidence[at], color=MAIN, linestyle=":", linewidth=1)
     handles, texts = grid[0].get_legend_handles_labels()
     if len(names) <= FEW:
         drawn.legend(handles, texts, loc="outside right upper", fontsize=9, frameon=False)
@@ -160,11 +172,6 @@ def _hull(precision: Numbers, recall: Numbers, at: Numbers) -> Numbers:
     best = np.maximum.accumulate(precision[order][::-1])[::-1]
     place = np.searchsorted(recall[order], at, side="left")
     return np.where(place < len(best), best[np.minimum(place, len(best) - 1)], 0.0)
-
-
-def _peak(confidence: Numbers, mean: Numbers) -> str:
-    at = int(mean.argmax())
-    return f"at most {mean[at]:.3f}, at {confidence[at]:.3f}"
 
 
 def _lines(

@@ -64,7 +64,7 @@ class ClassifyTask(Task):
     def draw(self, predictions: Tensor, batch: Batch, i: int) -> Drawing:
         """The first guess and its probability under the picture."""
         best = int(predictions[i].argmax())
-        return Drawing(picture(batch["images"][i]), caption=f"{self._named(best)} {float(predictions[i, best]):.2f}")
+        return Drawing(picture(batch["images"][i]), caption=f"{self._named(best)}: {float(predictions[i, best]):.2f}")
 
     def _named(self, number: int) -> str:
         return self.names[number] if self.names else str(number)

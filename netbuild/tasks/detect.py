@@ -278,7 +278,7 @@ class DetectTask(Task):
         self, batch: Batch, i: int, boxes: Tensor, classes: list[float], scores: list[float] | None
     ) -> Drawing:
         names = [self.names[int(c)] if self.names else str(int(c)) for c in classes]
-        labels = names if scores is None else [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
+        labels = names if scores is None else [f"{n}: {s:.2f}" for n, s in zip(names, scores, strict=True)]
         return Drawing(picture(batch["images"][i]), boxes.numpy(), labels, [colour(int(c)) for c in classes])
 
     def epoch_end(self, finished: int, epochs: int) -> None:

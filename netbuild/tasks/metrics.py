@@ -175,7 +175,7 @@ class DetectionMetric(Metric):
         found = self.curves()
         names = [self.names[number] for number in found.classes]
         return {
-            "curves": partial(plots.curves, found.confidence, found.precision, found.recall, names),
+            "curves": partial(plots.curves, found.confidence, found.precision, found.recall, names, best(found)),
             "confusion": partial(plots.confusion, self.confusion(), [*self.names, "background"]),
         }
 
