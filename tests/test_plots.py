@@ -89,6 +89,11 @@ def test_a_run_leaves_its_pictures_and_logs_and_a_resumed_one_brings_them_up_to_
         after = image(folder / name)
         assert after.shape != before[name].shape or (after != before[name]).any()
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+    # The best epoch lies before this process: what is drawn of it is measured again, and is the same.
+    confusion = image(folder / "confusion.png")
+    (folder / "confusion.png").unlink()
+    assert cli("train", "--resume", folder).code == 0
+    assert (image(folder / "confusion.png") == confusion).all()
 
 
 def test_the_weights_are_the_same_with_plots_and_without(cli, tmp_path):
