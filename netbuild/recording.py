@@ -58,7 +58,7 @@ class Recorder(Watch):
 
     def epoch(self, best: bool) -> None:
         """Log the epoch's numbers; remember what the best one was measured by."""
-        if best:
+        if best and self.plots:
             self.metric = self.trainer.metric
         if self.log:
             with self.excusing():
