@@ -287,6 +287,9 @@ def val(
     batch: Annotated[int | None, typer.Option(min=1, help="Half of the images at a time.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     option: Option = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for curves, confusion and pictures.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
     modules: Modules = None,
     trust: Trust = False,
@@ -299,7 +302,7 @@ def val(
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
     with _busy(f"measuring {file}"):
         measures, classes = validate(
-            file, data, split, settings.load(None, flags), modules=modules or (), trusted=_trusted(trust)
+            file, data, split, settings.load(None, flags), out, modules=modules or (), trusted=_trusted(trust)
         )
     if json:
         write_json({"measures": measures, "classes": classes})
@@ -340,14 +343,22 @@ def check_data(
 @data_app.command()
 def stats(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder for pictures of it, as PNG.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --out: of the choice of pictures that are shown.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
 ) -> None:
-    """Count a data set: objects a class, sizes of boxes and of pictures."""
-    from netbuild.data.commands import stats as count
-    from netbuild.data.commands import stats_text
+    """Count a data set: objects a class, sizes of boxes and of pictures; with --out draw that, and some pictures."""
+    from netbuild.data import open_data, scan
+    from netbuild.data.commands import stats_of, stats_text
 
     with _busy(f"counting {data}"):
-        found = count(data)
+        report = scan(open_data(data))
+        found = stats_of(report)
+    if out is not None:
+        from netbuild.overview import write as write_pictures
+
+        with _busy(f"drawing {data}"):
+            write_pictures(report, out, seed)
     if json:
         write_json(found)
     else:

@@ -83,6 +83,8 @@ class Settings:
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
     iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
     max_det: int = _of(300, "boxes an image at most", 1, 100_000)
+    plots: bool = _of(True, "draw losses, measures, curves, confusion, labels and some batches into the run's folder")
+    tensorboard: bool = _of(False, "write logs for TensorBoard into the run's folder; needs the package tensorboard")
     lenient: bool = _of(False, "go on where labels are wrong, dropping them")
     strict: bool = _of(False, "stop where pictures cannot be read, too")
 

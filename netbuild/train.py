@@ -42,6 +42,22 @@ class Reporter:
     epoch: Callable[..., None] = lambda **_: None
 
 
+class Watch:
+    """Who looks at a run as it goes and changes nothing of it, not even chance; by default nobody."""
+
+    def begin(self) -> None:
+        """Before the first batch, of a resumed run too."""
+
+    def batch(self, epoch: int, number: int, batch: Batch) -> None:
+        """A batch before it is learnt; epochs count from 0, batches from 1."""
+
+    def epoch(self, best: bool) -> None:
+        """An epoch that is in the history, before the run's state is kept."""
+
+    def end(self) -> None:
+        """After the last epoch."""
+
+
 @dataclass
 class Trainer:
     """A run: a network, what it learns, from what, and where to.
@@ -63,6 +79,7 @@ class Trainer:
     folder: Path
     names: list[str] | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    watch: Watch = field(default_factory=Watch)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the task's predictions
 
     def __post_init__(self) -> None:
@@ -98,6 +115,7 @@ class Trainer:
             NotFiniteError: if the loss is no number.
             NetbuildError: if nothing can be written.
         """
+        self.watch.begin()
         started = time.monotonic() - self.progress.seconds
         while self.progress.epoch < self.settings.epochs:
             losses = self.one_epoch(self.progress.epoch)
@@ -109,6 +127,7 @@ class Trainer:
             self.keep({**losses, **measures})
             if self.is_over():
                 break
+        self.watch.end()
         return self.progress
 
     def is_over(self) -> bool:
@@ -130,6 +149,7 @@ class Trainer:
         batches, done = len(self.train), 0
         self.plan.optimizer.zero_grad()
         for done, batch in enumerate(self.train.epoch(epoch), 1):
+            self.watch.batch(epoch, done, batch)
             rate = optim.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
             parts = self.learn(batch, epoch, done)
             if done % self.plan.accumulate == 0 or done == batches:
@@ -227,15 +247,20 @@ class Trainer:
         return network.eval()
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """The measures of the averaged weights on the validation data."""
-        network, metric = self.averaged(), self.task.metric()
+    def predictions(self, network: Network) -> Iterator[tuple[Batch, Any]]:
+        """The batches of the validation data, and what a network makes of each."""
         for batch in self.val.epoch(0):
             batch = moved(batch, self.device)
             with self.autocast():
                 outputs = network(*inputs_of(batch))
-            metric.update(self.task.decode(outputs, **self.options), batch)
-        return metric.result()
+            yield batch, self.task.decode(outputs, **self.options)
+
+    def validate(self) -> dict[str, float]:
+        """The measures of the averaged weights on the validation data."""
+        self.metric = self.task.metric()
+        for batch, predictions in self.predictions(self.averaged()):
+            self.metric.update(predictions, batch)
+        return self.metric.result()
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
@@ -247,6 +272,7 @@ class Trainer:
             self.progress.best, self.progress.best_epoch = fitness, epoch
         self.progress.history.append({"epoch": epoch, **measures})
         self.reporter.epoch(epoch=epoch, epochs=self.settings.epochs, measures=measures, best=best)
+        self.watch.epoch(best)
         if not is_first():
             return
         network, training = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from netbuild import plots
 from netbuild import settings as settings_of
 from netbuild.api import build_graph, open_graph, transfer
 from netbuild.data import open_data, scan
@@ -16,10 +17,11 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Collate, Feed, Samples
 from netbuild.network import Network
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
+from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
-from netbuild.train import Trainer, join, rank, world
+from netbuild.train import Trainer, inputs_of, join, moved, rank, world
 from netbuild.weights import checkpoint
 
 EMBEDDED = {
@@ -123,9 +125,12 @@ def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Pat
     task = task_of(network, list(dataset.names), **_task_options(network, report, settings))
     train = feed_of(network, report, "train", settings, True)
     val = feed_of(network, report, held_out, settings, False)
-    return Trainer(
+    trainer = Trainer(
         network, task, train, val, settings, folder, list(dataset.names), options=decode_options(task, settings)
     )
+    if rank() == 0:
+        trainer.watch = Recorder(trainer, report.samples("train"))
+    return trainer
 
 
 def _begin(trainer: Trainer, dataset: Dataset, data: str | Path | None) -> None:
@@ -230,7 +235,12 @@ def _samples(
 
 
 def validate(
-    file: str | Path, data: str | Path, split: str | None = None, settings: Settings | None = None, **options: Any
+    file: str | Path,
+    data: str | Path,
+    split: str | None = None,
+    settings: Settings | None = None,
+    out: Path | None = None,
+    **options: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The measures of a checkpoint on a data set, and those of each class.
 
@@ -239,6 +249,7 @@ def validate(
         data: a data set.
         split: of it; ``val``, else ``test``, unless given.
         settings: of validation.
+        out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
         options: ``modules`` and ``trusted``, for a network with own modules.
 
     Raises:
@@ -247,6 +258,8 @@ def validate(
     from netbuild.train import pick_device
 
     settings = settings or Settings()
+    if out is not None:
+        prepare(out)
     network, dataset = build_graph(open_graph(file, **options)), open_data(data)
     if network.facts["nc"] != dataset.nc and network.facts["task"] != "autoencode":
         raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
@@ -257,7 +270,12 @@ def validate(
     report = scan(dataset, splits=[split]).demand(lenient=settings.lenient, strict=settings.strict, allow_empty=True)
     feed, metric = feed_of(network, report, split, settings, False), task.metric()
     with torch.no_grad():
-        for batch in feed.epoch(0):
-            outputs = network(batch["images"].to(device).float() / 255)
-            metric.update(task.decode(outputs, **decode_options(task, settings)), batch)
+        for number, batch in enumerate(feed.epoch(0)):
+            batch = moved(batch, device)
+            predictions = task.decode(network(*inputs_of(batch)), **decode_options(task, settings))
+            metric.update(predictions, batch)
+            if out is not None and number < SHOWN:
+                show(task, batch, predictions, out / f"val_batch{number}.png")
+    if out is not None:
+        list(plots.draw(metric.plots(), out))
     return metric.result(), metric.classes()

@@ -133,7 +133,8 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert done.out.startswith("runs/lenet5-modern: best 0.")
     assert [line.split(":")[0] for line in done.err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
     files = {"args.yaml", "best.safetensors", "last.safetensors", "model.yaml", "results.csv", "run.json"}
-    assert {p.name for p in folder.iterdir()} == {*files, "start.safetensors", "state.safetensors"}
+    kept = {p.name for p in folder.iterdir() if p.suffix != ".png"}  # of these tests/test_plots.py knows
+    assert kept == {*files, "start.safetensors", "state.safetensors"}
     assert cli("check", folder / "model.yaml").code == 0
     assert settings.load(folder / "args.yaml").lr == 0.003
     more = cli("train", "--resume", folder, "--epochs", "3")
@@ -156,7 +157,7 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
     done = cli("train", "yolo11n.yaml", "--data", "digits-detect", "--out", "run", *flags)
     assert done.code == 0, done.err
     measures = stored.read(tmp_path / "run" / "best.safetensors").training["measures"]
-    assert measures["AP50"] > 0.3
+    assert measures["mAP50"] > 0.3
 
 
 def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):

@@ -1,14 +1,19 @@
 """How a training run goes, for people: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from netbuild.train import Reporter, Trainer, is_first
 
-SHOWN = ("fitness", "AP", "AP50", "top1", "top5", "psnr", "precision", "recall")
+SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
 
 
 @contextmanager
@@ -34,25 +39,51 @@ def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str,
 @contextmanager
 def _bar(trainer: Trainer) -> Iterator[Reporter]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=1, rate="")
-        began = [time.monotonic()]
+        began, started, seen = [time.monotonic()], time.monotonic(), [0]
 
         def step(epoch: int, batch: int, batches: int, losses: Mapping[str, float], rate: float) -> None:
             if batch == 1:
                 began[0] = time.monotonic()
+            seen[0] += 1
             images = batch * trainer.settings.batch / max(time.monotonic() - began[0], 1e-9)
+            ahead = (
+                trainer.settings.epochs - epoch
+            ) * batches - batch  # validation takes its share, as it has till now
+            left = timedelta(seconds=round((time.monotonic() - started) / seen[0] * ahead))
+            facts = f"{images:.0f} images/s, {memory(trainer.device) / 1e9:.2f} GB, {left} left"
             said = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
             title = f"epoch {epoch + 1}/{trainer.settings.epochs} {said}"
-            progress.update(bar, description=title, completed=batch, total=batches, rate=f"{images:.0f} images/s")
+            progress.update(bar, description=title, completed=batch, total=batches, rate=facts)
 
         def epoch(**facts: Any) -> None:
             progress.console.print(epoch_line(trainer, **facts), highlight=False)
 
         yield Reporter(step, epoch)
+
+
+def memory(device: torch.device) -> int:
+    """Bytes that a run holds: those of its tensors on a CUDA device, else those of the process in memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # no Linux: the most that it held so far, where that is known
+        return _peak()
+
+
+def _peak() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -46,7 +46,11 @@ def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool 
     Raises:
         NetbuildError: if the data set cannot be opened.
     """
-    report = scan(open_data(path), splits=splits, cache=cache)
+    return stats_of(scan(open_data(path), splits=splits, cache=cache))
+
+
+def stats_of(report: Report) -> dict[str, Any]:
+    """What a data set that was scanned has: see `stats`."""
     return {
         "dataset": report.dataset.name,
         "task": report.dataset.task,

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netbuild.drawing import Drawing
 from netbuild.shapes import first_tensor
-from netbuild.tasks.base import Batch, Losses, Metric, Task
+from netbuild.tasks.base import Batch, Losses, Metric, Task, picture
 
 
 class AutoencodeTask(Task):
@@ -27,6 +28,10 @@ class AutoencodeTask(Task):
     def metric(self) -> "ReconstructionMetric":
         """Peak signal-to-noise ratio."""
         return ReconstructionMetric()
+
+    def draw(self, predictions: Tensor, batch: Batch, i: int) -> Drawing:
+        """The picture as it is given back."""
+        return Drawing(picture(predictions[i]))
 
 
 class ReconstructionMetric(Metric):

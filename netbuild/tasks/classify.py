@@ -5,7 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.drawing import Drawing
+from netbuild.tasks.base import Batch, Losses, Task, picture
 from netbuild.tasks.metrics import ClassificationMetric
 
 
@@ -54,6 +55,19 @@ class ClassifyTask(Task):
         if self.names is None:
             raise ValueError("the metric needs the names of the classes")
         return ClassificationMetric(self.names)
+
+    def draw_truth(self, batch: Batch, i: int) -> Drawing:
+        """The class under the picture, the likeliest where images are mixed."""
+        truth = batch["classes"][i]
+        return Drawing(picture(batch["images"][i]), caption=self._named(int(truth.argmax() if truth.ndim else truth)))
+
+    def draw(self, predictions: Tensor, batch: Batch, i: int) -> Drawing:
+        """The first guess and its probability under the picture."""
+        best = int(predictions[i].argmax())
+        return Drawing(picture(batch["images"][i]), caption=f"{self._named(best)}: {float(predictions[i, best]):.2f}")
+
+    def _named(self, number: int) -> str:
+        return self.names[number] if self.names else str(number)
 
 
 def _logits(outputs: Any) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netbuild.drawing import Drawing, colour
 from netbuild.errors import NetbuildError
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
-from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.tasks.base import Batch, Losses, Task, picture
 from netbuild.tasks.boxes import ciou, to_corners
-from netbuild.tasks.metrics import DetectionMetric
+from netbuild.tasks.metrics import CONFUSION, DetectionMetric
 from netbuild.tasks.nms import Filter, best_rows, suppress
 
 Raw = Mapping[str, Any]
@@ -251,6 +252,26 @@ class DetectTask(Task):
     def metric(self) -> DetectionMetric:
         """mAP as COCO has it, and more."""
         return DetectionMetric(self.names or [str(i) for i in range(int(self.head.nc))])  # type: ignore[arg-type]
+
+    def draw_truth(self, batch: Batch, i: int) -> Drawing:
+        """The picture with its boxes and their classes."""
+        own = batch["index"].view(-1) == i
+        h, w = batch["images"].shape[-2:]
+        boxes = to_corners(batch["boxes"].view(-1, 4)[own].detach().cpu().float()) * torch.tensor([w, h, w, h])
+        return self._drawing(batch, i, boxes, batch["classes"].view(-1)[own].tolist(), None)
+
+    def draw(self, predictions: list[Tensor], batch: Batch, i: int) -> Drawing:
+        """The picture with the boxes that enter the confusion matrix, their classes and confidences."""
+        rows = predictions[i].detach().cpu().float()
+        rows = rows[rows[:, 4] > CONFUSION[0]]
+        return self._drawing(batch, i, rows[:, :4], rows[:, 5].tolist(), rows[:, 4].tolist())
+
+    def _drawing(
+        self, batch: Batch, i: int, boxes: Tensor, classes: list[float], scores: list[float] | None
+    ) -> Drawing:
+        names = [self.names[int(c)] if self.names else str(int(c)) for c in classes]
+        labels = names if scores is None else [f"{n}: {s:.2f}" for n, s in zip(names, scores, strict=True)]
+        return Drawing(picture(batch["images"][i]), boxes.numpy(), labels, [colour(int(c)) for c in classes])
 
     def epoch_end(self, finished: int, epochs: int) -> None:
         """Shift weight from the one-to-many branch to the other."""

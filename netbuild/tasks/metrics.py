@@ -1,12 +1,14 @@
 """Scores over a data set: mAP as COCO defines it, precision and recall, confusion; top-1 and top-5 of classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from netbuild import plots
 from netbuild.builders import package
 from netbuild.tasks.base import Batch, Metric
 from netbuild.tasks.boxes import pairwise, to_corners
@@ -168,6 +170,15 @@ class DetectionMetric(Metric):
             np.add.at(matrix[n], real[missed], 1)
         return matrix
 
+    def plots(self) -> dict[str, Callable[[], Any]]:
+        """Precision, recall and F1 of each class that has objects; the confusion matrix with the background."""
+        found = self.curves()
+        names = [self.names[number] for number in found.classes]
+        return {
+            "curves": partial(plots.curves, found.confidence, found.precision, found.recall, names, best(found)),
+            "confusion": partial(plots.confusion, self.confusion(), [*self.names, "background"]),
+        }
+
 
 _COCO = """mAP50-95 mAP50 mAP75 mAP50-95-small mAP50-95-medium mAP50-95-large
 AR1 AR10 AR100 AR-small AR-medium AR-large""".split()
@@ -291,6 +302,10 @@ class ClassificationMetric(Metric):
     def confusion(self) -> Ints:
         """(nc, nc) counts, row: predicted class, column: true class."""
         return self.matrix.copy()
+
+    def plots(self) -> dict[str, Callable[[], Any]]:
+        """The confusion matrix."""
+        return {"confusion": partial(plots.confusion, self.confusion(), self.names)}
 
 
 def _overlap(found: Floats, true: Floats) -> Floats:
