@@ -1,19 +1,22 @@
 """Reconstruction: the network gives back the picture that it sees, through less room than the picture takes."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.shapes import first_tensor
-from netbuild.tasks.base import Batch, Losses, Metric, Task
+from netbuild.tasks.base import Batch, Image, Losses, Metric, Record, Task, View
 
 
 class AutoencodeTask(Task):
     """Mean squared error between picture and output, both from 0 to 1. A batch needs "images" alone."""
 
     name = "autoencode"
+    saves = ("pictures", "json")
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Mean over pixels, channels and batch."""
@@ -27,6 +30,21 @@ class AutoencodeTask(Task):
     def metric(self) -> "ReconstructionMetric":
         """Peak signal-to-noise ratio."""
         return ReconstructionMetric()
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def records(self, prediction: Tensor, view: View) -> list[Record]:
+        """None: a picture is all that is found."""
+        return []
+
+    def line(self, records: Sequence[Record]) -> str:
+        """What there is to see."""
+        return "reconstructed"
+
+    def draw(self, image: Image, prediction: Tensor, records: Sequence[Record]) -> Image:
+        """The reconstruction, in the network's size."""
+        pixels = (prediction * 255).round().byte().cpu().numpy().transpose(1, 2, 0)
+        return np.ascontiguousarray(pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2))
 
 
 class ReconstructionMetric(Metric):

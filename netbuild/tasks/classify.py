@@ -1,12 +1,17 @@
 """Classification: one label for an image."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.errors import NetbuildError
+from netbuild.tasks import drawing
+from netbuild.tasks.base import Batch, Image, Losses, Record, Task, View
 from netbuild.tasks.metrics import ClassificationMetric
+
+SHOWN = 5  # guesses of a picture
 
 
 class ClassifyTask(Task):
@@ -20,6 +25,7 @@ class ClassifyTask(Task):
     """
 
     name = "classify"
+    saves = ("pictures", "txt", "json")
 
     def __init__(
         self,
@@ -54,6 +60,32 @@ class ClassifyTask(Task):
         if self.names is None:
             raise ValueError("the metric needs the names of the classes")
         return ClassificationMetric(self.names)
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def records(self, prediction: Tensor, view: View) -> list[Record]:
+        """The five best guesses, best first: class, name, probability as confidence.
+
+        Raises:
+            NetbuildError: if the network gives no numbers.
+        """
+        if prediction.isnan().any():
+            raise NetbuildError("the network gives no probabilities but NaN")
+        best = prediction.topk(min(SHOWN, len(prediction)))
+        guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"class": i, "name": self.class_name(i), "confidence": round(p, 5)} for i, p in guesses]
+
+    def line(self, records: Sequence[Record]) -> str:
+        """The guesses with their probabilities."""
+        return ", ".join(f"{record['name']} {record['confidence']:.2f}" for record in records)
+
+    def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """``class confidence``, best first."""
+        return [f"{record['class']} {record['confidence']:.6f}" for record in records]
+
+    def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Image:
+        """The guesses as bars under the picture."""
+        return drawing.bars(image, [(r["name"], r["confidence"], drawing.colour(r["class"])) for r in records])
 
 
 def _logits(outputs: Any) -> Tensor:
