@@ -94,10 +94,13 @@ class Predictor:
         """
         waiting: list[_Seen] = []
         for seen in self._seen(files, unreadable):
-            if waiting and (len(waiting) == self.batch or waiting[0].pixels.shape != seen.pixels.shape):
+            if waiting and waiting[0].pixels.shape != seen.pixels.shape:
                 yield from self._results(waiting)
                 waiting = []
             waiting.append(seen)
+            if len(waiting) == self.batch:
+                yield from self._results(waiting)
+                waiting = []
         if waiting:
             yield from self._results(waiting)
 

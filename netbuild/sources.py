@@ -52,7 +52,10 @@ def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
     files = [file for name in listed for file in (_listed() if str(name) == "-" else _named(str(name)))]
     if not files:
         raise NetbuildError("there is no picture: nothing was named, or an empty list")
-    return list({os.path.abspath(file): file for file in reversed(files)}.values())[::-1]
+    once: dict[str, Path] = {}
+    for file in files:
+        once.setdefault(os.path.abspath(file), file)
+    return list(once.values())
 
 
 def is_video(path: Path) -> bool:

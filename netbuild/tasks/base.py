@@ -108,7 +108,8 @@ class Task(ABC):
 
     def line(self, records: Sequence[Record]) -> str:
         """What is found in a picture, in a few words."""
-        counts = Counter(str(record["name"]) for record in records if "name" in record)
+        ordered = sorted((record for record in records if "name" in record), key=lambda record: record["class"])
+        counts = Counter(str(record["name"]) for record in ordered)
         values = [shorten(record["value"]) for record in records if "value" in record]
         return ", ".join([*(f"{count} {name}" for name, count in counts.items()), *values]) or "nothing"
 

@@ -83,13 +83,13 @@ def _ordered(box: Box, image: Image) -> tuple[int, int, int, int]:
 
 def _label(pen: Any, box: tuple[int, int, int, int], text: str, paint: Colour, letters: Any, image: Image) -> None:
     """A label on its box's upper edge: above it, or inside where there is no room; never out of the picture."""
-    _, _, right, low = pen.textbbox((0, 0), _plain(text), font=letters)
-    pad = max(low // 6, 1)
-    wide, high = right + 2 * pad, low + 2 * pad
+    _, top, _, low = letters.getbbox("Ag")  # of every text the same, so that labels side by side are level
+    pad = max((low - top) // 4, 1)
+    wide, high = ceil(letters.getlength(_plain(text))) + 2 * pad, low - top + 2 * pad
     x = max(min(box[0], image.shape[1] - wide), 0)
     y = box[1] - high + 1 if box[1] >= high - 1 else min(box[1], max(image.shape[0] - high, 0))
     pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=paint)
-    pen.text((x + pad, y + pad), _plain(text), fill=ink(paint), font=letters)
+    pen.text((x + pad, y + pad - top), _plain(text), fill=ink(paint), font=letters)
 
 
 def _plain(text: str) -> str:
