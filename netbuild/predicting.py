@@ -17,6 +17,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS, Image
 from netbuild.sources import Shot
+from netbuild.spec import MAX_SIDE
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Record, Task, View, refuse
 
@@ -234,8 +235,9 @@ def _opened(file: str | Path, modules: Sequence[str | Path], trusted: Any) -> tu
     graph = open_graph(file, modules=modules, trusted=trusted)
     if len(graph.inputs) != 1 or len(graph.inputs[0][1]) != 3:
         raise NetbuildError(f"{file}: prediction is for networks of one image, this one has other inputs")
-    trained = graph.spec.stored.training.get("settings", {}).get("imgsz") if graph.spec.stored else None
-    size = (trained, trained) if isinstance(trained, int) else graph.imgsz
+    settings = graph.spec.stored.training.get("settings") if graph.spec.stored else None
+    trained = settings.get("imgsz") if isinstance(settings, dict) else None
+    size = (trained, trained) if type(trained) is int and 1 <= trained <= MAX_SIDE else graph.imgsz
     return build_graph(graph).eval().fuse(), size
 
 

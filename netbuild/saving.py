@@ -33,14 +33,12 @@ def chosen(text: str | None, task: Task) -> tuple[str, ...]:
             hint = did_you_mean(word, (*KINDS, "none")) or f"there is {', '.join(KINDS)}, none"
             raise NetbuildError(f"--save: there is no form '{word}'", hint=hint)
         if word not in (*task.saves, "none"):
-            raise NetbuildError(f"--save {word}: the task '{task.name}' has none", hint=f"it has {_and(task.saves)}")
+            raise NetbuildError(
+                f"--save {word}: the task '{task.name}' has none", hint=f"it has {', '.join(task.saves)}"
+            )
     if "none" in words and len(words) > 1:
         raise NetbuildError(f"--save {text}: none goes with nothing else")
     return () if words == ("none",) else words
-
-
-def _and(words: Sequence[str]) -> str:
-    return ", ".join(words)
 
 
 def check_folder(folder: Path) -> None:
@@ -157,10 +155,13 @@ class Video:
         if self.writer is None:
             return
         self.writer.release()
-        if whole:
-            self.draft.replace(self.file)
-        else:
-            self.draft.unlink(missing_ok=True)
+        try:
+            if whole:
+                self.draft.replace(self.file)
+            else:
+                self.draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise NetbuildError(f"{self.file}: cannot be written: {error.strerror or error}") from None
 
 
 class Names:
