@@ -9,6 +9,7 @@ _HOMES = {
     "load": "spec",
     "build": "api",
     "transfer": "api",
+    "predict": "predicting",
     "check": "author.check",
     "save": "weights.checkpoint",
     "resolve": "graph",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module
+    from netbuild.predicting import predict as predict
     from netbuild.prepare import Options as Options
     from netbuild.roles import Depth as Depth
     from netbuild.roles import In as In

@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from netbuild.builders import package
+from netbuild.errors import MissingExtraError
 from netbuild.settings import Settings
 
 Image = NDArray[np.uint8]  # (H, W, C)
@@ -35,7 +36,11 @@ def cv2() -> Any:
     Raises:
         MissingExtraError: if it is not installed.
     """
-    return package("cv2", "train")
+    try:
+        return package("cv2", "train")
+    except MissingExtraError:
+        message = "pictures are resized and videos read by OpenCV: pip install 'netbuild[train]'"
+        raise MissingExtraError(message) from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Boxes with names drawn on pictures. Pillow alone; colours that colour-blind people tell apart."""
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,16 @@ COLOURS: tuple[Colour, ...] = (
 
 
 def colour(number: int) -> Colour:
-    """The colour of a class, red, green and blue from 0 to 255; they repeat after seven."""
-    return COLOURS[number % len(COLOURS)]
+    """The colour of a class, red, green and blue from 0 to 255; neighbours in number are far apart in hue."""
+    if number < len(COLOURS):
+        return COLOURS[number]
+    hue = (0.03 + number * 0.618034) % 1  # the golden ratio never comes near a hue again
+    saturation, value = ((0.85, 0.95), (0.6, 1.0), (1.0, 0.7))[number // 5 % 3]
+    red, green, blue = (round(255 * x) for x in hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+NARROWEST = 240  # pixels that a line under a picture needs
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Drawing:
         labels: of each box.
         colours: of each box.
         caption: a line under the picture.
+        bars: names, their shares of 1, and colours: what a classifier thinks.
     """
 
     image: Image
@@ -40,6 +51,18 @@ class Drawing:
     labels: Sequence[str] = ()
     colours: Sequence[Colour] = ()
     caption: str = ""
+    bars: Sequence[tuple[str, float, Colour]] = ()
+
+    def render(self) -> Image:
+        """All in one picture (H, W, 3).
+
+        Raises:
+            MissingExtraError: if Pillow is not installed.
+        """
+        image = self.image
+        if len(self.boxes):
+            image = draw_boxes(image, self.boxes, self.labels, self.colours)
+        return draw_bars(image, self.bars) if self.bars else image
 
 
 def pillow() -> tuple[Any, Any, Any]:
@@ -108,7 +131,29 @@ def _label(
             return
 
 
+def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Image:
+    """The picture, enlarged if it is too narrow for text, and under it a bar for each name's share of 1.
+
+    Raises:
+        MissingExtraError: if Pillow is not installed.
+    """
+    pil, draws, fonts = pillow()
+    times = ceil(NARROWEST / image.shape[1])
+    image = image.repeat(times, 0).repeat(times, 1)
+    size = max(round(image.shape[1] * 0.03), 13)
+    font, row = fonts.load_default(size), round(size * 1.6)
+    panel = np.full((row * len(shares) + size // 2, image.shape[1], 3), 255, np.uint8)
+    canvas = pil.fromarray(np.concatenate((image, panel)))
+    pen = draws.Draw(canvas)
+    for i, (name, share, tint) in enumerate(shares):
+        top = image.shape[0] + size // 4 + i * row
+        end = round((image.shape[1] - 1) * share)
+        pen.rectangle((0, top + row - max(size // 4, 3), end, top + row - 2), fill=tint)
+        pen.text((size // 2, top), f"{share:.2f}  {' '.join(name.split())}", fill=(20, 20, 20), font=font)
+    return np.asarray(canvas)
+
+
 def _ink(tint: Colour) -> Colour:
-    """Black or white, whichever is better read on a colour."""
-    red, green, blue = tint
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else (255, 255, 255)
+    """Black or white, whichever has more contrast with a colour, as WCAG defines it."""
+    red, green, blue = (((x / 255 + 0.055) / 1.055) ** 2.4 for x in tint)
+    return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)

@@ -81,10 +81,7 @@ class DetectSamples:
         corner = max((height - inner[0]) // 2, 0), max((width - inner[1]) // 2, 0)
         place = Letterbox(original_size(self.samples[index], image), inner, corner)
         top, left = corner
-        canvas = np.full((height, width, self.channels), GREY, np.uint8)
-        h, w = min(inner[0], height - top), min(inner[1], width - left)
-        canvas[top : top + h, left : left + w] = image[:h, :w]
-        return canvas, scene.shifted(left, top).boxes, place
+        return on_grey(image, (height, width), corner), scene.shifted(left, top).boxes, place
 
     def changed(self, index: int, rng: Generator, epoch: int) -> Scene:
         """A picture changed by chance, as training sees it."""
@@ -145,6 +142,15 @@ def _narrow(aspects: Sequence[float], size: int, stride: int) -> tuple[int, int]
         (max(aspects), 1.0) if max(aspects) < 1 else (1.0, 1 / min(aspects)) if min(aspects) > 1 else (1.0, 1.0)
     )
     return ceil(tall * size / stride + 0.5) * stride, ceil(wide * size / stride + 0.5) * stride
+
+
+def on_grey(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
+    """A picture laid on a grey canvas of (height, width), its top and left at the corner, cut at the edges."""
+    (height, width), (top, left) = canvas, corner
+    out = np.full((height, width, image.shape[2]), GREY, np.uint8)
+    h, w = min(image.shape[0], height - top), min(image.shape[1], width - left)
+    out[top : top + h, left : left + w] = image[:h, :w]
+    return out
 
 
 def original_size(sample: Sample, image: Image) -> tuple[int, int]:
@@ -232,3 +238,34 @@ def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
     """Pictures with classes as a batch."""
     images, classes = zip(*items, strict=True)
     return {"images": torch.stack(images), "classes": torch.from_numpy(np.stack(classes))}
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------
+
+
+def letterboxed(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+    """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
+
+    Args:
+        image: the picture; a small one is enlarged.
+        size: height and width that it may have.
+        stride: both sides of the canvas are multiples of it.
+        rect: whether the canvas is as narrow as the picture allows; without, as large as the size.
+    """
+    original = image.shape[0], image.shape[1]
+    inner = Letterbox.fit(original, size).inner
+    h, w = (ceil(side / stride) * stride for side in (inner if rect else size))
+    place = Letterbox(original, inner, ((h - inner[0]) // 2, (w - inner[1]) // 2))
+    return on_grey(image if inner == original else resized(image, *inner), (h, w), place.corner), place
+
+
+def centred(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+    """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
+    h, w = image.shape[:2]
+    ratio = max(size[0] / h, size[1] / w)
+    inner = round(h * ratio), round(w * ratio)
+    place = Letterbox((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return augment.middle(image, size), place
+
+
+FITTINGS = {"letterbox": letterboxed, "middle": centred}  # by the name that a task says

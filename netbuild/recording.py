@@ -9,8 +9,10 @@ from typing import Any
 from netbuild import overview, plots, sheets
 from netbuild.builders import package
 from netbuild.data.samples import Sample
+from netbuild.drawing import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
-from netbuild.tasks.base import Batch, Task
+from netbuild.tasks.base import Batch, Task, View, picture
+from netbuild.tasks.boxes import Letterbox
 from netbuild.train import Trainer, Watch
 from netbuild.weights import checkpoint
 
@@ -113,7 +115,7 @@ def excuse(error: Exception) -> str:
 
 
 def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
-    """Write a validation batch as pairs of pictures: the truth, and what is predicted; nothing if a task has none.
+    """Write a validation batch as pairs of pictures: the truth, and what is predicted.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -121,10 +123,16 @@ def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
     """
     drawings = []
     for i in range(min(len(batch["images"]), PAIRS)):
-        if (predicted := task.draw(predictions, batch, i)) is not None:
-            drawings += [task.draw_truth(batch, i), predicted]
+        drawings += [task.draw_truth(batch, i), seen(task, picture(batch["images"][i]), predictions[i])]
     if drawings:
         sheets.save(sheets.sheet(drawings, 4, ("truth", "predicted") * 2), path)
+
+
+def seen(task: Task, image: Image, prediction: Any) -> Drawing:
+    """A picture (H, W, 3) as the network saw it, with what it is sure of."""
+    size = image.shape[0], image.shape[1]
+    records = task.records(prediction, View(image, Letterbox.fit(size, size)))
+    return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.shown])
 
 
 # -- TensorBoard ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from netbuild import optim, state
+from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError
 from netbuild.feed import Batch, Feed
 from netbuild.network import Network
@@ -349,24 +350,6 @@ def tree(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from tree(item)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device of a run.
-
-    Raises:
-        NetbuildError: if it is not there.
-    """
-    if wanted == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint="cpu is always there") from None
-    return device
 
 
 def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:

@@ -13,6 +13,7 @@ from netbuild.api import build_graph, open_graph, transfer
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
+from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Collate, Feed, Samples
 from netbuild.network import Network
@@ -255,8 +256,6 @@ def validate(
     Raises:
         NetbuildError: for whatever is wrong with the two.
     """
-    from netbuild.train import pick_device
-
     settings = settings or Settings()
     if out is not None:
         prepare(out)

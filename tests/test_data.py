@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from places import DATA, needs_data
 
 from netbuild import NetbuildError
 from netbuild.data import open_data, scan
@@ -21,9 +22,6 @@ from netbuild.data.images import UnreadableImageError, decode, look, read_image
 from netbuild.data.labels import LabelFile, Rules
 from netbuild.data.voc import parse_xml
 from netbuild.errors import MissingExtraError
-
-REAL = os.environ.get("NETBUILD_DATA")
-needs_real = pytest.mark.skipif(not REAL, reason="NETBUILD_DATA does not name a folder with the real data sets")
 
 
 @pytest.fixture(autouse=True)
@@ -732,7 +730,7 @@ def test_the_import_is_light():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 
-@needs_real
+@needs_data
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
@@ -747,5 +745,5 @@ def test_the_import_is_light():
     ],
 )
 def test_real_data_sets(name, counts):
-    report = scan(open_data(Path(REAL) / name)).demand(strict=True)
+    report = scan(open_data(DATA / name)).demand(strict=True)
     assert {split: found.counts["objects"] for split, found in report.splits.items()} == counts

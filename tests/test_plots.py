@@ -289,10 +289,11 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
         "index": torch.tensor([0, 1]),
     }
     found = [torch.tensor([[30.0, 20, 90, 70, 0.9, 1], [0, 0, 50, 50, 0.01, 2]]), torch.zeros(0, 6)]
-    truth, seen = task.draw_truth(batch, 0), task.draw(found, batch, 0)
+    truth = task.draw_truth(batch, 0)
+    seen, none = (recording.seen(task, picture(batch["images"][i]), found[i]) for i in (0, 1))
     assert (truth.boxes.tolist(), truth.labels) == ([[32, 24, 96, 72]], ["dog"])
-    assert (seen.boxes.tolist(), seen.labels) == ([[30, 20, 90, 70]], ["dog: 0.90"])
-    assert len(task.draw(found, batch, 1).boxes) == 0
+    assert (seen.boxes.tolist(), seen.labels) == ([[30, 20, 90, 70]], ["dog 0.90"])
+    assert len(none.boxes) == 0
     recording.show(task, batch, found, tmp_path / "val.png")
     assert image(tmp_path / "val.png").shape[1] == 4 * (256 + 6) + 6
     metric = task.metric()

@@ -37,8 +37,8 @@ def commands() -> list[tuple[str, str, list[str]]]:
                 found.append((page.name, line[2:], []))
             elif line:
                 found[-1][2].append(line)
-    # Imports and training need files and time; tests/test_importing.py and test_training.py run them.
-    elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data")
+    # These need files and time; tests/test_importing.py, test_training.py and test_predict.py run them.
+    elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data", "netbuild predict")
     return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -84,6 +84,36 @@ def _peak() -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+@contextmanager
+def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], None]]:
+    """A function to call after each of so many steps: a bar on a terminal, once it has taken longer than patience.
+
+    Args:
+        total: steps; None while they are not known.
+        patience: seconds before there is a bar.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    shared = sys.stdout.isatty()  # else lines for a file would be drawn into, and lost to, the terminal
+    progress = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared)
+    bar, began = progress.add_task("", total=total), time.monotonic()
+
+    def step() -> None:
+        progress.advance(bar)
+        if not progress.live.is_started and time.monotonic() - began > patience:
+            progress.start()
+
+    try:
+        yield step
+    finally:
+        progress.stop()
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,20 +1,22 @@
 """Reconstruction: the network gives back the picture that it sees, through less room than the picture takes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netbuild.drawing import Drawing
+from netbuild.drawing import Drawing, Image
 from netbuild.shapes import first_tensor
-from netbuild.tasks.base import Batch, Losses, Metric, Task, picture
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, picture
 
 
 class AutoencodeTask(Task):
     """Mean squared error between picture and output, both from 0 to 1. A batch needs "images" alone."""
 
     name = "autoencode"
+    saves = ("pictures", "json")
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Mean over pixels, channels and batch."""
@@ -29,9 +31,19 @@ class AutoencodeTask(Task):
         """Peak signal-to-noise ratio."""
         return ReconstructionMetric()
 
-    def draw(self, predictions: Tensor, batch: Batch, i: int) -> Drawing:
-        """The picture as it is given back."""
-        return Drawing(picture(predictions[i]))
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def records(self, prediction: Tensor, view: View) -> list[Record]:
+        """None: a picture is all that is found."""
+        return []
+
+    def line(self, records: Sequence[Record]) -> str:
+        """What there is to see."""
+        return "reconstructed"
+
+    def draw(self, image: Image, prediction: Tensor, records: Sequence[Record]) -> Drawing:
+        """The picture as it is given back, in the network's size."""
+        return Drawing(picture(prediction))
 
 
 class ReconstructionMetric(Metric):

@@ -1,16 +1,34 @@
 """What a task is to those who train, validate and predict: they know none of its insides."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from netbuild.drawing import Drawing, Image
+from netbuild.errors import NetbuildError, shorten
+from netbuild.tasks.boxes import Letterbox
 
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
 Losses = tuple[Tensor, dict[str, Tensor]]
+Record = dict[str, Any]  # one thing that is found in a picture, as JSON data
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as it is, upright, and where it lies in what the network saw of it.
+
+    Args:
+        image: (H, W, 3), RGB.
+        place: the way from the network's pixels back to the picture's.
+    """
+
+    image: Image
+    place: Letterbox
 
 
 def class_weights(counts: Tensor, power: float) -> Tensor:
@@ -44,12 +62,18 @@ class Metric(ABC):
 class Task(ABC):
     """What is learnt from a head's outputs and how they are read.
 
+    ``fitting`` is how a picture is brought to the network's size when it predicts, a name in
+    `netbuild.pictures.FITTINGS`; ``saves`` are the forms in which predictions can be kept, the usual one first.
+
     Args:
         head: the network's last module.
         names: names of the classes.
     """
 
     name: str
+    fitting: ClassVar[str] = "middle"
+    saves: ClassVar[tuple[str, ...]] = ("json",)
+    shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         self.head, self.names = head, names
@@ -70,12 +94,67 @@ class Task(ABC):
         """The batch's picture ``i`` with what is true of it; the plain picture unless a task has more to show."""
         return Drawing(picture(batch["images"][i]))
 
-    def draw(self, predictions: Any, batch: Batch, i: int) -> Drawing | None:
-        """The batch's picture ``i`` with what `decode` made of it; None if there is nothing to show."""
-        return None
-
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
         """Told after each epoch, and when training is resumed: how many are finished, of how many."""
+
+    # -- prediction: of what `decode` gives, [i] is that of the batch's image i ---------------------------------------
+
+    @property
+    def stride(self) -> int:
+        """What both sides of a letterboxed picture must be multiples of, in pixels."""
+        return 32
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of `decode` for prediction, from those that a user gave by name; none is passed over in silence.
+
+        Raises:
+            NetbuildError: for one that this task or head has not, or a value that it cannot have.
+        """
+        return refuse(given, f"for the task '{self.name}'")
+
+    def records(self, prediction: Any, view: View) -> list[Record]:
+        """A picture's prediction as JSON data, in terms of the picture as it is.
+
+        Raises:
+            NetbuildError: if the task does not say how.
+        """
+        if not isinstance(prediction, Tensor):
+            raise NetbuildError(f"the task '{self.name}' does not say what its predictions are as data: Task.records")
+        return [{"value": prediction.tolist()}]
+
+    def line(self, records: Sequence[Record]) -> str:
+        """What is found in a picture, in a few words."""
+        ordered = sorted((record for record in records if "name" in record), key=lambda record: record["class"])
+        counts = Counter(str(record["name"]) for record in ordered)
+        values = [shorten(record["value"]) for record in records if "value" in record]
+        return ", ".join([*(f"{count} {name}" for name, count in counts.items()), *values]) or "nothing"
+
+    def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """Lines of a picture's text file; the size is the picture's height and width."""
+        return []
+
+    def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
+        """The picture with what was found in it; ``image`` itself stays as it is."""
+        return Drawing(image)
+
+    def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
+        """Parts of the picture, each with the name of its class."""
+        return []
+
+    def class_name(self, number: int) -> str:
+        """The name of a class; its number where it has none."""
+        return self.names[number] if self.names and number < len(self.names) else str(number)
+
+
+def refuse(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Nothing, if nothing is given.
+
+    Raises:
+        NetbuildError: for the first option that is.
+    """
+    for name in given:
+        raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
+    return {}
 
 
 def picture(image: Tensor) -> Image:

@@ -1,13 +1,17 @@
 """Classification: one label for an image."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.drawing import Drawing
-from netbuild.tasks.base import Batch, Losses, Task, picture
+from netbuild.drawing import Drawing, Image, colour
+from netbuild.errors import NetbuildError
+from netbuild.tasks.base import Batch, Losses, Record, Task, View, picture
 from netbuild.tasks.metrics import ClassificationMetric
+
+SHOWN = 5  # guesses of a picture
 
 
 class ClassifyTask(Task):
@@ -21,6 +25,7 @@ class ClassifyTask(Task):
     """
 
     name = "classify"
+    saves = ("pictures", "txt", "json")
 
     def __init__(
         self,
@@ -59,15 +64,36 @@ class ClassifyTask(Task):
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
         """The class under the picture, the likeliest where images are mixed."""
         truth = batch["classes"][i]
-        return Drawing(picture(batch["images"][i]), caption=self._named(int(truth.argmax() if truth.ndim else truth)))
+        name = self.class_name(int(truth.argmax() if truth.ndim else truth))
+        return Drawing(picture(batch["images"][i]), caption=name)
 
-    def draw(self, predictions: Tensor, batch: Batch, i: int) -> Drawing:
-        """The first guess and its probability under the picture."""
-        best = int(predictions[i].argmax())
-        return Drawing(picture(batch["images"][i]), caption=f"{self._named(best)}: {float(predictions[i, best]):.2f}")
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
-    def _named(self, number: int) -> str:
-        return self.names[number] if self.names else str(number)
+    def records(self, prediction: Tensor, view: View) -> list[Record]:
+        """The five best guesses, best first: class, name, probability as confidence.
+
+        Raises:
+            NetbuildError: if the network gives no numbers.
+        """
+        if prediction.isnan().any():
+            raise NetbuildError("the network gives no probabilities but NaN")
+        best = prediction.topk(min(SHOWN, len(prediction)))
+        guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"class": i, "name": self.class_name(i), "confidence": round(p, 5)} for i, p in guesses]
+
+    def line(self, records: Sequence[Record]) -> str:
+        """The guesses with their probabilities."""
+        return ", ".join(f"{record['name']} {record['confidence']:.2f}" for record in records)
+
+    def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """``class confidence``, best first."""
+        return [f"{record['class']} {record['confidence']:.6f}" for record in records]
+
+    def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
+        """The guesses as bars, the first one as caption."""
+        bars = [(r["name"], r["confidence"], colour(r["class"])) for r in records]
+        caption = "".join(f"{r['name']}: {r['confidence']:.2f}" for r in records[:1])
+        return Drawing(image, bars=bars, caption=caption)
 
 
 def _logits(outputs: Any) -> Tensor:

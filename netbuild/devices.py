@@ -1,0 +1,25 @@
+"""Which device a network runs on."""
+
+import os
+
+import torch
+
+from netbuild.errors import NetbuildError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of a run: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes the first accelerator that is there.
+
+    Raises:
+        NetbuildError: if it is not there.
+    """
+    if wanted == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint="cpu is always there") from None
+    return device

@@ -1,0 +1,170 @@
+"""Pictures to predict on: files, folders, patterns, lists on stdin, and the frames of videos."""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netbuild.augment import Image, cv2
+from netbuild.data.images import UnreadableImageError, is_picture, read_image
+from netbuild.errors import NetbuildError, did_you_mean
+
+VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
+FPS = 25.0  # of a video that does not tell its own
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture, or a frame of a video.
+
+    Args:
+        path: the file.
+        pixels: (H, W, C) upright, RGB or with alpha.
+        frame: number in the video, from 1.
+        fps: frames a second of the video.
+    """
+
+    path: Path
+    pixels: Image
+    frame: int | None = None
+    fps: float | None = None
+
+
+def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files that are meant, in order, each once: pictures and videos.
+
+    Args:
+        names: files, folders (the pictures right in them, 2.png before 10.png), patterns such as ``shots/**/*.jpg``,
+            and ``-`` for a list on stdin, a name a line.
+
+    Raises:
+        NetbuildError: for a name that means nothing, or if there is no picture at all.
+    """
+    listed = [names] if isinstance(names, (str, Path)) else names
+    files = [file for name in listed for file in (_listed() if str(name) == "-" else _named(str(name)))]
+    if not files:
+        raise NetbuildError("there is no picture: nothing was named, or an empty list")
+    once: dict[str, Path] = {}
+    for file in files:
+        once.setdefault(os.path.abspath(file), file)
+    return list(once.values())
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file's ending is that of a video."""
+    return path.suffix.lower() in VIDEOS
+
+
+def natural(path: Path) -> list[tuple[int, int | str]]:
+    """A key that sorts numbers in names by their value."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", str(path)) if part]
+
+
+def _listed() -> list[Path]:
+    lines = (line.rstrip("\r\n") for line in sys.stdin)
+    return [file for line in lines if line.strip() for file in _named(line)]
+
+
+def _named(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            return _inside(path)
+        if path.exists():
+            return [path]
+    except (OSError, ValueError) as error:  # too long, a null byte
+        raise NetbuildError(f"{name}: cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
+    if glob.has_magic(name):
+        return _matching(str(path), name)
+    raise _missing(path, name)
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise NetbuildError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    found = sorted((path for path in entries if is_picture(path) and path.is_file()), key=natural)
+    if not found:
+        hint = f"for those in its folders: '{folder}/**/*'" if any(path.is_dir() for path in entries) else ""
+        raise NetbuildError(f"{folder}: there is no picture in this folder", hint=hint)
+    return found
+
+
+def _matching(pattern: str, name: str) -> list[Path]:
+    paths = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    found = [path for path in paths if (is_picture(path) or is_video(path)) and path.is_file()]
+    if not found:
+        raise NetbuildError(f"'{name}' matches no picture and no video" + (f" but {paths[0]}" if paths else ""))
+    return sorted(found, key=natural)
+
+
+def _missing(path: Path, name: str) -> NetbuildError:
+    if re.match(r"[a-z]+://", name):
+        return NetbuildError(f"'{name}': nothing is downloaded", hint="save it as a file, and name that")
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return NetbuildError(f"there is no '{name}', nor a folder {path.parent}")
+    near = did_you_mean(path.name, beside)
+    return NetbuildError(f"there is no picture, folder or video '{name}'", hint=near)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def shots(path: Path, alpha: bool = False) -> Iterator[Shot]:
+    """The picture in a file, or the frames of a video, as RGB; a picture's alpha is kept if asked for.
+
+    Raises:
+        UnreadableImageError: if it cannot be read, or a video not to its end.
+        MissingExtraError: without the packages that read it.
+    """
+    if not is_video(path):
+        yield Shot(path, read_image(path, 4 if alpha else 3))
+        return
+    with _opened(path) as video:
+        rate = video.get(cv2().CAP_PROP_FPS)
+        fps = rate if isfinite(rate) and 0 < rate <= 1000 else FPS
+        count = 0
+        for count, pixels in enumerate(_frames(video), 1):
+            yield Shot(path, _with_alpha(pixels) if alpha else pixels, count, fps)
+        told = video.get(cv2().CAP_PROP_FRAME_COUNT)
+    # Some containers tell their length only about.
+    if not count or (isfinite(told) and count + max(2, 0.05 * told) < told):
+        raise UnreadableImageError(f"{path}: broken or cut off: {count} of {told:.0f} frames can be read")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        path.open("rb").close()  # OpenCV does not say why it cannot open a file
+    except OSError as error:
+        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    video = cv2().VideoCapture(str(path))
+    try:
+        if not video.isOpened():
+            raise UnreadableImageError(f"{path}: no video that OpenCV can open")
+        yield video
+    finally:
+        video.release()
+
+
+def _frames(video: Any) -> Iterator[Image]:
+    while True:
+        there, pixels = video.read()
+        if not there:
+            return
+        yield cv2().cvtColor(pixels, cv2().COLOR_BGR2RGB)
+
+
+def _with_alpha(pixels: Image) -> Image:
+    return np.concatenate((pixels, np.full_like(pixels[..., :1], 255)), 2)
