@@ -88,7 +88,7 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
 def _refuse_unused(where: str, **given: Any) -> None:
     for name, value in given.items():
         if value is not None:
-            raise NetbuildError(f"--{name} has no effect {where}", hint="leave it out")
+            raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
 
 
 Modules = Annotated[
@@ -231,6 +231,15 @@ def train(
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate after warm-up.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="auto, sgd, adamw, adam, musgd.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Rows that do not learn: numbers, ranges, names.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare images.")] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")] = False,
+    overfit: Annotated[
+        bool, typer.Option("--overfit-batch", help="Self-test: one batch by heart, its loss must fall by 90 %.")
+    ] = False,
     option: Option = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
@@ -246,7 +255,9 @@ def train(
     """Train a network on a data set: a run folder with checkpoints, numbers and settings."""
     from netbuild import settings
 
-    named = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
+    named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
+    named |= {"workers": workers, "lr": lr, "optimizer": optimizer, "freeze": freeze}
+    named |= {"lenient": lenient or None, "strict": strict or None}
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
     if print_config:
         write(settings.load(config, flags).to_yaml(explained=True))
@@ -259,7 +270,7 @@ def train(
     code = {"modules": modules or (), "trusted": _trusted(trust)}
     if resume is not None:
         unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
-        _refuse_unused("with --resume", **unused)
+        _refuse_unused("with --resume", **unused, overfit_batch=overfit or None)
         trainer = go_on(resume, flags, **code)
     else:
         if file is None:
@@ -267,6 +278,11 @@ def train(
                 "which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some"
             )
         chosen = settings.load(config, flags)
+        if overfit:
+            _refuse_unused("with --overfit-batch", out=out)
+            more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+            _overfit(file, data, chosen, **more, **code)
+            return
         folder = out or new_folder(Path(file).stem)
         trainer = start(
             file, data, chosen, folder, weights=weights, download=download, scale=scale, set=set or (), **code
@@ -276,6 +292,20 @@ def train(
         done = trainer.run()
     if is_first():
         write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+
+
+def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
+    """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
+    from netbuild.training import overfit_batch
+
+    with _busy("learning one batch by heart"):
+        losses = overfit_batch(file, data, settings, **options)
+    first, last = losses[0], min(losses[-5:])
+    learnt = last <= 0.1 * first
+    write(f"one batch, {len(losses)} steps: loss {first:.4f} to {last:.4f}, {'learnt' if learnt else 'not learnt'}")
+    if not learnt:
+        say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
+    raise typer.Exit(0 if learnt else 1)
 
 
 @app.command()

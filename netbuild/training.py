@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
-from netbuild.train import Trainer, inputs_of, join, moved, rank, world
+from netbuild.train import Trainer, inputs_of, join, moved, overfit, rank, world
 from netbuild.weights import checkpoint
 
 EMBEDDED = {
@@ -64,19 +65,57 @@ def start(
         NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
     """
     join()
+    network, dataset = opened(file, data, settings.seed, weights, download, **options)
+    trainer = _trainer(network, dataset, settings, folder)
+    if rank() == 0:
+        _begin(trainer, dataset, data)
+    return trainer
+
+
+def opened(
+    file: str | Path,
+    data: str | Path | None,
+    seed: int,
+    weights: str | Path | None = None,
+    download: bool = False,
+    **options: Any,
+) -> tuple[Network, Dataset]:
+    """A network for a data set, with as many classes, and the data set; the arguments are those of `start`.
+
+    Raises:
+        NetbuildError: for whatever is wrong with them.
+    """
     graph = open_graph(file, **options)
     dataset = open_data(data or EMBEDDED[task_name(graph.task)])
     check_task(task_name(graph.task), dataset)
     if graph.nc != dataset.nc and task_name(graph.task) != "autoencode":
         graph = open_graph(file, **{**options, "nc": dataset.nc})
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     network = build_graph(graph, download)
     if weights is not None:
         transfer(network, weights)
-    trainer = _trainer(network, dataset, settings, folder)
-    if rank() == 0:
-        _begin(trainer, dataset, data)
-    return trainer
+    return network, dataset
+
+
+def overfit_batch(file: str | Path, data: str | Path | None, settings: Settings, **options: Any) -> list[float]:
+    """The self-test of network, loss and data: the first batch, unchanged, learnt by heart; the loss of every step.
+
+    Args:
+        file, data, options: as for `start`.
+        settings: ``epochs`` are the steps; ``batch``, ``imgsz``, ``seed``, ``lr`` and ``device`` count besides.
+
+    Raises:
+        NetbuildError: for whatever is wrong with network, data or settings.
+    """
+    network, dataset = opened(file, data, settings.seed, **options)
+    settings = replace(settings.completed(_is_script(dataset)), rect=False)
+    report = scan(dataset, splits=["train"]).demand(lenient=settings.lenient, strict=settings.strict)
+    device = pick_device(settings.device)
+    task = task_of(network.to(device), list(dataset.names), **_task_options(network, report, settings))
+    samples, collate = _samples(network, report.samples("train"), settings, settings.batch, False)
+    feed = Feed(samples, settings.batch, collate, settings.seed, True)
+    batch = moved(next(feed.epoch(0)), device)
+    return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
 
 
 def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any) -> Trainer:

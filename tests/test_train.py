@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import NetbuildError, optim, settings, stored
+from netbuild import NetbuildError, musgd, optim, settings, stored
 from netbuild.feed import Feed
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.train import NotFiniteError, Reporter, Trainer, overfit
@@ -336,3 +336,100 @@ def test_settings_that_are_wrong(tmp_path, text, said):
     with pytest.raises(NetbuildError) as caught:
         settings.load(tmp_path / "train.yaml")
     assert said in str(caught.value)
+
+
+def test_musgd_equals_its_definition():
+    """A matrix follows the orthogonal one next to its gradient, everything Nesterov's SGD."""
+    torch.manual_seed(0)
+    matrix = torch.randn(6, 20)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.linalg.svdvals(musgd.orthogonal(matrix))
+    assert 0.6 < values.min() < values.max() < 1.3
+    assert torch.nn.functional.cosine_similarity(musgd.orthogonal(matrix).flatten(), (u @ v).flatten(), 0) > 0.97
+    torch.testing.assert_close(musgd.orthogonal(matrix.T), musgd.orthogonal(matrix).T)
+
+    def stepped(kind, start, grads, **options):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = kind([p], 0.1, 0.9, **options)
+        for grad in grads:
+            p.grad = grad.clone()
+            optimizer.step()
+        return p.detach()
+
+    def sgd(params, lr, momentum, **options):
+        return torch.optim.SGD(params, lr, momentum, nesterov=True, **options)
+
+    vector, kernel = torch.randn(5), torch.randn(4, 3, 3, 3)
+    grads = [[torch.randn_like(x) for _ in range(3)] for x in (vector, kernel)]
+    wanted = stepped(sgd, vector, grads[0], weight_decay=0.1)
+    torch.testing.assert_close(stepped(musgd.MuSGD, vector, grads[0], weight_decay=0.1), wanted)
+    plain = stepped(sgd, kernel, grads[1])
+    torch.testing.assert_close(stepped(musgd.MuSGD, kernel, grads[1], muon=0.0), plain)
+    mean, moved = torch.zeros_like(kernel), torch.zeros_like(kernel)
+    for grad in grads[1]:
+        mean = 0.9 * mean + 0.1 * grad
+        moved += musgd.orthogonal((0.9 * mean + 0.1 * grad).flatten(1)).view_as(kernel)
+    torch.testing.assert_close(stepped(musgd.MuSGD, kernel, grads[1]), plain - 0.2 * 0.1 * moved)
+
+
+def test_short_runs_step_more_often():
+    network = netbuild.build("lenet5.yaml")
+    for epochs, batches, batch, wanted in [(40, 13, 16, (1, 520)), (100, 1000, 16, (4, 25_000)), (5, 9, 4, (4, 15))]:
+        plan = optim.plan(network, settings.load(flags={"epochs": epochs, "batch": batch}), batches)
+        assert (plan.accumulate, plan.steps) == wanted
+    assert optim.plan(network, settings.load(flags={"accumulate": 3}), 10).accumulate == 3
+
+
+def test_rows_have_learning_rates_of_their_own(tmp_path):
+    text = NET + "lr_factors: {layers: 0.5, 0-2: 0.1, head: 3}\n"
+    run = trainer(tmp_path, text=text, warmup=0.0, optimizer="sgd", lr=0.01, epochs=1)
+    optim.set_rates(run.plan, run.settings, 0, 10)
+    rates = {id(p): g["lr"] for g in run.plan.optimizer.param_groups for p in g["params"]}
+    assert rates[id(run.network.model[0].weight)] == pytest.approx(0.001)
+    assert rates[id(run.network.model[5].bias)] == pytest.approx(0.03)
+    start = run.network.model[5].weight.detach().clone()
+    run.run()
+    checkpoint = netbuild.load(tmp_path / "last.safetensors")
+    assert checkpoint.lr_factors == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.5, 4: 0.5, 5: 3.0}
+    assert not torch.equal(start, run.network.model[5].weight)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lr_factors: {steam: 0.1}", "no row or section 'steam'"),
+        ("lr_factors: {0-9: 0.1}", "rows are 0 to 5"),
+        ("lr_factors: {stem: -1}", "must be a number from 0 to 100"),
+        ("lr_factors: 0.1", "is a mapping"),
+    ],
+)
+def test_learning_rates_of_rows_that_are_not(tmp_path, line, said):
+    (tmp_path / "net.yaml").write_text(f"{NET}{line}\n")
+    with pytest.raises(NetbuildError, match=said) as caught:
+        netbuild.load(tmp_path / "net.yaml")
+    assert caught.value.where.line == 12
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
+    run = trainer(tmp_path, epochs=3)
+    run.reporter = Reporter(epoch=lambda **_: run.network.model[0].weight.data.fill_(float("nan")))
+    with pytest.raises(NotFiniteError):
+        run.run()
+    kept = netbuild.build(tmp_path / "best.safetensors")
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+    run = trainer(tmp_path / "b", epochs=1)
+    run.step = lambda: run.network.model[0].weight.data.fill_(float("inf"))
+    run.learn = lambda *_: {}
+    with pytest.raises(NotFiniteError, match=r"model.0.weight is not finite after epoch 1"):
+        run.run()
+    assert not (tmp_path / "b/best.safetensors").exists()
+
+
+def test_sizes_change_by_chance_and_repeat(tmp_path):
+    run = trainer(tmp_path, multi_scale=0.5)
+    run.task.head.stride = torch.tensor([8.0, 16.0])
+    batch = {"images": torch.zeros(2, 3, 320, 160, dtype=torch.uint8)}
+    sizes = [tuple(run.rescaled(batch, 0, number)["images"].shape[2:]) for number in range(30)]
+    assert sizes == [tuple(run.rescaled(batch, 0, number)["images"].shape[2:]) for number in range(30)]
+    assert len(set(sizes)) > 4
+    assert all(h % 32 == w % 32 == 0 and 128 <= h <= 480 for h, w in sizes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from netbuild import settings, stored
+from netbuild import settings, stored, training
 from netbuild.augment import Scene, flipped, warped
 from netbuild.data.samples import Sample
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
@@ -203,3 +203,41 @@ def test_a_new_file_trains_at_once(cli, tmp_path, monkeypatch, origin, measure, 
     done = cli("train", "mine.yaml", *flags, "-O", "lr=0.003", "-O", "ema=0", "--out", "run")
     assert done.code == 0, done.err
     assert stored.read(tmp_path / "run" / "best.safetensors").training["measures"][measure] > least
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "said"),
+    [
+        ("lenet5.yaml", ["multi_scale=0.2"], "multi_scale: of no use to a network that is to classify"),
+        ("yolo11n.yaml", ["label_smoothing=0.1"], "label_smoothing: of no use"),
+        ("yolo11n.yaml", ["copy_paste=0.5"], "copy_paste needs outlines"),
+    ],
+)
+def test_settings_without_effect_are_said(cli, tmp_path, monkeypatch, file, options, said):
+    monkeypatch.chdir(tmp_path)
+    done = cli("train", file, "--epochs", "1", *[x for o in options for x in ("-O", o)])
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_smoothing_and_class_weights_reach_the_loss(tmp_path):
+    def made(**flags):
+        chosen = settings.load(flags={"epochs": 1, "device": "cpu", "workers": 0, **flags})
+        return training.start("lenet5.yaml", None, chosen, tmp_path / str(len(list(tmp_path.iterdir())))).task
+
+    assert made(label_smoothing=0.1).smoothing == 0.1
+    weights = made(class_weights=1.0).class_weights
+    assert weights.mean() == pytest.approx(1)
+    assert weights.min() < weights.max()
+    assert made().class_weights is None
+
+
+def test_a_batch_by_heart_is_a_command(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("train", "lenet5.yaml", "--overfit-batch", "--batch", "8", "--epochs", "60", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "learnt" in done.out
+    assert not list(tmp_path.iterdir())
+    failed = cli("train", "lenet5.yaml", "--overfit-batch", "--batch", "8", "--epochs", "6", "--lr", "1e-9")
+    assert failed.code == 1
+    assert "not learnt" in failed.out
