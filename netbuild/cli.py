@@ -1,5 +1,6 @@
 """The command line. torch is imported inside commands only, so that --help and completion stay quick."""
 
+import atexit
 import gc
 import os
 import re
@@ -7,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -110,7 +111,7 @@ def _trusted(always: bool) -> Callable[[Path], bool]:
         if always or trust.is_remembered(path):
             _state.only_printed = False  # own code may have something to do at the end
             return True
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not (sys.stdin.isatty() and sys.stderr.isatty()) or _is_one_of_several():
             return False
         _state.only_printed = False
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
@@ -222,6 +223,52 @@ Option = Annotated[
 ]
 
 
+Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this machine, one a GPU; by torchrun.")]
+
+
+def _is_one_of_several() -> bool:
+    from netbuild.processes import is_one_of_several
+
+    return is_one_of_several()
+
+
+def _is_launcher(nproc: int, nnodes: int) -> bool:
+    """Whether this process is to start others: those that it starts have the same flags."""
+    from netbuild.processes import is_launched
+
+    return nproc * nnodes > 1 and not is_launched()
+
+
+def _launch(
+    command: str,
+    nproc: int,
+    nnodes: int,
+    node_rank: int | None,
+    rdzv: str | None,
+    chosen: Any,
+    file: str | None,
+    resume: Path | None,
+    **options: Any,
+) -> NoReturn:
+    """Start this command in several processes, and leave with their exit code."""
+    from netbuild import processes
+    from netbuild.training import look
+
+    processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
+    look(file, resume, **options)
+    # What was asked and answered here is not asked again in each of them.
+    again = processes.again(sys.argv, command, "--trust")
+    arguments = processes.torchrun_arguments(nproc, nnodes, node_rank, rdzv, again)
+    raise typer.Exit(processes.launch(arguments, _state.debug))
+
+
+def _precision(amp: str | None, no_amp: bool) -> dict[str, str]:
+    if amp and no_amp:
+        raise NetbuildError("--amp and --no-amp exclude each other")
+    chosen = "off" if no_amp else amp
+    return {"amp": chosen} if chosen else {}
+
+
 @app.command()
 def train(
     file: Annotated[str | None, typer.Argument(help="A YAML file, a packaged network's name, or a checkpoint.")] = None,
@@ -248,6 +295,14 @@ def train(
     weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
     scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: auto, off, bf16, fp16.")] = None,
+    no_amp: Annotated[bool, typer.Option("--no-amp", help="The same as --amp off.")] = False,
+    nproc: Nproc = 1,
+    nnodes: Annotated[int, typer.Option(min=1, max=65_536, help="Machines, on each of which this is run.")] = 1,
+    node_rank: Annotated[
+        int | None, typer.Option(min=0, help="Which of the machines; they agree unless given.")
+    ] = None,
+    rdzv: Annotated[str | None, typer.Option(help="HOST:PORT of one of the machines, where they meet.")] = None,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
@@ -257,41 +312,45 @@ def train(
 
     named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
     named |= {"workers": workers, "lr": lr, "optimizer": optimizer, "freeze": freeze}
-    named |= {"lenient": lenient or None, "strict": strict or None}
+    named |= {"lenient": lenient or None, "strict": strict or None, **_precision(amp, no_amp)}
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
     if print_config:
         write(settings.load(config, flags).to_yaml(explained=True))
         return
-    from netbuild.author.progress import reporter
-    from netbuild.train import is_first
-    from netbuild.training import new_folder, start
-    from netbuild.training import resume as go_on
-
     code = {"modules": modules or (), "trusted": _trusted(trust)}
     if resume is not None:
         unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
         _refuse_unused("with --resume", **unused, overfit_batch=overfit or None)
+    elif file is None:
+        raise NetbuildError("which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some")
+    chosen = settings.load(config, flags)
+    several = {"nproc": nproc if nproc > 1 else None, "nnodes": nnodes if nnodes > 1 else None}
+    if overfit:
+        _refuse_unused("with --overfit-batch", out=out, node_rank=node_rank, rdzv=rdzv, **several)
+        more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+        _overfit(str(file), data, chosen, **more, **code)
+        return
+    if _is_launcher(nproc, nnodes):
+        _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
+    _refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
+    from netbuild.author.progress import reporter
+    from netbuild.processes import is_first, leave
+    from netbuild.training import new_folder, start
+    from netbuild.training import resume as go_on
+
+    if resume is not None:
         trainer = go_on(resume, flags, **code)
     else:
-        if file is None:
-            raise NetbuildError(
-                "which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some"
-            )
-        chosen = settings.load(config, flags)
-        if overfit:
-            _refuse_unused("with --overfit-batch", out=out)
-            more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
-            _overfit(file, data, chosen, **more, **code)
-            return
-        folder = out or new_folder(Path(file).stem)
+        folder = out or new_folder(Path(str(file)).stem)
         trainer = start(
-            file, data, chosen, folder, weights=weights, download=download, scale=scale, set=set or (), **code
+            str(file), data, chosen, folder, weights=weights, download=download, scale=scale, set=set or (), **code
         )
     with reporter(trainer) as told:
         trainer.reporter = told
         done = trainer.run()
     if is_first():
         write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+    leave()
 
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
@@ -320,20 +379,28 @@ def val(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for curves, confusion and pictures.")
     ] = None,
+    nproc: Nproc = 1,
     json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
     """Measure a checkpoint on a data set, in all and class by class."""
     from netbuild import settings
-    from netbuild.training import validate
 
     named = {"imgsz": imgsz, "batch": batch, "device": device}
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": _trusted(trust)}
+    if _is_launcher(nproc, 1):
+        _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
+    from netbuild.processes import is_first, leave
+    from netbuild.training import validate
+
     with _busy(f"measuring {file}"):
-        measures, classes = validate(
-            file, data, split, settings.load(None, flags), out, modules=modules or (), trusted=_trusted(trust)
-        )
+        measures, classes = validate(file, data, split, chosen, out, **code)
+    speaks = is_first()
+    leave()
+    if not speaks:
+        return
     if json:
         write_json({"measures": measures, "classes": classes})
         return
@@ -709,10 +776,12 @@ def main() -> None:
     except NetbuildError as error:
         if _state.debug:
             raise
-        say(str(error))
+        if str(error):
+            say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted")
+        if "netbuild.processes" not in sys.modules or not sys.modules["netbuild.processes"].is_launched():
+            say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(_end_of_pipe())
@@ -730,9 +799,17 @@ def entry() -> None:
         sys.stderr.flush()
     except BrokenPipeError:
         code = _end_of_pipe()
+    if _may_have_joined() and isinstance(code, int):
+        atexit._run_exitfuncs()
+        os._exit(code)  # gloo's threads now and then abort a process that ends in an orderly way
     if _state.only_printed and isinstance(code, int):
         os._exit(code)  # freeing a million objects one by one takes up to a fifth of the run
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _may_have_joined() -> bool:
+    """Without torch, where it is not there yet: then nothing has been joined either."""
+    return "netbuild.processes" in sys.modules and _is_one_of_several()
 
 
 def _end_of_pipe() -> int:

@@ -5,6 +5,7 @@ import os
 import torch
 
 from netbuild.errors import NetbuildError
+from netbuild.processes import local_device
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -13,8 +14,8 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         NetbuildError: if it is not there.
     """
-    if wanted == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+    if wanted in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        wanted = f"cuda:{local_device(os.environ)}"
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -34,8 +34,8 @@ class Feed:
         seed: of order and chances.
         shuffle: whether each epoch has an order of its own; without, samples come in order.
         workers: processes that prepare samples.
-        rank, world: this process and how many there are: each gets an equal share, and of an epoch that does not
-            divide, training repeats samples of its beginning, evaluation leaves the last ones to some processes.
+        rank, world: this process and how many there are: each gets its share of every step. Of an epoch that does
+            not divide, training repeats samples of its beginning; evaluation has each sample once, in one process.
     """
 
     def __init__(
@@ -49,33 +49,37 @@ class Feed:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.samples, self.batch, self.collate = samples, max(batch // world, 1), collate
+        self.samples, self.batch, self.collate = samples, batch, collate
         self.seed, self.shuffle, self.workers, self.rank, self.world = seed, shuffle, workers, rank, world
 
     def __len__(self) -> int:
-        return -(-len(self.indices(0)) // self.batch)
+        return len(self.batches(0))
 
-    def indices(self, epoch: int) -> list[int]:
-        """The samples of this process, in the epoch's order."""
+    def steps(self, epoch: int) -> list[list[int]]:
+        """The samples of each step of all processes together, in the epoch's order."""
         count = len(self.samples)
         order = np.random.default_rng((self.seed, epoch)).permutation(count).tolist() if self.shuffle else range(count)
         order = list(order)
-        if self.shuffle and count % self.world:
-            order += order[: self.world - count % self.world]
-        # Side by side, so that a step of all processes together has the samples of one process's larger step.
-        return [i for start in range(0, len(order), self.batch * self.world) for i in self._share(order, start)]
+        if self.shuffle:
+            order += [order[i % count] for i in range(-count % self.world)]
+        return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 
-    def _share(self, order: list[int], start: int) -> list[int]:
-        step = order[start : start + self.batch * self.world]
-        return step[self.rank :: self.world]
+    def batches(self, epoch: int) -> list[list[int]]:
+        """This process's share of each step; none of one that has too few samples.
+
+        A step of all has the samples of one process's step, so that canvases are chosen alike.
+        """
+        return [share for step in self.steps(epoch) if (share := step[self.rank :: self.world])]
+
+    def indices(self, epoch: int) -> list[int]:
+        """The samples of this process, in the epoch's order."""
+        return [index for batch in self.batches(epoch) for index in batch]
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch."""
-        indices = self.indices(number)
-        batches = [indices[i : i + self.batch] for i in range(0, len(indices), self.batch)]
         loader = DataLoader(
             _Epoch(self.samples, self.seed, number),
-            batch_sampler=batches,
+            batch_sampler=self.batches(number),
             collate_fn=self.collate,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one

@@ -1,5 +1,6 @@
 """The pictures and logs of a run's folder. Nothing of a run changes by them, and none of their faults ends it."""
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,10 +83,12 @@ class Recorder(Watch):
     def validation(self) -> None:
         """Draw the first validation batches as the best weights see them, and the metric's charts."""
         trainer = self.trainer
-        network = checkpoint.fill(trainer.averaged(), trainer.folder / "best.safetensors").eval()
+        network = checkpoint.fill(trainer.blank(), trainer.folder / "best.safetensors").to(trainer.device).eval()
+        feed = copy.copy(trainer.val)
+        feed.rank, feed.world = 0, 1  # the other processes have ended their work
         # The best epoch may lie before the run was resumed: then all is measured again.
         metric = self.metric or trainer.task.metric()
-        for number, (batch, predictions) in enumerate(trainer.predictions(network)):
+        for number, (batch, predictions) in enumerate(trainer.predictions(network, feed)):
             if self.metric is None:
                 metric.update(predictions, batch)
             elif number >= SHOWN:

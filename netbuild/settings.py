@@ -26,7 +26,7 @@ class Settings:
     """What a training run does beside its network and its data."""
 
     epochs: int = _of(100, "passes over the training data", 1, 1_000_000)
-    batch: int = _of(16, "images a step", 1, 65_536)
+    batch: int = _of(16, "images a step, of all processes together", 1, 65_536)
     imgsz: int | None = _of(None, "side of the square images in pixels; none: the network's own", 1, 32_768)
     seed: int = _of(0, "of weights, order and augmentation: the same seed gives the same weights on the CPU", 0, 2**31)
     device: str = _of("auto", "cpu, cuda, cuda:1, mps; auto takes the first accelerator that is there")
@@ -37,6 +37,10 @@ class Settings:
         choices="auto off bf16 fp16",
     )
     compile: bool = _of(False, "whether torch.compile prepares the network")
+    parallel: str = _of(
+        "ddp", "several processes: a copy of the network in each, or fsdp, one in pieces", choices="ddp fsdp"
+    )
+    sync_bn: bool = _of(False, "whether batch norms take the batch of all processes; on GPUs")
     optimizer: str = _of("auto", "auto is AdamW for few steps, SGD for many", choices="auto sgd adamw adam musgd")
     lr: float | None = _of(None, "learning rate after warm-up; none: the optimiser's own", 0, 1e12)
     lr_end: float = _of(0.01, "learning rate of the last epoch, as a fraction of the first", 0, 1)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.optim import Average
+from netbuild.parallel import alike, whole
 from netbuild.stored import header
 
 SCHEMA = 1
@@ -31,9 +32,16 @@ class Progress:
 
 
 def save(
-    path: Path, network: nn.Module, average: Average, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path,
+    network: nn.Module,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    write: bool = True,
 ) -> None:
     """Write the state: to a temporary file first, renamed when it is whole.
+
+    Of a network in pieces all processes take part, and one writes.
 
     Raises:
         NetbuildError: if it cannot be written.
@@ -42,10 +50,13 @@ def save(
 
     tensors, numbers = {}, {}
     for name, value in _parts(network, average, optimizer):
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().cpu().contiguous().clone()
-        else:
+        value = whole(value)
+        if not isinstance(value, torch.Tensor):
             numbers[name] = value
+        elif write:
+            tensors[name] = value.detach().cpu().contiguous().clone()
+    if not write:
+        return
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.state_dict()["param_groups"]]
     facts = {
         "schema": SCHEMA,
@@ -86,18 +97,20 @@ def load(path: Path, network: nn.Module, average: Average, optimizer: torch.opti
     try:
         facts = json.loads(header(path)["__metadata__"][KEY])
         tensors = load_file(path)
-        network.load_state_dict(_under(tensors, "network/"))
+        now = network.state_dict()
+        network.load_state_dict({k: alike(v, now.get(k, v)) for k, v in _under(tensors, "network/").items()})
         for key, tensor in _under(tensors, "average/").items():
-            average.tensors[key].copy_(tensor)
+            average.tensors[key].copy_(alike(tensor, average.tensors[key]))
         average.steps = facts["steps"]
         state = optimizer.state_dict()
-        state["state"] = _optimizer_state(tensors, facts["numbers"])
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        state["state"] = _optimizer_state(tensors, facts["numbers"], learning)
         state["param_groups"] = [
             {**g, **saved} for g, saved in zip(state["param_groups"], facts["groups"], strict=True)
         ]
         optimizer.load_state_dict(state)
         return Progress(**facts["progress"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         hint = "it belongs to a run of another network or other settings"
         raise NetbuildError(f"{path}: cannot be resumed from: {shorten(error)}", hint=hint) from error
 
@@ -106,12 +119,16 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _optimizer_state(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+def _optimizer_state(
+    tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], learning: Sequence[torch.Tensor]
+) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for name, value in {
         **_under(tensors, "optimizer/"),
         **{k.removeprefix("optimizer/"): v for k, v in numbers.items()},
     }.items():
-        index, _, key = name.partition("/")
-        found.setdefault(int(index), {})[key] = value
+        number, _, key = name.partition("/")
+        like = learning[int(number)]
+        same = isinstance(value, torch.Tensor) and value.shape == like.shape and value.ndim
+        found.setdefault(int(number), {})[key] = alike(value, like) if same else value
     return found

@@ -1,7 +1,7 @@
 """The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
 
-Started by torchrun (or with its environment variables), every process trains on its share of each batch and torch's
-DistributedDataParallel averages their gradients; the first process validates and writes.
+Of several processes (`netbuild.processes`) each trains on its share of every batch, with gradients averaged by torch
+(`netbuild.parallel`), and validates its share; the first one scores and writes.
 """
 
 import copy
@@ -9,7 +9,7 @@ import csv
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from netbuild import optim, state
+from netbuild import optim, parallel, state
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError
 from netbuild.feed import Batch, Feed
 from netbuild.network import Network
+from netbuild.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.settings import Settings
 from netbuild.state import Progress
-from netbuild.tasks.base import Task
+from netbuild.tasks.base import Metric, Task
 from netbuild.weights import checkpoint
 
 
 class NotFiniteError(NetbuildError):
     """A loss that is no number: the run's fault, not the file's."""
+
+    exit_code = 1
+
+
+class OutOfMemoryError(NetbuildError):
+    """The device has too little memory for the run."""
 
     exit_code = 1
 
@@ -85,15 +92,20 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.device = pick_device(self.settings.device)
+        parallel.check(self.settings, self.device)
         self.network.to(self.device)
+        if self.settings.sync_bn and world() > 1:
+            parallel.with_sync_bn(self.network)
         self.frozen = optim.freeze(self.network, self.settings.freeze)
+        self.sharded = self.settings.parallel == "fsdp"
+        self.skeleton = parallel.skeleton(self.network) if self.sharded else None
+        self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
+        self.task.pool = pooled
         self.plan = optim.plan(self.network, self.settings, len(self.train))
         self.average = optim.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()
         self.precision = mixed_precision(self.settings.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
-        model: Any = torch.compile(self.network) if self.settings.compile else self.network
-        self.model = distributed(model, self.device) if world() > 1 else model
 
     @property
     def state_path(self) -> Path:
@@ -114,20 +126,24 @@ class Trainer:
 
         Raises:
             NotFiniteError: if the loss is no number.
+            OutOfMemoryError: if the device has too little memory.
+            LostError: if another process of the run has ended.
             NetbuildError: if nothing can be written.
         """
         self.watch.begin()
         started = time.monotonic() - self.progress.seconds
-        while self.progress.epoch < self.settings.epochs:
-            losses = self.one_epoch(self.progress.epoch)
-            self.check_weights(self.progress.epoch)
-            measures = shared(self.validate() if is_first() else {})
-            self.progress.epoch += 1
-            self.task.epoch_end(self.progress.epoch, self.settings.epochs)
-            self.progress.seconds = time.monotonic() - started
-            self.keep({**losses, **measures})
-            if self.is_over():
-                break
+        with together(), enough_memory(self.settings, self.device):
+            while self.progress.epoch < self.settings.epochs:
+                losses = means(self.one_epoch(self.progress.epoch))
+                with agreed():
+                    self.check_weights(self.progress.epoch)
+                measures = self.validate()
+                self.progress.epoch += 1
+                self.task.epoch_end(self.progress.epoch, self.settings.epochs)
+                self.progress.seconds = time.monotonic() - started
+                self.keep({**losses, **measures})
+                if shared(self.is_over()):  # clocks differ
+                    break
         self.watch.end()
         return self.progress
 
@@ -152,8 +168,10 @@ class Trainer:
         for done, batch in enumerate(self.train.epoch(epoch), 1):
             self.watch.batch(epoch, done, batch)
             rate = optim.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
-            parts = self.learn(batch, epoch, done)
-            if done % self.plan.accumulate == 0 or done == batches:
+            last = done % self.plan.accumulate == 0 or done == batches
+            with parallel.alone(self.model, last):
+                parts = self.learn(batch, epoch, done)
+            if last:
                 self.step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -167,7 +185,9 @@ class Trainer:
             loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
-        self.scaler.scale(loss / self.group(number)).backward()
+        # The processes' gradients are averaged: what they should add up is multiplied before.
+        share = (world() if self.task.summed else 1) / self.group(number)
+        self.scaler.scale(loss * share).backward()
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def group(self, number: int) -> int:
@@ -206,7 +226,7 @@ class Trainer:
             NotFiniteError: if there are.
         """
         for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if tensor.is_floating_point() and not torch.isfinite(parallel.piece(tensor)).all():
                 hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
                 raise NotFiniteError(f"{name} is not finite after epoch {epoch + 1}", hint=hint)
 
@@ -224,6 +244,8 @@ class Trainer:
 
             return hook
 
+        if self.sharded:  # a pass takes all processes, and they do not know of it
+            return f"the loss is no number in epoch {epoch + 1}, batch {number}, in process {rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
         with self.autocast():
             self.network(*inputs_of(batch))
@@ -241,27 +263,61 @@ class Trainer:
     # -- validation ---------------------------------------------------------------------------------------------------
 
     def averaged(self) -> Network:
-        """The network with the averaged weights, or the last where none are averaged."""
+        """The network with the averaged weights, or the last where none are averaged.
+
+        Of a network in pieces all processes take part, and it is on the CPU.
+        """
+        tensors = self.average.tensors if self.settings.ema else self.network.state_dict()
+        if self.skeleton is not None:
+            self.skeleton.load_state_dict({key: parallel.whole(tensor).cpu() for key, tensor in tensors.items()})
+            return self.skeleton.eval()
         network = copy.deepcopy(self.network)
-        if self.settings.ema:
-            network.load_state_dict(self.average.tensors)
+        network.load_state_dict(tensors)
         return network.eval()
 
+    def blank(self) -> Network:
+        """A whole network like the run's, for weights that are yet to come; no other process takes part."""
+        return self.skeleton or copy.deepcopy(self.network)
+
+    @contextmanager
+    def validated(self) -> Iterator[Network]:
+        """The network that is validated: a copy with the averaged weights; in pieces, itself with them for a while."""
+        if not self.sharded:
+            yield self.averaged()
+            return
+        self.network.eval()
+        with parallel.holding(self.network, self.average.tensors if self.settings.ema else self.network.state_dict()):
+            yield self.network
+
     @torch.no_grad()
-    def predictions(self, network: Network) -> Iterator[tuple[Batch, Any]]:
-        """The batches of the validation data, and what a network makes of each."""
-        for batch in self.val.epoch(0):
+    def predictions(self, network: Network, feed: Feed | None = None) -> Iterator[tuple[Batch, Any]]:
+        """The batches of validation data, this process's share unless given, and what a network makes of each."""
+        for batch in (feed or self.val).epoch(0):
             batch = moved(batch, self.device)
             with self.autocast():
                 outputs = network(*inputs_of(batch))
             yield batch, self.task.decode(outputs, **self.options)
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The measures of the averaged weights on the validation data."""
-        self.metric = self.task.metric()
-        for batch, predictions in self.predictions(self.averaged()):
-            self.metric.update(predictions, batch)
-        return self.metric.result()
+        """The measures of the averaged weights on the validation data, the same in all processes."""
+        metric = self.task.metric()
+        parallel.level(self.network, self.average.tensors)
+        with self.validated() as network:
+            for batch, predictions in self.predictions(network):
+                metric.update(predictions, batch)
+            if self.sharded and len(self.val) < len(self.val.steps(0)):
+                self.keep_company(network)
+        self.metric = merged(metric, self.val)
+        with agreed():
+            measures = self.metric.result() if is_first() else {}
+        return shared(measures)
+
+    def keep_company(self, network: nn.Module) -> None:
+        """A pass without samples, where others have some of the last step: a network in pieces runs in all or none."""
+        facts = self.network.facts
+        with self.autocast():
+            network(torch.zeros(1, facts["ch"], *facts["imgsz"], device=self.device))
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
@@ -274,59 +330,65 @@ class Trainer:
         self.progress.history.append({"epoch": epoch, **measures})
         self.reporter.epoch(epoch=epoch, epochs=self.settings.epochs, measures=measures, best=best)
         self.watch.epoch(best)
-        if not is_first():
+        if not (is_first() or self.sharded):
             return
-        network, training = (
-            self.averaged(),
-            {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()},
-        )
+        network = self.averaged()
+        if is_first():
+            self.write(network, measures, best)
+        state.save(self.state_path, self.network, self.average, self.plan.optimizer, self.progress, is_first())
+
+    def write(self, network: Network, measures: Mapping[str, float], best: bool) -> None:
+        """The epoch's checkpoints, and the table of all epochs."""
+        epoch = self.progress.epoch
+        training = {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()}
         wanted = ["last", *(["best"] if best else [])]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             wanted.append(f"epoch{epoch}")
         for name in wanted:
             checkpoint.save(network, self.folder / f"{name}.safetensors", names=self.names, training=training)
         _add_result(self.folder / "results.csv", self.progress.history)
-        state.save(self.state_path, self.network, self.average, self.plan.optimizer, self.progress)
 
 
-# -- several processes ------------------------------------------------------------------------------------------------
+def merged(metric: Metric, feed: Feed) -> Metric:
+    """A score with what all processes found, each in its share of the feed's samples; in the first process.
 
-
-def join() -> None:
-    """Meet the other processes of a run, where torchrun or a scheduler of its kind started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-
-
-def world() -> int:
-    """How many processes train together."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def rank() -> int:
-    """Which of them this one is, the first being 0."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def is_first() -> bool:
-    """Whether this process validates, writes and speaks."""
-    return rank() == 0
-
-
-def shared(measures: dict[str, float]) -> dict[str, float]:
-    """The first process's measures, in all."""
+    Raises:
+        NetbuildError: if the score cannot be merged.
+    """
     if world() == 1:
-        return measures
-    box = [measures]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+        return metric
+    if not (metric.lists or metric.counts):
+        name = type(metric).__name__
+        raise NetbuildError(f"{name} is no score of several processes", hint="it must name its lists or counts")
+    found = gather((metric.state(), feed.indices(0)))
+    metric.merge([state for state, _ in found], [places for _, places in found])
+    return metric
 
 
-def distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over the processes."""
-    from torch.nn.parallel import DistributedDataParallel
+@contextmanager
+def enough_memory(settings: Settings, device: torch.device) -> Iterator[None]:
+    """A stretch in which a device may run out of memory.
 
-    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    Raises:
+        OutOfMemoryError: if it does.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        least = [f"--batch {max(settings.batch // 2, 1)} (-O accumulate=N keeps the images of a step)", "--imgsz"]
+        more = [*([] if settings.amp in ("bf16", "fp16") else ["--amp bf16"]), "-O parallel=fsdp over several devices"]
+        message = f"{device} has too little memory at --batch {settings.batch}: {peak_memory(device)}"
+        raise OutOfMemoryError(message, hint=f"less of it: {', '.join([*least, *more])}") from error
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that was in use so far, in words."""
+    if device.type == "cuda":
+        used, there = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        return f"{used / 2**30:.1f} of {there / 2**30:.1f} GiB were in use"
+    import resource
+
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB were in use"
 
 
 def inputs_of(batch: Batch) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from netbuild import plots
+from netbuild import parallel, plots
 from netbuild import settings as settings_of
 from netbuild.api import build_graph, open_graph, transfer
 from netbuild.data import open_data, scan
@@ -19,11 +19,12 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Collate, Feed, Samples
 from netbuild.network import Network
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
+from netbuild.processes import agreed, is_first, join, rank, shared, world
 from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
-from netbuild.train import Trainer, inputs_of, join, moved, overfit, rank, world
+from netbuild.train import Trainer, inputs_of, merged, moved, overfit
 from netbuild.weights import checkpoint
 
 EMBEDDED = {
@@ -65,10 +66,13 @@ def start(
         NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
     """
     join()
-    network, dataset = opened(file, data, settings.seed, weights, download, **options)
-    trainer = _trainer(network, dataset, settings, folder)
-    if rank() == 0:
-        _begin(trainer, dataset, data)
+    with agreed():
+        network, dataset = opened(file, data, settings.seed, weights, download, **options)
+        parts = _parts(network, dataset, settings, folder)
+    with agreed():
+        trainer = _trainer(*parts)
+        if is_first():
+            _begin(trainer, dataset, data)
     return trainer
 
 
@@ -130,15 +134,38 @@ def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any)
         NetbuildError: if there is no run to go on with.
     """
     join()
+    with agreed():
+        parts = _resumed(folder, flags, options)
+    with agreed():
+        trainer = _trainer(*parts)
+    with agreed():
+        if trainer.state_path.is_file():
+            trainer.resume()
+    return trainer
+
+
+def _resumed(
+    folder: Path, flags: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Any]]:
+    """What a run that goes on is made of."""
     if not (folder / "run.json").is_file():
         raise NetbuildError(f"{folder}: there is no run to resume")
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     settings = settings_of.load(folder / "args.yaml", flags)
     network = build_graph(open_graph(folder / START, **options))
-    trainer = _trainer(network, open_data(facts["data"]), settings, folder)
-    if trainer.state_path.is_file():
-        trainer.resume()
-    return trainer
+    return _parts(network, open_data(facts["data"]), settings, folder)
+
+
+def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
+    """Look at a run's network before processes are started for it: once, and where a person can be asked.
+
+    Raises:
+        NetbuildError: for whatever is wrong with it.
+    """
+    if resume is not None and not (resume / "run.json").is_file():
+        raise NetbuildError(f"{resume}: there is no run to resume")
+    if resume is not None or file is not None:
+        task_name(open_graph(resume / START if resume else str(file), **options).task)
 
 
 def _is_script(dataset: Dataset) -> bool:
@@ -157,7 +184,9 @@ def check_task(task: str, dataset: Dataset) -> None:
         raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
 
 
-def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> Trainer:
+def _parts(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> tuple[dict[str, Any], list[Any]]:
+    """What a trainer is made of, and the samples that it learns."""
+    parallel.check(settings, pick_device(settings.device))
     settings = settings.completed(_is_script(dataset))
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
@@ -165,11 +194,23 @@ def _trainer(network: Network, dataset: Dataset, settings: Settings, folder: Pat
     task = task_of(network, list(dataset.names), **_task_options(network, report, settings))
     train = feed_of(network, report, "train", settings, True)
     val = feed_of(network, report, held_out, settings, False)
-    trainer = Trainer(
-        network, task, train, val, settings, folder, list(dataset.names), options=decode_options(task, settings)
-    )
-    if rank() == 0:
-        trainer.watch = Recorder(trainer, report.samples("train"))
+    made = {
+        "network": network,
+        "task": task,
+        "train": train,
+        "val": val,
+        "settings": settings,
+        "folder": folder,
+        "names": list(dataset.names),
+        "options": decode_options(task, settings),
+    }
+    return made, report.samples("train")
+
+
+def _trainer(parts: dict[str, Any], samples: list[Any]) -> Trainer:
+    trainer = Trainer(**parts)
+    if is_first():
+        trainer.watch = Recorder(trainer, samples)
     return trainer
 
 
@@ -186,7 +227,7 @@ def _begin(trainer: Trainer, dataset: Dataset, data: str | Path | None) -> None:
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
     except OSError as error:
         raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    checkpoint.save(trainer.network, folder / START, names=trainer.names)
+    checkpoint.save(trainer.skeleton or trainer.network, folder / START, names=trainer.names)
 
 
 def new_folder(name: str, base: Path = Path("runs")) -> Path:
@@ -256,8 +297,7 @@ def feed_of(network: Network, report: Report, split: str, settings: Settings, le
     """The batches of a split that was looked at."""
     batch = settings.batch if learning else 2 * settings.batch
     made, collate = _samples(network, report.samples(split), settings, batch, learning)
-    shares = (rank(), world()) if learning else (0, 1)
-    return Feed(made, batch, collate, settings.seed, learning, settings.workers, *shares)
+    return Feed(made, batch, collate, settings.seed, learning, settings.workers, rank(), world())
 
 
 def _samples(
@@ -296,8 +336,31 @@ def validate(
         NetbuildError: for whatever is wrong with the two.
     """
     settings = settings or Settings()
-    if out is not None:
-        prepare(out)
+    join()
+    with agreed():
+        if out is not None and is_first():
+            prepare(out)
+        network, task, feed, device = _to_validate(file, data, split, settings, options)
+    metric = task.metric()
+    with torch.no_grad():
+        for number, batch in enumerate(feed.epoch(0)):
+            batch = moved(batch, device)
+            predictions = task.decode(network(*inputs_of(batch)), **decode_options(task, settings))
+            metric.update(predictions, batch)
+            if out is not None and is_first() and number < SHOWN:
+                show(task, batch, predictions, out / f"val_batch{number}.png")
+    metric = merged(metric, feed)
+    with agreed():
+        if out is not None and is_first():
+            list(plots.draw(metric.plots(), out))
+        found = (metric.result(), metric.classes()) if is_first() else ({}, [])
+    return shared(found)
+
+
+def _to_validate(
+    file: str | Path, data: str | Path, split: str | None, settings: Settings, options: Mapping[str, Any]
+) -> tuple[Network, Task, Feed, torch.device]:
+    """A checkpoint's network, its task, its samples, and where it runs."""
     network, dataset = build_graph(open_graph(file, **options)), open_data(data)
     if network.facts["nc"] != dataset.nc and network.facts["task"] != "autoencode":
         raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
@@ -306,14 +369,4 @@ def validate(
     check_task(task.name, dataset)
     split = split or dataset.held_out()
     report = scan(dataset, splits=[split]).demand(lenient=settings.lenient, strict=settings.strict, allow_empty=True)
-    feed, metric = feed_of(network, report, split, settings, False), task.metric()
-    with torch.no_grad():
-        for number, batch in enumerate(feed.epoch(0)):
-            batch = moved(batch, device)
-            predictions = task.decode(network(*inputs_of(batch)), **decode_options(task, settings))
-            metric.update(predictions, batch)
-            if out is not None and number < SHOWN:
-                show(task, batch, predictions, out / f"val_batch{number}.png")
-    if out is not None:
-        list(plots.draw(metric.plots(), out))
-    return metric.result(), metric.classes()
+    return network, task, feed_of(network, report, split, settings, False), device

@@ -286,7 +286,8 @@ def plain_trainer(folder, rank=0, world=1):
     """A run without dropout and batch norms, whose samples count alike."""
     text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", "")
     run = trainer(folder, text=text, epochs=2, batch=16, accumulate=1, lr=0.01, optimizer="sgd")
-    run.train.rank, run.train.world, run.train.batch = rank, world, 16 // world
+    for feed in (run.train, run.val):
+        feed.rank, feed.world = rank, world
     return run
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from netbuild.train import Reporter, Trainer, is_first
+from netbuild.processes import is_first
+from netbuild.train import Reporter, Trainer
 
 SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
 

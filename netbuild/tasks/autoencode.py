@@ -49,17 +49,19 @@ class AutoencodeTask(Task):
 class ReconstructionMetric(Metric):
     """Peak signal-to-noise ratio in decibels, the mean over pictures; at most 100, for one given back exactly."""
 
+    lists = ("found",)
+
     def __init__(self) -> None:
-        self.found: list[Tensor] = []
+        self.found: list[float] = []
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Add a batch of pictures."""
         error = (predictions - truth(batch)).square().flatten(1).mean(1).double().cpu()
-        self.found.append(-10 * error.clamp(min=1e-10).log10())
+        self.found += (-10 * error.clamp(min=1e-10).log10()).tolist()
 
     def result(self) -> dict[str, float]:
         """The ratio; as fitness, too."""
-        mean = float(torch.cat(self.found).mean()) if self.found else 0.0
+        mean = float(torch.tensor(self.found, dtype=torch.float64).mean()) if self.found else 0.0
         return {"psnr": mean, "fitness": mean}
 
 

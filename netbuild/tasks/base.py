@@ -40,7 +40,14 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
 
 
 class Metric(ABC):
-    """A score over a data set, fed batch by batch."""
+    """A score over a data set, fed batch by batch.
+
+    To be merged from several processes it names its attributes: ``lists`` with an entry a picture, in the order of
+    `update`, and ``counts``, numbers or arrays to be added up.
+    """
+
+    lists: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
 
     @abstractmethod
     def update(self, predictions: Any, batch: Batch) -> None:
@@ -58,6 +65,32 @@ class Metric(ABC):
         """Charts by the name of their file: what makes each, a figure of `netbuild.plots`."""
         return {}
 
+    def state(self) -> dict[str, Any]:
+        """What was added so far, as data."""
+        return {name: getattr(self, name) for name in (*self.lists, *self.counts)}
+
+    def merge(self, states: Sequence[Mapping[str, Any]], places: Sequence[Sequence[int]]) -> None:
+        """Have what several have; then all is as if this one had been fed with everything, in order.
+
+        Args:
+            states: of each.
+            places: of each, the numbers of its pictures.
+        """
+        order = [place for some in places for place in some]
+        for name in self.lists:
+            entries = [entry for state in states for entry in state[name]]
+            setattr(self, name, [e for _, e in sorted(zip(order, entries, strict=True), key=lambda pair: pair[0])])
+        for name in self.counts:
+            setattr(self, name, sum(state[name] for state in states))
+
+
+Pool = Callable[[Tensor, float], Tensor]
+
+
+def alone(total: Tensor, least: float) -> Tensor:
+    """What a loss is divided by in one process: the total of its batch, or the least that it may be."""
+    return total.clamp(min=least)
+
 
 class Task(ABC):
     """What is learnt from a head's outputs and how they are read.
@@ -74,6 +107,8 @@ class Task(ABC):
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
     shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
+    summed = False  # whether the loss grows with the batch, rather than being a mean over it
+    pool: Pool = staticmethod(alone)  # what a loss is divided by, over the batch of all processes
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         self.head, self.names = head, names

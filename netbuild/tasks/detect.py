@@ -14,7 +14,7 @@ from netbuild.drawing import Drawing, Image, colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, picture, refuse
+from netbuild.tasks.base import Batch, Losses, Pool, Record, Task, View, alone, picture, refuse
 from netbuild.tasks.boxes import ciou, to_corners
 from netbuild.tasks.metrics import CONFUSION, DetectionMetric
 from netbuild.tasks.nms import Filter, best_rows, suppress
@@ -107,6 +107,7 @@ class DetectionLoss:
         topk: cells that an object may pick.
         topk2: cells that it keeps, if another number.
         class_weights: (nc,) factors of the classes' cross-entropy.
+        pool: what the parts are divided by, over the batch of all processes.
     """
 
     head: Any
@@ -114,6 +115,7 @@ class DetectionLoss:
     topk: int = 10
     topk2: int | None = None
     class_weights: Tensor | None = None
+    pool: Pool = alone
 
     def __call__(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
         """Parts by name, times their gains.
@@ -125,7 +127,7 @@ class DetectionLoss:
         """
         cells = read(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch))
-        total = assigned.scores.sum().clamp(min=1)
+        total = self.pool(assigned.scores.sum(), 1)
         side = "dfl" if self.head.reg_max > 1 else "l1"
         return {
             "box": self.gains.box * self.box(cells, assigned) / total,
@@ -208,6 +210,7 @@ class DetectTask(Task):
     shown = CONFUSION[0]
     fitting = "letterbox"
     saves = ("pictures", "txt", "json", "crops")
+    summed = True
 
     def __init__(
         self,
@@ -223,8 +226,9 @@ class DetectTask(Task):
         if not head.stride:
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
         gains = gains or Gains()
-        self.one2many = DetectionLoss(head, gains, class_weights=class_weights)
-        self.one2one = DetectionLoss(head, gains, topk=7, topk2=1, class_weights=class_weights)
+        common: dict[str, Any] = {"class_weights": class_weights, "pool": lambda total, least: self.pool(total, least)}
+        self.one2many = DetectionLoss(head, gains, **common)
+        self.one2one = DetectionLoss(head, gains, topk=7, topk2=1, **common)
         self.schedule = DualSchedule()
 
     def loss(self, outputs: Raw, batch: Batch) -> Losses:

@@ -30,6 +30,8 @@ class DetectionMetric(Metric):
         names: names of the classes.
     """
 
+    lists = ("detections", "truths")
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.detections: list[Floats] = []  # of each image (n, 6)
@@ -260,6 +262,8 @@ class ClassificationMetric(Metric):
     Args:
         names: names of the classes.
     """
+
+    counts = ("top1", "top5", "count", "matrix")
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)

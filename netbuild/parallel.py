@@ -1,0 +1,137 @@
+"""A network over several processes: copies whose gradients are averaged (DDP), or one in pieces (FSDP2)."""
+
+import copy
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netbuild.errors import NetbuildError
+from netbuild.network import Network
+from netbuild.processes import world
+from netbuild.settings import Settings
+
+_NO_SYNC = ("cpu", "mps")  # where torch's SyncBatchNorm does not work
+
+
+def check(settings: Settings, device: torch.device) -> None:
+    """Refuse settings that several processes cannot follow, before anything is built.
+
+    Raises:
+        NetbuildError: for the setting.
+    """
+    count = world()
+    if settings.batch % count:
+        less, more = settings.batch // count * count, -(-settings.batch // count) * count
+        choice = f"--batch {less} or {more}" if less else f"--batch {more}"
+        message = f"--batch {settings.batch} does not divide among {count} processes"
+        raise NetbuildError(message, hint=f"it is the batch of all together: {choice}")
+    if settings.sync_bn and count > 1 and device.type in _NO_SYNC:
+        message = f"sync_bn: torch's SyncBatchNorm does not work on {device.type}"
+        raise NetbuildError(message, hint="train on GPUs, leave it out, or take norms of single images")
+    if settings.parallel == "fsdp":
+        _check_fsdp(settings, device)
+
+
+def _check_fsdp(settings: Settings, device: torch.device) -> None:
+    if world() == 1:
+        raise NetbuildError("parallel: fsdp needs several processes", hint="start them with --nproc")
+    if not hasattr(importlib.import_module("torch.distributed.fsdp"), "fully_shard"):
+        raise NetbuildError(f"torch {torch.__version__} has no fully_shard", hint="parallel: fsdp needs torch 2.6")
+    if settings.amp == "fp16":
+        raise NetbuildError("parallel: fsdp does not go with fp16", hint="--amp bf16")
+    if settings.optimizer == "musgd":
+        raise NetbuildError("parallel: fsdp does not go with musgd", hint="--optimizer adamw, or sgd")
+
+
+def with_sync_bn(network: Network) -> None:
+    """Let batch norms take their statistics over the batch of all processes. Keys of the state stay as they are."""
+    network.model = nn.SyncBatchNorm.convert_sync_batchnorm(network.model)
+
+
+def spread(network: Network, settings: Settings, device: torch.device) -> Any:
+    """What is called in training instead of the network, whose parameters stay or are replaced by their pieces."""
+    if settings.parallel == "fsdp":
+        return _sharded(network, settings, device)
+    model: Any = torch.compile(network) if settings.compile else network
+    if world() == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def _sharded(network: Network, settings: Settings, device: torch.device) -> Any:
+    """Row by row, so that one row at a time is whole; then the rest."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world(),))
+    for row in network.model.children():
+        if settings.compile:
+            row.compile()
+        if any(True for _ in row.parameters()):
+            fully_shard(row, mesh=mesh)
+    # Nothing stays whole after forward: validation exchanges the weights between two passes.
+    return fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def alone(model: Any, last: bool) -> AbstractContextManager[Any]:
+    """Where batches are accumulated, gradients are averaged over the processes with the last one."""
+    return nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+
+
+def level(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
+    """Give all processes the first one's buffers, such as statistics of batch norms: each has met other samples."""
+    for name, tensor in network.named_buffers() if world() > 1 else ():
+        torch.distributed.broadcast(tensor, 0)
+        if name in averaged:
+            torch.distributed.broadcast(averaged[name], 0)
+
+
+# -- in pieces --------------------------------------------------------------------------------------------------------
+
+
+def whole(tensor: Any) -> Any:
+    """A tensor with the pieces of all processes, which all must ask for; anything else as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def piece(tensor: Any) -> Any:
+    """This process's piece of a tensor; anything else as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def alike(tensor: Tensor, like: Any) -> Tensor:
+    """A whole tensor in pieces as another one is."""
+    if not hasattr(like, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def skeleton(network: Network) -> Network:
+    """A copy on the CPU, to be filled with weights that training keeps in pieces."""
+    return copy.deepcopy(network).cpu()
+
+
+@contextmanager
+def holding(network: Network, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The network with other weights for a while, in pieces like its own."""
+    own = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
+    put(network, tensors)
+    try:
+        yield
+    finally:
+        put(network, own)
+
+
+@torch.no_grad()
+def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into those of the network."""
+    for key, tensor in network.state_dict().items():
+        tensor.copy_(alike(tensors[key], tensor))
