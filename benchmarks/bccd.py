@@ -48,7 +48,9 @@ def main(out: Path) -> None:
         train(folder, seed)
         row = [m[key] for m in (measure(folder, "val"), measure(folder, "test")) for key in ("mAP50", "mAP50-95")]
         table.append(row)
-        print(f"| {seed} | {row[0]:.3f} / {row[1]:.3f} | {row[2]:.3f} / {row[3]:.3f} | {best_epoch(folder)} |", flush=True)
+        print(
+            f"| {seed} | {row[0]:.3f} / {row[1]:.3f} | {row[2]:.3f} / {row[3]:.3f} | {best_epoch(folder)} |", flush=True
+        )
     mean = [sum(column) / len(column) for column in zip(*table, strict=True)]
     print(f"| **mean** | {mean[0]:.3f} / {mean[1]:.3f} | {mean[2]:.3f} / {mean[3]:.3f} | |")
 
