@@ -223,6 +223,9 @@ Option = Annotated[
 ]
 
 
+Lenient = Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")]
+Background = Annotated[bool, typer.Option("--allow-background", help="No object in any training picture is no error.")]
 Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this machine, one a GPU; by torchrun.")]
 
 
@@ -282,8 +285,9 @@ def train(
     optimizer: Annotated[str | None, typer.Option(help="auto, sgd, adamw, adam, musgd.")] = None,
     freeze: Annotated[str | None, typer.Option(help="Rows that do not learn: numbers, ranges, names.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare images.")] = None,
-    lenient: Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")] = False,
+    lenient: Lenient = False,
+    strict: Strict = False,
+    allow_background: Background = False,
     overfit: Annotated[
         bool, typer.Option("--overfit-batch", help="Self-test: one batch by heart, its loss must fall by 90 %.")
     ] = False,
@@ -312,12 +316,13 @@ def train(
 
     named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
     named |= {"workers": workers, "lr": lr, "optimizer": optimizer, "freeze": freeze}
-    named |= {"lenient": lenient or None, "strict": strict or None, **_precision(amp, no_amp)}
+    named |= {"lenient": lenient or None, "strict": strict or None, "allow_background": allow_background or None}
+    named |= _precision(amp, no_amp)
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
     if print_config:
         write(settings.load(config, flags).to_yaml(explained=True))
         return
-    code = {"modules": modules or (), "trusted": _trusted(trust)}
+    code: dict[str, Any] = {"modules": modules or (), "trusted": _trusted(trust)}
     if resume is not None:
         unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
         _refuse_unused("with --resume", **unused, overfit_batch=overfit or None)
@@ -327,24 +332,24 @@ def train(
     several = {"nproc": nproc if nproc > 1 else None, "nnodes": nnodes if nnodes > 1 else None}
     if overfit:
         _refuse_unused("with --overfit-batch", out=out, node_rank=node_rank, rdzv=rdzv, **several)
-        more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+        more: dict[str, Any] = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
         _overfit(str(file), data, chosen, **more, **code)
         return
     if _is_launcher(nproc, nnodes):
         _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
     _refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
-    from netbuild.author.progress import reporter
+    from netbuild.author.progress import onlooker, reporter
     from netbuild.processes import is_first, leave
     from netbuild.training import new_folder, start
     from netbuild.training import resume as go_on
 
-    if resume is not None:
-        trainer = go_on(resume, flags, **code)
-    else:
-        folder = out or new_folder(Path(str(file)).stem)
-        trainer = start(
-            str(file), data, chosen, folder, weights=weights, download=download, scale=scale, set=set or (), **code
-        )
+    with onlooker(brief=resume is not None) as looker:
+        if resume is not None:
+            trainer = go_on(resume, flags, onlooker=looker, **code)
+        else:
+            folder = out or new_folder(Path(str(file)).stem)
+            more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+            trainer = start(str(file), data, chosen, folder, onlooker=looker, **more, **code)
     with reporter(trainer) as told:
         trainer.reporter = told
         done = trainer.run()
@@ -355,10 +360,11 @@ def train(
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
+    from netbuild.author.progress import onlooker
     from netbuild.training import overfit_batch
 
-    with _busy("learning one batch by heart"):
-        losses = overfit_batch(file, data, settings, **options)
+    with onlooker(brief=True) as looker:
+        losses = overfit_batch(file, data, settings, onlooker=looker, **options)
     first, last = losses[0], min(losses[-5:])
     learnt = last <= 0.1 * first
     write(f"one batch, {len(losses)} steps: loss {first:.4f} to {last:.4f}, {'learnt' if learnt else 'not learnt'}")
@@ -373,7 +379,7 @@ def val(
     data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Half of the images at a time.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of training: twice as many are measured at a time.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     option: Option = None,
     out: Annotated[
@@ -392,11 +398,12 @@ def val(
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": _trusted(trust)}
     if _is_launcher(nproc, 1):
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
+    from netbuild.author.progress import onlooker, table
     from netbuild.processes import is_first, leave
     from netbuild.training import validate
 
-    with _busy(f"measuring {file}"):
-        measures, classes = validate(file, data, split, chosen, out, **code)
+    with onlooker(brief=True) as looker:
+        measures, classes = validate(file, data, split, chosen, out, onlooker=looker, **code)
     speaks = is_first()
     leave()
     if not speaks:
@@ -404,9 +411,8 @@ def val(
     if json:
         write_json({"measures": measures, "classes": classes})
         return
-    from netbuild.author.progress import table
-
-    write(table([{"class": "all", **measures}]))
+    known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
+    write(table([{"class": "all", **known}]))
     if classes:
         write(table(classes))
 
@@ -497,15 +503,18 @@ app.add_typer(data_app, name="data")
 def check_data(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     nc: Annotated[int | None, typer.Option(min=1, help="Classes of the network, if not the data's own.")] = None,
-    lenient: Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")] = False,
+    lenient: Lenient = False,
+    strict: Strict = False,
+    allow_background: Background = False,
     json: Annotated[bool, typer.Option("--json", help="Every problem, as data.")] = False,
 ) -> None:
     """Look at every label and every picture: what is wrong, where, and what would be dropped."""
+    from netbuild.author.progress import counting
     from netbuild.data.commands import check as look
 
-    with _busy(f"looking at {data}"):
-        report, faults = look(data, nc, lenient=lenient, strict=strict)
+    with counting(None) as step:
+        told: dict[str, Any] = {"progress": lambda *_: step()}
+        report, faults = look(data, nc, lenient=lenient, strict=strict, allow_empty=allow_background, **told)
     if json:
         write_json({**report.to_dict(), "faults": [fault.message for fault in faults]})
     else:

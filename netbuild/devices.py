@@ -22,5 +22,6 @@ def pick_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint="cpu is always there") from None
+        hint = "several processes, one a device: --nproc 2" if "," in wanted else "cpu is always there"
+        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint=hint) from None
     return device

@@ -91,6 +91,7 @@ class Settings:
     tensorboard: bool = _of(False, "write logs for TensorBoard into the run's folder; needs the package tensorboard")
     lenient: bool = _of(False, "go on where labels are wrong, dropping them")
     strict: bool = _of(False, "stop where pictures cannot be read, too")
+    allow_background: bool = _of(False, "detection: go on where no training picture has an object")
 
     def completed(self, digits: bool) -> "Settings":
         """With a value wherever none was said: digits and letters are not mirrored, cropped or painted over."""

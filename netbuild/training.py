@@ -38,7 +38,21 @@ UNUSED = {
     "classify": ("multi_scale", "copy_paste"),
     "autoencode": ("multi_scale", "copy_paste", "mixup", "cutmix", "label_smoothing", "class_weights"),
 }
+SCAN = "data.json"  # what was found in the data before a run
 START = "start.safetensors"  # the network as a run began: what resuming builds
+
+
+class Onlooker:
+    """Who is told of the look at the data before anything is done with it, and of validation; by default nobody."""
+
+    def picture(self, split: str, done: int, total: int) -> None:
+        """A picture of a split that was looked at."""
+
+    def report(self, report: Report) -> None:
+        """What was found, where the data is good enough."""
+
+    def batch(self, done: int, total: int) -> None:
+        """A batch that was measured."""
 
 
 def start(
@@ -47,6 +61,7 @@ def start(
     settings: Settings,
     folder: Path,
     *,
+    onlooker: Onlooker | None = None,
     weights: str | Path | None = None,
     download: bool = False,
     **options: Any,
@@ -58,6 +73,7 @@ def start(
         data: a data set, see `netbuild.data.open_data`; without one, embedded data of the network's task.
         settings: of the run.
         folder: where it goes; it must be new or empty.
+        onlooker: who is told of the data.
         weights: tensors for the rows of the same structure.
         download: whether rows may download published weights.
         options: for the network's file, as for `netbuild.api.open_graph`.
@@ -68,11 +84,11 @@ def start(
     join()
     with agreed():
         network, dataset = opened(file, data, settings.seed, weights, download, **options)
-        parts = _parts(network, dataset, settings, folder)
+        parts, report = _parts(network, dataset, settings, folder, onlooker or Onlooker())
     with agreed():
-        trainer = _trainer(*parts)
+        trainer = _trainer(parts, report)
         if is_first():
-            _begin(trainer, dataset, data)
+            _begin(trainer, report, data)
     return trainer
 
 
@@ -101,7 +117,14 @@ def opened(
     return network, dataset
 
 
-def overfit_batch(file: str | Path, data: str | Path | None, settings: Settings, **options: Any) -> list[float]:
+def overfit_batch(
+    file: str | Path,
+    data: str | Path | None,
+    settings: Settings,
+    *,
+    onlooker: Onlooker | None = None,
+    **options: Any,
+) -> list[float]:
     """The self-test of network, loss and data: the first batch, unchanged, learnt by heart; the loss of every step.
 
     Args:
@@ -113,7 +136,7 @@ def overfit_batch(file: str | Path, data: str | Path | None, settings: Settings,
     """
     network, dataset = opened(file, data, settings.seed, **options)
     settings = replace(settings.completed(_is_script(dataset)), rect=False)
-    report = scan(dataset, splits=["train"]).demand(lenient=settings.lenient, strict=settings.strict)
+    report = _scanned(dataset, ["train"], settings, onlooker or Onlooker())
     device = pick_device(settings.device)
     task = task_of(network.to(device), list(dataset.names), **_task_options(network, report, settings))
     samples, collate = _samples(network, report.samples("train"), settings, settings.batch, False)
@@ -122,12 +145,15 @@ def overfit_batch(file: str | Path, data: str | Path | None, settings: Settings,
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
 
 
-def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any) -> Trainer:
+def resume(
+    folder: Path, flags: Mapping[str, Any] | None = None, *, onlooker: Onlooker | None = None, **options: Any
+) -> Trainer:
     """A run that goes on from its folder.
 
     Args:
         folder: of the run.
         flags: settings that go over those it began with.
+        onlooker: who is told of the data.
         options: ``modules`` and ``trusted``, for a network with own modules.
 
     Raises:
@@ -135,7 +161,7 @@ def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any)
     """
     join()
     with agreed():
-        parts = _resumed(folder, flags, options)
+        parts = _resumed(folder, flags, onlooker or Onlooker(), options)
     with agreed():
         trainer = _trainer(*parts)
     with agreed():
@@ -145,15 +171,15 @@ def resume(folder: Path, flags: Mapping[str, Any] | None = None, **options: Any)
 
 
 def _resumed(
-    folder: Path, flags: Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Any]]:
+    folder: Path, flags: Mapping[str, Any] | None, onlooker: Onlooker, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], Report]:
     """What a run that goes on is made of."""
     if not (folder / "run.json").is_file():
         raise NetbuildError(f"{folder}: there is no run to resume")
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     settings = settings_of.load(folder / "args.yaml", flags)
     network = build_graph(open_graph(folder / START, **options))
-    return _parts(network, open_data(facts["data"]), settings, folder)
+    return _parts(network, open_data(facts["data"]), settings, folder, onlooker)
 
 
 def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
@@ -184,13 +210,15 @@ def check_task(task: str, dataset: Dataset) -> None:
         raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
 
 
-def _parts(network: Network, dataset: Dataset, settings: Settings, folder: Path) -> tuple[dict[str, Any], list[Any]]:
-    """What a trainer is made of, and the samples that it learns."""
+def _parts(
+    network: Network, dataset: Dataset, settings: Settings, folder: Path, onlooker: Onlooker
+) -> tuple[dict[str, Any], Report]:
+    """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
     settings = settings.completed(_is_script(dataset))
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
-    report = scan(dataset, splits=["train", held_out]).demand(lenient=settings.lenient, strict=settings.strict)
+    report = _scanned(dataset, ["train", held_out], settings, onlooker)
     task = task_of(network, list(dataset.names), **_task_options(network, report, settings))
     train = feed_of(network, report, "train", settings, True)
     val = feed_of(network, report, held_out, settings, False)
@@ -204,17 +232,31 @@ def _parts(network: Network, dataset: Dataset, settings: Settings, folder: Path)
         "names": list(dataset.names),
         "options": decode_options(task, settings),
     }
-    return made, report.samples("train")
+    return made, report
 
 
-def _trainer(parts: dict[str, Any], samples: list[Any]) -> Trainer:
+def _scanned(dataset: Dataset, splits: list[str], settings: Settings, onlooker: Onlooker, **allowed: bool) -> Report:
+    """What was found in splits of a data set, where they may be used.
+
+    Raises:
+        NetbuildError: where they may not.
+    """
+    allowed = {"allow_empty": settings.allow_background, **allowed}
+    report = scan(dataset, splits=splits, progress=onlooker.picture)
+    report.demand(lenient=settings.lenient, strict=settings.strict, **allowed)
+    if is_first():
+        onlooker.report(report)
+    return report
+
+
+def _trainer(parts: dict[str, Any], report: Report) -> Trainer:
     trainer = Trainer(**parts)
     if is_first():
-        trainer.watch = Recorder(trainer, samples)
+        trainer.watch = Recorder(trainer, report.samples("train"))
     return trainer
 
 
-def _begin(trainer: Trainer, dataset: Dataset, data: str | Path | None) -> None:
+def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
     """Make the run's folder: settings, network, data, all known before the first step."""
     folder = trainer.folder
     try:
@@ -223,7 +265,8 @@ def _begin(trainer: Trainer, dataset: Dataset, data: str | Path | None) -> None:
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
         (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
         (folder / "model.yaml").write_text(trainer.network.facts["yaml"] + "\n", encoding="utf-8")
-        place = str(Path(data).absolute()) if data and Path(data).exists() else dataset.name
+        (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
     except OSError as error:
         raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
@@ -320,6 +363,8 @@ def validate(
     split: str | None = None,
     settings: Settings | None = None,
     out: Path | None = None,
+    *,
+    onlooker: Onlooker | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The measures of a checkpoint on a data set, and those of each class.
@@ -330,23 +375,25 @@ def validate(
         split: of it; ``val``, else ``test``, unless given.
         settings: of validation.
         out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
+        onlooker: who is told of the data.
         options: ``modules`` and ``trusted``, for a network with own modules.
 
     Raises:
         NetbuildError: for whatever is wrong with the two.
     """
-    settings = settings or Settings()
+    settings, onlooker = settings or Settings(), onlooker or Onlooker()
     join()
     with agreed():
         if out is not None and is_first():
             prepare(out)
-        network, task, feed, device = _to_validate(file, data, split, settings, options)
+        network, task, feed, device = _to_validate(file, data, split, settings, onlooker, options)
     metric = task.metric()
     with torch.no_grad():
         for number, batch in enumerate(feed.epoch(0)):
             batch = moved(batch, device)
             predictions = task.decode(network(*inputs_of(batch)), **decode_options(task, settings))
             metric.update(predictions, batch)
+            onlooker.batch(number + 1, len(feed))
             if out is not None and is_first() and number < SHOWN:
                 show(task, batch, predictions, out / f"val_batch{number}.png")
     metric = merged(metric, feed)
@@ -358,7 +405,12 @@ def validate(
 
 
 def _to_validate(
-    file: str | Path, data: str | Path, split: str | None, settings: Settings, options: Mapping[str, Any]
+    file: str | Path,
+    data: str | Path,
+    split: str | None,
+    settings: Settings,
+    onlooker: Onlooker,
+    options: Mapping[str, Any],
 ) -> tuple[Network, Task, Feed, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, dataset = build_graph(open_graph(file, **options)), open_data(data)
@@ -368,5 +420,5 @@ def _to_validate(
     task = task_of(network.to(device).eval(), list(dataset.names))
     check_task(task.name, dataset)
     split = split or dataset.held_out()
-    report = scan(dataset, splits=[split]).demand(lenient=settings.lenient, strict=settings.strict, allow_empty=True)
+    report = _scanned(dataset, [split], settings, onlooker, allow_empty=True)
     return network, task, feed_of(network, report, split, settings, False), device

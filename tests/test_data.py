@@ -299,10 +299,10 @@ def test_what_the_scan_counts_and_drops(tmp_path):
     assert json.loads(json.dumps(report.to_dict()))["splits"]["train"]["dropped_boxes"] == 2
     for words in ("labels/train/4.txt:2: class 7 is outside 0..1", "drops the box", "9.jpg: not a picture", "missing"):
         assert words in report.text()
-    with pytest.raises(NetbuildError, match="2 label errors in 2 files"):
+    with pytest.raises(NetbuildError, match="train: 2 label errors in 2 of 7 files"):
         report.demand()
     assert report.demand(lenient=True) is report
-    with pytest.raises(NetbuildError, match="1 unreadable picture in 1 file"):
+    with pytest.raises(NetbuildError, match="train: 1 unreadable picture in 1 of 7 files"):
         report.demand(lenient=True, strict=True)
 
 

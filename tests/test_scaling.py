@@ -337,7 +337,7 @@ def test_nproc_starts_processes_that_train_together(here):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run: best") == 1
     assert done.stderr.count("epoch 1/1") == 1, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.count("digits: classify") == 1, done.stderr  # the look at the data
     assert (here / "run" / "best.safetensors").is_file()
 
 

@@ -131,8 +131,8 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert done.code == 0, done.err
     folder = tmp_path / "runs" / "lenet5-modern"
     assert done.out.startswith("runs/lenet5-modern: best 0.")
-    assert [line.split(":")[0] for line in done.err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
-    files = {"args.yaml", "best.safetensors", "last.safetensors", "model.yaml", "results.csv", "run.json"}
+    assert [line.split(":")[0] for line in done.err.splitlines() if ":" in line] == ["digits", "epoch 1/2", "epoch 2/2"]
+    files = {"args.yaml", "data.json", "best.safetensors", "last.safetensors", "model.yaml", "results.csv", "run.json"}
     kept = {p.name for p in folder.iterdir() if p.suffix != ".png"}  # of these tests/test_plots.py knows
     assert kept == {*files, "start.safetensors", "state.safetensors"}
     assert cli("check", folder / "model.yaml").code == 0

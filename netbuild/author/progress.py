@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from netbuild.data.scanning import Report
 from netbuild.processes import is_first
 from netbuild.train import Reporter, Trainer
+from netbuild.training import Onlooker
 
 SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
 
@@ -32,7 +34,7 @@ def reporter(trainer: Trainer) -> Iterator[Reporter]:
 def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str, float], best: bool) -> str:
     """An epoch's losses and main measures in one line."""
     losses = [f"{name[6:]} {value:.4f}" for name, value in measures.items() if name.startswith("train/")]
-    scores = [f"{name} {measures[name]:.4f}" for name in SHOWN if name in measures]
+    scores = [f"{name} {measures[name]:.4f}" for name in SHOWN if measures.get(name, -1) >= 0]
     took = f"{trainer.progress.seconds / max(epoch, 1):.1f} s an epoch"
     return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])
 
@@ -115,6 +117,30 @@ def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], 
         yield step
     finally:
         progress.stop()
+
+
+@contextmanager
+def onlooker(brief: bool = False) -> Iterator[Onlooker]:
+    """What tells of the look at the data on stderr, and of validation.
+
+    Args:
+        brief: whether nothing is said of data of which nothing is dropped.
+    """
+    with counting(None) as step:
+
+        class Told(Onlooker):
+            def picture(self, split: str, done: int, total: int) -> None:
+                step()
+
+            def batch(self, done: int, total: int) -> None:
+                step()
+
+            def report(self, report: Report) -> None:
+                counts = [split.counts for split in report.splits.values()]
+                if not brief or any(c["dropped_pictures"] or c["dropped_boxes"] for c in counts):
+                    print(report.text(), file=sys.stderr, flush=True)
+
+        yield Told()
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

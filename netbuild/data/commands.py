@@ -1,6 +1,6 @@
 """What the commands on data sets do, with plain arguments: check one, and say what is in one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def check(
     strict: bool = False,
     allow_empty: bool = False,
     cache: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Report, list[NetbuildError]]:
     """Scan a data set: the report, and what forbids its use (nothing if it may be used).
 
@@ -32,7 +33,7 @@ def check(
     Raises:
         NetbuildError: if the data set cannot be opened.
     """
-    report = scan(open_data(path), nc, splits=splits, cache=cache)
+    report = scan(open_data(path), nc, splits=splits, cache=cache, progress=progress)
     return report, report.faults(lenient=lenient, strict=strict, allow_empty=allow_empty)
 
 

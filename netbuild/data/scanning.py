@@ -84,26 +84,19 @@ class Report:
             allow_empty: detection may train on pictures without any object.
         """
         found = []
-        if not lenient and (labels := self.problems(LABEL)):
-            found.append(_fault("label error", labels, "repair them, or use the lenient mode: it drops what is named"))
-        if strict and (pictures := self.problems(PICTURE)):
-            found.append(
-                _fault(
-                    "unreadable picture", pictures, "repair or remove them, or leave out the strict mode: it drops them"
-                )
-            )
+        if not lenient and (labels := self._listing(LABEL)):
+            found.append(NetbuildError("\n".join(labels), hint="repair them, or --lenient: it drops what is named"))
+        if strict and (pictures := self._listing(PICTURE)):
+            hint = "repair or remove them, or leave out --strict: they are dropped"
+            found.append(NetbuildError("\n".join(pictures), hint=hint))
         for name, split in self.splits.items():
             counts = split.counts
             if not counts["pictures"]:
                 found.append(NetbuildError(f"{self.dataset.name}: no picture of '{name}' can be used"))
             elif name == "train" and not counts["objects"] and not allow_empty:
                 message = f"{self.dataset.name}: 0 boxes in {counts['pictures']} training pictures\n  {split.looked}"
-                found.append(
-                    NetbuildError(
-                        message,
-                        hint="are the labels elsewhere? pictures of background alone must be allowed",
-                    )
-                )
+                hint = "are the labels elsewhere? --allow-background learns from background alone"
+                found.append(NetbuildError(message, hint=hint))
         return found
 
     def demand(self, *, lenient: bool = False, strict: bool = False, allow_empty: bool = False) -> "Report":
@@ -137,10 +130,20 @@ class Report:
         plural = "class" if data.nc == 1 else "classes"
         named = shorten(", ".join(data.names))
         lines = [f"{data.name}: {data.task}, {data.nc} {plural} ({named}), format {data.form}", *self._table()]
-        for weight, title in _TITLES.items():
-            lines += _listing(title, self.problems(weight))
+        for weight in _TITLES:
+            lines += self._listing(weight)
         # What a file says must not steer the terminal.
         return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
+
+    def _listing(self, weight: str) -> list[str]:
+        """The problems of a weight, split by split."""
+        each = weight == PICTURE or (weight == LABEL and self.dataset.form in _FILE_EACH)
+        lines = []
+        for name, split in self.splits.items():
+            if problems := split.weighing(weight):
+                of = f" of {split.found:,}" if each else ""
+                lines += _listing(f"{name}: {_plural(len(problems), _TITLES[weight])}", problems, of)
+        return lines
 
     def _table(self) -> list[str]:
         heads = ("split", *(key.replace("_", " ") for key in next(iter(self.splits.values())).counts))
@@ -149,6 +152,7 @@ class Report:
         return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
 
 
+_FILE_EACH = ("yolo", "voc")  # forms in which each picture has a file of labels
 _TITLES = {LABEL: "label error", PICTURE: "unreadable picture", NOTE: "note"}
 
 
@@ -273,20 +277,14 @@ def _without_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitRepo
     }
 
 
-def _fault(what: str, problems: Sequence[Problem], hint: str) -> NetbuildError:
-    lines = _listing(what, problems)
-    return NetbuildError("\n".join(lines), hint=hint)
-
-
-def _listing(what: str, problems: Sequence[Problem]) -> list[str]:
+def _listing(title: str, problems: Sequence[Problem], of: str) -> list[str]:
     """A line with the count, then the problems, of each kind no more than `SHOWN`."""
-    if not problems:
-        return []
     files = len({problem.file for problem in problems})
     kinds = Counter(problem.kind for problem in problems)
     dropped = Counter(problem.drops for problem in problems if problem.drops)
     drops = ", ".join(_plural(count, word) for word, count in dropped.items())
-    lines = [f"{_plural(len(problems), what)} in {_plural(files, 'file')}" + (f" (dropped: {drops})" if drops else "")]
+    number = f"{files:,}{of} files" if of else _plural(files, "file")
+    lines = [f"{title} in {number}" + (f" (dropped: {drops})" if drops else "")]
     for kind, count in kinds.items():
         same = [problem for problem in problems if problem.kind == kind]
         lines += [f"  {problem}{_consequence(problem)}" for problem in same[:SHOWN]]
