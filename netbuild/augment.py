@@ -255,14 +255,10 @@ def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
     if not gains.any() or image.shape[2] != 3:
         return image
     cv, steps = cv2(), np.arange(256)
-    hue, saturation, value = cv.split(cv.cvtColor(image, cv.COLOR_RGB2HSV))
-    tables = (
-        ((steps + 180 * gains[0]) % 180).astype(np.uint8),
-        np.clip(steps * (1 + gains[1]), 0, 255).astype(np.uint8),
-        np.clip(steps * (1 + gains[2]), 0, 255).astype(np.uint8),
-    )
-    channels = [cv.LUT(x, table) for x, table in zip((hue, saturation, value), tables, strict=True)]
-    return cv.cvtColor(cv.merge(channels), cv.COLOR_HSV2RGB)
+    hue = (steps + 180 * gains[0]) % 180
+    others = [np.clip(steps * (1 + gain), 0, 255) for gain in gains[1:]]
+    table = np.stack((hue, *others), -1)[None].astype(np.uint8)  # of each channel what a value becomes
+    return cv.cvtColor(cv.LUT(cv.cvtColor(image, cv.COLOR_RGB2HSV), table), cv.COLOR_HSV2RGB)
 
 
 # -- pictures of classes ----------------------------------------------------------------------------------------------

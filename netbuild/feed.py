@@ -5,6 +5,7 @@ before it, nor on the number of worker processes.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,27 @@ class Samples(Protocol):
 
     def get(self, index: int, rng: np.random.Generator, epoch: int) -> Any:
         """A sample; all chance comes from ``rng``."""
+
+
+class Kept:
+    """What was read from pictures, kept for the next time while there is room: in each process its own.
+
+    Args:
+        room: bytes.
+    """
+
+    def __init__(self, room: float = 0) -> None:
+        self.room, self.found = room, dict[int, Any]()
+
+    def get(self, index: int, read: Callable[[int], Any]) -> Any:
+        """What reading an index gives, an array; it must not be changed."""
+        if index in self.found:
+            return self.found[index]
+        value = read(index)
+        if value.nbytes <= self.room:  # what came first stays: epochs go over all in turn
+            self.room -= value.nbytes
+            self.found[index] = value
+        return value
 
 
 class Feed:
@@ -51,6 +73,7 @@ class Feed:
     ) -> None:
         self.samples, self.batch, self.collate = samples, batch, collate
         self.seed, self.shuffle, self.workers, self.rank, self.world = seed, shuffle, workers, rank, world
+        self.order = _Order(self)
 
     def __len__(self) -> int:
         return len(self.batches(0))
@@ -77,23 +100,43 @@ class Feed:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch."""
-        loader = DataLoader(
-            _Epoch(self.samples, self.seed, number),
-            batch_sampler=self.batches(number),
+        self.order.epoch = number
+        yield from self.loader
+
+    @cached_property
+    def loader(self) -> DataLoader[Any]:
+        """The workers, the same for all epochs: they keep what they read."""
+        return DataLoader(
+            _Made(self.samples, self.seed),
+            batch_sampler=self.order,
             collate_fn=self.collate,
             num_workers=self.workers,
+            persistent_workers=self.workers > 0,
             generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
             pin_memory=torch.cuda.is_available(),
         )
-        yield from loader
 
 
-class _Epoch(Dataset[Any]):
-    def __init__(self, samples: Samples, seed: int, epoch: int) -> None:
-        self.samples, self.seed, self.epoch = samples, seed, epoch
+class _Order:
+    """The batches of the epoch that is asked for, each sample with the epoch's number."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.epoch = feed, 0
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter([[(self.epoch, index) for index in batch] for batch in self.feed.batches(self.epoch)])
+
+
+class _Made(Dataset[Any]):
+    def __init__(self, samples: Samples, seed: int) -> None:
+        self.samples, self.seed = samples, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.samples.get(index, np.random.default_rng((self.seed, self.epoch, index)), self.epoch)
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        epoch, index = place
+        return self.samples.get(index, np.random.default_rng((self.seed, epoch, index)), epoch)

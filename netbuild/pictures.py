@@ -12,7 +12,7 @@ from numpy.random import Generator
 from netbuild import augment
 from netbuild.augment import GREY, Boxes, Image, Scene, resized
 from netbuild.data.samples import Sample
-from netbuild.feed import Batch
+from netbuild.feed import Batch, Kept
 from netbuild.settings import Settings
 from netbuild.tasks.boxes import Letterbox
 
@@ -28,12 +28,14 @@ class DetectSamples:
         size: side of the square that the network sees.
         channels: of the network's image.
         settings: of augmentation; without, pictures are only fitted into the square.
+        kept: where pictures stay that were read.
     """
 
     samples: Sequence[Sample]
     size: int
     channels: int = 3
     settings: Settings | None = None
+    kept: Kept = field(default_factory=Kept)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -57,17 +59,19 @@ class DetectSamples:
 
     def loaded(self, index: int) -> Scene:
         """A picture with its long side as the network's, and its objects in its pixels."""
-        sample = self.samples[index]
-        image = sample.image(self.channels)
-        ratio = self.size / max(image.shape[:2])
-        if ratio != 1:
-            h, w = (max(round(side * ratio), 1) for side in image.shape[:2])
-            image = resized(image, h, w)
+        sample, image = self.samples[index], self.kept.get(index, self.read)
         h, w = image.shape[:2]
         rows = np.zeros((0, 5)) if sample.boxes is None else sample.boxes
         centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
         outlines = tuple(tuple(p * (w, h) for p in outline) for outline in sample.outlines) or ((),) * len(rows)
         return Scene(image, np.concatenate((rows[:, :1], centre - half, centre + half), 1), outlines)
+
+    def read(self, index: int) -> Image:
+        """A picture with its long side as the network's."""
+        image = self.samples[index].image(self.channels)
+        ratio = self.size / max(image.shape[:2])
+        h, w = (max(round(side * ratio), 1) for side in image.shape[:2])
+        return image if ratio == 1 else resized(image, h, w)
 
     def canvas(self, index: int) -> tuple[int, int]:
         """Height and width of what the network sees of a picture in validation."""
@@ -118,11 +122,20 @@ class NarrowSamples(DetectSamples):
         channels: of the network's image.
         batch: pictures that share a canvas.
         stride: that both sides are multiples of.
+        kept: where pictures stay that were read.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, channels: int, batch: int, stride: int = 32) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        channels: int,
+        batch: int,
+        stride: int = 32,
+        kept: Kept | None = None,
+    ) -> None:
         ordered = sorted(samples, key=_aspect)
-        super().__init__(ordered, size, channels)
+        super().__init__(ordered, size, channels, None, kept or Kept())
         self.batch = batch
         groups = [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
         self.canvases = [_narrow([_aspect(s) for s in group], size, stride) for group in groups]
@@ -186,6 +199,7 @@ class ClassifySamples:
         channels: of it.
         settings: of augmentation; without, the middle of each picture is taken.
         nc: classes, where pictures are mixed and have several.
+        kept: where pictures stay that were read.
     """
 
     samples: Sequence[Sample]
@@ -193,6 +207,7 @@ class ClassifySamples:
     channels: int = 3
     settings: Settings | None = None
     nc: int = 0
+    kept: Kept = field(default_factory=Kept)
     policy: Callable[[Image, Generator], Image] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -202,7 +217,7 @@ class ClassifySamples:
         """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
         s, label = self.settings, int(self.samples[index].label or 0)
         if s is None:
-            return tensor_of(augment.middle(self.samples[index].image(self.channels), self.size)), label
+            return tensor_of(augment.middle(self.kept.get(index, self.read), self.size)), label
         image = self.changed(index, rng, s)
         if not s.mixup and not s.cutmix:
             return tensor_of(image), label
@@ -216,9 +231,13 @@ class ClassifySamples:
                 target[int(self.samples[other].label or 0)] += 1 - share
         return tensor_of(image), target
 
+    def read(self, index: int) -> Image:
+        """A picture as it is."""
+        return self.samples[index].image(self.channels)
+
     def changed(self, index: int, rng: Generator, s: Settings) -> Image:
         """A picture changed by chance, as training sees it."""
-        image = self.samples[index].image(self.channels)
+        image = self.kept.get(index, self.read)
         image = (augment.cropped if s.crop else augment.swayed)(image, self.size, rng, s)
         if s.policy in augment.POLICIES:
             self.policy = self.policy or augment.by_policy(s.policy)

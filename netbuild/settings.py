@@ -31,6 +31,7 @@ class Settings:
     seed: int = _of(0, "of weights, order and augmentation: the same seed gives the same weights on the CPU", 0, 2**31)
     device: str = _of("auto", "cpu, cuda, cuda:1, mps; auto takes the first accelerator that is there")
     workers: int = _of(2, "processes that prepare images; 0 prepares them in this one", 0, 256)
+    memory: float = _of(2.0, "GB for pictures that were read, kept for the next epoch, of each run's process", 0, 1e6)
     amp: str = _of(
         "auto",
         "mixed precision; auto is bf16 or fp16 on an accelerator and off on the CPU",

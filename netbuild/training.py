@@ -16,7 +16,7 @@ from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.feed import Collate, Feed, Samples
+from netbuild.feed import Collate, Feed, Kept, Samples
 from netbuild.network import Network
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
 from netbuild.processes import agreed, is_first, join, rank, shared, world
@@ -347,14 +347,16 @@ def _samples(
     network: Network, samples: list[Any], settings: Settings, batch: int, learning: bool
 ) -> tuple[Samples, Collate]:
     height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
-    channels = network.facts["ch"]
+    channels, chosen = network.facts["ch"], settings if learning else None
+    # A half each for what is learnt and what is validated, in each of the workers.
+    kept = Kept(settings.memory * 1e9 / 2 / max(settings.workers, 1))
     if network.facts["task"] != "detect":
-        chosen = settings if learning else None
-        return ClassifySamples(samples, (height, width), channels, chosen, network.facts["nc"] or 0), classify_batch
+        classes = network.facts["nc"] or 0
+        return ClassifySamples(samples, (height, width), channels, chosen, classes, kept), classify_batch
     if learning or not settings.rect:
-        return DetectSamples(samples, max(height, width), channels, settings if learning else None), detect_batch
+        return DetectSamples(samples, max(height, width), channels, chosen, kept), detect_batch
     stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]
-    return NarrowSamples(samples, max(height, width), channels, batch, stride), detect_batch
+    return NarrowSamples(samples, max(height, width), channels, batch, stride, kept), detect_batch
 
 
 def validate(
