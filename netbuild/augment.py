@@ -167,10 +167,10 @@ def affine(shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Gener
         fit: enlargement before chance adds its own.
         rng, s: chance and its bounds.
     """
-    change, turned, away = (value or 0.0 for value in (s.scale, s.degrees, s.translate))
+    change, turned, away, sheared = (value or 0.0 for value in (s.scale, s.degrees, s.translate, s.shear))
     angle = rng.uniform(-turned, turned) * pi / 180
     scale = fit * rng.uniform(1 - change, 1 + change)
-    shear_x, shear_y = (tan(rng.uniform(-s.shear, s.shear) * pi / 180) for _ in range(2))
+    shear_x, shear_y = (tan(rng.uniform(-sheared, sheared) * pi / 180) for _ in range(2))
     shift = [rng.uniform(0.5 - away, 0.5 + away) * side for side in reversed(size)]
     turn = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
     matrix = np.array([[1, shear_x], [shear_y, 1]]) @ turn

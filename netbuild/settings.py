@@ -15,9 +15,9 @@ def _of(default: Any, doc: str, low: float | None = None, high: float | None = N
 
 
 # What settings are where none was said, by what is learnt from.
-PICTURES: dict[str, Any] = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "flip_lr": 0.5}
+PICTURES: dict[str, Any] = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "flip_lr": 0.5}
 PICTURES |= {"crop": True, "policy": "randaugment", "erasing": 0.4}
-DIGITS: dict[str, Any] = {"degrees": 10.0, "translate": 0.05, "scale": 0.1, "flip_lr": 0.0}
+DIGITS: dict[str, Any] = {"degrees": 15.0, "translate": 0.1, "scale": 0.2, "shear": 10.0, "flip_lr": 0.0}
 DIGITS |= {"crop": False, "policy": "off", "erasing": 0.0}
 
 
@@ -66,10 +66,10 @@ class Settings:
     mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
     cutmix: float = _of(0.0, "chance that a rectangle of another image is laid on one", 0, 1)
     copy_paste: float = _of(0.0, "share of the objects with outlines that are pasted once more, mirrored", 0, 1)
-    degrees: float | None = _of(None, "largest rotation; none: 0, of digits 10", 0, 180)
-    translate: float | None = _of(None, "largest shift, as a fraction of the image; none: 0.1, of digits 0.05", 0, 1)
-    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of digits 0.1", 0, 0.95)
-    shear: float = _of(0.0, "largest shear in degrees", 0, 90)
+    degrees: float | None = _of(None, "largest rotation in degrees; none: 0, of a digit alone 15", 0, 180)
+    translate: float | None = _of(None, "largest shift, as a fraction of the image; none: 0.1", 0, 1)
+    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of a digit alone 0.2", 0, 0.95)
+    shear: float | None = _of(None, "largest shear in degrees; none: 0, of a digit alone 10", 0, 90)
     hsv_h: float = _of(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
     hsv_s: float = _of(0.7, "largest change of saturation, as a factor", 0, 1)
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
@@ -94,9 +94,10 @@ class Settings:
     strict: bool = _of(False, "stop where pictures cannot be read, too")
     allow_background: bool = _of(False, "detection: go on where no training picture has an object")
 
-    def completed(self, digits: bool) -> "Settings":
-        """With a value wherever none was said: digits and letters are not mirrored, cropped or painted over."""
-        own = DIGITS if digits else PICTURES
+    def completed(self, digits: bool, task: str) -> "Settings":
+        """With a value wherever none was said: digits are not mirrored, and alone not cropped or painted over."""
+        # Boxes are hulls: turned and sheared they would no longer fit.
+        own = PICTURES if not digits else DIGITS if task != "detect" else PICTURES | {"flip_lr": 0.0}
         return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def to_dict(self) -> dict[str, Any]:

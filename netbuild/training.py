@@ -83,7 +83,7 @@ def start(
     """
     join()
     with agreed():
-        network, dataset = opened(file, data, settings.seed, weights, download, **options)
+        network, dataset = opened(file, data, settings, weights, download, **options)
         parts, report = _parts(network, dataset, settings, folder, onlooker or Onlooker())
     with agreed():
         trainer = _trainer(parts, report)
@@ -95,7 +95,7 @@ def start(
 def opened(
     file: str | Path,
     data: str | Path | None,
-    seed: int,
+    settings: Settings,
     weights: str | Path | None = None,
     download: bool = False,
     **options: Any,
@@ -105,12 +105,14 @@ def opened(
     Raises:
         NetbuildError: for whatever is wrong with them.
     """
+    if settings.imgsz is not None:  # rows that do not fit it say so, and later it is the network's own
+        options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
     graph = open_graph(file, **options)
     dataset = open_data(data or EMBEDDED[task_name(graph.task)])
     check_task(task_name(graph.task), dataset)
     if graph.nc != dataset.nc and task_name(graph.task) != "autoencode":
         graph = open_graph(file, **{**options, "nc": dataset.nc})
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     network = build_graph(graph, download)
     if weights is not None:
         transfer(network, weights)
@@ -134,8 +136,8 @@ def overfit_batch(
     Raises:
         NetbuildError: for whatever is wrong with network, data or settings.
     """
-    network, dataset = opened(file, data, settings.seed, **options)
-    settings = replace(settings.completed(_is_script(dataset)), rect=False)
+    network, dataset = opened(file, data, settings, **options)
+    settings = replace(settings.completed(_is_script(dataset), dataset.task), rect=False)
     report = _scanned(dataset, ["train"], settings, onlooker or Onlooker())
     device = pick_device(settings.device)
     task = task_of(network.to(device), list(dataset.names), **_task_options(network, report, settings))
@@ -215,7 +217,7 @@ def _parts(
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
-    settings = settings.completed(_is_script(dataset))
+    settings = settings.completed(_is_script(dataset), dataset.task)
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = _scanned(dataset, ["train", held_out], settings, onlooker)
