@@ -1,6 +1,7 @@
 """A training or validation run put together: network, data, task and settings; and the folder that it leaves."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,7 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
+        _check_room(folder, trainer)
         (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
         (folder / "model.yaml").write_text(trainer.network.facts["yaml"] + "\n", encoding="utf-8")
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -273,6 +275,22 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
     except OSError as error:
         raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
     checkpoint.save(trainer.skeleton or trainer.network, folder / START, names=trainer.names)
+
+
+def _check_room(folder: Path, trainer: Trainer) -> None:
+    """Refuse to begin where the disk has no room for the run's checkpoints.
+
+    Raises:
+        NetbuildError: if it has not.
+    """
+    one = sum(tensor.numel() * tensor.element_size() for tensor in trainer.network.state_dict().values())
+    # First, last and best; the state of network, average and optimiser, and its next one before it is renamed.
+    period = trainer.settings.save_period
+    need = one * (3 + 2 * 4 + (trainer.settings.epochs // period if period else 0))
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        message = f"{folder}: {free / 1e6:.0f} MB of the disk are free, the run's checkpoints need {need / 1e6:.0f} MB"
+        raise NetbuildError(message, hint="make room, or name a folder elsewhere by --out")
 
 
 def new_folder(name: str, base: Path = Path("runs")) -> Path:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +204,41 @@ def test_fewer_names_are_met_by_labels_read_anew(cli, here):
     done = cli("train", NET, "--data", file, *QUICK, "-o", "again")
     assert done.code == 2
     assert "class 2 is outside 0..1 (2 names)" in done.err
+
+
+def test_a_folder_that_cannot_hold_the_run_is_said_before_it(cli, here, monkeypatch):
+    file = data_set(here / "ds")
+    (here / "taken").write_text("a file")
+    (here / "full").mkdir()
+    (here / "full" / "thesis.tex").touch()
+    for folder, said in (("taken", "taken: cannot be written"), ("full", "full: there is something in it")):
+        done = cli("train", NET, "--data", file, *QUICK, "-o", folder)
+        assert (done.code, said in done.err) == (2, True), done.err
+    usage = shutil.disk_usage(here)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    done = cli("train", NET, "--data", file, *QUICK, "-o", "run")
+    assert (done.code, "1 MB of the disk are free, the run's checkpoints need " in done.err) == (2, True), done.err
+    assert "epoch" not in done.err
+
+
+def test_a_disk_that_fills_up_leaves_the_last_state_whole(cli, here):
+    resource = pytest.importorskip("resource", reason="no limits of processes here")
+    file = data_set(here / "ds")
+    assert cli("train", NET, "--data", file, *QUICK, "-o", "run").code == 0
+    kept = {path.name: path.read_bytes() for path in (here / "run").iterdir()}
+    room = max(len(kept["last.safetensors"]), len(kept["start.safetensors"])) + 1000
+
+    def little_room():  # checkpoints fit, the run's state does not
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    command = [sys.executable, "-m", "netbuild", "train", "--resume", "run", "--epochs", "2"]
+    done = subprocess.run(command, preexec_fn=little_room, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "state.safetensors: cannot be written: " in done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (here / "run" / "state.safetensors").read_bytes() == kept["state.safetensors"]
+    assert not [path for path in (here / "run").iterdir() if path.name.startswith(".")]
+    again = cli("train", "--resume", "run", "--epochs", 2)
+    assert (again.code, "epoch 2/2" in again.err) == (0, True)
