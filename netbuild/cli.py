@@ -289,7 +289,8 @@ def train(
     strict: Strict = False,
     allow_background: Background = False,
     overfit: Annotated[
-        bool, typer.Option("--overfit-batch", help="Self-test: one batch by heart, its loss must fall by 90 %.")
+        bool,
+        typer.Option("--overfit-batch", help="Self-test: one batch learnt by heart, or exit code 1."),
     ] = False,
     option: Option = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
@@ -361,16 +362,16 @@ def train(
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
     from netbuild.author.progress import onlooker
+    from netbuild.train import learnt
     from netbuild.training import overfit_batch
 
     with onlooker(brief=True) as looker:
         losses = overfit_batch(file, data, settings, onlooker=looker, **options)
-    first, last = losses[0], min(losses[-5:])
-    learnt = last <= 0.1 * first
-    write(f"one batch, {len(losses)} steps: loss {first:.4f} to {last:.4f}, {'learnt' if learnt else 'not learnt'}")
-    if not learnt:
+    done, said = learnt(losses), f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last"
+    write(f"one batch, {len(losses)} steps: loss above the least possible {said}: {'learnt' if done else 'not learnt'}")
+    if not done:
         say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
-    raise typer.Exit(0 if learnt else 1)
+    raise typer.Exit(0 if done else 1)
 
 
 @app.command()

@@ -191,7 +191,7 @@ class _Walk:
         inputs = gather(values, row.sources, picks)
         if any(x is _FAILED for x in inputs):
             raise SourceFailedError
-        arriving = _arriving(inputs[:-1] if factory.takes_text else inputs)
+        arriving = _arriving(inputs[:-1] if factory.takes_text else inputs, self.imgsz)
         bound = bind(factory, row, n, arriving, scope)
         passing = _passing(row, bound, block, len(arriving.channels))
         in_shapes = [shape_of(x) for x in inputs]
@@ -272,7 +272,7 @@ class _Walk:
     def _block_copy(
         self, block: Block, row: Row, bound: Bound, inputs: list[Any], scope: Scope
     ) -> tuple[Rows, Callable[[], Rows], list[Any]]:
-        channels = list(_arriving(inputs).channels)
+        channels = list(_arriving(inputs, self.imgsz).channels)
         given = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
         names = {**scope.file_names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
@@ -402,11 +402,20 @@ def _spreads(cls: Any) -> bool:
     return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
-def _arriving(inputs: Sequence[Any]) -> Arriving:
+def _arriving(inputs: Sequence[Any], imgsz: tuple[int, int]) -> Arriving:
     maps = [x if isinstance(x, torch.Tensor) and x.ndim >= 2 else None for x in inputs]
     fields = [field_of(x) for x in maps]
     return Arriving(
         tuple(None if x is None else x.shape[1] for x in maps),
         tuple(None if x is None or x.ndim < 4 else (x.shape[-2], x.shape[-1]) for x in maps),
-        tuple(f.stride[0] if f and f.known else None for f in fields),
+        tuple(_stride(x, f, imgsz) for x, f in zip(maps, fields, strict=True)),
     )
+
+
+def _stride(x: torch.Tensor | None, field: Field | None, imgsz: tuple[int, int]) -> float | None:
+    """Image pixels to a step of a map; where an operator hides it, as many as go into the image without remainder."""
+    if field and field.known:
+        return field.stride[0]
+    if x is None or x.ndim < 4 or imgsz[0] % x.shape[-2] or imgsz[0] * x.shape[-1] != imgsz[1] * x.shape[-2]:
+        return None
+    return imgsz[0] // x.shape[-2]

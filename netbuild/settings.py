@@ -53,6 +53,7 @@ class Settings:
     clip: float = _of(10.0, "largest norm of the gradient; 0 does not clip", 0, 1e9)
     ema: float = _of(0.9999, "decay of the averaged weights that are validated and kept; 0 keeps the last", 0, 0.999999)
     freeze: str = _of("", "rows that do not learn: numbers, ranges such as 0-9, or names, comma-separated")
+    best: str = _of("fitness", "the measure, the larger the better, by which the best epoch is known")
     patience: int = _of(100, "epochs without a better metric after which training ends; 0: never", 0, 1_000_000)
     minutes: float = _of(0.0, "time budget after which training ends; 0: none", 0, 1e6)
     save_period: int = _of(0, "keep a checkpoint every so many epochs; 0: last and best alone", 0, 1_000_000)

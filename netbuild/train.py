@@ -8,7 +8,7 @@ import copy
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import nn
 
 from netbuild import optim, parallel, state
 from netbuild.devices import pick_device
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Batch, Feed
 from netbuild.network import Network
 from netbuild.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
@@ -102,6 +102,7 @@ class Trainer:
         self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
         self.task.pool = pooled
         self.plan = optim.plan(self.network, self.settings, len(self.train))
+        _check_measure(self.settings.best, self.task)
         self.average = optim.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()
         self.precision = mixed_precision(self.settings.amp, self.device)
@@ -323,7 +324,7 @@ class Trainer:
 
     def keep(self, measures: Mapping[str, float]) -> None:
         """Write the epoch's numbers, its checkpoints and the run's state; tell the reporter."""
-        fitness, epoch = measures.get("fitness", 0.0), self.progress.epoch
+        fitness, epoch = measures.get(self.settings.best, 0.0), self.progress.epoch
         best = self.progress.best is None or fitness > self.progress.best
         if best:
             self.progress.best, self.progress.best_epoch = fitness, epoch
@@ -363,6 +364,16 @@ def merged(metric: Metric, feed: Feed) -> Metric:
     found = gather((metric.state(), feed.indices(0)))
     metric.merge([state for state, _ in found], [places for _, places in found])
     return metric
+
+
+def _check_measure(name: str, task: Task) -> None:
+    """Refuse a name by which no best epoch would ever be known."""
+    if name == "fitness":  # what every score has
+        return
+    known = [key for key in task.metric().result() if key != "confidence"]
+    if name not in known:
+        hint = did_you_mean(name, known) or f"there is {', '.join(known)}"
+        raise NetbuildError(f"best: the task '{task.name}' has no measure '{name}'", hint=hint)
 
 
 @contextmanager
@@ -434,16 +445,28 @@ def _add_result(path: Path, history: list[dict[str, float]]) -> None:
     draft.replace(path)
 
 
+def learnt(losses: Sequence[float]) -> bool:
+    """Whether a batch was learnt by heart: the loss fell by 90 % from its highest, and by half from its first.
+
+    A detector's first loss is small: it is weighed by how well cells fit to objects, and at first none does.
+    """
+    last = min(losses[-5:])
+    return last <= 0.1 * max(losses) and last <= 0.5 * losses[0]
+
+
 def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
-    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step."""
+    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
     network.train()
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
     losses = []
-    for _ in range(steps):
-        loss, _ = task.loss(network(*inputs_of(batch)), batch)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / steps)
+        outputs = network(*inputs_of(batch))
+        loss, _ = task.loss(outputs, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimizer.step()
-        losses.append(float(loss.detach()))
+        losses.append(float(loss.detach()) - task.least(outputs, batch))
     return losses

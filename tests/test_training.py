@@ -1,6 +1,7 @@
 """Training as a user runs it: embedded data, folders of runs, pictures with their boxes, what is said when wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from netbuild import settings, stored, training
 from netbuild.augment import Scene, flipped, warped
+from netbuild.data import open_data
+from netbuild.data.images import pillow
 from netbuild.data.samples import Sample
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
 from netbuild.tasks.boxes import to_corners
@@ -137,7 +140,7 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert kept == {*files, "start.safetensors", "state.safetensors"}
     assert cli("check", folder / "model.yaml").code == 0
     assert settings.load(folder / "args.yaml").lr == 0.003
-    more = cli("train", "--resume", folder, "--epochs", "3")
+    more = cli("train", "--resume", folder, "--epochs", "3", "-O", "best=top1")
     assert more.code == 0, more.err
     assert "epoch 3/3" in more.err
     measured = json.loads(cli("val", folder / "last.safetensors", "--data", "digits", "-O", "workers=0", "--json").out)
@@ -170,6 +173,7 @@ def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
         (["lenet5.yaml", "-O", "epoch=3"], "did you mean 'epochs'"),
         (["lenet5.yaml", "-O", "epochs=many"], "must be a whole number"),
         (["lenet5.yaml", "--device", "tpu9"], "--device tpu9"),
+        (["lenet5.yaml", "-O", "best=top2"], "the task 'classify' has no measure 'top2'"),
         (["--resume", "nothing"], "there is no run to resume"),
         (["--resume", "nothing", "--data", "digits"], "--data has no effect with --resume"),
     ]:
@@ -232,12 +236,30 @@ def test_smoothing_and_class_weights_reach_the_loss(tmp_path):
     assert made().class_weights is None
 
 
-def test_a_batch_by_heart_is_a_command(cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "data", "flags", "measure"),
+    [
+        ("lenet5-modern.yaml", "digits", ("--epochs", 2, "--batch", 64, "-O", "lr=0.003"), "top1"),
+        ("net.yaml", "digits-detect", ("--epochs", 1, "--batch", 16, "--imgsz", 64), "mAP50"),
+    ],
+)
+def test_from_data_to_predictions(cli, tmp_path, monkeypatch, name, data, flags, measure):
+    monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    done = cli("train", "lenet5.yaml", "--overfit-batch", "--batch", "8", "--epochs", "60", "--device", "cpu")
+    (tmp_path / "net.yaml").write_text((Path(__file__).parent / "cases" / "a17-no-p5.yaml").read_text())
+    done = cli("train", name, "--data", data, *flags, "-O", "workers=0", "-O", "plots=false", "-o", "run")
     assert done.code == 0, done.err
-    assert "learnt" in done.out
-    assert not list(tmp_path.iterdir())
-    failed = cli("train", "lenet5.yaml", "--overfit-batch", "--batch", "8", "--epochs", "6", "--lr", "1e-9")
-    assert failed.code == 1
-    assert "not learnt" in failed.out
+    told = [line for line in done.err.splitlines() if line.startswith("epoch")][-1]
+    best = "run/best.safetensors"
+    measures = json.loads(cli("val", best, "--data", data, "-O", "workers=0", "--json").out)["measures"]
+    if "best so far" in told:
+        assert f"{measure} {measures[measure]:.4f}" in told  # at the run's own size, which the checkpoint has
+    pictures = [sample.image(3) for sample in open_data(data).part("test" if data == "digits" else "val").samples[:3]]
+    for number, pixels in enumerate(pictures):
+        pillow().fromarray(pixels).save(tmp_path / f"{number}.png")
+    conf = ("--conf", 0) if data == "digits-detect" else ()
+    found = cli("predict", best, "0.png", "1.png", "2.png", "--json", *conf)
+    assert found.code == 0, found.err
+    results = json.loads(found.out)["pictures"]
+    assert [Path(result["path"]).name for result in results] == ["0.png", "1.png", "2.png"]
+    assert all(result["records"] for result in results)

@@ -117,6 +117,10 @@ class Task(ABC):
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """What is to be minimised, and its parts by name, without gradient; the outputs are those of training."""
 
+    def least(self, outputs: Any, batch: Batch) -> float:
+        """What no network's loss could be less than, given these targets: soft ones leave their entropy."""
+        return 0.0
+
     @abstractmethod
     def decode(self, outputs: Any, **options: Any) -> Any:
         """Predictions in terms of the input image; the outputs are those of eval."""

@@ -39,13 +39,23 @@ class ClassifyTask(Task):
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Mean over the batch; of several outputs the last are the logits (B, nc), those of eval too."""
-        logits = _logits(outputs).float()
-        target = batch["classes"].to(logits.device)
-        if target.ndim == 1 or target.shape != logits.shape:
-            target = target.view(-1).long()
+        logits, target = self.read(outputs, batch)
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         total = F.cross_entropy(logits, target, weights, label_smoothing=self.smoothing)
         return total, {"cls": total.detach()}
+
+    def read(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, nc), and classes (B,) or their probabilities (B, nc)."""
+        logits = _logits(outputs).float()
+        target = batch["classes"].to(logits.device)
+        return logits, target.view(-1).long() if target.ndim == 1 or target.shape != logits.shape else target
+
+    def least(self, outputs: Any, batch: Batch) -> float:
+        """The loss of logits that are the logarithms of the targets, mixed and smoothed."""
+        logits, target = self.read(outputs, batch)
+        sure = target if target.ndim > 1 else F.one_hot(target, logits.shape[1]).float()
+        likely = sure * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        return float(self.loss(likely.clamp(min=1e-30).log(), batch)[0])
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
         """Probabilities (B, nc)."""

@@ -1,7 +1,7 @@
 """Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor
 from typing import Any
 
@@ -135,6 +135,23 @@ class DetectionLoss:
             side: self.gains.dfl * self.sides(cells, assigned) / total,
         }
 
+    @torch.no_grad()
+    def least(self, raw: Raw, batch: Batch) -> float:
+        """What the sum of the parts could not be less than: the entropy of scores and sides between two bins."""
+        cells = read(self.head, raw)
+        assigned = self.assign(cells, self.targets(cells, batch))
+        sure = replace(cells, scores=assigned.scores.logit(1e-7), sides=self.exact(cells, assigned))
+        cls, sides = self.cls(sure, assigned), self.sides(sure, assigned) if self.head.reg_max > 1 else 0
+        total = self.pool(assigned.scores.sum(), 1)
+        return float((self.gains.cls * cls + self.gains.dfl * sides) / total)
+
+    def exact(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """Sides (B, A, 4 * bins) that say where the assigned boxes are as well as bins can."""
+        count = cells.sides.shape[-1] // 4
+        target = self.lengths(cells, assigned).clamp(0, max(count - 1 - 0.01, 0))[..., None]
+        bins = torch.arange(count, device=target.device, dtype=target.dtype)
+        return (1 - (bins - target).abs()).clamp(min=1e-7).log().flatten(-2)
+
     def targets(self, cells: Cells, batch: Batch) -> Targets:
         """The batch's objects in pixels."""
         like = cells.scores
@@ -164,13 +181,17 @@ class DetectionLoss:
     def sides(self, cells: Cells, assigned: Assignment) -> Tensor:
         """Distribution focal loss, or L1 in fractions of the image, of the foreground by weight, summed."""
         fg = assigned.foreground
-        low, high = (assigned.boxes / cells.strides).chunk(2, -1)
-        target = torch.cat((cells.points - low, high - cells.points), -1)[fg]
+        target = self.lengths(cells, assigned)[fg]
         weight = assigned.scores[fg].sum(-1)
         if self.head.reg_max > 1:
             return (dfl_loss(cells.sides[fg].unflatten(-1, (4, -1)), target) * weight).sum()
         scale = (cells.strides / cells.strides.new_tensor([*cells.size, *cells.size])).expand(fg.shape[0], -1, -1)[fg]
         return (((cells.distances[fg] - target) * scale).abs().mean(-1) * weight).sum()
+
+    def lengths(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """(B, A, 4) from each cell's centre to the sides of the box that it is assigned, in cells."""
+        low, high = (assigned.boxes / cells.strides).chunk(2, -1)
+        return torch.cat((cells.points - low, high - cells.points), -1)
 
 
 @dataclass
@@ -246,6 +267,15 @@ class DetectTask(Task):
                 share = self.schedule.share
                 total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(parts)
         return total * len(first["boxes"]), {name: part.detach() for name, part in parts.items()}
+
+    def least(self, outputs: Raw, batch: Batch) -> float:
+        """Of the branches by their share, times the batch size."""
+        count = len(outputs.get("one2one", outputs)["boxes"])
+        if "one2one" not in outputs:
+            return count * self.one2many.least(outputs, batch)
+        share = self.schedule.share
+        many, one = self.one2many.least(outputs["one2many"], batch), self.one2one.least(outputs["one2one"], batch)
+        return count * (share * many + (1 - share) * one)
 
     def decode(self, outputs: Any, **options: Any) -> list[Tensor]:
         """Detections of each image, best first: (n, 6) corners in pixels of the input, score, class.

@@ -1,0 +1,62 @@
+"""Every family learns one batch by heart: network, loss and labels belong together."""
+
+import re
+
+import pytest
+
+from netbuild import settings, training
+from netbuild.author.zoo import entries
+from netbuild.train import learnt
+
+# What does not come to terms with 64 pixels, and rates of networks without batch norms.
+SIZES = {"alexnet": 128, "inception": 96, "lenet": 32, "squeezenet": 96, "vit": 32, "dcgan": 64}
+RATES = {"alexnet": 3e-4, "vgg": 1e-4, "squeezenet": 3e-4, "swin": 3e-4, "vit": 3e-4, "convnext": 1e-3}
+
+
+def smallest():
+    """Of each family of classifiers, by the letters that its names begin with, the smallest network and scale."""
+    found = {}
+    for entry in entries():
+        if entry.task == "classify":
+            scale, (parameters, _) = min(entry.sizes.items(), key=lambda item: item[1])
+            family = re.match("[a-z]+", entry.name)[0]
+            found[family] = min(found.get(family, (parameters, entry.name, scale)), (parameters, entry.name, scale))
+    return {family: (name, scale or None) for family, (_, name, scale) in sorted(found.items())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", smallest())
+def test_each_family_of_classifiers_learns_a_batch(family):
+    name, scale = smallest()[family]
+    chosen = {"epochs": 100, "batch": 8, "imgsz": SIZES.get(family, 64), "lr": RATES.get(family, 0.002), "workers": 0}
+    losses = training.overfit_batch(name, "digits", settings.load(None, chosen), scale=scale)
+    assert losses[0] > 1.5  # nothing is known of ten classes at first
+    assert min(losses[-5:]) < 0.1 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["yolov3-tiny.yaml", "yolov5n.yaml", "yolov8n.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11n.yaml",
+     "yolo12n.yaml", "yolo26n.yaml"],
+)  # fmt: skip
+def test_each_kind_of_detector_learns_a_batch(name):
+    chosen = {"epochs": 200, "batch": 4, "imgsz": 96, "lr": 0.003, "workers": 0, "mosaic": 0.0}
+    losses = training.overfit_batch(name, "digits-detect", settings.load(None, chosen))
+    assert learnt(losses), (losses[0], max(losses), losses[-5:])
+
+
+def test_what_is_not_learnt_is_told_from_what_is():
+    assert learnt([5, 20, 8, 1.9, 1.9, 1.8, 1.7, 1.6])
+    assert not learnt([5, 20, 8, 3, 3, 3, 3, 3])  # fell, but not by 90 %
+    assert not learnt([1, 50, 8, 1, 1, 1, 1, 0.9])  # rose, and came back
+
+
+def test_overfit_batch_tells_by_its_exit_code(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--batch", 8, "-O", "workers=0", "--overfit-batch")
+    done = cli("train", "lenet5.yaml", *flags, "--epochs", 60)
+    assert (done.code, done.out.rstrip().endswith(": learnt")) == (0, True), done.out
+    done = cli("train", "lenet5.yaml", *flags, "--epochs", 6, "--lr", 1e-6)
+    assert (done.code, "not learnt" in done.out, "hint: " in done.err) == (1, True, True)
+    assert not list(tmp_path.iterdir())  # it leaves nothing
