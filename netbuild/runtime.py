@@ -1,0 +1,751 @@
+"""Runs an exported ONNX file on pictures with numpy, Pillow and onnxruntime alone: no torch, no OpenCV, no netbuild.
+
+This file may be copied and used by itself: ``python runtime.py model.onnx picture.jpg --json``. What it gives is what
+``netbuild predict`` gives on the same file.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray
+
+GREY = 114  # of what no picture covers
+MOST = 30_000  # candidates of an image; suppression takes time and memory by their square
+SHOWN = 5  # guesses of a picture
+LEAST_STRIDE = 32  # of a letterboxed canvas
+MAX_PIXELS = 178_956_970  # of a picture: half a GiB as RGB
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+FITTINGS = ("letterbox", "middle")
+OWN = ("task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "nms")  # metadata that is read here
+NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+class RuntimeFault(Exception):
+    """A mistake in a file, a flag or a picture.
+
+    Args:
+        message: what was found.
+        hint: how to repair it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        text = f"error: {self.message}" + (f"\nhint: {self.hint}" if self.hint else "")
+        # What a file says must not steer the terminal.
+        return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+class PictureFault(RuntimeFault):
+    """A picture that cannot be read; others may be."""
+
+
+class PackageFault(RuntimeFault):
+    """A package is missing."""
+
+    exit_code = 3
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself, or what is given by hand.
+
+    Args:
+        task: ``detect``, ``classify``, or another, of which the outputs are given as they are.
+        names: of the classes; none where they are not known.
+        stride: both sides of a letterboxed canvas are multiples of it.
+        size: height and width that pictures are fitted into unless another is asked for.
+        channels: of the picture: 1, 3 or 4.
+        fitting: ``letterbox``, or ``middle`` of the picture.
+        one2one: whether rows come out best first and need no suppression: corners, score, class.
+        nms: the filter inside the file; None if there is none.
+    """
+
+    task: str
+    names: tuple[str, ...] | None
+    stride: int
+    size: tuple[int, int]
+    channels: int
+    fitting: str
+    one2one: bool = False
+    nms: Mapping[str, Any] | None = None
+
+
+class Model:
+    """An ONNX file that is open, and what is known of it. `load` makes one.
+
+    ``fixed`` has batch, height and width as the file has them, None where they are free.
+    """
+
+    def __init__(self, session: Any, path: Path, given: Mapping[str, Any]) -> None:
+        self.session, self.path = session, path
+        inputs = session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+            shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+            raise RuntimeFault(f"{path}: prediction is for files of one image (B, C, H, W), this one takes {shapes}")
+        self.input, self.outputs = inputs[0].name, [o.name for o in session.get_outputs()]
+        self.type = inputs[0].type
+        if self.type not in (*NUMBERS, "tensor(uint8)"):
+            raise RuntimeFault(f"{path}: its image is a {self.type}, which pictures are not made to here")
+        batch, channels, height, width = (side if isinstance(side, int) else None for side in inputs[0].shape)
+        self.fixed = batch, height, width
+        self.facts = facts_of(self, channels, session.get_modelmeta().custom_metadata_map, given)
+
+    @property
+    def canvas(self) -> tuple[int, int] | None:
+        """Height and width, where the file takes no others."""
+        _, height, width = self.fixed
+        return None if height is None or width is None else (height, width)
+
+    def run(self, images: Array) -> list[Array]:
+        """The file's outputs for images (B, C, H, W), bytes or numbers from 0 to 1; of a fixed batch bit by bit.
+
+        Raises:
+            RuntimeFault: if the file does not run on them.
+        """
+        if self.type == "tensor(uint8)":
+            values = images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
+        else:
+            values = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
+            values = values.astype(NUMBERS[self.type], copy=False)
+        step = self.fixed[0] or len(values)
+        parts = [self._run(values[i : i + step], step) for i in range(0, len(values), step)]
+        return parts[0] if len(parts) == 1 else [np.concatenate(several) for several in zip(*parts)]
+
+    def _run(self, values: Array, step: int) -> list[Array]:
+        missing = step - len(values)
+        if missing:  # the file takes so many, no fewer
+            values = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype)))
+        try:
+            found = self.session.run(self.outputs, {self.input: np.ascontiguousarray(values)})
+        except Exception as error:  # onnxruntime's own classes share no base
+            said = f"{self.path}: the file fails on images of shape {list(values.shape)}: {_short(error)}"
+            raise RuntimeFault(said, hint="try another --imgsz") from None
+        return [self._own(output, name, step - missing) for output, name in zip(found, self.outputs)]
+
+    def _own(self, output: Any, name: str, count: int) -> Array:
+        if not isinstance(output, np.ndarray) or output.ndim == 0:
+            raise RuntimeFault(f"{self.path}: its output '{name}' is no tensor with an axis of pictures")
+        return output if self.facts.nms is not None else output[:count]
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def predict(self, picture: str | Path | Array, **options: Any) -> dict[str, Any]:
+        """What is found in a picture: width, height, records, and its path where it is a file.
+
+        Args:
+            picture: a file, or uint8 (H, W), (H, W, 3) RGB, or (H, W, 4).
+            options: ``imgsz`` and ``rect`` as for `fit`; of detection fields of `Filter`.
+
+        Raises:
+            RuntimeFault: for whatever is wrong with picture or options.
+        """
+        size, rect, chosen = self.settle(options)
+        pixels, path = self.pixels(picture)
+        fitted, place = self.fit(pixels, size, rect)
+        outputs = self.run(np.ascontiguousarray(fitted.transpose(2, 0, 1))[None])
+        records = self.records(outputs, place, chosen)
+        height, width = pixels.shape[:2]
+        return {**({} if path is None else {"path": path}), "width": width, "height": height, "records": records}
+
+    def document(self, pictures: Iterable[str | Path], **options: Any) -> dict[str, Any]:
+        """All results as ``netbuild predict --json`` prints them; pictures that cannot be read are in "failed"."""
+        found: list[dict[str, Any]] = []
+        failed: list[dict[str, str]] = []
+        for picture in pictures:
+            try:
+                found.append(self.predict(picture, **options))
+            except PictureFault as error:
+                failed.append({"path": str(picture), "reason": error.message})
+        names = None if self.facts.names is None else list(self.facts.names)
+        return {"task": self.facts.task, "names": names, "pictures": found, "failed": failed}
+
+    def settle(self, options: Mapping[str, Any]) -> tuple[tuple[int, int], bool, "Filter"]:
+        """Size, whether canvases are narrow, and the filter, from what was asked for; None is not given.
+
+        Raises:
+            RuntimeFault: for an option that has no effect or cannot have its value.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        imgsz, rect = given.pop("imgsz", None), given.pop("rect", None)
+        size = self.facts.size if imgsz is None else (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+        if min(size) < 1:
+            raise RuntimeFault(f"imgsz {size[0]}x{size[1]}: sides are at least 1")
+        if self.canvas and size != self.canvas:
+            height, width = self.canvas
+            hint = f"leave it out, or export with --dynamic size; the file was made for {height}x{width}"
+            raise RuntimeFault(f"{self.path}: imgsz {size[0]}x{size[1]}: the file takes {height}x{width} only", hint)
+        if rect is not None and (self.canvas or self.facts.fitting != "letterbox"):
+            raise RuntimeFault("rect has no effect on this file", hint="leave it out")
+        return size, self.canvas is None and rect is not False, self.filter(given)
+
+    def filter(self, given: Mapping[str, Any]) -> "Filter":
+        """Which detections are kept, from options by name; ``classes`` are numbers or names.
+
+        Raises:
+            RuntimeFault: for one that has no effect on this file, or a wrong value.
+        """
+        needless = {"iou", "agnostic", "multi_label"} if self.facts.one2one or self.facts.nms is not None else set()
+        known = set(Filter.__dataclass_fields__) - needless if self.facts.task == "detect" else set()
+        for name in given:
+            if name not in known:
+                where = "without suppression" if name in needless else f"for the task '{self.facts.task}'"
+                raise RuntimeFault(f"{name} has no effect {where}", hint="leave it out")
+        wanted = given.get("classes")
+        chosen = Filter(**{**given, **({} if wanted is None else {"classes": self.numbers(wanted)})})
+        return self.narrowed(chosen, given)
+
+    def narrowed(self, chosen: "Filter", given: Mapping[str, Any]) -> "Filter":
+        """A filter that asks for no more than the one inside the file lets through."""
+        inside = self.facts.nms or {}
+        conf, most = inside.get("conf", 0), inside.get("max_det")
+        if "conf" not in given and conf:
+            chosen = replace(chosen, conf=conf)
+        if chosen.conf < conf:
+            raise RuntimeFault(f"conf {chosen.conf}: the file itself drops what is below {conf}", hint=_EXPORT_AGAIN)
+        if most and "max_det" in given and chosen.max_det > most:
+            raise RuntimeFault(f"max_det {chosen.max_det}: the file itself gives {most} at most", hint=_EXPORT_AGAIN)
+        return chosen
+
+    def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
+        """Classes by number or name."""
+        names = self.facts.names or ()
+        found = []
+        for text in (str(w).strip() for w in (wanted.split(",") if isinstance(wanted, str) else wanted)):
+            if text in names:
+                found.append(names.index(text))
+            elif text.isdecimal() and (not names or int(text) < len(names)):
+                found.append(int(text))
+            else:
+                raise RuntimeFault(f"classes: there is no class '{text}'", hint=f"there is {', '.join(names[:20])}")
+        return tuple(found)
+
+    def pixels(self, picture: str | Path | Array) -> tuple[Array, str | None]:
+        """A picture (H, W, C) with the channels that the file takes, and its path."""
+        if isinstance(picture, (str, Path)):
+            return read_image(picture, self.facts.channels), str(picture)
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise RuntimeFault(f"pictures are uint8 (H, W, C), this is {picture.dtype} {list(picture.shape)}")
+        image = picture if picture.ndim == 3 else picture[..., None]
+        if image.shape[2] not in MODES:
+            raise RuntimeFault(f"pictures have 1, 3 or 4 channels, this one has {image.shape[2]}")
+        return _with_channels(image, self.facts.channels), None
+
+    def fit(self, pixels: Array, size: tuple[int, int], rect: bool) -> tuple[Array, "Place"]:
+        """What the network sees of a picture (H, W, C), and where it lies there."""
+        if self.facts.fitting == "middle":
+            return middle(pixels, size)
+        return letterboxed(pixels, size, 1 if self.canvas else self.facts.stride, rect)
+
+    def records(self, outputs: Sequence[Array], place: "Place", chosen: "Filter") -> list[dict[str, Any]]:
+        """A picture's outputs as JSON data, in terms of the picture as it is."""
+        if self.facts.task == "detect":
+            return self.boxes(self.rows(outputs, 1, chosen)[0], place)
+        if self.facts.task == "classify":
+            return self.guesses(self.probabilities(outputs)[0])
+        return [] if self.facts.task == "autoencode" else [{"value": outputs[0][0].tolist()}]
+
+    def rows(self, outputs: Sequence[Array], count: int, chosen: "Filter") -> list[Array]:
+        """Detections of each of ``count`` images, best first: (n, 6) corners in pixels of the input, score, class."""
+        if self.facts.nms is not None:
+            named = dict(zip(self.outputs, outputs))
+            return [wanted(rows, chosen) for rows in listed(named, count, self.path)]
+        y = outputs[0].astype(np.float32, copy=False)
+        if self.facts.one2one:
+            return [wanted(rows, chosen) for rows in y]
+        self.check_classes(y.shape[1] - 4 if y.ndim == 3 else -1)
+        return [suppressed(image, chosen) for image in y]
+
+    def probabilities(self, outputs: Sequence[Array]) -> Array:
+        """(B, nc) from the first output, which may be logits."""
+        y = outputs[0].astype(np.float32, copy=False)
+        if y.ndim != 2:
+            raise RuntimeFault(f"{self.path}: its output has the shape {list(y.shape)}, not (B, classes)")
+        self.check_classes(y.shape[1])
+        return y if likely(y) else softmax(y)
+
+    def check_classes(self, count: int) -> None:
+        """Refuse outputs that are not of as many classes as there are names.
+
+        Raises:
+            RuntimeFault: if they differ.
+        """
+        names = self.facts.names
+        if count < 1 or (names is not None and count != len(names)):
+            told = "unknown" if names is None else len(names)
+            raise RuntimeFault(f"{self.path}: its output has {count} classes, names are given for {told}")
+
+    def boxes(self, rows: Array, place: "Place") -> list[dict[str, Any]]:
+        """For each detection class, name, confidence, and corners [x1, y1, x2, y2] in pixels of the picture."""
+        corners = place.undo(rows[:, :4]).tolist()
+        return [
+            {**self.named(int(number)), "confidence": round(score, 5), "box": [round(x, 3) for x in box]}
+            for box, (score, number) in zip(corners, rows[:, 4:6].tolist())
+        ]
+
+    def guesses(self, p: Array) -> list[dict[str, Any]]:
+        """The five best classes of probabilities (nc,), best first."""
+        if np.isnan(p).any():
+            raise RuntimeFault(f"{self.path}: it gives no probabilities but NaN")
+        return [{**self.named(int(i)), "confidence": round(float(p[i]), 5)} for i in _descending(p)[:SHOWN]]
+
+    def named(self, number: int) -> dict[str, Any]:
+        """A class as a record has it."""
+        names = self.facts.names
+        return {"class": number, "name": names[number] if names and number < len(names) else str(number)}
+
+
+_EXPORT_AGAIN = "export it again with other limits, or without --nms"
+
+
+def load(
+    file: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0, **given: Any
+) -> Model:
+    """Open an ONNX file.
+
+    Args:
+        file: of netbuild, or another whose facts are given.
+        providers: of onnxruntime, in order of preference.
+        threads: of an operator; 0 leaves it to onnxruntime.
+        given: fields of `Facts` that the file does not say, or says otherwise: ``task``, ``names``, ``stride``, ...
+
+    Raises:
+        PackageFault: without onnxruntime.
+        RuntimeFault: if the file cannot be read, or says too little.
+    """
+    path = Path(file)
+    try:
+        import onnxruntime
+    except ImportError:
+        raise PackageFault("running ONNX files needs onnxruntime", hint="pip install onnxruntime") from None
+    try:
+        empty = path.stat().st_size == 0
+        path.open("rb").close()
+    except (OSError, ValueError) as error:
+        raise RuntimeFault(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if empty:
+        raise RuntimeFault(f"{path}: the file is empty")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's own classes share no base
+        said = f"{path}: no ONNX file that onnxruntime can open: {_short(error)}"
+        raise RuntimeFault(said, hint="it may be cut off: compare its size with where it comes from") from None
+    return Model(session, path, given)
+
+
+def facts_of(model: Model, channels: int | None, metadata: Mapping[str, str], given: Mapping[str, Any]) -> Facts:
+    """What is known of a file: what is given, else what its metadata says, else what can be seen.
+
+    Raises:
+        RuntimeFault: if that is too little, or cannot be.
+    """
+    said = {**_read(metadata, model.path), **{k: v for k, v in given.items() if v is not None}}
+    if "task" not in said:
+        hint = "give by hand what is known: --task detect --names cat,dog --stride 32 (in Python load(..., task=...))"
+        raise RuntimeFault(f"{model.path}: it does not say what its outputs mean: no metadata of netbuild", hint)
+    detects = said["task"] == "detect"
+    size = model.canvas or said.get("size")
+    if size is None:
+        hint = "give it by hand: --imgsz 640"
+        raise RuntimeFault(f"{model.path}: it takes any size and does not say which is its own", hint=hint)
+    channels = channels or said.get("channels", 3)
+    if channels not in MODES:
+        raise RuntimeFault(f"{model.path}: pictures have 1, 3 or 4 channels, its image has {channels}")
+    fitting = said.get("fitting") or ("letterbox" if detects else "middle")
+    if fitting not in FITTINGS:
+        raise RuntimeFault(f"{model.path}: it fits pictures by '{fitting}', which is not known here")
+    stride = max(LEAST_STRIDE, int(said.get("stride", LEAST_STRIDE)))
+    names = said.get("names")
+    names = None if names is None else tuple(map(str, names))
+    return Facts(said["task"], names, stride, tuple(size), channels, fitting, said.get("one2one", False), said["nms"])
+
+
+def _read(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """What the metadata says, as values."""
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
+        "task": ("task", str),
+        "names": ("names", lambda text: json.loads(text) or None),
+        "stride": ("stride", int),
+        "imgsz": ("size", lambda text: (int(json.loads(text)[0]), int(json.loads(text)[1]))),
+        "channels": ("channels", int),
+        "fitting": ("fitting", str),
+        "one2one": ("one2one", lambda text: text == "true"),
+    }
+    found: dict[str, Any] = {"nms": json.loads(metadata["nms"]) if metadata.get("nms") else None}
+    if "netbuild" not in metadata:  # keys of such names may mean anything in files of others
+        return {"nms": None}
+    for key, (name, read) in readers.items():
+        if metadata.get(key):
+            try:
+                found[name] = read(metadata[key])
+            except (ValueError, TypeError, IndexError, KeyError):
+                raise RuntimeFault(f"{path}: its metadata '{key}' cannot be read: {metadata[key][:60]}") from None
+    return found
+
+
+def _short(error: object, limit: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path, channels: int = 3) -> Array:
+    """A picture as uint8 (H, W, channels): upright as its EXIF says, 16 bits scaled to 8, palettes resolved.
+
+    Raises:
+        PictureFault: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise PackageFault("reading pictures needs Pillow", hint="pip install pillow") from None
+    try:
+        with Path(path).open("rb") as file:
+            image = Image.open(file)
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureFault(f"{path}: too large: {image.width} x {image.height}")
+            image.load()
+    except PictureFault:
+        raise
+    except Exception as error:  # a decoder meets any bytes, so any of its failures is the file's fault
+        raise PictureFault(f"{path}: cannot be read as a picture: {_short(error) or type(error).__name__}") from None
+    return _levelled(_upright(image), str(path), channels)
+
+
+def _upright(image: Any) -> Any:
+    """A picture turned as its EXIF orientation says."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF says nothing
+        return image
+    turns = (0, 3, 1, 5, 4, 6, 2)  # Pillow's transpositions of the orientations 2, 3, ...
+    return image.transpose(turns[orientation - 2]) if orientation in range(2, 9) else image
+
+
+def _levelled(image: Any, name: str, channels: int) -> Array:
+    """8 bits a channel, in the mode that is asked for."""
+    from PIL import Image
+
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # converting them, Pillow would clip
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise PictureFault(f"{name}: values outside 0..65535 have no right form in 8 bits")
+        image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # through its colours; straight to grey, Pillow may take the numbers
+    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
+        raise PictureFault(f"{name}: pictures of Pillow's mode {image.mode} have no rule")
+    # Grey comes of RGB, as all that is read by netbuild predict is RGB first.
+    if channels == 1:
+        image = image.convert("RGB")
+    array = np.asarray(image if image.mode == MODES[channels] else image.convert(MODES[channels]))
+    return array.reshape(*array.shape[:2], channels)
+
+
+def _with_channels(image: Array, channels: int) -> Array:
+    if image.shape[2] == channels:
+        return image
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.asarray(picture.convert(MODES[channels])).reshape(*image.shape[:2], channels)
+
+
+def resized(image: Array, h: int, w: int) -> Array:
+    """A picture (H, W, C) as (h, w, C): means over areas where it becomes smaller, else between the nearest pixels."""
+    if (h, w) == image.shape[:2]:
+        return image
+    smaller = h < image.shape[0] or w < image.shape[1]
+    area = smaller and h <= image.shape[0] and w <= image.shape[1]
+    change = _averaged if area else _between
+    out = change(change(image, h, smaller).swapaxes(0, 1), w, smaller).swapaxes(0, 1)
+    return (out + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+
+
+def _averaged(values: Array, count: int, _: bool) -> Array:
+    """Means over as many equal parts of the first axis, whose ends may lie inside pixels."""
+    length = len(values)
+    if count == length:
+        return values
+    ends = np.linspace(0, length, count + 1)  # the last is exact: its part ends with the picture
+    whole = ends.astype(np.int64)
+    part = (ends - whole).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    kind = np.uint32 if values.dtype == np.uint8 else np.float32
+    sums = np.add.reduceat(values, whole[:-1], axis=0, dtype=kind).astype(np.float32)
+    sums -= part[:-1] * values[whole[:-1]]  # what lies before the part begins
+    sums += part[1:] * values[np.minimum(whole[1:], length - 1)]  # what it has of its last pixel
+    return sums * np.float32(count / length)
+
+
+def _between(values: Array, count: int, smaller: bool) -> Array:
+    """Values between the two nearest along the first axis.
+
+    Of a picture that becomes smaller in one direction only, they are taken as OpenCV's INTER_AREA does.
+    """
+    length = len(values)
+    if count == length:
+        return values
+    scale = length / count
+    if smaller:
+        low = np.floor(np.arange(count) * scale)
+        part = (np.arange(count) + 1) - (low + 1) / scale
+        place = low + np.where(part <= 0, 0, part - np.floor(part))
+    else:
+        place = (np.arange(count) + 0.5) * scale - 0.5
+    place = place.clip(0, length - 1)
+    low = place.astype(np.int64)
+    part = (place - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    return values[low] * (1 - part) + values[np.minimum(low + 1, length - 1)] * part
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture lies in what the network sees, in pixels: (height, width) before and after, top left corner."""
+
+    size: tuple[int, int]
+    inner: tuple[int, int]
+    corner: tuple[int, int]
+
+    def undo(self, boxes: Array) -> Array:
+        """Corner boxes (n, 4) in what the network sees to pixels of the picture, cut at its edges."""
+        y, x = (inner / size for inner, size in zip(self.inner, self.size))
+        top, left = self.corner
+        h, w = self.size
+        ratio, margin, most = (np.array(v, np.float32) for v in ([x, y, x, y], [left, top, left, top], [w, h, w, h]))
+        return np.minimum(np.maximum((boxes - margin) / ratio, 0), most)
+
+
+def letterboxed(image: Array, size: tuple[int, int], stride: int, rect: bool) -> tuple[Array, Place]:
+    """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
+
+    Args:
+        image: the picture; a small one is enlarged.
+        size: height and width that it may have.
+        stride: both sides of the canvas are multiples of it.
+        rect: whether the canvas is as narrow as the picture allows; without, as large as the size.
+    """
+    original = image.shape[0], image.shape[1]
+    ratio = min(size[0] / original[0], size[1] / original[1])
+    inner = max(round(original[0] * ratio), 1), max(round(original[1] * ratio), 1)
+    height, width = (ceil(side / stride) * stride for side in (inner if rect else size))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    canvas = np.full((height, width, image.shape[2]), GREY, np.uint8)
+    canvas[top : top + inner[0], left : left + inner[1]] = image if inner == original else resized(image, *inner)
+    return canvas, Place(original, inner, (top, left))
+
+
+def middle(image: Array, size: tuple[int, int]) -> tuple[Array, Place]:
+    """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
+    h, w = image.shape[:2]
+    ratio = min(h / size[0], w / size[1])
+    part = max(min(round(size[0] * ratio), h), 1), max(min(round(size[1] * ratio), w), 1)
+    top, left = (h - part[0]) // 2, (w - part[1]) // 2
+    cut = image[top : top + part[0], left : left + part[1]]
+    larger = max(size[0] / h, size[1] / w)
+    inner = round(h * larger), round(w * larger)
+    place = Place((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return cut if cut.shape[:2] == tuple(size) else resized(cut, *size), place
+
+
+# -- what is found ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which detections are kept.
+
+    Args:
+        conf: a score must be above it.
+        iou: of two boxes that overlap more, the one of lower score goes.
+        max_det: detections of an image.
+        agnostic: boxes of different classes suppress one another too.
+        multi_label: a box may have several classes, not its best only.
+        classes: numbers of the classes that are wanted; all unless given.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.7
+    max_det: int = 300
+    agnostic: bool = False
+    multi_label: bool = False
+    classes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("conf", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RuntimeFault(f"{name} {getattr(self, name)}: must be from 0 to 1")
+        if self.max_det < 1:
+            raise RuntimeFault(f"max_det {self.max_det}: must be at least 1")
+
+
+def suppressed(image: Array, chosen: Filter) -> Array:
+    """Non-maximum suppression of predictions (4+nc, A), centre, size, probabilities: (n, 6), best first."""
+    rows = candidates(image, chosen)
+    boxes = rows[:, :4]
+    if not chosen.agnostic and len(rows):
+        boxes = boxes + rows[:, 5:6] * (boxes.max() - boxes.min() + 1)  # each class where it meets no other
+    return rows[kept(boxes, chosen.iou, chosen.max_det)]
+
+
+def candidates(image: Array, chosen: Filter) -> Array:
+    """Rows (n, 6) of an image's (4+nc, A) before suppression, best first: corners, score, class."""
+    boxes, scores, least = image[:4].T, image[4:].T, np.float32(chosen.conf)
+    if chosen.multi_label:
+        cells, classes = (scores > least).nonzero()
+    else:
+        classes = scores.argmax(1)
+        cells = (scores[np.arange(len(scores)), classes] > least).nonzero()[0]
+        classes = classes[cells]
+    if chosen.classes is not None:
+        asked = np.isin(classes, chosen.classes)
+        cells, classes = cells[asked], classes[asked]
+    found = scores[cells, classes]
+    order = _descending(found)[:MOST]
+    centre, half = boxes[cells[order], :2], boxes[cells[order], 2:] / 2
+    return np.concatenate((centre - half, centre + half, found[order, None], classes[order, None]), 1, dtype=np.float32)
+
+
+def kept(boxes: Array, iou: float, most: int) -> list[int]:
+    """Numbers of the corner boxes (n, 4), best first, that no better one overlaps by more than ``iou``."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    areas = (high - low).prod(1)
+    found: list[int] = []
+    left = np.arange(len(boxes))
+    while len(left) and len(found) < most:
+        best, left = left[0], left[1:]
+        found.append(int(best))
+        both = np.maximum(np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]), 0).prod(1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without an area
+            overlap = both / (areas[best] + areas[left] - both)
+        left = left[~(overlap.astype(np.float64) > iou)]
+    return found
+
+
+def wanted(rows: Array, chosen: Filter) -> Array:
+    """Of rows (k, 6), best first, that need no suppression: those that the filter lets through."""
+    rows = rows[rows[:, 4] > np.float32(chosen.conf)]
+    if chosen.classes is not None:
+        rows = rows[np.isin(rows[:, 5].astype(np.int64), chosen.classes)]
+    return rows[: chosen.max_det]
+
+
+def listed(outputs: Mapping[str, Array], count: int, path: Path) -> list[Array]:
+    """Rows (n, 6) of each image, best first, from the outputs of a file with suppression inside."""
+    lacking = [name for name in ("boxes", "scores", "classes", "index") if name not in outputs]
+    if lacking:
+        raise RuntimeFault(f"{path}: it has suppression inside, but no output '{lacking[0]}'")
+    boxes, scores, classes, index = (outputs[name] for name in ("boxes", "scores", "classes", "index"))
+    rows = np.concatenate((boxes, scores[:, None], classes[:, None]), 1, dtype=np.float32)
+    return [own[_descending(own[:, 4])] for own in (rows[index == i] for i in range(count))]
+
+
+def likely(y: Array) -> bool:
+    """Whether rows (B, nc) are probabilities already, not logits."""
+    return bool((y >= 0).all() and (np.abs(y.sum(1) - 1) < 1e-2).all())
+
+
+def softmax(y: Array) -> Array:
+    """Probabilities of logits (B, nc)."""
+    powers = np.exp(y - y.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def _descending(values: Array) -> Array:
+    return np.argsort(-values, kind="stable")
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="runtime", description="Show what an ONNX file finds in pictures.")
+    parser.add_argument("file", help="an ONNX file")
+    parser.add_argument("pictures", nargs="+", metavar="picture", help="pictures")
+    parser.add_argument("--imgsz", type=_size, help="fit pictures into this size: 640, or 640x384 (height x width)")
+    parser.add_argument("--conf", type=float, help="least score of a box: 0.25 unless given")
+    parser.add_argument("--iou", type=float, help="overlap beyond which a box is dropped: 0.7 unless given")
+    parser.add_argument("--max-det", type=int, help="boxes a picture at most: 300 unless given")
+    parser.add_argument("--classes", help="only these: names or numbers, with commas between")
+    # None where they are not given, so that one without effect can be told.
+    parser.add_argument("--agnostic", action="store_const", const=True, help="boxes of other classes drop one another")
+    parser.add_argument("--multi-label", action="store_const", const=True, help="a box may have several classes")
+    parser.add_argument("--no-rect", dest="rect", action="store_const", const=False, help="a canvas of the whole size")
+    parser.add_argument("--json", action="store_true", help="all results as one document")
+    parser.add_argument("--threads", type=int, default=0, help="of an operator; onnxruntime chooses unless given")
+    hand = parser.add_argument_group("what a file of another program does not say of itself")
+    hand.add_argument("--task", help="detect or classify")
+    hand.add_argument("--names", type=lambda text: text.split(","), help="of the classes, with commas between")
+    hand.add_argument("--stride", type=int, help="the largest, in pixels")
+    hand.add_argument("--fitting", choices=FITTINGS, help="how pictures are brought to its size")
+    return parser.parse_args(words)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    return int(height), int(width or height)
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    """Path, height x width, and what is found, in one line."""
+    records = result["records"]
+    if records and "box" in records[0]:
+        counts: dict[tuple[int, str], int] = {}
+        for record in records:
+            key = record["class"], record["name"]
+            counts[key] = counts.get(key, 0) + 1
+        said = ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
+    else:
+        said = ", ".join(f"{r['name']} {r['confidence']:.2f}" if "name" in r else _short(r["value"]) for r in records)
+    text = f"{result['path']} {result['height']}x{result['width']}: {said or 'nothing'}"
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+    return map(_line, document["pictures"])
+
+
+def _run(words: Sequence[str] | None) -> int:
+    a = _arguments(words)
+    given = {"task": a.task, "names": a.names, "stride": a.stride, "fitting": a.fitting, "size": a.imgsz}
+    for picture in a.pictures:
+        if not Path(picture).is_file():
+            raise RuntimeFault(f"there is no picture '{picture}'")
+    model = load(a.file, threads=a.threads, **given)
+    names = ("conf", "iou", "max_det", "classes", "agnostic", "multi_label", "rect", "imgsz")
+    document = model.document(a.pictures, **{name: getattr(a, name) for name in names})
+    for failed in document["failed"]:
+        print(RuntimeFault(failed["reason"]), file=sys.stderr)
+    print(json.dumps(document, indent=1) if a.json else "\n".join(_lines(document)))
+    return int(bool(document["failed"]))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line: 0, 1 if some pictures could not be read, 2 for a mistake, 3 without a package."""
+    try:
+        return _run(words)
+    except RuntimeFault as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
