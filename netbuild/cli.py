@@ -265,6 +265,12 @@ def _launch(
     raise typer.Exit(processes.launch(arguments, _state.debug))
 
 
+def _refuse_code(file: object, modules: list[str] | None, trust: bool, **given: Any) -> None:
+    """An exported file holds no code that flags could bring or allow."""
+    if str(file).lower().endswith(".onnx"):
+        _refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)
+
+
 def _precision(amp: str | None, no_amp: bool) -> dict[str, str]:
     if amp and no_amp:
         raise NetbuildError("--amp and --no-amp exclude each other")
@@ -376,7 +382,7 @@ def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None
 
 @app.command()
 def val(
-    file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    file: Annotated[Path, typer.Argument(help="A checkpoint, or an exported .onnx file.")],
     data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
@@ -391,8 +397,10 @@ def val(
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Measure a checkpoint on a data set, in all and class by class."""
+    """Measure a checkpoint or an ONNX file on a data set, in all and class by class."""
     from netbuild import settings
+
+    _refuse_code(file, modules, trust, nproc=nproc if nproc > 1 else None)
 
     named = {"imgsz": imgsz, "batch": batch, "device": device}
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
@@ -420,7 +428,7 @@ def val(
 
 @app.command()
 def predict(
-    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    file: Annotated[str, typer.Argument(help="A checkpoint, or .onnx; of a network's file the weights are random.")],
     pictures: Annotated[
         list[str],
         typer.Argument(
@@ -450,6 +458,7 @@ def predict(
 ) -> None:
     """Show what a network finds in pictures and videos. Exit code 1: some could not be read."""
     size = image_size(imgsz)
+    _refuse_code(file, modules, trust)
     import torch
 
     from netbuild import saving
@@ -471,7 +480,7 @@ def predict(
     _refuse_unused("where nothing is saved", **({} if kinds else {"out": out}))
     folder = out or new_folder("predict")
     saving.check_folder(folder)
-    if not file.lower().endswith(".safetensors"):
+    if not file.lower().endswith((".safetensors", ".onnx")):
         say(f"note: {file} is no checkpoint: its weights are random")
     results, failed = [], []
 

@@ -144,6 +144,31 @@ class NarrowSamples(DetectSamples):
         return self.canvases[index // self.batch]
 
 
+class FixedSamples(DetectSamples):
+    """Pictures each as large as fits into one canvas of any shape, for a network that takes no other.
+
+    Args:
+        samples: what is fed.
+        shape: height and width of the canvas.
+        channels: of the network's image.
+        kept: where pictures stay that were read.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], shape: tuple[int, int], channels: int, kept: Kept | None = None
+    ) -> None:
+        super().__init__(samples, max(shape), channels, None, kept or Kept())
+        self.shape = shape
+
+    def read(self, index: int) -> Image:
+        image = self.samples[index].image(self.channels)
+        h, w = Letterbox.fit((image.shape[0], image.shape[1]), self.shape).inner
+        return image if image.shape[:2] == (h, w) else resized(image, h, w)
+
+    def canvas(self, index: int) -> tuple[int, int]:
+        return self.shape
+
+
 def _aspect(sample: Sample) -> float:
     """Height over width; 1 where it is not known."""
     return sample.size[1] / sample.size[0] if sample.size else 1.0

@@ -15,6 +15,7 @@ from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, shorten
+from netbuild.exported import Exported, is_exported, open_exported
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
@@ -73,6 +74,7 @@ class Predictor:
         network: on its device.
         task: what it is for.
         size: height and width that pictures are fitted into.
+        stride: both sides of a letterboxed canvas are multiples of it.
         batch: pictures that the network sees at once, at most.
         rect: whether canvases are as narrow as their pictures allow, where the task letterboxes them.
         options: of the task's `decode`.
@@ -81,6 +83,7 @@ class Predictor:
     network: Network
     task: Task
     size: tuple[int, int]
+    stride: int
     batch: int
     rect: bool
     options: dict[str, Any]
@@ -112,7 +115,7 @@ class Predictor:
             try:
                 for shot in sources.shots(file, channels == 4):
                     pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
-                    fitted, place = FITTINGS[self.task.fitting](pixels, self.size, self.task.stride, self.rect)
+                    fitted, place = FITTINGS[self.task.fitting](pixels, self.size, self.stride, self.rect)
                     yield _Seen(shot, fitted, View(shot.pixels[..., :3], place))
             except UnreadableImageError as error:
                 if unreadable is None:
@@ -175,7 +178,8 @@ def predict(
     """What a network finds in pictures and videos, one `Result` after another, as they are asked for.
 
     Args:
-        file: a checkpoint, a network as `netbuild.build` gives it, or a network's file, whose weights are random.
+        file: a checkpoint, an exported ONNX file, a network as `netbuild.build` gives it, or a network's file, whose
+            weights are random.
         pictures: files, folders, patterns such as ``shots/**/*.jpg``, or ``-`` for a list on stdin.
         unreadable: told of each picture that cannot be read, and why; without it, the first is an error.
         options: as for `prepare`.
@@ -201,7 +205,7 @@ def prepare(
     """A network made ready to predict.
 
     Args:
-        file: a checkpoint, a network, or a network's file.
+        file: a checkpoint, an exported ONNX file, a network, or a network's file.
         imgsz: side, or (height, width), that pictures are fitted into; that of training, else the network's own.
         batch: pictures that the network sees at once, at most.
         rect: of letterboxed pictures, whether the canvas is as narrow as each allows (the default), or square.
@@ -217,10 +221,20 @@ def prepare(
     if isinstance(file, Network):
         refuse({} if device is None else {"device": device}, "on a network that is built: move it yourself")
         network, size = file, file.facts["imgsz"]
+    elif is_exported(file):
+        code = {"modules": modules or None, "trusted": trusted if trusted is True else None}
+        refuse({name: value for name, value in code.items() if value}, "on an ONNX file")
+        network = open_exported(file, device)
+        size = network.facts["imgsz"]
     else:
         network, size = _opened(file, modules, trusted)
         network.to(pick_device(device or "auto"))
     task = _task(network)
+    given = task.options({name: value for name, value in options.items() if value is not None})
+    if isinstance(network, Exported):
+        network.check(options)
+        size, narrow = network.settle(imgsz, rect)
+        return Predictor(network, task, size, 1 if network.file.canvas else task.stride, batch, narrow, given)
     square = task.fitting == "letterbox"
     if rect is not None and not square:
         refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
@@ -228,8 +242,7 @@ def prepare(
         size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     elif square:
         size = (max(size),) * 2
-    given = task.options({name: value for name, value in options.items() if value is not None})
-    return Predictor(network, task, size, batch, rect is not False, given)
+    return Predictor(network, task, size, task.stride, batch, rect is not False, given)
 
 
 def _opened(file: str | Path, modules: Sequence[str | Path], trusted: Any) -> tuple[Network, tuple[int, int]]:

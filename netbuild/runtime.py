@@ -24,11 +24,10 @@ LEAST_STRIDE = 32  # of a letterboxed canvas
 MAX_PIXELS = 178_956_970  # of a picture: half a GiB as RGB
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FITTINGS = ("letterbox", "middle")
-OWN = ("task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "nms")  # metadata that is read here
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-class RuntimeFault(Exception):
+class RunError(Exception):
     """A mistake in a file, a flag or a picture.
 
     Args:
@@ -48,11 +47,11 @@ class RuntimeFault(Exception):
         return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
-class PictureFault(RuntimeFault):
+class PictureError(RunError):
     """A picture that cannot be read; others may be."""
 
 
-class PackageFault(RuntimeFault):
+class PackageError(RunError):
     """A package is missing."""
 
     exit_code = 3
@@ -97,14 +96,16 @@ class Model:
         inputs = session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4:
             shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
-            raise RuntimeFault(f"{path}: prediction is for files of one image (B, C, H, W), this one takes {shapes}")
+            raise RunError(f"{path}: prediction is for files of one image (B, C, H, W), this one takes {shapes}")
         self.input, self.outputs = inputs[0].name, [o.name for o in session.get_outputs()]
         self.type = inputs[0].type
         if self.type not in (*NUMBERS, "tensor(uint8)"):
-            raise RuntimeFault(f"{path}: its image is a {self.type}, which pictures are not made to here")
+            raise RunError(f"{path}: its image is a {self.type}, which pictures are not made to here")
         batch, channels, height, width = (side if isinstance(side, int) else None for side in inputs[0].shape)
         self.fixed = batch, height, width
         self.facts = facts_of(self, channels, session.get_modelmeta().custom_metadata_map, given)
+        if self.classes is not None:
+            self.check_classes(self.classes)
 
     @property
     def canvas(self) -> tuple[int, int] | None:
@@ -112,11 +113,22 @@ class Model:
         _, height, width = self.fixed
         return None if height is None or width is None else (height, width)
 
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, as the shape of the output has it, else by their names; None where neither tells."""
+        facts, shape = self.facts, self.session.get_outputs()[0].shape
+        dense = facts.task == "detect" and not facts.one2one and facts.nms is None
+        if len(shape) == 3 and dense and isinstance(shape[1], int):
+            return shape[1] - 4
+        if len(shape) == 2 and facts.task == "classify" and isinstance(shape[1], int):
+            return shape[1]
+        return None if facts.names is None else len(facts.names)
+
     def run(self, images: Array) -> list[Array]:
         """The file's outputs for images (B, C, H, W), bytes or numbers from 0 to 1; of a fixed batch bit by bit.
 
         Raises:
-            RuntimeFault: if the file does not run on them.
+            RunError: if the file does not run on them.
         """
         if self.type == "tensor(uint8)":
             values = images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
@@ -124,10 +136,10 @@ class Model:
             values = images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
             values = values.astype(NUMBERS[self.type], copy=False)
         step = self.fixed[0] or len(values)
-        parts = [self._run(values[i : i + step], step) for i in range(0, len(values), step)]
+        parts = [self._run(values[i : i + step], step, i) for i in range(0, len(values), step)]
         return parts[0] if len(parts) == 1 else [np.concatenate(several) for several in zip(*parts)]
 
-    def _run(self, values: Array, step: int) -> list[Array]:
+    def _run(self, values: Array, step: int, start: int) -> list[Array]:
         missing = step - len(values)
         if missing:  # the file takes so many, no fewer
             values = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype)))
@@ -135,13 +147,13 @@ class Model:
             found = self.session.run(self.outputs, {self.input: np.ascontiguousarray(values)})
         except Exception as error:  # onnxruntime's own classes share no base
             said = f"{self.path}: the file fails on images of shape {list(values.shape)}: {_short(error)}"
-            raise RuntimeFault(said, hint="try another --imgsz") from None
-        return [self._own(output, name, step - missing) for output, name in zip(found, self.outputs)]
-
-    def _own(self, output: Any, name: str, count: int) -> Array:
-        if not isinstance(output, np.ndarray) or output.ndim == 0:
-            raise RuntimeFault(f"{self.path}: its output '{name}' is no tensor with an axis of pictures")
-        return output if self.facts.nms is not None else output[:count]
+            raise RunError(said, hint="try another --imgsz") from None
+        for output, name in zip(found, self.outputs):
+            if not isinstance(output, np.ndarray) or output.ndim == 0:
+                raise RunError(f"{self.path}: its output '{name}' is no tensor with an axis of pictures")
+        if self.facts.nms is None:
+            return [output[: step - missing] for output in found]
+        return [output + start if name == "index" else output for output, name in zip(found, self.outputs)]
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
@@ -153,9 +165,10 @@ class Model:
             options: ``imgsz`` and ``rect`` as for `fit`; of detection fields of `Filter`.
 
         Raises:
-            RuntimeFault: for whatever is wrong with picture or options.
+            RunError: for whatever is wrong with picture or options.
         """
-        size, rect, chosen = self.settle(options)
+        size, rect = self.settle(options.pop("imgsz", None), options.pop("rect", None))
+        chosen = self.filter({name: value for name, value in options.items() if value is not None})
         pixels, path = self.pixels(picture)
         fitted, place = self.fit(pixels, size, rect)
         outputs = self.run(np.ascontiguousarray(fitted.transpose(2, 0, 1))[None])
@@ -170,42 +183,43 @@ class Model:
         for picture in pictures:
             try:
                 found.append(self.predict(picture, **options))
-            except PictureFault as error:
+            except PictureError as error:
                 failed.append({"path": str(picture), "reason": error.message})
         names = None if self.facts.names is None else list(self.facts.names)
         return {"task": self.facts.task, "names": names, "pictures": found, "failed": failed}
 
-    def settle(self, options: Mapping[str, Any]) -> tuple[tuple[int, int], bool, "Filter"]:
-        """Size, whether canvases are narrow, and the filter, from what was asked for; None is not given.
+    def settle(
+        self, imgsz: int | tuple[int, int] | None = None, rect: bool | None = None
+    ) -> tuple[tuple[int, int], bool]:
+        """Height and width that pictures are fitted into, and whether canvases are as narrow as pictures allow.
 
         Raises:
-            RuntimeFault: for an option that has no effect or cannot have its value.
+            RunError: for what the file cannot have, or has no effect on it.
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        imgsz, rect = given.pop("imgsz", None), given.pop("rect", None)
-        size = self.facts.size if imgsz is None else (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+        size = self.facts.size if imgsz is None else (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         if min(size) < 1:
-            raise RuntimeFault(f"imgsz {size[0]}x{size[1]}: sides are at least 1")
+            raise RunError(f"imgsz {size[0]}x{size[1]}: sides are at least 1")
         if self.canvas and size != self.canvas:
             height, width = self.canvas
             hint = f"leave it out, or export with --dynamic size; the file was made for {height}x{width}"
-            raise RuntimeFault(f"{self.path}: imgsz {size[0]}x{size[1]}: the file takes {height}x{width} only", hint)
+            raise RunError(f"{self.path}: imgsz {size[0]}x{size[1]}: the file takes {height}x{width} only", hint)
         if rect is not None and (self.canvas or self.facts.fitting != "letterbox"):
-            raise RuntimeFault("rect has no effect on this file", hint="leave it out")
-        return size, self.canvas is None and rect is not False, self.filter(given)
+            what = "whose size is fixed" if self.canvas else "that takes the middle of pictures"
+            raise RunError(f"rect has no effect on a file {what}", hint="leave it out")
+        return size, self.canvas is None and rect is not False
 
     def filter(self, given: Mapping[str, Any]) -> "Filter":
         """Which detections are kept, from options by name; ``classes`` are numbers or names.
 
         Raises:
-            RuntimeFault: for one that has no effect on this file, or a wrong value.
+            RunError: for one that has no effect on this file, or a wrong value.
         """
         needless = {"iou", "agnostic", "multi_label"} if self.facts.one2one or self.facts.nms is not None else set()
         known = set(Filter.__dataclass_fields__) - needless if self.facts.task == "detect" else set()
         for name in given:
             if name not in known:
                 where = "without suppression" if name in needless else f"for the task '{self.facts.task}'"
-                raise RuntimeFault(f"{name} has no effect {where}", hint="leave it out")
+                raise RunError(f"{name} has no effect {where}", hint="leave it out")
         wanted = given.get("classes")
         chosen = Filter(**{**given, **({} if wanted is None else {"classes": self.numbers(wanted)})})
         return self.narrowed(chosen, given)
@@ -217,9 +231,9 @@ class Model:
         if "conf" not in given and conf:
             chosen = replace(chosen, conf=conf)
         if chosen.conf < conf:
-            raise RuntimeFault(f"conf {chosen.conf}: the file itself drops what is below {conf}", hint=_EXPORT_AGAIN)
+            raise RunError(f"conf {chosen.conf}: the file itself drops what is below {conf}", hint=_EXPORT_AGAIN)
         if most and "max_det" in given and chosen.max_det > most:
-            raise RuntimeFault(f"max_det {chosen.max_det}: the file itself gives {most} at most", hint=_EXPORT_AGAIN)
+            raise RunError(f"max_det {chosen.max_det}: the file itself gives {most} at most", hint=_EXPORT_AGAIN)
         return chosen
 
     def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
@@ -232,7 +246,7 @@ class Model:
             elif text.isdecimal() and (not names or int(text) < len(names)):
                 found.append(int(text))
             else:
-                raise RuntimeFault(f"classes: there is no class '{text}'", hint=f"there is {', '.join(names[:20])}")
+                raise RunError(f"classes: there is no class '{text}'", hint=f"there is {', '.join(names[:20])}")
         return tuple(found)
 
     def pixels(self, picture: str | Path | Array) -> tuple[Array, str | None]:
@@ -240,10 +254,10 @@ class Model:
         if isinstance(picture, (str, Path)):
             return read_image(picture, self.facts.channels), str(picture)
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
-            raise RuntimeFault(f"pictures are uint8 (H, W, C), this is {picture.dtype} {list(picture.shape)}")
+            raise RunError(f"pictures are uint8 (H, W, C), this is {picture.dtype} {list(picture.shape)}")
         image = picture if picture.ndim == 3 else picture[..., None]
         if image.shape[2] not in MODES:
-            raise RuntimeFault(f"pictures have 1, 3 or 4 channels, this one has {image.shape[2]}")
+            raise RunError(f"pictures have 1, 3 or 4 channels, this one has {image.shape[2]}")
         return _with_channels(image, self.facts.channels), None
 
     def fit(self, pixels: Array, size: tuple[int, int], rect: bool) -> tuple[Array, "Place"]:
@@ -275,7 +289,7 @@ class Model:
         """(B, nc) from the first output, which may be logits."""
         y = outputs[0].astype(np.float32, copy=False)
         if y.ndim != 2:
-            raise RuntimeFault(f"{self.path}: its output has the shape {list(y.shape)}, not (B, classes)")
+            raise RunError(f"{self.path}: its output has the shape {list(y.shape)}, not (B, classes)")
         self.check_classes(y.shape[1])
         return y if likely(y) else softmax(y)
 
@@ -283,12 +297,12 @@ class Model:
         """Refuse outputs that are not of as many classes as there are names.
 
         Raises:
-            RuntimeFault: if they differ.
+            RunError: if they differ.
         """
         names = self.facts.names
         if count < 1 or (names is not None and count != len(names)):
             told = "unknown" if names is None else len(names)
-            raise RuntimeFault(f"{self.path}: its output has {count} classes, names are given for {told}")
+            raise RunError(f"{self.path}: its output has {count} classes, names are given for {told}")
 
     def boxes(self, rows: Array, place: "Place") -> list[dict[str, Any]]:
         """For each detection class, name, confidence, and corners [x1, y1, x2, y2] in pixels of the picture."""
@@ -301,7 +315,7 @@ class Model:
     def guesses(self, p: Array) -> list[dict[str, Any]]:
         """The five best classes of probabilities (nc,), best first."""
         if np.isnan(p).any():
-            raise RuntimeFault(f"{self.path}: it gives no probabilities but NaN")
+            raise RunError(f"{self.path}: it gives no probabilities but NaN")
         return [{**self.named(int(i)), "confidence": round(float(p[i]), 5)} for i in _descending(p)[:SHOWN]]
 
     def named(self, number: int) -> dict[str, Any]:
@@ -325,28 +339,28 @@ def load(
         given: fields of `Facts` that the file does not say, or says otherwise: ``task``, ``names``, ``stride``, ...
 
     Raises:
-        PackageFault: without onnxruntime.
-        RuntimeFault: if the file cannot be read, or says too little.
+        PackageError: without onnxruntime.
+        RunError: if the file cannot be read, or says too little.
     """
     path = Path(file)
     try:
         import onnxruntime
     except ImportError:
-        raise PackageFault("running ONNX files needs onnxruntime", hint="pip install onnxruntime") from None
+        raise PackageError("running ONNX files needs onnxruntime", hint="pip install onnxruntime") from None
     try:
         empty = path.stat().st_size == 0
         path.open("rb").close()
     except (OSError, ValueError) as error:
-        raise RuntimeFault(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise RunError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if empty:
-        raise RuntimeFault(f"{path}: the file is empty")
+        raise RunError(f"{path}: the file is empty")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime's own classes share no base
         said = f"{path}: no ONNX file that onnxruntime can open: {_short(error)}"
-        raise RuntimeFault(said, hint="it may be cut off: compare its size with where it comes from") from None
+        raise RunError(said, hint="it may be cut off: compare its size with where it comes from") from None
     return Model(session, path, given)
 
 
@@ -354,50 +368,61 @@ def facts_of(model: Model, channels: int | None, metadata: Mapping[str, str], gi
     """What is known of a file: what is given, else what its metadata says, else what can be seen.
 
     Raises:
-        RuntimeFault: if that is too little, or cannot be.
+        RunError: if that is too little, or cannot be.
     """
     said = {**_read(metadata, model.path), **{k: v for k, v in given.items() if v is not None}}
     if "task" not in said:
-        hint = "give by hand what is known: --task detect --names cat,dog --stride 32 (in Python load(..., task=...))"
-        raise RuntimeFault(f"{model.path}: it does not say what its outputs mean: no metadata of netbuild", hint)
+        hint = "netbuild.runtime takes by hand what is known of it: --task detect --names cat,dog --stride 32"
+        said_not = "it says neither task nor names nor stride: no metadata of netbuild"
+        raise RunError(f"{model.path}: {said_not}", hint)
     detects = said["task"] == "detect"
+    fitting = said.get("fitting") or ("letterbox" if detects else "middle")
+    if fitting not in FITTINGS:
+        raise RunError(f"{model.path}: it fits pictures by '{fitting}', which is not known here")
     size = model.canvas or said.get("size")
     if size is None:
         hint = "give it by hand: --imgsz 640"
-        raise RuntimeFault(f"{model.path}: it takes any size and does not say which is its own", hint=hint)
+        raise RunError(f"{model.path}: it takes any size and does not say which is its own", hint=hint)
+    if fitting == "letterbox" and not model.canvas:
+        size = (max(size),) * 2
     channels = channels or said.get("channels", 3)
     if channels not in MODES:
-        raise RuntimeFault(f"{model.path}: pictures have 1, 3 or 4 channels, its image has {channels}")
-    fitting = said.get("fitting") or ("letterbox" if detects else "middle")
-    if fitting not in FITTINGS:
-        raise RuntimeFault(f"{model.path}: it fits pictures by '{fitting}', which is not known here")
+        raise RunError(f"{model.path}: pictures have 1, 3 or 4 channels, its image has {channels}")
     stride = max(LEAST_STRIDE, int(said.get("stride", LEAST_STRIDE)))
     names = said.get("names")
     names = None if names is None else tuple(map(str, names))
-    return Facts(said["task"], names, stride, tuple(size), channels, fitting, said.get("one2one", False), said["nms"])
+    return Facts(
+        said["task"], names, stride, tuple(size), channels, fitting, said.get("one2one", False), said.get("nms")
+    )
 
 
 def _read(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the metadata says, as values."""
-    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
-        "task": ("task", str),
-        "names": ("names", lambda text: json.loads(text) or None),
-        "stride": ("stride", int),
-        "imgsz": ("size", lambda text: (int(json.loads(text)[0]), int(json.loads(text)[1]))),
-        "channels": ("channels", int),
-        "fitting": ("fitting", str),
-        "one2one": ("one2one", lambda text: text == "true"),
-    }
-    found: dict[str, Any] = {"nms": json.loads(metadata["nms"]) if metadata.get("nms") else None}
-    if "netbuild" not in metadata:  # keys of such names may mean anything in files of others
-        return {"nms": None}
-    for key, (name, read) in readers.items():
-        if metadata.get(key):
+    """What the metadata says, as fields of `Facts`; nothing of a file of others, where such keys may mean anything."""
+    found: dict[str, Any] = {}
+    for key, (name, read) in _READERS.items():
+        if "netbuild" in metadata and metadata.get(key):
             try:
                 found[name] = read(metadata[key])
             except (ValueError, TypeError, IndexError, KeyError):
-                raise RuntimeFault(f"{path}: its metadata '{key}' cannot be read: {metadata[key][:60]}") from None
+                raise RunError(f"{path}: its metadata '{key}' cannot be read: {metadata[key][:60]}") from None
     return found
+
+
+def _pair(text: str) -> tuple[int, int]:
+    height, width = json.loads(text)
+    return int(height), int(width)
+
+
+_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field, and how it is read
+    "task": ("task", str),
+    "names": ("names", lambda text: [*json.loads(text)] or None),
+    "stride": ("stride", int),
+    "imgsz": ("size", _pair),
+    "channels": ("channels", int),
+    "fitting": ("fitting", str),
+    "one2one": ("one2one", lambda text: text == "true"),
+    "nms": ("nms", lambda text: dict(json.loads(text))),
+}
 
 
 def _short(error: object, limit: int = 200) -> str:
@@ -412,22 +437,22 @@ def read_image(path: str | Path, channels: int = 3) -> Array:
     """A picture as uint8 (H, W, channels): upright as its EXIF says, 16 bits scaled to 8, palettes resolved.
 
     Raises:
-        PictureFault: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
+        PictureError: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
     """
     try:
         from PIL import Image
     except ImportError:
-        raise PackageFault("reading pictures needs Pillow", hint="pip install pillow") from None
+        raise PackageError("reading pictures needs Pillow", hint="pip install pillow") from None
     try:
         with Path(path).open("rb") as file:
             image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:
-                raise PictureFault(f"{path}: too large: {image.width} x {image.height}")
+                raise PictureError(f"{path}: too large: {image.width} x {image.height}")
             image.load()
-    except PictureFault:
+    except PictureError:
         raise
     except Exception as error:  # a decoder meets any bytes, so any of its failures is the file's fault
-        raise PictureFault(f"{path}: cannot be read as a picture: {_short(error) or type(error).__name__}") from None
+        raise PictureError(f"{path}: cannot be read as a picture: {_short(error) or type(error).__name__}") from None
     return _levelled(_upright(image), str(path), channels)
 
 
@@ -448,12 +473,12 @@ def _levelled(image: Any, name: str, channels: int) -> Array:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # converting them, Pillow would clip
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise PictureFault(f"{name}: values outside 0..65535 have no right form in 8 bits")
+            raise PictureError(f"{name}: values outside 0..65535 have no right form in 8 bits")
         image = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # through its colours; straight to grey, Pillow may take the numbers
     elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
-        raise PictureFault(f"{name}: pictures of Pillow's mode {image.mode} have no rule")
+        raise PictureError(f"{name}: pictures of Pillow's mode {image.mode} have no rule")
     # Grey comes of RGB, as all that is read by netbuild predict is RGB first.
     if channels == 1:
         image = image.convert("RGB")
@@ -471,17 +496,21 @@ def _with_channels(image: Array, channels: int) -> Array:
 
 
 def resized(image: Array, h: int, w: int) -> Array:
-    """A picture (H, W, C) as (h, w, C): means over areas where it becomes smaller, else between the nearest pixels."""
-    if (h, w) == image.shape[:2]:
+    """A picture (H, W, C) as (h, w, C): means over areas where it becomes smaller, else between the nearest pixels.
+
+    The second is equal to OpenCV's INTER_LINEAR, the first within one of 255 steps to its INTER_AREA.
+    """
+    height, width = image.shape[:2]
+    if (h, w) == (height, width):
         return image
-    smaller = h < image.shape[0] or w < image.shape[1]
-    area = smaller and h <= image.shape[0] and w <= image.shape[1]
-    change = _averaged if area else _between
-    out = change(change(image, h, smaller).swapaxes(0, 1), w, smaller).swapaxes(0, 1)
-    return (out + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+    if h > height or w > width:
+        return _between(image, h, w)
+    rows = _averaged(image, h)
+    means = _averaged(rows.swapaxes(0, 1), w).swapaxes(0, 1)
+    return (means + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
-def _averaged(values: Array, count: int, _: bool) -> Array:
+def _averaged(values: Array, count: int) -> Array:
     """Means over as many equal parts of the first axis, whose ends may lie inside pixels."""
     length = len(values)
     if count == length:
@@ -496,25 +525,38 @@ def _averaged(values: Array, count: int, _: bool) -> Array:
     return sums * np.float32(count / length)
 
 
-def _between(values: Array, count: int, smaller: bool) -> Array:
-    """Values between the two nearest along the first axis.
+def _between(image: Array, h: int, w: int) -> Array:
+    """Each pixel from the four nearest, in the whole numbers that OpenCV takes for bytes: weights are 11 bits."""
+    height, width = image.shape[:2]
+    smaller = h < height or w < width
+    (top, below, down), (left, right, across) = _nearest(height, h, smaller), _nearest(width, w, smaller)
+    near, far = (_weights(part)[:, None] for part in (1 - across, across))
+    values = image.astype(np.int32)
+    rows = (values[:, left] * near + values[:, right] * far) >> 4
+    near, far = (_weights(part)[:, None, None] for part in (1 - down, down))
+    return ((((near * rows[top]) >> 16) + ((far * rows[below]) >> 16) + 2) >> 2).astype(np.uint8)
 
-    Of a picture that becomes smaller in one direction only, they are taken as OpenCV's INTER_AREA does.
+
+def _weights(parts: Array) -> Array:
+    return np.rint(parts * np.float32(2048)).astype(np.int32)
+
+
+def _nearest(length: int, count: int, smaller: bool) -> tuple[Array, Array, Array]:
+    """Of each place the pixel before and the one after, along one axis, and how far it is from the first to the second.
+
+    Of a picture that becomes smaller in one direction only, places are those of OpenCV's INTER_AREA.
     """
-    length = len(values)
-    if count == length:
-        return values
-    scale = length / count
+    scale, numbers = length / count, np.arange(count)
     if smaller:
-        low = np.floor(np.arange(count) * scale)
-        part = (np.arange(count) + 1) - (low + 1) / scale
-        place = low + np.where(part <= 0, 0, part - np.floor(part))
+        first = np.floor(numbers * scale)
+        part = (numbers + 1) - (first + 1) / scale
+        part = np.where(part <= 0, 0, part - np.floor(part)).astype(np.float32)
     else:
-        place = (np.arange(count) + 0.5) * scale - 0.5
-    place = place.clip(0, length - 1)
-    low = place.astype(np.int64)
-    part = (place - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    return values[low] * (1 - part) + values[np.minimum(low + 1, length - 1)] * part
+        place = ((numbers + 0.5) * scale - 0.5).astype(np.float32)
+        first = np.floor(place)
+        part = place - first
+    low = first.astype(np.int64)
+    return low.clip(0, length - 1), (low + 1).clip(0, length - 1), part
 
 
 @dataclass(frozen=True)
@@ -592,9 +634,9 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
             if not 0 <= getattr(self, name) <= 1:
-                raise RuntimeFault(f"{name} {getattr(self, name)}: must be from 0 to 1")
+                raise RunError(f"{name} {getattr(self, name)}: must be from 0 to 1")
         if self.max_det < 1:
-            raise RuntimeFault(f"max_det {self.max_det}: must be at least 1")
+            raise RunError(f"max_det {self.max_det}: must be at least 1")
 
 
 def suppressed(image: Array, chosen: Filter) -> Array:
@@ -652,7 +694,7 @@ def listed(outputs: Mapping[str, Array], count: int, path: Path) -> list[Array]:
     """Rows (n, 6) of each image, best first, from the outputs of a file with suppression inside."""
     lacking = [name for name in ("boxes", "scores", "classes", "index") if name not in outputs]
     if lacking:
-        raise RuntimeFault(f"{path}: it has suppression inside, but no output '{lacking[0]}'")
+        raise RunError(f"{path}: it has suppression inside, but no output '{lacking[0]}'")
     boxes, scores, classes, index = (outputs[name] for name in ("boxes", "scores", "classes", "index"))
     rows = np.concatenate((boxes, scores[:, None], classes[:, None]), 1, dtype=np.float32)
     return [own[_descending(own[:, 4])] for own in (rows[index == i] for i in range(count))]
@@ -728,12 +770,12 @@ def _run(words: Sequence[str] | None) -> int:
     given = {"task": a.task, "names": a.names, "stride": a.stride, "fitting": a.fitting, "size": a.imgsz}
     for picture in a.pictures:
         if not Path(picture).is_file():
-            raise RuntimeFault(f"there is no picture '{picture}'")
+            raise RunError(f"there is no picture '{picture}'")
     model = load(a.file, threads=a.threads, **given)
     names = ("conf", "iou", "max_det", "classes", "agnostic", "multi_label", "rect", "imgsz")
     document = model.document(a.pictures, **{name: getattr(a, name) for name in names})
     for failed in document["failed"]:
-        print(RuntimeFault(failed["reason"]), file=sys.stderr)
+        print(RunError(failed["reason"]), file=sys.stderr)
     print(json.dumps(document, indent=1) if a.json else "\n".join(_lines(document)))
     return int(bool(document["failed"]))
 
@@ -742,7 +784,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command line: 0, 1 if some pictures could not be read, 2 for a mistake, 3 without a package."""
     try:
         return _run(words)
-    except RuntimeFault as error:
+    except RunError as error:
         print(error, file=sys.stderr)
         return error.exit_code
 

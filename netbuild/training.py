@@ -17,9 +17,17 @@ from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.exported import Exported, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
 from netbuild.network import Network
-from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, classify_batch, detect_batch
+from netbuild.pictures import (
+    ClassifySamples,
+    DetectSamples,
+    FixedSamples,
+    NarrowSamples,
+    classify_batch,
+    detect_batch,
+)
 from netbuild.processes import agreed, is_first, join, rank, shared, world
 from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
@@ -373,6 +381,8 @@ def _samples(
     if network.facts["task"] != "detect":
         classes = network.facts["nc"] or 0
         return ClassifySamples(samples, (height, width), channels, chosen, classes, kept), classify_batch
+    if canvas := network.facts.get("canvas"):
+        return FixedSamples(samples, canvas, channels, kept), detect_batch
     if learning or not settings.rect:
         return DetectSamples(samples, max(height, width), channels, chosen, kept), detect_batch
     stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]
@@ -392,7 +402,7 @@ def validate(
     """The measures of a checkpoint on a data set, and those of each class.
 
     Args:
-        file: a checkpoint.
+        file: a checkpoint, or an exported ONNX file; one of a fixed size sees pictures on that canvas.
         data: a data set.
         split: of it; ``val``, else ``test``, unless given.
         settings: of validation.
@@ -435,12 +445,21 @@ def _to_validate(
     options: Mapping[str, Any],
 ) -> tuple[Network, Task, Feed, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
-    network, dataset = build_graph(open_graph(file, **options)), open_data(data)
+    network, device = _measured(file, settings, options)
+    dataset = open_data(data)
     if network.facts["nc"] != dataset.nc and network.facts["task"] != "autoencode":
         raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
-    device = pick_device(settings.device)
     task = task_of(network.to(device).eval(), list(dataset.names))
     check_task(task.name, dataset)
     split = split or dataset.held_out()
     report = _scanned(dataset, [split], settings, onlooker, allow_empty=True)
     return network, task, feed_of(network, report, split, settings, False), device
+
+
+def _measured(file: str | Path, settings: Settings, options: Mapping[str, Any]) -> tuple[Network, torch.device]:
+    """The network that a file is, or stands for, and the device on which its images are made."""
+    if not is_exported(file):
+        return build_graph(open_graph(file, **options)), pick_device(settings.device)
+    network: Exported = open_exported(file, settings.device)
+    network.settle(settings.imgsz, None)
+    return network, torch.device("cpu")

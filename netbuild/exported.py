@@ -1,0 +1,146 @@
+"""An exported ONNX file in the place of a network: what it gives is read, scored and drawn by the same tasks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import nn
+
+from netbuild import runtime
+from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.network import Network
+from netbuild.runtime import PackageError, RunError
+
+
+def is_exported(file: object) -> bool:
+    """Whether a file's name is that of an ONNX file."""
+    return isinstance(file, (str, Path)) and str(file).lower().endswith(".onnx")
+
+
+class _Head(nn.Module):
+    """What a task asks of a head, as the file says it."""
+
+    def __init__(self, nc: int, stride: int, ranked: bool) -> None:
+        super().__init__()
+        self.nc, self.stride, self.reg_max, self.ranked = nc, [float(stride)], 1, ranked
+
+    def one2one(self) -> bool:
+        """Whether its rows need no suppression; those of a file that has it inside need no other."""
+        return self.ranked
+
+
+class Exported(Network):
+    """An ONNX file as a network that predicts: images (B, C, H, W) from 0 to 1 to what its task reads.
+
+    Its "model" is a head that only knows classes and strides; there are no weights.
+
+    Args:
+        file: open in onnxruntime.
+    """
+
+    def __init__(self, file: runtime.Model) -> None:
+        nn.Module.__init__(self)
+        said, nc = file.facts, file.classes or 0
+        names = None if said.names is None else list(said.names)
+        head = _Head(nc, said.stride, said.one2one or said.nms is not None)
+        self.model = nn.ModuleList([head])  # type: ignore[assignment]
+        self.facts = {"name": file.path.name, "task": said.task, "nc": nc, "ch": said.channels, "imgsz": said.size}
+        self.facts |= {"names": names, "canvas": file.canvas}
+        self.file = file
+
+    def forward(self, *images: torch.Tensor) -> Any:
+        """The outputs of the file for one batch of images.
+
+        Raises:
+            NetbuildError: if it does not run on them.
+        """
+        try:
+            outputs = self.file.run(images[0].cpu().numpy())
+            return self._as_read(outputs, len(images[0]))
+        except RunError as error:
+            _pass_on(error)
+
+    def _as_read(self, outputs: list[Any], count: int) -> Any:
+        """Outputs in the form in which this task's heads give them."""
+        task, said = self.facts["task"], self.file.facts
+        if task == "detect" and said.nms is not None:
+            return _stacked(runtime.listed(dict(zip(self.file.outputs, outputs, strict=True)), count, self.file.path))
+        if task == "classify":
+            # The task takes logits: the softmax of logarithms gives the probabilities back.
+            return torch.from_numpy(self.file.probabilities(outputs)).log()
+        values = tuple(torch.from_numpy(output) for output in outputs)
+        return values[0] if task == "detect" or len(values) == 1 else values
+
+    def settle(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
+        """Size that pictures are fitted into, and whether canvases are narrow, as `runtime.Model.settle` has it.
+
+        Raises:
+            NetbuildError: for what the file cannot have, or has no effect on it.
+        """
+        try:
+            return self.file.settle(imgsz, rect)
+        except RunError as error:
+            _pass_on(error)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse options of detection that the file itself has decided otherwise.
+
+        Raises:
+            NetbuildError: for the first.
+        """
+        try:
+            self.file.filter({name: value for name, value in options.items() if value is not None})
+        except RunError as error:
+            _pass_on(error)
+
+
+def open_exported(file: str | Path, device: str | None = None) -> Exported:
+    """An ONNX file, ready to run.
+
+    Args:
+        file: one of netbuild's, which says what its outputs mean.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the first GPU that onnxruntime can use, else the CPU.
+
+    Raises:
+        NetbuildError: if it cannot be opened, says too little, or onnxruntime has not this device.
+        MissingExtraError: without onnxruntime.
+    """
+    try:
+        return Exported(runtime.load(file, providers=_providers(device or "auto"), threads=torch.get_num_threads()))
+    except RunError as error:
+        _pass_on(error)
+
+
+def _providers(device: str) -> list[Any]:
+    """Of onnxruntime, in order of preference."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("running ONNX files needs onnxruntime", hint="pip install 'netbuild[export]'") from None
+    has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and torch.cuda.is_available()
+    if kind not in ("auto", "cuda") or not (number or "0").isdecimal():
+        raise NetbuildError(f"--device {device}: ONNX files run on cpu, cuda, cuda:1 or auto")
+    if kind == "cuda" and not has_gpu:
+        hint = "pip install onnxruntime-gpu, or --device cpu"
+        raise NetbuildError(f"--device {device}: this onnxruntime has no CUDA, or there is no GPU", hint=hint)
+    gpu = [("CUDAExecutionProvider", {"device_id": int(number or 0)})] if has_gpu else []
+    return [*gpu, "CPUExecutionProvider"]
+
+
+def _stacked(found: list[Any]) -> torch.Tensor:
+    """Rows (n, 6) of each image as one tensor (B, k, 6), filled up with rows of no score."""
+    rows = np.zeros((len(found), max((len(image) for image in found), default=0), 6), np.float32)
+    for i, image in enumerate(found):
+        rows[i, : len(image)] = image
+    return torch.from_numpy(rows)
+
+
+def _pass_on(error: RunError) -> NoReturn:
+    if isinstance(error, PackageError):
+        raise MissingExtraError(error.message, hint="pip install 'netbuild[export]'") from None
+    raise NetbuildError(error.message, hint=error.hint) from None
