@@ -505,6 +505,26 @@ def predict(
     raise typer.Exit(int(bool(failed)))
 
 
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An ONNX file, of netbuild or of others.")],
+    imgsz: Annotated[str | None, typer.Option(help="Of images whose size is free: 640, or 640x384.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of inputs whose batch is free.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Every node with output, bytes and FLOPs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="All of it as data, with every node.")] = False,
+) -> None:
+    """Look into an ONNX file: ports, operators, parameters, FLOPs, memory, metadata. It is not run."""
+    size = image_size(imgsz)
+    _refuse_unused("with --json, which has all nodes", **({"nodes": nodes or None} if json else {}))
+    from netbuild.inspecting import inspect as look
+
+    found = look(file, size, batch)
+    if json:
+        write_json(found.to_dict())
+    else:
+        write(found.text(nodes))
+
+
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 

@@ -66,7 +66,7 @@ class Exported(Network):
         """Outputs in the form in which this task's heads give them."""
         task, said = self.facts["task"], self.file.facts
         if task == "detect" and said.nms is not None:
-            return _stacked(runtime.listed(dict(zip(self.file.outputs, outputs, strict=True)), count, self.file.path))
+            return _stacked(runtime.listed(outputs, count))
         if task == "classify":
             # The task takes logits: the softmax of logarithms gives the probabilities back.
             return torch.from_numpy(self.file.probabilities(outputs)).log()

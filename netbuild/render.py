@@ -9,6 +9,7 @@ from typing import Any
 from netbuild.cost import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report import Report, RowSummary
+from netbuild.units import giga, size
 
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 
@@ -24,28 +25,8 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def giga(count: float) -> str:
-    """A count in units of 1e9 with enough digits never to read 0.0 for something."""
-    value = count / 1e9
-    if value == 0:
-        return "0"
-    if value >= 1:
-        return f"{value:,.1f}"
-    return f"{value:.3g}" if value >= 1e-4 else f"{value:.6f}".rstrip("0") if value >= 1e-6 else f"{value:.1e}"
-
-
 def _row_giga(count: int) -> str:
     return "0" if not count else f"{count / 1e9:.4f}" if count >= 1e6 else f"{count / 1e9:.2g}"
-
-
-def size(count: int | None) -> str:
-    """Bytes in decimal units."""
-    if count is None:
-        return "-"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 Cell = Callable[[RowSummary, str], str]

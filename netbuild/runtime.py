@@ -24,6 +24,7 @@ LEAST_STRIDE = 32  # of a letterboxed canvas
 MAX_PIXELS = 178_956_970  # of a picture: half a GiB as RGB
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FITTINGS = ("letterbox", "middle")
+TASKS = ("detect", "classify", "autoencode")  # of which the last finds nothing: it gives a picture
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -65,7 +66,7 @@ class Facts:
     """What a file says of itself, or what is given by hand.
 
     Args:
-        task: ``detect``, ``classify``, or another, of which the outputs are given as they are.
+        task: ``detect``, ``classify`` or ``autoencode``; of another `Model.run` gives the outputs as they are.
         names: of the classes; none where they are not known.
         stride: both sides of a letterboxed canvas are multiples of it.
         size: height and width that pictures are fitted into unless another is asked for.
@@ -104,6 +105,10 @@ class Model:
         batch, channels, height, width = (side if isinstance(side, int) else None for side in inputs[0].shape)
         self.fixed = batch, height, width
         self.facts = facts_of(self, channels, session.get_modelmeta().custom_metadata_map, given)
+        if self.facts.nms is not None and len(self.outputs) != 4:
+            raise RunError(
+                f"{path}: with suppression inside it gives boxes, scores, classes, index, not {self.outputs}"
+            )
         if self.classes is not None:
             self.check_classes(self.classes)
 
@@ -153,7 +158,7 @@ class Model:
                 raise RunError(f"{self.path}: its output '{name}' is no tensor with an axis of pictures")
         if self.facts.nms is None:
             return [output[: step - missing] for output in found]
-        return [output + start if name == "index" else output for output, name in zip(found, self.outputs)]
+        return [*found[:3], found[3] + start]
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
@@ -167,6 +172,9 @@ class Model:
         Raises:
             RunError: for whatever is wrong with picture or options.
         """
+        if self.facts.task not in TASKS:
+            hint = "Model.run gives the outputs as they are"
+            raise RunError(f"what is found by the task '{self.facts.task}' is not read here", hint)
         size, rect = self.settle(options.pop("imgsz", None), options.pop("rect", None))
         chosen = self.filter({name: value for name, value in options.items() if value is not None})
         pixels, path = self.pixels(picture)
@@ -272,13 +280,12 @@ class Model:
             return self.boxes(self.rows(outputs, 1, chosen)[0], place)
         if self.facts.task == "classify":
             return self.guesses(self.probabilities(outputs)[0])
-        return [] if self.facts.task == "autoencode" else [{"value": outputs[0][0].tolist()}]
+        return []
 
     def rows(self, outputs: Sequence[Array], count: int, chosen: "Filter") -> list[Array]:
         """Detections of each of ``count`` images, best first: (n, 6) corners in pixels of the input, score, class."""
         if self.facts.nms is not None:
-            named = dict(zip(self.outputs, outputs))
-            return [wanted(rows, chosen) for rows in listed(named, count, self.path)]
+            return [wanted(rows, chosen) for rows in listed(outputs, count)]
         y = outputs[0].astype(np.float32, copy=False)
         if self.facts.one2one:
             return [wanted(rows, chosen) for rows in y]
@@ -690,12 +697,9 @@ def wanted(rows: Array, chosen: Filter) -> Array:
     return rows[: chosen.max_det]
 
 
-def listed(outputs: Mapping[str, Array], count: int, path: Path) -> list[Array]:
-    """Rows (n, 6) of each image, best first, from the outputs of a file with suppression inside."""
-    lacking = [name for name in ("boxes", "scores", "classes", "index") if name not in outputs]
-    if lacking:
-        raise RunError(f"{path}: it has suppression inside, but no output '{lacking[0]}'")
-    boxes, scores, classes, index = (outputs[name] for name in ("boxes", "scores", "classes", "index"))
+def listed(outputs: Sequence[Array], count: int) -> list[Array]:
+    """Rows (n, 6) of each image, best first, of a file with suppression inside: its boxes, scores, classes, index."""
+    boxes, scores, classes, index = outputs
     rows = np.concatenate((boxes, scores[:, None], classes[:, None]), 1, dtype=np.float32)
     return [own[_descending(own[:, 4])] for own in (rows[index == i] for i in range(count))]
 
@@ -756,7 +760,7 @@ def _line(result: Mapping[str, Any]) -> str:
             counts[key] = counts.get(key, 0) + 1
         said = ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
     else:
-        said = ", ".join(f"{r['name']} {r['confidence']:.2f}" if "name" in r else _short(r["value"]) for r in records)
+        said = ", ".join(f"{record['name']} {record['confidence']:.2f}" for record in records)
     text = f"{result['path']} {result['height']}x{result['width']}: {said or 'nothing'}"
     return "".join(c if c.isprintable() else " " for c in text)
 

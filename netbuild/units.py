@@ -1,0 +1,21 @@
+"""Counts and bytes as people read them."""
+
+
+def giga(count: float) -> str:
+    """A count in units of 1e9 with enough digits never to read 0.0 for something."""
+    value = count / 1e9
+    if value == 0:
+        return "0"
+    if value >= 1:
+        return f"{value:,.1f}"
+    return f"{value:.3g}" if value >= 1e-4 else f"{value:.6f}".rstrip("0") if value >= 1e-6 else f"{value:.1e}"
+
+
+def size(count: int | None) -> str:
+    """Bytes in decimal units."""
+    if count is None:
+        return "-"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
