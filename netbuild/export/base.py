@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean, shorten
+from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean, shorten
 
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "int8"})  # those that not every target takes
@@ -35,6 +35,7 @@ class Job:
         axes: for each input the names of its free axes, by number.
         metadata: what the file is to say of itself.
         options: flags by name, those of `FLAGS` that were given; for "nms" the `netbuild.tasks.nms.Filter`.
+        rows: how messages call each row, and its place in its file, if it has one.
         multiple: what free heights and widths are multiples of, in pixels.
     """
 
@@ -46,6 +47,7 @@ class Job:
     axes: tuple[dict[int, str], ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[str, Where | None], ...] = ()
     multiple: int = 1
 
     @property

@@ -236,6 +236,9 @@ class YOLOESegment(YOLOEDetect):
     def decoded(self, raw: Raw) -> list[torch.Tensor]:
         return [cells_kept(raw["mask_coefficient"], raw.get("kept"))]
 
+    def told(self) -> list[str]:
+        return mask_words(self.proto)
+
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
 
