@@ -69,8 +69,9 @@ BELOW = {
     "sources": ("pictures",),
     "predicting": ("sources", "api", "devices"),
     "saving": ("predicting",),
+    "export": ("api", "data", "tasks"),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing"),
+    "cli": ("author", "trust", "importing", "export"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

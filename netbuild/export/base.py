@@ -92,6 +92,14 @@ class Target(ABC):
     def open(self, path: Path) -> Run:
         """A function that runs the file: inputs as numpy arrays in the file's order, to its outputs."""
 
+    def loosened(self, path: Path, conf: float) -> Run:
+        """As ``open``, of a file with suppression inside, but for another least score: proofs must see some boxes.
+
+        Raises:
+            NetbuildError: where a target that takes --nms has no such way.
+        """
+        raise NetbuildError(f"the target '{self.name}' cannot prove suppression where no box is found")
+
     def tolerance(self, options: Mapping[str, Any]) -> float:
         """How far outputs may be from torch's in float32, in parts of max(1, |reference|)."""
         return HALF if options.get("half") else FLOAT

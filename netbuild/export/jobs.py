@@ -75,6 +75,7 @@ def make_job(network: Network, wish: Wish) -> Job:
     free = frozenset(_free(wish))
     task = task_of(network)
     nms = _suppression(network, task, wish)
+    _check_free_size(network, free)
     height, width = wish.imgsz or network.facts["imgsz"]
     check_size(network, (height, width))
     examples = _examples(network, (height, width), wish.batch or (2 if "batch" in free else 1))
@@ -112,7 +113,7 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
     """What a file says of any network, whatever was asked for."""
     known, head = network.facts, network.model[-1]
     names = known.get("names") or [str(i) for i in range(known.get("nc") or 0)]
-    fitting = task.fitting if task else "letterbox" if hasattr(head, "stride") else "middle"
+    fitting = task.fitting if task else "letterbox" if strides(head) else "middle"
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
@@ -148,9 +149,13 @@ def layout(network: Network, count: int) -> str:
 
 def multiple_of(network: Network) -> int:
     """Pixels that both sides of an image should be multiples of: the largest stride that is known."""
-    strides = getattr(network.model[-1], "stride", None)
-    own = [int(s) for s in strides] if isinstance(strides, (list, tuple)) else []
-    return max([*own, int(network.facts.get("stride") or 1)])
+    return max([*strides(network.model[-1]), int(network.facts.get("stride") or 1)])
+
+
+def strides(head: nn.Module) -> list[int]:
+    """The strides of a head that gives something for every cell; none of any other module."""
+    known = getattr(head, "stride", None) if hasattr(head, "layout") else None
+    return [int(s) for s in known] if isinstance(known, (list, tuple)) else []
 
 
 def check_size(network: Network, size: tuple[int, int]) -> None:
@@ -160,7 +165,7 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
         NetbuildError: with the next size that fits.
     """
     step = multiple_of(network)
-    if not hasattr(network.model[-1], "stride") or all(side % step == 0 for side in size):
+    if not strides(network.model[-1]) or all(side % step == 0 for side in size):
         return
     fits = "x".join(str(max(1, round(side / step)) * step) for side in size)
     said = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"
@@ -176,6 +181,13 @@ def _free(wish: Wish) -> tuple[str, ...]:
     if "batch" in free and wish.batch is not None:
         raise NetbuildError(f"--batch {wish.batch} has no effect with --dynamic {wish.dynamic}", hint="leave it out")
     return free
+
+
+def _check_free_size(network: Network, free: frozenset[str]) -> None:
+    sizes = {shape[1:] for _, shape in input_shapes(network) if len(shape) == 3}
+    if "height" in free and len(sizes) != 1:
+        said = "images of sizes of their own" if sizes else "no image"
+        raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
 
 
 def _suppression(network: Network, task: Task | None, wish: Wish) -> Any:

@@ -1,6 +1,7 @@
 """The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,29 @@ class OnnxTarget(Target):
         return notes
 
     def open(self, path: Path) -> Run:
-        session = session_of(path)
-        names = [x.name for x in session.get_inputs()]
+        return runner(session_of(path))
 
-        def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [np.asarray(x) for x in session.run(None, dict(zip(names, arrays, strict=True)))]
+    def loosened(self, path: Path, conf: float) -> Run:
+        import onnx
 
-        return run
+        from netbuild.export.suppression import loosen
+
+        looser = path.with_name(f"looser-{path.name}")
+        try:
+            store(loosen(onnx.load(path), conf), looser)
+            return runner(session_of(looser))
+        finally:
+            looser.unlink(missing_ok=True)
+
+
+def runner(session: Any) -> Run:
+    """A session as a function from arrays in the order of its inputs."""
+    names = [x.name for x in session.get_inputs()]
+
+    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(x) for x in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+    return run
 
 
 def session_of(path: Path, **settings: Any) -> Any:
@@ -80,9 +97,9 @@ def session_of(path: Path, **settings: Any) -> Any:
 
 def convert(job: Job, opset: int) -> Any:
     """The job as an ONNX model in memory, its constants folded."""
-    program = tracing.capture(job, Halved(job.module) if job.half else None)
+    program = plain_attention(tracing.capture(job, Halved(job.module) if job.half else None))
     nms = bool(job.options.get("nms"))
-    names = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
+    names: dict[str, Any] = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
     try:
         with tracing.quiet():
             made: Any = torch.onnx.export(
@@ -92,6 +109,34 @@ def convert(job: Job, opset: int) -> Any:
             return made.model_proto
     except Exception as error:  # the exporter has a dozen, none of them public
         raise unconverted(error, program, job.rows) from error
+
+
+def plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Attention of more axes than the exporter knows (windows beside heads) as the products that it is."""
+    operator = torch.ops.aten.scaled_dot_product_attention.default
+    called = [node for node in program.graph.nodes if node.target is operator]
+    if all(node.args[0].meta["val"].ndim == 4 for node in called):
+        return program
+    with tracing.quiet():
+        return program.run_decompositions({operator: attention})
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What `scaled_dot_product_attention` is in eval; other forms than a mask to be added are left to the exporter."""
+    if is_causal or enable_gqa or (mask is not None and mask.dtype == torch.bool):
+        return NotImplemented
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
 
 
 def fold(model: Any) -> None:
@@ -104,22 +149,26 @@ def fold(model: Any) -> None:
 
 def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]) -> NetbuildError:
     """What ONNX has no operator for, as an error at its row."""
-    causes = [error]
+    causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None and len(causes) < 20:
-        causes.append(cause)  # type: ignore[arg-type]
+        causes.append(cause)
     text = " ".join(str(e) for e in causes)
-    for node in program.graph.nodes:
-        if node.op != "call_function" or f"%{node.name} " not in text:
-            continue
-        row, said = tracing.row_of_node(node), f"the operator {node.target} cannot be written as ONNX"
-        if row is not None:
-            return tracing.at_row(said, row, rows, "use another module there, or another --target")
-        return NetbuildError(said)
-    return NetbuildError(f"the network cannot be written as ONNX: {shorten(text, 300)}")
+    found = re.search(r"target=torch\.ops\.(\w+\.\w+)", text) or re.search(r"op='(\w+\.\w+)'", text)
+    if not found:
+        return NetbuildError(f"the network cannot be written as ONNX: {shorten(causes[-1], 300)}")
+    said, plain = f"the operator {found[1]} cannot be written as ONNX", found[1].split(".")[1]
+    # The exporter takes operators apart first: what it stumbles over may have another name in the graph that it got.
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and plain in str(node.target)]
+    places = [row for row in map(tracing.row_of_node, nodes) if row is not None]
+    return (
+        tracing.at_row(said, places[0], rows, "use another module there, or another --target")
+        if places
+        else NetbuildError(said)
+    )
 
 
 def finish(model: Any, job: Job) -> None:
-    """Names of free axes, our metadata, and none of the exporter's notes, which tell where files of this machine lie."""
+    """Names of free axes, our metadata, and none of the exporter's notes, which tell paths of this machine."""
     graph = model.graph
     for entry in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]:
         del entry.metadata_props[:]

@@ -43,6 +43,7 @@ class Comparison:
         difference: largest |difference|.
         part: largest |difference| / max(1, |reference|).
         tolerance: what ``part`` may be.
+        type: of its numbers.
         remark: what was not compared, or why it cannot be.
     """
 
@@ -52,6 +53,7 @@ class Comparison:
     difference: float
     part: float
     tolerance: float
+    type: str = "float32"
     remark: str = ""
     failed: bool = field(default=False)
 
@@ -149,7 +151,7 @@ def compare(
     if given is None or given.shape != wanted.shape:
         shape = "nothing" if given is None else str(list(given.shape))
         said = f"{shape} instead of {list(wanted.shape)}"
-        return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, said, True)
+        return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), said, True)
     a, b = given.astype(np.float64), wanted.astype(np.float64)
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
@@ -158,14 +160,14 @@ def compare(
     apart, parts = (np.where(np.isnan(x), np.inf, x) for x in (apart, parts))
     whole = np.issubdtype(wanted.dtype, np.integer)
     largest, part = float(apart.max(initial=0)), float(parts.max(initial=0))
-    return Comparison(name, case, wanted.shape, largest, part, 0.0 if whole else tolerance, remark)
+    return Comparison(name, case, wanted.shape, largest, part, 0.0 if whole else tolerance, str(wanted.dtype), remark)
 
 
 # -- lists of detections ----------------------------------------------------------------------------------------------
 
 
 def _matched(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
-    """Rows (B, K, 6+) of output 0 in the order of the reference's; those that only equal rank exchanged are left out."""
+    """Rows (B, K, 6+) of output 0 in the order of the reference's; those exchanged for others of equal rank go."""
     if given[0].shape != wanted[0].shape:
         return given, wanted, ""
     parts = [pair_rows(a, b, tolerance) for a, b in zip(given[0], wanted[0], strict=True)]

@@ -95,6 +95,16 @@ def append(model: Any, chosen: Filter, names: Sequence[str]) -> None:
         model.graph.output.append(onnx.helper.make_tensor_value_info(final, kind, shape))
 
 
+def loosen(model: Any, conf: float) -> Any:
+    """The model with another least score."""
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name == "suppression_conf":
+            tensor.CopyFrom(numpy_helper.from_array(np.array([conf], np.float32), tensor.name))
+    return model
+
+
 def _constants(chosen: Filter, nc: int) -> dict[str, np.ndarray]:
     return {
         "parts": np.array([2, 2, nc], np.int64),

@@ -3,8 +3,9 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,18 @@ from torch import nn
 from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.export.base import Job
 
+MOST = 2**31  # what torch takes for endless may come as a very large number
+ONE_WAY = "make it one way, or leave --dynamic out"
 Row = tuple[str, Where | None]  # how a row is called, and its place in its file
+
+
+@dataclass(frozen=True)
+class Limit:
+    """From and up to which side a graph is right, and the row that last said so; None is no end."""
+
+    row: int
+    low: int
+    high: int | None
 
 
 class Watch:
@@ -28,6 +40,7 @@ class Watch:
         self.module, self.axes = module, axes
         self.row: int | None = None
         self.fixed: tuple[int, str] | None = None
+        self.limits: dict[str, Limit] = {}
         self.inputs: tuple[Any, ...] = ()
 
     @contextmanager
@@ -57,6 +70,7 @@ class Watch:
         def leave(*_: Any) -> None:
             self.row = None
             self.fixed = self.fixed or next(((index, name) for name in self._lost()), None)
+            self._note_limits(index)
 
         return leave
 
@@ -68,6 +82,18 @@ class Watch:
                 with suppress(Exception):  # a look into torch's insides, for a better message only
                     if isinstance(side, int) or side.node.maybe_as_int() is not None:
                         yield name
+
+    def _note_limits(self, index: int) -> None:
+        """From and up to which side the graph so far is right, and which row said so last."""
+        for x, axes in zip(self.inputs, self.axes, strict=False):
+            for axis, name in axes.items():
+                with suppress(Exception):  # as above
+                    node = x.shape[axis].node
+                    bounds = node.shape_env.bound_sympy(node.expr)
+                    low, high = int(bounds.lower), int(bounds.upper) if bounds.upper.is_Integer else None
+                    before = self.limits.get(name)
+                    if before is None or (before.low, before.high) != (low, high):
+                        self.limits[name] = Limit(index, low, high)
 
 
 @contextmanager
@@ -102,7 +128,42 @@ def capture(job: Job, module: nn.Module | None = None) -> torch.export.ExportedP
             program = torch.export.export(module, job.examples, dynamic_shapes=(shapes,) if shapes else None)
         except Exception as error:
             raise untraced(error, watch, job.rows) from error
+    refuse_branches(job, watch.limits)
     return program
+
+
+def refuse_branches(job: Job, limits: Mapping[str, Limit]) -> None:
+    """Refuse a module that does another thing beyond some size: the graph has one of its ways only.
+
+    Raises:
+        NetbuildError: with its row.
+    """
+    for name, limit in limits.items():
+        step = 1 if name == "batch" else job.multiple
+        if limit.high is not None and limit.high < MOST:
+            raise at_row(_branch(name, f"above {limit.high}"), limit.row, job.rows, ONE_WAY)
+        below = (limit.low - 1) // step * step
+        # Torch itself takes any free number for two at least.
+        if name != "batch" and limit.low > 2 * step and _runs(job, name, below):
+            raise at_row(_branch(name, f"below {limit.low}"), limit.row, job.rows, ONE_WAY)
+
+
+def _branch(name: str, beyond: str) -> str:
+    return f"its module takes another way where {name} is {beyond}, which a file with a free {name} cannot"
+
+
+def _runs(job: Job, name: str, side: int) -> bool:
+    """Whether the network itself takes a side that its graph does not."""
+    shapes = [
+        [side if axes.get(axis) == name else length for axis, length in enumerate(x.shape)]
+        for x, axes in zip(job.examples, job.axes, strict=True)
+    ]
+    try:
+        with torch.no_grad():
+            job.module(*(torch.zeros(shape) for shape in shapes))
+    except Exception:  # too small for it: then there is no other way
+        return False
+    return True
 
 
 def free_shapes(job: Job) -> Iterator[dict[int, Any]]:
@@ -119,7 +180,9 @@ def untraced(error: Exception, watch: Watch, rows: Sequence[Row]) -> NetbuildErr
     """What stops tracing, as an error at its row."""
     text = shorten(str(error) or type(error).__name__, 300)
     if watch.row is not None:
-        return at_row(f"its module cannot be traced: {text}", watch.row, rows, "what it does depends on values or sizes")
+        return at_row(
+            f"its module cannot be traced: {text}", watch.row, rows, "what it does depends on values or sizes"
+        )
     if watch.fixed is not None:
         index, name = watch.fixed
         said = f"its module works at one {name} only, so {name} cannot stay free"
@@ -144,5 +207,3 @@ def row_of_node(node: Any) -> int | None:
     stack = getattr(node, "meta", {}).get("nn_module_stack") or {}
     found = [row_of(str(path)) for path, _ in stack.values()]
     return next((row for row in found if row is not None), None)
-
-

@@ -157,7 +157,9 @@ class Task(ABC):
         Raises:
             NetbuildError: for a task or head that has none.
         """
-        raise NetbuildError(f"--nms has no effect for the task '{self.name}': nothing is suppressed", hint="leave it out")
+        raise NetbuildError(
+            f"--nms has no effect for the task '{self.name}': nothing is suppressed", hint="leave it out"
+        )
 
     def records(self, prediction: Any, view: View) -> list[Record]:
         """A picture's prediction as JSON data, in terms of the picture as it is.

@@ -12,7 +12,7 @@ from torch import nn
 from netbuild.layers.conv import Conv
 from netbuild.layers.heads.detect import Detect, Raw, dense_branch
 from netbuild.layers.heads.prompts import LRPCHead, cells_kept, with_texts
-from netbuild.layers.heads.segment import Proto, Proto26, with_prototypes
+from netbuild.layers.heads.segment import Proto, Proto26, mask_words, with_prototypes
 from netbuild.layers.heads.world import BNContrastiveHead, fold_comparisons, guided_scores
 from netbuild.roles import In, Setting, Stride, Width
 
