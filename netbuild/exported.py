@@ -31,7 +31,7 @@ class _Head(nn.Module):
         return self.ranked
 
 
-class Exported(Network):
+class OnnxNetwork(Network):
     """An ONNX file as a network that predicts: images (B, C, H, W) from 0 to 1 to what its task reads.
 
     Its "model" is a head that only knows classes and strides; there are no weights.
@@ -96,7 +96,7 @@ class Exported(Network):
             _pass_on(error)
 
 
-def open_exported(file: str | Path, device: str | None = None) -> Exported:
+def open_exported(file: str | Path, device: str | None = None) -> OnnxNetwork:
     """An ONNX file, ready to run.
 
     Args:
@@ -108,7 +108,7 @@ def open_exported(file: str | Path, device: str | None = None) -> Exported:
         MissingExtraError: without onnxruntime.
     """
     try:
-        return Exported(runtime.load(file, providers=_providers(device or "auto"), threads=torch.get_num_threads()))
+        return OnnxNetwork(runtime.load(file, providers=_providers(device or "auto"), threads=torch.get_num_threads()))
     except RunError as error:
         _pass_on(error)
 

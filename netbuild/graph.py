@@ -91,7 +91,14 @@ class Graph(Facts):
         """The network with weights, initialised as torch and the layers do, on torch's default device."""
         with using_activation(self.make_activation()):
             modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
-        return Network(Rows(modules, self.plan), {"name": self.name, **describe(self, self.own)})
+        shapes = {"inputs": self.inputs, "stride": self.stride}
+        return Network(Rows(modules, self.plan), {"name": self.name, **shapes, **describe(self, self.own)})
+
+    @property
+    def stride(self) -> int:
+        """The largest stride of a row that is known, in pixels."""
+        known = [max(layer.field.stride) for layer in self.layers if layer.field and layer.field.known]
+        return int(max(known, default=1))
 
 
 def _used(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:

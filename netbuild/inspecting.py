@@ -379,8 +379,8 @@ _OF_SIZES = frozenset(
 def _worked_out(node: Any, ports: Mapping[str, Port], known: Mapping[str, Any], model: Any, onnx: Any) -> Any:
     """What a node of sizes gives, an array of a few numbers; None if its inputs are not known."""
     if node.op_type == "Shape" and (port := ports.get(node.input[0])) and port.count is not None:
-        part = {a.name: int(a.i) for a in node.attribute}
-        return np.array((port.shape or ())[part.get("start") : part.get("end")], np.int64)
+        ends: dict[str, int] = {a.name: int(a.i) for a in node.attribute}
+        return np.array([*(port.shape or ())][slice(ends.get("start"), ends.get("end"))], np.int64)
     if not all(name in known for name in node.input if name):
         return None
     try:

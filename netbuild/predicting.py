@@ -15,7 +15,7 @@ from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, shorten
-from netbuild.exported import Exported, is_exported, open_exported
+from netbuild.exported import OnnxNetwork, is_exported, open_exported
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
@@ -231,7 +231,7 @@ def prepare(
         network.to(pick_device(device or "auto"))
     task = _task(network)
     given = task.options({name: value for name, value in options.items() if value is not None})
-    if isinstance(network, Exported):
+    if isinstance(network, OnnxNetwork):
         network.check(options)
         size, narrow = network.settle(imgsz, rect)
         return Predictor(network, task, size, 1 if network.file.canvas else task.stride, batch, narrow, given)

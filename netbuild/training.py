@@ -17,7 +17,7 @@ from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.exported import Exported, is_exported, open_exported
+from netbuild.exported import OnnxNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
 from netbuild.network import Network
 from netbuild.pictures import (
@@ -460,6 +460,6 @@ def _measured(file: str | Path, settings: Settings, options: Mapping[str, Any]) 
     """The network that a file is, or stands for, and the device on which its images are made."""
     if not is_exported(file):
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
-    network: Exported = open_exported(file, settings.device)
+    network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, None)
     return network, torch.device("cpu")

@@ -73,8 +73,9 @@ BELOW = {
     "sources": ("pictures",),
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
+    "export": ("api", "data", "tasks"),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing", "inspecting"),
+    "cli": ("author", "trust", "importing", "export", "inspecting"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

@@ -48,6 +48,13 @@ class AnchorDetect(nn.Module):
         raw = [self.level(i, feat) for i, feat in enumerate(feats)]
         return raw if self.training else (torch.cat([self.decode(i, x) for i, x in enumerate(raw)], 1), raw)
 
+    def layout(self) -> str:
+        """What an exported file's output is, in a sentence."""
+        return (
+            "output 0: a row a box: centre x, centre y, width, height in pixels, objectness, then"
+            f" {self.nc} class probabilities"
+        )
+
     def level(self, i: int, x: torch.Tensor) -> torch.Tensor:
         """What a level's convolution gives, the anchors on an axis of their own: (B, anchors, H, W, 5+nc)."""
         return self.m[i](x).unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2)

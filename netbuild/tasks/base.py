@@ -151,6 +151,16 @@ class Task(ABC):
         """
         return refuse(given, f"for the task '{self.name}'")
 
+    def suppression(self, given: Mapping[str, Any]) -> Any:
+        """The `netbuild.tasks.nms.Filter` that an exported file applies by itself.
+
+        Raises:
+            NetbuildError: for a task or head that has none.
+        """
+        raise NetbuildError(
+            f"--nms has no effect for the task '{self.name}': nothing is suppressed", hint="leave it out"
+        )
+
     def records(self, prediction: Any, view: View) -> list[Record]:
         """A picture's prediction as JSON data, in terms of the picture as it is.
 

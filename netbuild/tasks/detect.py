@@ -330,6 +330,17 @@ class DetectTask(Task):
         wanted = given.get("classes")
         return {**given, **({} if wanted is None else {"classes": self.numbers(wanted)})}
 
+    def suppression(self, given: Mapping[str, Any]) -> Filter:
+        """The filter of these options.
+
+        Raises:
+            NetbuildError: if the head needs no suppression, or for a wrong value.
+        """
+        if self.head.one2one():  # type: ignore[operator]
+            said = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
+            raise NetbuildError(said, hint="leave it out")
+        return Filter(**self.options(given))
+
     def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
         """Classes by number or name, where a text of digits is a number unless a class is named so.
 

@@ -32,6 +32,10 @@ class Classify(nn.Module):
         self.drop = nn.Dropout(0.0, inplace=True)
         self.linear = nn.Linear(1280, c2)
 
+    def layout(self) -> str:
+        """What an exported file's output is, in a sentence."""
+        return f"output 0: probabilities of {self.linear.out_features} classes, which sum to 1"
+
     def forward(self, x: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if isinstance(x, list | tuple):
             x = torch.cat(x, 1)

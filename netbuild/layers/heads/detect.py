@@ -174,6 +174,24 @@ class Detect(nn.Module):
             return torch.cat((points - before, points + after), 1) * scales
         return torch.cat((points + (after - before) / 2, before + after), 1) * scales
 
+    def ranks(self) -> bool:
+        """Whether y is a list of detections, best first, rather than one entry a cell."""
+        return self.one2one()
+
+    def layout(self) -> str:
+        """What an exported file's outputs are, in a sentence."""
+        more = "".join(f", {text}" for text in self.told())
+        if self.ranks():
+            return f"output 0: a row a detection, best first: x1, y1, x2, y2 in pixels, score, class{more}"
+        return (
+            "output 0: a column a cell: centre x, centre y, width, height in pixels, then"
+            f" {self.nc} class scores from 0 to 1{more}"
+        )
+
+    def told(self) -> list[str]:
+        """What a kind of head appends to each detection, and its further outputs, in words."""
+        return []
+
     def fuse(self) -> None:
         """Of two branches keep the one that `end2end` selects."""
         if len(self.prefixes()) == 2:

@@ -46,6 +46,12 @@ class OBB(Detect):
     def decoded(self, raw: Raw) -> list[torch.Tensor]:
         return [raw["angle"]]
 
+    def layout(self) -> str:
+        return super().layout().replace("x1, y1, x2, y2 in pixels", "centre x, centre y, width, height in pixels")
+
+    def told(self) -> list[str]:
+        return ["angle in radians" if self.ne == 1 else f"{self.ne} angles in radians"]
+
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
         """(B, 4, A) centres and sizes in input pixels: the sides' distances are measured along the turned axes."""
         points, scales = self.cells(raw)

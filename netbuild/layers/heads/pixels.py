@@ -35,6 +35,10 @@ class Depth(nn.Module):
         with torch.no_grad():
             self.head[-1].bias.fill_(0.182)  # a start of 1.2 metres
 
+    def layout(self) -> str:
+        """What an exported file's output is, in a sentence."""
+        return "output 0: a map of distances, a number for every pixel of the finest map"
+
     def forward(self, feats: list[torch.Tensor]) -> Any:
         *finer, x = [proj(feat) for proj, feat in zip(self.proj, feats, strict=True)]
         for refine, feat in reversed(list(zip(self.refine, finer, strict=True))):
@@ -57,6 +61,10 @@ class SemanticSegment(nn.Module):
         super().__init__()
         self.classifier = nn.Sequential(Conv(ch[0], ch[0], 3), nn.Conv2d(ch[0], nc, 1))
         self.aux_head = nn.Sequential(Conv(ch[1], ch[0], 3), nn.Conv2d(ch[0], nc, 1)) if len(ch) > 1 else None
+
+    def layout(self) -> str:
+        """What an exported file's output is, in a sentence."""
+        return f"output 0: logits of {self.classifier[-1].out_channels} classes for every position of the finest map"
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
         logits = self.classifier(feats[0])

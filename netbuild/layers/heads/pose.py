@@ -50,6 +50,10 @@ class Pose(Detect):
             parts.append(kpts[:, :, 2:].sigmoid())
         return [torch.cat(parts, 2).flatten(1, 2)]
 
+    def told(self) -> list[str]:
+        numbers = "x, y in pixels" + (", and whether it is seen," if self.kpt_shape[1] == 3 else "")
+        return [f"{numbers} of {self.kpt_shape[0]} keypoints"]
+
     def places(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Keypoints in cells from what the head gives (B, K, 2, A) and the cells' centres (2, A)."""
         return offsets * 2 + (points - 0.5)

@@ -285,6 +285,17 @@ class RTDETRDecoder(nn.Module):
         boxes = boxes.gather(1, (pairs // self.nc)[..., None].expand(-1, -1, 4))
         return torch.cat((boxes, best[..., None], (pairs % self.nc)[..., None].to(boxes.dtype)), -1)
 
+    def ranks(self) -> bool:
+        """Its prediction is a list of detections, best first."""
+        return True
+
+    def layout(self) -> str:
+        """What an exported file's output is, in a sentence."""
+        return (
+            "output 0: a row a detection, best first: centre x, centre y, width, height in parts of the image,"
+            " score, class"
+        )
+
     def fuse(self) -> None:
         """Merge the norms of the maps' projections into them."""
         for proj in self.input_proj:

@@ -91,6 +91,9 @@ class Segment(Detect):
     def decoded(self, raw: Raw) -> list[torch.Tensor]:
         return [raw["mask_coefficient"]]
 
+    def told(self) -> list[str]:
+        return mask_words(self.proto)
+
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
 
@@ -103,6 +106,12 @@ class Segment26(Segment):
 
     def prototypes(self, feats: list[torch.Tensor]) -> Any:
         return self.proto(feats)
+
+
+def mask_words(proto: Any) -> list[str]:
+    """What a head with these prototypes appends to its detections, in words."""
+    count = proto.cv3.conv.out_channels
+    return [f"{count} mask coefficients; output 1: {count} prototypes, whose sum by the coefficients is a mask's logit"]
 
 
 def with_prototypes(outputs: Any, proto: Any, training: bool) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 from netbuild.layers.conv import Conv
 from netbuild.layers.heads.detect import Detect, Raw, dense_branch
 from netbuild.layers.heads.prompts import LRPCHead, cells_kept, with_texts
-from netbuild.layers.heads.segment import Proto, Proto26, with_prototypes
+from netbuild.layers.heads.segment import Proto, Proto26, mask_words, with_prototypes
 from netbuild.layers.heads.world import BNContrastiveHead, fold_comparisons, guided_scores
 from netbuild.roles import In, Setting, Stride, Width
 
@@ -235,6 +235,9 @@ class YOLOESegment(YOLOEDetect):
 
     def decoded(self, raw: Raw) -> list[torch.Tensor]:
         return [cells_kept(raw["mask_coefficient"], raw.get("kept"))]
+
+    def told(self) -> list[str]:
+        return mask_words(self.proto)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)

@@ -1,0 +1,111 @@
+"""Export: networks to files that run elsewhere, each proven equal to the network before it gets its name."""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from netbuild.api import Size, build_graph, open_graph
+from netbuild.errors import NetbuildError, Where
+from netbuild.export import base
+from netbuild.export.jobs import Wish, make_job
+from netbuild.export.making import Exported, make
+from netbuild.network import Network
+
+__all__ = ["Exported", "export"]
+
+Row = tuple[str, Where | None]  # how messages call it, and its place in its file
+
+
+def export(
+    file: str | Path | Network,
+    out: str | Path | None = None,
+    *,
+    target: str = "onnx",
+    imgsz: Size = None,
+    batch: int | None = None,
+    dynamic: str | None = None,
+    half: bool = False,
+    opset: int | None = None,
+    simplify: bool = False,
+    nms: bool | Mapping[str, Any] = False,
+    fuse: bool = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    more: Mapping[str, Any] | None = None,
+    **opening: Any,
+) -> Exported:
+    """Write a network for another runtime, and prove the file equal to it.
+
+    Args:
+        file: a checkpoint, a network as `netbuild.build` gives it, or a network's file, whose weights are random.
+        out: the file to write; beside a checkpoint, or here, under the network's name unless given.
+        target: "onnx", or another of `netbuild.export.base.names`.
+        imgsz: side, or (height, width), in pixels; the network's own unless given.
+        batch: pictures at once, 1 unless given.
+        dynamic: "batch", "size" or "both" stay free.
+        half: float16 weights; inputs and outputs stay float32.
+        opset: of ONNX.
+        simplify: rewrite the graph where that removes nodes.
+        nms: suppression inside the file; a mapping of conf, iou and max_det says how.
+        fuse: merge batch norms first; the network itself stays as it is.
+        input_names, output_names: instead of images, output0, output1, ...
+        more: flags that only this target knows.
+        opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
+
+    Raises:
+        MissingExtraError: if a package is missing, before any work.
+        ProofError: if the file differs from the network; it is kept as NAME.failed.
+        NetbuildError: for whatever else is wrong, with the row and the operator where they are known.
+    """
+    chosen = base.find(target)
+    flags = {"half": half, "opset": opset, "simplify": simplify, "nms": nms, "dynamic": dynamic, **(more or {})}
+    base.check_flags(chosen, flags)
+    base.check_packages(chosen)
+    options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    if out is not None:
+        check_out(Path(out), chosen.suffix)
+    network, rows = _opened(file, size, fuse, opening)
+    path = Path(out) if out is not None else _usual(file, network, chosen.suffix)
+    check_out(path, chosen.suffix)
+    wish = Wish(size, batch, dynamic, input_names, output_names, options)
+    job = replace(make_job(network, wish), rows=tuple(rows))
+    return make(network, job, chosen, path)
+
+
+def check_out(path: Path, suffix: str) -> None:
+    """Refuse a path that cannot be written to, before work is done for it.
+
+    Raises:
+        NetbuildError: if its ending is another, or its folder is missing or read-only.
+    """
+    if path.suffix != suffix:
+        raise NetbuildError(f"{path}: its name must end in {suffix}")
+    if not path.parent.is_dir():
+        raise NetbuildError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise NetbuildError(f"{path}: its folder cannot be written to")
+    if path.is_dir() and suffix == ".onnx":
+        raise NetbuildError(f"{path}: is a folder")
+
+
+def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[str, Any]) -> tuple[Network, list[Row]]:
+    """The network, in eval and fused, and how its rows are called."""
+    if isinstance(file, Network):
+        network = copy.deepcopy(file).cpu().float()
+        rows: list[Row] = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.facts["rows"])]
+    else:
+        graph = open_graph(file, imgsz=size, **opening)
+        network = build_graph(graph).float()
+        rows = [(layer.row.label, layer.row.where) for layer in graph.layers]
+    network = network.eval()
+    return (network.fuse() if fuse else network), rows
+
+
+def _usual(file: str | Path | Network, network: Network, suffix: str) -> Path:
+    if isinstance(file, (str, Path)) and Path(file).suffix == ".safetensors":
+        return Path(file).with_suffix(suffix)
+    return Path(f"{network.facts['name']}{suffix}")

@@ -1,0 +1,181 @@
+"""What a target is to those who export: it writes a job into a file, and runs that file. It proves nothing itself."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean, shorten
+
+GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
+FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "int8"})  # those that not every target takes
+FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
+_HOMES = {"onnx": "onnx:OnnxTarget"}
+_OWN: dict[str, type["Target"]] = {}
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+T = TypeVar("T", bound="type[Target]")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written.
+
+    Args:
+        module: on the CPU, in eval and in float32: takes the network's inputs, gives a flat tuple of tensors.
+        examples: an input each, of the sizes that are fixed; with a free batch of two at least.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        dynamic: of "batch", "height", "width": those that stay free.
+        axes: for each input the names of its free axes, by number.
+        metadata: what the file is to say of itself.
+        options: flags by name, those of `FLAGS` that were given; for "nms" the `netbuild.tasks.nms.Filter`.
+        rows: how messages call each row, and its place in its file, if it has one.
+        multiple: what free heights and widths are multiples of, in pixels.
+    """
+
+    module: nn.Module
+    examples: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic: frozenset[str] = frozenset()
+    axes: tuple[dict[int, str], ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[str, Where | None], ...] = ()
+    multiple: int = 1
+
+    @property
+    def half(self) -> bool:
+        """Whether weights are to be float16; inputs and outputs stay float32."""
+        return bool(self.options.get("half"))
+
+
+class Target(ABC):
+    """A form that networks are exported to. ``write`` raises `NetbuildError` for what the target cannot hold.
+
+    Attributes:
+        name: by which it is asked for.
+        suffix: of its file or folder, with the dot.
+        extra: of netbuild, that brings its packages.
+        packages: that it imports, checked before any work.
+        takes: those of `FLAGS` that it takes; others are refused by name.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    extra: ClassVar[str] = "export"
+    packages: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def write(self, job: Job, path: Path) -> Sequence[str]:
+        """Write the job; the caller renames the draft when it is proven.
+
+        Args:
+            job: what to write.
+            path: a draft, file or folder, in the folder of the final one and with the target's suffix.
+
+        Returns:
+            Sentences on how it was done: exporter, its version, and what a flag came to.
+
+        Raises:
+            NetbuildError: if the network cannot be written so, with the row and the operator where they are known.
+        """
+
+    @abstractmethod
+    def open(self, path: Path) -> Run:
+        """A function that runs the file: inputs as numpy arrays in the file's order, to its outputs."""
+
+    def loosened(self, path: Path, conf: float) -> Run:
+        """As ``open``, of a file with suppression inside, but for another least score: proofs must see some boxes.
+
+        Raises:
+            NetbuildError: where a target that takes --nms has no such way.
+        """
+        raise NetbuildError(f"the target '{self.name}' cannot prove suppression where no box is found")
+
+    def tolerance(self, options: Mapping[str, Any]) -> float:
+        """How far outputs may be from torch's in float32, in parts of max(1, |reference|)."""
+        return HALF if options.get("half") else FLOAT
+
+
+def target(cls: T) -> T:
+    """Decorator: offer a `Target` class under its ``name``."""
+    _OWN[cls.name] = cls
+    return cls
+
+
+def names() -> list[str]:
+    """The names of all targets."""
+    return sorted({*_OWN, *_HOMES, *(point.name for point in _entry_points())})
+
+
+def find(name: str) -> "Target":
+    """A target by name: one that a decorator offers, ours, or an installed package's.
+
+    Raises:
+        NetbuildError: if there is none of this name, or the package's does not load.
+    """
+    if name in _OWN:
+        return _OWN[name]()
+    if name in _HOMES:
+        module, cls = _HOMES[name].split(":")
+        return getattr(import_module(f"netbuild.export.{module}"), cls)()
+    points = {point.name: point for point in _entry_points()}
+    if name not in points:
+        raise NetbuildError(f"no target '{name}'; there are {', '.join(names())}", hint=did_you_mean(name, names()))
+    return _load(points[name])
+
+
+def check_packages(chosen: Target) -> None:
+    """Say at once which package a target lacks.
+
+    Raises:
+        MissingExtraError: with the extra that brings it.
+    """
+    missing = [package for package in chosen.packages if not _is_there(package)]
+    if missing:
+        said = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
+        raise MissingExtraError(said, hint=f"pip install 'netbuild[{chosen.extra}]'")
+
+
+def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
+    """Refuse flags that a target does not take.
+
+    Raises:
+        NetbuildError: that names the first.
+    """
+    for flag, value in options.items():
+        if value and flag in FLAGS and flag not in chosen.takes:
+            takes = ", ".join(f"--{name}" for name in sorted(chosen.takes)) or "none of these flags"
+            raise NetbuildError(f"the target '{chosen.name}' does not take --{flag}", hint=f"it takes {takes}")
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _entry_points() -> Any:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
+def _load(point: Any) -> "Target":
+    try:
+        cls = point.load()
+    except Exception as error:  # whatever the package's code says
+        text = shorten(str(error) or type(error).__name__)
+        raise NetbuildError(f"the target '{point.name}' = {point.value} does not load: {text}") from None
+    if not isinstance(cls, type) or not issubclass(cls, Target):
+        raise NetbuildError(f"the target '{point.name}' = {point.value} is no netbuild.export.base.Target class")
+    return cls()

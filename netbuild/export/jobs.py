@@ -1,0 +1,248 @@
+"""A network as a job: what goes in and out, the names of both, what stays free, and what the file says of itself."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netbuild import __version__
+from netbuild.errors import NetbuildError
+from netbuild.export.base import Job
+from netbuild.network import Network
+from netbuild.tasks import find as find_task
+from netbuild.tasks.base import Task
+
+FREE = {"batch": ("batch",), "size": ("height", "width"), "both": ("batch", "height", "width")}
+SUPPRESSED = ("boxes", "scores", "classes", "index")
+SUPPRESSED_LAYOUT = (
+    "boxes: x1, y1, x2, y2 in pixels; scores from 0 to 1; classes: their numbers; index: the number of the picture;"
+    " a row a detection, picture by picture, best first"
+)
+
+
+class Flat(nn.Module):
+    """A network whose outputs are a flat tuple of tensors: of a head, its prediction without what training needs."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.model = network.model  # weights keep the names that checkpoints give them
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(*inputs)
+        if hasattr(self.model[-1], "layout") and isinstance(outputs, tuple):
+            outputs = outputs[0]
+        return tuple(leaves(outputs))
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """The tensors of lists, tuples and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for: None is left open.
+
+    Args:
+        batch: pictures at once, where the batch is fixed.
+        dynamic: "batch", "size" or "both".
+        imgsz: height and width.
+        input_names, output_names: instead of the usual.
+        options: flags by name, as `Job.options`; "nms" a mapping of conf, iou, max_det.
+    """
+
+    imgsz: tuple[int, int] | None
+    batch: int | None
+    dynamic: str | None
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    options: Mapping[str, Any]
+
+
+def make_job(network: Network, wish: Wish) -> Job:
+    """The job of a network in eval.
+
+    Raises:
+        NetbuildError: for a wish that the network cannot fulfil.
+    """
+    free = frozenset(_free(wish))
+    task = task_of(network)
+    nms = _suppression(network, task, wish)
+    _check_free_size(network, free)
+    height, width = wish.imgsz or network.facts["imgsz"]
+    check_size(network, (height, width))
+    examples = _examples(network, (height, width), wish.batch or (2 if "batch" in free else 1))
+    module = Flat(network).eval()
+    count = _count_outputs(module, examples)
+    inputs = _names("--input-names", wish.input_names, _input_names(network))
+    outputs = _names("--output-names", wish.output_names, SUPPRESSED if nms else [f"output{i}" for i in range(count)])
+    if twice := set(inputs) & set(outputs):
+        raise NetbuildError(f"'{min(twice)}' is the name of an input and of an output")
+    axes = tuple(_free_axes(example, free) for example in examples)
+    options = {**wish.options, "nms": nms}
+    metadata = {
+        **facts(network, (height, width), task),
+        "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
+        "half": _flag(wish.options.get("half")),
+        "dynamic": json.dumps(sorted(free)),
+        "layout": SUPPRESSED_LAYOUT if nms else layout(network, len(outputs)),
+    }
+    multiple = multiple_of(network)
+    return Job(module, examples, inputs, outputs, free, axes, metadata, options, multiple=multiple)
+
+
+def task_of(network: Network) -> Task | None:
+    """The network's task, if it is one that netbuild can decode with this head."""
+    name = network.facts.get("task")
+    if name is None:
+        return None
+    try:
+        return find_task(name)(network.model[-1], network.facts.get("names"))
+    except NetbuildError:
+        return None
+
+
+def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
+    """What a file says of any network, whatever was asked for."""
+    known, head = network.facts, network.model[-1]
+    names = known.get("names") or [str(i) for i in range(known.get("nc") or 0)]
+    fitting = task.fitting if task else "letterbox" if strides(head) else "middle"
+    return {
+        "netbuild": __version__,
+        "torch": str(torch.__version__),
+        "task": known.get("task") or "",
+        "names": json.dumps(names),
+        "stride": str(multiple_of(network)),
+        "imgsz": json.dumps(list(size)),
+        "channels": str(known.get("ch") or 0),
+        "fitting": fitting,
+        "one2one": _flag(corners(head)),
+        "yaml": known.get("yaml", ""),
+    }
+
+
+def corners(head: nn.Module) -> bool:
+    """Whether a head gives rows x1 y1 x2 y2 score class, best first."""
+    return ranks(head) and bool(getattr(head, "one2one", bool)()) and "x1, y1" in head.layout()  # type: ignore[operator]
+
+
+def ranks(head: nn.Module) -> bool:
+    """Whether a head gives a list of detections, best first."""
+    found = getattr(head, "ranks", None)
+    return bool(found()) if callable(found) else False
+
+
+def layout(network: Network, count: int) -> str:
+    """What the outputs are, in a sentence."""
+    said = getattr(network.model[-1], "layout", None)
+    if callable(said):
+        return str(said())
+    return f"{count} output{'s' if count > 1 else ''}, as the network's last row gives {'them' if count > 1 else 'it'}"
+
+
+def multiple_of(network: Network) -> int:
+    """Pixels that both sides of an image should be multiples of: the largest stride that is known."""
+    return max([*strides(network.model[-1]), int(network.facts.get("stride") or 1)])
+
+
+def strides(head: nn.Module) -> list[int]:
+    """The strides of a head that gives something for every cell; none of any other module."""
+    known = getattr(head, "stride", None) if hasattr(head, "layout") else None
+    return [int(s) for s in known] if isinstance(known, (list, tuple)) else []
+
+
+def check_size(network: Network, size: tuple[int, int]) -> None:
+    """Refuse a size on which a head's cells would not lie where their strides say.
+
+    Raises:
+        NetbuildError: with the next size that fits.
+    """
+    step = multiple_of(network)
+    if not strides(network.model[-1]) or all(side % step == 0 for side in size):
+        return
+    fits = "x".join(str(max(1, round(side / step)) * step) for side in size)
+    said = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"
+    raise NetbuildError(said, hint=f"try --imgsz {fits}")
+
+
+def _free(wish: Wish) -> tuple[str, ...]:
+    if wish.dynamic is None:
+        return ()
+    if wish.dynamic not in FREE:
+        raise NetbuildError(f"--dynamic {wish.dynamic}: must be batch, size or both")
+    free = FREE[wish.dynamic]
+    if "batch" in free and wish.batch is not None:
+        raise NetbuildError(f"--batch {wish.batch} has no effect with --dynamic {wish.dynamic}", hint="leave it out")
+    return free
+
+
+def _check_free_size(network: Network, free: frozenset[str]) -> None:
+    sizes = {shape[1:] for _, shape in input_shapes(network) if len(shape) == 3}
+    if "height" in free and len(sizes) != 1:
+        said = "images of sizes of their own" if sizes else "no image"
+        raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
+
+
+def _suppression(network: Network, task: Task | None, wish: Wish) -> Any:
+    given = wish.options.get("nms")
+    if given is None or given is False:
+        return None
+    if task is None:
+        raise NetbuildError(f"--nms has no effect for the head {type(network.model[-1]).__name__}", hint="leave it out")
+    return task.suppression({} if given is True else {k: v for k, v in given.items() if v is not None})
+
+
+def _input_names(network: Network) -> list[str]:
+    names = [name for name, _ in input_shapes(network)]
+    return ["images"] if names == ["input"] else names
+
+
+def input_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The network's inputs: name and shape beside the batch."""
+    known = network.facts
+    return known.get("inputs") or (("input", (known["ch"], *known["imgsz"])),)
+
+
+def _examples(network: Network, size: tuple[int, int], batch: int) -> tuple[Tensor, ...]:
+    random = torch.Generator().manual_seed(0)
+    shapes = [shape for _, shape in input_shapes(network)]
+    one = sum(len(shape) == 3 for shape in shapes) == 1
+    shapes = [(shape[0], *size) if len(shape) == 3 and one else shape for shape in shapes]
+    return tuple(torch.rand((batch, *shape), generator=random) for shape in shapes)
+
+
+def _free_axes(example: Tensor, free: frozenset[str]) -> dict[int, str]:
+    named = {0: "batch", **({2: "height", 3: "width"} if example.ndim == 4 else {})}
+    return {axis: name for axis, name in named.items() if name in free}
+
+
+def _count_outputs(module: nn.Module, examples: Sequence[Tensor]) -> int:
+    try:
+        with torch.no_grad():
+            count = len(module(*examples))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join("x".join(map(str, example.shape)) for example in examples)
+        raise NetbuildError(f"the network fails on inputs {shapes}: {' '.join(str(error).split())[:300]}") from error
+    if not count:
+        raise NetbuildError("the network's last row gives no tensor: there is nothing to export")
+    return count
+
+
+def _names(flag: str, given: Sequence[str] | None, usual: Sequence[str]) -> tuple[str, ...]:
+    if given is None:
+        return tuple(usual)
+    if len(given) != len(usual) or len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
+        said = f"{flag} {','.join(given)}: {len(usual)} different names are needed, of letters, digits and _"
+        raise NetbuildError(said, hint=f"the usual are {','.join(usual)}")
+    return tuple(given)
+
+
+def _flag(value: object) -> str:
+    return "true" if value else "false"

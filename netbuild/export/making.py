@@ -1,0 +1,225 @@
+"""From a job to a proven file: write a draft, run it beside torch, give it its name; what failed gets another."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netbuild.errors import NetbuildError
+from netbuild.export.base import Job, Target
+from netbuild.export.jobs import ranks, task_of
+from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
+from netbuild.network import Network
+from netbuild.tasks.nms import Filter
+
+ENOUGH = 100  # boxes a picture that a proof of suppression wants to see, where there are none by themselves
+Port = dict[str, Any]  # name, type and shape of an input or output; a free side is a text
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and proven.
+
+    Args:
+        path: of the file or folder.
+        target: its kind.
+        network: name of the network.
+        size: bytes, with a second file of weights if there is one.
+        notes: exporter, opset, and what came of flags.
+        inputs, outputs: names, types and shapes.
+        proof: every output of every case beside torch's.
+        seconds: of ``write`` and ``proof``.
+        metadata: what the file says of itself.
+    """
+
+    path: Path
+    target: str
+    network: str
+    size: int
+    notes: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    proof: tuple[Comparison, ...]
+    seconds: dict[str, float]
+    metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def difference(self) -> float:
+        """The largest |difference| / max(1, |reference|) of the proof."""
+        return max(c.part for c in self.proof)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        known = {**vars(self), "path": str(self.path), "proof": [c.to_dict() for c in self.proof]}
+        return {**known, "difference": self.difference}
+
+    def text(self) -> str:
+        """For people: how it was written, what goes in and out, the table of differences, the file."""
+        ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
+        lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *table(self.proof)]
+        return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, proven equal to torch"])
+
+    def _ways(self) -> list[tuple[str, tuple[Port, ...]]]:
+        return [("input", self.inputs), ("output", self.outputs)]
+
+
+def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
+    """Write into a folder of its own beside the target, prove, move; nothing half-written is ever seen.
+
+    Raises:
+        ProofError: if the file differs from the network; it is kept as NAME.failed.
+        NetbuildError: if it cannot be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    draft = folder / path.name
+    try:
+        start = time.perf_counter()
+        notes = _written(chosen, job, draft, path)
+        middle = time.perf_counter()
+        try:
+            proof = proven(network, job, chosen, draft)
+        except ProofError as error:
+            error.message = f"{path}: {error.message}\nit is kept as {_keep(folder, draft, path)}"
+            raise
+        seconds = {"write": middle - start, "proof": time.perf_counter() - middle}
+        size = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+        _move(folder, draft, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    inputs, outputs = ports(job, proof)
+    name = str(network.facts["name"])
+    return Exported(path, chosen.name, name, size, tuple(notes), inputs, outputs, tuple(proof), seconds, job.metadata)
+
+
+def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comparison]:
+    """The file beside torch, output by output.
+
+    Raises:
+        ProofError: with the table, if one is beyond tolerance.
+    """
+    tolerance, nms = chosen.tolerance(job.options), job.options.get("nms")
+    if nms:
+        found = prove(job, chosen.open(draft), Suppressed(network, job, nms), tolerance, "index")
+        if not any(np.prod(c.shape) for c in found):
+            conf = telling(job)
+            looser = replace(job, options={**job.options, "nms": replace(nms, conf=conf)})
+            reference = Suppressed(network, looser, looser.options["nms"])
+            said = prove(looser, chosen.loosened(draft, conf), reference, tolerance, "index")
+            found += [replace(c, case=f"{c.case}, conf {conf:.1e}") for c in said]
+    else:
+        match = "rows" if ranks(network.model[-1]) else ""
+        found = prove(job, chosen.open(draft), plain(job), tolerance, match)
+    if not all(c.ok for c in found):
+        raise ProofError("\n".join(["the file differs from torch", *table(found)]))
+    return found
+
+
+def plain(job: Job) -> Reference:
+    """What the network gives."""
+
+    def run(inputs: Sequence[torch.Tensor]) -> Arrays:
+        with torch.no_grad():
+            return [x.detach().numpy() for x in job.module(*inputs)]
+
+    return run
+
+
+class Suppressed:
+    """What netbuild makes of the network's detections: boxes, scores, classes, index."""
+
+    def __init__(self, network: Network, job: Job, chosen: Filter) -> None:
+        task = task_of(network)
+        assert task is not None
+        self.task, self.job, self.chosen = task, job, chosen
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> Arrays:
+        with torch.no_grad():
+            found = self.task.decode(self.job.module(*inputs)[0], **vars(self.chosen))
+        rows = torch.cat(found).numpy()
+        index = np.repeat(np.arange(len(found)), [len(x) for x in found])
+        return [rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), index.astype(np.int64)]
+
+
+def telling(job: Job) -> float:
+    """A least score that lets some cells of every picture pass, halfway between two scores."""
+    found = []
+    for case in cases(job):
+        best = plain(job)(case.inputs)[0][:, 4:].max(1)
+        ordered = -np.sort(-best, axis=1)
+        at = min(ENOUGH, ordered.shape[1] - 1)
+        found.append(float((ordered[:, at - 1] + ordered[:, at]).min() / 2))
+    return min(found)
+
+
+def _written(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]:
+    try:
+        return chosen.write(job, draft)
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except NetbuildError as error:
+        if error.__cause__ is not None and isinstance(error.__cause__, OSError):
+            raise NetbuildError(f"{path}: cannot be written: {error.__cause__.strerror}") from error
+        raise
+
+
+def _move(folder: Path, draft: Path, path: Path) -> None:
+    """The finished file to its name, what lies beside it first."""
+    try:
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry == draft):
+            final = path.parent / entry.name if entry != draft else path
+            if final.is_dir():
+                shutil.rmtree(final)
+            entry.replace(final)
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _keep(folder: Path, draft: Path, path: Path) -> Path:
+    """The file that failed, under a name that says so."""
+    kept = path.with_name(f"{path.stem}.failed{path.suffix}")
+    with suppress(OSError):
+        _move(folder, draft, kept)
+    return kept
+
+
+def ports(job: Job, proof: Sequence[Comparison]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs: a side that followed a free one has its name, one that changed otherwise is free."""
+    given = [[tuple(x.shape) for x in case.inputs] for case in cases(job)]
+    free = {name: [case[0][axis] for case in given] for axis, name in job.axes[0].items()} if job.axes else {}
+    inputs = [_port(name, "float32", [case[i] for case in given], free) for i, name in enumerate(job.inputs)]
+    seen = {name: [c for c in proof if c.output == name][: len(given)] for name in job.outputs}
+    outputs = [_port(name, cs[0].type, [c.shape for c in cs], free) for name, cs in seen.items()]
+    if job.options.get("nms"):
+        for port in outputs:
+            port["shape"][0] = "detections"
+    return tuple(inputs), tuple(outputs)
+
+
+def _port(name: str, kind: str, shapes: Sequence[tuple[int, ...]], free: Mapping[str, list[int]]) -> Port:
+    sides: list[int | str] = []
+    for values in zip(*shapes, strict=True):
+        follows = next((n for n, seen in free.items() if list(values) == seen), None)
+        sides.append(follows or (values[0] if len(set(values)) == 1 else "free"))
+    return {"name": name, "type": kind, "shape": sides}
+
+
+def table(proof: Sequence[Comparison]) -> list[str]:
+    """The differences as lines of text."""
+    heads = ("output", "pictures", "shape", "max difference", "of max(1, |torch|)", "allowed", "")
+    rows = [
+        (c.output, c.case, "x".join(map(str, c.shape)), f"{c.difference:.1e}", f"{c.part:.1e}", f"{c.tolerance:.0e}",
+         c.remark or ("" if c.ok else "BEYOND"))
+        for c in proof
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [heads, *rows]]

@@ -1,0 +1,237 @@
+"""The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
+
+import copy
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netbuild.errors import NetbuildError, shorten
+from netbuild.export import tracing
+from netbuild.export.base import Job, Run, Target, target
+
+OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
+LIMIT = 2**31 - 2**20  # bytes of a file that protobuf still reads
+FOLDED = 2**26  # elements of a constant that is worked out beforehand: the cells of an image of any sensible size
+
+
+class Halved(nn.Module):
+    """A float16 copy of a module whose inputs and outputs stay float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.float() for x in self.module(*(x.half() for x in inputs)))
+
+
+@target
+class OnnxTarget(Target):
+    """ONNX, checked in full, run by onnxruntime."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    takes = frozenset({"dynamic", "half", "opset", "simplify", "nms"})
+
+    def write(self, job: Job, path: Path) -> Sequence[str]:
+        opset = job.options.get("opset") or OPSET
+        if opset not in OPSETS:
+            said = f"--opset {opset}: torch's exporter writes {OPSETS[0]} to {OPSETS[-1]} rightly"
+            raise NetbuildError(said, hint=f"leave it out for {OPSET}")
+        model = convert(job, opset)
+        notes = [f"torch.onnx.export (dynamo) of torch {torch.__version__}, opset {opset}"]
+        if job.options.get("simplify"):
+            model, said = simplified(model)
+            notes.append(said)
+        finish(model, job)
+        if job.options.get("nms"):
+            from netbuild.export.suppression import append
+
+            append(model, job.options["nms"], job.outputs)
+        store(model, path)
+        return notes
+
+    def open(self, path: Path) -> Run:
+        return runner(session_of(path))
+
+    def loosened(self, path: Path, conf: float) -> Run:
+        import onnx
+
+        from netbuild.export.suppression import loosen
+
+        looser = path.with_name(f"looser-{path.name}")
+        try:
+            store(loosen(onnx.load(path), conf), looser)
+            return runner(session_of(looser))
+        finally:
+            looser.unlink(missing_ok=True)
+
+
+def runner(session: Any) -> Run:
+    """A session as a function from arrays in the order of its inputs."""
+    names = [x.name for x in session.get_inputs()]
+
+    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(x) for x in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+    return run
+
+
+def session_of(path: Path, **settings: Any) -> Any:
+    """An onnxruntime session of one thread on the CPU, that says nothing of its own; settings of its options."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    for name, value in settings.items():
+        setattr(options, name, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def convert(job: Job, opset: int) -> Any:
+    """The job as an ONNX model in memory, its constants folded."""
+    program = plain_attention(tracing.capture(job, Halved(job.module) if job.half else None))
+    nms = bool(job.options.get("nms"))
+    names: dict[str, Any] = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
+    try:
+        with tracing.quiet():
+            made: Any = torch.onnx.export(
+                program, (), dynamo=True, opset_version=opset, verbose=False, external_data=False, **names
+            )
+            fold(made.model)
+            return made.model_proto
+    except Exception as error:  # the exporter has a dozen, none of them public
+        raise unconverted(error, program, job.rows) from error
+
+
+def plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Attention of more axes than the exporter knows (windows beside heads) as the products that it is."""
+    operator = torch.ops.aten.scaled_dot_product_attention.default
+    called = [node for node in program.graph.nodes if node.target is operator]
+    if all(node.args[0].meta["val"].ndim == 4 for node in called):
+        return program
+    with tracing.quiet():
+        return program.run_decompositions({operator: attention})
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What `scaled_dot_product_attention` is in eval; other forms than a mask to be added are left to the exporter."""
+    if is_causal or enable_gqa or (mask is not None and mask.dtype == torch.bool):
+        return NotImplemented
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
+
+
+def fold(model: Any) -> None:
+    """Work out what depends on no input, however large: the exporter stops at a few kilobytes."""
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    optimizer.remove_unused_nodes(model)
+
+
+def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]) -> NetbuildError:
+    """What ONNX has no operator for, as an error at its row."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None and len(causes) < 20:
+        causes.append(cause)
+    text = " ".join(str(e) for e in causes)
+    found = re.search(r"target=torch\.ops\.(\w+\.\w+)", text) or re.search(r"op='(\w+\.\w+)'", text)
+    if not found:
+        return NetbuildError(f"the network cannot be written as ONNX: {shorten(causes[-1], 300)}")
+    said, plain = f"the operator {found[1]} cannot be written as ONNX", found[1].split(".")[1]
+    # The exporter takes operators apart first: what it stumbles over may have another name in the graph that it got.
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and plain in str(node.target)]
+    places = [row for row in map(tracing.row_of_node, nodes) if row is not None]
+    return (
+        tracing.at_row(said, places[0], rows, "use another module there, or another --target")
+        if places
+        else NetbuildError(said)
+    )
+
+
+def finish(model: Any, job: Job) -> None:
+    """Names of free axes, our metadata, and none of the exporter's notes, which tell paths of this machine."""
+    graph = model.graph
+    for entry in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]:
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    del model.functions[:]
+    symbols: dict[str, str] = {}
+    for value, axes in zip(graph.input, job.axes, strict=False):
+        dims = value.type.tensor_type.shape.dim
+        for axis, name in axes.items():
+            if not dims[axis].dim_param:
+                raise NetbuildError(f"{name} is fixed in the written graph, though it was to stay free")
+            symbols[dims[axis].dim_param] = name
+    for value in [*graph.input, *graph.output]:
+        _rename(value, symbols)
+    del graph.value_info[:]  # shapes of what is between, in terms of names that are no more
+    model.producer_name, model.producer_version = "netbuild", job.metadata.get("netbuild", "")
+    del model.metadata_props[:]
+    for key, text in job.metadata.items():
+        model.metadata_props.add(key=key, value=text)
+
+
+def _rename(value: Any, symbols: dict[str, str]) -> None:
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        if dim.dim_param:
+            dim.dim_param = symbols.get(dim.dim_param, f"{value.name}_{axis}")
+
+
+def simplified(model: Any) -> tuple[Any, str]:
+    """The model after onnxruntime's basic rewriting, if that has fewer nodes; and what came of it."""
+    import tempfile
+
+    import onnx
+    import onnxruntime
+
+    before = len(model.graph.node)
+    with tempfile.TemporaryDirectory(prefix="netbuild-") as folder:
+        source, result = Path(folder, "before.onnx"), Path(folder, "after.onnx")
+        store(model, source)
+        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        session_of(source, graph_optimization_level=level, optimized_model_filepath=str(result))
+        found = onnx.load(result)
+    after, foreign = len(found.graph.node), {node.domain for node in found.graph.node} - {""}
+    if after >= before or foreign:
+        return model, f"--simplify: nothing to remove, {before} nodes stay"
+    return found, f"--simplify: {before - after} of {before} nodes removed"
+
+
+def store(model: Any, path: Path) -> None:
+    """Write and check a model: one file, a second one beside it with the weights only if it must be.
+
+    Raises:
+        NetbuildError: if it cannot be written, or is no valid ONNX.
+    """
+    import onnx
+
+    try:
+        if model.ByteSize() > LIMIT:
+            onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+        else:
+            path.write_bytes(model.SerializeToString())
+    except OSError as error:
+        raise NetbuildError(f"{path.name}: cannot be written: {error.strerror or error}") from error
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # ValidationError, InferenceError
+        raise NetbuildError(f"the written graph is no valid ONNX: {shorten(error, 300)}") from error

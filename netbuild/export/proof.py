@@ -1,0 +1,234 @@
+"""The proof: a written file and the network see the same pictures, and every output is compared."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netbuild.errors import NetbuildError, shorten
+from netbuild.export.base import Job, Run
+
+PICTURES = ("digits.png", "strip.jpg")  # two that ship with the package, see pictures/README.md
+BATCHES = (1, 3)  # of a free batch
+Arrays = list[np.ndarray]
+Reference = Callable[[Sequence[torch.Tensor]], Arrays]
+
+
+class ProofError(NetbuildError):
+    """A file does not do what its network does."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs, and what they are in a few words."""
+
+    title: str
+    inputs: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An output of a case: how far the file's is from torch's.
+
+    Args:
+        output: its name.
+        case: pictures and size.
+        shape: of the output.
+        difference: largest |difference|.
+        part: largest |difference| / max(1, |reference|).
+        tolerance: what ``part`` may be.
+        type: of its numbers.
+        remark: what was not compared, or why it cannot be.
+    """
+
+    output: str
+    case: str
+    shape: tuple[int, ...]
+    difference: float
+    part: float
+    tolerance: float
+    type: str = "float32"
+    remark: str = ""
+    failed: bool = field(default=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is within tolerance."""
+        return not self.failed and self.part <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        return {**vars(self), "shape": list(self.shape), "ok": self.ok}
+
+
+@cache
+def picture(name: str, channels: int) -> torch.Tensor:
+    """A picture of the package: (channels, H, W), 0 to 1; of more channels than three they come again."""
+    from netbuild.data.images import read_image
+
+    pixels = read_image(Path(__file__).with_name("pictures") / name, 1 if channels == 1 else 3)
+    found = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    return found[torch.arange(channels) % found.shape[0]]
+
+
+def cases(job: Job) -> Iterator[Case]:
+    """A static job on two pictures, a free one at two values of all that is free."""
+    own = [tuple(x.shape) for x in job.examples]
+    batches = BATCHES if "batch" in job.dynamic else (own[0][0],) * 2
+    for number, batch in enumerate(batches):
+        grown = [_grown(shape, axes, job.multiple if number else 0) for shape, axes in zip(own, job.axes, strict=True)]
+        inputs = tuple(_input((batch, *shape[1:]), number, i) for i, shape in enumerate(grown))
+        yield Case(_title(inputs, number), inputs)
+
+
+def _grown(shape: tuple[int, ...], axes: dict[int, str], step: int) -> tuple[int, ...]:
+    """A second size: a step taller and two steps wider."""
+    steps = {"height": 1, "width": 2}
+    return tuple(side + step * steps.get(axes.get(axis, ""), 0) for axis, side in enumerate(shape))
+
+
+def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
+    """Pictures where four axes ask for some of a size, else numbers by chance from a fixed seed."""
+    if len(shape) != 4 or min(shape[2:]) < 2:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(10 * number + place))
+    chosen = [picture(PICTURES[(number + i) % len(PICTURES)], shape[1]) for i in range(shape[0])]
+    return torch.cat(
+        [torch.nn.functional.interpolate(p[None], shape[2:], mode="bilinear", antialias=True) for p in chosen]
+    )
+
+
+def _title(inputs: Sequence[torch.Tensor], number: int) -> str:
+    first = inputs[0]
+    if first.ndim != 4:
+        return f"{len(first)} by chance"
+    names = [PICTURES[(number + i) % len(PICTURES)] for i in range(min(len(first), 2))]
+    return f"{len(first)} x {first.shape[2]}x{first.shape[3]}: {', '.join(names)}"
+
+
+def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str = "") -> list[Comparison]:
+    """Compare the file with torch on every case.
+
+    Args:
+        job: what was written.
+        run: runs the file.
+        reference: runs the network, outputs as the file gives them.
+        tolerance: of |difference| / max(1, |reference|).
+        match: "" for outputs in fixed places; "rows" where output 0 is a list of detections, whose rows are matched;
+            "index" where four outputs are such a list.
+
+    Raises:
+        ProofError: if the file does not run.
+    """
+    found: list[Comparison] = []
+    for case in cases(job):
+        wanted = reference(case.inputs)
+        try:
+            given = run([x.numpy() for x in case.inputs])
+        except Exception as error:  # whatever the runtime says
+            raise ProofError(f"the file does not run on {case.title}: {shorten(error, 300)}") from error
+        if match == "index":
+            given, wanted, remark = _in_order(given, wanted, tolerance)
+        elif match == "rows":
+            given, wanted, remark = _matched(given, wanted, tolerance)
+        else:
+            remark = ""
+        for i, name in enumerate(job.outputs):
+            one = given[i] if i < len(given) else None
+            found.append(compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else ""))
+    return found
+
+
+def compare(
+    name: str, case: str, given: np.ndarray | None, wanted: np.ndarray, tolerance: float, remark: str = ""
+) -> Comparison:
+    """One output; numbers that are not finite must be so in both."""
+    if given is None or given.shape != wanted.shape:
+        shape = "nothing" if given is None else str(list(given.shape))
+        said = f"{shape} instead of {list(wanted.shape)}"
+        return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), said, True)
+    a, b = given.astype(np.float64), wanted.astype(np.float64)
+    alike = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(alike, 0.0, np.abs(a - b))
+        parts = np.where(alike, 0.0, apart / np.maximum(1, np.abs(b)))
+    apart, parts = (np.where(np.isnan(x), np.inf, x) for x in (apart, parts))
+    whole = np.issubdtype(wanted.dtype, np.integer)
+    largest, part = float(apart.max(initial=0)), float(parts.max(initial=0))
+    return Comparison(name, case, wanted.shape, largest, part, 0.0 if whole else tolerance, str(wanted.dtype), remark)
+
+
+# -- lists of detections ----------------------------------------------------------------------------------------------
+
+
+def _matched(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
+    """Rows (B, K, 6+) of output 0 in the order of the reference's; those exchanged for others of equal rank go."""
+    if given[0].shape != wanted[0].shape:
+        return given, wanted, ""
+    parts = [pair_rows(a, b, tolerance) for a, b in zip(given[0], wanted[0], strict=True)]
+    exchanged = sum(left for _, _, left in parts)
+    a, b = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    remark = f"{exchanged} of {wanted[0].shape[0] * wanted[0].shape[1]} rows of equal rank not compared"
+    return [a, *given[1:]], [b, *wanted[1:]], remark if exchanged else ""
+
+
+def _in_order(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
+    """Boxes, scores, classes, index: rows of each picture in the order of the reference's."""
+    remark = "" if len(wanted[0]) else "no box on these pictures"
+    if any(a.shape != b.shape for a, b in zip(given, wanted, strict=True)):
+        return given, wanted, remark
+    order = np.arange(len(wanted[0]))
+    for number in np.unique(wanted[3]):
+        mine, theirs = np.flatnonzero(given[3] == number), np.flatnonzero(wanted[3] == number)
+        if len(mine) != len(theirs):
+            return given, wanted, remark
+        a, b = (_rows(x, at) for x, at in ((given, mine), (wanted, theirs)))
+        order[theirs] = mine[nearest(a, b)]
+    return [x[order] for x in given], wanted, remark
+
+
+def _rows(arrays: Arrays, at: np.ndarray) -> np.ndarray:
+    boxes, scores, classes = (x[at] for x in arrays[:3])
+    return np.concatenate((boxes, scores[:, None], classes[:, None]), 1)
+
+
+def pair_rows(given: np.ndarray, wanted: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Detections (K, 6+) of a picture side by side, and how many were left out.
+
+    Which rows are the last of a list of fixed length is up to noise where scores are equal: such a row may be in one
+    list only. Equal is what differs by less than a tenth of a percent, or the tolerance where it is looser.
+    """
+    order = nearest(given, wanted)
+    given = given[order]
+    differs = _cost(given, wanted) > tolerance
+    if not differs.any():
+        return given, wanted, 0
+    margin = max(1e-3, tolerance if tolerance > 1e-3 else 0.0)
+    last = wanted[:, 4].min()
+    close = (wanted[:, 4] - last <= margin * abs(last)) & (np.abs(given[:, 4] - last) <= margin * abs(last))
+    kept = ~(differs & close)
+    return given[kept], wanted[kept], int((~kept).sum())
+
+
+def nearest(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each wanted row the number of the given one that is nearest, every one once."""
+    order = np.arange(len(wanted))
+    if not len(wanted) or not (_cost(given, wanted) > 1e-6).any():
+        return order
+    free = np.ones(len(given), bool)
+    distances = [np.where(free, _cost(given, row[None]), np.inf) for row in wanted]
+    for i in np.argsort([d.min() for d in distances], kind="stable"):
+        j = int(np.where(free, distances[i], np.inf).argmin())
+        order[i], free[j] = j, False
+    return order
+
+
+def _cost(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Largest |difference| / max(1, |reference|) of rows; another class is beyond everything."""
+    apart = np.abs(a.astype(np.float64) - b) / np.maximum(1, np.abs(b))
+    return np.where(np.isclose(a[:, 5], b[:, 5]), apart.max(-1), np.inf) if a.shape[1] > 5 else apart.max(-1)
