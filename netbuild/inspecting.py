@@ -138,10 +138,11 @@ class Inspection:
         free = any(isinstance(n, str) or n is None for port in self.inputs for n in port.shape or (None,))
         hint = ": give --imgsz, --batch" if free else ""
         open_ = f"; {self.unknown} nodes of unknown shape left out{hint}" if self.unknown else ""
+        least = "at least " if self.unknown else ""
         return [
             f"params     {kinds or 'none'}",
-            f"FLOPs      {giga(self.flops)} G, two per multiply-add{missing}{open_}",
-            f"memory     {size(self.peak[0])} of activations at most, at {self.peak[1] or 'no node'}",
+            f"FLOPs      {least}{giga(self.flops)} G, two per multiply-add{missing}{open_}",
+            f"memory     {least}{size(self.peak[0])} of activations, most of them at {self.peak[1]}",
         ]
 
 
@@ -387,7 +388,8 @@ def _worked_out(node: Any, ports: Mapping[str, Port], known: Mapping[str, Any], 
         from onnx.reference import ReferenceEvaluator
 
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 18)
-        value = ReferenceEvaluator(node, opsets={"": opset}).run(None, {name: known[name] for name in node.input})[0]
+        found: Any = ReferenceEvaluator(node, opsets={"": opset}).run(None, {n: known[n] for n in node.input if n})
+        value = found[0]
     except Exception:  # what cannot be worked out stays unknown
         return None
     return value if isinstance(value, np.ndarray) and value.nbytes <= 8 * SMALL else None
