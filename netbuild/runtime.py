@@ -331,7 +331,7 @@ class Model:
         return {"class": number, "name": names[number] if names and number < len(names) else str(number)}
 
 
-_EXPORT_AGAIN = "export it again with other limits, or without --nms"
+_EXPORT_AGAIN = "ask for what it gives, or export it again with other limits or without --nms"
 
 
 def load(
@@ -553,11 +553,11 @@ def _nearest(length: int, count: int, smaller: bool) -> tuple[Array, Array, Arra
 
     Of a picture that becomes smaller in one direction only, places are those of OpenCV's INTER_AREA.
     """
-    scale, numbers = length / count, np.arange(count)
+    scale, numbers = 1 / (count / length), np.arange(count)  # rounded as OpenCV rounds it
     if smaller:
         first = np.floor(numbers * scale)
-        part = (numbers + 1) - (first + 1) / scale
-        part = np.where(part <= 0, 0, part - np.floor(part)).astype(np.float32)
+        part = ((numbers + 1) - (first + 1) * (count / length)).astype(np.float32)
+        part = np.where(part <= 0, np.float32(0), part - np.floor(part))
     else:
         place = ((numbers + 0.5) * scale - 0.5).astype(np.float32)
         first = np.floor(place)

@@ -462,4 +462,6 @@ def _measured(file: str | Path, settings: Settings, options: Mapping[str, Any]) 
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, None)
+    if network.facts["task"] == "detect":
+        network.check({"conf": settings.conf, "max_det": settings.max_det})
     return network, torch.device("cpu")
