@@ -96,8 +96,9 @@ class Graph(Facts):
 
     @property
     def stride(self) -> int:
-        """The largest stride of a row that is known, in pixels."""
-        known = [max(layer.field.stride) for layer in self.layers if layer.field and layer.field.known]
+        """The largest stride of a row in whole pixels that is known; pooling to a fixed size gives others."""
+        fields = [layer.field for layer in self.layers if layer.field and layer.field.known]
+        known = [max(f.stride) for f in fields if all(float(s).is_integer() for s in f.stride)]
         return int(max(known, default=1))
 
 

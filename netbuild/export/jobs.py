@@ -148,8 +148,8 @@ def layout(network: Network, count: int) -> str:
 
 
 def multiple_of(network: Network) -> int:
-    """Pixels that both sides of an image should be multiples of: the largest stride that is known."""
-    return max([*strides(network.model[-1]), int(network.facts.get("stride") or 1)])
+    """Pixels that both sides of an image should be multiples of: the head's largest stride, else that of any row."""
+    return max(strides(network.model[-1]), default=int(network.facts.get("stride") or 1))
 
 
 def strides(head: nn.Module) -> list[int]:

@@ -19,7 +19,7 @@ from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cas
 from netbuild.network import Network
 from netbuild.tasks.nms import Filter
 
-ENOUGH = 100  # boxes a picture that a proof of suppression wants to see, where there are none by themselves
+ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
 Port = dict[str, Any]  # name, type and shape of an input or output; a free side is a text
 
 
@@ -151,14 +151,11 @@ class Suppressed:
 
 
 def telling(job: Job) -> float:
-    """A least score that lets some cells of every picture pass, halfway between two scores."""
-    found = []
-    for case in cases(job):
-        best = plain(job)(case.inputs)[0][:, 4:].max(1)
-        ordered = -np.sort(-best, axis=1)
-        at = min(ENOUGH, ordered.shape[1] - 1)
-        found.append(float((ordered[:, at - 1] + ordered[:, at]).min() / 2))
-    return min(found)
+    """A least score that some cells pass, where scores are farthest apart: noise is not to decide which pass."""
+    best = [plain(job)(case.inputs)[0][:, 4:].max(1).ravel() for case in cases(job)]
+    ordered = -np.sort(-np.concatenate(best).astype(np.float64))[:ENOUGH]
+    at = int((ordered[:-1] / ordered[1:].clip(1e-30)).argmax())
+    return float(np.sqrt(ordered[at] * ordered[at + 1]))
 
 
 def _written(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.parts import taken_apart
 
 OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
 LIMIT = 2**31 - 2**20  # bytes of a file that protobuf still reads
@@ -97,7 +98,7 @@ def session_of(path: Path, **settings: Any) -> Any:
 
 def convert(job: Job, opset: int) -> Any:
     """The job as an ONNX model in memory, its constants folded."""
-    program = plain_attention(tracing.capture(job, Halved(job.module) if job.half else None))
+    program = taken_apart(tracing.capture(job, Halved(job.module) if job.half else None))
     nms = bool(job.options.get("nms"))
     names: dict[str, Any] = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
     try:
@@ -109,34 +110,6 @@ def convert(job: Job, opset: int) -> Any:
             return made.model_proto
     except Exception as error:  # the exporter has a dozen, none of them public
         raise unconverted(error, program, job.rows) from error
-
-
-def plain_attention(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Attention of more axes than the exporter knows (windows beside heads) as the products that it is."""
-    operator = torch.ops.aten.scaled_dot_product_attention.default
-    called = [node for node in program.graph.nodes if node.target is operator]
-    if all(node.args[0].meta["val"].ndim == 4 for node in called):
-        return program
-    with tracing.quiet():
-        return program.run_decompositions({operator: attention})
-
-
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """What `scaled_dot_product_attention` is in eval; other forms than a mask to be added are left to the exporter."""
-    if is_causal or enable_gqa or (mask is not None and mask.dtype == torch.bool):
-        return NotImplemented
-    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    return (scores if mask is None else scores + mask).softmax(-1) @ v
 
 
 def fold(model: Any) -> None:

@@ -1,7 +1,7 @@
 """The proof: a written file and the network see the same pictures, and every output is compared."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
     found: list[Comparison] = []
     for case in cases(job):
         wanted = reference(case.inputs)
+        shapes = [x.shape for x in wanted]
         try:
             given = run([x.numpy() for x in case.inputs])
         except Exception as error:  # whatever the runtime says
@@ -140,7 +141,8 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
             remark = ""
         for i, name in enumerate(job.outputs):
             one = given[i] if i < len(given) else None
-            found.append(compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else ""))
+            result = compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else "")
+            found.append(replace(result, shape=shapes[i]))  # as they came, before rows were matched
     return found
 
 

@@ -1,0 +1,56 @@
+"""Operators that torch's exporter does not know in some form, taken apart into those that it knows."""
+
+import torch
+from torch import Tensor
+
+from netbuild.export.tracing import quiet
+
+aten = torch.ops.aten
+
+
+def taken_apart(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without operators that cannot be written as they stand; the same one if it has none."""
+    needed = {node.target for node in program.graph.nodes if node.op == "call_function" and _is_needed(node)}
+    if not needed:
+        return program
+    with quiet():
+        return program.run_decompositions({operator: PARTS[operator] for operator in needed})
+
+
+def _is_needed(node: torch.fx.Node) -> bool:
+    if node.target is aten.scaled_dot_product_attention.default:
+        return node.args[0].meta["val"].ndim != 4  # type: ignore[union-attr]
+    return node.target in PARTS
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What attention is in eval, of any number of axes (windows beside heads); masks are added."""
+    if is_causal or enable_gqa or (mask is not None and mask.dtype == torch.bool):
+        return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
+
+
+def adaptive_max(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
+    """Maxima over the parts into which each axis is cut: (..., H, W) to (..., *size); the places are not told."""
+    for axis, count in zip((-2, -1), size, strict=True):
+        length = x.shape[axis]
+        parts = [
+            x.narrow(axis, i * length // count, -(-(i + 1) * length // count) - i * length // count).amax(axis)
+            for i in range(count)
+        ]
+        x = torch.stack(parts, axis)
+    return x, torch.zeros_like(x, dtype=torch.long)
+
+
+PARTS = {aten.scaled_dot_product_attention.default: attention, aten.adaptive_max_pool2d.default: adaptive_max}
