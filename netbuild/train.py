@@ -99,6 +99,7 @@ class Trainer:
         self.frozen = optim.freeze(self.network, self.settings.freeze)
         self.sharded = self.settings.parallel == "fsdp"
         self.skeleton = parallel.skeleton(self.network) if self.sharded else None
+        self.format = torch.contiguous_format if self.sharded else quickest_format(self.network)
         self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
         self.task.pool = pooled
         self.plan = optim.plan(self.network, self.settings, len(self.train))
@@ -183,7 +184,7 @@ class Trainer:
         """Forward and backward of a batch: the parts of its loss."""
         batch = self.rescaled(moved(batch, self.device), epoch, number)
         with self.autocast():
-            loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
+            loss, parts = self.task.loss(self.model(*inputs_of(batch, self.format)), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         # The processes' gradients are averaged: what they should add up is multiplied before.
@@ -402,10 +403,32 @@ def peak_memory(device: torch.device) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB were in use"
 
 
-def inputs_of(batch: Batch) -> list[torch.Tensor]:
-    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are."""
-    images = batch["images"]
+def inputs_of(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
+    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are.
+
+    Args:
+        batch: with "images" (B, C, H, W), and perhaps "inputs".
+        form: how the images lie in memory.
+    """
+    images = batch["images"].contiguous(memory_format=form)
     return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
+
+
+def quickest_format(network: Network) -> torch.memory_format:
+    """Channels last, in which convolutions learn a fifth faster on a CPU; as usual where a module cannot take it.
+
+    A module that takes a map apart by ``view`` cannot: that is seen on the meta device, where nothing is computed.
+    """
+    form, facts = torch.channels_last, network.facts
+    if facts["ch"] == 1:  # nothing is last
+        return torch.contiguous_format
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            image = torch.empty(2, facts["ch"], *facts["imgsz"], device="meta").contiguous(memory_format=form)
+            copy.deepcopy(network).to("meta").train()(image)
+    except Exception:  # whatever an own module does there, it is trained as it was written
+        return torch.contiguous_format
+    return form
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
