@@ -417,15 +417,16 @@ def inputs_of(batch: Batch, form: torch.memory_format = torch.contiguous_format)
 def quickest_format(network: Network) -> torch.memory_format:
     """Channels last, in which convolutions learn a fifth faster on a CPU; as usual where a module cannot take it.
 
-    A module that takes a map apart by ``view`` cannot: that is seen on the meta device, where nothing is computed.
+    A module that takes a map apart by ``view`` cannot. Only a real pass tells: on meta, maps lie otherwise.
     """
     form, facts = torch.channels_last, network.facts
     if facts["ch"] == 1:  # nothing is last
         return torch.contiguous_format
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            image = torch.empty(2, facts["ch"], *facts["imgsz"], device="meta").contiguous(memory_format=form)
-            copy.deepcopy(network).to("meta").train()(image)
+        with torch.random.fork_rng(), torch.no_grad():
+            device = next(network.parameters()).device
+            image = torch.zeros(2, facts["ch"], *facts["imgsz"], device=device).contiguous(memory_format=form)
+            copy.deepcopy(network).train()(image)
     except Exception:  # whatever an own module does there, it is trained as it was written
         return torch.contiguous_format
     return form
