@@ -481,6 +481,9 @@ def learnt(losses: Sequence[float]) -> bool:
 def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
     """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
     network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # what it takes away by chance is not learnt by heart
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
     losses = []
     for step in range(steps):

@@ -465,3 +465,29 @@ def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
     last = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     with pytest.raises(RuntimeError, match="view size") if how == "view" else nullcontext():
         network(last)
+
+
+def test_weights_begin_as_the_file_says(tmp_path):
+    text = NET + "init: he\n"
+    (tmp_path / "he.yaml").write_text(text.replace("[1, 16, 3, 1, 1]", "[1, 160, 3, 1, 1]").replace("[256,", "[2560,"))
+    torch.manual_seed(0)
+    network = netbuild.build(tmp_path / "he.yaml")
+    convolution, linear = network.model[0], network.model[-1]
+    for module, fan_in in ((convolution, 9), (linear, 2_560)):
+        assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert not module.bias.any()
+    (tmp_path / "he.yaml").write_text(text.replace("init: he", "init: hee"))
+    with pytest.raises(NetbuildError, match="'init' is he, not hee") as found:
+        netbuild.build(tmp_path / "he.yaml")
+    assert "did you mean 'he'" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["yolo11.yaml", "yolo26.yaml"])
+def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
+    heads = []
+    for more in ("", "init: he\n"):
+        (tmp_path / "net.yaml").write_text(f"extends: {name}\n{more}")
+        heads.append(netbuild.build(tmp_path / "net.yaml", scale="n").model[-1])
+    biases = [{k: v for k, v in head.state_dict().items() if k.endswith("2.bias")} for head in heads]
+    assert biases[0].keys() == biases[1].keys() != set()
+    assert all(biases[0][key].equal(biases[1][key]) for key in biases[0])
