@@ -138,7 +138,7 @@ class Trainer:
             while self.progress.epoch < self.settings.epochs:
                 losses = means(self.one_epoch(self.progress.epoch))
                 with agreed():
-                    self.check_weights(self.progress.epoch)
+                    self.check_weights(self.progress.epoch, losses)
                 measures = self.validate()
                 self.progress.epoch += 1
                 self.task.epoch_end(self.progress.epoch, self.settings.epochs)
@@ -221,7 +221,7 @@ class Trainer:
         """Mixed precision, where it is on."""
         return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
 
-    def check_weights(self, epoch: int) -> None:
+    def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
         """Refuse to validate and keep weights that are no numbers.
 
         Raises:
@@ -230,7 +230,14 @@ class Trainer:
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(parallel.piece(tensor)).all():
                 hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
-                raise NotFiniteError(f"{name} is not finite after epoch {epoch + 1}", hint=hint)
+                parts = ", ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in losses.items())
+                where = f"epoch {epoch + 1}, batch {len(self.train)} (mean losses {parts})"
+                raise NotFiniteError(f"{name} is not finite after {where}; {self.pace()}", hint=hint)
+
+    def pace(self) -> str:
+        """Learning rate and precision, in words."""
+        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
+        return f"learning rate {rate:.4g}, {str(self.precision or torch.float32).removeprefix('torch.')}"
 
     @torch.no_grad()
     def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
@@ -255,12 +262,7 @@ class Trainer:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
         said = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
-        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
-        precision = str(self.precision or torch.float32).removeprefix("torch.")
-        return (
-            f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; "
-            f"learning rate {rate:.4g}, {precision}"
-        )
+        return f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; {self.pace()}"
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
