@@ -43,9 +43,10 @@ format: $(VENV)/.dev  ## rewrite the code as ruff has it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Python in NETBUILD_PEER
+bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Python (benchmarks/README.md)
 	$(BIN)/python benchmarks/summary.py
 	@[ -z "$$NETBUILD_PEER" ] || $(BIN)/python benchmarks/network.py
+	@[ -z "$$NETBUILD_PEER" ] || [ -z "$$NETBUILD_DATA" ] || $(BIN)/python benchmarks/training.py
 
 clean:  ## remove what was built and cached
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache

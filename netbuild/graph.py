@@ -18,6 +18,7 @@ from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.factories import Factory, Parameter
 from netbuild.field import Field, field_of
 from netbuild.layers.activation import using_activation
+from netbuild.layers.initial import INITIAL
 from netbuild.locate import scaled_name
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
@@ -88,9 +89,14 @@ class Graph(Facts):
         return Rows({str(i): layer.module for i, layer in enumerate(self.layers)}, self.plan)
 
     def build(self) -> Network:
-        """The network with weights, initialised as torch and the layers do, on torch's default device."""
+        """The network with weights, initialised as torch and the layers do or the file says, on the default device."""
         with using_activation(self.make_activation()):
             modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
+        if init := self.spec.settings.get("init"):
+            for layer, module in zip(self.layers, modules.values(), strict=True):
+                # Heads know their biases, and published weights must stay.
+                if layer.factory.task is None and not layer.row.module.lower().startswith(("timm.", "torchvision")):
+                    INITIAL[init](module)
         shapes = {"inputs": self.inputs, "stride": self.stride}
         return Network(Rows(modules, self.plan), {"name": self.name, **shapes, **describe(self, self.own)})
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -264,7 +265,8 @@ def launch(arguments: Sequence[str], debug: bool = False) -> int:
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, which would say so
     try:
-        run.run(run.parse_args(list(arguments)))
+        with tempfile.TemporaryDirectory(prefix="netbuild-") as logs:  # torchrun would leave one behind
+            run.run(run.parse_args([f"--log-dir={logs}", *arguments]))
     except ChildFailedError as error:
         return _exit_code(error)
     except SignalException as error:

@@ -26,6 +26,7 @@ from netbuild.rows import (
 )
 
 MAX_SIDE = 32_768  # pixels
+INITIAL = ("he",)  # ways in which weights begin, see netbuild.layers.initial
 DATASET_KEYS = {"train", "val", "names", "path", "test"}
 
 
@@ -168,6 +169,13 @@ def _anchors(node: Node) -> int | list[list[float]]:
     raise node.error("must be a number of boxes a level, or [width, height, width, height, ...] for each level")
 
 
+def _initial(node: Node) -> str:
+    """How weights begin: torch's own way of each module unless said."""
+    if node.value not in INITIAL:
+        raise node.error(f"'init' is {' or '.join(INITIAL)}, not {node.value}", did_you_mean(str(node.value), INITIAL))
+    return str(node.value)
+
+
 SETTINGS: dict[str, Callable[[Node], Any]] = {
     "nc": _whole(1, 1_000_000),
     "ch": _whole(1, MAX_CHANNELS),
@@ -180,6 +188,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "imgsz": _image_size,
     "task": text_of,
     "width_divisor": _whole(1, 1024),
+    "init": _initial,
     "anchors": _anchors,
 }
 KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "lr_factors")

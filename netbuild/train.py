@@ -99,6 +99,7 @@ class Trainer:
         self.frozen = optim.freeze(self.network, self.settings.freeze)
         self.sharded = self.settings.parallel == "fsdp"
         self.skeleton = parallel.skeleton(self.network) if self.sharded else None
+        self.format = torch.contiguous_format if self.sharded else quickest_format(self.network)
         self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
         self.task.pool = pooled
         self.plan = optim.plan(self.network, self.settings, len(self.train))
@@ -137,7 +138,7 @@ class Trainer:
             while self.progress.epoch < self.settings.epochs:
                 losses = means(self.one_epoch(self.progress.epoch))
                 with agreed():
-                    self.check_weights(self.progress.epoch)
+                    self.check_weights(self.progress.epoch, losses)
                 measures = self.validate()
                 self.progress.epoch += 1
                 self.task.epoch_end(self.progress.epoch, self.settings.epochs)
@@ -183,7 +184,7 @@ class Trainer:
         """Forward and backward of a batch: the parts of its loss."""
         batch = self.rescaled(moved(batch, self.device), epoch, number)
         with self.autocast():
-            loss, parts = self.task.loss(self.model(*inputs_of(batch)), batch)
+            loss, parts = self.task.loss(self.model(*inputs_of(batch, self.format)), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         # The processes' gradients are averaged: what they should add up is multiplied before.
@@ -220,7 +221,7 @@ class Trainer:
         """Mixed precision, where it is on."""
         return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
 
-    def check_weights(self, epoch: int) -> None:
+    def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
         """Refuse to validate and keep weights that are no numbers.
 
         Raises:
@@ -229,7 +230,14 @@ class Trainer:
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(parallel.piece(tensor)).all():
                 hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
-                raise NotFiniteError(f"{name} is not finite after epoch {epoch + 1}", hint=hint)
+                parts = ", ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in losses.items())
+                where = f"epoch {epoch + 1}, batch {len(self.train)} (mean losses {parts})"
+                raise NotFiniteError(f"{name} is not finite after {where}; {self.pace()}", hint=hint)
+
+    def pace(self) -> str:
+        """Learning rate and precision, in words."""
+        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
+        return f"learning rate {rate:.4g}, {str(self.precision or torch.float32).removeprefix('torch.')}"
 
     @torch.no_grad()
     def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
@@ -254,12 +262,7 @@ class Trainer:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
         said = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
-        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
-        precision = str(self.precision or torch.float32).removeprefix("torch.")
-        return (
-            f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; "
-            f"learning rate {rate:.4g}, {precision}"
-        )
+        return f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; {self.pace()}"
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
@@ -402,10 +405,33 @@ def peak_memory(device: torch.device) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB were in use"
 
 
-def inputs_of(batch: Batch) -> list[torch.Tensor]:
-    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are."""
-    images = batch["images"]
+def inputs_of(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
+    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are.
+
+    Args:
+        batch: with "images" (B, C, H, W), and perhaps "inputs".
+        form: how the images lie in memory.
+    """
+    images = batch["images"].contiguous(memory_format=form)
     return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
+
+
+def quickest_format(network: Network) -> torch.memory_format:
+    """Channels last, in which convolutions learn a fifth faster on a CPU; as usual where a module cannot take it.
+
+    A module that takes a map apart by ``view`` cannot. Only a real pass tells: on meta, maps lie otherwise.
+    """
+    form, facts = torch.channels_last, network.facts
+    if facts["ch"] == 1:  # nothing is last
+        return torch.contiguous_format
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            device = next(network.parameters()).device
+            image = torch.zeros(2, facts["ch"], *facts["imgsz"], device=device).contiguous(memory_format=form)
+            copy.deepcopy(network).train()(image)
+    except Exception:  # whatever an own module does there, it is trained as it was written
+        return torch.contiguous_format
+    return form
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -457,6 +483,9 @@ def learnt(losses: Sequence[float]) -> bool:
 def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
     """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
     network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # what it takes away by chance is not learnt by heart
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
     losses = []
     for step in range(steps):

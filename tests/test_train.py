@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import netbuild
 from netbuild import NetbuildError, musgd, optim, settings, stored
 from netbuild.feed import Feed
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.train import NotFiniteError, Reporter, Trainer, overfit
+from netbuild.train import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
 
 NET = """
 nc: 10
@@ -434,3 +435,59 @@ def test_sizes_change_by_chance_and_repeat(tmp_path):
     assert sizes == [tuple(run.rescaled(batch, 0, number)["images"].shape[2:]) for number in range(30)]
     assert len(set(sizes)) > 4
     assert all(h % 32 == w % 32 == 0 and 128 <= h <= 480 for h, w in sizes)
+
+
+VIEWS = """
+import torch.nn as nn
+
+
+class Apart(nn.Module):
+    def forward(self, x):
+        return x.{how}(len(x), -1).{how}(x.shape)
+"""
+
+
+@pytest.mark.parametrize(("how", "form"), [("view", torch.contiguous_format), ("reshape", torch.channels_last)])
+def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
+    (tmp_path / "apart.py").write_text(VIEWS.format(how=how))
+    text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]", "  - [-1, 1, Apart, []]")
+    any_channels = text.replace("[1, 16, 3, 1, 1]", "{out_channels: 16, kernel_size: 3, padding: 1}")
+    (tmp_path / "net.yaml").write_text(any_channels)
+    for channels, wanted in ((3, form), (1, torch.contiguous_format)):
+        network = netbuild.build(tmp_path / "net.yaml", ch=channels, modules=[tmp_path / "apart.py"])
+        assert quickest_format(network) is wanted
+        image = torch.rand(2, channels, 8, 8)
+        given = inputs_of({"images": (image * 255).byte()}, wanted)[0]
+        assert given.is_contiguous(memory_format=wanted)
+        network(given).sum().backward()
+    # A module that views is known, because it fails.
+    network = netbuild.build(tmp_path / "net.yaml", ch=3, modules=[tmp_path / "apart.py"])
+    last = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="view size") if how == "view" else nullcontext():
+        network(last)
+
+
+def test_weights_begin_as_the_file_says(tmp_path):
+    text = NET + "init: he\n"
+    (tmp_path / "he.yaml").write_text(text.replace("[1, 16, 3, 1, 1]", "[1, 160, 3, 1, 1]").replace("[256,", "[2560,"))
+    torch.manual_seed(0)
+    network = netbuild.build(tmp_path / "he.yaml")
+    convolution, linear = network.model[0], network.model[-1]
+    for module, fan_in in ((convolution, 9), (linear, 2_560)):
+        assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert not module.bias.any()
+    (tmp_path / "he.yaml").write_text(text.replace("init: he", "init: hee"))
+    with pytest.raises(NetbuildError, match="'init' is he, not hee") as found:
+        netbuild.build(tmp_path / "he.yaml")
+    assert "did you mean 'he'" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["yolo11.yaml", "yolo26.yaml"])
+def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
+    heads = []
+    for more in ("", "init: he\n"):
+        (tmp_path / "net.yaml").write_text(f"extends: {name}\n{more}")
+        heads.append(netbuild.build(tmp_path / "net.yaml", scale="n").model[-1])
+    biases = [{k: v for k, v in head.state_dict().items() if k.endswith("2.bias")} for head in heads]
+    assert biases[0].keys() == biases[1].keys() != set()
+    assert all(biases[0][key].equal(biases[1][key]) for key in biases[0])
