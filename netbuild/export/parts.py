@@ -45,10 +45,9 @@ def adaptive_max(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
     """Maxima over the parts into which each axis is cut: (..., H, W) to (..., *size); the places are not told."""
     for axis, count in zip((-2, -1), size, strict=True):
         length = x.shape[axis]
-        parts = [
-            x.narrow(axis, i * length // count, -(-(i + 1) * length // count) - i * length // count).amax(axis)
-            for i in range(count)
-        ]
+        starts = [i * length // count for i in range(count)]
+        ends = [((i + 1) * length + count - 1) // count for i in range(count)]  # ONNX divides below zero otherwise
+        parts = [x.narrow(axis, a, b - a).amax(axis) for a, b in zip(starts, ends, strict=True)]
         x = torch.stack(parts, axis)
     return x, torch.zeros_like(x, dtype=torch.long)
 

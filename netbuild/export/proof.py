@@ -11,6 +11,7 @@ import torch
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export.base import Job, Run
+from netbuild.export.tracing import Watch, at_row
 
 PICTURES = ("digits.png", "strip.jpg")  # two that ship with the package, see pictures/README.md
 BATCHES = (1, 3)  # of a free batch
@@ -95,7 +96,7 @@ def _grown(shape: tuple[int, ...], axes: dict[int, str], step: int) -> tuple[int
 
 def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
     """Pictures where four axes ask for some of a size, else numbers by chance from a fixed seed."""
-    if len(shape) != 4 or min(shape[2:]) < 2:
+    if not _is_picture(shape):
         return torch.randn(shape, generator=torch.Generator().manual_seed(10 * number + place))
     chosen = [picture(PICTURES[(number + i) % len(PICTURES)], shape[1]) for i in range(shape[0])]
     return torch.cat(
@@ -103,9 +104,13 @@ def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
     )
 
 
+def _is_picture(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and min(shape[2:]) > 1
+
+
 def _title(inputs: Sequence[torch.Tensor], number: int) -> str:
     first = inputs[0]
-    if first.ndim != 4:
+    if not _is_picture(first.shape):
         return f"{len(first)} by chance"
     names = [PICTURES[(number + i) % len(PICTURES)] for i in range(min(len(first), 2))]
     return f"{len(first)} x {first.shape[2]}x{first.shape[3]}: {', '.join(names)}"
@@ -127,7 +132,7 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
     """
     found: list[Comparison] = []
     for case in cases(job):
-        wanted = reference(case.inputs)
+        wanted = _wanted(job, reference, case)
         shapes = [x.shape for x in wanted]
         try:
             given = run([x.numpy() for x in case.inputs])
@@ -144,6 +149,24 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
             result = compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else "")
             found.append(replace(result, shape=shapes[i]))  # as they came, before rows were matched
     return found
+
+
+def _wanted(job: Job, reference: Reference, case: Case) -> Arrays:
+    """What the network itself makes of a case.
+
+    Raises:
+        NetbuildError: at the row that fails, as one may at a size that it was not made for.
+    """
+    watch = Watch(job.module, ())
+    with watch.looking():
+        try:
+            return reference(case.inputs)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            said = f"its module fails on {case.title}: {shorten(error, 200)}"
+            hint = "it takes its own size only: leave --dynamic out, or --dynamic batch" if job.dynamic else ""
+            if watch.row is None:
+                raise NetbuildError(f"the network fails on {case.title}: {shorten(error, 200)}", hint=hint) from error
+            raise at_row(said, watch.row, job.rows, hint) from error
 
 
 def compare(

@@ -219,7 +219,7 @@ class RTDETRDecoder(nn.Module):
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         queries, boxes, enc_boxes, enc_scores = self.select(tokens, shapes)
-        noise = self.noise(targets, len(tokens), queries.shape[1])
+        noise = self.noise(targets, tokens.shape[0], queries.shape[1])
         if noise:
             queries = torch.cat((self.content(noise), queries), 1)
             boxes = torch.cat((noise.boxes.to(boxes.dtype), boxes), 1)
@@ -245,7 +245,7 @@ class RTDETRDecoder(nn.Module):
         scores = self.enc_score_head(memory)
         best = scores.amax(-1).topk(min(self.nq, tokens.shape[1])).indices[..., None]
         content, scores = (t.gather(1, best.expand(-1, -1, t.shape[2])) for t in (memory, scores))
-        boxes = self.enc_bbox_head(content) + anchors.expand(len(tokens), -1, -1).gather(1, best.expand(-1, -1, 4))
+        boxes = self.enc_bbox_head(content) + anchors.expand(tokens.shape[0], -1, -1).gather(1, best.expand(-1, -1, 4))
         if self.tgt_embed is not None:
             queries = self.tgt_embed.weight[: content.shape[1]].expand_as(content)
         else:
