@@ -1,6 +1,7 @@
 """The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
 
 import copy
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,6 +191,18 @@ def simplified(model: Any) -> tuple[Any, str]:
     return found, f"--simplify: {before - after} of {before} nodes removed"
 
 
+def _set_apart(model: Any, name: str) -> None:
+    """Let a model's large tensors be saved into a file of this name beside it."""
+    from onnx.external_data_helper import convert_model_to_external_data
+
+    # onnx refuses a name that is taken in the working folder, wherever the model goes.
+    convert_model_to_external_data(model, location=f"{name}.{os.getpid()}.new")
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+
+
 def store(model: Any, path: Path) -> bool:
     """Write and check a model: one file, a second one beside it with the weights only if it must be; whether it is so.
 
@@ -202,7 +215,8 @@ def store(model: Any, path: Path) -> bool:
         # protobuf cannot even count what is above its limit.
         apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
         if apart:
-            onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+            _set_apart(model, f"{path.name}.data")
+            onnx.save(model, path)
             path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
         else:
             path.write_bytes(model.SerializeToString())
