@@ -252,7 +252,7 @@ def test_a_summary_leaves_no_tensor_behind(path):
     resolved(text, path)
     before = tensors()
     resolved(text, path)
-    assert tensors() == before
+    assert tensors() <= before  # what other tests left may go meanwhile
 
 
 def test_a_file_named_by_its_ending_alone_has_a_scale():
