@@ -202,7 +202,11 @@ def store(model: Any, path: Path) -> bool:
         # protobuf cannot even count what is above its limit.
         apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
         if apart:
-            onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+            for tensor in model.graph.initializer:
+                if len(tensor.raw_data) > 1024:  # a shape must stay where the checker sees it
+                    # onnx's own way looks for a file of this name in the working folder, and refuses to go on.
+                    onnx.external_data_helper.set_external_data(tensor, f"{path.name}.data")
+            onnx.save(model, path)
             path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
         else:
             path.write_bytes(model.SerializeToString())
