@@ -180,8 +180,7 @@ def _written(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]
         raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
     except NetbuildError as error:
         if error.__cause__ is not None and isinstance(error.__cause__, OSError):
-            said = error.__cause__.strerror or error.__cause__
-            raise NetbuildError(f"{path}: cannot be written: {said}") from error
+            raise NetbuildError(f"{path}: cannot be written: {error.__cause__.strerror or error.__cause__}") from error
         raise
 
 

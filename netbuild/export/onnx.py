@@ -1,7 +1,6 @@
 """The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
 
 import copy
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,18 +190,6 @@ def simplified(model: Any) -> tuple[Any, str]:
     return found, f"--simplify: {before - after} of {before} nodes removed"
 
 
-def _set_apart(model: Any, name: str) -> None:
-    """Let a model's large tensors be saved into a file of this name beside it."""
-    from onnx.external_data_helper import convert_model_to_external_data
-
-    # onnx refuses a name that is taken in the working folder, wherever the model goes.
-    convert_model_to_external_data(model, location=f"{name}.{os.getpid()}.new")
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = name
-
-
 def store(model: Any, path: Path) -> bool:
     """Write and check a model: one file, a second one beside it with the weights only if it must be; whether it is so.
 
@@ -215,7 +202,10 @@ def store(model: Any, path: Path) -> bool:
         # protobuf cannot even count what is above its limit.
         apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
         if apart:
-            _set_apart(model, f"{path.name}.data")
+            for tensor in model.graph.initializer:
+                if len(tensor.raw_data) > 1024:  # a shape must stay where the checker sees it
+                    # onnx's own way looks for a file of this name in the working folder, and refuses to go on.
+                    onnx.external_data_helper.set_external_data(tensor, f"{path.name}.data")
             onnx.save(model, path)
             path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
         else:
