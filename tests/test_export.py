@@ -33,7 +33,7 @@ layers:
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, Conv, [16, 3, 2]]
-  - [[-1, 1], 1, Detect, [nc]]
+  - [[1, -1], 1, Detect, [nc]]
 """
 TRAPS = """
 import torch
@@ -41,7 +41,7 @@ from torch import nn
 
 class TwoPictures(nn.Module):  # the batch that it was traced with is in the graph
     def forward(self, x):
-        return x.view(2, 8, -1).reshape(x.shape) if len(x) == 2 else x * 1
+        return x.view(2, 40, -1).reshape(x.shape) if len(x) == 2 else x * 1
 
 class OneByOne(nn.Module):
     def forward(self, x):
@@ -340,6 +340,27 @@ def test_a_target_says_which_flags_it_takes(cli, here):
         del base._OWN["plain"], base._OWN["lacking"]
 
 
+def test_pictures_need_pillow(cli, here, monkeypatch):
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name == "PIL" else True)
+    done = cli("export", "no-such-file.yaml")
+    assert done.code == 3
+    assert "'onnx' needs pillow" in done.err
+
+
+def test_weights_beside_a_file_that_would_be_too_large(here, monkeypatch):
+    monkeypatch.setattr("netbuild.export.onnx.LIMIT", 3000)
+    done = export("tiny.yaml", "big.onnx")
+    assert sorted(path.name for path in here.glob("big*")) == ["big.onnx", "big.onnx.data"]
+    assert done.size == sum(path.stat().st_size for path in here.glob("big*"))
+    assert any("big.onnx.data" in note for note in done.notes)
+    assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)
+    trapped("Other")
+    with pytest.raises(NetbuildError, match=r"kept as big\.failed") as caught:
+        export("trap.yaml", "big.onnx", imgsz=32, modules=["traps.py"], set=())
+    assert caught.value.exit_code == 1
+    assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)  # the older file is whole
+
+
 def test_simplify_says_what_it_removed(here):
     done = export("tiny.yaml", "x.onnx", simplify=True)
     assert any("--simplify: " in note and ("nothing to remove" in note or "removed" in note) for note in done.notes)
@@ -420,7 +441,7 @@ def test_traps_are_errors_at_their_row(cli, here, module, dynamic, said):
 
 def trapped(module):
     Path("trap.yaml").write_text(
-        f"layers:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, {module}, [], odd]\n  - [-1, 1, Conv, [8, 3, 2]]\n"
+        f"layers:\n  - [-1, 1, Conv, [40, 3, 2]]\n  - [-1, 1, {module}, [], odd]\n  - [-1, 1, Conv, [8, 3, 2]]\n"
     )
 
 

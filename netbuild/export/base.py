@@ -16,6 +16,7 @@ from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mea
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "int8"})  # those that not every target takes
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
+CALLED = {"PIL": "pillow"}  # packages whose modules have another name
 _HOMES = {"onnx": "onnx:OnnxTarget"}
 _OWN: dict[str, type["Target"]] = {}
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -139,7 +140,7 @@ def check_packages(chosen: Target) -> None:
     Raises:
         MissingExtraError: with the extra that brings it.
     """
-    missing = [package for package in chosen.packages if not _is_there(package)]
+    missing = [CALLED.get(package, package) for package in chosen.packages if not _is_there(package)]
     if missing:
         said = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
         raise MissingExtraError(said, hint=f"pip install 'netbuild[{chosen.extra}]'")

@@ -197,10 +197,16 @@ def _move(folder: Path, draft: Path, path: Path) -> None:
 
 
 def _keep(folder: Path, draft: Path, path: Path) -> Path:
-    """The file that failed, under a name that says so."""
-    kept = path.with_name(f"{path.stem}.failed{path.suffix}")
+    """The file that failed, under a name that says so; with what lies beside it, in a folder of that name."""
+    alone = len(list(folder.iterdir())) == 1
+    kept = path.with_name(f"{path.stem}.failed{path.suffix if alone else ''}")
     with suppress(OSError):
-        _move(folder, draft, kept)
+        if alone:
+            _move(folder, draft, kept)
+        else:
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.chmod(0o755)
+            folder.replace(kept)
     return kept
 
 

@@ -37,7 +37,7 @@ class OnnxTarget(Target):
 
     name = "onnx"
     suffix = ".onnx"
-    packages = ("onnx", "onnxscript", "onnxruntime")
+    packages = ("onnx", "onnxscript", "onnxruntime", "PIL")
     takes = frozenset({"dynamic", "half", "opset", "simplify", "nms"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
@@ -55,7 +55,8 @@ class OnnxTarget(Target):
             from netbuild.export.suppression import append
 
             append(model, job.options["nms"], job.outputs)
-        store(model, path)
+        if store(model, path):
+            notes.append(f"the weights lie in {path.name}.data beside the file: it would be above 2 GB")
         return notes
 
     def open(self, path: Path) -> Run:
@@ -189,8 +190,8 @@ def simplified(model: Any) -> tuple[Any, str]:
     return found, f"--simplify: {before - after} of {before} nodes removed"
 
 
-def store(model: Any, path: Path) -> None:
-    """Write and check a model: one file, a second one beside it with the weights only if it must be.
+def store(model: Any, path: Path) -> bool:
+    """Write and check a model: one file, a second one beside it with the weights only if it must be; whether it is so.
 
     Raises:
         NetbuildError: if it cannot be written, or is no valid ONNX.
@@ -198,8 +199,11 @@ def store(model: Any, path: Path) -> None:
     import onnx
 
     try:
-        if model.ByteSize() > LIMIT:
+        # protobuf cannot even count what is above its limit.
+        apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
+        if apart:
             onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+            path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
         else:
             path.write_bytes(model.SerializeToString())
     except OSError as error:
@@ -208,3 +212,4 @@ def store(model: Any, path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # ValidationError, InferenceError
         raise NetbuildError(f"the written graph is no valid ONNX: {shorten(error, 300)}") from error
+    return apart

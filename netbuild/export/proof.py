@@ -95,7 +95,7 @@ def _grown(shape: tuple[int, ...], axes: dict[int, str], step: int) -> tuple[int
 
 def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
     """Pictures where four axes ask for some of a size, else numbers by chance from a fixed seed."""
-    if len(shape) != 4 or min(shape[2:]) < 2:
+    if not _is_picture(shape):
         return torch.randn(shape, generator=torch.Generator().manual_seed(10 * number + place))
     chosen = [picture(PICTURES[(number + i) % len(PICTURES)], shape[1]) for i in range(shape[0])]
     return torch.cat(
@@ -103,9 +103,13 @@ def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
     )
 
 
+def _is_picture(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and min(shape[2:]) > 1
+
+
 def _title(inputs: Sequence[torch.Tensor], number: int) -> str:
     first = inputs[0]
-    if first.ndim != 4:
+    if not _is_picture(first.shape):
         return f"{len(first)} by chance"
     names = [PICTURES[(number + i) % len(PICTURES)] for i in range(min(len(first), 2))]
     return f"{len(first)} x {first.shape[2]}x{first.shape[3]}: {', '.join(names)}"

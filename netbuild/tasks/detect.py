@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netbuild.builders import package
 from netbuild.drawing import Drawing, Image, colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.layers.heads.detect import anchor_points
@@ -335,10 +336,12 @@ class DetectTask(Task):
 
         Raises:
             NetbuildError: if the head needs no suppression, or for a wrong value.
+            MissingExtraError: without torchvision, which a file's suppression is compared with.
         """
         if self.head.one2one():  # type: ignore[operator]
             said = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
             raise NetbuildError(said, hint="leave it out")
+        package("torchvision.ops", "train")
         return Filter(**self.options(given))
 
     def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
