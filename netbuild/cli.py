@@ -549,7 +549,8 @@ def export(
     input_names: Annotated[str | None, typer.Option(help="Instead of images; with commas between.")] = None,
     output_names: Annotated[str | None, typer.Option(help="Instead of output0,...; with commas between.")] = None,
     calibrate: Annotated[
-        str | None, typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from.")
+        str | None,
+        typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from."),
     ] = None,
     pictures: Annotated[int | None, typer.Option(min=1, help="Of --calibrate at most: 128 unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of random weights: 0 unless given.")] = None,

@@ -73,7 +73,7 @@ BELOW = {
     "sources": ("pictures",),
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
-    "export": ("api", "data", "tasks"),
+    "export": ("training", "sources"),
     "author": ("summary", "training", "saving"),
     "cli": ("author", "trust", "importing", "export", "inspecting"),
     "__main__": ("cli",),

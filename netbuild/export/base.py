@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean, shorten
 
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
-FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "int8", "calibrate", "pictures"})  # not every target takes them
+FLAGS = frozenset(
+    {"dynamic", "half", "opset", "simplify", "nms", "int8", "calibrate", "pictures"}
+)  # not every target takes them
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name

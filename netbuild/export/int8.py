@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from netbuild.data import open_data
-from netbuild.data.files import natural
 from netbuild.data.images import SUFFIXES, read_image
 from netbuild.data.samples import Dataset
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
-from netbuild.export.base import ANY, Job, Target, target
+from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
 from netbuild.pictures import FITTINGS
+from netbuild.sources import natural
 from netbuild.training import validate
 
 PICTURES = 128  # that ranges are learnt from, unless told
