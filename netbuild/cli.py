@@ -588,6 +588,45 @@ def export(
         write(done.text())
 
 
+@app.command()
+def benchmark(
+    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    files: Annotated[list[str] | None, typer.Argument(help="Files exported from it, to be run as they are.")] = None,
+    targets: Annotated[str, typer.Option(help="all, or names with commas between; with files none besides.")] = "all",
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures at once.")] = 1,
+    data: Annotated[str | None, typer.Option(help="A data set: accuracy, and the ranges of int8.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, in turn.")] = 50,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The rows as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Time a network on the CPU in torch and in every form that it is exported to; compare size, outputs, accuracy."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.author.progress import counting
+    from netbuild.benchmark import benchmark as measure
+    from netbuild.benchmark import text
+
+    torch.manual_seed(0)
+    with counting(None) as step:
+        rows = measure(
+            file, files or (), targets=targets, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
+            step=step, scale=scale, nc=nc, set=set or (), modules=modules or (), trusted=_trusted(trust),
+        )  # fmt: skip
+    if not file.lower().endswith(".safetensors"):
+        say(f"note: {file} is no checkpoint: its weights are random")
+    if json:
+        write_json([row.to_dict() for row in rows])
+    else:
+        write(text(rows))
+
+
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:
     """``--imgsz 96 160`` too: the second number is what stands after it."""
     if not more:

@@ -74,8 +74,9 @@ BELOW = {
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
     "export": ("training", "sources"),
+    "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing", "export", "inspecting"),
+    "cli": ("author", "trust", "importing", "benchmark", "inspecting"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

@@ -124,7 +124,7 @@ class Target(ABC):
         raise NetbuildError(f"the target '{self.name}' cannot prove suppression where no box is found")
 
     def tolerance(self, options: Mapping[str, Any]) -> float:
-        """How far outputs may be from torch's in float32, in parts of max(1, |reference|); `ANY` where it is no matter."""
+        """How far outputs may be from torch's, in parts of max(1, |reference|); `ANY` where that is only told."""
         return HALF if options.get("half") else FLOAT
 
 

@@ -1,4 +1,4 @@
-"""The int8 target: ONNX whose convolutions reckon in 8 bits, with ranges learnt from pictures. It is not equal to torch."""
+"""int8: ONNX whose convolutions reckon in 8 bits, with ranges learnt from pictures. It does not equal torch."""
 
 import json
 import shutil
