@@ -18,7 +18,7 @@ from netbuild.export import base, export
 from netbuild.export.base import Job, Run, Target
 from netbuild.export.jobs import Wish, make_job, ranks
 from netbuild.export.making import plain
-from netbuild.export.proof import cases, prove
+from netbuild.export.proof import ProofError, cases, prove
 from netbuild.exported import RunNetwork
 from netbuild.network import Network
 from netbuild.settings import Settings
@@ -122,12 +122,15 @@ def benchmark(
     folder, before = Path(tempfile.mkdtemp(prefix="netbuild-")), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runners, lost = [_Runner(_torch_row(network), plain_run(job))], []
+        runners, lost = [_Runner(_torch_row(network), plain_run(job))], list[Row]()
         for ready in _all(named, files, network, job, folder, threads, data, targets == "all"):
-            (lost if isinstance(ready, Row) else runners).append(ready)  # type: ignore[arg-type]
+            if isinstance(ready, Row):
+                lost.append(ready)
+            else:
+                runners.append(ready)
             step()
         _time(runners, [x.numpy() for x in next(cases(job)).inputs], rounds, step)
-        return [_finished(r, network, job, data) for r in runners] + lost  # type: ignore[operator]
+        return [_finished(r, network, job, data) for r in runners] + lost
     finally:
         torch.set_num_threads(before)
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,8 +206,11 @@ def _all(
 
 
 def _reason(error: NetbuildError) -> str:
+    """In a line, without the name of the file, which was only for now."""
     said = error.message.splitlines()[0]
-    return f"{said}: {error.hint}" if isinstance(error, MissingExtraError) else said
+    if isinstance(error, ProofError):
+        said = said.partition(": ")[2] or said
+    return f"{said}: {error.hint}" if isinstance(error, (MissingExtraError, ProofError)) and error.hint else said
 
 
 def _exported(

@@ -129,7 +129,8 @@ def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comp
     if not all(c.ok for c in found):
         noise = own_noise(job)
         hint = f"torch's float32 is {noise:.0e} from its float64 here: these weights lose that much" if noise else ""
-        raise ProofError("\n".join(["the file differs from torch", *table(found)]), hint=hint)
+        worst = f"the file differs from torch by {max(c.part for c in found):.1e}"
+        raise ProofError("\n".join([worst, *table(found)]), hint=hint)
     return found
 
 
@@ -145,11 +146,11 @@ def plain(job: Job) -> Reference:
 
 def own_noise(job: Job) -> float | None:
     """How far torch itself is from float64, in parts of max(1, |value|); None where that is far below any tolerance."""
-    inputs = next(cases(job)).inputs
     with suppress(Exception), torch.no_grad():  # a module that knows float32 only says nothing
-        narrow = job.module(*inputs)
-        wide = copy.deepcopy(job.module).double()(*(x.double() for x in inputs))
-        parts = [((a - b).abs() / b.abs().clamp(min=1)).max() for a, b in zip(narrow, wide, strict=True)]
+        double, parts = copy.deepcopy(job.module).double(), []
+        for case in cases(job):
+            narrow, wide = job.module(*case.inputs), double(*(x.double() for x in case.inputs))
+            parts += [((a - b).abs() / b.abs().clamp(min=1)).max() for a, b in zip(narrow, wide, strict=True)]
         noise = float(torch.stack(parts).max())
         return noise if noise > FLOAT / 10 else None
     return None
