@@ -279,7 +279,7 @@ def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> 
         return row
     shape = tuple(job.examples[0].shape)
     ran = RunNetwork(network, lambda arrays: list(runner.run(arrays)), shape)
-    measures, _ = validate(ran, data, None, Settings())
+    measures, _ = validate(ran, data, None, Settings(workers=0))  # runtimes have threads: no forks
     return replace(row, accuracy=next(((m, measures[m]) for m in MEASURES if measures.get(m, -1) >= 0), None))
 
 
