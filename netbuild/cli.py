@@ -532,7 +532,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
     ] = None,
-    target: Annotated[str, typer.Option(help="What to write: onnx.")] = "onnx",
+    target: Annotated[str, typer.Option(help="onnx, onnx-int8, openvino, torch-export or torchscript.")] = "onnx",
     imgsz: Annotated[str | None, typer.Option(help="Image size: 640, 640x384 or 640 384 for height x width.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Pictures at once: 1 unless given.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="What stays free: batch, size or both.")] = None,
@@ -548,6 +548,11 @@ def export(
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")] = True,
     input_names: Annotated[str | None, typer.Option(help="Instead of images; with commas between.")] = None,
     output_names: Annotated[str | None, typer.Option(help="Instead of output0,...; with commas between.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from."),
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of --calibrate at most: 128 unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of random weights: 0 unless given.")] = None,
     scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
@@ -573,7 +578,7 @@ def export(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
             simplify=simplify, nms=filtering if nms else False, fuse=fuse, input_names=_split(input_names),
             output_names=_split(output_names), scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
-            trusted=_trusted(trust),
+            trusted=_trusted(trust), more={"calibrate": calibrate, "pictures": pictures},
         )  # fmt: skip
     if is_random:
         say(f"note: {file} is no checkpoint: its weights are random")
@@ -581,6 +586,45 @@ def export(
         write_json(done.to_dict())
     else:
         write(done.text())
+
+
+@app.command()
+def benchmark(
+    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    files: Annotated[list[str] | None, typer.Argument(help="Files exported from it, to be run as they are.")] = None,
+    targets: Annotated[str, typer.Option(help="all, or names with commas between; with files none besides.")] = "all",
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures at once.")] = 1,
+    data: Annotated[str | None, typer.Option(help="A data set: accuracy, and the ranges of int8.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, in turn.")] = 50,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The rows as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Time a network on the CPU in torch and in every form that it is exported to; compare size, outputs, accuracy."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.author.progress import counting
+    from netbuild.benchmark import benchmark as measure
+    from netbuild.benchmark import text
+
+    torch.manual_seed(0)
+    with counting(None) as step:
+        rows = measure(
+            file, files or (), targets=targets, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
+            step=step, scale=scale, nc=nc, set=set or (), modules=modules or (), trusted=_trusted(trust),
+        )  # fmt: skip
+    if not file.lower().endswith(".safetensors"):
+        say(f"note: {file} is no checkpoint: its weights are random")
+    if json:
+        write_json([row.to_dict() for row in rows])
+    else:
+        write(text(rows))
 
 
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:

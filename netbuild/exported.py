@@ -1,6 +1,6 @@
 """An exported ONNX file in the place of a network: what it gives is read, scored and drawn by the same tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,6 +94,38 @@ class OnnxNetwork(Network):
             self.file.filter({name: value for name, value in options.items() if value is not None})
         except RunError as error:
             _pass_on(error)
+
+
+class RunNetwork(Network):
+    """Whatever runs a fixed batch of a fixed size as a network that predicts, for measures that any target can have.
+
+    Args:
+        network: whose head and facts are meant.
+        run: arrays (B, C, H, W) in a list to the outputs.
+        shape: B, C, H, W.
+    """
+
+    def __init__(self, network: Network, run: Callable[[list[Any]], list[Any]], shape: tuple[int, ...]) -> None:
+        nn.Module.__init__(self)
+        self.model = nn.ModuleList([network.model[-1]])  # type: ignore[assignment]
+        self.facts = {**network.facts, "canvas": shape[2:], "imgsz": shape[2:]}
+        self.run, self.batch = run, shape[0]
+
+    def forward(self, *images: torch.Tensor) -> Any:
+        """The outputs for images of any number: the last batch is filled up."""
+        values = images[0].cpu().numpy()
+        parts = [self._part(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
+        outputs = [np.concatenate(several) for several in zip(*parts)]
+        if self.facts["task"] == "classify":
+            likely = outputs[0] if runtime.likely(outputs[0]) else runtime.softmax(outputs[0])
+            return torch.from_numpy(likely).log()
+        tensors = tuple(map(torch.from_numpy, outputs))
+        return tensors[0] if self.facts["task"] == "detect" or len(tensors) == 1 else tensors
+
+    def _part(self, values: Any) -> list[Any]:
+        missing = self.batch - len(values)
+        whole = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype))) if missing else values
+        return [output[: len(values)] for output in self.run([np.ascontiguousarray(whole)])]
 
 
 def open_exported(file: str | Path, device: str | None = None) -> OnnxNetwork:

@@ -390,7 +390,7 @@ def _samples(
 
 
 def validate(
-    file: str | Path,
+    file: str | Path | Network,
     data: str | Path,
     split: str | None = None,
     settings: Settings | None = None,
@@ -402,7 +402,8 @@ def validate(
     """The measures of a checkpoint on a data set, and those of each class.
 
     Args:
-        file: a checkpoint, or an exported ONNX file; one of a fixed size sees pictures on that canvas.
+        file: a checkpoint, or an exported ONNX file; one of a fixed size sees pictures on that canvas. Or a network
+            on the CPU, as it is.
         data: a data set.
         split: of it; ``val``, else ``test``, unless given.
         settings: of validation.
@@ -437,7 +438,7 @@ def validate(
 
 
 def _to_validate(
-    file: str | Path,
+    file: str | Path | Network,
     data: str | Path,
     split: str | None,
     settings: Settings,
@@ -456,8 +457,12 @@ def _to_validate(
     return network, task, feed_of(network, report, split, settings, False), device
 
 
-def _measured(file: str | Path, settings: Settings, options: Mapping[str, Any]) -> tuple[Network, torch.device]:
+def _measured(
+    file: str | Path | Network, settings: Settings, options: Mapping[str, Any]
+) -> tuple[Network, torch.device]:
     """The network that a file is, or stands for, and the device on which its images are made."""
+    if isinstance(file, Network):
+        return file, torch.device("cpu")
     if not is_exported(file):
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)

@@ -73,9 +73,10 @@ BELOW = {
     "sources": ("pictures",),
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
-    "export": ("api", "data", "tasks"),
+    "export": ("training", "sources"),
+    "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing", "export", "inspecting"),
+    "cli": ("author", "trust", "importing", "benchmark", "inspecting"),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

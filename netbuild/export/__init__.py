@@ -52,7 +52,8 @@ def export(
         nms: suppression inside the file; a mapping of conf, iou and max_det says how.
         fuse: merge batch norms first; the network itself stays as it is.
         input_names, output_names: instead of images, output0, output1, ...
-        more: flags that only this target knows.
+        more: flags that only this target knows; of onnx-int8 "calibrate", a data set or a folder of pictures, and
+            "pictures", how many of them at most.
         opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
 
     Raises:
@@ -67,29 +68,37 @@ def export(
     options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     if out is not None:
-        check_out(Path(out), chosen.suffix)
+        check_out(Path(out), chosen)
     network, rows = _opened(file, size, fuse, opening)
     path = Path(out) if out is not None else _usual(file, network, chosen.suffix)
-    check_out(path, chosen.suffix)
+    check_out(path, chosen)
     wish = Wish(size, batch, dynamic, input_names, output_names, options)
     job = replace(make_job(network, wish), rows=tuple(rows))
     return make(network, job, chosen, path)
 
 
-def check_out(path: Path, suffix: str) -> None:
+def check_out(path: Path, chosen: base.Target) -> None:
     """Refuse a path that cannot be written to, before work is done for it.
 
     Raises:
-        NetbuildError: if its ending is another, or its folder is missing or read-only.
+        NetbuildError: if its ending is another, its folder is missing or read-only, or what is there is not replaced.
     """
-    if path.suffix != suffix:
-        raise NetbuildError(f"{path}: its name must end in {suffix}")
+    if not path.name.endswith(chosen.suffix) or path.name == chosen.suffix:
+        raise NetbuildError(f"{path}: its name must end in {chosen.suffix}")
     if not path.parent.is_dir():
         raise NetbuildError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise NetbuildError(f"{path}: its folder cannot be written to")
-    if path.is_dir() and suffix == ".onnx":
+    if path.is_dir() and not chosen.holds:
         raise NetbuildError(f"{path}: is a folder")
+    if chosen.holds and path.exists() and not _is_replaced(path, chosen):
+        said = "is a file" if path.is_file() else "is a folder with other things in it, which would be lost"
+        raise NetbuildError(f"{path}: {said}", hint="name another by --out")
+
+
+def _is_replaced(path: Path, chosen: base.Target) -> bool:
+    """Whether a folder has nothing but what such a folder holds."""
+    return path.is_dir() and all(entry.suffix in chosen.holds for entry in path.iterdir())
 
 
 def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[str, Any]) -> tuple[Network, list[Row]]:
@@ -107,5 +116,5 @@ def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[
 
 def _usual(file: str | Path | Network, network: Network, suffix: str) -> Path:
     if isinstance(file, (str, Path)) and Path(file).suffix == ".safetensors":
-        return Path(file).with_suffix(suffix)
+        return Path(file).with_name(Path(file).stem + suffix)
     return Path(f"{network.facts['name']}{suffix}")

@@ -1,5 +1,6 @@
 """What a target is to those who export: it writes a job into a file, and runs that file. It proves nothing itself."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,19 @@ from torch import Tensor, nn
 from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean, shorten
 
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
-FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "int8"})  # those that not every target takes
+FLAGS = frozenset(
+    {"dynamic", "half", "opset", "simplify", "nms", "int8", "calibrate", "pictures"}
+)  # not every target takes them
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
+ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name
-_HOMES = {"onnx": "onnx:OnnxTarget"}
+_HOMES = {
+    "onnx": "onnx:OnnxTarget",
+    "onnx-int8": "int8:Int8Target",
+    "openvino": "openvino:OpenvinoTarget",
+    "torch-export": "torch_export:TorchExportTarget",
+    "torchscript": "torchscript:TorchscriptTarget",
+}
 _OWN: dict[str, type["Target"]] = {}
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 T = TypeVar("T", bound="type[Target]")
@@ -62,17 +72,21 @@ class Target(ABC):
 
     Attributes:
         name: by which it is asked for.
-        suffix: of its file or folder, with the dot.
+        suffix: what the name of its file or folder ends in, such as ".onnx" or "_openvino".
+        holds: of a target that writes a folder the suffixes of the files in it; empty where it writes a file.
         extra: of netbuild, that brings its packages.
         packages: that it imports, checked before any work.
         takes: those of `FLAGS` that it takes; others are refused by name.
+        needs: those that it cannot do without.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
+    holds: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = "export"
     packages: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def write(self, job: Job, path: Path) -> Sequence[str]:
@@ -93,6 +107,14 @@ class Target(ABC):
     def open(self, path: Path) -> Run:
         """A function that runs the file: inputs as numpy arrays in the file's order, to its outputs."""
 
+    def quick(self, path: Path, threads: int) -> Run:
+        """As ``open``, as fast as the target's runtime is with so many threads: what `netbuild benchmark` times."""
+        return self.open(path)
+
+    def facts(self, path: Path) -> dict[str, str]:
+        """The metadata that a file of this target has in it; empty if it has none."""
+        return {}
+
     def loosened(self, path: Path, conf: float) -> Run:
         """As ``open``, of a file with suppression inside, but for another least score: proofs must see some boxes.
 
@@ -102,7 +124,7 @@ class Target(ABC):
         raise NetbuildError(f"the target '{self.name}' cannot prove suppression where no box is found")
 
     def tolerance(self, options: Mapping[str, Any]) -> float:
-        """How far outputs may be from torch's in float32, in parts of max(1, |reference|)."""
+        """How far outputs may be from torch's, in parts of max(1, |reference|); `ANY` where that is only told."""
         return HALF if options.get("half") else FLOAT
 
 
@@ -147,11 +169,14 @@ def check_packages(chosen: Target) -> None:
 
 
 def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
-    """Refuse flags that a target does not take.
+    """Refuse flags that a target does not take, and a call without those that it needs.
 
     Raises:
         NetbuildError: that names the first.
     """
+    for flag in chosen.needs:
+        if not options.get(flag):
+            raise NetbuildError(f"the target '{chosen.name}' needs --{flag}")
     for flag, value in options.items():
         if value and flag in FLAGS and flag not in chosen.takes:
             takes = ", ".join(f"--{name}" for name in sorted(chosen.takes)) or "none of these flags"

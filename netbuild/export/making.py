@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from netbuild.errors import NetbuildError
-from netbuild.export.base import FLOAT, Job, Target
+from netbuild.export.base import ANY, FLOAT, Job, Target
 from netbuild.export.jobs import ranks, task_of
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
 from netbuild.network import Network
@@ -56,16 +56,22 @@ class Exported:
         """The largest |difference| / max(1, |reference|) of the proof."""
         return max(c.part for c in self.proof)
 
+    @property
+    def equal(self) -> bool:
+        """Whether the file was held to a tolerance; a quantised one is not."""
+        return all(c.tolerance < ANY for c in self.proof)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
         known = {**vars(self), "path": str(self.path), "proof": [c.to_dict() for c in self.proof]}
-        return {**known, "difference": self.difference}
+        return {**known, "difference": self.difference, "equal": self.equal}
 
     def text(self) -> str:
         """For people: how it was written, what goes in and out, the table of differences, the file."""
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
         lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *table(self.proof)]
-        return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, proven equal to torch"])
+        said = "proven equal to torch" if self.equal else "not equal to torch, nor meant to be: see the differences"
+        return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {said}"])
 
     def _ways(self) -> list[tuple[str, tuple[Port, ...]]]:
         return [("input", self.inputs), ("output", self.outputs)]
@@ -90,7 +96,7 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         try:
             proof = proven(network, job, chosen, draft)
         except ProofError as error:
-            error.message = f"{path}: {error.message}\nit is kept as {_keep(folder, draft, path)}"
+            error.message = f"{path}: {error.message}\nit is kept as {_keep(folder, draft, path, chosen.suffix)}"
             raise
         seconds = {"write": middle - start, "proof": time.perf_counter() - middle}
         size = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
@@ -123,7 +129,8 @@ def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comp
     if not all(c.ok for c in found):
         noise = own_noise(job)
         hint = f"torch's float32 is {noise:.0e} from its float64 here: these weights lose that much" if noise else ""
-        raise ProofError("\n".join(["the file differs from torch", *table(found)]), hint=hint)
+        worst = f"the file differs from torch by {max(c.part for c in found):.1e}"
+        raise ProofError("\n".join([worst, *table(found)]), hint=hint)
     return found
 
 
@@ -139,11 +146,11 @@ def plain(job: Job) -> Reference:
 
 def own_noise(job: Job) -> float | None:
     """How far torch itself is from float64, in parts of max(1, |value|); None where that is far below any tolerance."""
-    inputs = next(cases(job)).inputs
     with suppress(Exception), torch.no_grad():  # a module that knows float32 only says nothing
-        narrow = job.module(*inputs)
-        wide = copy.deepcopy(job.module).double()(*(x.double() for x in inputs))
-        parts = [((a - b).abs() / b.abs().clamp(min=1)).max() for a, b in zip(narrow, wide, strict=True)]
+        double, parts = copy.deepcopy(job.module).double(), []
+        for case in cases(job):
+            narrow, wide = job.module(*case.inputs), double(*(x.double() for x in case.inputs))
+            parts += [((a - b).abs() / b.abs().clamp(min=1)).max() for a, b in zip(narrow, wide, strict=True)]
         noise = float(torch.stack(parts).max())
         return noise if noise > FLOAT / 10 else None
     return None
@@ -196,10 +203,10 @@ def _move(folder: Path, draft: Path, path: Path) -> None:
         raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _keep(folder: Path, draft: Path, path: Path) -> Path:
+def _keep(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
     """The file that failed, under a name that says so; with what lies beside it, in a folder of that name."""
     alone = len(list(folder.iterdir())) == 1
-    kept = path.with_name(f"{path.stem}.failed{path.suffix if alone else ''}")
+    kept = path.with_name(f"{path.name.removesuffix(suffix)}.failed{suffix if alone else ''}")
     with suppress(OSError):
         if alone:
             _move(folder, draft, kept)
@@ -235,7 +242,8 @@ def table(proof: Sequence[Comparison]) -> list[str]:
     """The differences as lines of text."""
     heads = ("output", "pictures", "shape", "max difference", "of max(1, |torch|)", "allowed", "")
     rows = [
-        (c.output, c.case, "x".join(map(str, c.shape)), f"{c.difference:.1e}", f"{c.part:.1e}", f"{c.tolerance:.0e}",
+        (c.output, c.case, "x".join(map(str, c.shape)), f"{c.difference:.1e}", f"{c.part:.1e}",
+         "any" if c.tolerance == ANY else f"{c.tolerance:.0e}",
          c.remark or ("" if c.ok else "BEYOND"))
         for c in proof
     ]  # fmt: skip

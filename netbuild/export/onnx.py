@@ -1,6 +1,5 @@
 """The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,27 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import taken_apart
+from netbuild.export.parts import Halved, taken_apart
 
 OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
 LIMIT = 2**31 - 2**20  # bytes of a file that protobuf still reads
 FOLDED = 2**26  # elements of a constant that is worked out beforehand: the cells of an image of any sensible size
-
-
-class Halved(nn.Module):
-    """A float16 copy of a module whose inputs and outputs stay float32."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module).half()
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.float() for x in self.module(*(x.half() for x in inputs)))
 
 
 @target
@@ -61,6 +48,12 @@ class OnnxTarget(Target):
 
     def open(self, path: Path) -> Run:
         return runner(session_of(path))
+
+    def quick(self, path: Path, threads: int) -> Run:
+        return runner(session_of(path, intra_op_num_threads=threads))
+
+    def facts(self, path: Path) -> dict[str, str]:
+        return dict(session_of(path).get_modelmeta().custom_metadata_map)
 
     def loosened(self, path: Path, conf: float) -> Run:
         import onnx

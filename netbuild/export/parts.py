@@ -1,11 +1,24 @@
-"""Operators that torch's exporter does not know in some form, taken apart into those that it knows."""
+"""What is done to a module before it is written: halved; operators that an exporter does not know taken apart."""
+
+import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild.export.tracing import quiet
 
 aten = torch.ops.aten
+
+
+class Halved(nn.Module):
+    """A float16 copy of a module whose inputs and outputs stay float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.float() for x in self.module(*(x.half() for x in inputs)))
 
 
 def taken_apart(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

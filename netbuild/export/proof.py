@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.export.base import Job, Run
+from netbuild.export.base import ANY, Job, Run
 from netbuild.export.tracing import Watch, at_row
 
 PICTURES = ("digits.png", "strip.jpg")  # two that ship with the package, see pictures/README.md
@@ -65,7 +65,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As data."""
-        return {**vars(self), "shape": list(self.shape), "ok": self.ok}
+        bound = None if self.tolerance == ANY else self.tolerance  # JSON has no infinity
+        return {**vars(self), "shape": list(self.shape), "tolerance": bound, "ok": self.ok}
 
 
 @cache

@@ -1,0 +1,287 @@
+"""A network in all its forms, side by side: time, size, difference to torch, accuracy."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netbuild.api import Size, build_graph, open_graph
+from netbuild.data import open_data
+from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.export import base, export
+from netbuild.export.base import Job, Run, Target
+from netbuild.export.jobs import Wish, make_job, ranks
+from netbuild.export.making import plain
+from netbuild.export.proof import ProofError, cases, prove
+from netbuild.exported import RunNetwork
+from netbuild.network import Network
+from netbuild.settings import Settings
+from netbuild.training import check_task, task_name, validate
+
+EAGER = "torch"  # the row of the network as it is
+MEASURES = ("mAP50-95", "top1", "psnr")  # of which a task has one
+WARM = 3  # runs that are not counted
+
+
+@dataclass(frozen=True)
+class Row:
+    """A target's figures; None where there is none.
+
+    Args:
+        target: its name.
+        median_ms, p95_ms: of a batch, in milliseconds.
+        images_per_s: by the median.
+        size: of the file or folder, in bytes.
+        difference: largest |difference| / max(1, |torch|) on pictures of the package.
+        accuracy: name and value of the task's main measure.
+        remark: why figures are missing.
+    """
+
+    target: str
+    median_ms: float | None = None
+    p95_ms: float | None = None
+    images_per_s: float | None = None
+    size: int | None = None
+    difference: float | None = None
+    accuracy: tuple[str, float] | None = None
+    remark: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {**vars(self), "accuracy": dict([self.accuracy]) if self.accuracy else None}
+
+    def cells(self) -> dict[str, str]:
+        """For a table."""
+        measure = {self.accuracy[0]: f"{self.accuracy[1]:.4f}"} if self.accuracy else {}
+        return {
+            "target": self.target,
+            "median ms": _text(self.median_ms, ".2f"),
+            "p95 ms": _text(self.p95_ms, ".2f"),
+            "images/s": _text(self.images_per_s, ".1f"),
+            "MB": _text(None if self.size is None else self.size / 1e6, ".2f"),
+            "difference": _text(self.difference, ".1e"),
+            **measure,
+            **({"remark": self.remark} if self.remark else {}),
+        }
+
+
+@dataclass
+class _Runner:
+    """What is measured: a function, and what is known of it before it is timed."""
+
+    row: Row
+    run: Run
+    seconds: list[float] = field(default_factory=list)
+
+
+def benchmark(
+    file: str | Path,
+    files: Sequence[str | Path] = (),
+    *,
+    targets: str = "all",
+    imgsz: Size = None,
+    batch: int = 1,
+    data: str | None = None,
+    threads: int = 1,
+    rounds: int = 50,
+    step: Callable[[], None] = lambda: None,
+    **opening: Any,
+) -> list[Row]:
+    """Measure a network in eager torch and in other forms, round by round in turn, on the CPU.
+
+    Args:
+        file: a checkpoint, or a network's file, whose weights are random.
+        files: exported already, to be run as they are.
+        targets: "all", or names with commas between.
+        imgsz: side, or (height, width), in pixels; the network's own unless given.
+        batch: pictures at once.
+        data: a data set for accuracy, and for the ranges of int8.
+        threads: of every runtime.
+        rounds: times that each is run.
+        step: called after every round, and after every target that was made ready.
+        opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
+
+    Raises:
+        NetbuildError: for whatever is wrong with file, targets or data. Under "all" a target that cannot be had is
+            a row with a remark.
+    """
+    if batch < 1 or threads < 1 or rounds < 1:
+        raise NetbuildError("batch, threads and rounds are at least 1")
+    named = _named(targets, bool(files), data)
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    network = build_graph(open_graph(file, imgsz=size, **opening)).float().eval().fuse()
+    job = make_job(network, Wish(size, batch, None, None, None, {}))
+    if data is not None:
+        _check_data(network, data)
+    folder, before = Path(tempfile.mkdtemp(prefix="netbuild-")), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runners, lost = [_Runner(_torch_row(network), plain_run(job))], list[Row]()
+        for ready in _all(named, files, network, job, folder, threads, data, targets == "all"):
+            if isinstance(ready, Row):
+                lost.append(ready)
+            else:
+                runners.append(ready)
+            step()
+        _time(runners, [x.numpy() for x in next(cases(job)).inputs], rounds, step)
+        return [_finished(r, network, job, data) for r in runners] + lost
+    finally:
+        torch.set_num_threads(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def text(rows: Sequence[Row]) -> str:
+    """The rows as one table."""
+    cells = [row.cells() for row in rows]
+    columns = sorted({key for row in cells for key in row}, key=lambda key: _place(key, cells))
+    lines = [columns, *([row.get(column, "") for column in columns] for row in cells)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    left = {i for i, column in enumerate(columns) if column in ("target", "remark")}
+    return "\n".join(
+        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
+        for line in lines
+    )
+
+
+def plain_run(job: Job) -> Run:
+    """The network itself, from arrays to arrays."""
+    run = plain(job)
+    return lambda arrays: run([torch.from_numpy(x) for x in arrays])
+
+
+def _place(key: str, cells: Sequence[dict[str, str]]) -> tuple[bool, int]:
+    """Columns as they come, remarks last."""
+    return key == "remark", max(list(row).index(key) for row in cells if key in row)
+
+
+def _named(targets: str, given: bool, data: str | None) -> list[str]:
+    """The targets that are asked for; of all, none where files are given."""
+    if targets == "all":
+        return [] if given else base.names()
+    found = [name.strip() for name in targets.split(",") if name.strip() != EAGER]
+    for name in found:
+        base.check_packages(base.find(name))
+        if "calibrate" in base.find(name).needs and data is None:
+            raise NetbuildError(f"the target '{name}' needs pictures to learn ranges from", hint="name them by --data")
+    return found
+
+
+def _check_data(network: Network, data: str) -> None:
+    """Refuse data of another task or of other classes before anything is timed.
+
+    Raises:
+        NetbuildError: if it is.
+    """
+    dataset, task = open_data(data), task_name(network.facts["task"])
+    check_task(task, dataset)
+    if network.facts["nc"] != dataset.nc and task != "autoencode":
+        raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+
+
+def _torch_row(network: Network) -> Row:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return Row(EAGER, size=size, difference=0.0)
+
+
+def _all(
+    named: Sequence[str], files: Sequence[str | Path], network: Network, job: Job, folder: Path, threads: int,
+    data: str | None, lenient: bool,
+) -> Iterator[_Runner | Row]:  # fmt: skip
+    """Every target and file, ready to run; or a row that says why not."""
+    for name in named:
+        try:
+            yield _exported(base.find(name), network, job, folder, threads, data)
+        except NetbuildError as error:
+            if not lenient:
+                raise
+            yield Row(name, remark=_reason(error))
+    for file in files:
+        yield _given(Path(file), network, job, threads)
+
+
+def _reason(error: NetbuildError) -> str:
+    """In a line, without the name of the file, which was only for now."""
+    said = error.message.splitlines()[0]
+    if isinstance(error, ProofError):
+        said = said.partition(": ")[2] or said
+    return f"{said}: {error.hint}" if isinstance(error, (MissingExtraError, ProofError)) and error.hint else said
+
+
+def _exported(
+    chosen: Target, network: Network, job: Job, folder: Path, threads: int, data: str | None
+) -> _Runner:  # fmt: skip
+    """A target written now and proven."""
+    more = {}
+    if "calibrate" in chosen.needs:
+        if data is None:
+            raise NetbuildError("needs pictures to learn ranges from: name them by --data")
+        more = {"calibrate": data}
+    batch, _, *size = job.examples[0].shape if job.examples[0].ndim == 4 else (len(job.examples[0]), 0)
+    place, sides = folder / f"net{chosen.suffix}", (size[0], size[1]) if size else None
+    done = export(network, place, target=chosen.name, imgsz=sides, batch=batch, fuse=False, more=more)
+    return _Runner(Row(chosen.name, size=done.size, difference=done.difference), chosen.quick(place, threads))
+
+
+def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
+    """A file that is there, run beside the network.
+
+    Raises:
+        NetbuildError: if its ending is no target's, a package is missing, or it does not take the network's inputs.
+    """
+    fits = [t for t in map(base.find, base.names()) if path.name.endswith(t.suffix)]
+    if not fits or not path.exists():
+        known = ", ".join(base.find(name).suffix for name in base.names())
+        said = "is not there" if not path.exists() else f"its name ends in none of {known}"
+        raise NetbuildError(f"{path}: {said}")
+    chosen = max(fits, key=lambda t: len(t.suffix))
+    base.check_packages(chosen)
+    try:
+        run = chosen.quick(path, threads)
+        match = "rows" if ranks(network.model[-1]) else ""
+        found = prove(job, run, plain(job), base.ANY, match)
+    except NetbuildError:
+        raise
+    except Exception as error:  # whatever the runtime says
+        raise NetbuildError(f"{path}: cannot be run: {' '.join(str(error).split())[:200]}") from error
+    return _Runner(Row(path.name, size=_bytes(path), difference=max(c.part for c in found)), run)
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int, step: Callable[[], None]) -> None:
+    """Each in turn, round by round, so that what else the machine does meets all alike."""
+    for runner in runners:
+        for _ in range(WARM):
+            runner.run(inputs)
+    for _ in range(rounds):
+        for runner in runners:
+            began = time.perf_counter()
+            runner.run(inputs)
+            runner.seconds.append(time.perf_counter() - began)
+        step()
+
+
+def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> Row:
+    """The row with its times, and with accuracy where there is data."""
+    median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
+    rate = len(job.examples[0]) / median
+    row = replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=rate)
+    if data is None:
+        return row
+    shape = tuple(job.examples[0].shape)
+    ran = RunNetwork(network, lambda arrays: list(runner.run(arrays)), shape)
+    measures, _ = validate(ran, data, None, Settings(workers=0))  # runtimes have threads: no forks
+    return replace(row, accuracy=next(((m, measures[m]) for m in MEASURES if measures.get(m, -1) >= 0), None))
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,184 @@
+"""int8: ONNX whose convolutions reckon in 8 bits, with ranges learnt from pictures. It does not equal torch."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netbuild.data import open_data
+from netbuild.data.images import SUFFIXES, read_image
+from netbuild.data.samples import Dataset
+from netbuild.errors import NetbuildError, shorten
+from netbuild.export import tracing
+from netbuild.export.base import ANY, Job, target
+from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
+from netbuild.pictures import FITTINGS
+from netbuild.settings import Settings
+from netbuild.sources import natural
+from netbuild.training import validate
+
+PICTURES = 128  # that ranges are learnt from, unless told
+WEIGHED = ("Conv", "Gemm", "MatMul")  # with constant weights they take nearly all of the time
+MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"}  # they change no number
+MEASURES = ("mAP50-95", "mAP50", "top1", "psnr")
+
+
+@target
+class Int8Target(OnnxTarget):
+    """ONNX in QDQ form, run by onnxruntime like any other; how far it is from torch is told, not judged."""
+
+    name = "onnx-int8"
+    suffix = ".int8.onnx"
+    takes = frozenset({"dynamic", "calibrate", "pictures"})
+    needs = ("calibrate",)
+
+    def write(self, job: Job, path: Path) -> Sequence[str]:
+        named, most = job.options["calibrate"], job.options.get("pictures") or PICTURES
+        data = _opened(named)
+        images = list(_images(job, data or named, most))
+        folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
+        try:
+            source = folder / "float.onnx"
+            model = convert(job, OPSET)
+            finish(model, job)
+            store(model, source)
+            kept = quantised(source, path, job.inputs[0], images)
+            job.metadata["int8"] = json.dumps({"pictures": len(images)})
+            _name(path, job)
+            notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {kept}"]
+            return [*notes, *_accuracy(source, path, named, data)]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def tolerance(self, options: Mapping[str, Any]) -> float:
+        return ANY
+
+
+def quantised(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) -> str:
+    """Write the file at ``path``; what was quantised, in a few words.
+
+    Args:
+        source: in float32.
+        path: of the result.
+        name: of the input.
+        images: (1, C, H, W) each, from 0 to 1.
+
+    Raises:
+        NetbuildError: if there is nothing to quantise, or onnxruntime cannot.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    graph = onnx.load(source).graph
+    chosen, left = _choice(graph)
+    if not chosen:
+        raise NetbuildError("there is no convolution or linear layer to quantise")
+    try:
+        with tracing.quiet():
+            quantize_static(
+                str(source), str(path), _Reader(name, images), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=chosen,
+                op_types_to_quantize=list(WEIGHED),
+            )  # fmt: skip
+    except Exception as error:  # onnxruntime's own classes share no base
+        raise NetbuildError(f"the network cannot be quantised: {shorten(error, 300)}") from error
+    return f"{len(chosen)} of {len(chosen) + left} layers with weights; all else in float32"
+
+
+def _choice(graph: Any) -> tuple[list[str], int]:
+    """Nodes with constant weights that come before no decoding, and how many others of their kinds there are.
+
+    What reads a softmax is the decoding of a head, whose 8 bits would be 8 bits of a box's side.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    nodes = [node for node in graph.node if node.op_type in WEIGHED]
+    chosen = [n for n in nodes if any(x in weights for x in n.input[1:2]) and not _decodes(n.input[0], makers)]
+    return [node.name for node in chosen], len(nodes) - len(chosen)
+
+
+def _decodes(name: str, makers: Mapping[str, Any]) -> bool:
+    while (maker := makers.get(name)) is not None and maker.op_type in MOVING:
+        name = maker.input[0]
+    return maker is not None and maker.op_type == "Softmax"
+
+
+class _Reader:
+    """What onnxruntime asks for pictures, one by one."""
+
+    def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
+        self.name, self.rest = name, iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self.rest, None)
+        return None if image is None else {self.name: image}
+
+
+def _opened(named: str) -> Dataset | None:
+    """The data set of a name; None of a folder of pictures alone.
+
+    Raises:
+        NetbuildError: if it is neither.
+    """
+    try:
+        return open_data(named)
+    except NetbuildError:
+        if Path(named).is_dir() and _files(named):
+            return None
+        raise
+
+
+def _files(folder: str | Path) -> list[Path]:
+    return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
+
+
+def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
+    """Batches of the pictures as the network sees them, evenly from all over the data; never more than ``most``.
+
+    Raises:
+        NetbuildError: if there is none, or one cannot be read.
+    """
+    if len(job.examples) != 1 or job.examples[0].ndim != 4:
+        raise NetbuildError("--calibrate takes pictures, and the network takes something else or more")
+    batch, channels, height, width = job.examples[0].shape
+    samples = _files(data) if isinstance(data, str) else data.part(_learnt(data)).samples
+    if not samples:
+        raise NetbuildError("--calibrate: there is no picture")
+    fit = FITTINGS[job.metadata["fitting"]]
+    for i in np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)):
+        sample: Any = samples[i]
+        pixels = read_image(sample, channels) if isinstance(sample, Path) else sample.image(channels)
+        fitted, _ = fit(pixels.reshape(*pixels.shape[:2], channels), (height, width), job.multiple, False)
+        image = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
+        yield np.repeat(image, batch, 0)
+
+
+def _learnt(data: Dataset) -> str:
+    """The split that ranges are learnt from: not the one that accuracy is measured on, where there are two."""
+    return "train" if "train" in data.splits else data.held_out()
+
+
+def _name(path: Path, job: Job) -> None:
+    """Our metadata into the written file, and a full check of it."""
+    import onnx
+
+    model = onnx.load(path)
+    finish(model, job)
+    store(model, path)
+
+
+def _accuracy(source: Path, path: Path, named: str, data: Dataset | None) -> list[str]:
+    """What both files reach on the labels of the data, in a sentence, or why that is not known."""
+    if data is None:
+        return ["accuracy not measured: the pictures have no labels"]
+    alone = Settings(workers=0)  # runtimes have threads, which processes made by a fork do not get over
+    try:
+        float_, int8 = (validate(file, named, settings=alone)[0] for file in (source, path))
+    except NetbuildError as error:
+        return [f"accuracy not measured: {error.message}"]
+    shown = [f"{m} {int8[m]:.4f} (float32 {float_[m]:.4f})" for m in MEASURES if float_.get(m, -1) >= 0]
+    return [f"accuracy of int8 on {data.held_out()}: {', '.join(shown)}"]

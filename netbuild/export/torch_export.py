@@ -1,0 +1,67 @@
+"""The torch.export target: the graph that torch itself traces, opened again by torch alone, without netbuild."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from netbuild.errors import NetbuildError, shorten
+from netbuild.export import tracing
+from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.parts import Halved
+
+METADATA = "netbuild.json"  # the file's own name for our metadata, among its extra files
+
+
+@target
+class TorchExportTarget(Target):
+    """A .pt2 file: `torch.export.load(path).module()` runs it."""
+
+    name = "torch-export"
+    suffix = ".pt2"
+    packages = ("PIL",)
+    takes = frozenset({"dynamic", "half"})
+
+    def write(self, job: Job, path: Path) -> Sequence[str]:
+        program = tracing.capture(job, Halved(job.module) if job.half else None)
+        _forget(program)
+        try:
+            with tracing.quiet():
+                torch.export.save(program, path, extra_files={METADATA: json.dumps(job.metadata)})
+        except OSError:
+            raise
+        except Exception as error:  # what cannot be written is told by several classes
+            raise NetbuildError(f"the network cannot be written as .pt2: {shorten(error, 300)}") from error
+        return [f"torch.export of torch {torch.__version__}"]
+
+    def open(self, path: Path) -> Run:
+        with tracing.quiet():
+            return runner(torch.export.load(path).module())
+
+    def facts(self, path: Path) -> dict[str, str]:
+        found: dict[str, Any] = {METADATA: ""}
+        with tracing.quiet():
+            torch.export.load(path, extra_files=found)
+        return json.loads(found[METADATA] or "{}")
+
+
+def runner(module: Any) -> Run:
+    """A module of torch as a function from arrays to arrays."""
+
+    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))
+        return [x.numpy() for x in (found if isinstance(found, (tuple, list)) else [found])]
+
+    return run
+
+
+def _forget(program: torch.export.ExportedProgram) -> None:
+    """Drop what a file is not to hold: paths of this machine's code, and the inputs that it was traced with."""
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)
+    program.example_inputs = None

@@ -1,0 +1,271 @@
+"""Targets beside ONNX: written, proven and run by their own runtimes; int8; the benchmark of all of them."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fill import fill
+
+import netbuild
+from netbuild.benchmark import benchmark, text
+from netbuild.errors import NetbuildError
+from netbuild.export import base, export
+from netbuild.export.proof import ProofError
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+TINY = """
+task: detect
+nc: 3
+imgsz: 64
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [[-1, 1], 1, Detect, [nc]]
+"""
+CLASSES = """
+task: classify
+nc: 10
+ch: 1
+imgsz: 32
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Classify, [nc]]
+"""
+EQUAL = ("torch-export", "torchscript", "openvino")
+PICTURES = Path(base.__file__).with_name("pictures")
+
+
+def needed(name):
+    """The target, or a skip with the package that it lacks."""
+    chosen = base.find(name)
+    for package in chosen.packages:
+        pytest.importorskip(package, reason=f"{name} needs {package}")
+    return chosen
+
+
+def lively(name="lively", content=TINY, **options):
+    Path(f"{name}.yaml").write_text(content)
+    return fill(netbuild.build(f"{name}.yaml", **options)).eval()
+
+
+def images(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(here):
+    """A folder of pictures without labels."""
+    (here / "pictures").mkdir()
+    for name in ("digits.png", "strip.jpg"):
+        shutil.copy(PICTURES / name, here / "pictures")
+    return here / "pictures"
+
+
+# -- equal to torch ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, name):
+    chosen, network = needed(name), lively()
+    done = export(network, target=name, imgsz=64)
+    assert done.path == Path(f"lively{chosen.suffix}")
+    assert done.equal
+    assert done.difference < 1e-4
+    (here / "elsewhere").mkdir()
+    moved = Path(shutil.move(done.path, here / "elsewhere"))
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network(x)[0].numpy()
+    for run in (chosen.open(moved), chosen.quick(moved, 2)):
+        assert np.abs(run([x.numpy()])[0] - wanted).max() < 1e-3
+    assert chosen.facts(moved) == done.metadata
+    assert json.loads(done.metadata["names"]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_what_is_free_is_free(here, name):
+    chosen, network = needed(name), lively()
+    done = export(network, target=name, imgsz=64, dynamic="both")
+    assert done.inputs[0]["shape"] == ["batch", 3, "height", "width"]
+    run = chosen.open(done.path)
+    for shape in ((1, 3, 32, 64), (4, 3, 96, 40)):
+        with torch.no_grad():
+            assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_half_is_half_the_size(here, name):
+    needed(name)
+    Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
+    network = netbuild.build("broad.yaml")  # weights as a beginning has them: larger ones lose more in float16
+    whole, half = (export(network, target=name, imgsz=64, half=half) for half in (False, True))
+    assert half.size < 0.65 * whole.size
+    assert half.metadata["half"] == "true"
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_flags_that_a_target_does_not_take(cli, here, name):
+    Path("tiny.yaml").write_text(TINY)
+    for flags in (("--nms",), ("--opset", "20"), ("--simplify",), ("--calibrate", "digits"), ("--pictures", "3")):
+        done = cli("export", "tiny.yaml", "--target", name, *flags)
+        assert done.code == 2
+        assert f"the target '{name}' does not take {flags[0]}" in done.err
+    assert os.listdir(here) == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("name", ["torch-export", "torchscript"])
+def test_files_tell_no_paths_of_this_machine(here, name):
+    done = export(lively(), target=name, imgsz=64)
+    with zipfile.ZipFile(done.path) as opened:
+        held = b"".join(opened.read(entry) for entry in opened.namelist())
+    assert str(Path(netbuild.__file__).parent).encode() not in held
+    assert str(here).encode() not in held
+
+
+def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
+    Path("own.py").write_text(
+        "from torch import nn\n\nclass Wide(nn.Module):\n    def forward(self, x):\n"
+        "        return x * 2 if x.shape[3] > 40 else x\n"
+    )
+    Path("wide.yaml").write_text("ch: 3\nimgsz: 40\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Wide, []]\n")
+    with pytest.raises(ProofError, match=r"wide\.failed\.torchscript"):
+        export("wide.yaml", target="torchscript", imgsz=40, dynamic="both", modules=["own.py"])
+    assert not Path("wide.torchscript").exists()
+
+
+# -- OpenVINO ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_others_is_not_replaced(cli, here):
+    needed("openvino")
+    Path("tiny.yaml").write_text(TINY)
+    assert cli("export", "tiny.yaml", "--target", "openvino").code == 0
+    assert sorted(os.listdir("tiny_openvino")) == ["tiny.bin", "tiny.xml"]
+    assert cli("export", "tiny.yaml", "--target", "openvino").code == 0  # replaced
+    Path("tiny_openvino/notes.txt").write_text("mine")
+    done = cli("export", "tiny.yaml", "--target", "openvino")
+    assert (done.code, "other things in it" in done.err) == (2, True)
+    done = cli("export", "tiny.yaml", "--target", "openvino", "-o", "x.onnx")
+    assert (done.code, "must end in _openvino" in done.err) == (2, True)
+
+
+def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch):
+    monkeypatch.setattr(base, "_is_there", lambda package: package != "openvino")
+    done = cli("export", "no-such-file.yaml", "--target", "openvino")
+    assert done.code == 3
+    assert "pip install 'netbuild[openvino]'" in done.err
+    Path("tiny.yaml").write_text(TINY)
+    rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
+    assert "netbuild[openvino]" in rows["openvino"].remark
+    assert rows["onnx"].median_ms > 0
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_of_pictures_without_labels(cli, pictures):
+    import onnx
+
+    netbuild.save(lively(), "net.safetensors")
+    done = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert (data["path"], data["equal"], data["proof"][0]["tolerance"]) == ("net.int8.onnx", False, None)
+    assert any("the pictures have no labels" in note for note in data["notes"])
+    assert any("ranges of 2 pictures" in note for note in data["notes"])
+    model = onnx.load("net.int8.onnx")
+    assert {p.key: p.value for p in model.metadata_props}["int8"] == '{"pictures": 2}'
+    # What reads the softmax of the head, and so decodes boxes, is left in float.
+    makers = {output: node for node in model.graph.node for output in node.output}
+    floats = [n for n in model.graph.node if n.op_type == "Conv" and makers[n.input[0]].op_type != "DequantizeLinear"]
+    assert len(floats) == 1
+    plain = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--pictures", "1")
+    assert "not equal to torch, nor meant to be" in plain.out
+    assert "ranges of 1 pictures" in plain.out
+    assert cli("predict", "net.int8.onnx", "pictures", "--json").code == 0
+
+
+def test_int8_tells_accuracy_beside_float(here):
+    network = lively("classes", CLASSES)
+    done = export(network, target="onnx-int8", more={"calibrate": "digits", "pictures": 16})
+    assert "accuracy of int8 on " in done.notes[1], done.notes
+    assert "(float32 0." in done.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "needs --calibrate"),
+        (["--calibrate", "no-such-place"], "there is no data set"),
+        (["--calibrate", "pictures", "--half"], "does not take --half"),
+        (["--calibrate", "pictures", "-o", "x.onnx"], "must end in .int8.onnx"),
+    ],
+)
+def test_wrong_calls_of_int8(cli, pictures, flags, said):
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("export", "tiny.yaml", "--target", "onnx-int8", *flags)
+    assert (done.code, said in done.err) == (2, True)
+    assert sorted(os.listdir()) == ["pictures", "tiny.yaml"]
+
+
+# -- benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_benchmark_of_all_with_data(cli, here):
+    netbuild.save(lively("classes", CLASSES), "net.safetensors")
+    done = cli("benchmark", "net.safetensors", "--data", "digits", "--rounds", 3, "--json")
+    assert done.code == 0, done.err
+    rows = {row["target"]: row for row in json.loads(done.out)}
+    assert set(rows) == {"torch", *base.names()}
+    for row in (row for row in rows.values() if not row["remark"]):
+        assert row["p95_ms"] >= row["median_ms"] > 0
+        assert row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
+        assert row["size"] > 0
+        assert row["difference"] < (1e-4 if row["target"] != "onnx-int8" else 1)
+        assert row["accuracy"]["top1"] == pytest.approx(rows["torch"]["accuracy"]["top1"], abs=0.05)
+    assert sorted(os.listdir(here)) == ["classes.yaml", "net.safetensors"]
+
+
+def test_benchmark_of_files_that_are_there(here):
+    network = lively()
+    netbuild.save(network, "net.safetensors")
+    made = export(network, "net.onnx", imgsz=64)
+    rows = benchmark("net.safetensors", ["net.onnx"], rounds=2)
+    assert [row.target for row in rows] == ["torch", "net.onnx"]
+    assert rows[1].difference < 1e-4
+    assert rows[1].size == made.size
+    assert text(rows).splitlines()[0].split()[:3] == ["target", "median", "ms"]
+    with pytest.raises(NetbuildError, match="does not run"):
+        benchmark("net.safetensors", ["net.onnx"], imgsz=32, rounds=2)
+    with pytest.raises(NetbuildError, match="ends in none of"):
+        benchmark("net.safetensors", ["lively.yaml"], rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--targets", "nix"], "no target 'nix'"),
+        (["--targets", "onnx-int8"], "name them by --data"),
+        (["--data", "digits"], "data to classify"),
+        (["none.onnx"], "is not there"),
+    ],
+)
+def test_wrong_benchmarks(cli, here, flags, said):
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("benchmark", "tiny.yaml", *flags)
+    assert (done.code, said in done.err) == (2, True)
