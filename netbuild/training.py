@@ -17,7 +17,7 @@ from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.exported import OnnxNetwork, is_exported, open_exported
+from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
 from netbuild.network import Network
 from netbuild.pictures import (
@@ -454,6 +454,8 @@ def _to_validate(
     check_task(task.name, dataset)
     split = split or dataset.held_out()
     report = _scanned(dataset, [split], settings, onlooker, allow_empty=True)
+    if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
+        settings = replace(settings, workers=0)
     return network, task, feed_of(network, report, split, settings, False), device
 
 
