@@ -569,3 +569,12 @@ def test_every_architecture_exports_and_is_proven(here, name):
 def test_the_table_of_the_docs_names_what_is_packaged():
     page = (Path(__file__).parents[1] / "docs/export.md").read_text(encoding="utf-8")
     assert [name for name in packaged() if f"`{name.removesuffix('.yaml')}`" not in page] == []
+
+
+def test_scores_too_small_to_be_told_apart_are_suppressed_alike(cli, here):
+    case = Path(__file__).parent / "cases" / "a13-nc-precedence.yaml"
+    done = cli("export", case, "--imgsz", "64", "--nms", "--dynamic", "batch", "-o", "small.onnx", "--json")
+    assert done.code == 0, done.err
+    proof = json.loads(done.out)["proof"]
+    assert {"raw", "boxes", "scores", "classes", "index"} == {row["output"] for row in proof}
+    assert any(row["output"] == "boxes" and row["shape"][0] > 0 for row in proof)
