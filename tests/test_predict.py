@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from places import CHECKPOINTS, DATA, needs_checkpoints
+from small import TINY
 
 import netbuild
 from netbuild import drawing, predicting, saving, sources
@@ -20,15 +21,6 @@ from netbuild.pictures import FITTINGS
 from netbuild.tasks import task
 from netbuild.tasks.base import Task
 
-TINY = """
-nc: 3
-imgsz: 64
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [[-1], 1, Detect, [nc]]
-"""
 NAMES = ["bolt/nut", "screw", "washer"]
 ANY = ("--conf", "0", "--max-det", "4", "--multi-label")  # a network that has learnt nothing is sure of nothing
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from places import CHECKPOINTS, DATA, needs_checkpoints
+from small import TINY
 
 import netbuild
 from netbuild import augment, predicting, runtime
@@ -25,15 +26,6 @@ pytest.importorskip("onnxruntime")
 
 from netbuild.export import export  # noqa: E402
 
-TINY = """
-nc: 3
-imgsz: 64
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [[-1], 1, Detect, [nc]]
-"""
 PLAIN = (
     "task: classify\nnc: 4\nch: {ch}\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Classify, [nc]]\n"
 )

@@ -414,10 +414,10 @@ def test_the_first_host_as_slurm_says_it(monkeypatch, tmp_path):
     assert processes.first_host("x[9-10]") == "x9"
 
 
-@pytest.mark.slow
-def test_two_tasks_of_slurm_train_together(here):
-    command = [sys.executable, "-m", "netbuild", "train", "net.yaml", *QUICK, "-o", "run"]
-    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+def under_slurm(here, job, *arguments):
+    """What two tasks of a job leave: their exit codes, and what each said."""
+    command = [sys.executable, "-m", "netbuild", "train", *map(str, arguments), *QUICK, "-o", "run"]
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(job)}
     started = [
         subprocess.Popen(
             command, cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -426,7 +426,13 @@ def test_two_tasks_of_slurm_train_together(here):
         for rank in range(2)
     ]  # fmt: skip
     said = [process.communicate(timeout=180)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    return [process.returncode for process in started], said
+
+
+@pytest.mark.slow
+def test_two_tasks_of_slurm_train_together(here):
+    codes, said = under_slurm(here, os.getpid(), "net.yaml")
+    assert codes == [0, 0], said
     assert "run: best" in said[0]
     assert said[1] == ""
 
@@ -513,7 +519,11 @@ def test_the_commands_of_the_page_run(here):
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        ("if self.calls == 3 and os.environ.get('RANK') == '1': x = x * float('nan')", 1, "the loss is nan in epoch 1"),
+        (
+            "if self.calls == 3 and os.environ.get('RANK') == '1': x = x * float('nan')",
+            1,
+            "the loss is no number in epoch 1",
+        ),
         ("if self.calls == 3 and os.environ.get('RANK') == '1': os._exit(7)", 7, ""),
         ("if self.calls == 3 and os.environ.get('RANK') == '0': os.kill(os.getpid(), 9)", 1, "was ended by SIGKILL"),
         ("if self.calls == 3 and os.environ.get('RANK'): raise torch.OutOfMemoryError('CUDA')", 1, "too little memory"),
@@ -533,18 +543,9 @@ def test_one_that_fails_ends_all(here, fault, code, said):
 def test_without_a_launcher_one_that_fails_ends_all(here):
     """As under SLURM, where nobody ends the others."""
     own_net(here, "if self.calls == 3 and os.environ.get('SLURM_PROCID') == '1': x = x * float('nan')")
-    command = [sys.executable, "-m", "netbuild", "train", "own.yaml", *QUICK, "--modules", "mine.py", "-o", "run"]
-    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid() + 1)}
-    started = [
-        subprocess.Popen(
-            command, cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=90)[0] for process in started]
-    assert [process.returncode for process in started] == [1, 1], said
-    assert "the loss is nan" in said[1]
+    codes, said = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
+    assert codes == [1, 1], said
+    assert "the loss is no number" in said[1]
     assert "process 0 of 2 ended, as it lost the others" in said[0]
 
 
