@@ -76,7 +76,10 @@ class Feed:
         self.order = _Order(self)
 
     def __len__(self) -> int:
-        return len(self.batches(0))
+        """Batches of this process in an epoch: counted, as it is asked for with every batch."""
+        count = len(self.samples)
+        full, rest = divmod(count + (-count % self.world if self.shuffle else 0), self.batch)
+        return full * (self.batch > self.rank) + (rest > self.rank)
 
     def steps(self, epoch: int) -> list[list[int]]:
         """The samples of each step of all processes together, in the epoch's order."""

@@ -491,3 +491,12 @@ def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
     biases = [{k: v for k, v in head.state_dict().items() if k.endswith("2.bias")} for head in heads]
     assert biases[0].keys() == biases[1].keys() != set()
     assert all(biases[0][key].equal(biases[1][key]) for key in biases[0])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_are_counted_as_they_come(world, shuffle):
+    for count in range(1, 15):
+        for batch in (1, 2, 3, 6):
+            feeds = [Feed(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
+            assert [len(feed) for feed in feeds] == [len(feed.batches(0)) for feed in feeds], (count, batch)
