@@ -142,8 +142,7 @@ def pasted(scene: Scene, share: float) -> Scene:
 
     Only where they cover at most `HIDDEN` of any object; those that cover least come first.
     """
-    width, image = scene.image.shape[1], scene.image.copy()
-    mirrored = flip(scene)
+    image, mirrored = scene.image.copy(), flip(scene)
     known = [i for i, outline in enumerate(mirrored.outlines) if outline]
     cost = [covered(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
     wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < HIDDEN][: round(share * len(known))]
@@ -151,7 +150,6 @@ def pasted(scene: Scene, share: float) -> Scene:
     for i in wanted:
         cv2().fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in mirrored.outlines[i]], 1)
     image[mask > 0] = mirrored.image[mask > 0]
-    assert width == mirrored.image.shape[1]
     return replace(scene, image=image).with_objects(mirrored.only(np.isin(np.arange(len(mirrored.boxes)), wanted)))
 
 

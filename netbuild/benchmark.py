@@ -22,7 +22,7 @@ from netbuild.export.proof import ProofError, cases, prove
 from netbuild.exported import RunNetwork
 from netbuild.network import Network
 from netbuild.settings import Settings
-from netbuild.training import check_task, task_name, validate
+from netbuild.training import check_classes, check_task, task_name, validate
 
 EAGER = "torch"  # the row of the network as it is
 MEASURES = ("mAP50-95", "top1", "psnr")  # of which a task has one
@@ -178,10 +178,9 @@ def _check_data(network: Network, data: str) -> None:
     Raises:
         NetbuildError: if it is.
     """
-    dataset, task = open_data(data), task_name(network.facts["task"])
-    check_task(task, dataset)
-    if network.facts["nc"] != dataset.nc and task != "autoencode":
-        raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+    dataset = open_data(data)
+    check_task(task_name(network.facts["task"]), dataset)
+    check_classes(network, dataset)
 
 
 def _torch_row(network: Network) -> Row:

@@ -1,6 +1,7 @@
 """Which device a network runs on."""
 
 import os
+import sys
 
 import torch
 
@@ -25,3 +26,13 @@ def pick_device(wanted: str) -> torch.device:
         hint = "several processes, one a device: --nproc 2" if "," in wanted else "cpu is always there"
         raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint=hint) from None
     return device
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

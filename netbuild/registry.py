@@ -12,6 +12,7 @@ from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
 from netbuild.factories import Factory, from_class
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
+from netbuild.plugins import load
 
 OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
 PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
@@ -96,13 +97,7 @@ def _entry_points() -> Any:
 def _entry_point(name: str) -> Factory | None:
     """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
     for point in _entry_points().select(name=name):
-        try:
-            cls = point.load()
-        except Exception as error:  # whatever the package's code says
-            text = shorten(str(error) or type(error).__name__)
-            raise NetbuildError(f"the entry point '{name}' = {point.value} does not load: {text}") from None
-        if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
-            raise NetbuildError(f"the entry point '{name}' = {point.value} is no nn.Module class")
+        cls = load(point, "the entry point", nn.Module, "nn.Module")
         return from_class(name, cls, foreign=False)
     return None
 

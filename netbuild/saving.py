@@ -12,6 +12,7 @@ from typing import Any
 from netbuild.augment import Image, cv2
 from netbuild.builders import package
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.files import whole
 from netbuild.predicting import Result
 from netbuild.tasks.base import Task
 
@@ -213,11 +214,8 @@ def put(file: Path, data: bytes) -> None:
         NetbuildError: if it cannot be written.
     """
     make_folder(file.parent)
-    draft = file.with_name(f".{os.getpid()}.new")
     try:
-        draft.write_bytes(data)
-        draft.replace(file)
+        with whole(file) as draft:
+            draft.write_bytes(data)
     except OSError as error:
         raise NetbuildError(f"{file}: cannot be written: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,15 +1,14 @@
 """Pictures side by side on one sheet, and files that are whole at every moment."""
 
 import io
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netbuild.drawing import Drawing, Image, draw_boxes, pillow
+from netbuild.files import whole
 
 SIDE = 320  # pixels of a picture's cell: four of them are as wide as a screen's half
 MOST = 16  # pictures on a sheet
@@ -92,10 +91,5 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; nothing is left behind then.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
+    with whole(path) as draft:
         draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        with suppress(OSError):
-            draft.unlink()

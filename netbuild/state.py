@@ -1,9 +1,7 @@
 """A run's whole state in one file, nothing of it executable: what resuming needs to go on as if nothing happened."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.optim import Average
 from netbuild.parallel import alike, whole
 from netbuild.stored import header
+from netbuild.weights import checkpoint
 
 SCHEMA = 1
 KEY = "netbuild-state"
@@ -46,8 +45,6 @@ def save(
     Raises:
         NetbuildError: if it cannot be written.
     """
-    from safetensors.torch import save_file
-
     tensors, numbers = {}, {}
     for name, value in _parts(network, average, optimizer):
         value = whole(value)
@@ -65,18 +62,7 @@ def save(
         "groups": groups,
         "steps": average.steps,
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        save_file(tensors, draft, {KEY: json.dumps(facts)})
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except Exception as error:
-        said = shorten(getattr(error, "strerror", None) or error)
-        raise NetbuildError(f"{path}: cannot be written: {said}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    checkpoint.write(tensors, {KEY: json.dumps(facts)}, path)
 
 
 def _parts(network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,6 @@ Of several processes (`netbuild.processes`) each trains on its share of every ba
 
 import copy
 import csv
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,12 +18,14 @@ import torch
 from torch import nn
 
 from netbuild import optim, parallel, state
-from netbuild.devices import pick_device
+from netbuild.devices import peak_bytes, pick_device
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Batch, Feed
+from netbuild.files import whole
 from netbuild.network import Network
 from netbuild.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.settings import Settings
+from netbuild.shapes import tensors_of
 from netbuild.state import Progress
 from netbuild.tasks.base import Metric, Task
 from netbuild.weights import checkpoint
@@ -246,7 +247,7 @@ class Trainer:
 
         def watch(index: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, out: Any) -> None:
-                tensors = [t for t in tree(out) if t.is_floating_point()]
+                tensors = [t for t in tensors_of(out) if t.is_floating_point()]
                 if not found and not all(torch.isfinite(t).all() for t in tensors):
                     module, name = self.network.facts["rows"][index]
                     found.append(f"row {index}{f' ({name})' if name else ''} {module}")
@@ -400,9 +401,7 @@ def peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
         used, there = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         return f"{used / 2**30:.1f} of {there / 2**30:.1f} GiB were in use"
-    import resource
-
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB were in use"
+    return f"{peak_bytes() / 2**30:.1f} GiB were in use"
 
 
 def inputs_of(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
@@ -439,18 +438,6 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
-def tree(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of an output."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tree(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tree(item)
-
-
 def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for none."""
     if wanted == "auto":
@@ -461,14 +448,20 @@ def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:
 
 
 def _add_result(path: Path, history: list[dict[str, float]]) -> None:
-    """The numbers of all epochs as a table, whole at every moment."""
+    """The numbers of all epochs as a table, whole at every moment.
+
+    Raises:
+        NetbuildError: if it cannot be written.
+    """
     columns = list(dict.fromkeys(key for row in history for key in row))
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)
-    draft.replace(path)
+    rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history]
+    try:
+        with whole(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def learnt(losses: Sequence[float]) -> bool:

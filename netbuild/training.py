@@ -221,6 +221,17 @@ def check_task(task: str, dataset: Dataset) -> None:
         raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
 
 
+def check_classes(network: Network, dataset: Dataset) -> None:
+    """Refuse data of another number of classes than the network's.
+
+    Raises:
+        NetbuildError: if it is.
+    """
+    facts = network.facts
+    if facts["nc"] != dataset.nc and facts["task"] != "autoencode":
+        raise NetbuildError(f"the network tells {facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+
+
 def _parts(
     network: Network, dataset: Dataset, settings: Settings, folder: Path, onlooker: Onlooker
 ) -> tuple[dict[str, Any], Report]:
@@ -448,8 +459,7 @@ def _to_validate(
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, device = _measured(file, settings, options)
     dataset = open_data(data)
-    if network.facts["nc"] != dataset.nc and network.facts["task"] != "autoencode":
-        raise NetbuildError(f"the network tells {network.facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+    check_classes(network, dataset)
     task = task_of(network.to(device).eval(), list(dataset.names))
     check_task(task.name, dataset)
     split = split or dataset.held_out()

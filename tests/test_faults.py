@@ -242,3 +242,13 @@ def test_a_disk_that_fills_up_leaves_the_last_state_whole(cli, here):
     assert not [path for path in (here / "run").iterdir() if path.name.startswith(".")]
     again = cli("train", "--resume", "run", "--epochs", 2)
     assert (again.code, "epoch 2/2" in again.err) == (0, True)
+
+
+def test_a_table_that_cannot_be_written_is_an_error(cli, here):
+    file = data_set(here / "ds")
+    assert cli("train", NET, "--data", file, *QUICK, "-o", "run").code == 0
+    (here / "run" / "results.csv").unlink()
+    (here / "run" / "results.csv" / "in the way").mkdir(parents=True)
+    done = cli("train", "--resume", "run", "--epochs", 2)
+    assert (done.code, "results.csv: cannot be written" in done.err) == (2, True), done.err
+    assert not [path for path in (here / "run").iterdir() if path.name.startswith(".")]

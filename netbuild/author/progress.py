@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from netbuild.data.scanning import Report
+from netbuild.devices import peak_bytes
 from netbuild.processes import is_first
 from netbuild.train import Reporter, Trainer
 from netbuild.training import Onlooker
@@ -77,16 +78,7 @@ def memory(device: torch.device) -> int:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):  # no Linux: the most that it held so far, where that is known
-        return _peak()
-
-
-def _peak() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+        return peak_bytes()
 
 
 @contextmanager

@@ -12,12 +12,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean, shorten
+from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean
+from netbuild.plugins import load
 
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
-FLAGS = frozenset(
-    {"dynamic", "half", "opset", "simplify", "nms", "int8", "calibrate", "pictures"}
-)  # not every target takes them
+FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})  # not every target's
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name
@@ -153,7 +152,7 @@ def find(name: str) -> "Target":
     points = {point.name: point for point in _entry_points()}
     if name not in points:
         raise NetbuildError(f"no target '{name}'; there are {', '.join(names())}", hint=did_you_mean(name, names()))
-    return _load(points[name])
+    return load(points[name], "the target", Target, "netbuild.export.base.Target")()
 
 
 def check_packages(chosen: Target) -> None:
@@ -194,14 +193,3 @@ def _entry_points() -> Any:
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
-
-
-def _load(point: Any) -> "Target":
-    try:
-        cls = point.load()
-    except Exception as error:  # whatever the package's code says
-        text = shorten(str(error) or type(error).__name__)
-        raise NetbuildError(f"the target '{point.name}' = {point.value} does not load: {text}") from None
-    if not isinstance(cls, type) or not issubclass(cls, Target):
-        raise NetbuildError(f"the target '{point.name}' = {point.value} is no netbuild.export.base.Target class")
-    return cls()

@@ -1,7 +1,7 @@
 """A network as a job: what goes in and out, the names of both, what stays free, and what the file says of itself."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from netbuild import __version__
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.network import Network
+from netbuild.shapes import tensors_of
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 
@@ -34,16 +35,7 @@ class Flat(nn.Module):
         outputs = self.model(*inputs)
         if hasattr(self.model[-1], "layout") and isinstance(outputs, tuple):
             outputs = outputs[0]
-        return tuple(leaves(outputs))
-
-
-def leaves(value: Any) -> Iterator[Tensor]:
-    """The tensors of lists, tuples and dicts, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from leaves(item)
+        return tuple(tensors_of(outputs))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from netbuild.errors import NetbuildError, did_you_mean, shorten
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.plugins import load
 
 if TYPE_CHECKING:
     from netbuild.tasks.base import Task
@@ -35,23 +36,12 @@ def find(name: str) -> type["Task"]:
     if name not in points:
         known = sorted({*_OWN, *_HOMES, *points})
         raise NetbuildError(f"no task '{name}'; there are {', '.join(known)}", hint=did_you_mean(name, known))
-    return _load(points[name])
+    from netbuild.tasks.base import Task
+
+    return load(points[name], "the task", Task, "netbuild.tasks.base.Task")
 
 
 def _entry_points() -> Any:
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
-
-
-def _load(point: Any) -> type["Task"]:
-    from netbuild.tasks.base import Task
-
-    try:
-        cls = point.load()
-    except Exception as error:  # whatever the package's code says
-        text = shorten(str(error) or type(error).__name__)
-        raise NetbuildError(f"the task '{point.name}' = {point.value} does not load: {text}") from None
-    if not isinstance(cls, type) or not issubclass(cls, Task):
-        raise NetbuildError(f"the task '{point.name}' = {point.value} is no netbuild.tasks.base.Task class")
-    return cls

@@ -5,7 +5,6 @@ Nothing in it is executable; own modules travel as text and run only where they 
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
+from netbuild.files import whole
 from netbuild.network import Network
 from netbuild.stored import KEY, SUFFIX, Stored, find, header, to_json
 
@@ -39,7 +39,7 @@ def save(
     own = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
     facts = Stored(**{**known, **own, "names": names or network.facts.get("names")})
     # One entry: safetensors writes several in an order of chance, and equal networks are to give equal files.
-    _write(tensors, {KEY: to_json(facts)}, path)
+    write(tensors, {KEY: to_json(facts)}, path)
     return path
 
 
@@ -74,23 +74,23 @@ def _distinct(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor
     return tensors, aliases
 
 
-def _write(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
+def write(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write a safetensors file whole, and on the disk when this is done.
+
+    Raises:
+        NetbuildError: if it cannot be written.
+    """
     from safetensors.torch import save_file
 
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        save_file(dict(tensors), draft, metadata)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read
-        draft.replace(path)
+        with whole(path) as draft:
+            save_file(dict(tensors), draft, metadata)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            draft.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read
     except Exception as error:  # safetensors has its own for a full disk
-        raise NetbuildError(
-            f"{path}: cannot be written: {shorten(getattr(error, 'strerror', None) or error)}"
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+        said = shorten(getattr(error, "strerror", None) or error)
+        raise NetbuildError(f"{path}: cannot be written: {said}") from error
 
 
 def _umask() -> int:
