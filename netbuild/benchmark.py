@@ -21,7 +21,6 @@ from netbuild.export.making import plain
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.exported import RunNetwork
 from netbuild.network import Network
-from netbuild.settings import Settings
 from netbuild.training import check_classes, check_task, task_name, validate
 
 EAGER = "torch"  # the row of the network as it is
@@ -278,7 +277,7 @@ def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> 
         return row
     shape = tuple(job.examples[0].shape)
     ran = RunNetwork(network, lambda arrays: list(runner.run(arrays)), shape)
-    measures, _ = validate(ran, data, None, Settings(workers=0))  # runtimes have threads: no forks
+    measures, _ = validate(ran, data)
     return replace(row, accuracy=next(((m, measures[m]) for m in MEASURES if measures.get(m, -1) >= 0), None))
 
 

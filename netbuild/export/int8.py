@@ -17,7 +17,6 @@ from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
 from netbuild.pictures import FITTINGS
-from netbuild.settings import Settings
 from netbuild.sources import natural
 from netbuild.training import validate
 
@@ -175,9 +174,8 @@ def _accuracy(source: Path, path: Path, named: str, data: Dataset | None) -> lis
     """What both files reach on the labels of the data, in a sentence, or why that is not known."""
     if data is None:
         return ["accuracy not measured: the pictures have no labels"]
-    alone = Settings(workers=0)  # runtimes have threads, which processes made by a fork do not get over
     try:
-        float_, int8 = (validate(file, named, settings=alone)[0] for file in (source, path))
+        float_, int8 = (validate(file, named)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]
     shown = [f"{m} {int8[m]:.4f} (float32 {float_[m]:.4f})" for m in MEASURES if float_.get(m, -1) >= 0]
