@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,13 @@ SHOWN = 5  # guesses of a picture
 LEAST_STRIDE = 32  # of a letterboxed canvas
 MAX_PIXELS = 178_956_970  # of a picture: half a GiB as RGB
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 FITTINGS = ("letterbox", "middle")
-TASKS = ("detect", "classify", "autoencode")  # of which the last finds nothing: it gives a picture
+BOXES = ("detect", "segment", "pose", "obb")  # tasks that find boxes
+MAPS = ("semantic", "depth")  # tasks that say something of every pixel
+TASKS = (*BOXES, *MAPS, "classify", "autoencode")  # of which the last finds nothing: it gives a picture
+EXTRA = {"segment": (32,), "pose": (17, 3), "obb": (1,)}  # numbers after a box's classes, where a file does not say
+BAND = 64  # rows of a picture whose classes are told at once
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -66,14 +71,16 @@ class Facts:
     """What a file says of itself, or what is given by hand.
 
     Args:
-        task: ``detect``, ``classify`` or ``autoencode``; of another `Model.run` gives the outputs as they are.
+        task: one of `TASKS`; of another `Model.run` gives the outputs as they are.
         names: of the classes; none where they are not known.
         stride: both sides of a letterboxed canvas are multiples of it.
         size: height and width that pictures are fitted into unless another is asked for.
         channels: of the picture: 1, 3 or 4.
         fitting: ``letterbox``, or ``middle`` of the picture.
-        one2one: whether rows come out best first and need no suppression: corners, score, class.
+        one2one: whether rows come out best first and need no suppression: four numbers of the box, score, class.
         nms: the filter inside the file; None if there is none.
+        boxes: what those four are: ``corners``, ``centres`` (and sizes), or ``parts``: centres in parts of the image.
+        extra: what follows a box's classes: (32,) mask coefficients, (17, 3) keypoints, (1,) angle.
     """
 
     task: str
@@ -84,6 +91,18 @@ class Facts:
     fitting: str
     one2one: bool = False
     nms: Mapping[str, Any] | None = None
+    boxes: str = "corners"
+    extra: tuple[int, ...] = ()
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is an entry for every cell, of which boxes are chosen here."""
+        return self.task in BOXES and not self.one2one and self.nms is None
+
+    @property
+    def more(self) -> int:
+        """How many numbers follow a box's classes."""
+        return prod(self.extra) if self.extra else 0
 
 
 class Model:
@@ -122,10 +141,10 @@ class Model:
     def classes(self) -> int | None:
         """Number of classes, as the shape of the output has it, else by their names; None where neither tells."""
         facts, shape = self.facts, self.session.get_outputs()[0].shape
-        dense = facts.task == "detect" and not facts.one2one and facts.nms is None
-        if len(shape) == 3 and dense and isinstance(shape[1], int):
-            return shape[1] - 4
-        if len(shape) == 2 and facts.task == "classify" and isinstance(shape[1], int):
+        if len(shape) == 3 and facts.dense and isinstance(shape[1], int):
+            return shape[1] - 4 - facts.more
+        axes = {"classify": 2, "semantic": 4}.get(facts.task)
+        if len(shape) == axes and isinstance(shape[1], int):
             return shape[1]
         return None if facts.names is None else len(facts.names)
 
@@ -167,11 +186,33 @@ class Model:
 
         Args:
             picture: a file, or uint8 (H, W), (H, W, 3) RGB, or (H, W, 4).
-            options: ``imgsz`` and ``rect`` as for `fit`; of detection fields of `Filter`.
+            options: ``imgsz`` and ``rect`` as for `fit`; where boxes are found fields of `Filter`.
 
         Raises:
             RunError: for whatever is wrong with picture or options.
         """
+        path, outputs, place, chosen = self._see(picture, options)
+        height, width = place.size
+        records = self.records(outputs, place, chosen)
+        return {**({} if path is None else {"path": path}), "width": width, "height": height, "records": records}
+
+    def map(self, picture: str | Path | Array, **options: Any) -> Array:
+        """For every pixel of a picture (H, W) its class by number, or its distance; see `predict`.
+
+        Raises:
+            RunError: as `predict`, and where the task has no such map.
+        """
+        if self.facts.task not in MAPS:
+            raise RunError(
+                f"the task '{self.facts.task}' says nothing of every pixel", hint="predict gives what it finds"
+            )
+        _, outputs, place, _ = self._see(picture, options)
+        return MAP[self.facts.task](outputs[0][0], place)
+
+    def _see(
+        self, picture: str | Path | Array, options: dict[str, Any]
+    ) -> tuple[str | None, list[Array], "Place", "Filter"]:
+        """Path of a picture, the outputs for it, where it lies in what the network saw, and what is kept."""
         if self.facts.task not in TASKS:
             hint = "Model.run gives the outputs as they are"
             raise RunError(f"what is found by the task '{self.facts.task}' is not read here", hint)
@@ -179,10 +220,7 @@ class Model:
         chosen = self.filter({name: value for name, value in options.items() if value is not None})
         pixels, path = self.pixels(picture)
         fitted, place = self.fit(pixels, size, rect)
-        outputs = self.run(np.ascontiguousarray(fitted.transpose(2, 0, 1))[None])
-        records = self.records(outputs, place, chosen)
-        height, width = pixels.shape[:2]
-        return {**({} if path is None else {"path": path}), "width": width, "height": height, "records": records}
+        return path, self.run(np.ascontiguousarray(fitted.transpose(2, 0, 1))[None]), place, chosen
 
     def document(self, pictures: Iterable[str | Path], **options: Any) -> dict[str, Any]:
         """All results as ``netbuild predict --json`` prints them; pictures that cannot be read are in "failed"."""
@@ -223,7 +261,7 @@ class Model:
             RunError: for one that has no effect on this file, or a wrong value.
         """
         needless = {"iou", "agnostic", "multi_label"} if self.facts.one2one or self.facts.nms is not None else set()
-        known = set(Filter.__dataclass_fields__) - needless if self.facts.task == "detect" else set()
+        known = set(Filter.__dataclass_fields__) - needless if self.facts.task in BOXES else set()
         for name in given:
             if name not in known:
                 where = "without suppression" if name in needless else f"for the task '{self.facts.task}'"
@@ -275,22 +313,42 @@ class Model:
         return letterboxed(pixels, size, 1 if self.canvas else self.facts.stride, rect)
 
     def records(self, outputs: Sequence[Array], place: "Place", chosen: "Filter") -> list[dict[str, Any]]:
-        """A picture's outputs as JSON data, in terms of the picture as it is."""
-        if self.facts.task == "detect":
-            return self.boxes(self.rows(outputs, 1, chosen)[0], place)
-        if self.facts.task == "classify":
+        """The records of one picture's outputs, as JSON data, in terms of the picture as it is."""
+        task = self.facts.task
+        if task in BOXES:
+            rows = self.rows(outputs, 1, chosen, place.canvas)[0]
+            found, more = self.boxes(rows, place), MORE.get(task)
+            return (
+                found if more is None else [{**r, **m} for r, m in zip(found, more(rows, self.facts, outputs, place))]
+            )
+        if task == "classify":
             return self.guesses(self.probabilities(outputs)[0])
-        return []
+        if task == "semantic":
+            return [{**self.named(number), **told} for number, told in areas(labelled(self.logits(outputs), place))]
+        return [span(distances(outputs[0][0], place))] if task == "depth" else []
 
-    def rows(self, outputs: Sequence[Array], count: int, chosen: "Filter") -> list[Array]:
-        """Detections of each of ``count`` images, best first: (n, 6) corners in pixels of the input, score, class."""
-        if self.facts.nms is not None:
+    def rows(self, outputs: Sequence[Array], count: int, chosen: "Filter", canvas: tuple[int, int]) -> list[Array]:
+        """Detections of each of ``count`` images, best first: (n, 6+extra) corners in pixels, score, class, extra.
+
+        Corners are those of the box before it is turned, where it has an angle; ``canvas`` is the images' height and
+        width.
+        """
+        facts = self.facts
+        if facts.nms is not None:
             return [wanted(rows, chosen) for rows in listed(outputs, count)]
-        y = outputs[0].astype(np.float32, copy=False)
-        if self.facts.one2one:
-            return [wanted(rows, chosen) for rows in y]
-        self.check_classes(y.shape[1] - 4 if y.ndim == 3 else -1)
-        return [suppressed(image, chosen) for image in y]
+        y, extra = outputs[0].astype(np.float32, copy=False), facts.more
+        if facts.one2one:
+            if y.ndim != 3 or y.shape[2] != 6 + extra:
+                raise RunError(f"{self.path}: its output has the shape {list(y.shape)}, not (B, k, {6 + extra})")
+            return [wanted(rows, chosen) for rows in cornered(y, facts.boxes, canvas)]
+        nc = y.shape[1] - 4 - extra if y.ndim == 3 else -1
+        self.check_classes(nc)
+        return [suppressed(image, chosen, nc, facts.task == "obb") for image in y]
+
+    def logits(self, outputs: Sequence[Array]) -> Array:
+        """(nc, h, w) of one picture."""
+        self.check_classes(outputs[0].shape[1] if outputs[0].ndim == 4 else -1)
+        return outputs[0][0]
 
     def probabilities(self, outputs: Sequence[Array]) -> Array:
         """(B, nc) from the first output, which may be logits."""
@@ -382,8 +440,8 @@ def facts_of(model: Model, channels: int | None, metadata: Mapping[str, str], gi
         hint = "netbuild.runtime takes by hand what is known of it: --task detect --names cat,dog --stride 32"
         said_not = "it says neither task nor names nor stride: no metadata of netbuild"
         raise RunError(f"{model.path}: {said_not}", hint)
-    detects = said["task"] == "detect"
-    fitting = said.get("fitting") or ("letterbox" if detects else "middle")
+    task = said["task"]
+    fitting = said.get("fitting") or ("letterbox" if task in (*BOXES, *MAPS) else "middle")
     if fitting not in FITTINGS:
         raise RunError(f"{model.path}: it fits pictures by '{fitting}', which is not known here")
     size = model.canvas or said.get("size")
@@ -398,8 +456,9 @@ def facts_of(model: Model, channels: int | None, metadata: Mapping[str, str], gi
     stride = max(LEAST_STRIDE, int(said.get("stride", LEAST_STRIDE)))
     names = said.get("names")
     names = None if names is None else tuple(map(str, names))
+    known = {name: said[name] for name in ("one2one", "nms", "boxes") if name in said}
     return Facts(
-        said["task"], names, stride, tuple(size), channels, fitting, said.get("one2one", False), said.get("nms")
+        task, names, stride, tuple(size), channels, fitting, extra=said.get("extra", EXTRA.get(task, ())), **known
     )
 
 
@@ -428,6 +487,8 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field, and h
     "channels": ("channels", int),
     "fitting": ("fitting", str),
     "one2one": ("one2one", lambda text: text == "true"),
+    "boxes": ("boxes", str),
+    "extra": ("extra", lambda text: tuple(map(int, json.loads(text)))),
     "nms": ("nms", lambda text: dict(json.loads(text))),
 }
 
@@ -446,6 +507,9 @@ def read_image(path: str | Path, channels: int = 3) -> Array:
     Raises:
         PictureError: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
     """
+    if Path(path).suffix.lower() in VIDEOS:
+        said = "a video: netbuild predict reads it, or give its frames to Model.predict as RGB arrays"
+        raise PictureError(f"{path}: {said} (pip install opencv-python-headless)")
     try:
         from PIL import Image
     except ImportError:
@@ -568,19 +632,26 @@ def _nearest(length: int, count: int, smaller: bool) -> tuple[Array, Array, Arra
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture lies in what the network sees, in pixels: (height, width) before and after, top left corner."""
+    """Where a picture lies in what the network sees, in pixels: (height, width) before and after, top left corner.
+
+    ``canvas`` is the height and width of what the network sees.
+    """
 
     size: tuple[int, int]
     inner: tuple[int, int]
     corner: tuple[int, int]
+    canvas: tuple[int, int]
 
     def undo(self, boxes: Array) -> Array:
         """Corner boxes (n, 4) in what the network sees to pixels of the picture, cut at its edges."""
-        y, x = (inner / size for inner, size in zip(self.inner, self.size))
-        top, left = self.corner
         h, w = self.size
-        ratio, margin, most = (np.array(v, np.float32) for v in ([x, y, x, y], [left, top, left, top], [w, h, w, h]))
-        return np.minimum(np.maximum((boxes - margin) / ratio, 0), most)
+        return points_back(boxes.reshape(-1, 2), self).reshape(-1, 4).clip(0, np.array([w, h, w, h], np.float32))
+
+
+def points_back(points: Array, place: Any) -> Array:
+    """Points (..., 2), x and y, in what the network sees to pixels of the picture, inside it or not."""
+    ratio = np.array([inner / size for inner, size in zip(place.inner, place.size)][::-1], np.float32)
+    return (points - np.array(place.corner[::-1], np.float32)) / ratio
 
 
 def letterboxed(image: Array, size: tuple[int, int], stride: int, rect: bool) -> tuple[Array, Place]:
@@ -599,7 +670,7 @@ def letterboxed(image: Array, size: tuple[int, int], stride: int, rect: bool) ->
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     canvas = np.full((height, width, image.shape[2]), GREY, np.uint8)
     canvas[top : top + inner[0], left : left + inner[1]] = image if inner == original else resized(image, *inner)
-    return canvas, Place(original, inner, (top, left))
+    return canvas, Place(original, inner, (top, left), (height, width))
 
 
 def middle(image: Array, size: tuple[int, int]) -> tuple[Array, Place]:
@@ -611,7 +682,7 @@ def middle(image: Array, size: tuple[int, int]) -> tuple[Array, Place]:
     cut = image[top : top + part[0], left : left + part[1]]
     larger = max(size[0] / h, size[1] / w)
     inner = round(h * larger), round(w * larger)
-    place = Place((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    place = Place((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2), size)
     return cut if cut.shape[:2] == tuple(size) else resized(cut, *size), place
 
 
@@ -646,18 +717,27 @@ class Filter:
             raise RunError(f"max_det {self.max_det}: must be at least 1")
 
 
-def suppressed(image: Array, chosen: Filter) -> Array:
-    """Non-maximum suppression of predictions (4+nc, A), centre, size, probabilities: (n, 6), best first."""
-    rows = candidates(image, chosen)
+def suppressed(image: Array, chosen: Filter, nc: int | None = None, turned: bool = False) -> Array:
+    """Non-maximum suppression of predictions (4+nc+extra, A): rows (n, 6+extra), best first.
+
+    Args:
+        image: centre, size, probabilities, extra.
+        chosen: what is kept.
+        nc: number of classes; all that follows the box unless given.
+        turned: whether the first of extra is the box's angle; then boxes overlap as they lie.
+    """
+    rows = candidates(image, chosen, len(image) - 4 if nc is None else nc)
+    if turned:
+        return rows[kept_turned(rows, chosen)]
     boxes = rows[:, :4]
     if not chosen.agnostic and len(rows):
         boxes = boxes + rows[:, 5:6] * (boxes.max() - boxes.min() + 1)  # each class where it meets no other
-    return rows[kept(boxes, chosen.iou, chosen.max_det)]
+    return rows[kept(boxes, chosen.iou, chosen.max_det, overlaps)]
 
 
-def candidates(image: Array, chosen: Filter) -> Array:
-    """Rows (n, 6) of an image's (4+nc, A) before suppression, best first: corners, score, class."""
-    boxes, scores, least = image[:4].T, image[4:].T, np.float32(chosen.conf)
+def candidates(image: Array, chosen: Filter, nc: int) -> Array:
+    """Rows (n, 6+extra) of an image's (4+nc+extra, A) before suppression, best first: corners, score, class, extra."""
+    boxes, scores, extra, least = image[:4].T, image[4 : 4 + nc].T, image[4 + nc :].T, np.float32(chosen.conf)
     if chosen.multi_label:
         cells, classes = (scores > least).nonzero()
     else:
@@ -669,24 +749,43 @@ def candidates(image: Array, chosen: Filter) -> Array:
         cells, classes = cells[asked], classes[asked]
     found = scores[cells, classes]
     order = _descending(found)[:MOST]
-    centre, half = boxes[cells[order], :2], boxes[cells[order], 2:] / 2
-    return np.concatenate((centre - half, centre + half, found[order, None], classes[order, None]), 1, dtype=np.float32)
+    cells, classes, found = cells[order], classes[order], found[order]
+    return np.concatenate(
+        (corners_of(boxes[cells]), found[:, None], classes[:, None], extra[cells]), 1, dtype=np.float32
+    )
 
 
-def kept(boxes: Array, iou: float, most: int) -> list[int]:
-    """Numbers of the corner boxes (n, 4), best first, that no better one overlaps by more than ``iou``."""
-    low, high = boxes[:, :2], boxes[:, 2:]
-    areas = (high - low).prod(1)
+def corners_of(boxes: Array) -> Array:
+    """Centre and size (..., 4) to left, top, right, bottom."""
+    centre, half = boxes[..., :2], boxes[..., 2:4] / 2
+    return np.concatenate((centre - half, centre + half), -1)
+
+
+def cornered(rows: Array, boxes: str, canvas: tuple[int, int]) -> Array:
+    """Rows (..., 6+extra) whose first four are what `Facts.boxes` says, with corners in pixels there."""
+    if boxes == "corners":
+        return rows
+    scale = np.array(canvas[::-1] * 2 if boxes == "parts" else (1, 1, 1, 1), rows.dtype)
+    return np.concatenate((corners_of(rows[..., :4]) * scale, rows[..., 4:]), -1)
+
+
+def kept(boxes: Array, iou: float, most: int, overlap: Callable[[Array, Array], Array]) -> list[int]:
+    """Numbers of the boxes (n, ...), best first, that no better one overlaps by more than ``iou``."""
     found: list[int] = []
     left = np.arange(len(boxes))
     while len(left) and len(found) < most:
         best, left = left[0], left[1:]
         found.append(int(best))
-        both = np.maximum(np.minimum(high[best], high[left]) - np.maximum(low[best], low[left]), 0).prod(1)
-        with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without an area
-            overlap = both / (areas[best] + areas[left] - both)
-        left = left[~(overlap.astype(np.float64) > iou)]
+        left = left[~(overlap(boxes[best], boxes[left]).astype(np.float64) > iou)]
     return found
+
+
+def overlaps(box: Array, others: Array) -> Array:
+    """IoU of a corner box (4,) with each of (n, 4)."""
+    low, high = others[:, :2], others[:, 2:]
+    both = np.maximum(np.minimum(box[2:], high) - np.maximum(box[:2], low), 0).prod(1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without an area
+        return both / ((box[2:] - box[:2]).prod() + (high - low).prod(1) - both)
 
 
 def wanted(rows: Array, chosen: Filter) -> Array:
@@ -702,6 +801,180 @@ def listed(outputs: Sequence[Array], count: int) -> list[Array]:
     boxes, scores, classes, index = outputs
     rows = np.concatenate((boxes, scores[:, None], classes[:, None]), 1, dtype=np.float32)
     return [own[_descending(own[:, 4])] for own in (rows[index == i] for i in range(count))]
+
+
+# -- turned boxes -----------------------------------------------------------------------------------------------------
+
+
+def kept_turned(rows: Array, chosen: Filter) -> list[int]:
+    """Numbers of the rows (n, 7+), best first, whose turned boxes no better one of their class overlaps too much."""
+    boxes = centred(rows)
+    kinds = np.zeros(len(rows)) if chosen.agnostic else rows[:, 5]
+    groups = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    found = [own[kept(boxes[own], chosen.iou, chosen.max_det, turned_overlaps)] for own in groups]
+    return sorted(int(number) for numbers in found for number in numbers)[: chosen.max_det]
+
+
+def centred(rows: Array) -> Array:
+    """Rows of detections (n, 7+) as turned boxes (n, 5): centre, width, height, angle in radians from x towards y."""
+    low, high = rows[:, :2].astype(np.float64), rows[:, 2:4].astype(np.float64)
+    return np.concatenate(((low + high) / 2, high - low, rows[:, 6:7]), 1)
+
+
+def turned_corners(boxes: Array) -> Array:
+    """The corners (n, 4, 2) of turned boxes (n, 5), in order around each."""
+    cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
+    turn = np.stack((np.stack((cos, sin), -1), np.stack((-sin, cos), -1)), 1)  # what x and y become
+    return boxes[:, None, :2] + (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2 * boxes[:, None, 2:4]) @ turn
+
+
+def turned_overlaps(box: Array, others: Array) -> Array:
+    """IoU of a turned box (5,) with each of (n, 5): areas of polygons, exactly."""
+    found = np.zeros(len(others))
+    reach = (np.hypot(*box[2:4]) + np.hypot(others[:, 2], others[:, 3])) / 2
+    near = np.hypot(others[:, 0] - box[0], others[:, 1] - box[1]) < reach
+    seen = others[near] - np.array([*box[:2], 0, 0, box[4]])  # as the box lies: turned back, about its centre
+    cos, sin = np.cos(box[4]), np.sin(box[4])
+    seen[:, :2] = seen[:, :2] @ np.array([[cos, -sin], [sin, cos]])
+    path = _pushed(_pushed(turned_corners(seen), 0, box[2] / 2), 1, box[3] / 2)
+    x, y = path[..., 0], path[..., 1]
+    both = np.abs((x * np.roll(y, -1, 1) - np.roll(x, -1, 1) * y).sum(1)) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without an area
+        found[near] = both / (box[2:4].prod() + others[near, 2:4].prod(1) - both)
+    return found
+
+
+def _pushed(paths: Array, axis: int, half: float) -> Array:
+    """Closed paths (n, m, 2) pushed to between -half and half along an axis, with a point wherever they cross.
+
+    What is outside comes to lie on the border, where it has no area: the area is that of the polygon cut off there.
+    """
+    way = np.roll(paths, -1, 1) - paths
+    with np.errstate(invalid="ignore", divide="ignore"):  # edges along the border
+        parts = (np.array([-half, half]) - paths[..., axis, None]) / way[..., axis, None]
+    parts = np.sort(np.where(np.isfinite(parts), parts, 0).clip(0, 1), -1)
+    points = np.concatenate((paths[:, :, None], paths[:, :, None] + parts[..., None] * way[:, :, None]), 2)
+    points = points.reshape(len(paths), -1, 2)
+    points[..., axis] = points[..., axis].clip(-half, half)
+    return points
+
+
+def turned(rows: Array, place: Any) -> Iterator[dict[str, Any]]:
+    """Of each detection (n, 7+) its corners in pixels of the picture, and the box around them, cut at the edges."""
+    h, w = place.size
+    for corners in points_back(turned_corners(centred(rows)), place):
+        low, high = corners.min(0).clip(0, (w, h)), corners.max(0).clip(0, (w, h))
+        yield {"box": _rounded([*low, *high]), "corners": [_rounded(corner) for corner in corners]}
+
+
+# -- keypoints and masks ----------------------------------------------------------------------------------------------
+
+
+def keypoints(rows: Array, shape: Sequence[int], place: Any) -> Iterator[dict[str, Any]]:
+    """Of each detection (n, 6+K*D) its keypoints, shape (K, D): x, y in pixels of the picture, and with D 3 whether each is seen."""
+    for points in rows[:, 6:].reshape(-1, *shape):
+        places = points_back(points[:, :2], place).tolist()
+        yield {
+            "keypoints": [
+                [*_rounded(xy), *(round(float(v), 5) for v in more)] for xy, more in zip(places, points[:, 2:])
+            ]
+        }
+
+
+def masks(rows: Array, prototypes: Array, place: Any) -> Iterator[dict[str, Any]]:
+    """Of each detection (n, 6+nm) its mask, from prototypes (nm, h, w) of what the network sees.
+
+    A pixel of the picture belongs to it if it is in the box and its logit, between the four nearest, is above 0.
+    """
+    if prototypes.shape[0] != rows.shape[1] - 6:
+        said = f"{rows.shape[1] - 6} coefficients of a mask for {prototypes.shape[0]} prototypes"
+        raise RunError(f"the outputs do not fit together: {said}")
+    h, w = place.size
+    edges = np.ceil(np.nan_to_num(Place.undo(place, rows[:, :4])) - 0.5).astype(int)  # a pixel is where its middle is
+    for coefficients, (x1, y1, x2, y2) in zip(rows[:, 6:], edges):
+        logits = np.tensordot(coefficients, prototypes, 1)[None]
+        inside = sampled(logits, place, np.arange(y1, y2), np.arange(x1, x2))[0] > 0
+        yield {"mask": run_lengths(inside, int(y1), int(x1), (h, w))}
+
+
+def sampled(maps: Array, place: Any, rows: Array, columns: Array) -> Array:
+    """Maps (k, h, w) of what the network sees, at pixels of the picture between the four nearest: (k, rows, columns)."""
+    for axis, numbers in ((1, rows), (2, columns)):
+        count, (size, inner, margin) = maps.shape[axis], (s[axis - 1] for s in (place.size, place.inner, place.corner))
+        canvas = inner + 2 * margin  # or a pixel more
+        step = round(canvas / count)
+        spare = canvas - step * count  # a network without padding tells of the middle alone
+        seen = (numbers + 0.5) * (inner / size) + margin - (spare / 2 if abs(spare) > 1 else 0)
+        between = (seen / step - 0.5).clip(0, count - 1)
+        low = between.astype(np.int64)
+        part = (between - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
+        maps = maps.take(low, axis) * (1 - part) + maps.take((low + 1).clip(max=count - 1), axis) * part
+    return maps
+
+
+def run_lengths(part: Array, top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask (h, w) that lies in a picture of a size, as COCO's run lengths: down the columns, outside first."""
+    padded = np.pad(part.T, ((0, 0), (1, 1)))
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    ends, times = np.unique((left + column) * size[0] + top + row, return_counts=True)
+    ends = ends[times == 1]  # where a run ends and the next begins, it goes on
+    counts = np.diff(ends, prepend=0, append=prod(size)).tolist()
+    return {"size": [*size], "counts": counts if counts[-1] else counts[:-1]}
+
+
+def mask_of(told: Mapping[str, Any]) -> Array:
+    """The mask (H, W) of such run lengths, as booleans."""
+    counts = np.asarray(told["counts"])
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(told["size"][::-1]).T
+
+
+MORE: dict[str, Callable[[Array, Facts, Sequence[Array], Place], Iterator[dict[str, Any]]]] = {  # beside the box
+    "segment": lambda rows, facts, outputs, place: masks(rows, outputs[1][0].astype(np.float32, copy=False), place),
+    "pose": lambda rows, facts, outputs, place: keypoints(rows, facts.extra, place),
+    "obb": lambda rows, facts, outputs, place: turned(rows, place),
+}
+
+
+# -- every pixel ------------------------------------------------------------------------------------------------------
+
+
+def labelled(logits: Array, place: Any) -> Array:
+    """The class of every pixel of the picture (H, W), from logits (nc, h, w) of what the network sees."""
+    height, width = place.size
+    values = logits.astype(np.float32, copy=False)
+    bands = [np.arange(y, min(y + BAND, height)) for y in range(0, height, BAND)]
+    kind = np.uint8 if len(logits) <= 256 else np.uint16
+    return np.concatenate([sampled(values, place, band, np.arange(width)).argmax(0).astype(kind) for band in bands])
+
+
+def areas(labels: Array) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each class that occurs, the largest area first, with its share of the picture (H, W) and its mask."""
+    numbers, counts = np.unique(labels, return_counts=True)
+    for i in _descending(counts):
+        share = round(float(counts[i] / labels.size), 5)
+        yield int(numbers[i]), {"share": share, "mask": run_lengths(labels == numbers[i], 0, 0, labels.shape)}
+
+
+def distances(values: Array, place: Any) -> Array:
+    """The distance of every pixel of the picture (H, W), from a map (1, h, w) of what the network sees."""
+    height, width = place.size
+    return sampled(values.astype(np.float32, copy=False), place, np.arange(height), np.arange(width))[0]
+
+
+def span(values: Array) -> dict[str, Any]:
+    """The least, the middle and the largest of the distances of a picture."""
+    found = np.quantile(values, (0, 0.5, 1)).tolist()
+    return dict(zip(("nearest", "median", "farthest"), _rounded(found)))
+
+
+MAP = {"semantic": labelled, "depth": distances}
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 3) for value in values]
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
 
 
 def likely(y: Array) -> bool:
@@ -738,9 +1011,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="all results as one document")
     parser.add_argument("--threads", type=int, default=0, help="of an operator; onnxruntime chooses unless given")
     hand = parser.add_argument_group("what a file of another program does not say of itself")
-    hand.add_argument("--task", help="detect or classify")
+    hand.add_argument("--task", help=", ".join(TASKS[:-1]))
     hand.add_argument("--names", type=lambda text: text.split(","), help="of the classes, with commas between")
     hand.add_argument("--stride", type=int, help="the largest, in pixels")
+    hand.add_argument(
+        "--extra", type=_sides, help="numbers after the classes of a box: 17x3 of 17 keypoints, 32 of masks"
+    )
     hand.add_argument("--fitting", choices=FITTINGS, help="how pictures are brought to its size")
     return parser.parse_args(words)
 
@@ -748,6 +1024,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     return int(height), int(width or height)
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.lower().split("x")))
 
 
 def _line(result: Mapping[str, Any]) -> str:
@@ -759,8 +1039,10 @@ def _line(result: Mapping[str, Any]) -> str:
             key = record["class"], record["name"]
             counts[key] = counts.get(key, 0) + 1
         said = ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
+    elif records and "median" in records[0]:
+        said = "{nearest} to {farthest}, median {median}".format(**records[0])
     else:
-        said = ", ".join(f"{record['name']} {record['confidence']:.2f}" for record in records)
+        said = ", ".join(f"{r['name']} {r.get('confidence', r.get('share')):.2f}" for r in records)
     text = f"{result['path']} {result['height']}x{result['width']}: {said or 'nothing'}"
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -771,7 +1053,14 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _run(words: Sequence[str] | None) -> int:
     a = _arguments(words)
-    given = {"task": a.task, "names": a.names, "stride": a.stride, "fitting": a.fitting, "size": a.imgsz}
+    given = {
+        "task": a.task,
+        "names": a.names,
+        "stride": a.stride,
+        "fitting": a.fitting,
+        "size": a.imgsz,
+        "extra": a.extra,
+    }
     for picture in a.pictures:
         if not Path(picture).is_file():
             raise RunError(f"there is no picture '{picture}'")
