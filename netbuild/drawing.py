@@ -1,6 +1,6 @@
 """Boxes with names drawn on pictures. Pillow alone; colours that colour-blind people tell apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 from math import ceil
@@ -44,6 +44,9 @@ class Drawing:
         colours: of each box.
         caption: a line under the picture.
         bars: names, their shares of 1, and colours: what a classifier thinks.
+        areas: masks (H, W), and the colour of each.
+        outlines: (N, 4, 2) corners of the boxes, where they are turned.
+        points: places (K, 2), x and y, and the colour of each few.
     """
 
     image: Image
@@ -52,6 +55,9 @@ class Drawing:
     colours: Sequence[Colour] = ()
     caption: str = ""
     bars: Sequence[tuple[str, float, Colour]] = ()
+    areas: Iterable[tuple[NDArray[np.bool_], Colour]] = ()
+    outlines: NDArray[Any] | None = None
+    points: Sequence[tuple[NDArray[Any], Colour]] = ()
 
     def render(self) -> Image:
         """All in one picture (H, W, 3).
@@ -59,9 +65,10 @@ class Drawing:
         Raises:
             MissingExtraError: if Pillow is not installed.
         """
-        image = self.image
+        image = tinted(self.image, self.areas)
         if len(self.boxes):
-            image = draw_boxes(image, self.boxes, self.labels, self.colours)
+            image = draw_boxes(image, self.boxes, self.labels, self.colours, self.outlines)
+        image = draw_points(image, self.points) if self.points else image
         return draw_bars(image, self.bars) if self.bars else image
 
 
@@ -78,7 +85,37 @@ def pillow() -> tuple[Any, Any, Any]:
     return Image, ImageDraw, ImageFont
 
 
-def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours: Sequence[Colour]) -> Image:
+def tinted(image: Image, areas: Iterable[tuple[NDArray[np.bool_], Colour]]) -> Image:
+    """A picture (H, W, 3) with masks (H, W) half in their colours; the picture itself where there is none."""
+    found = image
+    for mask, tint in areas:
+        found = found.copy() if found is image else found
+        found[mask] = (image[mask].astype(np.uint16) + np.array(tint, np.uint16)) // 2
+    return found
+
+
+def draw_points(image: Image, points: Sequence[tuple[NDArray[Any], Colour]]) -> Image:
+    """A copy of a picture (H, W, 3) with dots at places (K, 2), each few in a colour, dark around.
+
+    Raises:
+        MissingExtraError: if Pillow is not installed.
+    """
+    pil, draws, _ = pillow()
+    canvas = pil.fromarray(np.ascontiguousarray(image))
+    pen, radius = draws.Draw(canvas), max(round(_text_size(canvas.size) / 5), 2)
+    for places, tint in points:
+        for x, y in places.tolist():
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tint, outline=(20, 20, 20))
+    return np.asarray(canvas)
+
+
+def draw_boxes(
+    image: Image,
+    boxes: NDArray[Any],
+    labels: Sequence[str],
+    colours: Sequence[Colour],
+    outlines: NDArray[Any] | None = None,
+) -> Image:
     """A copy of a picture (H, W, 3) with boxes and their labels; large boxes first, so that small ones stay visible.
 
     A label stands where it covers no other one; where there is no such place it is left out.
@@ -88,6 +125,7 @@ def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours
         boxes: (N, 4) left, top, right, bottom in pixels.
         labels: N texts, an empty one for none.
         colours: N colours.
+        outlines: (N, 4, 2) corners, drawn instead of the boxes; labels stand at the boxes.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -98,6 +136,9 @@ def draw_boxes(image: Image, boxes: NDArray[Any], labels: Sequence[str], colours
     font, width = fonts.load_default(size), max(round(size / 6), 2)
     order = sorted(range(len(boxes)), key=lambda i: -abs((boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1])))
     for i in order:
+        if outlines is not None:
+            pen.polygon([(x, y) for x, y in outlines[i].tolist()], outline=colours[i], width=width)
+            continue
         x1, y1, x2, y2 = (float(v) for v in boxes[i])
         pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colours[i], width=width)
     taken: list[tuple[float, ...]] = []

@@ -1,6 +1,6 @@
 """An exported ONNX file in the place of a network: what it gives is read, scored and drawn by the same tasks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,9 +22,10 @@ def is_exported(file: object) -> bool:
 class _Head(nn.Module):
     """What a task asks of a head, as the file says it."""
 
-    def __init__(self, nc: int, stride: int, ranked: bool) -> None:
+    def __init__(self, nc: int, stride: int, ranked: bool, extra: tuple[int, ...]) -> None:
         super().__init__()
         self.nc, self.stride, self.reg_max, self.ranked = nc, [float(stride)], 1, ranked
+        self.kpt_shape = extra
 
     def one2one(self) -> bool:
         """Whether its rows need no suppression; those of a file that has it inside need no other."""
@@ -44,7 +45,7 @@ class OnnxNetwork(Network):
         nn.Module.__init__(self)
         said, nc = file.facts, file.classes or 0
         names = None if said.names is None else list(said.names)
-        head = _Head(nc, said.stride, said.one2one or said.nms is not None)
+        head = _Head(nc, said.stride, said.one2one or said.nms is not None, said.extra)
         self.model = nn.ModuleList([head])  # type: ignore[assignment]
         self.facts = {"name": file.path.name, "task": said.task, "nc": nc, "ch": said.channels, "imgsz": said.size}
         self.facts |= {"names": names, "canvas": file.canvas}
@@ -58,15 +59,17 @@ class OnnxNetwork(Network):
         """
         try:
             outputs = self.file.run(images[0].cpu().numpy())
-            return self._as_read(outputs, len(images[0]))
+            return self._as_read(outputs, images[0].shape)
         except RunError as error:
             _pass_on(error)
 
-    def _as_read(self, outputs: list[Any], count: int) -> Any:
+    def _as_read(self, outputs: list[Any], shape: Sequence[int]) -> Any:
         """Outputs in the form in which this task's heads give them."""
         task, said = self.facts["task"], self.file.facts
         if task == "detect" and said.nms is not None:
-            return _stacked(runtime.listed(outputs, count))
+            return _stacked(runtime.listed(outputs, shape[0]))
+        if task == "detect" and said.one2one:
+            return torch.from_numpy(runtime.cornered(outputs[0], said.boxes, (shape[2], shape[3])))
         if task == "classify":
             # The task takes logits: the softmax of logarithms gives the probabilities back.
             return torch.from_numpy(self.file.probabilities(outputs)).log()

@@ -128,6 +128,8 @@ class Model:
             raise RunError(
                 f"{path}: with suppression inside it gives boxes, scores, classes, index, not {self.outputs}"
             )
+        if self.facts.task == "segment" and (len(self.outputs) < 2 or len(session.get_outputs()[1].shape) != 4):
+            raise RunError(f"{path}: masks come of a second output, prototypes (B, k, h, w), which it has not")
         if self.classes is not None:
             self.check_classes(self.classes)
 
@@ -456,10 +458,11 @@ def facts_of(model: Model, channels: int | None, metadata: Mapping[str, str], gi
     stride = max(LEAST_STRIDE, int(said.get("stride", LEAST_STRIDE)))
     names = said.get("names")
     names = None if names is None else tuple(map(str, names))
+    extra = tuple(said.get("extra", EXTRA.get(task, ())))
+    if len(extra) != len(EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
+        raise RunError(f"{model.path}: no task '{task}' has {list(extra)} numbers after a box's classes")
     known = {name: said[name] for name in ("one2one", "nms", "boxes") if name in said}
-    return Facts(
-        task, names, stride, tuple(size), channels, fitting, extra=said.get("extra", EXTRA.get(task, ())), **known
-    )
+    return Facts(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
 
 
 def _read(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
@@ -854,7 +857,7 @@ def _pushed(paths: Array, axis: int, half: float) -> Array:
         parts = (np.array([-half, half]) - paths[..., axis, None]) / way[..., axis, None]
     parts = np.sort(np.where(np.isfinite(parts), parts, 0).clip(0, 1), -1)
     points = np.concatenate((paths[:, :, None], paths[:, :, None] + parts[..., None] * way[:, :, None]), 2)
-    points = points.reshape(len(paths), -1, 2)
+    points = points.reshape(len(paths), 3 * paths.shape[1], 2)
     points[..., axis] = points[..., axis].clip(-half, half)
     return points
 
@@ -871,14 +874,13 @@ def turned(rows: Array, place: Any) -> Iterator[dict[str, Any]]:
 
 
 def keypoints(rows: Array, shape: Sequence[int], place: Any) -> Iterator[dict[str, Any]]:
-    """Of each detection (n, 6+K*D) its keypoints, shape (K, D): x, y in pixels of the picture, and with D 3 whether each is seen."""
+    """Of each detection (n, 6+K*D) its keypoints (K, D): x, y in pixels of the picture, then whether it is seen.
+
+    They may lie outside the picture.
+    """
     for points in rows[:, 6:].reshape(-1, *shape):
-        places = points_back(points[:, :2], place).tolist()
-        yield {
-            "keypoints": [
-                [*_rounded(xy), *(round(float(v), 5) for v in more)] for xy, more in zip(places, points[:, 2:])
-            ]
-        }
+        found = zip(points_back(points[:, :2], place), points[:, 2:].tolist())
+        yield {"keypoints": [[*_rounded(xy), *(round(seen, 5) for seen in more)] for xy, more in found]}
 
 
 def masks(rows: Array, prototypes: Array, place: Any) -> Iterator[dict[str, Any]]:
@@ -898,7 +900,7 @@ def masks(rows: Array, prototypes: Array, place: Any) -> Iterator[dict[str, Any]
 
 
 def sampled(maps: Array, place: Any, rows: Array, columns: Array) -> Array:
-    """Maps (k, h, w) of what the network sees, at pixels of the picture between the four nearest: (k, rows, columns)."""
+    """Maps (k, h, w) of what the network sees at pixels of the picture, each between four: (k, rows, columns)."""
     for axis, numbers in ((1, rows), (2, columns)):
         count, (size, inner, margin) = maps.shape[axis], (s[axis - 1] for s in (place.size, place.inner, place.corner))
         canvas = inner + 2 * margin  # or a pixel more

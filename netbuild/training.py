@@ -458,6 +458,7 @@ def _to_validate(
 ) -> tuple[Network, Task, Feed, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, device = _measured(file, settings, options)
+    task_name(network.facts["task"])  # before anything is said of classes
     dataset = open_data(data)
     check_classes(network, dataset)
     task = task_of(network.to(device).eval(), list(dataset.names))

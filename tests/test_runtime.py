@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from places import CHECKPOINTS, DATA, needs_checkpoints
-from small import TINY
+from small import TINY, network_of
 
 import netbuild
 from netbuild import augment, predicting, runtime
@@ -30,20 +30,6 @@ PLAIN = (
     "task: classify\nnc: 4\nch: {ch}\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Classify, [nc]]\n"
 )
 NAMES = ["bolt", "nut", "screw"]
-
-
-def network_of(folder, name, text, names, **more):
-    """A checkpoint whose scores are far apart, as those of a network that has learnt are."""
-    (folder / f"{name}.yaml").write_text(text)
-    torch.manual_seed(0)
-    network = netbuild.build(folder / f"{name}.yaml")
-    with torch.no_grad():
-        for key, p in network.named_parameters():
-            last = key.split(".")[-2] == "2" and "cv3" in key  # where class scores are made
-            p.add_(torch.randn_like(p) * (5.0 if last else 0.05) * p.requires_grad)
-            if last and key.endswith("bias"):
-                p.zero_()
-    return netbuild.save(network, folder / f"{name}.safetensors", names=names)
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +303,11 @@ def broken(here):
         ("foreign.onnx 0.png", "--task detect --names cat,dog --stride 32"),
         ("foreign.onnx 0.png --task detect", "give it by hand: --imgsz 640"),
         ("foreign.onnx 0.png --task detect --imgsz 64 --names a,b", "its output has 3 classes, names are given for 2"),
-        ("foreign.onnx 0.png --task segment --imgsz 64", "the task 'segment' is not read here"),
+        ("foreign.onnx 0.png --task track --imgsz 64", "the task 'track' is not read here"),
+        ("foreign.onnx 0.png --task segment --imgsz 64", "masks come of a second output"),
+        ("foreign.onnx 0.png --task pose --imgsz 64", "its output has -48 classes"),
+        ("foreign.onnx 0.png --task pose --imgsz 64 --extra 17", "no task 'pose' has [17] numbers"),
+        ("foreign.onnx clip.mp4 --task detect --imgsz 64 --names a,b,c", "there is no picture 'clip.mp4'"),
         ("wrong.onnx 0.png", "its output has 3 classes, names are given for 2"),
         ("unclear.onnx 0.png", "its metadata 'imgsz' cannot be read: large"),
         ("free.onnx gone.png", "there is no picture 'gone.png'"),

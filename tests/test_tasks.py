@@ -528,7 +528,7 @@ def test_a_one_to_one_head_passes_without_suppression(monkeypatch):
             [torch.randn(2, 16, 8, 8, generator=generator(1)), torch.randn(2, 16, 4, 4, generator=generator(2))]
         )
     task = DetectTask(head)
-    monkeypatch.setattr("netbuild.tasks.detect.suppress", None)
+    monkeypatch.setattr("netbuild.tasks.boxed.suppress", None)
     found = task.decode(outputs, conf=0.0)
     assert [len(rows) for rows in found] == [40, 40]
     middle = outputs[0][0, 20, 4].item()
@@ -746,7 +746,7 @@ def test_tasks_are_found_by_name(monkeypatch):
     assert tasks.task(Own) is Own
     assert tasks.find("own") is Own
     for name, message in {
-        "detekt": "no task 'detekt'; there are autoencode, broken, classify, detect, own, theirs, wrong",
+        "detekt": "no task 'detekt'; there are autoencode, broken, classify, depth, detect, obb, own, pose, segment, semantic, theirs, wrong",
         "broken": "pkg:broken does not load: no such thing",
         "wrong": "pkg:wrong is no netbuild.tasks.base.Task",
     }.items():

@@ -105,7 +105,7 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
     """What a file says of any network, whatever was asked for."""
     known, head = network.facts, network.model[-1]
     names = known.get("names") or [str(i) for i in range(known.get("nc") or 0)]
-    fitting = task.fitting if task else "letterbox" if strides(head) else "middle"
+    fitting = task.fitting if task else "letterbox" if strides(head) or ranks(head) else "middle"
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
@@ -115,14 +115,19 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
         "imgsz": json.dumps(list(size)),
         "channels": str(known.get("ch") or 0),
         "fitting": fitting,
-        "one2one": _flag(corners(head)),
+        "one2one": _flag(ranks(head)),
+        "boxes": boxes(head),
+        "extra": json.dumps(task.extra if task else ()),
         "yaml": known.get("yaml", ""),
     }
 
 
-def corners(head: nn.Module) -> bool:
-    """Whether a head gives rows x1 y1 x2 y2 score class, best first."""
-    return ranks(head) and bool(getattr(head, "one2one", bool)()) and "x1, y1" in head.layout()  # type: ignore[operator]
+def boxes(head: nn.Module) -> str:
+    """What the first four numbers of a row are, of a head that gives a list of detections."""
+    if not ranks(head):
+        return ""
+    said = head.layout()  # type: ignore[operator]
+    return "corners" if "x1, y1" in said else "parts" if "in parts of the image" in said else "centres"
 
 
 def ranks(head: nn.Module) -> bool:

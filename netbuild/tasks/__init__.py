@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from netbuild.tasks.base import Task
 
 GROUP = "netbuild.tasks"  # entry points of installed packages: task name = module:class
-_HOMES = {"detect": "detect:DetectTask", "classify": "classify:ClassifyTask", "autoencode": "autoencode:AutoencodeTask"}
+_HOMES = {
+    "detect": "detect:DetectTask",
+    "classify": "classify:ClassifyTask",
+    "autoencode": "autoencode:AutoencodeTask",
+    "segment": "segment:SegmentTask",
+    "pose": "pose:PoseTask",
+    "obb": "obb:TurnedTask",
+    "semantic": "pixels:SemanticTask",
+    "depth": "pixels:DepthTask",
+}
 _OWN: dict[str, type["Task"]] = {}
 T = TypeVar("T", bound="type[Task]")
 

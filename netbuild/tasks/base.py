@@ -139,6 +139,11 @@ class Task(ABC):
     # -- prediction: of what `decode` gives, [i] is that of the batch's image i ---------------------------------------
 
     @property
+    def extra(self) -> tuple[int, ...]:
+        """The shape of what the head tells of a box after its classes: (17, 3) of 17 keypoints."""
+        return ()
+
+    @property
     def stride(self) -> int:
         """What both sides of a letterboxed picture must be multiples of, in pixels."""
         return 32
@@ -193,6 +198,26 @@ class Task(ABC):
     def class_name(self, number: int) -> str:
         """The name of a class; its number where it has none."""
         return self.names[number] if self.names and number < len(self.names) else str(number)
+
+
+class ReadTask(Task):
+    """A task whose predictions are read, told and shown, and which netbuild does not learn."""
+
+    def loss(self, outputs: Any, batch: Batch) -> Losses:
+        """None.
+
+        Raises:
+            NetbuildError: always.
+        """
+        raise NetbuildError(f"the task '{self.name}' cannot be trained yet: it has no loss")
+
+    def metric(self) -> Metric:
+        """None.
+
+        Raises:
+            NetbuildError: always.
+        """
+        raise NetbuildError(f"the task '{self.name}' cannot be scored yet: it has no metric")
 
 
 def refuse(given: Mapping[str, Any], where: str) -> dict[str, Any]:

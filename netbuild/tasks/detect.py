@@ -1,24 +1,23 @@
 """Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil, floor
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netbuild.builders import package
-from netbuild.drawing import Drawing, Image, colour
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.drawing import Drawing, colour
+from netbuild.errors import NetbuildError
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
-from netbuild.tasks.base import Batch, Losses, Pool, Record, Task, View, alone, picture, refuse
+from netbuild.tasks.base import Batch, Losses, Pool, alone, picture
+from netbuild.tasks.boxed import BoxTask
 from netbuild.tasks.boxes import ciou, to_corners
 from netbuild.tasks.metrics import CONFUSION, DetectionMetric
-from netbuild.tasks.nms import Filter, best_rows, suppress
+from netbuild.tasks.nms import Filter
 
 Raw = Mapping[str, Any]
 
@@ -212,7 +211,7 @@ class DualSchedule:
         self.share = left * (self.start - self.end) + self.end
 
 
-class DetectTask(Task):
+class DetectTask(BoxTask):
     """Boxes and classes. A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes", "index".
 
     A head with two branches learns from both: a one-to-many assignment of 10 cells, and a one-to-one in which the best
@@ -230,8 +229,6 @@ class DetectTask(Task):
 
     name = "detect"
     shown = CONFUSION[0]
-    fitting = "letterbox"
-    saves = ("pictures", "txt", "json", "crops")
     summed = True
 
     def __init__(
@@ -241,12 +238,9 @@ class DetectTask(Task):
         gains: Gains | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
+        if not hasattr(head, "reg_max"):
+            raise NetbuildError(f"the task 'detect' has no loss for the head {type(head).__name__}")
         super().__init__(head, names)
-        kind = type(head).__name__
-        if not all(hasattr(head, name) for name in ("reg_max", "stride", "one2one")):
-            raise NetbuildError(f"the task 'detect' has no loss for the head {kind}")
-        if not head.stride:
-            raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
         gains = gains or Gains()
         common: dict[str, Any] = {"class_weights": class_weights, "pool": lambda total, least: self.pool(total, least)}
         self.one2many = DetectionLoss(head, gains, **common)
@@ -278,17 +272,6 @@ class DetectTask(Task):
         many, one = self.one2many.least(outputs["one2many"], batch), self.one2one.least(outputs["one2one"], batch)
         return count * (share * many + (1 - share) * one)
 
-    def decode(self, outputs: Any, **options: Any) -> list[Tensor]:
-        """Detections of each image, best first: (n, 6) corners in pixels of the input, score, class.
-
-        Args:
-            outputs: the head's in eval, with or without the raw ones.
-            options: fields of `Filter`.
-        """
-        y = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        chosen = Filter(**options)
-        return best_rows(y, chosen) if self.head.one2one() else suppress(y, chosen)  # type: ignore[operator]
-
     def metric(self) -> DetectionMetric:
         """mAP as COCO has it, and more."""
         return DetectionMetric(self.names or [str(i) for i in range(int(self.head.nc))])  # type: ignore[arg-type]
@@ -306,31 +289,6 @@ class DetectTask(Task):
         """Shift weight from the one-to-many branch to the other."""
         self.schedule.epoch_end(finished, epochs)
 
-    # -- prediction ---------------------------------------------------------------------------------------------------
-
-    @property
-    def stride(self) -> int:
-        """The largest of the head's strides, 32 at least."""
-        return max(32, *map(int, self.head.stride))  # type: ignore[arg-type]
-
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of `Filter`; ``classes`` as numbers and names, in a list or with commas between.
-
-        Raises:
-            NetbuildError: for any other, for those of suppression where the head needs none, or a wrong value.
-        """
-        needless = self.head.one2one()  # type: ignore[operator]
-        if needless:
-            refuse({k: v for k, v in given.items() if k in ("iou", "agnostic", "multi_label")}, "without suppression")
-        super().options({k: v for k, v in given.items() if k not in Filter.__dataclass_fields__})
-        for name in ("conf", "iou"):
-            if not 0 <= given.get(name, 0) <= 1:
-                raise NetbuildError(f"--{name} {given[name]}: must be from 0 to 1")
-        if given.get("max_det", 1) < 1:
-            raise NetbuildError(f"--max-det {given['max_det']}: must be at least 1")
-        wanted = given.get("classes")
-        return {**given, **({} if wanted is None else {"classes": self.numbers(wanted)})}
-
     def suppression(self, given: Mapping[str, Any]) -> Filter:
         """The filter of these options.
 
@@ -343,62 +301,6 @@ class DetectTask(Task):
             raise NetbuildError(said, hint="leave it out")
         package("torchvision.ops", "train")
         return Filter(**self.options(given))
-
-    def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
-        """Classes by number or name, where a text of digits is a number unless a class is named so.
-
-        Raises:
-            NetbuildError: for one that there is not.
-        """
-        texts = wanted.split(",") if isinstance(wanted, str) else wanted
-        known = [self.class_name(i) for i in range(int(self.head.nc))]  # type: ignore[arg-type]
-        return tuple(_number(str(text).strip(), known) for text in texts)
-
-    def records(self, prediction: Tensor, view: View) -> list[Record]:
-        """For each box class, name, confidence, and corners [x1, y1, x2, y2] in pixels of the picture."""
-        corners = view.place.undo(prediction[:, :4]).tolist()
-        return [
-            {
-                "class": int(row[5]),
-                "name": self.class_name(int(row[5])),
-                "confidence": round(row[4], 5),
-                "box": [round(x, 3) for x in box],
-            }
-            for box, row in zip(corners, prediction.tolist(), strict=True)
-        ]
-
-    def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
-        """``class cx cy w h confidence``, the four as parts of the picture's size."""
-        h, w = size
-        lines = []
-        for record in records:
-            x1, y1, x2, y2 = record["box"]
-            parts = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h, record["confidence"])
-            lines.append(" ".join([str(record["class"]), *(f"{part:.6f}" for part in parts)]))
-        return lines
-
-    def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """Boxes with name and score."""
-        boxes = np.array([r["box"] for r in records]).reshape(-1, 4)
-        labels = [f"{r['name']} {r['confidence']:.2f}" for r in records]
-        return Drawing(image, boxes, labels, [colour(r["class"]) for r in records])
-
-    def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
-        """The part of the picture in each box, with all pixels that it touches."""
-        parts = []
-        for record in records:
-            x1, y1, x2, y2 = record["box"]
-            parts.append((record["name"], image[floor(y1) : ceil(y2), floor(x1) : ceil(x2)]))
-        return [(name, part) for name, part in parts if part.size]
-
-
-def _number(text: str, known: Sequence[str]) -> int:
-    if text in known:
-        return known.index(text)
-    if text.isdecimal() and int(text) < len(known):
-        return int(text)
-    hint = did_you_mean(text, known) or f"there is 0 to {len(known) - 1}: {', '.join(known[:20])}"
-    raise NetbuildError(f"--classes: there is no class '{text}'", hint=hint)
 
 
 def _sum(parts: dict[str, Tensor]) -> Tensor:

@@ -110,8 +110,13 @@ class Segment26(Segment):
 
 def mask_words(proto: Any) -> list[str]:
     """What a head with these prototypes appends to its detections, in words."""
-    count = proto.cv3.conv.out_channels
+    count = mask_count(proto)
     return [f"{count} mask coefficients; output 1: {count} prototypes, whose sum by the coefficients is a mask's logit"]
+
+
+def mask_count(proto: Any) -> int:
+    """How many prototypes there are."""
+    return int(proto.cv3.conv.out_channels)
 
 
 def with_prototypes(outputs: Any, proto: Any, training: bool) -> Any:
