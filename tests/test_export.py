@@ -188,8 +188,8 @@ def test_d06_names_types_shapes_and_metadata(cli, here):
     assert "centre x, centre y, width, height in pixels, then 80 class scores from 0 to 1" in done.out
     facts = metadata("n.onnx")
     assert set(facts) == {
-        "netbuild", "torch", "task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "boxes", "extra", "nms",
-        "half", "dynamic", "yaml", "layout",
+        "netbuild", "torch", "task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "boxes",
+        "extra", "nms", "half", "dynamic", "yaml", "layout",
     }  # fmt: skip
     assert (facts["stride"], facts["task"], facts["imgsz"], facts["channels"]) == ("4", "detect", "[64, 64]", "3")
     assert len(json.loads(facts["names"])) == 80
