@@ -85,7 +85,9 @@ class Settings:
         choices="off randaugment autoaugment trivialaugment augmix",
     )
     erasing: float | None = _of(None, "classification: chance of a rectangle of noise; none: 0.4, of digits 0", 0, 1)
-    rect: bool = _of(True, "validate on canvases as narrow as their pictures allow, not on squares")
+    rect: bool | None = _of(
+        None, "validate on canvases as narrow as their pictures allow, not on squares; none: but where sizes are fixed"
+    )
     conf: float = _of(0.001, "least score of a box in validation", 0, 1)
     iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
     max_det: int = _of(300, "boxes an image at most", 1, 100_000)

@@ -394,7 +394,7 @@ def _samples(
         return ClassifySamples(samples, (height, width), channels, chosen, classes, kept), classify_batch
     if canvas := network.facts.get("canvas"):
         return FixedSamples(samples, canvas, channels, kept), detect_batch
-    if learning or not settings.rect:
+    if learning or settings.rect is False:
         return DetectSamples(samples, max(height, width), channels, chosen, kept), detect_batch
     stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]
     return NarrowSamples(samples, max(height, width), channels, batch, stride, kept), detect_batch
@@ -479,7 +479,7 @@ def _measured(
     if not is_exported(file):
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)
-    network.settle(settings.imgsz, None)
+    network.settle(settings.imgsz, settings.rect)
     if network.facts["task"] == "detect":
         network.check({"conf": settings.conf, "max_det": settings.max_det})
     return network, torch.device("cpu")

@@ -366,6 +366,8 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
         ("val free.onnx --data digits", "the network tells 3 classes apart, digits has 10"),
         ("val classifier.onnx --data digits", "the network tells 4 classes apart"),
         ("val fixed.onnx --data digits-detect --imgsz 320", "the file takes 64x96 only"),
+        ("val fixed.onnx --data digits-detect -O rect=true", "rect has no effect on a file whose size is fixed"),
+        ("val fixed.onnx --data digits-detect -O rect=false", "rect has no effect on a file whose size is fixed"),
         ("val nms.onnx --data digits-detect", "the file itself drops what is below 0.3"),
         ("val free.onnx --data digits --trust", "--trust has no effect on an ONNX file"),
         ("val free.onnx --data digits --nproc 2", "--nproc has no effect on an ONNX file"),
