@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from netbuild.units import giga, size
 SMALL = 4096  # bytes of a tensor that may be a shape; larger ones are not needed to know shapes
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 SHOWN = 8  # nodes that the text lists
+ENDLESS = 2**31  # rounds of a loop that is ended by its condition alone
 Dims = tuple[int | str | None, ...]
 
 
@@ -67,7 +68,8 @@ class Inspection:
         operators: calls by operator, those inside branches and loops too.
         params: of each type the elements and bytes of constant tensors.
         nodes: of the main graph, in order.
-        uncounted: calls by operator that may have FLOPs and have no rule.
+        uncounted: calls by operator that may have FLOPs and have no rule, those inside branches and loops too.
+        remarks: what was counted of branches and loops.
         peak: the most bytes of inputs and outputs that live at once, and the node's name; parameters are apart.
         metadata: what the file says of itself.
         external: files in which it keeps tensors.
@@ -84,6 +86,7 @@ class Inspection:
     params: dict[str, tuple[int, int]]
     nodes: list[Node] = field(repr=False)
     uncounted: dict[str, int]
+    remarks: list[str]
     peak: tuple[int, str]
     metadata: dict[str, str] = field(repr=False)
     external: list[str]
@@ -112,6 +115,7 @@ class Inspection:
             "params": {kind: {"count": n, "bytes": b} for kind, (n, b) in self.params.items()},
             "flops": self.flops,
             "uncounted": self.uncounted,
+            "remarks": self.remarks,
             "unknown_nodes": self.unknown,
             "peak": {"bytes": self.peak[0], "node": self.peak[1]},
             "nodes": [{**vars(n), "outputs": [_port(port) for port in n.outputs]} for n in self.nodes],
@@ -134,15 +138,19 @@ class Inspection:
 
     def _costs(self) -> list[str]:
         kinds = ", ".join(f"{n:,} {kind} ({size(b)})" for kind, (n, b) in self.params.items())
-        missing = f"; no rule for {', '.join(self.uncounted)}" if self.uncounted else ""
+        missing = (
+            f"; not counted: {', '.join(f'{n} {op}' for op, n in self.uncounted.items())}" if self.uncounted else ""
+        )
         free = any(isinstance(n, str) or n is None for port in self.inputs for n in port.shape or (None,))
         hint = ": give --imgsz, --batch" if free else ""
         open_ = f"; {self.unknown} nodes of unknown shape left out{hint}" if self.unknown else ""
-        least = "at least " if self.unknown else ""
+        least = "at least " if self.unknown or self.uncounted else ""
+        inner = "; without those inside branches and loops" if any(n.op in _HOLDERS for n in self.nodes) else ""
         return [
             f"params     {kinds or 'none'}",
             f"FLOPs      {least}{giga(self.flops)} G, two per multiply-add{missing}{open_}",
-            f"memory     {least}{size(self.peak[0])} of activations, most of them at {self.peak[1]}",
+            *(f"counted    {remark}" for remark in self.remarks),
+            f"memory     {least}{size(self.peak[0])} of activations, most of them at {self.peak[1]}{inner}",
         ]
 
 
@@ -166,8 +174,9 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
     operators = Counter(_op(node) for graph in _graphs(model.graph) for node in graph.node)
     model = _sized(model, path, sides, batch)
     told = [] if sides or batch else [*model.graph.value_info, *model.graph.output]  # else of other sizes
-    ports = _shapes(model, {value.name: _of(value, onnx) for value in told}, onnx)
-    nodes = [_node(node, ports) for node in model.graph.node]
+    seen = _shapes(model, {value.name: _of(value, onnx) for value in told}, onnx)
+    ports, costs = seen.ports, Costs(onnx)
+    nodes = [_node(node, seen, costs) for node in model.graph.node]
     return Inspection(
         path,
         path.stat().st_size,
@@ -179,7 +188,8 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
         dict(operators.most_common()),
         params,
         nodes,
-        dict(Counter(n.op for n in nodes if n.flops is None and _has_no_rule(n.op)).most_common()),
+        dict(costs.uncounted.most_common()),
+        costs.remarks,
         _peak(model.graph, nodes, ports),
         metadata,
         external,
@@ -226,9 +236,14 @@ def _graphs(graph: Any) -> Iterator[Any]:
     """A graph and those inside its branches and loops."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graphs(inner)
+        for inner in _bodies(node).values():
+            yield from _graphs(inner)
+
+
+def _bodies(node: Any) -> dict[str, Any]:
+    """The graphs inside a node, by the attribute's name."""
+    several = {f"{a.name}[{i}]": graph for a in node.attribute for i, graph in enumerate(a.graphs)}
+    return {a.name: a.g for a in node.attribute if a.HasField("g")} | several
 
 
 def _op(node: Any) -> str:
@@ -311,7 +326,31 @@ def _sized(model: Any, path: Path, sides: tuple[int, int] | None, batch: int | N
     return model
 
 
-def _shapes(model: Any, kept: Mapping[str, Port], onnx: Any) -> dict[str, Port]:
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of the tensors of a graph.
+
+    Args:
+        ports: by name.
+        values: of small ones that do not depend on what goes in.
+        nodes: with inner graphs, by their first output, and with the shapes in those that could be inferred.
+    """
+
+    ports: Mapping[str, Port]
+    values: Mapping[str, Any]
+    nodes: Mapping[str, Any]
+
+    def inside(self, graph: Any, onnx: Any) -> "_Seen":
+        """As much of a graph that is inside a node of this one."""
+        told = {value.name: _of(value, onnx) for value in (*graph.input, *graph.value_info, *graph.output)}
+        told |= {t.name: Port(t.name, _type(t.data_type, onnx), tuple(t.dims)) for t in graph.initializer}
+        values = _constants(graph, onnx)
+        told |= {name: _port_of(name, value) for name, value in values.items()}
+        nodes = {node.output[0]: node for node in graph.node if _bodies(node)}
+        return _Seen({**self.ports, **told}, {**self.values, **values}, nodes)
+
+
+def _shapes(model: Any, kept: Mapping[str, Port], onnx: Any) -> _Seen:
     """The ports of all tensors of the main graph: inferred, else as the file itself tells them."""
     light = onnx.ModelProto()
     light.CopyFrom(model)
@@ -319,14 +358,16 @@ def _shapes(model: Any, kept: Mapping[str, Port], onnx: Any) -> dict[str, Port]:
         if prod(tensor.dims) * 8 > SMALL:
             for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(name)
-    found = {**kept, **_inferred(light, onnx)}
+    seen = _inferred(light, onnx)
+    found = {**kept, **seen.ports}
     for tensor in model.graph.initializer:
         found[tensor.name] = Port(tensor.name, _type(tensor.data_type, onnx), tuple(tensor.dims))
-    return {name: kept[name] if port.count is None and name in kept else port for name, port in found.items()}
+    found = {name: kept[name] if port.count is None and name in kept else port for name, port in found.items()}
+    return replace(seen, ports=found)
 
 
-def _inferred(model: Any, onnx: Any) -> dict[str, Port]:
-    """Ports by shape inference, begun again with the shapes that were worked out until there are no more."""
+def _inferred(model: Any, onnx: Any) -> _Seen:
+    """What shape inference tells, begun again with the shapes that were worked out until there are no more."""
     graph, known = model.graph, _constants(model.graph, onnx)
     while True:
         del graph.value_info[:]  # of other sizes, perhaps
@@ -338,7 +379,8 @@ def _inferred(model: Any, onnx: Any) -> dict[str, Port]:
         graph = model.graph
         ports = {value.name: _of(value, onnx) for value in (*graph.input, *graph.value_info, *graph.output)}
         if not _fold(model, ports, known, onnx):
-            return ports | {name: _port_of(name, value) for name, value in known.items() if name not in ports}
+            ports |= {name: _port_of(name, value) for name, value in known.items() if name not in ports}
+            return _Seen(ports, known, {node.output[0]: node for node in graph.node if _bodies(node)})
 
 
 def _port_of(name: str, value: Any) -> Port:
@@ -373,7 +415,8 @@ def _fold(model: Any, ports: Mapping[str, Port], known: dict[str, Any], onnx: An
 # Operators of which sizes are made, and grids of places.
 _OF_SIZES = frozenset(
     "Shape Size Gather Concat Slice Unsqueeze Squeeze Range Cast Add Sub Mul Div Floor Ceil Expand Reshape Max Min Mod "
-    "Equal Where ConstantOfShape Constant ReduceProd Transpose".split()
+    "Equal Less LessOrEqual Greater GreaterOrEqual Not And Or Where ConstantOfShape Constant ReduceProd "
+    "Transpose".split()
 )
 
 
@@ -415,32 +458,120 @@ def _length(dim: Any) -> int | str | None:
 # -- costs ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Any, ports: Mapping[str, Port]) -> Node:
+def _node(node: Any, seen: _Seen, costs: "Costs") -> Node:
     """A node with the bytes that it gives and its FLOPs."""
-    outputs = tuple(ports.get(name, Port(name, "unknown", None)) for name in node.output if name)
+    outputs = tuple(seen.ports.get(name, Port(name, "unknown", None)) for name in node.output if name)
     sizes = [port.bytes for port in outputs]
     total = None if None in sizes else sum(b for b in sizes if b is not None)
-    return Node(node.name or (node.output[0] if node.output else ""), _op(node), outputs, total, _flops(node, ports))
+    return Node(node.name or (node.output[0] if node.output else ""), _op(node), outputs, total, costs.of(node, seen))
 
 
-def _flops(node: Any, ports: Mapping[str, Port]) -> int | None:
-    """FLOPs of a node; None where shapes are unknown, or there is no rule for an operator that may have some."""
-    op = _op(node)
-    rule = _RULES.get(op)
-    if rule is None:
-        return None if _has_no_rule(op) else 0
-    shapes = [p.shape if (p := ports.get(name)) and p.count is not None else None for name in node.input]
-    out = ports.get(node.output[0])
-    if out is None or out.count is None:
-        return None
-    attributes = {a.name: a.i for a in node.attribute}
-    try:
-        return 2 * rule(shapes, out.count, attributes)
-    except (TypeError, IndexError):  # a shape that is not known
-        return None
+@dataclass
+class Costs:
+    """Counts the FLOPs of nodes, and notes what cannot be counted.
+
+    Args:
+        onnx: the package.
+    """
+
+    onnx: Any
+    uncounted: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
+
+    def of(self, node: Any, seen: _Seen) -> int | None:
+        """FLOPs of a node; None where shapes are unknown, or it cannot be counted, which is noted."""
+        op = _op(node)
+        if op in _HOLDERS:
+            return _HOLDERS[op](self, seen.nodes.get(node.output[0], node), seen)
+        rule = _RULES.get(op)
+        if rule is None:
+            if not _has_no_rule(op):
+                return 0
+            self.uncounted[op] += 1
+            return None
+        shapes = [p.shape if (p := seen.ports.get(name)) and p.count is not None else None for name in node.input]
+        out = seen.ports.get(node.output[0])
+        if out is None or out.count is None:
+            return None
+        attributes = {a.name: a.s.decode(errors="replace") if a.s else a.i for a in node.attribute}
+        try:
+            return 2 * rule(shapes, out.count, attributes)
+        except (TypeError, ValueError, IndexError, KeyError):  # a shape that is not known
+            return None
+
+    def inside(self, graph: Any, seen: _Seen) -> int | None:
+        """FLOPs of a graph inside a node, run once; None where a shape in it is unknown."""
+        inner, before = seen.inside(graph, self.onnx), self.uncounted.total()
+        found = []
+        for node in graph.node:
+            flops = self.of(node, inner)
+            found.append(0 if flops is None and self.uncounted.total() > before else flops)
+            before = self.uncounted.total()
+        return None if None in found else sum(n for n in found if n is not None)
+
+    def branches(self, node: Any, seen: _Seen) -> int | None:
+        """Of If: the branch that is taken, where the condition is known, else the larger."""
+        bodies, condition = _bodies(node), seen.values.get(node.input[0])
+        if condition is not None and condition.size == 1:
+            chosen = "then_branch" if condition.item() else "else_branch"
+            self.remarks.append(f"{_called(node)}: its {chosen}, which is always taken")
+            return self.inside(bodies[chosen], seen)
+        found = {name: self.inside(body, seen) for name, body in bodies.items()}
+        if None in found.values():
+            return None
+        largest = max(found, key=lambda name: found[name] or 0)
+        if found[largest]:
+            self.remarks.append(f"{_called(node)}: its {largest}, the larger of two")
+        return found[largest]
+
+    def rounds(self, node: Any, seen: _Seen) -> int | None:
+        """Of Loop: as many rounds as are written down, if any are."""
+        limit = seen.values.get(node.input[0]) if node.input and node.input[0] else None
+        if limit is None or limit.size != 1 or limit.item() >= ENDLESS:
+            self.uncounted["Loop"] += 1
+            return None
+        count = max(int(limit.item()), 0)
+        ends = "" if self._never_ends(node, seen) else " at most"
+        self.remarks.append(f"{_called(node)}: {count} rounds{ends}")
+        once = self.inside(_bodies(node)["body"], seen)
+        return None if once is None else count * once
+
+    def _never_ends(self, node: Any, seen: _Seen) -> bool:
+        """Whether a loop's condition is always true: the rounds are all run."""
+        body, given = _bodies(node)["body"], node.input[1] if len(node.input) > 1 else ""
+        begun = not given or bool(np.all(seen.values.get(given, False)))
+        passed, told = {body.input[1].name}, _constants(body, self.onnx)
+        for inner in body.node:
+            passed |= {inner.output[0]} if inner.op_type == "Identity" and inner.input[0] in passed else set()
+        last = body.output[0].name
+        return begun and (last in passed or bool(np.all(told.get(last, False))))
+
+    def slices(self, node: Any, seen: _Seen) -> int | None:
+        """Of Scan: a round for every slice of what is scanned."""
+        known: dict[str, Any] = {a.name: [*a.ints] or a.i for a in node.attribute if a.name != "body"}
+        count = known["num_scan_inputs"]
+        port = seen.ports.get(node.input[len(node.input) - count])
+        if port is None or port.count is None:
+            return None
+        length = (port.shape or ())[(known.get("scan_input_axes") or [0])[0]]
+        self.remarks.append(f"{_called(node)}: {length} rounds")
+        once = self.inside(_bodies(node)["body"], seen)
+        return None if once is None else int(length or 0) * once
 
 
-Rule = Callable[[Sequence[Any], int, Mapping[str, int]], int]
+def _called(node: Any) -> str:
+    return f"{node.op_type} {shorten(node.name or node.output[0], 60)}"
+
+
+# Operators that hold graphs.
+_HOLDERS: dict[str, Callable[[Costs, Any, _Seen], int | None]] = {
+    "If": Costs.branches,
+    "Loop": Costs.rounds,
+    "Scan": Costs.slices,
+}
+
+
+Rule = Callable[[Sequence[Any], int, Mapping[str, Any]], int]
 
 
 def _convolution(weight: int) -> Rule:
@@ -448,25 +579,53 @@ def _convolution(weight: int) -> Rule:
 
 
 def _product(other: int = 0) -> Rule:
-    def count_of(shapes: Sequence[Any], count: int, attributes: Mapping[str, int]) -> int:
+    def count_of(shapes: Sequence[Any], count: int, attributes: Mapping[str, Any]) -> int:
         return count * shapes[other][0 if attributes.get("transA") and len(shapes[other]) == 2 else -1]
 
     return count_of
 
 
-def _transposed(shapes: Sequence[Any], count: int, attributes: Mapping[str, int]) -> int:
+def _transposed(shapes: Sequence[Any], count: int, attributes: Mapping[str, Any]) -> int:
     return prod(shapes[0][2:]) * shapes[0][0] * prod(shapes[1])
+
+
+def _einsum(shapes: Sequence[Any], count: int, attributes: Mapping[str, Any]) -> int:
+    """Of operands taken in one after another: each pair's product has all letters of the two."""
+    left, arrow, right = attributes["equation"].replace(" ", "").partition("->")
+    terms = [_letters(term, len(shape)) for term, shape in zip(left.split(","), shapes, strict=True)]
+    lengths: dict[Any, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, length in zip(term, shape, strict=True):
+            lengths[letter] = max(lengths.get(letter, 1), length)  # what is 1 is stretched
+    every = [letter for term in terms for letter in term]
+    once = [letter for letter in every if isinstance(letter, int) or every.count(letter) == 1]
+    wanted = (
+        {letter for letter in every if ("..." if isinstance(letter, int) else letter) in right} if arrow else {*once}
+    )
+    total, held = 0, {*terms[0]}
+    for i, term in enumerate(terms[1:], 1):
+        both = held | {*term}
+        total += prod(lengths[letter] for letter in both)
+        held = both & {*wanted, *(letter for later in terms[i + 1 :] for letter in later)}
+    return total
+
+
+def _letters(term: str, axes: int) -> list[Any]:
+    """The letters of an operand's axes, numbers from -1 backwards for those that dots stand for."""
+    before, dots, after = term.partition("...")
+    return [*before, *(range(len(before) + len(after) - axes, 0) if dots else ()), *after]
 
 
 _RULES: dict[str, Rule] = {  # multiply-adds
     **dict.fromkeys(("Conv", "ConvInteger", "com.microsoft.FusedConv"), _convolution(1)),
     "QLinearConv": _convolution(3),
     "ConvTranspose": _transposed,
+    "Einsum": _einsum,
     **dict.fromkeys(("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"), _product()),
     **dict.fromkeys(("com.microsoft.FusedMatMul", "com.microsoft.FusedGemm", "com.microsoft.QGemm"), _product()),
 }
-# Of the standard ones that multiply matrices, or hold graphs that may.
-_WITHOUT = {"Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv", "If", "Loop", "Scan", "DFT"}
+# Of the standard ones that multiply matrices.
+_WITHOUT = {"LSTM", "GRU", "RNN", "Attention", "DeformConv", "DFT", "SequenceMap"}
 
 
 def _has_no_rule(op: str) -> bool:
@@ -492,11 +651,10 @@ def _peak(graph: Any, nodes: Sequence[Node], ports: Mapping[str, Port]) -> tuple
 def _reads(node: Any) -> Iterator[Iterable[str]]:
     """What a node reads, and what the graphs inside it do."""
     yield node.input
-    for attribute in node.attribute:
-        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            yield [value.name for value in inner.output]
-            for below in inner.node:
-                yield from _reads(below)
+    for inner in _bodies(node).values():
+        yield [value.name for value in inner.output]
+        for below in inner.node:
+            yield from _reads(below)
 
 
 # -- as text ----------------------------------------------------------------------------------------------------------

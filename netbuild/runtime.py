@@ -511,8 +511,10 @@ def read_image(path: str | Path, channels: int = 3) -> Array:
         PictureError: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
     """
     if Path(path).suffix.lower() in VIDEOS:
-        said = "a video: netbuild predict reads it, or give its frames to Model.predict as RGB arrays"
-        raise PictureError(f"{path}: {said} (pip install opencv-python-headless)")
+        said = (
+            "a video: netbuild predict reads it (pip install 'netbuild[train]'); Model.predict takes frames as arrays"
+        )
+        raise PictureError(f"{path}: {said}")
     try:
         from PIL import Image
     except ImportError:

@@ -17,7 +17,7 @@ from places import CHECKPOINTS, DATA, needs_checkpoints
 from small import TINY, network_of
 
 import netbuild
-from netbuild import augment, predicting, runtime
+from netbuild import augment, inspecting, predicting, runtime
 from netbuild.data.images import read_image
 from netbuild.tasks import nms
 
@@ -447,3 +447,101 @@ def test_inspect_reads_files_of_others(here, cli):
     assert found["external"] == ["weights.bin"]
     assert found["nodes"][0]["bytes"] == 28
     assert cli("inspect", "other.onnx", "--imgsz", "64").code == 2
+
+
+def value(name, *shape, kind=1):
+    return onnx.helper.make_tensor_value_info(name, kind, shape or None)
+
+
+def number(name, kind):
+    return onnx.helper.make_tensor_value_info(name, kind, [])
+
+
+def inspected(folder, nodes, inputs, constants=()):
+    """What is told of a graph whose output is y."""
+    tensors = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in dict(constants).items()]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, [value("y")], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    onnx.save(model, folder / "graph.onnx")
+    return inspecting.inspect(folder / "graph.onnx")
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "count"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 5)], 2 * 3 * 5),
+        ("bij, bjk", [(7, 2, 3), (7, 3, 5)], 7 * 2 * 3 * 5),
+        ("...ij,...jk->...ik", [(4, 1, 2, 3), (4, 6, 3, 5)], 4 * 6 * 2 * 3 * 5),
+        ("bchw,bkc->bkhw", [(2, 8, 4, 6), (2, 3, 8)], 2 * 8 * 4 * 6 * 3),
+        ("i,j->ij", [(4,), (5,)], 20),
+        ("ij->ji", [(4, 5)], 0),
+        ("ij,jk,kl->il", [(2, 3), (3, 5), (5, 7)], 2 * 3 * 5 + 2 * 5 * 7),
+    ],
+)
+def test_inspect_counts_einsum(tmp_path, equation, shapes, count):
+    names = [f"x{i}" for i in range(len(shapes))]
+    node = onnx.helper.make_node("Einsum", names, ["y"], equation=equation)
+    found = inspected(tmp_path, [node], [value(n, *shape) for n, shape in zip(names, shapes, strict=True)])
+    assert (found.flops, found.uncounted, found.unknown) == (2 * count, {}, 0)
+    if len(shapes) == 2 and "..." not in equation:
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            torch.einsum(equation.replace(" ", ""), *map(torch.ones, shapes))
+        assert counter.get_total_flops() in (2 * count, 0)  # an outer product is none of torch's matrix products
+
+
+def body(name, inputs, outputs, *nodes):
+    return onnx.helper.make_graph(list(nodes), name, inputs, outputs)
+
+
+def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
+    make = onnx.helper.make_node
+    inputs = [value("x", 4, 8), value("large", 8, 16), value("small", 8, 2), number("c", 9), number("n", 7)]
+    yes = make("MatMul", ["x", "large"], ["y1"], "a")
+    no = make("MatMul", ["x", "small"], ["y2"], "b")
+    wide, narrow = 2 * 4 * 8 * 16, 2 * 4 * 8 * 2
+    branches = {"then_branch": body("t", [], [value("y2")], no), "else_branch": body("e", [], [value("y1")], yes)}
+    found = inspected(tmp_path, [make("If", ["c"], ["y"], "either", **branches)], inputs)
+    assert (found.flops, found.uncounted) == (wide, {})
+    assert found.remarks == ["If either: its else_branch, the larger of two"]
+    assert "counted    If either: its else_branch" in found.text()
+    found = inspected(tmp_path, [make("If", ["sure"], ["y"], "one", **branches)], inputs, {"sure": np.array(True)})
+    assert (found.flops, found.remarks) == (narrow, ["If one: its then_branch, which is always taken"])
+
+    square = make("MatMul", ["v", "w"], ["v2"], "turn")
+    kept = make("Identity", ["go"], ["go2"])
+    loop = body(
+        "l", [number("i", 7), number("go", 9), value("v", 4, 8)], [number("go2", 9), value("v2", 4, 8)],
+        kept, square,
+    )  # fmt: skip
+    ends = body(
+        "l", [number("i", 7), number("go", 9), value("v", 4, 8)], [number("go2", 9), value("v2", 4, 8)],
+        make("Identity", ["c"], ["go2"]), square,
+    )  # fmt: skip
+    weights = {"w": np.ones((8, 8), np.float32), "five": np.array(5), "true": np.array(True)}
+    once = 2 * 4 * 8 * 8
+    for words, inner, flops, said in (
+        (["five", "true", "x"], loop, 5 * once, "Loop again: 5 rounds"),
+        (["five", "", "x"], loop, 5 * once, "Loop again: 5 rounds"),
+        (["five", "true", "x"], ends, 5 * once, "Loop again: 5 rounds at most"),
+        (["n", "true", "x"], loop, 0, None),
+        (["", "c", "x"], loop, 0, None),
+    ):
+        found = inspected(tmp_path, [make("Loop", words, ["y"], "again", body=inner)], inputs, weights)
+        assert (found.flops, found.remarks) == (flops, [said] if said else [])
+        assert found.uncounted == ({} if said else {"Loop": 1})
+        assert said or ("at least" in found.text() and "not counted: 1 Loop" in found.text())
+
+    scanned = body("s", [value("v", 4), value("r", 8)], [value("v2", 4), value("o", 2)],
+                   make("Identity", ["v"], ["v2"]), make("MatMul", ["r", "small"], ["o"], "row"))  # fmt: skip
+    scan = make("Scan", ["start", "x"], ["last", "y"], "along", body=scanned, num_scan_inputs=1)
+    found = inspected(tmp_path, [scan], inputs, {"start": np.ones(4, np.float32)})
+    assert (found.flops, found.remarks, found.uncounted) == (4 * 2 * 8 * 2, ["Scan along: 4 rounds"], {})
+
+    strange = body("t", [], [value("y2")], make("DFT", ["x"], ["d"]), no)
+    nested = {
+        "then_branch": strange,
+        "else_branch": body("e", [], [value("y1")], make("If", ["c"], ["y1"], "deep", **branches)),
+    }
+    found = inspected(tmp_path, [make("If", ["c"], ["y"], "outer", **nested)], inputs)
+    assert (found.flops, found.uncounted) == (wide, {"DFT": 1})
+    assert found.operators == {"If": 2, "MatMul": 3, "DFT": 1}
