@@ -78,7 +78,9 @@ BELOW = {
     "export": ("training", "sources"),
     "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing", "benchmark", "inspecting"),
+    "terminal": (),
+    "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "cli": ("commands",),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used
