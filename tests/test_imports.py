@@ -78,7 +78,7 @@ BELOW = {
     "export": ("training", "sources"),
     "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
-    "terminal": (),
+    "terminal": ("render",),
     "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
     "cli": ("commands",),
     "__main__": ("cli",),
