@@ -188,7 +188,8 @@ def test_own_code_that_costs_the_same(folder):
     for name, result in (("one", "x[:, :4]"), ("two", "x[:, 4:]"), ("three", "x[:, :4]")):
         (folder / f"{name}.py").write_text(text.format(result))
         found.append(netbuild.summarize(folder / "net.yaml", modules=[folder / f"{name}.py"]))
-    assert diff(found[0], found[1]).rows[0].changes == {"inside": ("def forward(self, x): return x[:, :4]", "def forward(self, x): return x[:, 4:]")}  # fmt: skip
+    head, tail = (f"def forward(self, x): return x[:, {part}]" for part in (":4", "4:"))
+    assert diff(found[0], found[1]).rows[0].changes == {"inside": (head, tail)}
     assert diff(found[0], found[2]).equal
 
 
@@ -228,7 +229,8 @@ def test_equal_networks_are_one_line_and_exit_codes(cli, tmp_path):
     assert cli("diff", "lenet5.yaml", "alexnet.yaml").code == 0
     assert cli("diff", "lenet5.yaml", "alexnet.yaml", "--exit-code").code == 1
     assert cli("diff", "lenet5.yaml", "nothere.yaml", "--exit-code").code == 2
-    for flags, said in ((["--format", "tabel"], "'table'"), (["--flops", "flop"], "'flop'"), (["--nc", "1"] * 3, "3 times")):
+    wrong = [(["--format", "tabel"], "'table'"), (["--flops", "flop"], "'flop'"), (["--nc", "1"] * 3, "3 times")]
+    for flags, said in wrong:
         done = cli("diff", "lenet5.yaml", "lenet5.yaml", *flags)
         assert (done.code, done.out) == (2, "")
         assert said in done.err

@@ -59,9 +59,11 @@ def test_other_files_that_are_built_are_valid(validator):
         assert faults(validator, text) == [], text[:300]
 
 
-def check_mutant(validator, seed: int, path: Path) -> bool:
+def check_mutant(validator, seed: int, path: Path, most: int = 10**6) -> bool:
     """Whether netbuild takes a file made wrong at random, and then the schema does."""
     text = mutant(Random(seed))
+    if len(text) > most:
+        return False
     try:
         path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
         spec = load(path) if isinstance(text, bytes) else read(text, path)
@@ -76,7 +78,7 @@ def check_mutant(validator, seed: int, path: Path) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 def test_some_files_made_wrong_that_are_taken_are_valid(validator, tmp_path):
-    assert sum(check_mutant(validator, seed, tmp_path / "net.yaml") for seed in range(10)) > 2
+    assert sum(check_mutant(validator, seed, tmp_path / "net.yaml", 800) for seed in range(25)) > 2
 
 
 @pytest.mark.slow
@@ -148,8 +150,8 @@ WRONG_ROWS = [
 @pytest.mark.parametrize("text", [*WRONG, *(f"layers:\n  - {row}\n" for row in WRONG_ROWS)])
 def test_typical_mistakes_are_marked(validator, tmp_path, text):
     assert faults(validator, text)
+    (tmp_path / "net.yaml").write_text(text)
     with pytest.raises(NetbuildError):  # and netbuild agrees
-        (tmp_path / "net.yaml").write_text(text)
         resolve(load(tmp_path / "net.yaml"), Options(imgsz=(64, 64)))
 
 

@@ -106,7 +106,7 @@ class Diff:
         return {status: sum(row.status == status for row in self.rows) for status in MARKS}
 
     def totals(self) -> dict[str, tuple[Any, Any]]:
-        """The totals of both; None where a network cannot tell it, as memory of training at a size that is too small."""
+        """The totals of both; None where a network cannot tell: it may not train at this size."""
         return {name: (self.a.totals[name], self.b.totals[name]) for name in TOTALS}
 
     def to_dict(self, all: bool = False) -> dict[str, Any]:
@@ -263,9 +263,7 @@ class _Wires:
     A row that was inserted, removed or moved is looked through: who reads it reads what stands before it.
     """
 
-    def __init__(
-        self, before: Sequence[Row], after: Sequence[Row], pairs: Mapping[Row, Row], moves: set[Row]
-    ) -> None:
+    def __init__(self, before: Sequence[Row], after: Sequence[Row], pairs: Mapping[Row, Row], moves: set[Row]) -> None:
         self.rows = {"a": before, "b": after}
         stayed = {b: a for b, a in pairs.items() if b not in moves}
         self.known = {**{b: a.index for b, a in stayed.items()}, **{a: a.index for a in stayed.values()}}

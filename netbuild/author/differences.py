@@ -164,10 +164,7 @@ def as_markdown(found: Diff, all: bool = False) -> str:
 
 def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], code: set[str]) -> list[str]:
     rule = "|".join("---:" if heading in right else "---" for heading in headings)
-    texts = [
-        [f"`{text}`" if text and name in code else text for name, text in zip(headings, line)]
-        for line in lines
-    ]
+    texts = [[f"`{text}`" if text and name in code else text for name, text in zip(headings, line)] for line in lines]
     rows = [[text.replace("|", "\\|") for text in line] for line in texts]
     return [f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
 

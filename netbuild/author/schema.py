@@ -25,11 +25,11 @@ KEYS = {
     "nc": "Number of classes; rows may use the name.",
     "ch": "Channels of the image, 3 unless given.",
     "imgsz": "Side of the image in pixels, or [height, width]; 640, of classifiers 224, unless given.",
-    "scales": "Sizes of the network by name: {n: [depth multiple, width multiple, max channels]}. The first is the default.",
+    "scales": "Sizes of the network: {n: [depth multiple, width multiple, max channels]}. The first is the default.",
     "depth_multiple": "What repeats above 1 are multiplied by, in a file without scales.",
     "width_multiple": "What widths are multiplied by, in a file without scales.",
     "width_divisor": "Widths are rounded up to a multiple of it: 8, in a layers file without scales 1.",
-    "activation": "The activation of layers that do not say another: a name such as relu, or a call such as nn.LeakyReLU(0.1).",
+    "activation": "Activation of layers that do not say another: a name such as relu, or a call, nn.LeakyReLU(0.1).",
     "init": "How weights begin: he as He et al. have it. Without it as torch does.",
     "kpt_shape": "Key points: [how many, 2 for x, y or 3 with visibility].",
     "reg_max": "Of detection heads: bins of a box side's distribution.",
@@ -39,7 +39,7 @@ KEYS = {
     "params": "Your own names with values, usable in arguments; --set NAME=VALUE replaces them.",
     "blocks": "Modules written in YAML: a name with params, inputs, rows, result.",
     "imports": "Python files or folders with own modules, relative to this file. Their code runs with --trust only.",
-    "inputs": "Several inputs by name: [channels], [channels, height, width], [count, width] for features, [] for a number.",
+    "inputs": "Several inputs by name: [channels], [channels, height, width], [count, width] of features, [] a number.",
     "extends": "The file that this one builds on: a path, or a packaged network.",
     "edits": "Changes of the rows of the file that extends names: insert_before, insert_after, replace, remove.",
     "lr_factors": "Factors of the learning rate by a row's name, number, range such as 0-9, or section.",
@@ -57,7 +57,7 @@ ROW_DOCS = {
     "name": "The row's name, by which others read it.",
 }
 BLOCK_DOCS = {
-    "params": "Parameters: a list such as [c2, {k: 3}], or a mapping from names to defaults. c1, the input channels, is there.",
+    "params": "Parameters: a list such as [c2, {k: 3}], or names with defaults. c1, the input channels, is there.",
     "inputs": "Names of several sources, for from.",
     "rows": "The block's rows; input is its source.",
     "result": "The row whose output it gives, the last unless said; a list gives several.",
@@ -214,7 +214,7 @@ def _markdown(name: str, module: Mapping[str, Any]) -> str:
 def _block() -> dict[str, Any]:
     name = {"type": "string", "pattern": _NAME}
     default = {"type": "object", "propertyNames": name}
-    fields = {
+    fields: dict[str, Any] = {
         "params": {"anyOf": [{"type": "null"}, _list({"anyOf": [name, default]}), default]},
         "inputs": {"anyOf": [{"type": "null"}, _list(name)]},
         "rows": {"allOf": [_ref("rows")], "minItems": 1},
@@ -230,8 +230,8 @@ def _block() -> dict[str, Any]:
 
 
 def _edit() -> dict[str, Any]:
-    target = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}
-    fields = {verb: {"description": VERB_DOCS[verb], **target} for verb in VERBS}
+    target: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}
+    fields: dict[str, Any] = {verb: {"description": VERB_DOCS[verb], **target} for verb in VERBS}
     fields["remove"] = {"description": VERB_DOCS["remove"], "anyOf": [*target["anyOf"], _list(target)]}
     rows = {"anyOf": [{"required": ["row"]}, {"required": ["rows"]}]}
     return {

@@ -45,15 +45,12 @@ def diff(
     from netbuild.summary import summarize
 
     form = "json" if json else differences.check_format(format)
+    both: dict[str, Any] = {"flops": flops, "fused": fused, "batch": batch, "modules": modules or (), "set": set or ()}
     summaries = []
     for side, file in enumerate((a, b)):
+        own: dict[str, Any] = {name: pair[side] for name, pair in sides.items()}
         with waiting(file):
-            summaries.append(
-                summarize(
-                    file, **{name: pair[side] for name, pair in sides.items()}, flops=flops, fused=fused, batch=batch,
-                    modules=modules or (), trusted=may_run(trust), set=set or (),
-                )  # fmt: skip
-            )
+            summaries.append(summarize(file, **own, **both, trusted=may_run(trust)))
         for warning in summaries[side].graph.spec.warnings:
             say(warning.render("warning"))
     found = compare(*summaries)
