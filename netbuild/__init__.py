@@ -11,6 +11,7 @@ _HOMES = {
     "transfer": "api",
     "predict": "predicting",
     "check": "author.check",
+    "diff": "author.diff",
     "save": "weights.checkpoint",
     "resolve": "graph",
     "Options": "prepare",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from netbuild.api import build as build
     from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
+    from netbuild.author.diff import diff as diff
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module

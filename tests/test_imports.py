@@ -16,6 +16,7 @@ BELOW = {
     "errors": (),
     "expr": ("errors",),
     "stored": ("errors",),
+    "align": (),
     "files": (),
     "plugins": ("errors",),
     "reader": ("expr",),
@@ -42,7 +43,7 @@ BELOW = {
     "prepare": ("bind", "field"),
     "describe": ("prepare", "modules"),
     "graph": ("describe", "blame", "cost", "network"),
-    "weights": ("network", "stored", "files"),
+    "weights": ("network", "stored", "files", "align"),
     "data": ("reader",),
     "api": ("graph", "gather", "weights"),
     "importing": ("api",),
@@ -78,7 +79,9 @@ BELOW = {
     "export": ("training", "sources"),
     "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
-    "cli": ("author", "trust", "importing", "benchmark", "inspecting"),
+    "terminal": ("render",),
+    "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "cli": ("commands",),
     "__main__": ("cli",),
 }
 LAZY = {"__init__"}  # loads names when they are used

@@ -1,0 +1,135 @@
+"""netbuild new, show, check, modules, zoo, explain: files written and understood."""
+
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import Modules, Trust, app, image_size, may_run, refuse_unused, start_printing
+from netbuild.errors import NetbuildError
+from netbuild.terminal import say, write, write_json
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The file to write, with or without .yaml.")],
+    origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
+) -> None:
+    """Write a commented starter file."""
+    from netbuild.author.new import start
+
+    path = start(name, origin)
+    write(f"{path}: next, netbuild summary {path}")
+
+
+@app.command("show")
+def show_file(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network.")],
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With what it extends read in and its edits done.")
+    ] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Of a checkpoint: the code of own modules that it carries.")
+    ] = False,
+) -> None:
+    """Print a network file, or that of a checkpoint: as it stands, or resolved."""
+    from netbuild.author.show import text
+
+    write(text(file, resolved, code))
+
+
+@app.command()
+def check(
+    files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],
+    scale: Annotated[str | None, typer.Option(help="One scale; otherwise all of a file's scales are checked.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list of findings for editors.")] = False,
+    shapes: Annotated[bool, typer.Option(help="Without: syntax, names, sources and arity, at once.")] = True,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Report every error and doubt of network files. Exit code 0: none, 1: warnings only, 2: errors."""
+    size = image_size(imgsz)
+    start_printing()
+    if shapes:
+        from netbuild.author.check import check as check_file
+        from netbuild.prepare import Options
+
+        options = Options(scale, None, nc, ch, size)
+        found = [(file, f) for file in files for f in check_file(file, options, modules or (), may_run(trust))]
+    else:
+        refuse_unused("with --no-shapes", scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
+        from netbuild.author.quick import check as check_text
+
+        found = [(file, f) for file in files for f in check_text(file)]
+    if json:
+        write_json([finding.to_dict(file) for file, finding in found])
+    else:
+        for _, finding in found:
+            say(finding.render())
+        counts = [sum(f.level == level for _, f in found) for level in ("error", "warning")]
+        write(f"{len(files)} file(s): {counts[0]} error(s), {counts[1]} warning(s)")
+    raise typer.Exit(2 if any(f.level == "error" for _, f in found) else int(bool(found)))
+
+
+@app.command()
+def modules(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a pattern with * and ?; nn.* for torch's.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list with signatures and roles.")] = False,
+    own: Modules = None,
+) -> None:
+    """List what may stand in a row: signature (<supplied> by netbuild), one line, paper."""
+    start_printing()
+    from netbuild.author.catalogue import entries
+    from netbuild.modules import load as load_modules
+
+    found = entries(pattern, load_modules(own or ()))
+    if not found:
+        raise NetbuildError(
+            f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
+        )
+    if json:
+        write_json([entry.to_dict() for entry in found])
+        return
+    for entry in found:
+        write(f"{entry.signature}\n    {entry.doc}".rstrip())
+
+
+@app.command()
+def zoo(
+    pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = None,
+    family: Annotated[str | None, typer.Option(help="A folder of packaged files, such as classic.")] = None,
+    task: Annotated[str | None, typer.Option(help="Such as detect, segment, classify.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="A list with sizes, costs and papers.")] = False,
+) -> None:
+    """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
+    from netbuild.author.zoo import as_text, pick
+
+    found = pick(pattern, family, task)
+    if json:
+        write_json([entry.to_dict() for entry in found])
+    else:
+        write(as_text(found))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A module's name, as rows have it.")],
+    json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
+    own: Modules = None,
+) -> None:
+    """Explain one module: signature, roles, an example row, what it costs, its inner modules."""
+    start_printing()
+    from netbuild.author.catalogue import explain as explain_module
+    from netbuild.modules import load as load_modules
+
+    data = explain_module(name, load_modules(own or ()))
+    if json:
+        write_json(data)
+    else:
+        from netbuild.render import as_explanation
+
+        write(as_explanation(data))

@@ -1,0 +1,132 @@
+"""What commands share: the app that they register with, flags of one meaning, and their checks."""
+
+import gc
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netbuild import __version__
+from netbuild.errors import NetbuildError
+from netbuild.spec import MAX_SIDE
+from netbuild.terminal import say, state
+
+app = typer.Typer(
+    name="netbuild",
+    help="Write a vision network in YAML, see what it is and what it costs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--modules", help="A Python file or folder with own modules; its code is run. May be repeated."),
+]
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A value of the file's params: NAME=VALUE. May be repeated.")
+]
+
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file imports.")]
+
+Data = Annotated[str | None, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")]
+
+Option = Annotated[
+    list[str] | None, typer.Option("--option", "-O", help="Any setting of --print-config: NAME=VALUE. May be repeated.")
+]
+
+Lenient = Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")]
+
+Strict = Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")]
+
+Background = Annotated[bool, typer.Option("--allow-background", help="No object in any training picture is no error.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"netbuild {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (or set NETBUILD_DEBUG=1).")
+    ] = False,
+) -> None:
+    """Write a vision network in YAML, see what it is and what it costs."""
+    state.debug = state.debug or debug
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """``640`` or ``640x384`` (height x width) as (height, width).
+
+    Raises:
+        NetbuildError: for anything else, or a side beyond the limits.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,6})(?:\s*[x*, ]\s*(\d{1,6}))?\s*", text.lower())
+    sides = tuple(int(side) for side in match.groups() if side) if match else ()
+    if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
+        hint = "write --imgsz 640, or --imgsz 640x384 for height x width"
+        raise NetbuildError(f"'{text}' is no image size of 1 to {MAX_SIDE} pixels a side", hint=hint)
+    return sides[0], sides[-1]
+
+
+def refuse_unused(where: str, **given: Any) -> None:
+    """Refuse the first flag that was given without effect."""
+    for name, value in given.items():
+        if value is not None:
+            raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
+
+
+def may_run(always: bool) -> Callable[[Path], bool]:
+    """Whether code that a file imports may run: asked for, remembered, or confirmed now at a terminal."""
+
+    def ask(path: Path) -> bool:
+        from netbuild import trust
+
+        if always or trust.is_remembered(path):
+            state.only_printed = False  # own code may have something to do at the end
+            return True
+        if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_one_of_several():
+            return False
+        state.only_printed = False
+        agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
+        if agreed:
+            try:
+                trust.remember(path)
+            except OSError as error:
+                say(f"note: the answer is not remembered: {error.strerror}")
+        return agreed
+
+    return ask
+
+
+def is_one_of_several() -> bool:
+    """Whether other processes run the same command beside this one."""
+    from netbuild.processes import is_one_of_several
+
+    return is_one_of_several()
+
+
+def start_printing() -> None:
+    """Called by commands that only print: they may leave without clearing up."""
+    # Importing torch makes a million objects that all stay: collecting among them costs 5 % of the start.
+    gc.disable()
+    state.only_printed = True
+
+
+def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: Any) -> None:
+    """An exported file holds no code that flags could bring or allow."""
+    if str(file).lower().endswith(".onnx"):
+        refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)

@@ -1,0 +1,109 @@
+"""netbuild build, netbuild weights import: checkpoints made."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import (
+    Modules,
+    Set,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    refuse_unused,
+)
+from netbuild.errors import NetbuildError
+from netbuild.terminal import busy, write, write_json
+
+
+@app.command()
+def build(
+    file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Tensors for the rows of the same structure, whatever their numbers.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random numbers that initialise what no weights are given for.")] = 0,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let rows with pretrained: true download their weights.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="What was loaded, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Build a network with weights and write it as a checkpoint, its own modules' code within."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.api import build_graph, open_graph, transfer
+    from netbuild.weights.checkpoint import check_target, save
+
+    check_target(out)
+    graph = open_graph(
+        file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=may_run(trust), set=set or ()
+    )
+    torch.manual_seed(seed)
+    with busy(f"building {graph.name}"):
+        network = build_graph(graph, download)
+        report = transfer(network, weights) if weights else None
+        save(network, out)
+    if json:
+        write_json({"file": str(out), "weights": report.to_dict() if report else None})
+    else:
+        write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
+
+
+weights_app = typer.Typer(help="Weights of other programs.", no_args_is_help=True)
+
+
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="A .pt or .pth file, a state dict, or safetensors. No code of it is run.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
+    model: Annotated[
+        str | None, typer.Option(help="The network's file, where the checkpoint does not tell its rows.")
+    ] = None,
+    map: Annotated[
+        str | None, typer.Option(help="Fit in the order of definition: torchvision, timm or order; without, by keys.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="With --model: an entry of its scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="With --model: number of classes.")] = None,
+    prefer: Annotated[str, typer.Option(help="ema: averaged weights where there are some; model: the last.")] = "ema",
+    half: Annotated[bool, typer.Option("--half", help="Write half precision: half the size.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that does not fit whole.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="What fitted, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Turn a checkpoint of another program into one of netbuild's, every tensor checked."""
+    from netbuild.importing import halved, import_weights
+    from netbuild.weights.checkpoint import check_target, save
+
+    check_target(out)
+    if prefer not in ("ema", "model"):
+        raise NetbuildError(f"--prefer {prefer}: must be ema or model")
+    refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "set": set}))
+    options = {"scale": scale, "nc": nc, "set": set or (), "modules": modules or (), "trusted": may_run(trust)}
+    with busy(f"reading {file}"):
+        found = import_weights(
+            file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})
+        )
+        network = halved(found.network) if half else found.network
+        save(network, out, names=found.names, training=found.said)
+    if json:
+        write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.report()})
+    else:
+        write(f"{found.fit}\n{out}: {found.network.facts['name']}")

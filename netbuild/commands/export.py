@@ -1,0 +1,153 @@
+"""netbuild export, inspect, benchmark: files for other runtimes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import (
+    Modules,
+    Set,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    refuse_unused,
+)
+from netbuild.errors import NetbuildError
+from netbuild.terminal import busy, say, write, write_json
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An ONNX file, of netbuild or of others.")],
+    imgsz: Annotated[str | None, typer.Option(help="Of images whose size is free: 640, or 640x384.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of inputs whose batch is free.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Every node with output, bytes and FLOPs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="All of it as data, with every node.")] = False,
+) -> None:
+    """Look into an ONNX file: ports, operators, parameters, FLOPs, memory, metadata. It is not run."""
+    size = image_size(imgsz)
+    refuse_unused("with --json, which has all nodes", **({"nodes": nodes or None} if json else {}))
+    from netbuild.inspecting import inspect as look
+
+    found = look(file, size, batch)
+    if json:
+        write_json(found.to_dict())
+    else:
+        write(found.text(nodes))
+
+
+@app.command()
+def export(
+    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    sizes: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="onnx, onnx-int8, openvino, torch-export or torchscript.")] = "onnx",
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, 640x384 or 640 384 for height x width.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Pictures at once: 1 unless given.")] = None,
+    dynamic: Annotated[str | None, typer.Option(help="What stays free: batch, size or both.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Weights in float16; inputs and outputs stay float32.")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX: operator set, 18 to 23; 20 unless given.")] = None,
+    simplify: Annotated[bool, typer.Option("--simplify", help="Rewrite the graph where that removes nodes.")] = False,
+    nms: Annotated[bool, typer.Option("--nms", help="Suppression inside: boxes, scores, classes, index.")] = False,
+    conf: Annotated[float | None, typer.Option(help="With --nms: least score of a box, 0.25 unless given.")] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="With --nms: overlap beyond which a box is dropped, 0.7 unless given.")
+    ] = None,
+    max_det: Annotated[int | None, typer.Option(help="With --nms: boxes a picture, 300 unless given.")] = None,
+    fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")] = True,
+    input_names: Annotated[str | None, typer.Option(help="Instead of images; with commas between.")] = None,
+    output_names: Annotated[str | None, typer.Option(help="Instead of output0,...; with commas between.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from."),
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of --calibrate at most: 128 unless given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random weights: 0 unless given.")] = None,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="All that is said, as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Write a network for other runtimes; the file is run and compared with torch. Exit code 1: it differs."""
+    size = _size_of(imgsz, sizes)
+    filtering = {"conf": conf, "iou": iou, "max_det": max_det}
+    refuse_unused("without --nms", **({} if nms else filtering))
+    is_random = not file.lower().endswith(".safetensors")
+    refuse_unused("on a checkpoint", **({} if is_random else {"seed": seed}))
+    import torch
+
+    from netbuild.export import export as write_file
+
+    torch.manual_seed(seed or 0)
+    with busy(f"exporting {file}"):
+        done = write_file(
+            file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
+            simplify=simplify, nms=filtering if nms else False, fuse=fuse, input_names=_split(input_names),
+            output_names=_split(output_names), scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
+            trusted=may_run(trust), more={"calibrate": calibrate, "pictures": pictures},
+        )  # fmt: skip
+    if is_random:
+        say(f"note: {file} is no checkpoint: its weights are random")
+    if json:
+        write_json(done.to_dict())
+    else:
+        write(done.text())
+
+
+@app.command()
+def benchmark(
+    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    files: Annotated[list[str] | None, typer.Argument(help="Files exported from it, to be run as they are.")] = None,
+    targets: Annotated[str, typer.Option(help="all, or names with commas between; with files none besides.")] = "all",
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures at once.")] = 1,
+    data: Annotated[str | None, typer.Option(help="A data set: accuracy, and the ranges of int8.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, in turn.")] = 50,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The rows as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Time a network on the CPU in torch and in every form that it is exported to; compare size, outputs, accuracy."""
+    size = image_size(imgsz)
+    import torch
+
+    from netbuild.author.progress import counting
+    from netbuild.benchmark import benchmark as measure
+    from netbuild.benchmark import text
+
+    torch.manual_seed(0)
+    with counting(None) as step:
+        rows = measure(
+            file, files or (), targets=targets, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
+            step=step, scale=scale, nc=nc, set=set or (), modules=modules or (), trusted=may_run(trust),
+        )  # fmt: skip
+    if not file.lower().endswith(".safetensors"):
+        say(f"note: {file} is no checkpoint: its weights are random")
+    if json:
+        write_json([row.to_dict() for row in rows])
+    else:
+        write(text(rows))
+
+
+def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:
+    """``--imgsz 96 160`` too: the second number is what stands after it."""
+    if not more:
+        return image_size(imgsz)
+    if imgsz is None or len(more) > 1 or not (imgsz.isdecimal() and more[0].isdecimal()):
+        raise NetbuildError(f"unexpected argument '{more[0]}'", hint="netbuild export FILE; see --help")
+    return image_size(f"{imgsz}x{more[0]}")
+
+
+def _split(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]

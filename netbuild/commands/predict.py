@@ -1,0 +1,97 @@
+"""netbuild predict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import (
+    Modules,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    refuse_code,
+    refuse_unused,
+)
+from netbuild.errors import NetbuildError
+from netbuild.terminal import busy, say, write, write_json
+
+
+@app.command()
+def predict(
+    file: Annotated[str, typer.Argument(help="A checkpoint, or .onnx; of a network's file the weights are random.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), - for stdin."
+        ),
+    ],
+    imgsz: Annotated[str | None, typer.Option(help="Fit pictures into this size: 640, or 640x384.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, at most.")] = 8,
+    conf: Annotated[float | None, typer.Option(help="Least score of a box: 0.25 unless given.")] = None,
+    iou: Annotated[float | None, typer.Option(help="Overlap beyond which a box is dropped: 0.7 unless given.")] = None,
+    max_det: Annotated[int | None, typer.Option(help="Boxes a picture at most: 300 unless given.")] = None,
+    agnostic: Annotated[bool, typer.Option("--agnostic", help="Boxes of different classes drop one another.")] = False,
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="A box may have several classes.")] = False,
+    classes: Annotated[str | None, typer.Option(help="Only these: names or numbers, with commas between.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    rect: Annotated[
+        bool | None,
+        typer.Option("--rect/--no-rect", help="The canvas as narrow as a picture allows (usual), or square."),
+    ] = None,
+    save: Annotated[str | None, typer.Option(help="pictures (usual), txt, json, crops, with commas; or none.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder; runs/predict unless given.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="All results as one document; saves only what --save or --out ask for.")
+    ] = False,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Show what a network finds in pictures and videos. Exit code 1: some could not be read."""
+    size = image_size(imgsz)
+    refuse_code(file, modules, trust)
+    import torch
+
+    from netbuild import saving
+    from netbuild.author.progress import counting
+    from netbuild.predicting import prepare
+    from netbuild.sources import find, is_video
+    from netbuild.training import new_folder
+
+    found = find(pictures)
+    torch.manual_seed(0)
+    options = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
+    flags = {"agnostic": agnostic or None, "multi_label": multi_label or None}
+    with busy(f"opening {file}"):
+        predictor = prepare(
+            file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),
+            **options, **flags,
+        )  # fmt: skip
+    kinds = () if json and save is None and out is None else saving.chosen(save, predictor.task)
+    refuse_unused("where nothing is saved", **({} if kinds else {"out": out}))
+    folder = out or new_folder("predict")
+    saving.check_folder(folder)
+    if not file.lower().endswith((".safetensors", ".onnx")):
+        say(f"note: {file} is no checkpoint: its weights are random")
+    results, failed = [], []
+
+    def unreadable(path: Path, error: NetbuildError) -> None:
+        failed.append({"path": str(path), "reason": error.message})
+        say(str(error))
+
+    total = None if any(map(is_video, found)) else len(found)
+    with counting(total) as step, saving.Writer(folder, kinds) as writer:
+        for result in predictor.run(found, unreadable):
+            writer.add(result)
+            results.append(result.to_dict())
+            if not json:
+                write(result.line())
+            step()
+        document = saving.document(predictor.task, results, failed)
+        writer.end(document)
+    if json:
+        write_json(document)
+    elif folder.exists():
+        say(f"saved in {folder}")
+    raise typer.Exit(int(bool(failed)))

@@ -1,0 +1,75 @@
+"""netbuild summary."""
+
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
+from netbuild.errors import NetbuildError
+from netbuild.terminal import say, show, waiting, write
+
+
+def _check_view(view: str | None, reverse: bool, form: str, columns: str | None, depth: int) -> None:
+    """No flag is passed over in silence."""
+    if view not in (None, "textbook"):
+        raise NetbuildError(f"unknown view '{view}'", hint="there is: textbook")
+    if reverse and not view:
+        raise NetbuildError("--reverse belongs to --view textbook")
+    if view and (form != "table" or columns or depth > 1):
+        raise NetbuildError(
+            "--view textbook has its own columns and form", hint="leave out --format, --columns, --depth"
+        )
+    if columns and form in ("json", "plain"):
+        raise NetbuildError(f"--columns has no effect on --format {form}", hint="it picks for table, csv and markdown")
+    if depth > 1 and form == "plain":
+        raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
+
+
+@app.command()
+def summary(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")] = "torch",
+    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")] = 1,
+    format: Annotated[
+        str, typer.Option(help="table, json, csv, markdown, or plain (the published logs' layout).")
+    ] = "table",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    view: Annotated[str | None, typer.Option(help="textbook: Layer, Type, Maps, Size, Kernel, Stride, ...")] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="With --view textbook: output first.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
+    size = image_size(imgsz)
+    start_printing()
+    from netbuild import render
+    from netbuild.summary import summarize
+
+    form = "json" if json else render.check_format(format)
+    picked = render.pick_columns(columns)
+    _check_view(view, reverse, form, columns, depth)
+    with waiting(file):
+        result = summarize(
+            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=depth,
+            modules=modules or (), trusted=may_run(trust), set=set or (),
+        )  # fmt: skip
+    for warning in result.graph.spec.warnings:
+        say(warning.render("warning"))
+    for note in result.notes:
+        say(f"note: {note}")
+    if form == "table":
+        show(render.as_textbook(result, reverse) if view else render.as_table(result, picked))
+    elif form == "json":
+        write(render.as_json(result))
+    else:
+        write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))

@@ -1,0 +1,211 @@
+"""netbuild train, val: networks taught and measured."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from netbuild.commands.base import (
+    Background,
+    Data,
+    Lenient,
+    Modules,
+    Option,
+    Set,
+    Strict,
+    Trust,
+    app,
+    may_run,
+    refuse_code,
+    refuse_unused,
+)
+from netbuild.errors import NetbuildError
+from netbuild.terminal import say, state, write, write_json
+
+Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this machine, one a GPU; by torchrun.")]
+
+
+def _is_launcher(nproc: int, nnodes: int) -> bool:
+    """Whether this process is to start others: those that it starts have the same flags."""
+    from netbuild.processes import is_launched
+
+    return nproc * nnodes > 1 and not is_launched()
+
+
+def _launch(
+    command: str,
+    nproc: int,
+    nnodes: int,
+    node_rank: int | None,
+    rdzv: str | None,
+    chosen: Any,
+    file: str | None,
+    resume: Path | None,
+    **options: Any,
+) -> NoReturn:
+    """Start this command in several processes, and leave with their exit code."""
+    from netbuild import processes
+    from netbuild.training import look
+
+    processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
+    look(file, resume, **options)
+    # What was asked and answered here is not asked again in each of them.
+    again = processes.again(sys.argv, command, "--trust")
+    arguments = processes.torchrun_arguments(nproc, nnodes, node_rank, rdzv, again)
+    raise typer.Exit(processes.launch(arguments, state.debug))
+
+
+def _precision(amp: str | None, no_amp: bool) -> dict[str, str]:
+    if amp and no_amp:
+        raise NetbuildError("--amp and --no-amp exclude each other")
+    chosen = "off" if no_amp else amp
+    return {"amp": chosen} if chosen else {}
+
+
+@app.command()
+def train(
+    file: Annotated[str | None, typer.Argument(help="A YAML file, a packaged network's name, or a checkpoint.")] = None,
+    data: Data = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate after warm-up.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="auto, sgd, adamw, adam, musgd.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Rows that do not learn: numbers, ranges, names.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare images.")] = None,
+    lenient: Lenient = False,
+    strict: Strict = False,
+    allow_background: Background = False,
+    overfit: Annotated[
+        bool,
+        typer.Option("--overfit-batch", help="Self-test: one batch learnt by heart, or exit code 1."),
+    ] = False,
+    option: Option = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: auto, off, bf16, fp16.")] = None,
+    no_amp: Annotated[bool, typer.Option("--no-amp", help="The same as --amp off.")] = False,
+    nproc: Nproc = 1,
+    nnodes: Annotated[int, typer.Option(min=1, max=65_536, help="Machines, on each of which this is run.")] = 1,
+    node_rank: Annotated[
+        int | None, typer.Option(min=0, help="Which of the machines; they agree unless given.")
+    ] = None,
+    rdzv: Annotated[str | None, typer.Option(help="HOST:PORT of one of the machines, where they meet.")] = None,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Train a network on a data set: a run folder with checkpoints, numbers and settings."""
+    from netbuild import settings
+
+    named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
+    named |= {"workers": workers, "lr": lr, "optimizer": optimizer, "freeze": freeze}
+    named |= {"lenient": lenient or None, "strict": strict or None, "allow_background": allow_background or None}
+    named |= _precision(amp, no_amp)
+    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    if print_config:
+        write(settings.load(config, flags).to_yaml(explained=True))
+        return
+    code: dict[str, Any] = {"modules": modules or (), "trusted": may_run(trust)}
+    if resume is not None:
+        unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
+        refuse_unused("with --resume", **unused, overfit_batch=overfit or None)
+    elif file is None:
+        raise NetbuildError("which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some")
+    chosen = settings.load(config, flags)
+    several = {"nproc": nproc if nproc > 1 else None, "nnodes": nnodes if nnodes > 1 else None}
+    if overfit:
+        refuse_unused("with --overfit-batch", out=out, node_rank=node_rank, rdzv=rdzv, **several)
+        more: dict[str, Any] = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+        _overfit(str(file), data, chosen, **more, **code)
+        return
+    if _is_launcher(nproc, nnodes):
+        _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
+    refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
+    from netbuild.author.progress import onlooker, reporter
+    from netbuild.processes import is_first, leave
+    from netbuild.training import new_folder, start
+    from netbuild.training import resume as go_on
+
+    with onlooker(brief=resume is not None) as looker:
+        if resume is not None:
+            trainer = go_on(resume, flags, onlooker=looker, **code)
+        else:
+            folder = out or new_folder(Path(str(file)).stem)
+            more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+            trainer = start(str(file), data, chosen, folder, onlooker=looker, **more, **code)
+    with reporter(trainer) as told:
+        trainer.reporter = told
+        done = trainer.run()
+    if is_first():
+        write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+    leave()
+
+
+def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
+    """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
+    from netbuild.author.progress import onlooker
+    from netbuild.train import learnt
+    from netbuild.training import overfit_batch
+
+    with onlooker(brief=True) as looker:
+        losses = overfit_batch(file, data, settings, onlooker=looker, **options)
+    done, said = learnt(losses), f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last"
+    write(f"one batch, {len(losses)} steps: loss above the least possible {said}: {'learnt' if done else 'not learnt'}")
+    if not done:
+        say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
+def val(
+    file: Annotated[Path, typer.Argument(help="A checkpoint, or an exported .onnx file.")],
+    data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of training: twice as many are measured at a time.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    option: Option = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for curves, confusion and pictures.")
+    ] = None,
+    nproc: Nproc = 1,
+    json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Measure a checkpoint or an ONNX file on a data set, in all and class by class."""
+    from netbuild import settings
+
+    refuse_code(file, modules, trust, nproc=nproc if nproc > 1 else None)
+
+    named = {"imgsz": imgsz, "batch": batch, "device": device}
+    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
+    if _is_launcher(nproc, 1):
+        _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
+    from netbuild.author.progress import onlooker, table
+    from netbuild.processes import is_first, leave
+    from netbuild.training import validate
+
+    with onlooker(brief=True) as looker:
+        measures, classes = validate(file, data, split, chosen, out, onlooker=looker, **code)
+    speaks = is_first()
+    leave()
+    if not speaks:
+        return
+    if json:
+        write_json({"measures": measures, "classes": classes})
+        return
+    known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
+    write(table([{"class": "all", **known}]))
+    if classes:
+        write(table(classes))

@@ -1,0 +1,66 @@
+"""What commands say: data to stdout, the rest to stderr, signs of life on a terminal only."""
+
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+
+class State:
+    """What this process was asked for."""
+
+    debug = bool(os.environ.get("NETBUILD_DEBUG"))
+    only_printed = False  # nothing is left that an orderly exit would finish
+
+
+state = State()
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal: to stderr."""
+    print(_encodable(text, sys.stderr), file=sys.stderr)
+
+
+def write(text: str) -> None:
+    """Data, to stdout alone."""
+    print(_encodable(text.rstrip("\n"), sys.stdout))
+
+
+def write_json(data: Any) -> None:
+    """Data as JSON, to stdout."""
+    import json
+
+    write(json.dumps(data, indent=1))
+
+
+def show(renderable: Any) -> None:
+    """A rich renderable to stdout: in colour on a terminal, plain and unwrapped elsewhere."""
+    from netbuild.render import to_text
+
+    if not sys.stdout.isatty():
+        write(to_text(renderable))
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(renderable)
+
+
+def busy(what: str) -> AbstractContextManager[Any]:
+    """A sign of life on a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
+def waiting(file: str) -> AbstractContextManager[Any]:
+    """A sign of life on a terminal while a file of thousands of rows is resolved."""
+    if not os.path.isfile(file) or os.path.getsize(file) < 50_000:
+        return nullcontext()
+    return busy(f"resolving {file}")
+
+
+def _encodable(text: str, stream: Any) -> str:
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
