@@ -243,10 +243,13 @@ def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
         run = chosen.quick(path, threads)
         match = "rows" if ranks(network.model[-1]) else ""
         found = prove(job, run, plain(job), base.ANY, match)
-    except NetbuildError:
+    except NetbuildError as error:
+        error.message = f"{path}: {error.message}"
         raise
     except Exception as error:  # whatever the runtime says
         raise NetbuildError(f"{path}: cannot be run: {' '.join(str(error).split())[:200]}") from error
+    if other := next((c for c in found if c.failed), None):
+        raise NetbuildError(f"{path}: is of another network: its {other.output} is {other.remark}")
     return _Runner(Row(path.name, size=_bytes(path), difference=max(c.part for c in found)), run)
 
 

@@ -134,6 +134,7 @@ class Video:
         self.source, self.file, self.fps = source, file, fps
         self.draft = file.with_name(f".{file.stem}.{os.getpid()}.new.mp4")  # OpenCV tells the form by the ending
         self.writer: Any = None
+        self.count = 0
 
     def add(self, image: Image) -> None:
         """Write a frame (H, W, 3); an odd side is made even, as the form wants it."""
@@ -142,6 +143,7 @@ class Video:
         if self.writer is None:
             self.writer = self._started(even)
         self.writer.write(cv2().cvtColor(even, cv2().COLOR_RGB2BGR))
+        self.count += 1
 
     def _started(self, image: Image) -> Any:
         make_folder(self.file.parent)
@@ -156,13 +158,24 @@ class Video:
         if self.writer is None:
             return
         self.writer.release()
+        good = whole and self._is_complete()
         try:
-            if whole:
+            if good:
                 self.draft.replace(self.file)
             else:
                 self.draft.unlink(missing_ok=True)
         except OSError as error:
             raise NetbuildError(f"{self.file}: cannot be written: {error.strerror or error}") from None
+        if whole and not good:
+            raise NetbuildError(f"{self.file}: cannot be written: not all of it was, as on a disk that is full")
+
+    def _is_complete(self) -> bool:
+        """Whether all frames can be found in the file: OpenCV does not say when it fails to write."""
+        video = cv2().VideoCapture(str(self.draft))
+        try:
+            return bool(video.isOpened() and video.get(cv2().CAP_PROP_FRAME_COUNT) >= self.count)
+        finally:
+            video.release()
 
 
 class Names:

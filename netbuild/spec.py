@@ -208,6 +208,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     if checkpoints.is_checkpoint(path):
         facts = checkpoints.read(path)
         return replace(read(facts.yaml, Path(facts.file), overrides), checkpoint=path, stored=facts)
+    if path.suffix.lower() == ".onnx":
+        hint = "name the checkpoint or the network's file that it was made of; predict, val and inspect take ONNX files"
+        raise NetbuildError(
+            f"{path}: an ONNX file is what export makes: there are no rows in it to build from", hint=hint
+        )
     return read(read_text(path), path, overrides)
 
 

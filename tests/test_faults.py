@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from small import TINY
 
 from netbuild.data.images import pillow
 
@@ -242,6 +244,61 @@ def test_a_disk_that_fills_up_leaves_the_last_state_whole(cli, here):
     assert not [path for path in (here / "run").iterdir() if path.name.startswith(".")]
     again = cli("train", "--resume", "run", "--epochs", 2)
     assert (again.code, "epoch 2/2" in again.err) == (0, True)
+
+
+@contextmanager
+def full_after(size):
+    """Files may have so many bytes in here, and no more, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="no limits of processes here")
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+SLOW = pytest.mark.slow
+TARGETS = [
+    ("onnx", ".onnx"),
+    ("torchscript", ".torchscript"),
+    pytest.param("torch-export", ".pt2", marks=SLOW),
+    pytest.param("onnx-int8", ".int8.onnx", marks=SLOW),
+    pytest.param("openvino", "_openvino", marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("target", "suffix"), TARGETS)
+def test_a_full_disk_leaves_no_half_of_an_exported_file(cli, here, target, suffix):
+    if target.startswith("o"):
+        pytest.importorskip("openvino" if target == "openvino" else "onnxscript")
+    (here / "tiny.yaml").write_text(TINY)
+    (here / "out").mkdir()
+    more = ("--calibrate", "digits-detect") if target == "onnx-int8" else ()
+    if more:
+        (here / "tiny.yaml").write_text(TINY.replace("nc: 3", "nc: 10"))
+        cli("data", "check", "digits-detect")  # written while there is room
+    with full_after(9000):
+        done = cli("export", "tiny.yaml", "--target", target, "-o", f"out/net{suffix}", *more)
+    assert (done.code, f"out/net{suffix}: cannot be written" in done.err) == (2, True), done.err
+    assert not [*(here / "out").iterdir()]
+
+
+@pytest.mark.parametrize("save", ["pictures", "json", "txt"])
+def test_a_full_disk_leaves_no_half_of_what_was_found(cli, here, save):
+    cv2 = pytest.importorskip("cv2")
+    (here / "tiny.yaml").write_text(TINY)
+    picture(here / "a.png")
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for i in range(5):
+        writer.write(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    writer.release()
+    for source in ("a.png", "clip.avi"):
+        with full_after(100):
+            done = cli("predict", "tiny.yaml", source, "--conf", 0, "--save", save, "-o", "out", "--device", "cpu")
+        assert (done.code, "cannot be written" in done.err) == (2, True), done.err
+        assert not [path for path in (here / "out").rglob("*") if path.is_file()]
 
 
 def test_a_table_that_cannot_be_written_is_an_error(cli, here):

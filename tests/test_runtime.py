@@ -371,6 +371,20 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
         ("val nms.onnx --data digits-detect", "the file itself drops what is below 0.3"),
         ("val free.onnx --data digits --trust", "--trust has no effect on an ONNX file"),
         ("val free.onnx --data digits --nproc 2", "--nproc has no effect on an ONNX file"),
+        ("val cut.onnx --data digits-detect", "no ONNX file that onnxruntime can open"),
+        ("val foreign.onnx --data digits-detect", "it says neither task nor names nor stride"),
+        ("val unclear.onnx --data digits-detect", "its metadata 'imgsz' cannot be read"),
+        ("predict fixed.onnx 0.png -o text.onnx/x", "text.onnx/x: cannot be written"),
+        ("val fixed.onnx --data digits-detect -o text.onnx/x", "text.onnx/x: cannot be written"),
+        ("export detector.safetensors -o text.onnx/x.onnx", "there is no folder text.onnx"),
+        ("export free.onnx", "an ONNX file is what export makes"),
+        ("export detector.safetensors --imgsz 50", "try --imgsz 48x48"),
+        ("benchmark free.onnx", "an ONNX file is what export makes"),
+        ("benchmark detector.safetensors cut.onnx", "cut.onnx: cannot be run"),
+        ("benchmark detector.safetensors gone.onnx", "gone.onnx: is not there"),
+        ("benchmark detector.safetensors --imgsz 50", "try --imgsz 48x48"),
+        ("benchmark detector.safetensors --data digits-detect", "the network tells 3 classes apart"),
+        ("benchmark detector.safetensors double.onnx", "is of another network: its output0 is [1, 64, 6] instead of"),
         ("inspect cut.onnx", "cut.onnx: no ONNX file, or cut off"),
         ("inspect empty.onnx", "empty.onnx: the file is empty"),
         ("inspect text.onnx", "text.onnx: no ONNX file"),
@@ -384,6 +398,28 @@ def test_commands_refuse_what_has_no_effect_or_is_wrong(broken, cli, command, sa
     done = cli(*command.split())
     assert (done.code, said in done.err) == (2, True), done.err
     assert "Traceback" not in done.err
+
+
+def test_frames_of_videos_are_seen_one_by_one(here, cli, tmp_path, capsys):
+    cv2 = pytest.importorskip("cv2")
+    frames = [np.asarray(Image.open("3.png").rotate(90 * i))[..., ::-1] for i in range(3)]
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (300, 200))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    done = cli(
+        "predict", "free.onnx", "clip.avi", "--device", "cpu", "--json", "--save", "pictures", "-o", tmp_path / "v"
+    )
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["pictures"]
+    assert [row["frame"] for row in rows] == [1, 2, 3]
+    assert os.listdir(tmp_path / "v") == ["clip.mp4"]
+    model, video = runtime.load("free.onnx", threads=1), cv2.VideoCapture("clip.avi")
+    for row in rows:  # what the runtime alone makes of a frame
+        found = {**model.predict(video.read()[1][..., ::-1]), "path": "clip.avi"}
+        same([found], [row])
+    assert runtime.main(["free.onnx", "clip.avi"]) == 1
+    assert "clip.avi: a video: netbuild predict reads it" in capsys.readouterr().err
 
 
 def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):

@@ -1,5 +1,6 @@
 """The torch.export target: the graph that torch itself traces, opened again by torch alone, without netbuild."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,10 @@ class TorchExportTarget(Target):
         program = tracing.capture(job, Halved(job.module) if job.half else None)
         _forget(program)
         try:
+            data = io.BytesIO()  # not a file: torch's writer ends the process where the disk is full
             with tracing.quiet():
-                torch.export.save(program, path, extra_files={METADATA: json.dumps(job.metadata)})
+                torch.export.save(program, data, extra_files={METADATA: json.dumps(job.metadata)})
+            path.write_bytes(data.getbuffer())
         except OSError:
             raise
         except Exception as error:  # what cannot be written is told by several classes

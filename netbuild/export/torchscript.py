@@ -1,5 +1,6 @@
 """The TorchScript target: for programs in C++ and older ones in Python; a trace, held to the proof like any other."""
 
+import io
 import json
 import zipfile
 from collections.abc import Sequence
@@ -46,17 +47,14 @@ class TorchscriptTarget(Target):
 
 
 def _save(traced: torch.jit.ScriptModule, job: Job, path: Path) -> None:
-    """Write a trace with our metadata, then without its notes on source lines, which tell paths of this machine."""
-    whole = path.with_name(f"whole-{path.name}")
+    """Write a trace with our metadata, but without its notes on source lines, which tell paths of this machine."""
+    whole = io.BytesIO()  # not a file: torch's writer ends the process where the disk is full
     try:
         with tracing.quiet():
-            torch.jit.save(traced, path, _extra_files={METADATA: json.dumps(job.metadata)})
-        path.replace(whole)  # written under its own name, which is in it too
-        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as kept:
-            for entry in source.infolist():
-                if not entry.filename.endswith(".debug_pkl"):
-                    kept.writestr(entry, source.read(entry))
-    except RuntimeError as error:  # torch's word for a full disk too
+            torch.jit.save(traced, whole, _extra_files={METADATA: json.dumps(job.metadata)})
+    except RuntimeError as error:
         raise NetbuildError(f"the network cannot be written as TorchScript: {shorten(error, 300)}") from error
-    finally:
-        whole.unlink(missing_ok=True)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as kept:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                kept.writestr(entry, source.read(entry))
