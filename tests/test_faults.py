@@ -295,10 +295,11 @@ def test_a_full_disk_leaves_no_half_of_what_was_found(cli, here, save):
         writer.write(np.random.default_rng(i).integers(0, 255, (64, 64, 3), dtype=np.uint8))
     writer.release()
     for source in ("a.png", "clip.avi"):
+        out = Path(source).stem
         with full_after(100):
-            done = cli("predict", "tiny.yaml", source, "--conf", 0, "--save", save, "-o", "out", "--device", "cpu")
+            done = cli("predict", "tiny.yaml", source, "--conf", 0, "--save", save, "-o", out, "--device", "cpu")
         assert (done.code, "cannot be written" in done.err) == (2, True), done.err
-        assert not [path for path in (here / "out").rglob("*") if path.is_file()]
+        assert not [path for path in (here / out).rglob("*") if path.is_file()]
 
 
 def test_a_table_that_cannot_be_written_is_an_error(cli, here):
