@@ -77,9 +77,10 @@ BELOW = {
     "saving": ("predicting",),
     "export": ("training", "sources"),
     "benchmark": ("export",),
+    "viewing": ("export", "saving"),
     "author": ("summary", "training", "saving"),
     "terminal": ("render",),
-    "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "commands": ("author", "viewing", "trust", "importing", "benchmark", "inspecting", "terminal"),
     "cli": ("commands",),
     "__main__": ("cli",),
 }
