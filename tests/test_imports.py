@@ -52,6 +52,7 @@ BELOW = {
     "units": (),
     "render": ("report", "units"),
     "summary": ("render", "api"),
+    "drawn": ("summary", "files"),
     "drawing": ("errors",),
     "sheets": ("drawing", "files"),
     "plots": ("builders", "sheets"),
@@ -80,7 +81,7 @@ BELOW = {
     "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
     "terminal": ("render",),
-    "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "commands": ("author", "drawn", "trust", "importing", "benchmark", "inspecting", "terminal"),
     "cli": ("commands",),
     "__main__": ("cli",),
 }
