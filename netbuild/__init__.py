@@ -11,10 +11,12 @@ _HOMES = {
     "transfer": "api",
     "predict": "predicting",
     "check": "author.check",
+    "diff": "author.diff",
     "save": "weights.checkpoint",
     "resolve": "graph",
     "Options": "prepare",
     "summarize": "summary",
+    "draw": "drawn",
     "Summary": "summary",
     "NetbuildError": "errors",
     "module": "modules",
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from netbuild.api import build as build
     from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
+    from netbuild.author.diff import diff as diff
+    from netbuild.drawn import draw as draw
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module

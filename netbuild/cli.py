@@ -9,7 +9,8 @@ from netbuild.commands.base import app, is_one_of_several
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, state
 
-for _file in ("summary", "build", "training", "predict", "export", "view", "data", "author"):  # in the order of --help
+_FILES = "summary graph diff build training predict export view data author schema"  # as --help has them
+for _file in _FILES.split():
     import_module(f"netbuild.commands.{_file}")
 
 

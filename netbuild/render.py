@@ -14,7 +14,7 @@ from netbuild.units import giga, size
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 
 
-def _primary(shape: Any) -> Any:
+def primary(shape: Any) -> Any:
     """Of a head's nested shapes the first tensor's: what the next program reads."""
     while isinstance(shape, (list, dict)) and shape and not all(isinstance(n, int) for n in shape):
         shape = next(iter(shape.values())) if isinstance(shape, dict) else shape[0]
@@ -33,13 +33,13 @@ Cell = Callable[[RowSummary, str], str]
 COLUMNS: dict[str, tuple[str, bool, Cell]] = {  # key: heading, right-aligned, text
     "i": ("#", True, lambda r, c: str(r.i)),
     "name": ("name", False, lambda r, c: r.name or ""),
-    "from": ("from", True, lambda r, c: "" if r.from_ is None else _written(r.from_)),
+    "from": ("from", True, lambda r, c: "" if r.from_ is None else written(r.from_)),
     "n": ("n", True, lambda r, c: str(r.n)),
     "params": ("params", True, lambda r, c: str(r.params)),
     "module": ("module", False, lambda r, c: "  " * (r.depth - 1) + r.module),
     "args": ("arguments", False, lambda r, c: str(r.args) if r.depth == 1 else ""),
-    "in": ("input", False, lambda r, c: ", ".join(_cell(_primary(s)) for s in r.in_shapes)),
-    "out": ("output", False, lambda r, c: _cell(_primary(r.out_shape))),
+    "in": ("input", False, lambda r, c: ", ".join(_cell(primary(s)) for s in r.in_shapes)),
+    "out": ("output", False, lambda r, c: _cell(primary(r.out_shape))),
     "flops": ("GFLOPs", True, lambda r, c: _row_giga(r.flops[c])),
     "macs": ("GMACs", True, lambda r, c: _row_giga(r.macs)),
     "bytes": ("out bytes", True, lambda r, c: f"{r.out_bytes:,}"),
@@ -59,7 +59,8 @@ _ALIASES = {
 }
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A ``from`` as the file has it: names without quotes."""
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
@@ -268,7 +269,7 @@ def as_plain(summary: Report) -> str:
     """The layout of the published logs, with dotted paths of modules."""
     lines = [f"{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}"]
     for r in summary.top_rows:
-        lines.append(f"{r.i:>3}{_written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{r.args!s:<30}")
+        lines.append(f"{r.i:>3}{written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{r.args!s:<30}")
     return "\n".join(line.rstrip() for line in [*lines, headline(summary)])
 
 
@@ -318,7 +319,7 @@ def _textbook_line(layer: Any) -> list[Any]:
     products = sum(op.name in ("convolution", "mm", "addmm") for op in operators)
     if "type" not in stated and (products > 1 or (kind is None and (layer.params or (operators and not acts)))):
         kind = layer.factory.name  # no plain layer: its own name says more
-    shape = _primary(layer.out_shape) or []
+    shape = primary(layer.out_shape) or []
     maps = str(shape[1]) if len(shape) > 1 else "-"
     sides = f"{shape[2]}x{shape[3]}" if len(shape) == 4 else "-"
     kernel, stride, padding = _window_words(layer, main, kind)
@@ -379,7 +380,7 @@ def check_format(name: str) -> str:
     Raises:
         NetbuildError: for another.
     """
-    known = ("table", "json", *FORMATS)
+    known = ("table", "json", "html", *FORMATS)
     if name not in known:
         raise NetbuildError(
             f"unknown format '{name}'", hint=did_you_mean(name, known) or f"formats: {', '.join(known)}"
@@ -389,9 +390,14 @@ def check_format(name: str) -> str:
 
 def as_json(summary: Report) -> str:
     """The JSON document: one line a row, so that two of them can be compared with diff."""
+    return rows_as_json(summary.to_dict())
+
+
+def rows_as_json(data: dict[str, Any]) -> str:
+    """A JSON document that has ``rows``, each a line, at its end."""
     import json
 
-    data = _finite(summary.to_dict())
+    data = _finite(data)
     rows = data.pop("rows")
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
@@ -415,7 +421,7 @@ def as_explanation(data: dict[str, Any]) -> str:
     if data["sample"]:
         shapes = ", ".join(map(str, data["sample"]["in_shapes"]))
         counts = f"{data['sample']['params']:,} parameters, {data['sample']['macs']:,} multiply-adds"
-        lines += [f"on {shapes}: {_primary(data['sample']['out_shape'])}, {counts}"]
+        lines += [f"on {shapes}: {primary(data['sample']['out_shape'])}, {counts}"]
         if data["sample"]["params_formula"]:
             lines.append(f"parameters = {data['sample']['params_formula']}")
     if data["inner"]:

@@ -16,6 +16,9 @@ from netbuild.api import open_graph
 from netbuild.builders import package
 from netbuild.data.images import read_image
 from netbuild.drawing import Image, pillow
+from netbuild.drawn import EVERY, save
+from netbuild.drawn.layout import engine
+from netbuild.drawn.page import Picture, Section, page
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph import Graph
@@ -25,6 +28,7 @@ from netbuild.predicting import trained_size
 from netbuild.saving import check_folder
 from netbuild.shapes import tensors_of
 from netbuild.sheets import write
+from netbuild.summary import summarize_graph
 from netbuild.training import new_folder
 
 MOST = 64  # maps or kernels of a picture, unless told
@@ -161,7 +165,15 @@ class Target:
             raise NetbuildError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def _page(self, sights: Sequence[Sight], graph: Graph) -> list[Path]:
-        raise NotImplementedError
+        """In the panel of each row its pictures; the curves at the end."""
+        rows: dict[int, list[Picture]] = {}
+        for sight in sights:
+            if sight.row is not None:
+                rows.setdefault(sight.row, []).append(Picture(sight.title, sight.png))
+        whole = [Picture(sight.title, sight.png) for sight in sights if sight.row is None]
+        sections = [Section("Activation functions", whole)] if whole else []
+        save(page(summarize_graph(graph, depth=EVERY), pictures=rows, sections=sections), self.path)
+        return [self.path] * len(sights)
 
     def _single(self, sights: Sequence[Sight]) -> list[Path]:
         if len(sights) > 1:
@@ -190,6 +202,8 @@ def target(out: Path | None) -> Target:
             raise NetbuildError(f"{path}: there is no folder {path.parent}")
         if path.is_dir():
             raise NetbuildError(f"{path}: is a folder")
+        if path.suffix == ".html":
+            engine()  # says at once if the layout library is missing
     elif path.suffix and not path.is_dir():
         raise NetbuildError(f"{path}: is neither a folder's name, .png, nor .html")
     else:

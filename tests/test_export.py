@@ -12,11 +12,12 @@ import torch
 from fill import fill
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import netbuild
 from netbuild.errors import NetbuildError
-from netbuild.export import base, export
-from netbuild.export.base import Target, target
+from netbuild.export import base, export, making
+from netbuild.export.base import Job, Target, target
 from netbuild.export.proof import compare, pair_rows
 from netbuild.export.suppression import append
 from netbuild.locate import packaged
@@ -456,6 +457,30 @@ def test_a_file_that_differs_gets_another_name(cli, here, module):
     assert "trap.failed.onnx" in done.err
     assert (here / "trap.onnx").read_bytes() == b"an older file"
     onnx.checker.check_model(onnx.load(here / "trap.failed.onnx"))
+
+
+class Noisy(nn.Module):
+    """Gives its input back, less what float32 or float16 loses beside a large number."""
+
+    def __init__(self, large):
+        super().__init__()
+        self.large = nn.Parameter(torch.tensor(float(large)))
+
+    def forward(self, x):
+        return ((x + self.large) - self.large,)
+
+
+@pytest.mark.parametrize(
+    ("large", "half", "off", "ok"),
+    [(1e4, False, 0, True), (1e4, False, 1e-3, False), (2e3, True, 0.3, True), (2e3, True, 2, False)],
+)
+def test_noise_of_torch_itself_does_not_count_against_a_file(large, half, off, ok):
+    """A file that is right where torch rounds is equal; one that is wrong is not excused by that."""
+    images, tolerance = torch.rand(1, 3, 32, 32), 2e-2 if half else 1e-4
+    job = Job(Noisy(large), (images,), ("images",), ("output0",), axes=({},), options={"half": half})
+    found = making.looked(job, lambda x: [x[0] + off], tolerance, "")
+    assert all(c.ok for c in found) == ok
+    assert not ok or any(c.remark for c in found)
 
 
 def test_a_free_size_without_a_size(here):

@@ -7,12 +7,12 @@ same structure. Rows that bear the same name and fit are paired first; rows that
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Any
 
 import torch
 
-MAX_CELLS = 4_000_000  # of the alignment's table; beyond it rows are aligned by equality alone
+from netbuild.align import in_order, moved
+
 _ROW = re.compile(r"(?:.*?\bmodel\.)?(\d+)\.(.+)")
 _ITEM = re.compile(r"((?:.*?\.)?)(\d+)\.(.+)")  # of a numbered list in a module
 _SAME = 0.5  # what structure, name and module weigh, where the number of parameters does not decide
@@ -126,31 +126,7 @@ def _extend(
 
 
 def _in_order(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
-    if len(source) * len(target) > MAX_CELLS:
-        matcher = SequenceMatcher(None, [r.structure for r in source], [r.structure for r in target], autojunk=False)
-        blocks = matcher.get_matching_blocks()
-        return {target[b.b + i].index: source[b.a + i] for b in blocks for i in range(b.size)}
-    gains = [[_gain(a, b) for b in target] for a in source]
-    best = [[0.0] * (len(target) + 1) for _ in range(len(source) + 1)]
-    for i in reversed(range(len(source))):
-        for j in reversed(range(len(target))):
-            paired = best[i + 1][j + 1] + gains[i][j] if gains[i][j] else 0.0
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], paired)
-    return dict(_path(source, target, gains, best))
-
-
-def _path(
-    source: Sequence[RowTensors], target: Sequence[RowTensors], gains: list[list[float]], best: list[list[float]]
-) -> Iterator[tuple[int, RowTensors]]:
-    i = j = 0
-    while i < len(source) and j < len(target):
-        if gains[i][j] and best[i][j] == best[i + 1][j + 1] + gains[i][j]:
-            yield target[j].index, source[i]
-            i, j = i + 1, j + 1
-        elif best[i][j] == best[i + 1][j]:
-            i += 1
-        else:
-            j += 1
+    return {b.index: a for a, b in in_order(source, target, _gain, _structure)}
 
 
 def _gain(a: RowTensors, b: RowTensors) -> float:
@@ -197,13 +173,11 @@ def _lists(row: RowTensors) -> dict[str, list[RowTensors]]:
 
 def _moved(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
     """Rows left over on both sides whose structure occurs once on each."""
-    found = {}
-    for row in target:
-        here = [r for r in target if r.structure == row.structure]
-        there = [r for r in source if r.structure == row.structure]
-        if len(here) == len(there) == 1:
-            found[row.index] = there[0]
-    return found
+    return {b.index: a for a, b in moved(source, target, _structure)}
+
+
+def _structure(row: RowTensors) -> tuple[Any, ...]:
+    return row.structure
 
 
 def transfer(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> Transfer:

@@ -1,0 +1,174 @@
+"""A comparison of two networks as text: a rich table in colours, Markdown, JSON."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from netbuild.author.diff import MARKS, Diff, RowDiff
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.render import primary, rows_as_json, to_text, written
+from netbuild.units import giga, size
+
+COLORS = {"same": "dim", "added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
+HEADINGS = ("", "a", "b", "module", "arguments", "output", "params", "GFLOPs", "memory", "what")
+RIGHT = {"a", "b", "params", "GFLOPs", "memory"}
+WORDS = {
+    "module": "module", "args": "arguments", "output": "output", "params": "params", "flops": "FLOPs",
+    "out_bytes": "memory",
+}  # fmt: skip
+TOTALS = {
+    "rows": "rows", "modules_all": "layers", "params": "parameters", "gradients": "gradients", "flops": "FLOPs",
+    "param_bytes": "memory of parameters", "peak_activation_bytes": "peak of activations",
+    "saved_bytes": "kept for backward",
+}  # fmt: skip
+FORMATS = ("table", "markdown", "json")
+
+
+def check_format(name: str) -> str:
+    """A known format's name.
+
+    Raises:
+        NetbuildError: for another.
+    """
+    if name not in FORMATS:
+        hint = did_you_mean(name, FORMATS) or f"formats: {', '.join(FORMATS)}"
+        raise NetbuildError(f"unknown format '{name}'", hint=hint)
+    return name
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+
+def cells(row: RowDiff) -> list[str]:
+    """A row's cells under `HEADINGS`: both values where they differ."""
+    numbers = [str(side.index) if side else "" for side in (row.a, row.b)]
+    module = _both(row, "module", row.row.summary.module)
+    args = _both(row, "args", row.row.summary.args)
+    output = _both(row, "output", row.row.summary.out_shape, primary)
+    costs = [
+        _signed(row.change("params"), "{:,}".format),
+        _signed(row.change("flops"), giga),
+        _signed(row.change("out_bytes"), size),
+    ]
+    return [MARKS[row.status], *numbers, module, args, output, *costs, what(row)]
+
+
+def _both(row: RowDiff, name: str, value: Any, form: Callable[[Any], Any] = lambda value: value) -> str:
+    if name not in row.changes:
+        return str(form(value))
+    before, after = map(form, row.changes[name])
+    return f"{before} -> {after}" if before != after else str(after)
+
+
+def what(row: RowDiff) -> str:
+    """Which of a row's properties differ, in words."""
+    if row.status in ("same", "added", "removed"):
+        return "" if row.status == "same" else row.status
+    words = [f"moved from {row.a.index}"] if row.status == "moved" and row.a else []
+    for name, (before, after) in row.changes.items():
+        if name == "from":
+            words.append(f"from {written(before)} -> {written(after)}")
+        elif name == "inside":
+            words.append(f"inside: {before} -> {after}")
+        elif name == "n":
+            words.append(f"n {before} -> {after}")
+        elif name != "out_bytes" or "output" not in row.changes:
+            words.append(WORDS[name])
+    return ", ".join(words)
+
+
+def _signed(change: int, form: Callable[[int], str]) -> str:
+    return "" if not change else f"{'+' if change > 0 else '-'}{form(abs(change))}"
+
+
+def total_cells(found: Diff) -> list[list[str]]:
+    """The totals: what, both values, the difference and the ratio."""
+    lines = []
+    for name, (a, b) in found.totals().items():
+        form = size if name.endswith("_bytes") else "{:,}".format
+        known = a is not None and b is not None
+        texts = ["-" if value is None else form(value) for value in (a, b)]
+        change = (_signed(b - a, form) or "0") if known else "-"
+        lines.append([TOTALS[name], *texts, change, f"{b / a:.3f}" if known and a else "-"])
+    return lines
+
+
+# -- lines around the table -------------------------------------------------------------------------------------------
+
+
+def head_lines(found: Diff) -> list[str]:
+    """Which networks are compared, and how they differ beside their rows."""
+    lines = []
+    for side, summary in (("a", found.a), ("b", found.b)):
+        g = summary.graph
+        scale = f", scale {g.scale.name}" if g.scale.name else ""
+        lines.append(f"{side}  {summary.title}  {g.spec.checkpoint or g.spec.path}{scale}")
+    return [*lines, *(f"~  {name}: {a} -> {b}" for name, (a, b) in found.facts.items())]
+
+
+def last_line(found: Diff) -> str:
+    """What became of the rows, in one line."""
+    counts = found.counts()
+    if found.equal:
+        return f"equal: {counts['same']} rows, {found.b.totals['params']:,} parameters"
+    return ", ".join(f"{counts[status]} {status}" for status in ("added", "removed", "changed", "moved", "same"))
+
+
+def _shown(found: Diff, all: bool) -> list[RowDiff]:
+    return [row for row in found.rows if all or row.status != "same"]
+
+
+# -- forms ------------------------------------------------------------------------------------------------------------
+
+
+def as_table(found: Diff, all: bool = False) -> Any:
+    """A rich renderable: the two networks, rows, totals; one line where nothing differs."""
+    from rich.console import Group
+    from rich.text import Text
+
+    last = Text(last_line(found), style="bold")
+    if found.equal and not all:
+        return last
+    rows = _shown(found, all)
+    parts: list[Any] = [Text(line, style="dim" if line[0] != "~" else COLORS["changed"]) for line in head_lines(found)]
+    if rows:
+        parts.append(_table(HEADINGS, [cells(row) for row in rows], RIGHT, [COLORS[row.status] for row in rows]))
+    headings = ("", "a", "b", "change", "ratio")
+    return Group(*parts, Text(), _table(headings, total_cells(found), set(headings[1:])), last)
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], styles: Sequence[str] = ()) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading in right | {""})
+    for line, style in zip(lines, styles or [""] * len(lines), strict=True):
+        table.add_row(*map(Text, line), style=style)  # Text, not markup: a list such as [1] would be read as a style
+    return table
+
+
+def as_text(found: Diff, all: bool = False) -> str:
+    """The table without colours, as wide as it needs to be."""
+    return to_text(as_table(found, all))
+
+
+def as_markdown(found: Diff, all: bool = False) -> str:
+    """Two Markdown tables, rows and totals, for a comment on a change."""
+    lines = [f"- {line}" for line in head_lines(found)]
+    if rows := _shown(found, all):
+        lines += ["", *_markdown(HEADINGS, [cells(row) for row in rows], RIGHT, {"", "arguments", "output"})]
+    headings = ("", "a", "b", "change", "ratio")
+    return "\n".join([*lines, "", *_markdown(headings, total_cells(found), set(headings), set()), "", last_line(found)])
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], code: set[str]) -> list[str]:
+    rule = "|".join("---:" if heading in right else "---" for heading in headings)
+    texts = [[f"`{text}`" if text and name in code else text for name, text in zip(headings, line)] for line in lines]
+    rows = [[text.replace("|", "\\|") for text in line] for line in texts]
+    return [f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def as_json(found: Diff, all: bool = False) -> str:
+    """The JSON document, a row a line."""
+    return rows_as_json(found.to_dict(all))

@@ -1,0 +1,61 @@
+"""netbuild diff."""
+
+from typing import Annotated, Any
+
+import typer
+
+from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
+from netbuild.errors import NetbuildError
+from netbuild.terminal import say, show, waiting, write
+
+
+def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:
+    """A flag's value for each network: given once it is both's, given twice A's and B's."""
+    values = given or [None]
+    if len(values) > 2:
+        raise NetbuildError(f"--{name} is given {len(values)} times: once goes for both networks, twice for A and B")
+    return values[0], values[-1]
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A YAML file, a checkpoint, or the name of a packaged network.")],
+    b: Annotated[str, typer.Argument(help="The one to compare it with.")],
+    scale: Annotated[list[str] | None, typer.Option(help="An entry of scales; twice: of A, of B.")] = None,
+    nc: Annotated[list[int] | None, typer.Option(min=1, help="Number of classes; twice: of A, of B.")] = None,
+    ch: Annotated[list[int] | None, typer.Option(min=1, help="Image channels; twice: of A, of B.")] = None,
+    imgsz: Annotated[list[str] | None, typer.Option(help="Image size, 640 or 640x384; twice: of A, of B.")] = None,
+    flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride.")] = "torch",
+    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
+    all: Annotated[bool, typer.Option("--all", help="Rows that are the same, too.")] = False,
+    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if the networks differ.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Compare two networks row by row: what was added (+), removed (-), changed (~), moved (>), and what it costs."""
+    sides = {"scale": _sides("scale", scale), "nc": _sides("nc", nc), "ch": _sides("ch", ch)}
+    sides["imgsz"] = _sides("imgsz", [image_size(text) for text in imgsz or ()])
+    start_printing()
+    from netbuild.author import differences
+    from netbuild.author.diff import diff as compare
+    from netbuild.summary import summarize
+
+    form = "json" if json else differences.check_format(format)
+    both: dict[str, Any] = {"flops": flops, "fused": fused, "batch": batch, "modules": modules or (), "set": set or ()}
+    summaries = []
+    for side, file in enumerate((a, b)):
+        own: dict[str, Any] = {name: pair[side] for name, pair in sides.items()}
+        with waiting(file):
+            summaries.append(summarize(file, **own, **both, trusted=may_run(trust)))
+        for warning in summaries[side].graph.spec.warnings:
+            say(warning.render("warning"))
+    found = compare(*summaries)
+    if form == "table":
+        show(differences.as_table(found, all))
+    else:
+        write(differences.as_json(found, all) if form == "json" else differences.as_markdown(found, all))
+    raise typer.Exit(int(exit_code and not found.equal))
