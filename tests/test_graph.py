@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from browser import Browser, needs_browser
+from browser import needs_browser
 from small import TINY
 
 from netbuild import summarize
@@ -307,13 +307,6 @@ def test_a_row_is_shown_as_it_is_written(here):
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 COVERED = """(() => {

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import needs_browser
 from PIL import Image
 from torch import nn
 
@@ -217,3 +218,17 @@ def test_networks_of_several_inputs_show_their_kernels(cli, here):
     done = cli("view", "siamfc.yaml", "--image", PICTURE)
     assert done.code == 2
     assert "maps are of networks that take one image" in done.err
+
+
+@needs_browser
+def test_the_page_shows_a_rows_pictures_in_its_panel(cli, here, browser):
+    done = cli("view", "lenet5.yaml", "--image", PICTURE, "-o", "seen.html")
+    assert done.code == 0, done.err
+    browser.open(here / "seen.html")
+    browser.click("#n0")
+    shown = browser.js('[...document.querySelectorAll("#panel img")].map((e) => [e.alt, e.complete, e.naturalWidth])')
+    assert [alt.split(":")[0] for alt, _, _ in shown] == ["row 0 nn.Conv2d", "row 0 nn.Conv2d"]
+    assert all(complete and width >= 320 for _, complete, width in shown)
+    curves = browser.js('[...document.querySelectorAll("section img")].map((e) => e.alt)')
+    assert [alt for alt in curves if alt.startswith("activation functions")]
+    assert browser.complaints == []
