@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types format bench clean
+.PHONY: help demo test test-all lint types format bench picture browser clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Pyt
 	$(BIN)/python benchmarks/summary.py
 	@[ -z "$$NETBUILD_PEER" ] || $(BIN)/python benchmarks/network.py
 	@[ -z "$$NETBUILD_PEER" ] || [ -z "$$NETBUILD_DATA" ] || $(BIN)/python benchmarks/training.py
+
+picture: $(VENV)/.dev  ## draw docs/yolo11n.svg, the picture of README, anew
+	$(BIN)/netbuild graph yolo11n.yaml -o docs/yolo11n.svg
+
+browser:  ## install Chromium for the tests of pages, where apt-get may; without it they are skipped
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
+	  || { echo "no Chromium, and no apt-get as root: tests of pages will be skipped" >&2; }
 
 clean:  ## remove what was built and cached
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache

@@ -16,6 +16,7 @@ _HOMES = {
     "resolve": "graph",
     "Options": "prepare",
     "summarize": "summary",
+    "draw": "drawn",
     "Summary": "summary",
     "NetbuildError": "errors",
     "module": "modules",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
+    from netbuild.drawn import draw as draw
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module

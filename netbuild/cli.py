@@ -9,8 +9,8 @@ from netbuild.commands.base import app, is_one_of_several
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, state
 
-_FILES = ("summary", "diff", "build", "training", "predict", "export", "data", "author", "schema")  # as --help has them
-for _file in _FILES:
+_FILES = "summary graph diff build training predict export view data author schema"  # as --help has them
+for _file in _FILES.split():
     import_module(f"netbuild.commands.{_file}")
 
 

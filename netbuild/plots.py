@@ -48,11 +48,16 @@ def save(drawn: Figure, path: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    write(path, encoded(drawn))
+
+
+def encoded(drawn: Figure) -> bytes:
+    """A figure as a PNG file's bytes."""
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font lacks becomes a box
-        drawn.savefig(data, format="png", dpi=DPI)
-    write(path, data.getvalue())
+        drawn.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    return data.getvalue()
 
 
 def _named(name: object, limit: int = 24) -> str:
@@ -121,6 +126,21 @@ def _panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: b
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(epochs.min(initial=1) - 0.5, max(epochs.max(initial=1), 2) + 0.5)
+    _light(axes)
+
+
+# -- functions --------------------------------------------------------------------------------------------------------
+
+
+def curve(axes: Axes, title: str, x: Numbers, y: Numbers, slope: Numbers) -> None:
+    """A function of one number into a panel, its derivative dashed."""
+    axes.axhline(0, color=PALE, linewidth=0.8)
+    axes.axvline(0, color=PALE, linewidth=0.8)
+    axes.plot(x, y, color=LINES[3], label="value")
+    axes.plot(x, slope, color=LINES[4], linestyle="--", linewidth=1.2, label="derivative")
+    axes.set_title(_named(title, 48), fontsize=9)
+    axes.legend(fontsize=7, frameon=False, loc="upper left")
+    axes.set_xlim(x[0], x[-1])
     _light(axes)
 
 

@@ -16,6 +16,7 @@ from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
+from netbuild.graph import Graph
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
@@ -249,10 +250,14 @@ def _opened(file: str | Path, modules: Sequence[str | Path], trusted: Any) -> tu
     graph = open_graph(file, modules=modules, trusted=trusted)
     if len(graph.inputs) != 1 or len(graph.inputs[0][1]) != 3:
         raise NetbuildError(f"{file}: prediction is for networks of one image, this one has other inputs")
+    return build_graph(graph).eval().fuse(), trained_size(graph) or graph.imgsz
+
+
+def trained_size(graph: Graph) -> tuple[int, int] | None:
+    """Height and width of the images that a checkpoint was trained on, if it is one that says so."""
     settings = graph.spec.stored.training.get("settings") if graph.spec.stored else None
     trained = settings.get("imgsz") if isinstance(settings, dict) else None
-    size = (trained, trained) if type(trained) is int and 1 <= trained <= MAX_SIDE else graph.imgsz
-    return build_graph(graph).eval().fuse(), size
+    return (trained, trained) if type(trained) is int and 1 <= trained <= MAX_SIDE else None
 
 
 def _task(network: Network) -> Task:

@@ -42,13 +42,19 @@ class Source:
         self.name, self.text = name, text
         self._lines: list[str] | None = None
 
-    def where(self, line: int, column: int) -> Where:
-        """The place at a 0-based line and column; the end of the text for a line behind it."""
+    @property
+    def lines(self) -> list[str]:
+        """The text line by line, without their breaks."""
         if self._lines is None:
             self._lines = _BREAK.split(self.text)
-        if line >= len(self._lines):  # where a parser sees the end of a text that lacks its last line break
-            line, column = len(self._lines) - 1, len(self._lines[-1])
-        return Where(self.name, line + 1, column + 1, self._lines[line])
+        return self._lines
+
+    def where(self, line: int, column: int) -> Where:
+        """The place at a 0-based line and column; the end of the text for a line behind it."""
+        lines = self.lines
+        if line >= len(lines):  # where a parser sees the end of a text that lacks its last line break
+            line, column = len(lines) - 1, len(lines[-1])
+        return Where(self.name, line + 1, column + 1, lines[line])
 
     def at(self, position: int) -> Where:
         """The place of a character, by its index in the text."""

@@ -380,7 +380,7 @@ def check_format(name: str) -> str:
     Raises:
         NetbuildError: for another.
     """
-    known = ("table", "json", *FORMATS)
+    known = ("table", "json", "html", *FORMATS)
     if name not in known:
         raise NetbuildError(
             f"unknown format '{name}'", hint=did_you_mean(name, known) or f"formats: {', '.join(known)}"

@@ -19,3 +19,11 @@ def size(count: int | None) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
+
+
+def short(count: int) -> str:
+    """A count in three digits with its unit, as in 148k."""
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale * 0.9995:
+            return f"{count / scale:#.3g}".rstrip(".") + unit
+    return str(count)

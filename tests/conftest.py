@@ -1,4 +1,4 @@
-"""The command line run inside this process, as a user types it."""
+"""The command line run inside this process, as a user types it; and a browser."""
 
 import os
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from browser import Browser
 
 
 class Done(NamedTuple):
@@ -34,3 +35,10 @@ def cli(monkeypatch, capsys):
         return Done(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

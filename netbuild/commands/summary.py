@@ -40,7 +40,7 @@ def summary(
     ] = None,
     depth: Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")] = 1,
     format: Annotated[
-        str, typer.Option(help="table, json, csv, markdown, or plain (the published logs' layout).")
+        str, typer.Option(help="table, json, csv, markdown, html, or plain (the published logs' layout).")
     ] = "table",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     view: Annotated[str | None, typer.Option(help="textbook: Layer, Type, Maps, Size, Kernel, Stride, ...")] = None,
@@ -53,14 +53,16 @@ def summary(
     size = image_size(imgsz)
     start_printing()
     from netbuild import render
+    from netbuild.drawn import EVERY
     from netbuild.summary import summarize
 
     form = "json" if json else render.check_format(format)
     picked = render.pick_columns(columns)
     _check_view(view, reverse, form, columns, depth)
+    deep = EVERY if form == "html" else depth
     with waiting(file):
         result = summarize(
-            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=depth,
+            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=deep,
             modules=modules or (), trusted=may_run(trust), set=set or (),
         )  # fmt: skip
     for warning in result.graph.spec.warnings:
@@ -71,5 +73,9 @@ def summary(
         show(render.as_textbook(result, reverse) if view else render.as_table(result, picked))
     elif form == "json":
         write(render.as_json(result))
+    elif form == "html":
+        from netbuild.drawn.page import page
+
+        write(page(result, columns=picked, depth=depth))
     else:
         write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))

@@ -1,0 +1,47 @@
+"""netbuild graph."""
+
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
+from netbuild.terminal import say, waiting, write
+
+
+@app.command()
+def graph(
+    file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="A file in .svg, .html, .mmd or .dot; without: Mermaid to stdout.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    flops: Annotated[str, typer.Option(help="How to count: torch, thop or thop-stride.")] = "torch",
+    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Draw a network: a picture (.svg), a page to look around in (.html), Mermaid (.mmd) or DOT (.dot)."""
+    size = image_size(imgsz)
+    start_printing()
+    from netbuild import drawn
+
+    ending = drawn.ending_of(out) if out else ".mmd"
+    with waiting(file):
+        summary = drawn.summarize_for(
+            ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, modules=modules or (),
+            trusted=may_run(trust), set=set or (),
+        )  # fmt: skip
+        text = drawn.FORMS[ending](summary)
+    for warning in summary.graph.spec.warnings:
+        say(warning.render("warning"))
+    for note in summary.notes:
+        say(f"note: {note}")
+    if not out:
+        write(text)
+        return
+    drawn.save(text, out)
+    write(f"{out}: {len(summary.top_rows)} rows, {summary.totals['params']:,} parameters")

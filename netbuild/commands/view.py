@@ -1,0 +1,69 @@
+"""netbuild view: what a network sees."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, refuse_unused
+from netbuild.errors import NetbuildError
+from netbuild.terminal import busy, say, write, write_json
+
+
+@app.command()
+def view(
+    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    image: Annotated[Path | None, typer.Option(help="The picture whose feature maps are wanted.")] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(help="A row by number or name, or a module in it: 2.cv1.conv. May be repeated; all unless given."),
+    ] = None,
+    what: Annotated[
+        str | None, typer.Option(help="kernels, maps, curves (of activation functions), with commas; all unless given.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, max=4096, help="Maps or kernels a picture, at most.")] = 64,
+    weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A new folder (runs/view), NAME.png of one picture, or NAME.html: the page."),
+    ] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Fit the picture into this size: 640, or 640x384.")] = None,
+    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
+    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The pictures' files and titles as data.")] = False,
+    set: Set = None,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Draw what a network sees: kernels, feature maps of a picture, its activation functions as curves."""
+    size = image_size(imgsz)
+    refuse_unused("without --image", **({} if image else {"imgsz": imgsz}))
+    import torch
+
+    from netbuild import viewing
+    from netbuild.api import build_graph, transfer
+    from netbuild.author.progress import counting
+
+    torch.manual_seed(0)
+    target = viewing.target(out)
+    with busy(f"opening {file}"):
+        graph = viewing.open_for(
+            file, size, scale=scale, nc=nc, modules=modules or (), trusted=may_run(trust), set=set or ()
+        )
+        network = build_graph(graph)
+        report = transfer(network, weights) if weights else None
+    if report is not None:
+        say(str(report))
+    elif not file.lower().endswith(".safetensors"):
+        say(f"note: {file} is no checkpoint: its weights are random")
+    kinds = [kind.strip() for kind in what.split(",")] if what else []
+    with counting(None) as step:
+        sights = viewing.look(network, image, row or (), kinds, channels, step)
+    if not sights:
+        raise NetbuildError("there is nothing to show: no convolution in these rows, no activation function")
+    files = target.write(sights, graph)
+    if json:
+        write_json([{**sight.facts(), "file": str(path)} for sight, path in zip(sights, files, strict=True)])
+    else:
+        write("\n".join(sight.title for sight in sights))
+        say(f"saved in {target.path}")

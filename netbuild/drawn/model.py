@@ -1,0 +1,219 @@
+"""What is drawn, as plain data: a node for each input and row, an edge for each value read, a band for each section."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from netbuild.drawn.source import written
+from netbuild.graph import Graph, Layer
+from netbuild.render import foot_lines, head_lines, headline, primary
+from netbuild.report import Report, RowSummary
+from netbuild.rows import INPUT
+from netbuild.units import short, size
+
+METRICS = {"params": "parameters", "flops": "FLOPs", "memory": "memory"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A row, or an input of the network.
+
+    Args:
+        index: the row's number; -1, -2, ... are the inputs.
+        module: the module's name, with the repeats if there are several.
+        sources: what it reads, in words; empty if that is just the node before it.
+        shape: of its output, without the batch.
+        values: by metric: parameters, FLOPs, bytes of the output.
+        facts: labels and texts, all there is to say.
+        place: file and line of the row; written: its lines there.
+    """
+
+    index: int
+    section: str
+    module: str
+    name: str
+    sources: str
+    shape: str
+    values: Mapping[str, int]
+    facts: tuple[tuple[str, str], ...]
+    place: str = ""
+    written: str = ""
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is no row but an input."""
+        return self.index < 0
+
+    @property
+    def label(self) -> str:
+        """The node in one line, for those who do not see it."""
+        what = f"input {self.name}" if self.is_input else f"row {self.index}, {self.module}"
+        named = f", {self.name}" if self.name and not self.is_input else ""
+        return f"{what}{named}, output {self.shape}"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A value that a row reads: which node's, and which one of its outputs if it has several."""
+
+    source: int
+    target: int
+    pick: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A section of the file: its name, its first and its last row."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A network as it is drawn; nodes in the order of the file, inputs first."""
+
+    title: str
+    totals: str
+    facts: str
+    notes: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    bands: tuple[Band, ...]
+
+    def share(self, node: Node, metric: str) -> float:
+        """A node's part of the whole network's, from 0 to 1."""
+        return node.values[metric] / max(self._totals[metric], 1)
+
+    def height(self, node: Node, metric: str) -> float:
+        """A node's value over that of the largest, from 0 to 1."""
+        return node.values[metric] / max(self._largest[metric], 1)
+
+    @cached_property
+    def _totals(self) -> dict[str, int]:
+        return {metric: sum(node.values[metric] for node in self.nodes) for metric in METRICS}
+
+    @cached_property
+    def _largest(self) -> dict[str, int]:
+        return {metric: max(node.values[metric] for node in self.nodes) for metric in METRICS}
+
+
+def diagram(summary: Report) -> Diagram:
+    """What a summary has to be drawn."""
+    graph = summary.graph
+    inputs = [_input_node(i, name, shape) for i, (name, shape) in enumerate(graph.inputs)]
+    names = {INPUT - i: name for i, (name, _) in enumerate(graph.inputs)}
+    names.update({layer.row.index: str(layer.row.name or layer.row.index) for layer in graph.layers})
+    rows = [
+        _row_node(layer, row, summary.convention, names, i == 0 and len(inputs) > 1)
+        for i, (layer, row) in enumerate(zip(graph.layers, summary.top_rows, strict=True))
+    ]
+    head = head_lines(summary)
+    notes = (f"file: {Path(head[0]).name}", *foot_lines(summary))
+    totals = headline(summary).partition(": ")[2] + (", batch norms merged" if summary.fused else "")
+    return Diagram(summary.title, totals, head[1], notes, (*inputs, *rows), _edges(graph), _bands(graph))
+
+
+def _edges(graph: Graph) -> tuple[Edge, ...]:
+    found = [
+        Edge(source, layer.row.index, "" if pick is None else str(pick))
+        for layer in graph.layers
+        for source, pick in zip(layer.row.sources, layer.row.picks, strict=True)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _bands(graph: Graph) -> tuple[Band, ...]:
+    runs = [list(run) for _, run in groupby((layer.row for layer in graph.layers), key=lambda row: row.section)]
+    return tuple(Band(rows[0].section, rows[0].index, rows[-1].index) for rows in runs)
+
+
+def _input_node(number: int, name: str, shape: Sequence[int]) -> Node:
+    words = sizes([1, *shape]) or "a number"
+    facts = (("input", name), ("shape", words))
+    return Node(INPUT - number, "", "input", name, "", words, dict.fromkeys(METRICS, 0), facts)
+
+
+def _row_node(layer: Layer, row: RowSummary, convention: str, names: Mapping[int, str], first_of_many: bool) -> Node:
+    before = (layer.row.index - 1 if layer.row.index else INPUT,)
+    plain = layer.row.sources == before and layer.row.picks == (None,) and not first_of_many
+    sources = "" if plain else ", ".join(_source(s, p, names) for s, p in zip(layer.row.sources, layer.row.picks))
+    values = {"params": row.params, "flops": row.flops[convention], "memory": row.out_bytes}
+    return Node(
+        layer.row.index, layer.row.section, row.module + (f" ×{row.n}" if row.n > 1 else ""), row.name or "", sources,
+        sizes(row.out_shape), values, _facts(layer, row, convention, names),
+        f"{Path(layer.row.where.file).name}:{layer.row.where.line}", written(layer.row.node),
+    )  # fmt: skip
+
+
+def _source(index: int, pick: int | str | None, names: Mapping[int, str]) -> str:
+    return names[index] + ("" if pick is None else f"[{pick}]" if isinstance(pick, int) else f".{pick}")
+
+
+def _facts(layer: Layer, row: RowSummary, convention: str, names: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+    sources = zip(layer.row.sources, layer.row.picks, strict=True)
+    facts = {
+        "name": row.name,
+        "section": layer.row.section,
+        "module": row.path if row.path == row.module else f"{row.module} ({row.path})",
+        "repeats": str(row.n) if row.n > 1 else None,
+        "arguments": str(row.args),
+        "reads": ", ".join(_source(s, p, names) for s, p in sources),
+        "input": ", ".join(map(_shape, row.in_shapes)),
+        "output": _shape(row.out_shape),
+        "parameters": f"{row.params:,}",
+        "FLOPs": f"{row.flops[convention]:,} ({convention})",
+        "memory": f"{size(row.out_bytes)} (output, float32: {row.out_bytes:,} bytes)",
+        "receptive field": None if row.receptive_field is None else str(row.receptive_field),
+        "stride": None if row.stride is None else str(row.stride),
+    }
+    return tuple((label, text) for label, text in facts.items() if text)
+
+
+def _shape(shape: Any) -> str:
+    return "-" if shape is None else str(shape)
+
+
+def sizes(shape: Any) -> str:
+    """A shape without its batch, as in 64×80×80; of nested ones the first, with dots for the others."""
+    first = primary(shape)
+    if not isinstance(first, list) or not all(isinstance(n, int) for n in first):
+        return "-" if first is None else str(first)
+    text = "×".join(map(str, first[1:] if len(first) > 1 else first))
+    return text if first is shape or not text else f"{text} …"
+
+
+def inner(summary: Report) -> dict[int, list[list[Any]]]:
+    """The submodules of each row: level, name, module, output, parameters, FLOPs; of a summary with depth."""
+    found: dict[int, list[list[Any]]] = {}
+    for row in summary.rows:
+        if row.depth > 1:
+            number, _, path = str(row.i).partition(".")
+            flops = short(row.flops[summary.convention])
+            found.setdefault(int(number), []).append(
+                [row.depth - 2, path.rpartition(".")[2], row.module, sizes(row.out_shape), f"{row.params:,}", flops]
+            )
+    return found
+
+
+# -- texts ------------------------------------------------------------------------------------------------------------
+
+
+def cells(text: str) -> int:
+    """How many columns a text takes in letters of equal width."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fit(text: str, width: int) -> str:
+    """A text cut to so many columns, with dots where it was cut."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if cells(text) <= width:
+        return text
+    while cells(text) > width - 1:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
