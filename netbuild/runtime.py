@@ -6,6 +6,7 @@ This file may be copied and used by itself: ``python runtime.py model.onnx pictu
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -1073,7 +1074,7 @@ def _run(words: Sequence[str] | None) -> int:
     document = model.document(a.pictures, **{name: getattr(a, name) for name in names})
     for failed in document["failed"]:
         print(RunError(failed["reason"]), file=sys.stderr)
-    print(json.dumps(document, indent=1) if a.json else "\n".join(_lines(document)))
+    print(json.dumps(document, indent=1) if a.json else "\n".join(_lines(document)), flush=True)
     return int(bool(document["failed"]))
 
 
@@ -1084,6 +1085,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of standard output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at its end
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(RunError(f"the output cannot be written: {error.strerror}"), file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ def full_after(size):
 
 SLOW = pytest.mark.slow
 TARGETS = [
-    ("onnx", ".onnx"),
+    pytest.param("onnx", ".onnx", marks=SLOW),
     ("torchscript", ".torchscript"),
     pytest.param("torch-export", ".pt2", marks=SLOW),
     pytest.param("onnx-int8", ".int8.onnx", marks=SLOW),

@@ -273,6 +273,14 @@ def test_the_file_works_by_itself(here, tmp_path):
     same(document["pictures"], told("detector.safetensors", ["0.png"], conf=0.3))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_an_output_that_cannot_be_written_is_said(here):
+    command = [sys.executable, runtime.__file__, "free.onnx", "0.png", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=here, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: the output cannot be written: No space left on device\n")
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 
