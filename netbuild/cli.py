@@ -30,6 +30,10 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(_end_of_pipe())
+    except OSError as error:
+        if state.debug or error.filename is not None:  # of a file that a command opens: its own matter
+            raise
+        sys.exit(_refused(error))
 
 
 def entry() -> None:
@@ -44,6 +48,8 @@ def entry() -> None:
         sys.stderr.flush()
     except BrokenPipeError:
         code = _end_of_pipe()
+    except OSError as error:
+        code = _refused(error)
     if _may_have_joined() and isinstance(code, int):
         atexit._run_exitfuncs()
         os._exit(code)  # gloo's threads now and then abort a process that ends in an orderly way
@@ -55,6 +61,13 @@ def entry() -> None:
 def _may_have_joined() -> bool:
     """Without torch, where it is not there yet: then nothing has been joined either."""
     return "netbuild.processes" in sys.modules and is_one_of_several()
+
+
+def _refused(error: OSError) -> int:
+    """Standard output takes no more, such as a full disk: said once, exit code 2."""
+    say(f"error: the output cannot be written: {error.strerror or error}")
+    _end_of_pipe()
+    return 2
 
 
 def _end_of_pipe() -> int:

@@ -1,6 +1,7 @@
 """The command line as a user has it: forms of output, streams, start-up, terminals, the installed wheel, README."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -257,6 +258,16 @@ def _read(parent: int) -> bytes:
         return os.read(parent, 65536)
     except OSError:  # the other end has closed
         return b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+@pytest.mark.parametrize("flags", [["zoo"], ["summary", "lenet5.yaml", "--json"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line(flags):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "netbuild", *flags], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (2, f"error: the output cannot be written: {os.strerror(errno.ENOSPC)}\n")
 
 
 def test_a_closed_pipe_is_no_error():
