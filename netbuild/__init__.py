@@ -9,6 +9,7 @@ _HOMES = {
     "load": "spec",
     "build": "api",
     "transfer": "api",
+    "eject": "ejecting",
     "predict": "predicting",
     "check": "author.check",
     "save": "weights.checkpoint",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from netbuild.api import build as build
     from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
+    from netbuild.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module

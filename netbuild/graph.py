@@ -69,6 +69,11 @@ class Layer:
         return parameter_count(self.module)
 
     @property
+    def starts_anew(self) -> bool:
+        """Whether `init` is for its weights: heads know their biases, and published weights must stay."""
+        return self.factory.task is None and not self.row.module.lower().startswith(("timm.", "torchvision"))
+
+    @property
     def strides(self) -> list[float | None] | None:
         """Of a module that decodes by the strides of its sources, these strides; None of any other."""
         return list(self.source_strides) if self.factory.takes(Role.STRIDE) else None
@@ -120,8 +125,7 @@ class Graph(Facts):
             modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
         if init := self.spec.settings.get("init"):
             for layer, module in zip(self.layers, modules.values(), strict=True):
-                # Heads know their biases, and published weights must stay.
-                if layer.factory.task is None and not layer.row.module.lower().startswith(("timm.", "torchvision")):
+                if layer.starts_anew:
                     INITIAL[init](module)
         shapes = {"inputs": self.inputs, "stride": self.stride}
         return Network(Rows(modules, self.plan), {"name": self.name, **shapes, **describe(self, self.own)})

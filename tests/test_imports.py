@@ -76,10 +76,11 @@ BELOW = {
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
     "export": ("training", "sources"),
+    "ejecting": ("api",),
     "benchmark": ("export",),
     "author": ("summary", "training", "saving"),
     "terminal": ("render",),
-    "commands": ("author", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "commands": ("author", "ejecting", "trust", "importing", "benchmark", "inspecting", "terminal"),
     "cli": ("commands",),
     "__main__": ("cli",),
 }

@@ -109,9 +109,7 @@ def make(graph: Graph, path: Path) -> Ejected:
                 raise
     except OSError as error:
         raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return Ejected(
-        path, str(network.facts["name"]), done.name, done.text.count("\n"), done.packages, done.own, proof
-    )
+    return Ejected(path, str(network.facts["name"]), done.name, done.text.count("\n"), done.packages, done.own, proof)
 
 
 def built(graph: Graph) -> Network:

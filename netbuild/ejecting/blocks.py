@@ -120,4 +120,5 @@ def unique(name: str, taken: set[str]) -> str:
     name = re.sub(r"\W+", "_", name)
     if name not in taken:
         return name
-    return next(f"{name}{i}" for i in range(2, 10_000) if f"{name}{i}" not in taken)
+    stem = f"{name}_" if name[-1].isdigit() else name
+    return next(f"{stem}{i}" for i in range(2, 10_000) if f"{stem}{i}" not in taken)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -144,8 +145,9 @@ class Calls:
         found = ACTIVATIONS.get("".join(c for c in str(value).lower() if c not in " _-"))
         if found is None:
             return self.module(Call(str(value)))
-        options = getattr(found, "keywords", {})
-        return Made(self.take(NN), f".{getattr(found, 'func', found).__name__}", tuple(starmap(Argument, options.items())))
+        kind: Any
+        kind, options = (found.func, found.keywords) if isinstance(found, partial) else (found, {})
+        return Made(self.take(NN), f".{kind.__name__}", tuple(starmap(Argument, options.items())))
 
 
 def _by_position(bound: Bound) -> dict[Any, Any]:

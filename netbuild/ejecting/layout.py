@@ -73,3 +73,36 @@ def statement_of_imports(module: str, names: Sequence[str]) -> list[str]:
     """``from module import names``, sorted."""
     line = f"from {module} import {', '.join(names)}"
     return [line] if len(line) <= WIDTH else lay(Group(f"from {module} import (", tuple(names), ")"), 0, always=True)
+
+
+def grouped(head: str, items: Sequence[str], foot: str = ")") -> Doc:
+    """Texts between an opening and a closing."""
+    return Group(head, tuple(items), foot)
+
+
+def commented(doc: Doc, comment: str, indent: int) -> list[str]:
+    """An item of a list with a comment: at its end if that fits, else above it."""
+    line = " " * indent + f"{flat(doc)},"
+    if not comment:
+        return lay(doc, indent, ",")
+    if len(line) + 2 + len(comment) <= WIDTH:
+        return [f"{line}  {comment}"]
+    return [" " * indent + comment[: WIDTH - indent], *lay(doc, indent, ",")]
+
+
+def docstring(text: str) -> list[str]:
+    """The docstring of a class."""
+    if len(text) + 10 <= WIDTH:
+        return [f'    """{text}"""']
+    first, *more = wrapped(text).splitlines()
+    return [f'    """{first}', *(f"    {line}" for line in more), '    """']
+
+
+def wrapped(text: str) -> str:
+    """A text in lines."""
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) + 8 > WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(lines)

@@ -123,7 +123,7 @@ def _answers(cases: Sequence[Case]) -> list[Mapping[str, Any]]:
     return answers
 
 
-_SCRIPT = '''
+_SCRIPT = """
 import importlib.machinery
 import importlib.util
 import json
@@ -203,4 +203,4 @@ for asked in json.loads(sys.argv[1]):
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"[:600]}
     print("answer " + json.dumps(answer), flush=True)
-'''
+"""
