@@ -9,7 +9,17 @@ from netbuild.commands.base import app, is_one_of_several
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, state
 
-for _file in ("summary", "build", "training", "predict", "export", "eject", "data", "author"):  # in the order of --help
+for _file in (
+    "summary",
+    "build",
+    "training",
+    "predict",
+    "export",
+    "eject",
+    "data",
+    "author",
+    "watch",
+):  # in the order of --help
     import_module(f"netbuild.commands.{_file}")
 
 

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -433,7 +432,6 @@ def _passing(row: Row, bound: Bound, block: Block | None, count: int) -> str:
     return ("spread" if count > 1 and _spreads(bound.factory.make) else "list") + text
 
 
-@cache
 def _spreads(cls: Any) -> bool:
     """Whether a module's forward takes several inputs as several arguments."""
     forward = getattr(cls, "forward", None)
