@@ -22,7 +22,7 @@ TORCH = Import("torch", "import torch{}", "torch", "torch")
 ANY = Import("typing.Any", "from typing import Any{}", "Any", "Any")
 
 _DEFAULT = '''
-# One object for all layers: it has no state, and a network's module count holds it once.
+# One object for all layers that ask for the default.
 DEFAULT_ACTIVATION = {}
 
 
@@ -149,10 +149,14 @@ class _File:
 
     def _definitions(self) -> Iterator[str]:
         constants: list[str] = []
+        before = ""
         for definition in self.gathered.definitions:
             text = renamed(definition, self.names)
-            if definition.file:
-                text = f"# From {Path(definition.file).name}: its author's, not netbuild's.\n{text}"
+            if definition.file and definition.file != before:
+                text = f"# From here on out of {Path(definition.file).name}: its author's, not netbuild's.\n{text}"
+            elif before and not definition.file:
+                text = f"# From here on out of netbuild.\n{text}"
+            before = definition.file
             if not definition.is_block:
                 constants.append(text)
                 continue
@@ -174,12 +178,12 @@ class _File:
         g = self.graph
         facts = [f"scale {g.scale.name}"] if g.scale.name else []
         facts += [f"nc {g.nc}"] if g.nc is not None else []
+        origin = g.spec.path.name + (f" ({', '.join(facts)})" if facts else "")
         theirs = f" What is from {', '.join(own)} stays under its author's terms." if own else ""
         return _HEAD.format(
             title=title(g),
             count=f"{parameter_count(g.skeleton()):,}",
-            version=__version__,
-            origin=g.spec.path.name + (f" ({', '.join(facts)})" if facts else ""),
+            made=wrapped(f"Made by netbuild {__version__} from {origin}. {_KEYS}"),
             name=self.name,
             load="safetensors.torch.load_model(model, FILE)" if self.shared else _LOAD,
             needs=f"\nIt needs {', '.join(packages)} beside torch.\n" if packages else "",
@@ -201,10 +205,11 @@ class _File:
 
 
 _LOAD = "model.load_state_dict(safetensors.torch.load_file(FILE))"
+_KEYS = "The state dict has the keys of netbuild's checkpoints:"
 _LICENCE = "The layers are netbuild's, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0."
 _HEAD = '''"""{title} as one file of PyTorch, {count} parameters.
 
-Made by netbuild {version} from {origin}. The state dict has the keys of netbuild's checkpoints:
+{made}
 
     model = {name}()
     {load}
