@@ -77,13 +77,14 @@ class Watch:
 
     def _look(self, began: float) -> Look:
         self.known = stamps(self.known)
-        self._note([*bases(self.path), *_code(self.wanted.modules)])
+        needed = {self.path, *bases(self.path), *_code(self.wanted.modules)}
+        self._note(needed)
         self._forget_code()
         try:
             if not self.path.is_file():
                 raise NetbuildError(f"{self.path}: there is no such file", hint="it is shown once it is there again")
             spec = load(self.path, self.wanted.set)
-            needed = {self.path, *bases(self.path), *_code(self.wanted.modules), *_code(_imports(spec))}
+            needed |= {*_code(_imports(spec))}
             self._note(needed)
             look = Look(self._summary(spec), (), began)
             self.known = {file: stamp for file, stamp in self.known.items() if file in needed}

@@ -100,10 +100,10 @@ def prove(cases: Sequence[Case]) -> list[Proof]:
     proofs = []
     for case, found in zip(cases, _answers(cases), strict=True):
         if "error" in found:
-            raise DifferError(f"{case.file.name} does not do what the network does: {found['error']}")
+            raise DifferError(f"class {case.name} does not do what the network does: {found['error']}")
         if not found["difference"] <= TOLERANCE:
             run, difference = found["worst"], found["difference"]
-            raise DifferError(f"{case.file.name} differs from the network by {difference:.1e} in {run}")
+            raise DifferError(f"class {case.name} differs from the network by {difference:.1e} in {run}")
         proofs.append(Proof(tuple(found["runs"]), found["values"], found["difference"]))
     return proofs
 
@@ -118,7 +118,8 @@ def _answers(cases: Sequence[Case]) -> list[Mapping[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     answers = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("answer ")]
     if len(answers) < len(cases):
-        answers.append({"error": shorten(done.stderr.strip().splitlines()[-1:] or f"exit code {done.returncode}", 300)})
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        answers.append({"error": shorten(last, 300)})
         answers += [{"error": "it was not come to"}] * (len(cases) - len(answers))
     return answers
 
