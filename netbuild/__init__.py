@@ -9,6 +9,7 @@ _HOMES = {
     "load": "spec",
     "build": "api",
     "transfer": "api",
+    "eject": "ejecting",
     "predict": "predicting",
     "check": "author.check",
     "diff": "author.diff",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
     from netbuild.drawn import draw as draw
+    from netbuild.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module

@@ -6,7 +6,7 @@ Whatever a file says, nothing is downloaded unless the caller allows it (`pretra
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -170,17 +170,26 @@ def torchvision_model(
     Raises:
         NetbuildError: for a model or a layer that there is not, or weights that may not be downloaded.
     """
-    make = _builder(model)
-    if {"weights", "weights_backbone"} & options.keys():
-        raise NetbuildError("weights are asked for by pretrained: true", hint="leave the weights arguments out")
-    if "weights_backbone" in inspect.signature(make).parameters:
-        options["weights_backbone"] = None  # its default would download
-    if model in _TF_NORMALISED:
-        options = {"transform_input": pretrained, "init_weights": True, **options}
-    network: nn.Module = make(weights=None, **options)
+    network: nn.Module = _builder(model)(weights=None, **torchvision_options(model, pretrained, options))
     if _asked(pretrained, f"torchvision's {model}"):
         _load_published(network, model)
     return _stages(network, features) if features else network
+
+
+def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that torchvision's builder gets beside ``weights``.
+
+    Raises:
+        NetbuildError: for a model that there is not, or weights among the options.
+    """
+    if {"weights", "weights_backbone"} & options.keys():
+        raise NetbuildError("weights are asked for by pretrained: true", hint="leave the weights arguments out")
+    set_here: dict[str, Any] = {}
+    if model in _TF_NORMALISED:
+        set_here |= {"transform_input": pretrained, "init_weights": True}
+    if "weights_backbone" in inspect.signature(_builder(model)).parameters:
+        set_here["weights_backbone"] = None  # its default would download
+    return {**set_here, **options}
 
 
 def _load_published(network: nn.Module, model: str) -> None:
@@ -222,9 +231,7 @@ class TorchVision(nn.Module):
         self, model: str, weights: str | None = "DEFAULT", unwrap: bool = True, truncate: int = 2, split: bool = False
     ):
         super().__init__()
-        network = _builder(model)(weights=None)
-        if weights is not None and _may_load(model):
-            _load_published(network, model)
+        network = _whole(model, weights)
         self.split = split and unwrap
         self.m = _unwrapped(network, truncate) if unwrap else _without_head(network)
 
@@ -235,6 +242,13 @@ class TorchVision(nn.Module):
         for child in self.m.children():
             outputs.append(child(outputs[-1]))
         return outputs
+
+
+def _whole(model: str, weights: str | None) -> nn.Module:
+    network: nn.Module = _builder(model)(weights=None)
+    if weights is not None and _may_load(model):
+        _load_published(network, model)
+    return network
 
 
 def _may_load(model: str) -> bool:

@@ -9,7 +9,7 @@ from netbuild.commands.base import app, is_one_of_several
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, state
 
-_FILES = "summary graph diff build training predict export view data author schema"  # as --help has them
+_FILES = "summary graph diff watch build training predict export eject view data author schema"  # as --help has them
 for _file in _FILES.split():
     import_module(f"netbuild.commands.{_file}")
 

@@ -123,10 +123,16 @@ def legacy(modules: Iterable[str]) -> bool:
     return _NON_LEGACY.isdisjoint(modules)
 
 
+def norm_constants(task: str | None) -> tuple[float, float] | None:
+    """eps and momentum of batch norms in networks of a task; None where torch's stay, as in classifiers."""
+    return (1e-3, 0.03) if task in _DETECTION_LIKE else None
+
+
 def finish(module: nn.Module, task: str | None) -> nn.Module:
     """Give batch norms the constants of detection-like networks; classifiers and nets of other kinds keep torch's."""
-    if task in _DETECTION_LIKE:
+    constants = norm_constants(task)
+    if constants:
         for child in module.modules():
             if type(child) is nn.BatchNorm2d:
-                child.eps, child.momentum = 1e-3, 0.03
+                child.eps, child.momentum = constants
     return module

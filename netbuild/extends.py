@@ -51,9 +51,18 @@ def expand(root: Node, chain: tuple[Path, ...]) -> Node:
 
 
 def _base(node: Node, chain: tuple[Path, ...]) -> Node:
+    path = _base_file(node, chain[-1])
+    if path.resolve() in [p.resolve() for p in chain]:
+        raise node.error("a file may not extend itself: " + " extends ".join(p.name for p in (*chain, path)))
+    if len(chain) >= MAX_CHAIN:
+        raise node.error(f"more than {MAX_CHAIN} files extend one another")
+    return expand(parse(read_text(path), str(path)), (*chain, path))
+
+
+def _base_file(node: Node, file: Path) -> Path:
     if not isinstance(node.value, str):
         raise node.error(f"extends names one file, not {node.kind()}")
-    path = chain[-1].parent / node.value
+    path = file.parent / node.value
     if not is_file(path):
         try:
             path, letter = locate(node.value)
@@ -63,11 +72,25 @@ def _base(node: Node, chain: tuple[Path, ...]) -> Node:
             raise node.error(
                 f"there is no file '{node.value}'", f"write extends: {path.name}; --scale {letter} picks the scale"
             )
-    if path.resolve() in [p.resolve() for p in chain]:
-        raise node.error("a file may not extend itself: " + " extends ".join(p.name for p in (*chain, path)))
-    if len(chain) >= MAX_CHAIN:
-        raise node.error(f"more than {MAX_CHAIN} files extend one another")
-    return expand(parse(read_text(path), str(path)), (*chain, path))
+    return path
+
+
+def bases(file: Path) -> list[Path]:
+    """The files that a file is built on, as far as they can be read; a missing one by where it would be."""
+    found = [file]
+    while len(found) <= MAX_CHAIN:
+        node: Node | None = None
+        try:
+            root = parse(read_text(found[-1]), str(found[-1]))
+            node = root.value.get("extends") if isinstance(root.value, dict) else None
+            if node is None:
+                break
+            found.append(_base_file(node, found[-1]))
+        except NetbuildError:
+            if node is not None and isinstance(node.value, str):
+                found.append(found[-1].parent / node.value)
+            break
+    return found[1:]
 
 
 def _merged(root: Node, base: Node) -> Node:

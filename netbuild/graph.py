@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -54,7 +53,14 @@ class Layer:
     field: Field | None
     source_strides: tuple[float | None, ...]
     tally: Tally
+    bound: Bound
     result_names: tuple[str, ...] = ()  # of a block that returns several rows: their names
+    inside: tuple["Inside", ...] = ()  # of a block, once for each copy
+
+    @property
+    def copies(self) -> int:
+        """How many modules stand in sequence for the row."""
+        return 1 if self.bound.takes_repeats else self.n
 
     @property
     def params(self) -> int:
@@ -62,9 +68,33 @@ class Layer:
         return parameter_count(self.module)
 
     @property
+    def starts_anew(self) -> bool:
+        """Whether `init` is for its weights: heads know their biases, and published weights must stay."""
+        return self.factory.task is None and not self.row.module.lower().startswith(("timm.", "torchvision"))
+
+    @property
     def strides(self) -> list[float | None] | None:
         """Of a module that decodes by the strides of its sources, these strides; None of any other."""
         return list(self.source_strides) if self.factory.takes(Role.STRIDE) else None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a block of the file is at a row: its inner rows, their names in the state dict, and the wiring."""
+
+    layers: tuple[Layer, ...]
+    keys: tuple[str, ...]
+    plan: Plan
+    inputs: tuple[str, ...]  # names, where the block names them
+    names: Mapping[str, Any]  # its parameters, and c1
+
+    def skeleton(self, title: str) -> Rows:
+        """The inner rows on ``meta``."""
+        return Rows({key: layer.module for key, layer in zip(self.keys, self.layers, strict=True)}, self.plan, title)
+
+    def make(self, title: str) -> Rows:
+        """The inner rows with weights."""
+        return Rows({key: layer.make() for key, layer in zip(self.keys, self.layers, strict=True)}, self.plan, title)
 
 
 @dataclass(frozen=True)
@@ -94,8 +124,7 @@ class Graph(Facts):
             modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
         if init := self.spec.settings.get("init"):
             for layer, module in zip(self.layers, modules.values(), strict=True):
-                # Heads know their biases, and published weights must stay.
-                if layer.factory.task is None and not layer.row.module.lower().startswith(("timm.", "torchvision")):
+                if layer.starts_anew:
                     INITIAL[init](module)
         shapes = {"inputs": self.inputs, "stride": self.stride}
         return Network(Rows(modules, self.plan), {"name": self.name, **shapes, **describe(self, self.own)})
@@ -214,8 +243,9 @@ class _Walk:
         copies = 1 if bound.takes_repeats else n
         try:
             with blame(row, inputs, above, factory, self.imgsz):
+                inside: tuple[Inside, ...] = ()
                 if block:
-                    module, make, out = self._block(block, row, bound, inputs, copies, scope)
+                    module, make, inside, out = self._block(block, row, bound, inputs, copies, scope)
                 else:
                     module, make = self._module(row, bound, copies)
                     out = self._run(module, inputs, passing)
@@ -225,7 +255,7 @@ class _Walk:
         step = Step(row.sources, passing, frees, picks)
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
-            field_of(first_tensor(out)), arriving.strides, tally, _result_names(block),
+            field_of(first_tensor(out)), arriving.strides, tally, bound, _result_names(block), inside,
         )  # fmt: skip
 
     def _factory(self, row: Row) -> Factory:
@@ -272,25 +302,28 @@ class _Walk:
 
     def _block(
         self, block: Block, row: Row, bound: Bound, inputs: list[Any], copies: int, scope: Scope
-    ) -> tuple[nn.Module, Callable[[], nn.Module], Any]:
+    ) -> tuple[nn.Module, Callable[[], nn.Module], tuple[Inside, ...], Any]:
         values: Any = inputs
-        parts: list[tuple[Rows, Callable[[], Rows]]] = []
+        inside: list[Inside] = []
         for _ in range(copies):
             self._count(1, row)
-            skeleton, make, values = self._block_copy(block, row, bound, values, scope)
-            parts.append((skeleton, make))
+            copy, values = self._block_copy(block, row, bound, values, scope)
+            inside.append(copy)
+        title = block.name
         if copies == 1:
-            return parts[0][0], parts[0][1], values[0]
-        return nn.Sequential(*(p for p, _ in parts)), lambda: nn.Sequential(*(make() for _, make in parts)), values[0]
+            return inside[0].skeleton(title), lambda: inside[0].make(title), tuple(inside), values[0]
+        skeleton = nn.Sequential(*(copy.skeleton(title) for copy in inside))
+        return skeleton, lambda: nn.Sequential(*(copy.make(title) for copy in inside)), tuple(inside), values[0]
 
     def _block_copy(
         self, block: Block, row: Row, bound: Bound, inputs: list[Any], scope: Scope
-    ) -> tuple[Rows, Callable[[], Rows], list[Any]]:
+    ) -> tuple[Inside, list[Any]]:
         channels = list(_arriving(inputs, self.imgsz).channels)
         given = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
-        names = {**scope.file_names, "c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
+        own = {"c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
         # Inside a block numbers are exact, as they are inside a module class.
+        names = {**scope.file_names, **own}
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         try:
             layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
@@ -298,14 +331,10 @@ class _Walk:
             error.message += f"\n  in block {block.name}, used at line {row.where.line} by {row.label}"
             raise
         plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
-        keys = [_child_name(layer.row) for layer in layers]
-
-        def make() -> Rows:
-            return Rows(dict(zip(keys, (layer.make() for layer in layers), strict=True)), plan, block.name)
-
-        skeleton = Rows(dict(zip(keys, (layer.module for layer in layers), strict=True)), plan, block.name)
+        keys = tuple(_child_name(layer.row) for layer in layers)
         result = [values[i] for i in block.result]
-        return skeleton, make, [result if block.listed_result else result[0]]
+        inside = Inside(tuple(layers), keys, plan, tuple(block.inputs), own)
+        return inside, [result if block.listed_result else result[0]]
 
 
 def _child_name(row: Row) -> str:
@@ -403,7 +432,6 @@ def _passing(row: Row, bound: Bound, block: Block | None, count: int) -> str:
     return ("spread" if count > 1 and _spreads(bound.factory.make) else "list") + text
 
 
-@cache
 def _spreads(cls: Any) -> bool:
     """Whether a module's forward takes several inputs as several arguments."""
     forward = getattr(cls, "forward", None)

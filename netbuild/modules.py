@@ -129,6 +129,13 @@ def _factories(loaded: ModuleType) -> Iterator[tuple[str, Factory]]:
                 yield further, factory
 
 
+def forget() -> None:
+    """Let own modules be read anew when they are next loaded, all their files: what is in use stays as it is."""
+    for name in [name for name in sys.modules if name.startswith(PREFIX)]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
 def code_files(path: Path) -> list[Path]:
     """All code that importing a path may run: itself, or what lies below it."""
     return [path] if path.is_file() else sorted(path.rglob("*.py"))

@@ -67,7 +67,7 @@ def summarize_graph(
     Raises:
         NetbuildError: for an unknown FLOPs convention.
     """
-    conventions = _conventions(flops)
+    conventions = conventions_of(flops)
     model = fused(graph) if fuse else graph.skeleton()
     parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model)
     strided, notes = _strided(graph, model) if "thop-stride" in conventions else ({}, ())
@@ -81,7 +81,12 @@ def summarize_graph(
     )  # fmt: skip
 
 
-def _conventions(flops: str) -> list[str]:
+def conventions_of(flops: str) -> list[str]:
+    """The conventions that ``--flops`` asks for.
+
+    Raises:
+        NetbuildError: for an unknown one.
+    """
     if flops == "all":
         return list(CONVENTIONS)
     if flops not in CONVENTIONS:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,6 +44,24 @@ def show(renderable: Any) -> None:
     from rich.console import Console
 
     Console(soft_wrap=False).print(renderable)
+
+
+def redraw(renderables: Sequence[Any], title: str, foot: Callable[[], str]) -> None:
+    """A screen of its own on a terminal, elsewhere lines under one with the title; the foot is asked for last."""
+    from netbuild.render import to_text
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console(soft_wrap=False)
+        with console.capture() as drawn:
+            console.print(*renderables, sep="\n")
+        # In one piece, so that it does not flicker.
+        sys.stdout.write(f"\x1b[2J\x1b[H{drawn.get()}{foot()}\n")
+    else:
+        text = "\n".join(map(to_text, renderables))
+        write(f"--- {title} ---\n{text}\n{foot()}")
+    sys.stdout.flush()
 
 
 def busy(what: str) -> AbstractContextManager[Any]:

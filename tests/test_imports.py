@@ -78,11 +78,12 @@ BELOW = {
     "predicting": ("sources", "api", "devices", "exported"),
     "saving": ("predicting",),
     "export": ("training", "sources"),
+    "ejecting": ("api",),
     "benchmark": ("export",),
     "viewing": ("export", "saving", "drawn"),
     "author": ("summary", "training", "saving"),
     "terminal": ("render",),
-    "commands": ("author", "drawn", "viewing", "trust", "importing", "benchmark", "inspecting", "terminal"),
+    "commands": ("author", "drawn", "ejecting", "viewing", "trust", "importing", "benchmark", "inspecting", "terminal"),
     "cli": ("commands",),
     "__main__": ("cli",),
 }

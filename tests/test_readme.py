@@ -40,6 +40,7 @@ def commands() -> list[tuple[str, str, list[str]]]:
     # These need files and time; tests/test_importing.py, test_training.py and test_predict.py run them.
     elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data", "netbuild predict")
     elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/test_export.py
+    elsewhere += ("netbuild watch",)  # tests/test_watch.py: it has no end
     return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
 
 

@@ -1,0 +1,160 @@
+"""Ejecting: a network as one file of PyTorch that needs no netbuild, proven to be the same network."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netbuild import builders
+from netbuild.api import Size, open_graph
+from netbuild.ejecting.proving import Case, DifferError, Proof, prove, record
+from netbuild.ejecting.writing import write
+from netbuild.errors import NetbuildError
+from netbuild.files import whole
+from netbuild.graph import Graph
+from netbuild.network import Network
+from netbuild.weights import checkpoint
+
+__all__ = ["Ejected", "eject"]
+
+SUFFIX = ".py"
+
+
+@dataclass(frozen=True)
+class Ejected:
+    """A file that was written and proven.
+
+    Args:
+        path: of the file.
+        network: name of the network.
+        name: of its class in the file.
+        lines: how many.
+        packages: what the file imports beside torch.
+        own: files of own modules whose text is in it.
+        proof: how it compares with the network.
+    """
+
+    path: Path
+    network: str
+    name: str
+    lines: int
+    packages: tuple[str, ...]
+    own: tuple[str, ...]
+    proof: Proof
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {**vars(self), "path": str(self.path), "proof": self.proof.to_dict()}
+
+    def text(self) -> str:
+        """In a sentence."""
+        return f"{self.path}: {self.network} as class {self.name}, {self.lines:,} lines, {self.proof.text()}"
+
+
+def eject(
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    scale: str | None = None,
+    nc: int | None = None,
+    ch: int | None = None,
+    imgsz: Size = None,
+    modules: Sequence[str | Path] = (),
+    trusted: bool | Callable[[Path], bool] = False,
+    set: Sequence[str] = (),
+) -> Ejected:
+    """Write a network as one readable file of PyTorch, and prove it equal to the network.
+
+    The file's class has the state-dict keys of the network, so that a checkpoint's tensors fit.
+
+    Args:
+        file: a YAML file, a packaged name, or a checkpoint; no tensors are written.
+        out: the file; beside a checkpoint, or here, under the network's name unless given.
+        scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.build`.
+
+    Raises:
+        DifferError: if the file does not do what the network does; it is kept as NAME.failed.py.
+        NetbuildError: for a mistake in the file, a path that is taken, or own modules that need netbuild itself.
+    """
+    if out is not None:
+        check_out(Path(out))
+    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
+    path = Path(out) if out is not None else _usual(file, graph)
+    check_out(path)
+    return make(graph, path)
+
+
+def make(graph: Graph, path: Path) -> Ejected:
+    """Write a draft, prove it, give it its name.
+
+    Raises:
+        DifferError: if it does not do what the network does; it is kept as NAME.failed.py.
+        NetbuildError: if it cannot be written.
+    """
+    network = built(graph)
+    done = write(graph, is_shared(network))
+    try:
+        with whole(path) as draft:
+            draft.write_text(done.text, encoding="utf-8")
+            try:
+                proof = proven(graph, network, draft, done.name)
+            except DifferError as error:
+                kept = path.with_name(f"{path.stem}.failed{SUFFIX}")
+                draft.replace(kept)
+                error.message = f"{path}: {error.message}\nit is kept as {kept}"
+                raise
+    except OSError as error:
+        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return Ejected(path, str(network.facts["name"]), done.name, done.text.count("\n"), done.packages, done.own, proof)
+
+
+def built(graph: Graph) -> Network:
+    """The network with weights: those of its checkpoint, or random ones; nothing is downloaded."""
+    torch.manual_seed(0)
+    with builders.pretrained("skip"):
+        network = graph.build()
+    return checkpoint.fill(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
+
+
+def is_shared(network: Network) -> bool:
+    """Whether a tensor of the network has several names."""
+    places = [(t.data_ptr(), t.shape) for t in network.state_dict().values() if t.numel()]
+    return len({*places}) < len(places)
+
+
+def proven(graph: Graph, network: Network, draft: Path, name: str) -> Proof:
+    """The proof that a draft is the network.
+
+    Raises:
+        DifferError: if it is not.
+    """
+    with tempfile.TemporaryDirectory(prefix="netbuild-") as folder:
+        data = Path(folder) / "known.pt"
+        record(network, graph, data)
+        return prove([Case(draft, name, data)])[0]
+
+
+def check_out(path: Path) -> None:
+    """Refuse a path that cannot be written to, or where something is, before work is done for it.
+
+    Raises:
+        NetbuildError: for another ending, a missing or read-only folder, or a path that is taken.
+    """
+    if path.suffix != SUFFIX:
+        raise NetbuildError(f"{path}: its name must end in {SUFFIX}")
+    if not path.parent.is_dir():
+        raise NetbuildError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise NetbuildError(f"{path}: its folder cannot be written to")
+    if path.exists():
+        raise NetbuildError(f"{path} exists already", hint="it may have been edited: remove it, or name another by -o")
+
+
+def _usual(file: str | Path, graph: Graph) -> Path:
+    if graph.spec.checkpoint:
+        return Path(file).with_suffix(SUFFIX)
+    return Path(f"{graph.name}{SUFFIX}")

@@ -1,0 +1,262 @@
+"""A network as one file of PyTorch: the classes that it uses, its blocks, itself, and a small check at the end."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netbuild import __version__
+from netbuild.ejecting.blocks import Blocks, unique
+from netbuild.ejecting.calls import NN, Calls, Made, written
+from netbuild.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
+from netbuild.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
+from netbuild.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
+from netbuild.ejecting.words import class_name, is_tensor, title
+from netbuild.expr import parse_call
+from netbuild.graph import Graph, Layer
+from netbuild.roles import Role
+from netbuild.shapes import parameter_count
+
+TORCH = Import("torch", "import torch{}", "torch", "torch")
+ANY = Import("typing.Any", "from typing import Any{}", "Any", "Any")
+
+_DEFAULT = '''
+# One object for all layers that ask for the default.
+DEFAULT_ACTIVATION = {}
+
+
+def default_activation() -> nn.Module:
+    """The activation object of all layers that ask for the default."""
+    return DEFAULT_ACTIVATION
+'''
+# Where no activation is given by its name the table of names is left out.
+_WITHOUT_NAMES = '''
+Act = bool | nn.Module | None
+
+
+def resolve_activation(act: Act, default: nn.Module | None = None) -> nn.Module:
+    """What an `act` argument means: True the default, a module itself, anything else none."""
+    if act is True:
+        return DEFAULT_ACTIVATION if default is None else default
+    return act if isinstance(act, nn.Module) else nn.Identity()
+'''
+_TORCHVISION = '''
+from torchvision.models import get_model
+
+
+def _whole(model: str, weights: str | None) -> nn.Module:
+    """The network of torchvision, its weights random."""
+    return get_model(model, weights=None)
+'''
+_SHAPES = '''def shapes(value: Any) -> Any:
+    """The shapes of an output's tensors."""
+    if isinstance(value, dict):
+        return {key: shapes(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shapes(item) for item in value]
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else value
+'''
+
+
+@dataclass(frozen=True)
+class Written:
+    """The file's text, the network's class in it, packages that it needs beside torch, own files it has text of."""
+
+    text: str
+    name: str
+    packages: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+def write(graph: Graph, shared: bool = False) -> Written:
+    """The file of a network.
+
+    Args:
+        graph: resolved.
+        shared: whether the network has tensors under several names.
+
+    Raises:
+        NetbuildError: for own modules that cannot go without netbuild.
+    """
+    return _File(graph, shared).write()
+
+
+class _File:
+    def __init__(self, graph: Graph, shared: bool) -> None:
+        self.graph, self.shared, self.calls = graph, shared, Calls()
+        rows = [self.calls.of(layer) for layer in graph.layers]
+        self.blocks = Blocks(rows)
+        self.rows = [self.blocks.calls(row) for row in rows]
+        node = graph.spec.root.value.get("activation")
+        self.default = self.calls.activation("silu" if node is None else parse_call(node.value) or node.value)
+        self.gathered = self._gather()
+        self.names: dict[Key, str] = {}
+        self.name = self._choose_names()
+
+    def _gather(self) -> Gathered:
+        activation = _default_activation(self.default)
+        if not self.graph.own and not any(map(_names_activation, _all_layers(self.graph.layers))):
+            activation += _WITHOUT_NAMES
+        sources = Sources({ACTIVATION: activation, BUILDERS: _TORCHVISION})
+        roots = [*self.calls.roots, *([(HE, "he")] if self.graph.spec.settings.get("init") else [])]
+        pairs = any(self._pairs())
+        roots += [(FUSE, "fold_bn"), (FUSE, "set_weights")] if pairs else []
+        found = sources.gather(roots)
+        if pairs or any("    def fuse(self" in d.text for d in found.definitions):
+            found = sources.gather([*roots, (FUSE, "fuse")])
+        for item in (TORCH, NN, *self.calls.imports.values()):
+            found.take(item)
+        return found
+
+    def _pairs(self) -> Iterator[list[tuple[int, int]]]:
+        yield fused_pairs(self.graph.layers, self.graph.plan)
+        yield from (fused_pairs(b.first.inside.layers, b.first.inside.plan) for b in self.blocks.classes)
+
+    def _choose_names(self) -> str:
+        """Give every definition, import and block a name of its own in the file; the network's class gets one, too."""
+        taken = {"shapes"}
+
+        def take(key: Key, name: str) -> None:
+            self.names[key] = unique(name, taken)
+            taken.add(self.names[key])
+
+        for item in (TORCH, NN, ANY):
+            take(("", item.target), item.binds)
+        for key, item in sorted(self.gathered.imports.items()):
+            if key not in self.names:
+                take(key, item.binds)
+        for definition in self.gathered.definitions:
+            take(definition.key, definition.binds)
+        for block in self.blocks.classes:
+            take(block.key, class_name(block.name))
+        name = class_name(self.graph.name)
+        return name if name not in taken else unique(f"{name}Net", taken)
+
+    def write(self) -> Written:
+        classes = Classes(self.graph, self.name, self.names, self.rows, self.default)
+        written = [*map(classes.block, self.blocks.classes), classes.network()]
+        written += [] if is_tensor(self.graph.layers[-1].out_shape) else [_SHAPES]
+        if any(re.search(r"\bAny\b", text) for text in written):
+            self.gathered.take(ANY)
+        body = [*self._definitions(), *written, self._check()]
+        own = tuple(dict.fromkeys(Path(d.file).name for d in self.gathered.definitions if d.file))
+        tops = {item.top for item in self.gathered.imports.values()}
+        packages = tuple(sorted(tops - {"torch"} - sys.stdlib_module_names))
+        blank = "\n" if _begins_with_block(body[0]) else ""
+        text = "\n".join([self._head(own, packages), *self._imports(), blank, "\n\n".join(body)])
+        return Written(text, self.name, packages, own)
+
+    def _definitions(self) -> Iterator[str]:
+        constants: list[str] = []
+        before = ""
+        for definition in self.gathered.definitions:
+            text = renamed(definition, self.names)
+            if definition.file and definition.file != before:
+                text = f"# From here on out of {Path(definition.file).name}: its author's, not netbuild's.\n{text}"
+            elif before and not definition.file:
+                text = f"# From here on out of netbuild.\n{text}"
+            before = definition.file
+            if not definition.is_block:
+                constants.append(text)
+                continue
+            yield from ["\n".join(constants)] if constants else []
+            constants = []
+            yield text
+        yield from ["\n".join(constants)] if constants else []
+
+    def _imports(self) -> Iterator[str]:
+        if self.gathered.future:
+            yield from [*statement_of_imports("__future__", sorted(self.gathered.future)), ""]
+        lines = {item.line(self.names[key]) for key, item in self.gathered.imports.items()} | self.gathered.also
+        groups: list[list[str]] = [[], []]
+        for line in sorted(lines):
+            groups[line.split()[1].split(".")[0] not in sys.stdlib_module_names].append(line)
+        yield "\n\n".join("\n".join(_merged(group)) for group in groups if group)
+
+    def _head(self, own: Sequence[str], packages: Sequence[str]) -> str:
+        g = self.graph
+        facts = [f"scale {g.scale.name}"] if g.scale.name else []
+        facts += [f"nc {g.nc}"] if g.nc is not None else []
+        origin = g.spec.path.name + (f" ({', '.join(facts)})" if facts else "")
+        theirs = f" What is from {', '.join(own)} stays under its author's terms." if own else ""
+        return _HEAD.format(
+            title=title(g),
+            count=f"{parameter_count(g.skeleton()):,}",
+            made=wrapped(f"Made by netbuild {__version__} from {origin}. {_KEYS}"),
+            name=self.name,
+            load="safetensors.torch.load_model(model, FILE)" if self.shared else _LOAD,
+            needs=f"\nIt needs {', '.join(packages)} beside torch.\n" if packages else "",
+            licence=wrapped(f"{_LICENCE}{theirs}"),
+        )
+
+    def _check(self) -> str:
+        inputs = [f"torch.rand({', '.join(map(str, (1, *shape)))})" for _, shape in self.graph.inputs]
+        shown = "tuple(y.shape)" if is_tensor(self.graph.layers[-1].out_shape) else "shapes(y)"
+        lines = [
+            'if __name__ == "__main__":',
+            f"    model = {self.name}().eval()",
+            "    with torch.no_grad():",
+            *lay(grouped("y = model(", inputs), 8),
+            '    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")',
+            f"    print({shown})",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+_LOAD = "model.load_state_dict(safetensors.torch.load_file(FILE))"
+_KEYS = "The state dict has the keys of netbuild's checkpoints:"
+_LICENCE = "The layers are netbuild's, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0."
+_HEAD = '''"""{title} as one file of PyTorch, {count} parameters.
+
+{made}
+
+    model = {name}()
+    {load}
+{needs}
+{licence}
+"""
+'''
+
+
+def _default_activation(call: Made) -> str:
+    """The definitions that stand for what a scope's default is in netbuild."""
+    home, name = call.key
+    text = _DEFAULT.format(flat(written(call, {call.key: name, ("", NN.target): "nn"})))
+    return text if call.key == ("", NN.target) else f"from {home} import {name}\n{text}"
+
+
+def _merged(lines: Sequence[str]) -> Iterator[str]:
+    """Imports sorted: plain ones first, those from one module in one statement."""
+    yield from (line for line in lines if line.startswith("import "))
+    modules: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("from "):
+            _, module, _, names = line.split(" ", 3)
+            modules.setdefault(module, []).append(names)
+    for module, found in sorted(modules.items()):
+        yield from statement_of_imports(module, sorted(found, key=_sorting))
+
+
+def _begins_with_block(text: str) -> bool:
+    first = next((line for line in text.splitlines() if not line.startswith("#")), "")
+    return first.startswith(("class ", "def ", "async ", "@"))
+
+
+def _sorting(name: str) -> tuple[int, str]:
+    """Constants, classes, then the rest, as ruff sorts what is imported."""
+    word = name.split()[0]
+    return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2), word
+
+
+def _names_activation(layer: Layer) -> bool:
+    roles = {p.name for p in layer.factory.parameters if p.role is Role.ACTIVATION}
+    return any(name in roles and isinstance(value, str) for name, value in layer.bound.call.items())
+
+
+def _all_layers(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Layers, and those inside of blocks."""
+    for layer in layers:
+        yield layer
+        for inside in layer.inside:
+            yield from _all_layers(inside.layers)
