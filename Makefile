@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint types format bench picture browser clean
@@ -27,10 +28,10 @@ demo: $(VENV)/.core  ## install into .venv and print the table of YOLO11n with 5
 	$(BIN)/netbuild summary yolo11n.yaml --nc 5
 
 test: $(VENV)/.dev  ## install what the tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-all: $(VENV)/.dev  ## the slow tests too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m ''
 
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .
