@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
+import mil
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ import netbuild
 from netbuild.benchmark import benchmark, text
 from netbuild.errors import NetbuildError
 from netbuild.export import base, export
-from netbuild.export.proof import ProofError
+from netbuild.export.jobs import Wish, make_job, ranks
+from netbuild.export.making import plain
+from netbuild.export.proof import ProofError, prove
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -40,15 +44,19 @@ layers:
   - [-1, 1, Conv, [16, 3, 2]]
   - [-1, 1, Classify, [nc]]
 """
-EQUAL = ("torch-export", "torchscript", "openvino")
+# All that are held to a tolerance, but ONNX, which has its own file.
+EQUAL = [name for name in base.names() if "calibrate" not in base.find(name).needs and name != "onnx"]
 PICTURES = Path(base.__file__).with_name("pictures")
 
 
-def needed(name):
-    """The target, or a skip with the package that it lacks."""
+def needed(name, runs=True):
+    """The target, or a skip with the package that it lacks, or why its files do not run here."""
     chosen = base.find(name)
     for package in chosen.packages:
-        pytest.importorskip(package, reason=f"{name} needs {package}")
+        if find_spec(package) is None:
+            pytest.skip(f"{name} needs {package}")
+    if runs and chosen.barrier():
+        pytest.skip(chosen.barrier())
     return chosen
 
 
@@ -100,6 +108,10 @@ def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, name):
 @pytest.mark.parametrize("name", EQUAL)
 def test_what_is_free_is_free(here, name):
     chosen, network = needed(name), lively()
+    if "dynamic" not in chosen.takes:
+        with pytest.raises(NetbuildError, match="does not take --dynamic"):
+            export(network, target=name, imgsz=64, dynamic="both")
+        return
     done = export(network, target=name, imgsz=64, dynamic="both")
     assert done.inputs[0]["shape"] == ["batch", 3, "height", "width"]
     run = chosen.open(done.path)
@@ -120,8 +132,11 @@ def test_half_is_half_the_size(here, name):
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_flags_that_a_target_does_not_take(cli, here, name):
+    chosen = needed(name, runs=False)
     Path("tiny.yaml").write_text(TINY)
-    for flags in (("--nms",), ("--opset", "20"), ("--simplify",), ("--calibrate", "digits"), ("--pictures", "3")):
+    values = {"opset": ["20"], "calibrate": ["digits"], "pictures": ["3"], "dynamic": ["batch"]}
+    for flag in sorted(base.FLAGS - chosen.takes):
+        flags = [f"--{flag}", *values.get(flag, [])]
         done = cli("export", "tiny.yaml", "--target", name, *flags)
         assert done.code == 2
         assert f"the target '{name}' does not take {flags[0]}" in done.err
@@ -148,31 +163,153 @@ def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
     assert not Path("wide.torchscript").exists()
 
 
-# -- OpenVINO ---------------------------------------------------------------------------------------------------------
+# -- folders, packages ------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_others_is_not_replaced(cli, here):
-    needed("openvino")
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("openvino", ["tiny.bin", "tiny.xml"]),
+        ("ncnn", ["netbuild.json", "tiny.bin", "tiny.param"]),
+        ("coreml", ["Data", "Manifest.json"]),
+    ],
+)
+def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
+    chosen = needed(name, runs=False)
     Path("tiny.yaml").write_text(TINY)
-    assert cli("export", "tiny.yaml", "--target", "openvino").code == 0
-    assert sorted(os.listdir("tiny_openvino")) == ["tiny.bin", "tiny.xml"]
-    assert cli("export", "tiny.yaml", "--target", "openvino").code == 0  # replaced
-    Path("tiny_openvino/notes.txt").write_text("mine")
-    done = cli("export", "tiny.yaml", "--target", "openvino")
-    assert (done.code, "other things in it" in done.err) == (2, True)
-    done = cli("export", "tiny.yaml", "--target", "openvino", "-o", "x.onnx")
-    assert (done.code, "must end in _openvino" in done.err) == (2, True)
+    call = ("export", "tiny.yaml", "--target", name, *(["--unproven"] if chosen.barrier() else []))
+    assert cli(*call).code == 0
+    folder = Path(f"tiny{chosen.suffix}")
+    assert sorted(os.listdir(folder)) == held
+    assert cli(*call).code == 0  # replaced
+    for mine in ("notes.txt", "more/notes.json"):
+        (folder / mine).parent.mkdir(exist_ok=True)
+        (folder / mine).write_text("mine")
+        done = cli(*call)
+        assert (done.code, "other things in it" in done.err) == (2, True)
+        (folder / mine).unlink()
+    done = cli(*call, "-o", "x.onnx")
+    assert (done.code, f"must end in {chosen.suffix}" in done.err) == (2, True)
 
 
-def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch):
-    monkeypatch.setattr(base, "_is_there", lambda package: package != "openvino")
-    done = cli("export", "no-such-file.yaml", "--target", "openvino")
+@pytest.mark.parametrize("name", ["openvino", "ncnn", "coreml"])
+def test_a_missing_package_is_one_line_with_its_extra(cli, here, monkeypatch, name):
+    lost = {"coreml": "coremltools"}.get(name, name)
+    monkeypatch.setattr(base, "_is_there", lambda package: package != lost)
+    done = cli("export", "no-such-file.yaml", "--target", name)
     assert done.code == 3
-    assert "pip install 'netbuild[openvino]'" in done.err
+    assert f"needs {lost}, which is not installed" in done.err
+    assert f"pip install 'netbuild[{name}]'" in done.err
+
+
+def test_a_benchmark_of_all_says_what_is_missing(here, monkeypatch):
+    monkeypatch.setattr(base, "_is_there", lambda package: package not in ("openvino", "ncnn", "coremltools"))
     Path("tiny.yaml").write_text(TINY)
     rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
     assert "netbuild[openvino]" in rows["openvino"].remark
     assert rows["onnx"].median_ms > 0
+
+
+# -- ncnn -------------------------------------------------------------------------------------------------------------
+
+
+def test_ncnn_has_the_jobs_names_and_one_picture_at_a_time(here):
+    chosen = needed("ncnn")
+    done = export(lively(), target="ncnn", imgsz=64, input_names=["seen"], output_names=["found"])
+    words = Path("lively_ncnn/lively.param").read_text().split()
+    assert {"seen", "found"} < set(words)
+    assert not {"in0", "out0"} & set(words)
+    with pytest.raises(ValueError, match="one picture"):
+        chosen.open(done.path)([images(2, 3, 64, 64).numpy()])
+    with pytest.raises(NetbuildError, match="one picture at a time"):
+        export(lively(), target="ncnn", imgsz=64, batch=2)
+
+
+def test_what_ncnn_lacks_is_an_error_at_its_row(cli, here):
+    needed("ncnn")
+    Path("own.py").write_text(
+        "from torch import nn\n\nclass Best(nn.Module):\n    def forward(self, x):\n        return x.topk(4, 3)[0]\n"
+    )
+    Path("best.yaml").write_text("ch: 3\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Best, []]\n")
+    done = cli("export", "best.yaml", "--target", "ncnn", "--modules", "own.py", "--trust")
+    assert done.code == 2
+    assert "best.yaml:5:" in done.err
+    assert "ncnn has no operator for torch.topk" in done.err
+    assert sorted(os.listdir(here)) == ["best.yaml", "own.py"]
+
+
+# -- CoreML -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_proven_here_is_asked_for(cli, here):
+    chosen = needed("coreml", runs=False)
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("export", "tiny.yaml", "--target", "onnx", "--unproven")
+    assert (done.code, "--unproven has no effect" in done.err) == (2, True)
+    if not chosen.barrier():
+        return
+    done = cli("export", "no-such-file.yaml", "--target", "coreml")  # said before any work
+    assert done.code == 2
+    assert "CoreML runs on macOS only" in done.err
+    assert "--unproven" in done.err
+    assert os.listdir(here) == ["tiny.yaml"]
+    with pytest.raises(NetbuildError, match="macOS"):
+        benchmark("tiny.yaml", targets="coreml", rounds=1)
+    done = cli("export", "tiny.yaml", "--target", "coreml", "--unproven")
+    assert done.code == 0
+    assert "NOT PROVEN here: CoreML runs on macOS only" in done.out
+    with pytest.raises(NetbuildError, match="cannot be run here"):
+        benchmark("tiny.yaml", ["tiny.mlpackage"], rounds=1)
+    done = json.loads(cli("export", "tiny.yaml", "--target", "coreml", "--unproven", "--json").out)
+    assert (done["proven"], done["equal"], done["difference"], done["proof"]) == (False, False, None, [])
+    assert done["outputs"] == [{"name": "output0", "type": "float32", "shape": [1, 7, 320]}]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_coreml_package_does_what_the_network_does(here, half):
+    chosen, network = needed("coreml", runs=False), lively()
+    done = export(network, target="coreml", imgsz=64, half=half, unproven=bool(chosen.barrier()))
+    assert chosen.facts(done.path) == done.metadata
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network(x)[0].numpy()
+    assert mil.run(done.path, [x.numpy()])[0] == pytest.approx(wanted, rel=2e-2 if half else 1e-4, abs=0.1 * half)
+    held = b"".join(file.read_bytes() for file in done.path.rglob("*") if file.is_file())
+    assert str(Path(netbuild.__file__).parent).encode() not in held
+
+
+SIDES = {"lenet5": 32, "unet": None}  # in pixels, 64 unless told
+CANNOT = {
+    ("ncnn", "lenet5"): "ncnn stops on the way to output0",
+    ("ncnn", "rtdetr-l"): "ncnn has no operator for",
+    ("ncnn", "swin-t"): "ncnn has no operator for Tensor.slice, Tensor.unflatten",
+    ("coreml", "rtdetr-l"): "cannot be written for CoreML: Op",
+    ("coreml", "swin-t"): "cannot be written for CoreML: New var",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ncnn", "coreml"])
+@pytest.mark.parametrize(
+    "name",
+    "yolo11n yolov10n yolo26n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls rtdetr-l lenet5 alexnet googlenet"
+    " resnet18 mobilenet-v2 mobilenet-v3-small shufflenet-v2-x0-5 vit-b-16 swin-t convnext-tiny unet unet-same".split(),
+)
+def test_architectures_on_devices(here, name, target):
+    chosen, side = needed(target, runs=False), SIDES.get(name, 64)
+    network = fill(netbuild.build(f"{name}.yaml", imgsz=side), gain=1.0).eval().fuse()
+    if (target, name) in CANNOT:
+        with pytest.raises(NetbuildError, match=CANNOT[target, name]):
+            export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
+        return
+    done = export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
+    difference = done.difference
+    if difference is None:  # then of its program, done by torch
+        job = make_job(network, Wish(side and (side, side), None, None, None, None, {}))
+        match = "rows" if ranks(network.model[-1]) else ""
+        difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), plain(job), 1e-4, match))
+    assert difference < 1e-4
+    print(f"| {name} | {target} | {difference:.0e} |")  # with -s the rows of the table in docs/export.md
 
 
 # -- int8 -------------------------------------------------------------------------------------------------------------

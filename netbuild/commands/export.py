@@ -45,7 +45,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
     ] = None,
-    target: Annotated[str, typer.Option(help="onnx, onnx-int8, openvino, torch-export or torchscript.")] = "onnx",
+    target: Annotated[
+        str, typer.Option(help="onnx, onnx-int8, openvino, ncnn, coreml, torch-export or torchscript.")
+    ] = "onnx",
     imgsz: Annotated[str | None, typer.Option(help="Image size: 640, 640x384 or 640 384 for height x width.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Pictures at once: 1 unless given.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="What stays free: batch, size or both.")] = None,
@@ -66,6 +68,9 @@ def export(
         typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from."),
     ] = None,
     pictures: Annotated[int | None, typer.Option(min=1, help="Of --calibrate at most: 128 unless given.")] = None,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="coreml off macOS: take a file that cannot be run here to prove it.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of random weights: 0 unless given.")] = None,
     scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
@@ -91,7 +96,7 @@ def export(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
             simplify=simplify, nms=filtering if nms else False, fuse=fuse, input_names=_split(input_names),
             output_names=_split(output_names), scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
-            trusted=may_run(trust), more={"calibrate": calibrate, "pictures": pictures},
+            trusted=may_run(trust), more={"calibrate": calibrate, "pictures": pictures}, unproven=unproven,
         )  # fmt: skip
     if is_random:
         say(f"note: {file} is no checkpoint: its weights are random")

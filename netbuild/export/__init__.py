@@ -35,6 +35,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     more: Mapping[str, Any] | None = None,
+    unproven: bool = False,
     **opening: Any,
 ) -> Exported:
     """Write a network for another runtime, and prove the file equal to it.
@@ -54,6 +55,7 @@ def export(
         input_names, output_names: instead of images, output0, output1, ...
         more: flags that only this target knows; of onnx-int8 "calibrate", a data set or a folder of pictures, and
             "pictures", how many of them at most.
+        unproven: take a file that cannot be run on this machine, and so is not proven.
         opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
 
     Raises:
@@ -65,6 +67,7 @@ def export(
     flags = {"half": half, "opset": opset, "simplify": simplify, "nms": nms, "dynamic": dynamic, **(more or {})}
     base.check_flags(chosen, flags)
     base.check_packages(chosen)
+    check_barrier(chosen, unproven)
     options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     if out is not None:
@@ -75,6 +78,20 @@ def export(
     wish = Wish(size, batch, dynamic, input_names, output_names, options)
     job = replace(make_job(network, wish), rows=tuple(rows))
     return make(network, job, chosen, path)
+
+
+def check_barrier(chosen: base.Target, unproven: bool) -> None:
+    """Refuse a target whose files cannot be run here, unless the user takes one without a proof.
+
+    Raises:
+        NetbuildError: if so; or if the file would be proven all the same.
+    """
+    barrier = chosen.barrier()
+    if barrier and not unproven:
+        said = f"the target '{chosen.name}' cannot be proven here: {barrier}"
+        raise NetbuildError(said, hint="--unproven writes the file without a proof")
+    if unproven and not barrier:
+        raise NetbuildError(f"--unproven has no effect: files of '{chosen.name}' are proven here", hint="leave it out")
 
 
 def check_out(path: Path, chosen: base.Target) -> None:
@@ -98,7 +115,11 @@ def check_out(path: Path, chosen: base.Target) -> None:
 
 def _is_replaced(path: Path, chosen: base.Target) -> bool:
     """Whether a folder has nothing but what such a folder holds."""
-    return path.is_dir() and all(entry.suffix in chosen.holds for entry in path.iterdir())
+    return path.is_dir() and all(_is_ours(entry, chosen) for entry in path.rglob("*"))
+
+
+def _is_ours(entry: Path, chosen: base.Target) -> bool:
+    return (entry.name if entry.is_dir() else entry.suffix) in chosen.holds
 
 
 def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[str, Any]) -> tuple[Network, list[Row]]:

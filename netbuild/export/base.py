@@ -21,6 +21,8 @@ FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name
 _HOMES = {
+    "coreml": "coreml:CoremlTarget",
+    "ncnn": "ncnn:NcnnTarget",
     "onnx": "onnx:OnnxTarget",
     "onnx-int8": "int8:Int8Target",
     "openvino": "openvino:OpenvinoTarget",
@@ -72,7 +74,8 @@ class Target(ABC):
     Attributes:
         name: by which it is asked for.
         suffix: what the name of its file or folder ends in, such as ".onnx" or "_openvino".
-        holds: of a target that writes a folder the suffixes of the files in it; empty where it writes a file.
+        holds: of a target that writes a folder the suffixes of the files in it, and names of folders; empty where it
+            writes a file.
         extra: of netbuild, that brings its packages.
         packages: that it imports, checked before any work.
         takes: those of `FLAGS` that it takes; others are refused by name.
@@ -109,6 +112,10 @@ class Target(ABC):
     def quick(self, path: Path, threads: int) -> Run:
         """As ``open``, as fast as the target's runtime is with so many threads: what `netbuild benchmark` times."""
         return self.open(path)
+
+    def barrier(self) -> str:
+        """Why its files cannot be run on this machine, as a part of a sentence; empty where they can."""
+        return ""
 
     def facts(self, path: Path) -> dict[str, str]:
         """The metadata that a file of this target has in it; empty if it has none."""

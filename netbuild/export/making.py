@@ -1,4 +1,7 @@
-"""From a job to a proven file: write a draft, run it beside torch, give it its name; what failed gets another."""
+"""From a job to a proven file: write a draft, run it beside torch, give it its name; what failed gets another.
+
+Only where a target's files cannot be run on this machine, and the user says so, is a file without proof.
+"""
 
 import copy
 import shutil
@@ -23,12 +26,13 @@ from netbuild.network import Network
 from netbuild.tasks.nms import Filter
 
 ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
+Shapes = list[tuple[str, tuple[int, ...]]]  # type and shape of an output, case by case
 Port = dict[str, Any]  # name, type and shape of an input or output; a free side is a text
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and proven.
+    """A file that was written, and proven unless it cannot be run here.
 
     Args:
         path: of the file or folder.
@@ -37,9 +41,10 @@ class Exported:
         size: bytes, with a second file of weights if there is one.
         notes: exporter, opset, and what came of flags.
         inputs, outputs: names, types and shapes.
-        proof: every output of every case beside torch's.
+        proof: every output of every case beside torch's; empty of a file that cannot be run here.
         seconds: of ``write`` and ``proof``.
         metadata: what the file says of itself.
+        barrier: why there is no proof.
     """
 
     path: Path
@@ -52,35 +57,45 @@ class Exported:
     proof: tuple[Comparison, ...]
     seconds: dict[str, float]
     metadata: dict[str, str] = field(repr=False)
+    barrier: str = ""
 
     @property
-    def difference(self) -> float:
-        """The largest |difference| / max(1, |reference|) of the proof."""
-        return max(c.part for c in self.proof)
+    def proven(self) -> bool:
+        """Whether the file was run beside torch."""
+        return bool(self.proof)
+
+    @property
+    def difference(self) -> float | None:
+        """The largest |difference| / max(1, |reference|) of the proof; None without one."""
+        return max((c.part for c in self.proof), default=None)
 
     @property
     def equal(self) -> bool:
-        """Whether the file was held to a tolerance; a quantised one is not."""
-        return all(c.tolerance < ANY for c in self.proof)
+        """Whether the file was held to a tolerance; a quantised one is not, nor one without proof."""
+        return self.proven and all(c.tolerance < ANY for c in self.proof)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
         known = {**vars(self), "path": str(self.path), "proof": [c.to_dict() for c in self.proof]}
-        return {**known, "difference": self.difference, "equal": self.equal}
+        return {**known, "proven": self.proven, "difference": self.difference, "equal": self.equal}
 
     def text(self) -> str:
         """For people: how it was written, what goes in and out, the table of differences, the file."""
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
-        lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *table(self.proof)]
-        said = "proven equal to torch" if self.equal else "not equal to torch, nor meant to be: see the differences"
-        return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {said}"])
+        lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *(table(self.proof) if self.proven else ())]
+        return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {self._verdict()}"])
+
+    def _verdict(self) -> str:
+        if not self.proven:
+            return f"NOT PROVEN here: {self.barrier}; there `netbuild benchmark` compares it with torch"
+        return "proven equal to torch" if self.equal else "not equal to torch, nor meant to be: see the differences"
 
     def _ways(self) -> list[tuple[str, tuple[Port, ...]]]:
         return [("input", self.inputs), ("output", self.outputs)]
 
 
 def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
-    """Write into a folder of its own beside the target, prove, move; nothing half-written is ever seen.
+    """Write into a folder of its own beside the target, prove where it runs, move; nothing half-written is ever seen.
 
     Raises:
         ProofError: if the file differs from the network; it is kept as NAME.failed.
@@ -96,7 +111,7 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         notes = _written(chosen, job, draft, path)
         middle = time.perf_counter()
         try:
-            proof = proven(network, job, chosen, draft)
+            proof = [] if chosen.barrier() else proven(network, job, chosen, draft)
         except ProofError as error:
             error.message = f"{path}: {error.message}\nit is kept as {_keep(folder, draft, path, chosen.suffix)}"
             raise
@@ -105,9 +120,9 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         _move(folder, draft, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    inputs, outputs = ports(job, proof)
-    name = str(network.facts["name"])
-    return Exported(path, chosen.name, name, size, tuple(notes), inputs, outputs, tuple(proof), seconds, job.metadata)
+    inputs, outputs = ports(job, _shapes(proof) or _own_shapes(network, job))
+    name, parts = str(network.facts["name"]), (tuple(notes), inputs, outputs, tuple(proof))
+    return Exported(path, chosen.name, name, size, *parts, seconds, job.metadata, chosen.barrier())
 
 
 def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comparison]:
@@ -291,13 +306,26 @@ def _keep(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
     return kept
 
 
-def ports(job: Job, proof: Sequence[Comparison]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def _shapes(proof: Sequence[Comparison]) -> dict[str, Shapes]:
+    """Of each output its type and shape in every case."""
+    return {name: [(c.type, c.shape) for c in proof if c.output == name] for name in {c.output: 0 for c in proof}}
+
+
+def _own_shapes(network: Network, job: Job) -> dict[str, Shapes]:
+    """The same as the network itself has it, of a file that cannot be run here."""
+    nms = job.options.get("nms")
+    reference = Suppressed(network, job, nms) if nms else plain(job)
+    found = [reference(case.inputs) for case in cases(job)]
+    return {name: [(str(x[i].dtype), x[i].shape) for x in found] for i, name in enumerate(job.outputs)}
+
+
+def ports(job: Job, shapes: Mapping[str, Shapes]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Inputs and outputs: a side that followed a free one has its name, one that changed otherwise is free."""
     given = [[tuple(x.shape) for x in case.inputs] for case in cases(job)]
     free = {name: [case[0][axis] for case in given] for axis, name in job.axes[0].items()} if job.axes else {}
     inputs = [_port(name, "float32", [case[i] for case in given], free) for i, name in enumerate(job.inputs)]
-    seen = {name: [c for c in proof if c.output == name][: len(given)] for name in job.outputs}
-    outputs = [_port(name, cs[0].type, [c.shape for c in cs], free) for name, cs in seen.items()]
+    seen = {name: shapes[name][: len(given)] for name in job.outputs}
+    outputs = [_port(name, found[0][0], [shape for _, shape in found], free) for name, found in seen.items()]
     if job.options.get("nms"):
         for port in outputs:
             port["shape"][0] = "detections"

@@ -25,14 +25,7 @@ class TorchscriptTarget(Target):
     takes = frozenset({"dynamic", "half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        module = Halved(job.module) if job.half else job.module
-        watch = tracing.Watch(getattr(module, "module", module), ())
-        try:
-            with tracing.quiet(), watch.looking(), torch.no_grad():
-                traced = torch.jit.trace(module, job.examples, check_trace=False)
-        except Exception as error:  # whatever modules and the tracer say
-            raise tracing.untraced(error, watch, job.rows) from error
-        _save(traced, job, path)
+        _save(traced(job), job, path)
         return [f"torch.jit.trace of torch {torch.__version__}"]
 
     def open(self, path: Path) -> Run:
@@ -44,6 +37,21 @@ class TorchscriptTarget(Target):
         with tracing.quiet():
             torch.jit.load(path, map_location="cpu", _extra_files=found)
         return json.loads(found[METADATA] or "{}")
+
+
+def traced(job: Job) -> torch.jit.ScriptModule:
+    """The job's module as a trace.
+
+    Raises:
+        NetbuildError: at the row that cannot be traced.
+    """
+    module = Halved(job.module) if job.half else job.module
+    watch = tracing.Watch(getattr(module, "module", module), ())
+    try:
+        with tracing.quiet(), watch.looking(), torch.no_grad():
+            return torch.jit.trace(module, job.examples, check_trace=False)
+    except Exception as error:  # whatever modules and the tracer say
+        raise tracing.untraced(error, watch, job.rows) from error
 
 
 def _save(traced: torch.jit.ScriptModule, job: Job, path: Path) -> None:

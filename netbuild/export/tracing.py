@@ -207,3 +207,9 @@ def row_of_node(node: Any) -> int | None:
     stack = getattr(node, "meta", {}).get("nn_module_stack") or {}
     found = [row_of(str(path)) for path, _ in stack.values()]
     return next((row for row in found if row is not None), None)
+
+
+def rows_with(program: torch.export.ExportedProgram, operator: str) -> list[int]:
+    """The row of each operator of torch's graph that has this in its name."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and operator in str(node.target)]
+    return [row for row in map(row_of_node, nodes) if row is not None]
