@@ -21,6 +21,8 @@ FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name
 _HOMES = {
+    "executorch": "executorch:ExecutorchTarget",
+    "litert": "litert:LitertTarget",
     "onnx": "onnx:OnnxTarget",
     "onnx-int8": "int8:Int8Target",
     "openvino": "openvino:OpenvinoTarget",
