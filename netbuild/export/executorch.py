@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from netbuild.errors import NetbuildError, shorten
+from netbuild.errors import NetbuildError
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.parts import average, pad, taken_apart
 
 METADATA = "netbuild"  # a method of the file that gives our metadata, as JSON
+PARTS = {torch.ops.aten.avg_pool3d.default: average, torch.ops.aten.pad.default: pad}  # no kernels of these
 MOST = 8  # pictures at once of a free batch: memory is planned for so many
 
 
@@ -29,7 +31,7 @@ class ExecutorchTarget(Target):
     takes = frozenset({"dynamic"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = _captured(job)
+        program = taken_apart(_captured(job), PARTS)
         try:
             with tracing.quiet(), tracing.hushed():
                 made, known = _lowered(program, job), _kernels()
@@ -43,20 +45,10 @@ class ExecutorchTarget(Target):
         return [f"executorch {version('executorch')}, delegated to XNNPACK where it can be", *free]
 
     def open(self, path: Path) -> Run:
-        return self.quick(path, 1)
+        return Method(path)
 
     def quick(self, path: Path, threads: int) -> Run:
-        with tracing.quiet(), tracing.hushed():
-            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-
-            _unsafe_reset_threadpool(threads)  # one pool for all files of a process; no other way to say it
-            method = _program(path).load_method("forward")
-
-        def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-            found = method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in arrays])
-            return [x.numpy() for x in found]
-
-        return run
+        return Method(path, threads)
 
     def facts(self, path: Path) -> dict[str, str]:
         with tracing.quiet(), tracing.hushed():
@@ -64,6 +56,36 @@ class ExecutorchTarget(Target):
             if METADATA not in program.method_names:
                 return {}
             return json.loads(program.load_method(METADATA).execute([])[0])
+
+
+class Method:
+    """What a file does, loaded anew where the pool of threads has changed: a process has one, and methods hold it.
+
+    Args:
+        path: of the file.
+        threads: of the pool; as they are unless given.
+    """
+
+    pool = 0  # how often the process's pool was changed
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path, self.threads = path, threads
+        self._load()
+
+    def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if self.loaded != Method.pool:  # its own pool is gone, and to run it would be the end of the process
+            self._load()
+        return [x.numpy() for x in self.method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in arrays])]
+
+    def _load(self) -> None:
+        with tracing.quiet(), tracing.hushed():
+            from executorch.extension.pybindings import portable_lib
+
+            there = portable_lib._threadpool_get_thread_count()  # the first call makes the pool, and talks
+            if self.threads not in (None, there):
+                portable_lib._unsafe_reset_threadpool(self.threads)
+                Method.pool += 1
+            self.method, self.loaded = _program(self.path).load_method("forward"), Method.pool
 
 
 def _captured(job: Job) -> torch.export.ExportedProgram:

@@ -5,13 +5,11 @@ import zipfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netbuild.errors import shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
 from netbuild.export.torch_export import METADATA
@@ -36,19 +34,20 @@ class LitertTarget(Target):
     suffix = ".tflite"
     extra = "litert"
     packages = ("litert_torch", "ai_edge_litert", "PIL")
+    takes = frozenset({"half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
         program = tracing.capture(job)  # for errors at their rows; the converter takes modules only
         try:
             with tracing.quiet(), tracing.hushed(), torch.no_grad():
-                _converted(job).export(str(path))
-        except OSError:
-            raise
+                content = _halved(_converted(job)) if job.half else _converted(job)
         except Exception as error:  # what cannot be converted is told by several classes
             raise tracing.unheld(str(error), program, job.rows, "LiteRT") from error
+        path.write_bytes(content)
         with zipfile.ZipFile(path, "a") as attached:  # the format's own way: a zip after the graph
             attached.writestr(METADATA, json.dumps(job.metadata))
-        return [f"litert-torch {version('litert-torch')}"]
+        said = "weights in float16, reckoned with in float32" if job.half else "float32"
+        return [f"litert-torch {version('litert-torch')}, {said}"]
 
     def open(self, path: Path) -> Run:
         return self.quick(path, 1)
@@ -76,9 +75,29 @@ class LitertTarget(Target):
             return json.loads(attached.read(METADATA)) if METADATA in attached.namelist() else {}
 
 
-def _converted(job: Job) -> Any:
-    """The job as LiteRT's model, in memory."""
+def _converted(job: Job) -> bytes:
+    """The job as LiteRT's file, in memory."""
     import litert_torch
 
     litert_torch.config.show_progress = False
-    return litert_torch.convert(Named(job).eval(), sample_kwargs=dict(zip(job.inputs, job.examples, strict=True)))
+    inputs = dict(zip(job.inputs, job.examples, strict=True))
+    return litert_torch.convert(Named(job).eval(), sample_kwargs=inputs).model_content()
+
+
+def _halved(content: bytes) -> bytes:
+    """The file with weights in float16, each made float32 again before its operator."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    made = quantizer.Quantizer(bytearray(content))
+    made.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=weights,
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+    )
+    return bytes(made.quantize().quantized_model)

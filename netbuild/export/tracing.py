@@ -1,13 +1,13 @@
 """A module as torch's graph, its free axes truly free; what goes wrong is an error at its row."""
 
+import io
 import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,12 +114,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without what libraries in C++ write to the process's own stderr, past Python."""
+    """Without what libraries print, and without what those in C++ write to the process's own stderr, past Python."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as heard:
-            os.dup2(heard.fileno(), 2)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            os.dup2(nowhere.fileno(), 2)
             yield
     finally:
         os.dup2(kept, 2)
@@ -223,9 +223,7 @@ def unheld(text: str, program: torch.export.ExportedProgram, rows: Sequence[Row]
     return at_operator(found[0].replace("::", "."), program, rows, form)
 
 
-def at_operator(
-    operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str
-) -> NetbuildError:
+def at_operator(operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
     """An operator that a form has not, as an error at the first row that uses it.
 
     Args:
