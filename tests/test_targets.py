@@ -15,6 +15,8 @@ import netbuild
 from netbuild.benchmark import benchmark, text
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
+from netbuild.export.executorch import PARTS
+from netbuild.export.parts import taken_apart
 from netbuild.export.proof import ProofError
 
 pytest.importorskip("onnx")
@@ -202,6 +204,37 @@ def test_heads_of_several_outputs_and_lists_of_detections(here, name):
         x = images(1, 3, 64, 64)
         shapes = [list(y.shape) for y in chosen.open(done.path)([x.numpy()])]
         assert shapes == [port["shape"] for port in done.outputs]
+
+
+@pytest.mark.slow
+def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
+    chosen = needed("executorch")
+    with pytest.raises(NetbuildError, match="sizes that are fixed"):
+        export(lively(), target="executorch", imgsz=64, dynamic="size")
+    done = export(lively(), target="executorch", imgsz=64, dynamic="batch")
+    assert "batches of 1 to 8" in done.notes
+    with pytest.raises(RuntimeError):
+        chosen.open(done.path)([images(9, 3, 64, 64).numpy()])
+
+
+@pytest.mark.parametrize(
+    ("module", "gone"),
+    [
+        (torch.nn.LocalResponseNorm(5), "avg_pool3d"),
+        (torch.nn.LocalResponseNorm(4), "avg_pool3d"),
+        (torch.nn.AvgPool3d(2), None),
+        (torch.nn.ZeroPad2d(-2), "pad"),
+        (torch.nn.ConstantPad2d((1, -2, -1, 3), 5.0), "aten.pad."),
+        (torch.nn.ReflectionPad2d(2), None),
+    ],
+)
+def test_operators_without_kernels_are_taken_apart_alike(module, gone):
+    x = images(2, 6, 8, 8)
+    before = torch.export.export(torch.nn.Sequential(module), (x,))
+    after = taken_apart(before, PARTS)
+    called = " ".join(str(node.target) for node in after.graph.nodes)
+    assert gone is None or (gone in str(before.graph) and gone not in called)
+    assert (after.module()(x) - module(x)).abs().max() == 0
 
 
 def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):

@@ -13,10 +13,10 @@ import torch
 from netbuild.errors import NetbuildError
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import average, pad, taken_apart
+from netbuild.export.parts import Rules, average, pad, taken_apart
 
 METADATA = "netbuild"  # a method of the file that gives our metadata, as JSON
-PARTS = {torch.ops.aten.avg_pool3d.default: average, torch.ops.aten.pad.default: pad}  # no kernels of these
+PARTS: Rules = {torch.ops.aten.avg_pool3d.default: average, torch.ops.aten.pad.default: pad}  # it has no kernels
 MOST = 8  # pictures at once of a free batch: memory is planned for so many
 
 
@@ -92,6 +92,9 @@ def _captured(job: Job) -> torch.export.ExportedProgram:
     """The job's graph; of a free batch up to what memory is planned for, seen at that many pictures.
 
     At fewer, torch notes that convolutions of more may lie in memory otherwise, which ExecuTorch takes for a limit.
+
+    Raises:
+        NetbuildError: for free sizes, and as `tracing.capture`.
     """
     if not job.dynamic:
         return tracing.capture(job)

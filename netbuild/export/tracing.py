@@ -220,7 +220,10 @@ def unheld(text: str, program: torch.export.ExportedProgram, rows: Sequence[Row]
     found = re.search(r"\baten(?:\.|::)\w+", text)
     if found is None:
         return NetbuildError(f"the network cannot be written as {form}: {shorten(text, 300)}")
-    return at_operator(found[0].replace("::", "."), program, rows, form)
+    reason = text.strip().partition("\n")[0]
+    error = at_operator(found[0].replace("::", "."), program, rows, form)
+    error.message += "" if found[0] in reason else f": {shorten(reason, 200)}"
+    return error
 
 
 def at_operator(operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
@@ -232,7 +235,7 @@ def at_operator(operator: str, program: torch.export.ExportedProgram, rows: Sequ
         rows: how its rows are called.
         form: how messages call it.
     """
-    said, plain = f"the operator {operator} cannot be written as {form}", operator.split(".")[1]
+    said, plain = f"the operator {operator} cannot be written as {form}", operator.split(".")[1].removesuffix("_copy")
     for graph in _taken_apart(program):
         nodes = [node for node in graph.nodes if node.op == "call_function" and plain in str(node.target)]
         places = [row for row in map(row_of_node, nodes) if row is not None]
