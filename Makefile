@@ -6,10 +6,10 @@ export OMP_NUM_THREADS ?= 1
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types format bench picture browser clean
+.PHONY: help demo test test-all test-targets lint types format bench picture browser clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,6 +32,14 @@ test: $(VENV)/.dev  ## install what the tests need and run them
 
 test-all: $(VENV)/.dev  ## the slow tests too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m ''
+
+TARGETS := executorch litert
+test-targets: $(VENV)/.dev  ## install large exporters as far as they go beside this torch, try all targets
+	@$(BIN)/python -m pip freeze | grep -i '^torch' > $(VENV)/torch.txt
+	@for extra in $(TARGETS); do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/torch.txt -e ".[$$extra]" || \
+	  echo "netbuild[$$extra] does not install here: its tests are skipped" >&2; done
+	$(BIN)/python -m pytest -m '' -rs tests/test_targets.py
 
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import mil
@@ -15,10 +14,12 @@ from fill import fill
 
 import netbuild
 from netbuild.benchmark import benchmark, text
-from netbuild.errors import NetbuildError
+from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
+from netbuild.export.executorch import PARTS
 from netbuild.export.jobs import Wish, make_job, ranks
 from netbuild.export.making import plain
+from netbuild.export.parts import taken_apart
 from netbuild.export.proof import ProofError, prove
 
 pytest.importorskip("onnx")
@@ -44,17 +45,31 @@ layers:
   - [-1, 1, Conv, [16, 3, 2]]
   - [-1, 1, Classify, [nc]]
 """
-# All that are held to a tolerance, but ONNX, which has its own file.
-EQUAL = [name for name in base.names() if "calibrate" not in base.find(name).needs and name != "onnx"]
+SLOW = {"executorch", "litert"}  # converters of seconds, which `make test-targets` installs
+FREE = {"executorch": ("batch", [1, 3, 64, 64], [8, 3, 64, 64])}  # what may be free, two shapes; of most all may
+ALL = ("both", [1, 3, 32, 64], [4, 3, 96, 40])
+FLAGS = {
+    "nms": [], "opset": ["20"], "simplify": [], "calibrate": ["digits"], "pictures": ["3"], "half": [],
+    "dynamic": ["batch"],
+}  # fmt: skip
+
+
+def that(*takes):
+    """The targets that are held to be equal to torch and take these flags; slow ones are marked."""
+    found = [n for n in base.names() if not base.find(n).needs and base.find(n).takes.issuperset(takes)]
+    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in found]
+
+
 PICTURES = Path(base.__file__).with_name("pictures")
 
 
 def needed(name, runs=True):
     """The target, or a skip with the package that it lacks, or why its files do not run here."""
     chosen = base.find(name)
-    for package in chosen.packages:
-        if find_spec(package) is None:
-            pytest.skip(f"{name} needs {package}")
+    try:
+        base.check_packages(chosen)
+    except MissingExtraError as error:
+        pytest.skip(error.message)
     if runs and chosen.barrier():
         pytest.skip(chosen.barrier())
     return chosen
@@ -87,13 +102,14 @@ def pictures(here):
 # -- equal to torch ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EQUAL)
-def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, name):
+@pytest.mark.parametrize("name", that())
+def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
     chosen, network = needed(name), lively()
     done = export(network, target=name, imgsz=64)
     assert done.path == Path(f"lively{chosen.suffix}")
     assert done.equal
     assert done.difference < 1e-4
+    assert set(os.listdir(here)) == {done.path.name, "lively.yaml"}  # nothing is left beside it
     (here / "elsewhere").mkdir()
     moved = Path(shutil.move(done.path, here / "elsewhere"))
     x = images(1, 3, 64, 64)
@@ -103,24 +119,23 @@ def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, name):
         assert np.abs(run([x.numpy()])[0] - wanted).max() < 1e-3
     assert chosen.facts(moved) == done.metadata
     assert json.loads(done.metadata["names"]) == ["0", "1", "2"]
+    assert capfd.readouterr() == ("", "")  # libraries talk
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name", that("dynamic"))
 def test_what_is_free_is_free(here, name):
     chosen, network = needed(name), lively()
-    if "dynamic" not in chosen.takes:
-        with pytest.raises(NetbuildError, match="does not take --dynamic"):
-            export(network, target=name, imgsz=64, dynamic="both")
-        return
-    done = export(network, target=name, imgsz=64, dynamic="both")
-    assert done.inputs[0]["shape"] == ["batch", 3, "height", "width"]
+    dynamic, *shapes = FREE.get(name, ALL)
+    done = export(network, target=name, imgsz=64, dynamic=dynamic)
+    sides = ["height", "width"] if dynamic == "both" else [64, 64]
+    assert done.inputs[0]["shape"] == ["batch", 3, *sides]
     run = chosen.open(done.path)
-    for shape in ((1, 3, 32, 64), (4, 3, 96, 40)):
+    for shape in shapes:
         with torch.no_grad():
             assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name", that("half"))
 def test_half_is_half_the_size(here, name):
     needed(name)
     Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
@@ -130,26 +145,101 @@ def test_half_is_half_the_size(here, name):
     assert half.metadata["half"] == "true"
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name", base.names())
 def test_flags_that_a_target_does_not_take(cli, here, name):
     chosen = needed(name, runs=False)
     Path("tiny.yaml").write_text(TINY)
-    values = {"opset": ["20"], "calibrate": ["digits"], "pictures": ["3"], "dynamic": ["batch"]}
-    for flag in sorted(base.FLAGS - chosen.takes):
-        flags = [f"--{flag}", *values.get(flag, [])]
-        done = cli("export", "tiny.yaml", "--target", name, *flags)
+    needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
+    for flag in FLAGS.keys() - chosen.takes:
+        done = cli("export", "tiny.yaml", "--target", name, *needs, f"--{flag}", *FLAGS[flag])
         assert done.code == 2
-        assert f"the target '{name}' does not take {flags[0]}" in done.err
+        assert f"the target '{name}' does not take --{flag}" in done.err
     assert os.listdir(here) == ["tiny.yaml"]
 
 
-@pytest.mark.parametrize("name", ["torch-export", "torchscript"])
+@pytest.mark.parametrize("name", base.names())
+def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name):
+    chosen = base.find(name)
+    monkeypatch.setattr(base, "_is_there", lambda package: package != chosen.packages[0])
+    needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
+    done = cli("export", "no-such-file.yaml", "--target", name, *needs)
+    assert done.code == 3
+    assert f"the target '{name}' needs " in done.err
+    assert f"pip install 'netbuild[{chosen.extra}]'" in done.err
+
+
+@pytest.mark.parametrize("name", that())
 def test_files_tell_no_paths_of_this_machine(here, name):
+    needed(name)
     done = export(lively(), target=name, imgsz=64)
-    with zipfile.ZipFile(done.path) as opened:
-        held = b"".join(opened.read(entry) for entry in opened.namelist())
-    assert str(Path(netbuild.__file__).parent).encode() not in held
-    assert str(here).encode() not in held
+    files = [p for p in (done.path, *done.path.rglob("*")) if p.is_file()]
+    held = b"".join(path.read_bytes() for path in files)
+    for path in filter(zipfile.is_zipfile, files):
+        with zipfile.ZipFile(path) as opened:
+            held += b"".join(opened.read(entry) for entry in opened.namelist())
+    for folder in (Path(netbuild.__file__).parent, Path(torch.__file__).parent, here):
+        assert str(folder).encode() not in held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SLOW))
+@pytest.mark.parametrize("operator", ["torch.special.bessel_j0(x)", "torch.linalg.svdvals(x)"])
+def test_an_operator_that_a_target_lacks_is_an_error_at_its_row(cli, here, name, operator):
+    needed(name)
+    Path("own.py").write_text(
+        f"import torch\n\nclass Odd(torch.nn.Module):\n    def forward(self, x):\n        return {operator}\n"
+    )
+    Path("odd.yaml").write_text("ch: 3\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Odd, []]\n")
+    done = cli("export", "odd.yaml", "--target", name, "--modules", "own.py")
+    assert done.code == 2
+    assert "odd.yaml:5:5: row 1 Odd: the operator aten." in done.err
+    assert "cannot be written as" in done.err
+    assert sorted(os.listdir(here)) == ["odd.yaml", "own.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_heads_of_several_outputs_and_lists_of_detections(here, name):
+    chosen = needed(name)
+    for file, count in (("yolo11n-seg.yaml", 2), ("yolo26n.yaml", 1)):
+        network = fill(netbuild.build(file, imgsz=64), gain=1.0)
+        done = export(network, target=name, imgsz=64)
+        assert len(done.outputs) == count
+        assert done.difference < 1e-4
+        x = images(1, 3, 64, 64)
+        shapes = [list(y.shape) for y in chosen.open(done.path)([x.numpy()])]
+        assert shapes == [port["shape"] for port in done.outputs]
+
+
+@pytest.mark.slow
+def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
+    chosen = needed("executorch")
+    with pytest.raises(NetbuildError, match="sizes that are fixed"):
+        export(lively(), target="executorch", imgsz=64, dynamic="size")
+    done = export(lively(), target="executorch", imgsz=64, dynamic="batch")
+    assert "batches of 1 to 8" in done.notes
+    with pytest.raises(RuntimeError):
+        chosen.open(done.path)([images(9, 3, 64, 64).numpy()])
+
+
+@pytest.mark.parametrize(
+    ("module", "gone"),
+    [
+        (torch.nn.LocalResponseNorm(5), "avg_pool3d"),
+        (torch.nn.LocalResponseNorm(4), "avg_pool3d"),
+        (torch.nn.AvgPool3d(2), None),
+        (torch.nn.ZeroPad2d(-2), "pad"),
+        (torch.nn.ConstantPad2d((1, -2, -1, 3), 5.0), "aten.pad."),
+        (torch.nn.ReflectionPad2d(2), None),
+    ],
+)
+def test_operators_without_kernels_are_taken_apart_alike(module, gone):
+    x = images(2, 6, 8, 8)
+    before = torch.export.export(torch.nn.Sequential(module), (x,))
+    after = taken_apart(before, PARTS)
+    called = " ".join(str(node.target) for node in after.graph.nodes)
+    assert gone is None or (gone in str(before.graph) and gone not in called)
+    assert (after.module()(x) - module(x)).abs().max() == 0
 
 
 def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
@@ -192,21 +282,12 @@ def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
     assert (done.code, f"must end in {chosen.suffix}" in done.err) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["openvino", "ncnn", "coreml"])
-def test_a_missing_package_is_one_line_with_its_extra(cli, here, monkeypatch, name):
-    lost = {"coreml": "coremltools"}.get(name, name)
-    monkeypatch.setattr(base, "_is_there", lambda package: package != lost)
-    done = cli("export", "no-such-file.yaml", "--target", name)
-    assert done.code == 3
-    assert f"needs {lost}, which is not installed" in done.err
-    assert f"pip install 'netbuild[{name}]'" in done.err
-
-
-def test_a_benchmark_of_all_says_what_is_missing(here, monkeypatch):
-    monkeypatch.setattr(base, "_is_there", lambda package: package not in ("openvino", "ncnn", "coremltools"))
+def test_a_benchmark_says_what_is_missing(here, monkeypatch):
+    monkeypatch.setattr(base, "_is_there", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
     Path("tiny.yaml").write_text(TINY)
     rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
-    assert "netbuild[openvino]" in rows["openvino"].remark
+    for name in ("openvino", "ncnn", "coreml", "executorch", "litert"):
+        assert f"netbuild[{name}]" in rows[name].remark
     assert rows["onnx"].median_ms > 0
 
 

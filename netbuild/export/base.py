@@ -23,6 +23,8 @@ CALLED = {"PIL": "pillow"}  # packages whose modules have another name
 _HOMES = {
     "coreml": "coreml:CoremlTarget",
     "ncnn": "ncnn:NcnnTarget",
+    "executorch": "executorch:ExecutorchTarget",
+    "litert": "litert:LitertTarget",
     "onnx": "onnx:OnnxTarget",
     "onnx-int8": "int8:Int8Target",
     "openvino": "openvino:OpenvinoTarget",

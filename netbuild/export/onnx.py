@@ -126,15 +126,7 @@ def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: S
     found = re.search(r"target=torch\.ops\.(\w+\.\w+)", text) or re.search(r"op='(\w+\.\w+)'", text)
     if not found:
         return NetbuildError(f"the network cannot be written as ONNX: {shorten(causes[-1], 300)}")
-    said, plain = f"the operator {found[1]} cannot be written as ONNX", found[1].split(".")[1]
-    # The exporter takes operators apart first: what it stumbles over may have another name in the graph that it got.
-    nodes = [node for node in program.graph.nodes if node.op == "call_function" and plain in str(node.target)]
-    places = [row for row in map(tracing.row_of_node, nodes) if row is not None]
-    return (
-        tracing.at_row(said, places[0], rows, "use another module there, or another --target")
-        if places
-        else NetbuildError(said)
-    )
+    return tracing.at_operator(found[1], program, rows, "ONNX")
 
 
 def finish(model: Any, job: Job) -> None:

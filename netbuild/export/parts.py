@@ -1,6 +1,8 @@
 """What is done to a module before it is written: halved; operators that an exporter does not know taken apart."""
 
 import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from netbuild.export.tracing import quiet
 
 aten = torch.ops.aten
+Rules = Mapping[Any, Callable[..., Any]]
 
 
 class Halved(nn.Module):
@@ -21,19 +24,26 @@ class Halved(nn.Module):
         return tuple(x.float() for x in self.module(*(x.half() for x in inputs)))
 
 
-def taken_apart(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program without operators that cannot be written as they stand; the same one if it has none."""
-    needed = {node.target for node in program.graph.nodes if node.op == "call_function" and _is_needed(node)}
+def taken_apart(program: torch.export.ExportedProgram, rules: Rules | None = None) -> torch.export.ExportedProgram:
+    """The program without operators that cannot be written as they stand; the same one if it has none.
+
+    Args:
+        program: of the network.
+        rules: what to make of which operator; those of ONNX unless given.
+    """
+    rules = PARTS if rules is None else rules
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target in rules]
+    needed = {node.target for node in calls if _is_needed(node)}
     if not needed:
         return program
     with quiet():
-        return program.run_decompositions({operator: PARTS[operator] for operator in needed})
+        return program.run_decompositions({operator: rules[operator] for operator in needed})
 
 
 def _is_needed(node: torch.fx.Node) -> bool:
     if node.target is aten.scaled_dot_product_attention.default:
         return node.args[0].meta["val"].ndim != 4  # type: ignore[union-attr]
-    return node.target in PARTS
+    return True
 
 
 def attention(
@@ -65,4 +75,32 @@ def adaptive_max(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
     return x, torch.zeros_like(x, dtype=torch.long)
 
 
-PARTS = {aten.scaled_dot_product_attention.default: attention, aten.adaptive_max_pool2d.default: adaptive_max}
+def average(
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int] | None = None,
+    padding: tuple[int, ...] = (0, 0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Means of (B, 1, C, H, W) over channels alone, as local response normalisation takes them, in two dimensions."""
+    deep = len(kernel_size) == 3 and kernel_size[1:] == [1, 1]
+    if not deep or any(s != 1 for s in stride or kernel_size) or any(padding) or divisor_override is not None:
+        return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
+    return nn.functional.avg_pool2d(x.flatten(-2), (kernel_size[0], 1), 1).unflatten(-1, x.shape[-2:])
+
+
+def pad(x: Tensor, sides: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Padding whose negative sides, which cut off, are cuts: the last axis first, two numbers each."""
+    if mode != "constant":
+        return NotImplemented  # type: ignore[no-any-return]
+    for i, (before, after) in enumerate(zip(sides[::2], sides[1::2], strict=True)):
+        if min(before, after) < 0:
+            axis = x.ndim - 1 - i
+            x = x.narrow(axis, max(-before, 0), x.shape[axis] - max(-before, 0) - max(-after, 0))
+    kept = [max(side, 0) for side in sides]
+    return torch.constant_pad_nd(x, kept, value or 0.0) if any(kept) else x
+
+
+PARTS: Rules = {aten.scaled_dot_product_attention.default: attention, aten.adaptive_max_pool2d.default: adaptive_max}

@@ -1,10 +1,13 @@
 """A module as torch's graph, its free axes truly free; what goes wrong is an error at its row."""
 
+import io
 import logging
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,30 +112,45 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def capture(job: Job, module: nn.Module | None = None) -> torch.export.ExportedProgram:
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what libraries print, and without what those in C++ write to the process's own stderr, past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def capture(job: Job, module: nn.Module | None = None, most: int | None = None) -> torch.export.ExportedProgram:
     """The job's module as torch's graph.
 
     Args:
         job: whose examples and free axes are used.
         module: instead of the job's.
+        most: the largest of free batches, where a target must know it.
 
     Raises:
         NetbuildError: with the row that fixes an axis which is to be free, or that cannot be traced.
     """
     module = module or job.module
     watch = Watch(getattr(module, "module", module), job.axes)
-    shapes = tuple(free_shapes(job)) if job.dynamic else None
+    shapes = tuple(free_shapes(job, most)) if job.dynamic else None
     with quiet(), watch.looking(), torch.no_grad():
         try:
             # The module takes *inputs, whose shapes are those of one argument.
             program = torch.export.export(module, job.examples, dynamic_shapes=(shapes,) if shapes else None)
         except Exception as error:
             raise untraced(error, watch, job.rows) from error
-    refuse_branches(job, watch.limits)
+    refuse_branches(job, watch.limits, most)
     return program
 
 
-def refuse_branches(job: Job, limits: Mapping[str, Limit]) -> None:
+def refuse_branches(job: Job, limits: Mapping[str, Limit], most: int | None = None) -> None:
     """Refuse a module that does another thing beyond some size: the graph has one of its ways only.
 
     Raises:
@@ -140,7 +158,8 @@ def refuse_branches(job: Job, limits: Mapping[str, Limit]) -> None:
     """
     for name, limit in limits.items():
         step = 1 if name == "batch" else job.multiple
-        if limit.high is not None and limit.high < MOST:
+        bound = most if name == "batch" and most else MOST
+        if limit.high is not None and limit.high < bound:
             raise at_row(_branch(name, f"above {limit.high}"), limit.row, job.rows, ONE_WAY)
         below = (limit.low - 1) // step * step
         # Torch itself takes any free number for two at least.
@@ -166,9 +185,9 @@ def _runs(job: Job, name: str, side: int) -> bool:
     return True
 
 
-def free_shapes(job: Job) -> Iterator[dict[int, Any]]:
-    """Of each input what stays free: sides as multiples of what the network needs."""
-    dims = {"batch": torch.export.Dim("batch")}
+def free_shapes(job: Job, most: int | None = None) -> Iterator[dict[int, Any]]:
+    """Of each input what stays free: batches up to ``most``, sides as multiples of what the network needs."""
+    dims = {"batch": torch.export.Dim("batch", max=most)}
     for side in ("height", "width"):
         unit = torch.export.Dim(f"{side}_units")
         dims[side] = job.multiple * unit if job.multiple > 1 else unit
@@ -194,6 +213,42 @@ def at_row(said: str, index: int, rows: Sequence[Row], hint: str = "") -> Netbui
     """An error at a row."""
     label, where = rows[index] if index < len(rows) else (f"row {index}", None)
     return NetbuildError(f"{label}: {said}", where, hint)
+
+
+def unheld(text: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
+    """What an exporter says it cannot write, as an error at the row of the operator that it names."""
+    found = re.search(r"\baten(?:\.|::)\w+", text)
+    if found is None:
+        return NetbuildError(f"the network cannot be written as {form}: {shorten(text, 300)}")
+    reason = text.strip().partition("\n")[0]
+    error = at_operator(found[0].replace("::", "."), program, rows, form)
+    error.message += "" if found[0] in reason else f": {shorten(reason, 200)}"
+    return error
+
+
+def at_operator(operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
+    """An operator that a form has not, as an error at the first row that uses it.
+
+    Args:
+        operator: as torch calls it, such as aten.cummax.
+        program: of the network.
+        rows: how its rows are called.
+        form: how messages call it.
+    """
+    said, plain = f"the operator {operator} cannot be written as {form}", operator.split(".")[1].removesuffix("_copy")
+    for graph in _taken_apart(program):
+        nodes = [node for node in graph.nodes if node.op == "call_function" and plain in str(node.target)]
+        places = [row for row in map(row_of_node, nodes) if row is not None]
+        if places:
+            return at_row(said, places[0], rows, "use another module there, or another --target")
+    return NetbuildError(said)
+
+
+def _taken_apart(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
+    """The graph as it is, then after torch's own rules: what an exporter stumbles over may have its name from these."""
+    yield program.graph
+    with suppress(Exception), quiet():
+        yield program.run_decompositions().graph
 
 
 def row_of(text: str) -> int | None:

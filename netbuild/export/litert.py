@@ -1,0 +1,103 @@
+"""The LiteRT target, formerly TensorFlow Lite: for phones, browsers and small boards."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netbuild.export import tracing
+from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.torch_export import METADATA
+
+
+class Named(nn.Module):
+    """A job's module with the names of its inputs and outputs, which the file's signature has then too."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.module, self.outputs = job.module, job.outputs
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.outputs, self.module(*inputs.values()), strict=True))
+
+
+@target
+class LitertTarget(Target):
+    """A .tflite file, run by LiteRT's interpreter with its own kernels and XNNPACK."""
+
+    name = "litert"
+    suffix = ".tflite"
+    extra = "litert"
+    packages = ("litert_torch", "ai_edge_litert", "PIL")
+    takes = frozenset({"half"})
+
+    def write(self, job: Job, path: Path) -> Sequence[str]:
+        program = tracing.capture(job)  # for errors at their rows; the converter takes modules only
+        try:
+            with tracing.quiet(), tracing.hushed(), torch.no_grad():
+                content = _halved(_converted(job)) if job.half else _converted(job)
+        except Exception as error:  # what cannot be converted is told by several classes
+            raise tracing.unheld(str(error), program, job.rows, "LiteRT") from error
+        path.write_bytes(content)
+        with zipfile.ZipFile(path, "a") as attached:  # the format's own way: a zip after the graph
+            attached.writestr(METADATA, json.dumps(job.metadata))
+        said = "weights in float16, reckoned with in float32" if job.half else "float32"
+        return [f"litert-torch {version('litert-torch')}, {said}"]
+
+    def open(self, path: Path) -> Run:
+        return self.quick(path, 1)
+
+    def quick(self, path: Path, threads: int) -> Run:
+        with tracing.quiet(), tracing.hushed():
+            from ai_edge_litert.interpreter import Interpreter
+
+            opened = Interpreter(str(path), num_threads=threads)
+            opened.allocate_tensors()
+        places, results = ([x["index"] for x in xs] for xs in (opened.get_input_details(), opened.get_output_details()))
+
+        def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+            for place, array in zip(places, arrays, strict=True):
+                opened.set_tensor(place, array)
+            opened.invoke()
+            return [opened.get_tensor(place) for place in results]
+
+        return run
+
+    def facts(self, path: Path) -> dict[str, str]:
+        if not zipfile.is_zipfile(path):
+            return {}
+        with zipfile.ZipFile(path) as attached:
+            return json.loads(attached.read(METADATA)) if METADATA in attached.namelist() else {}
+
+
+def _converted(job: Job) -> bytes:
+    """The job as LiteRT's file, in memory."""
+    import litert_torch
+
+    litert_torch.config.show_progress = False
+    inputs = dict(zip(job.inputs, job.examples, strict=True))
+    return litert_torch.convert(Named(job).eval(), sample_kwargs=inputs).model_content()
+
+
+def _halved(content: bytes) -> bytes:
+    """The file with weights in float16, each made float32 again before its operator."""
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    made = quantizer.Quantizer(bytearray(content))
+    made.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=weights,
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+    )
+    return bytes(made.quantize().quantized_model)
