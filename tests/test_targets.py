@@ -197,18 +197,29 @@ def test_an_operator_that_a_target_lacks_is_an_error_at_its_row(cli, here, name,
     assert sorted(os.listdir(here)) == ["odd.yaml", "own.py"]
 
 
+SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32}
+BEYOND = {("executorch", "ddpm-unet")}
+NETS = """
+alexnet convnext-tiny ddpm-unet densenet121 efficientnet-b0 googlenet inception-v3 lenet5 mobilenet-v2
+mobilenet-v3-small resnet18 rtdetr-l siamfc swin-t unet vit-b-16 yolo11 yolo11-cls yolo11-obb yolo11-pose yolo11-seg
+yolo12 yolo26 yolo26-depth yolo26-sem yoloe-11 yolov10n yolov8-world
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("net", NETS.split())
 @pytest.mark.parametrize("name", sorted(SLOW))
-def test_heads_of_several_outputs_and_lists_of_detections(here, name):
-    chosen = needed(name)
-    for file, count in (("yolo11n-seg.yaml", 2), ("yolo26n.yaml", 1)):
-        network = fill(netbuild.build(file, imgsz=64), gain=1.0)
-        done = export(network, target=name, imgsz=64)
-        assert len(done.outputs) == count
-        assert done.difference < 1e-4
-        x = images(1, 3, 64, 64)
-        shapes = [list(y.shape) for y in chosen.open(done.path)([x.numpy()])]
-        assert shapes == [port["shape"] for port in done.outputs]
+def test_architectures_are_proven(here, name, net):
+    needed(name)
+    network = fill(netbuild.build(f"{net}.yaml", imgsz=SIZES.get(net, 64)), gain=1.0)
+    if net == "yolov10n":
+        network.model[-1].end2end = True
+    if (name, net) in BEYOND:
+        with pytest.raises(ProofError):
+            export(network, target=name, imgsz=SIZES.get(net, 64))
+        return
+    done = export(network, target=name, imgsz=SIZES.get(net, 64))
+    print(f"| {net} | {name} {done.difference:.0e} |")  # with -s the cells of the table in docs/export.md
 
 
 @pytest.mark.slow

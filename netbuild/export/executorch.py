@@ -13,10 +13,13 @@ import torch
 from netbuild.errors import NetbuildError
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Rules, average, pad, taken_apart
+from netbuild.export.parts import Rules, adaptive_max, average, pad, taken_apart
 
 METADATA = "netbuild"  # a method of the file that gives our metadata, as JSON
-PARTS: Rules = {torch.ops.aten.avg_pool3d.default: average, torch.ops.aten.pad.default: pad}  # it has no kernels
+aten = torch.ops.aten
+PARTS: Rules = {  # it has no kernels of these, or none for negative sides
+    aten.adaptive_max_pool2d.default: adaptive_max, aten.avg_pool3d.default: average, aten.pad.default: pad,
+}  # fmt: skip
 MOST = 8  # pictures at once of a free batch: memory is planned for so many
 
 

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.parts import Rules, adaptive_max, taken_apart
 from netbuild.export.torch_export import METADATA
+
+PARTS: Rules = {torch.ops.aten.adaptive_max_pool2d.default: adaptive_max}  # the converter does not know it
 
 
 class Named(nn.Module):
-    """A job's module with the names of its inputs and outputs, which the file's signature has then too."""
+    """A graph with the names of its inputs and outputs, which the file's signature has then too."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, outputs: Sequence[str]) -> None:
         super().__init__()
-        self.module, self.outputs = job.module, job.outputs
+        self.traced, self.outputs = program.module(), outputs
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.outputs, self.module(*inputs.values()), strict=True))
+        return dict(zip(self.outputs, self.traced(*inputs.values()), strict=True))
 
 
 @target
@@ -37,10 +40,11 @@ class LitertTarget(Target):
     takes = frozenset({"half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = tracing.capture(job)  # for errors at their rows; the converter takes modules only
+        program = taken_apart(tracing.capture(job), PARTS)
         try:
             with tracing.quiet(), tracing.hushed(), torch.no_grad():
-                content = _halved(_converted(job)) if job.half else _converted(job)
+                content = _converted(program, job)
+                content = _halved(content) if job.half else content
         except Exception as error:  # what cannot be converted is told by several classes
             raise tracing.unheld(str(error), program, job.rows, "LiteRT") from error
         path.write_bytes(content)
@@ -75,13 +79,13 @@ class LitertTarget(Target):
             return json.loads(attached.read(METADATA)) if METADATA in attached.namelist() else {}
 
 
-def _converted(job: Job) -> bytes:
-    """The job as LiteRT's file, in memory."""
+def _converted(program: torch.export.ExportedProgram, job: Job) -> bytes:
+    """The program as LiteRT's file, in memory: the converter takes modules only, and traces them again."""
     import litert_torch
 
     litert_torch.config.show_progress = False
     inputs = dict(zip(job.inputs, job.examples, strict=True))
-    return litert_torch.convert(Named(job).eval(), sample_kwargs=inputs).model_content()
+    return litert_torch.convert(Named(program, job.outputs), sample_kwargs=inputs).model_content()
 
 
 def _halved(content: bytes) -> bytes:
