@@ -35,7 +35,7 @@ def one(name: str, target: str) -> dict[str, object]:
             network = fill(netbuild.build(f"{name}.yaml", imgsz=size), gain=1.0)
             done = export(network, Path(folder) / f"x{suffix}", target=target, imgsz=size)
         except NetbuildError as error:
-            return {"error": error.message.splitlines()[0].replace(folder, "").lstrip("/")[:200]}
+            return {"error": error.message.splitlines()[0].replace(f"{folder}/x{suffix}: ", "")[:200]}
     return {"difference": done.difference, "bytes": done.size}
 
 
