@@ -49,7 +49,10 @@ class Session:
 
     def __init__(self, *arguments, stdout=subprocess.PIPE, **more):
         command = [sys.executable, "-m", "netbuild", "watch", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, **more)
+        # A shell without job control lets what it starts in the background ignore Ctrl-C.
+        listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        piped = {"stdout": stdout, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, **piped, **listening, **more)
         self.lines = queue.Queue()
         if stdout is subprocess.PIPE:
             self.read(self.process.stdout)
