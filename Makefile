@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
-JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-targets lint types format bench picture browser clean
@@ -27,11 +26,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.core  ## install into .venv and print the table of YOLO11n with 5 classes
 	$(BIN)/netbuild summary yolo11n.yaml --nc 5
 
-test: $(VENV)/.dev  ## install what the tests need and run them
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: $(VENV)/.dev  ## install what the tests need and run them; JOBS=2 runs two at a time
+	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist worksteal)
 
 test-all: $(VENV)/.dev  ## the slow tests too
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m ''
+	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist worksteal) -m ''
 
 TARGETS := executorch litert
 test-targets: $(VENV)/.dev  ## install large exporters as far as they go beside this torch, try all targets
