@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from netbuild import sources
 from netbuild.api import Size, build_graph, open_graph
@@ -140,7 +141,7 @@ class Predictor:
         """
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         try:
-            with torch.no_grad(), _evaluating(self.network):
+            with torch.no_grad(), evaluating(self.network):
                 return self.network(images.to(device).float() / 255)
         except RuntimeError as error:
             said = f"the network fails on images of shape {list(images.shape)}: {shorten(error, 200)}"
@@ -158,8 +159,8 @@ class _Seen:
 
 
 @contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
-    """In eval for now; the caller's network is given back as it was."""
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """In eval for now; each module is given back as it was."""
     learning = [module for module in network.modules() if module.training]
     network.eval()
     try:

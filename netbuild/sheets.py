@@ -80,9 +80,14 @@ def save(image: Image, path: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    write(path, encoded(image))
+
+
+def encoded(image: Image) -> bytes:
+    """A picture (H, W, 3) as a PNG file's bytes."""
     data = io.BytesIO()
-    pillow()[0].fromarray(image).save(data, "PNG")
-    write(path, data.getvalue())
+    pillow()[0].fromarray(np.ascontiguousarray(image)).save(data, "PNG")
+    return data.getvalue()
 
 
 def write(path: Path, data: bytes) -> None:

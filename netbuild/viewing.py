@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph import Graph
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS
-from netbuild.predicting import trained_size
+from netbuild.predicting import evaluating, trained_size
 from netbuild.saving import check_folder
 from netbuild.shapes import tensors_of
-from netbuild.sheets import write
+from netbuild.sheets import encoded, write
 from netbuild.summary import summarize_graph
 from netbuild.training import new_folder
 
@@ -259,7 +258,7 @@ def kernels(place: Place, most: int = MOST) -> Iterator[Sight]:
             path = ".".join(filter(None, (place.path, name)))
             image, said = kernel_image(weight.numpy(), most)
             title = f"row {place.row} {place.label}{' ' + path if path else ''}: {said}"
-            yield Sight(place.row, place.path, place.label, "kernels", title, png(titled(image, title)))
+            yield Sight(place.row, place.path, place.label, "kernels", title, encoded(titled(image, title)))
             return
 
 
@@ -344,7 +343,7 @@ def _maps(place: Place, output: Any, most: int) -> Iterator[Sight]:
         inner = f" {place.path}" if place.path else ""
         title = f"row {place.row} {place.label}{inner}{which}: {said}"
         kind = f"maps{f'-{number}' if number else ''}"
-        yield Sight(place.row, place.path, place.label, kind, title, png(titled(image, title)))
+        yield Sight(place.row, place.path, place.label, kind, title, encoded(titled(image, title)))
 
 
 def map_image(values: np.ndarray, most: int = MOST) -> tuple[Image, str]:
@@ -393,18 +392,6 @@ def fitted(network: Network, image: str | Path) -> Tensor:
     how = FITTINGS[facts(network, size, task_of(network))["fitting"]]
     pixels, _ = how(read_image(Path(image), channels), size, multiple_of(network), True)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval for now; each module is given back as it was."""
-    learning = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
 
 
 # -- activation functions ---------------------------------------------------------------------------------------------
@@ -540,12 +527,3 @@ def _wrapped(text: str, font: Any, width: int) -> list[str]:
         else:
             lines[-1] = longer
     return lines
-
-
-def png(image: Image) -> bytes:
-    """A picture (H, W, 3) as a PNG file's bytes."""
-    import io
-
-    data = io.BytesIO()
-    pillow()[0].fromarray(np.ascontiguousarray(image)).save(data, "PNG", optimize=True)
-    return data.getvalue()

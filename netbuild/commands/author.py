@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, Trust, app, image_size, may_run, refuse_unused, start_printing
+from netbuild.commands.base import (
+    Channels,
+    Classes,
+    Modules,
+    Size,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    refuse_unused,
+    start_printing,
+)
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, write, write_json
 
@@ -41,9 +52,9 @@ def show_file(
 def check(
     files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],
     scale: Annotated[str | None, typer.Option(help="One scale; otherwise all of a file's scales are checked.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
     json: Annotated[bool, typer.Option("--json", help="A list of findings for editors.")] = False,
     shapes: Annotated[bool, typer.Option(help="Without: syntax, names, sources and arity, at once.")] = True,
     modules: Modules = None,

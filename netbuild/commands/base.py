@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from netbuild import __version__
 from netbuild.errors import NetbuildError
 from netbuild.spec import MAX_SIDE
 from netbuild.terminal import say, state
+
+if TYPE_CHECKING:
+    from netbuild.report import Report
 
 app = typer.Typer(
     name="netbuild",
@@ -33,6 +36,24 @@ Set = Annotated[
 ]
 
 Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file imports.")]
+
+Scale = Annotated[str | None, typer.Option(help="An entry of the file's scales.")]
+
+Classes = Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")]
+
+Channels = Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")]
+
+Size = Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")]
+
+Flops = Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")]
+
+Fused = Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")]
+
+TrainingBatch = Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")]
+
+Columns = Annotated[str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")]
+
+Depth = Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")]
 
 Data = Annotated[str | None, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")]
 
@@ -130,3 +151,11 @@ def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: A
     """An exported file holds no code that flags could bring or allow."""
     if str(file).lower().endswith(".onnx"):
         refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)
+
+
+def say_remarks(summary: "Report") -> None:
+    """What a summary warns of and notes, to stderr."""
+    for warning in summary.graph.spec.warnings:
+        say(warning.render("warning"))
+    for note in summary.notes:
+        say(f"note: {note}")

@@ -6,8 +6,12 @@ from typing import Annotated
 import typer
 
 from netbuild.commands.base import (
+    Channels,
+    Classes,
     Modules,
+    Scale,
     Set,
+    Size,
     Trust,
     app,
     image_size,
@@ -22,10 +26,10 @@ from netbuild.terminal import busy, write, write_json
 def build(
     file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    scale: Scale = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
     weights: Annotated[
         Path | None, typer.Option(help="Tensors for the rows of the same structure, whatever their numbers.")
     ] = None,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
+from netbuild.commands.base import Fused, Modules, Set, TrainingBatch, Trust, app, image_size, may_run, start_printing
 from netbuild.errors import NetbuildError
 from netbuild.terminal import say, show, waiting, write
 
@@ -26,8 +26,8 @@ def diff(
     ch: Annotated[list[int] | None, typer.Option(min=1, help="Image channels; twice: of A, of B.")] = None,
     imgsz: Annotated[list[str] | None, typer.Option(help="Image size, 640 or 640x384; twice: of A, of B.")] = None,
     flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride.")] = "torch",
-    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
-    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
+    fused: Fused = False,
+    batch: TrainingBatch = 1,
     all: Annotated[bool, typer.Option("--all", help="Rows that are the same, too.")] = False,
     format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,

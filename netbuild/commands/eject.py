@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run
+from netbuild.commands.base import Channels, Classes, Modules, Scale, Set, Size, Trust, app, image_size, may_run
 from netbuild.terminal import busy, say, write, write_json
 
 
@@ -15,10 +15,10 @@ def eject(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    scale: Scale = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
     json: Annotated[bool, typer.Option("--json", help="What was written and compared, as data.")] = False,
     set: Set = None,
     modules: Modules = None,

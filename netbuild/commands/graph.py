@@ -4,8 +4,22 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
-from netbuild.terminal import say, waiting, write
+from netbuild.commands.base import (
+    Channels,
+    Classes,
+    Fused,
+    Modules,
+    Scale,
+    Set,
+    Size,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    say_remarks,
+    start_printing,
+)
+from netbuild.terminal import waiting, write
 
 
 @app.command()
@@ -14,12 +28,12 @@ def graph(
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A file in .svg, .html, .mmd or .dot; without: Mermaid to stdout.")
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
+    scale: Scale = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
     flops: Annotated[str, typer.Option(help="How to count: torch, thop or thop-stride.")] = "torch",
-    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
+    fused: Fused = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
@@ -36,10 +50,7 @@ def graph(
             trusted=may_run(trust), set=set or (),
         )  # fmt: skip
         text = drawn.FORMS[ending](summary)
-    for warning in summary.graph.spec.warnings:
-        say(warning.render("warning"))
-    for note in summary.notes:
-        say(f"note: {note}")
+    say_remarks(summary)
     if not out:
         write(text)
         return

@@ -4,9 +4,27 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, start_printing
+from netbuild.commands.base import (
+    Channels,
+    Classes,
+    Columns,
+    Depth,
+    Flops,
+    Fused,
+    Modules,
+    Scale,
+    Set,
+    Size,
+    TrainingBatch,
+    Trust,
+    app,
+    image_size,
+    may_run,
+    say_remarks,
+    start_printing,
+)
 from netbuild.errors import NetbuildError
-from netbuild.terminal import say, show, waiting, write
+from netbuild.terminal import show, waiting, write
 
 
 def _check_view(view: str | None, reverse: bool, form: str, columns: str | None, depth: int) -> None:
@@ -28,17 +46,15 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
 @app.command()
 def summary(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
-    flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")] = "torch",
-    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
-    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
-    columns: Annotated[
-        str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")] = 1,
+    scale: Scale = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
+    flops: Flops = "torch",
+    fused: Fused = False,
+    batch: TrainingBatch = 1,
+    columns: Columns = None,
+    depth: Depth = 1,
     format: Annotated[
         str, typer.Option(help="table, json, csv, markdown, html, or plain (the published logs' layout).")
     ] = "table",
@@ -65,10 +81,7 @@ def summary(
             file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=deep,
             modules=modules or (), trusted=may_run(trust), set=set or (),
         )  # fmt: skip
-    for warning in result.graph.spec.warnings:
-        say(warning.render("warning"))
-    for note in result.notes:
-        say(f"note: {note}")
+    say_remarks(result)
     if form == "table":
         show(render.as_textbook(result, reverse) if view else render.as_table(result, picked))
     elif form == "json":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run, refuse_unused
+from netbuild.commands.base import Classes, Modules, Scale, Set, Trust, app, image_size, may_run, refuse_unused
 from netbuild.errors import NetbuildError
 from netbuild.terminal import busy, say, write, write_json
 
@@ -28,8 +28,8 @@ def view(
         typer.Option("--out", "-o", help="A new folder (runs/view), NAME.png of one picture, or NAME.html: the page."),
     ] = None,
     imgsz: Annotated[str | None, typer.Option(help="Fit the picture into this size: 640, or 640x384.")] = None,
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
+    scale: Scale = None,
+    nc: Classes = None,
     json: Annotated[bool, typer.Option("--json", help="The pictures' files and titles as data.")] = False,
     set: Set = None,
     modules: Modules = None,

@@ -5,7 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netbuild.commands.base import Modules, Set, Trust, app, image_size, may_run
+from netbuild.commands.base import (
+    Channels,
+    Classes,
+    Columns,
+    Depth,
+    Flops,
+    Fused,
+    Modules,
+    Scale,
+    Set,
+    Size,
+    TrainingBatch,
+    Trust,
+    app,
+    image_size,
+    may_run,
+)
 from netbuild.terminal import redraw, say
 
 if TYPE_CHECKING:
@@ -15,17 +31,15 @@ if TYPE_CHECKING:
 @app.command()
 def watch(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
-    scale: Annotated[str | None, typer.Option(help="An entry of the file's scales.")] = None,
-    nc: Annotated[int | None, typer.Option(min=1, help="Number of classes, instead of the file's.")] = None,
-    ch: Annotated[int | None, typer.Option(min=1, help="Image channels, instead of the file's.")] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")] = None,
-    flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")] = "torch",
-    fused: Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")] = False,
-    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")] = 1,
-    columns: Annotated[
-        str | None, typer.Option(help="Columns, comma-separated; +rf,stride adds, all shows all.")
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")] = 1,
+    scale: Scale = None,
+    nc: Classes = None,
+    ch: Channels = None,
+    imgsz: Size = None,
+    flops: Flops = "torch",
+    fused: Fused = False,
+    batch: TrainingBatch = 1,
+    columns: Columns = None,
+    depth: Depth = 1,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,

@@ -164,6 +164,18 @@ def find(name: str) -> "Target":
     return load(points[name], "the target", Target, "netbuild.export.base.Target")()
 
 
+def file_in(folder: Path, suffix: str) -> Path:
+    """The one file of a suffix in a folder that a target has written.
+
+    Raises:
+        NetbuildError: if there is none, or several.
+    """
+    found = sorted(folder.glob(f"*{suffix}"))
+    if len(found) != 1:
+        raise NetbuildError(f"{folder}: one {suffix} is wanted in it, there are {len(found)}")
+    return found[0]
+
+
 def check_packages(chosen: Target) -> None:
     """Say at once which package a target lacks.
 

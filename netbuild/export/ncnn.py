@@ -20,7 +20,7 @@ import torch
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
-from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.base import Job, Run, Target, file_in, target
 from netbuild.export.onnx import OPSET, convert, finish, store
 from netbuild.export.torch_export import METADATA
 from netbuild.export.torchscript import traced
@@ -64,7 +64,7 @@ class NcnnTarget(Target):
     def quick(self, path: Path, threads: int) -> Run:
         import ncnn
 
-        net, known, param = ncnn.Net(), _known(path), file_in(path)
+        net, known, param = ncnn.Net(), _known(path), file_in(path, ".param")
         for name in NARROW:
             setattr(net.opt, name, False)
         net.opt.num_threads = threads
@@ -83,18 +83,6 @@ class NcnnTarget(Target):
 
     def facts(self, path: Path) -> dict[str, str]:
         return dict(_known(path)["metadata"])
-
-
-def file_in(folder: Path) -> Path:
-    """The .param of a folder.
-
-    Raises:
-        NetbuildError: if it has none, or several.
-    """
-    found = sorted(folder.glob("*.param"))
-    if len(found) != 1:
-        raise NetbuildError(f"{folder}: one .param is wanted in it, there are {len(found)}")
-    return found[0]
 
 
 def renamed(param: str, job: Job) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
-from netbuild.export.base import Job, Run, Target, target
+from netbuild.export.base import Job, Run, Target, file_in, target
 from netbuild.export.onnx import OPSET, convert, finish, store
 
 HOME = "netbuild"  # of our metadata in rt_info
@@ -54,7 +54,7 @@ class OpenvinoTarget(Target):
         import openvino
 
         settings = {**EXACT, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(str(file_in(path)), "CPU", settings)
+        compiled = openvino.Core().compile_model(str(file_in(path, ".xml")), "CPU", settings)
 
         def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             found = compiled(list(arrays))
@@ -65,21 +65,9 @@ class OpenvinoTarget(Target):
     def facts(self, path: Path) -> dict[str, str]:
         import openvino
 
-        model = openvino.Core().read_model(str(file_in(path)))
+        model = openvino.Core().read_model(str(file_in(path, ".xml")))
         known = model.get_rt_info([HOME]).astype(dict) if model.has_rt_info([HOME]) else {}
         return {key: _text(value) for key, value in known.items()}
-
-
-def file_in(folder: Path) -> Path:
-    """The .xml of a folder.
-
-    Raises:
-        NetbuildError: if it has none, or several.
-    """
-    found = sorted(folder.glob("*.xml"))
-    if len(found) != 1:
-        raise NetbuildError(f"{folder}: one .xml is wanted in it, there are {len(found)}")
-    return found[0]
 
 
 def _converted(job: Job) -> Any:
