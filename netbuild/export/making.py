@@ -192,7 +192,7 @@ def second_look(job: Job, run: Run, found: Sequence[Comparison], match: str) -> 
         if job.half:
             own = prove(job, _numpy(Halved(job.module)), plain(job), ANY, match)
             return [_allowed(c, torchs) for c, torchs in zip(found, own, strict=True)]
-        exact = prove(job, run, plain(replace(job, module=_Double(job.module))), FLOAT, match)
+        exact = prove(job, run, _exactly(job), FLOAT, match)
         return [
             replace(wide, remark="beside torch in float64") if wide.ok and not c.ok else c
             for c, wide in zip(found, exact, strict=True)
@@ -214,6 +214,11 @@ def _numpy(module: nn.Module) -> Run:
     return run
 
 
+def _exactly(job: Job) -> Reference:
+    """What the network gives in float64."""
+    return plain(replace(job, module=_Double(job.module)))
+
+
 class _Double(nn.Module):
     """A float64 copy of a module, for inputs in float32."""
 
@@ -231,9 +236,7 @@ def blamed(job: Job) -> str:
         again = prove(job, _numpy(job.module), plain(job), FLOAT)
         if not all(c.ok for c in again):
             return "torch itself gives another output each time: a module draws random numbers in eval"
-        noise = max(
-            c.part for c in prove(job, _numpy(job.module), plain(replace(job, module=_Double(job.module))), ANY)
-        )
+        noise = max(c.part for c in prove(job, _numpy(job.module), _exactly(job), ANY))
         if noise > FLOAT / 10:
             return f"torch's float32 is {noise:.0e} from its float64 here: these weights lose that much"
     return ""
