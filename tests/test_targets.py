@@ -1,8 +1,10 @@
 """Targets beside ONNX: written, proven and run by their own runtimes; int8; the benchmark of all of them."""
 
+import gc
 import json
 import os
 import shutil
+import signal
 import zipfile
 from pathlib import Path
 
@@ -120,6 +122,18 @@ def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
     assert chosen.facts(moved) == done.metadata
     assert json.loads(done.metadata["names"]) == ["0", "1", "2"]
     assert capfd.readouterr() == ("", "")  # libraries talk
+    del run
+    gc.collect()
+    assert signals_are_heard()
+
+
+def signals_are_heard():
+    """Whether a handler in Python still works; else (its stack is gone) the signal kills, here a process of its own."""
+    if not (child := os.fork()):
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("name", that("dynamic"))

@@ -6,6 +6,7 @@ Of torch's own graph OpenVINO makes more operators, loses names and fixed sizes,
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,8 @@ class OpenvinoTarget(Target):
         return self.quick(path, 1)
 
     def quick(self, path: Path, threads: int) -> Run:
-        import openvino
-
         settings = {**EXACT, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(str(file_in(path, ".xml")), "CPU", settings)
+        compiled = _core().compile_model(str(file_in(path, ".xml")), "CPU", settings)
 
         def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             found = compiled(list(arrays))
@@ -63,11 +62,21 @@ class OpenvinoTarget(Target):
         return run
 
     def facts(self, path: Path) -> dict[str, str]:
-        import openvino
-
-        model = openvino.Core().read_model(str(file_in(path, ".xml")))
+        model = _core().read_model(str(file_in(path, ".xml")))
         known = model.get_rt_info([HOME]).astype(dict) if model.has_rt_info([HOME]) else {}
         return {key: _text(value) for key, value in known.items()}
+
+
+@cache
+def _core() -> Any:
+    """The one Core of this process, which lives as long as it.
+
+    OpenVINO's plugin for CPUs moves the thread's alternate signal stack into memory that goes with the last Core.
+    Python's signal handlers run on that stack: Ctrl-C, or the end of a data loader's worker, would then kill netbuild.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _converted(job: Job) -> Any:
