@@ -27,7 +27,7 @@ class _Head(nn.Module):
         self.nc, self.stride, self.reg_max, self.ranked = nc, [float(stride)], 1, ranked
         self.kpt_shape = extra
 
-    def one2one(self) -> bool:
+    def ranks(self) -> bool:
         """Whether its rows need no suppression; those of a file that has it inside need no other."""
         return self.ranked
 

@@ -126,7 +126,8 @@ class Predictor:
 
     def _results(self, waiting: Sequence["_Seen"]) -> Iterator[Result]:
         stacked = np.stack([seen.pixels for seen in waiting]).transpose(0, 3, 1, 2)
-        found = self.task.decode(self.outputs(torch.from_numpy(np.ascontiguousarray(stacked))), **self.options)
+        outputs = self.outputs(torch.from_numpy(np.ascontiguousarray(stacked)))
+        found = self.task.predictions(outputs, stacked.shape[2:], **self.options)
         for i, seen in enumerate(waiting):
             shot, view = seen.shot, seen.view
             records = self.task.records(found[i], view)

@@ -301,7 +301,7 @@ class Trainer:
             batch = moved(batch, self.device)
             with self.autocast():
                 outputs = network(*inputs_of(batch))
-            yield batch, self.task.decode(outputs, **self.options)
+            yield batch, self.task.predictions(outputs, batch["images"].shape[-2:], **self.options)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -33,6 +33,7 @@ from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
+from netbuild.tasks.boxed import stride_of
 from netbuild.train import Trainer, inputs_of, merged, moved, overfit
 from netbuild.weights import checkpoint
 
@@ -149,7 +150,7 @@ def overfit_batch(
     settings = replace(settings.completed(_is_script(dataset), dataset.task), rect=False)
     report = _scanned(dataset, ["train"], settings, onlooker or Onlooker())
     device = pick_device(settings.device)
-    task = task_of(network.to(device), list(dataset.names), **_task_options(network, report, settings))
+    task = _learner(network.to(device), list(dataset.names), report, settings)
     samples, collate = _samples(network, report.samples("train"), settings, settings.batch, False)
     feed = Feed(samples, settings.batch, collate, settings.seed, True)
     batch = moved(next(feed.epoch(0)), device)
@@ -241,7 +242,7 @@ def _parts(
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = _scanned(dataset, ["train", held_out], settings, onlooker)
-    task = task_of(network, list(dataset.names), **_task_options(network, report, settings))
+    task = _learner(network, list(dataset.names), report, settings)
     train = feed_of(network, report, "train", settings, True)
     val = feed_of(network, report, held_out, settings, False)
     made = {
@@ -338,8 +339,19 @@ def task_name(task: str | None) -> str:
 
 
 def task_of(network: Network, names: list[str], **options: Any) -> Task:
-    """What a network learns."""
+    """What a network learns, or is measured by."""
     return find_task(task_name(network.facts["task"]))(network.model[-1], names, **options)
+
+
+def _learner(network: Network, names: list[str], report: Report, settings: Settings) -> Task:
+    """What a network learns, from this data by these settings.
+
+    Raises:
+        NetbuildError: if nothing is known of how, or for a setting that has no use.
+    """
+    task = task_of(network, names, **_task_options(network, report, settings))
+    task.check_loss()
+    return task
 
 
 def _task_options(network: Network, report: Report, s: Settings) -> dict[str, Any]:
@@ -396,7 +408,7 @@ def _samples(
         return FixedSamples(samples, canvas, channels, kept), detect_batch
     if learning or settings.rect is False:
         return DetectSamples(samples, max(height, width), channels, chosen, kept), detect_batch
-    stride = max(32, *map(int, network.model[-1].stride))  # type: ignore[arg-type]
+    stride = stride_of(network.model[-1])
     return NarrowSamples(samples, max(height, width), channels, batch, stride, kept), detect_batch
 
 
@@ -435,7 +447,8 @@ def validate(
     with torch.no_grad():
         for number, batch in enumerate(feed.epoch(0)):
             batch = moved(batch, device)
-            predictions = task.decode(network(*inputs_of(batch)), **decode_options(task, settings))
+            canvas = batch["images"].shape[-2:]
+            predictions = task.predictions(network(*inputs_of(batch)), canvas, **decode_options(task, settings))
             metric.update(predictions, batch)
             onlooker.batch(number + 1, len(feed))
             if out is not None and is_first() and number < SHOWN:

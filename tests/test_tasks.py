@@ -11,6 +11,7 @@ import netbuild
 from netbuild import builders, tasks
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
+from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.tasks import metrics, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
@@ -403,11 +404,15 @@ def test_class_weights():
 
 @pytest.mark.parametrize(
     ("head", "message"),
-    [(torch.nn.Linear(2, 2), "no loss for the head Linear"), (Detect(2, [16]), "strides of the head Detect")],
+    [
+        (torch.nn.Linear(2, 2), "cannot read the head Linear"),
+        (RTDETRDecoder(2, [16]), "no loss for the head RTDETR"),
+        (Detect(2, [16]), "strides of the head Detect"),
+    ],
 )
 def test_a_head_that_cannot_be_trained_says_so(head, message):
     with pytest.raises(NetbuildError, match=message):
-        DetectTask(head)
+        DetectTask(head).check_loss()
 
 
 def detector(file, nc):

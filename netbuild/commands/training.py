@@ -178,6 +178,8 @@ def val(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for curves, confusion and pictures.")
     ] = None,
+    lenient: Lenient = False,
+    strict: Strict = False,
     nproc: Nproc = 1,
     json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
     modules: Modules = None,
@@ -188,7 +190,7 @@ def val(
 
     refuse_code(file, modules, trust, nproc=nproc if nproc > 1 else None)
 
-    named = {"imgsz": imgsz, "batch": batch, "device": device}
+    named = {"imgsz": imgsz, "batch": batch, "device": device, "lenient": lenient or None, "strict": strict or None}
     flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     if _is_launcher(nproc, 1):

@@ -85,7 +85,8 @@ class Report:
         """
         found = []
         if not lenient and (labels := self._listing(LABEL)):
-            found.append(NetbuildError("\n".join(labels), hint="repair them, or --lenient: it drops what is named"))
+            hint = "repair them; or --lenient of train, val and data check drops what is named"
+            found.append(NetbuildError("\n".join(labels), hint=hint))
         if strict and (pictures := self._listing(PICTURE)):
             hint = "repair or remove them, or leave out --strict: they are dropped"
             found.append(NetbuildError("\n".join(pictures), hint=hint))

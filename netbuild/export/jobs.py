@@ -126,8 +126,9 @@ def boxes(head: nn.Module) -> str:
     """What the first four numbers of a row are, of a head that gives a list of detections."""
     if not ranks(head):
         return ""
-    said = head.layout()  # type: ignore[operator]
-    return "corners" if "x1, y1" in said else "parts" if "in parts of the image" in said else "centres"
+    if getattr(head, "in_parts", False):
+        return "parts"
+    return "corners" if "x1, y1" in head.layout() else "centres"  # type: ignore[operator]
 
 
 def ranks(head: nn.Module) -> bool:

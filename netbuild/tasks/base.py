@@ -117,9 +117,27 @@ class Task(ABC):
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """What is to be minimised, and its parts by name, without gradient; the outputs are those of training."""
 
+    def check_loss(self) -> None:  # noqa: B027  most tasks learn all heads that they read
+        """Refuse a head that can be read and not learnt.
+
+        Raises:
+            NetbuildError: for such a one.
+        """
+
     def least(self, outputs: Any, batch: Batch) -> float:
         """What no network's loss could be less than, given these targets: soft ones leave their entropy."""
         return 0.0
+
+    def placed(self, outputs: Any, canvas: Sequence[int]) -> Any:
+        """Outputs of eval with all lengths in pixels of the images, whose height and width are ``canvas``.
+
+        Heads give them so, as a rule. What this returns is what `decode` takes.
+        """
+        return outputs
+
+    def predictions(self, outputs: Any, canvas: Sequence[int], **options: Any) -> Any:
+        """Predictions in terms of the images, whose height and width are ``canvas``, from a head's outputs of eval."""
+        return self.decode(self.placed(outputs, canvas), **options)
 
     @abstractmethod
     def decode(self, outputs: Any, **options: Any) -> Any:

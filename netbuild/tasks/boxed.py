@@ -5,12 +5,14 @@ from math import ceil, floor
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netbuild.drawing import Colour, Drawing, Image, colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.tasks.base import Record, Task, View, refuse
+from netbuild.tasks.boxes import to_corners
 from netbuild.tasks.nms import Filter, best_rows, suppress
 
 
@@ -18,7 +20,7 @@ class BoxTask(Task):
     """Boxes with classes, and what a head tells of each beside them.
 
     Args:
-        head: with the attributes ``nc`` and ``stride``, strides that are known, and a method ``one2one``.
+        head: with the attribute ``nc`` and the method ``ranks``; its ``stride``, if it has that, must be known.
         names: names of the classes.
 
     Raises:
@@ -31,10 +33,18 @@ class BoxTask(Task):
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         super().__init__(head, names)
         kind = type(head).__name__
-        if not all(hasattr(head, name) for name in ("nc", "stride", "one2one")):
+        if not all(hasattr(head, name) for name in ("nc", "ranks")):
             raise NetbuildError(f"the task '{self.name}' cannot read the head {kind}")
-        if not head.stride:
+        if not getattr(head, "stride", True):
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
+
+    def placed(self, outputs: Any, canvas: Sequence[int]) -> Any:
+        """With corners in pixels for the boxes of a head that gives centres and sizes in parts of the image."""
+        if not getattr(self.head, "in_parts", False):
+            return outputs
+        y = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        sides = y.new_tensor([canvas[1], canvas[0]] * 2)
+        return torch.cat((to_corners(y[..., :4]) * sides, y[..., 4:]), -1)
 
     def decode(self, outputs: Any, **options: Any) -> Any:
         """Detections of each image, best first: (n, 6+extra) corners in pixels of the input, score, class, extra.
@@ -47,14 +57,14 @@ class BoxTask(Task):
 
     def chosen(self, y: Tensor, wanted: Filter) -> list[Tensor]:
         """The rows of each image that are kept, of a head's prediction (B, 4+nc+extra, A), or (B, k, 6+extra)."""
-        if self.head.one2one():  # type: ignore[operator]
+        if self.head.ranks():  # type: ignore[operator]
             return best_rows(y, wanted)
         return suppress(y, wanted, int(self.head.nc))  # type: ignore[arg-type]
 
     @property
     def stride(self) -> int:
-        """The largest of the head's strides, 32 at least."""
-        return max(32, *map(int, self.head.stride))  # type: ignore[arg-type]
+        """That of the head."""
+        return stride_of(self.head)
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fields of `Filter`; ``classes`` as numbers and names, in a list or with commas between.
@@ -62,7 +72,7 @@ class BoxTask(Task):
         Raises:
             NetbuildError: for any other, for those of suppression where the head needs none, or a wrong value.
         """
-        needless = self.head.one2one()  # type: ignore[operator]
+        needless = self.head.ranks()  # type: ignore[operator]
         if needless:
             refuse({k: v for k, v in given.items() if k in ("iou", "agnostic", "multi_label")}, "without suppression")
         super().options({k: v for k, v in given.items() if k not in Filter.__dataclass_fields__})
@@ -133,6 +143,11 @@ class BoxTask(Task):
             x1, y1, x2, y2 = record["box"]
             parts.append((record["name"], image[floor(y1) : ceil(y2), floor(x1) : ceil(x2)]))
         return [(name, part) for name, part in parts if part.size]
+
+
+def stride_of(head: nn.Module) -> int:
+    """What both sides of a letterboxed picture are multiples of: the largest stride of a head, 32 at least."""
+    return max([32, *map(int, getattr(head, "stride", []))])
 
 
 def _number(text: str, known: Sequence[str]) -> int:

@@ -218,7 +218,7 @@ class DetectTask(BoxTask):
     of 7 is kept, weighed by `DualSchedule` (YOLOv10, arXiv 2405.14458).
 
     Args:
-        head: an anchor-free detection head whose strides are known.
+        head: an anchor-free detection head whose strides are known; another that ranks its boxes can be read only.
         names: names of the classes.
         gains: weights of the loss's parts.
         class_weights: (nc,) factors of the classes' cross-entropy.
@@ -238,8 +238,6 @@ class DetectTask(BoxTask):
         gains: Gains | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
-        if not hasattr(head, "reg_max"):
-            raise NetbuildError(f"the task 'detect' has no loss for the head {type(head).__name__}")
         super().__init__(head, names)
         gains = gains or Gains()
         common: dict[str, Any] = {"class_weights": class_weights, "pool": lambda total, least: self.pool(total, least)}
@@ -262,6 +260,16 @@ class DetectTask(BoxTask):
                 share = self.schedule.share
                 total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(parts)
         return total * len(first["boxes"]), {name: part.detach() for name, part in parts.items()}
+
+    def check_loss(self) -> None:
+        """Refuse heads that are not anchor-free.
+
+        Raises:
+            NetbuildError: for such a one.
+        """
+        if not hasattr(self.head, "reg_max"):
+            said = f"the task 'detect' has no loss for the head {type(self.head).__name__}"
+            raise NetbuildError(said, hint="it predicts and is measured; an anchor-free head such as Detect learns")
 
     def least(self, outputs: Raw, batch: Batch) -> float:
         """Of the branches by their share, times the batch size."""
@@ -296,7 +304,7 @@ class DetectTask(BoxTask):
             NetbuildError: if the head needs no suppression, or for a wrong value.
             MissingExtraError: without torchvision, which a file's suppression is compared with.
         """
-        if self.head.one2one():  # type: ignore[operator]
+        if self.head.ranks():  # type: ignore[operator]
             said = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
             raise NetbuildError(said, hint="leave it out")
         package("torchvision.ops", "train")

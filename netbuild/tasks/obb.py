@@ -27,7 +27,7 @@ class TurnedTask(ReadTask, BoxTask):
 
     def chosen(self, y: Tensor, wanted: Filter) -> list[Tensor]:
         """Rows (n, 6+ne) of each image, best first: corners before the box is turned, score, class, angle."""
-        if self.head.one2one():  # type: ignore[operator]
+        if self.head.ranks():  # type: ignore[operator]
             return [torch.cat((to_corners(rows[:, :4]), rows[:, 4:]), 1) for rows in best_rows(y, wanted)]
         found = [candidates(image.float(), int(self.head.nc), wanted) for image in y.detach()]  # type: ignore[arg-type]
         same = runtime.Filter(**vars(wanted))
