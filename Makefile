@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# Tests at a time: as there are cores, four at most, for each takes up to 3 GB of memory.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))')
+PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist worksteal)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-targets lint types format bench picture browser clean
@@ -26,11 +29,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.core  ## install into .venv and print the table of YOLO11n with 5 classes
 	$(BIN)/netbuild summary yolo11n.yaml --nc 5
 
-test: $(VENV)/.dev  ## install what the tests need and run them; JOBS=2 runs two at a time
-	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist worksteal)
+test: $(VENV)/.dev  ## install what the tests need and run them, one a core; JOBS=1: one after another
+	$(PYTEST)
 
 test-all: $(VENV)/.dev  ## the slow tests too
-	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist worksteal) -m ''
+	$(PYTEST) -m ''
 
 TARGETS := executorch litert
 test-targets: $(VENV)/.dev  ## install large exporters as far as they go beside this torch, try all targets

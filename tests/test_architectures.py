@@ -15,6 +15,7 @@ import torch
 from fill import fill, image, samples
 from torch import nn
 
+from netbuild.author import zoo
 from netbuild.graph import resolve
 from netbuild.prepare import Options
 from netbuild.shapes import shape_of, tensors_of
@@ -145,8 +146,11 @@ def leaves(shape):
 LARGE = 30_000_000  # parameters: allocating and initialising them takes most of a second
 
 
+PARAMS = {entry.name: next(iter(entry.sizes.values()))[0] for entry in zoo.entries()}  # at the first scale
+
+
 def is_large(path):
-    return sum(layer.params for layer in graph_of(path.stem, SCALES[path][0]).layers) > LARGE
+    return PARAMS.get(path.stem, 0) > LARGE
 
 
 SIBLINGS = {"densenet161", "densenet169", "densenet201"}  # of a smaller one that differs by numbers alone

@@ -35,6 +35,14 @@ head:
 """
 
 
+# Of families that differ, for what takes a second a network; `make test-all` tries the others.
+QUICK = "classifier segmenter autoencoder lenet5 yolo11 yolov8-cls rtdetr-l yolov8-world yolov10s".split()
+
+
+def few(name):
+    return pytest.param(name, marks=() if Path(name).stem in QUICK else pytest.mark.slow)
+
+
 @pytest.mark.parametrize("name", sorted(packaged()))
 def test_packaged_files_have_no_finding(name):
     assert check(name) == []
@@ -150,7 +158,7 @@ def test_explain(cli):
     assert "did you mean 'GhostConv'" in cli("explain", "GostConv").err
 
 
-@pytest.mark.parametrize("origin", kinds())
+@pytest.mark.parametrize("origin", [few(kind) for kind in kinds()])
 def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
     monkeypatch.chdir(tmp_path)
     done = cli("new", "mine", "--from", origin)
@@ -262,12 +270,8 @@ def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
 
 # -- the zoo ----------------------------------------------------------------------------------------------------------
 
-QUICK = {"lenet5", "yolo11", "yolov8-cls", "rtdetr-l", "yolov8-world", "yolov10s"}
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged())]
-)
+@pytest.mark.parametrize("name", [few(name) for name in sorted(packaged())])
 def test_the_zoo_is_true(name):
     (entry,) = (e for e in zoo.entries() if e.name == Path(name).stem)
     assert zoo.measure(name, packaged()[name]) == entry, "run: python -m netbuild.author.zoo"
