@@ -1,5 +1,6 @@
-"""The command line run inside this process, as a user types it; and a browser."""
+"""The command line run inside this process, as a user types it; a browser; a heap that stays small."""
 
+import gc
 import os
 from typing import NamedTuple
 
@@ -15,6 +16,14 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled():
+    """What a module leaves behind, as what it keeps for its own tests, is not gone through by each later collection."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

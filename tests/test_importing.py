@@ -105,7 +105,12 @@ def test_its_weights_serve_an_edited_network(cli, foreign, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "stem"), [("resnet18", "resnet18"), ("mobilenet_v2", "mobilenet-v2"), ("vgg11_bn", "vgg11-bn")]
+    ("name", "stem"),
+    [
+        ("resnet18", "resnet18"),
+        ("mobilenet_v2", "mobilenet-v2"),
+        pytest.param("vgg11_bn", "vgg11-bn", marks=pytest.mark.slow),  # half a gigabyte of weights
+    ],
 )
 def test_torchvision_in_the_order_of_definition(cli, tmp_path, name, stem):
     theirs = torchvision.models.get_model(name, num_classes=10).eval()
