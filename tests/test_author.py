@@ -17,6 +17,7 @@ from netbuild.author.new import kinds
 from netbuild.locate import packaged
 from netbuild.prepare import Options
 from netbuild.shapes import tensors_of
+from netbuild.spec import load
 
 CASES = Path(__file__).parent / "cases"
 DOUBTFUL = """\
@@ -45,6 +46,13 @@ def few(name):
 
 @pytest.mark.parametrize("name", sorted(packaged()))
 def test_packaged_files_have_no_finding(name):
+    first = next((scale.name for scale in load(packaged()[name]).scales), None)
+    assert check(name, Options(scale=first)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_packaged_files_have_no_finding_at_any_scale(name):
     assert check(name) == []
 
 
