@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
-# Tests at a time: as there are cores, four at most, for each takes up to 3 GB of memory.
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))')
-PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist worksteal)
+# Tests at a time: auto is one a core, four at most, for each takes up to 3 GB of memory.
+JOBS ?= auto
+PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --maxprocesses 4 --dist worksteal)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-targets lint types format bench picture browser clean

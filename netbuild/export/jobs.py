@@ -124,11 +124,7 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
 
 def boxes(head: nn.Module) -> str:
     """What the first four numbers of a row are, of a head that gives a list of detections."""
-    if not ranks(head):
-        return ""
-    if getattr(head, "in_parts", False):
-        return "parts"
-    return "corners" if "x1, y1" in head.layout() else "centres"  # type: ignore[operator]
+    return str(getattr(head, "box_form", "corners")) if ranks(head) else ""
 
 
 def ranks(head: nn.Module) -> bool:

@@ -40,7 +40,7 @@ class BoxTask(Task):
 
     def placed(self, outputs: Any, canvas: Sequence[int]) -> Any:
         """With corners in pixels for the boxes of a head that gives centres and sizes in parts of the image."""
-        if not getattr(self.head, "in_parts", False):
+        if getattr(self.head, "box_form", "corners") != "parts":
             return outputs
         y = outputs[0] if isinstance(outputs, tuple | list) else outputs
         sides = y.new_tensor([canvas[1], canvas[0]] * 2)

@@ -66,6 +66,7 @@ class Detect(nn.Module):
     """
 
     task = "detect"
+    box_form = "corners"  # of the list of detections: corners, or centres and sizes, or those in parts of the image
     max_det = 300
     parts: tuple[str, ...] = ("cv2", "cv3")  # lists of modules over levels, of which a second branch has copies
 

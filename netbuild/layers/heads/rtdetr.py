@@ -162,7 +162,7 @@ class RTDETRDecoder(nn.Module):
     """
 
     task = "detect"
-    in_parts = True  # boxes are in parts of the image, not in pixels
+    box_form = "parts"
 
     def __init__(
         self,
