@@ -15,9 +15,8 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from netbuild.builders import package
-from netbuild.errors import MissingExtraError
 from netbuild.settings import Settings
+from netbuild.system.packages import cv2, package
 
 Image = NDArray[np.uint8]  # (H, W, C)
 Floats = NDArray[np.float64]
@@ -28,19 +27,6 @@ LEAST = 2.0  # pixels of a side below which a box is dropped after a change
 LEAST_PART = 0.1  # of a box's area that must be left
 MOST_ASPECT = 100.0
 HIDDEN = 0.3  # of an object, that a pasted one may cover
-
-
-def cv2() -> Any:
-    """OpenCV, which changes pictures several times faster than Pillow.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        return package("cv2", "train")
-    except MissingExtraError:
-        message = "pictures are resized and videos read by OpenCV: pip install 'netbuild[train]'"
-        raise MissingExtraError(message) from None
 
 
 @dataclass(frozen=True)

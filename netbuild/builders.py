@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from netbuild.errors import MissingExtraError, NetbuildError, did_you_mean, shorten
+from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.factories import Factory, Parameter, from_class
 from netbuild.roles import In, Plain
+from netbuild.system.packages import package
 
 TIMM = "timm.create_model"
 TORCHVISION = "torchvision.models."
@@ -44,22 +44,6 @@ def pretrained(mode: Pretrained) -> Iterator[None]:
         yield
     finally:
         _pretrained.reset(token)
-
-
-def package(name: str, extra: str | None = None) -> Any:
-    """An optional package's module.
-
-    Raises:
-        MissingExtraError: if it is not installed, or was built for another torch.
-    """
-    top = name.split(".")[0]
-    try:
-        return import_module(name)
-    except ImportError:
-        hint = f"pip install {top} (or netbuild[{extra or top}])"
-        raise MissingExtraError(f"it needs the package '{top}'", hint=hint) from None
-    except RuntimeError as error:  # a torchvision built for another torch
-        raise MissingExtraError(f"{top} does not load: {error}", hint="match its version to torch") from None
 
 
 def find(name: str) -> Factory | None:

@@ -25,7 +25,7 @@ def main() -> None:
             say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if "netbuild.processes" not in sys.modules or not sys.modules["netbuild.processes"].is_launched():
+        if "netbuild.system.processes" not in sys.modules or not sys.modules["netbuild.system.processes"].is_launched():
             say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
@@ -60,7 +60,7 @@ def entry() -> None:
 
 def _may_have_joined() -> bool:
     """Without torch, where it is not there yet: then nothing has been joined either."""
-    return "netbuild.processes" in sys.modules and is_one_of_several()
+    return "netbuild.system.processes" in sys.modules and is_one_of_several()
 
 
 def _refused(error: OSError) -> int:

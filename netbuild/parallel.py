@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from netbuild.errors import NetbuildError
 from netbuild.network import Network
-from netbuild.processes import world
 from netbuild.settings import Settings
+from netbuild.system.processes import world
 
 _NO_SYNC = ("cpu", "mps")  # where torch's SyncBatchNorm does not work
 

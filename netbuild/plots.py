@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.builders import package
 from netbuild.drawing import COLOURS
 from netbuild.errors import shorten
 from netbuild.sheets import write
+from netbuild.system.packages import package
 
 Figure = Any  # matplotlib.figure.Figure
 Axes = Any

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from netbuild import overview, plots, sheets
-from netbuild.builders import package
 from netbuild.data.samples import Sample
 from netbuild.drawing import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
 from netbuild.tasks.boxes import Letterbox
 from netbuild.train import Trainer, Watch

@@ -12,7 +12,8 @@ from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.expr import Call
 from netbuild.factories import Factory, from_class
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
-from netbuild.plugins import load
+from netbuild.system import packages
+from netbuild.system.plugins import load
 
 OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
 PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
@@ -80,7 +81,7 @@ def _of_package(name: str) -> Factory | None:
     home, _, cls_name = name.rpartition(".")
     if home not in PACKAGES:
         return None
-    cls = getattr(builders.package(home), cls_name, None)
+    cls = getattr(packages.package(home), cls_name, None)
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
         raise NetbuildError(f"'{name}' is not a layer", hint=f"a row holds an nn.Module class of {home}")
     return from_class(name, cls, foreign=True)

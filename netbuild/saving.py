@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from netbuild.augment import Image, cv2
-from netbuild.builders import package
+from netbuild.augment import Image
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.files import whole
 from netbuild.predicting import Result
+from netbuild.system.files import whole
+from netbuild.system.packages import cv2, package
 from netbuild.tasks.base import Task
 
 KINDS = ("pictures", "txt", "json", "crops")

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from netbuild.augment import Image, cv2
+from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, is_picture, read_image
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.system.packages import cv2
 
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 FPS = 25.0  # of a video that does not tell its own

@@ -1,6 +1,6 @@
 """The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
 
-Of several processes (`netbuild.processes`) each trains on its share of every batch, with gradients averaged by torch
+Of several processes (`netbuild.system.processes`) each trains on its share of every batch, with gradients averaged by torch
 (`netbuild.parallel`), and validates its share; the first one scores and writes.
 """
 
@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from netbuild import optim, parallel, state
-from netbuild.devices import peak_bytes, pick_device
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Batch, Feed
-from netbuild.files import whole
 from netbuild.network import Network
-from netbuild.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.settings import Settings
 from netbuild.shapes import tensors_of
 from netbuild.state import Progress
+from netbuild.system.devices import peak_bytes, pick_device
+from netbuild.system.files import whole
+from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
 from netbuild.weights import checkpoint
 

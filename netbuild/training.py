@@ -15,7 +15,6 @@ from netbuild.api import build_graph, open_graph, transfer
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
-from netbuild.devices import pick_device
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
@@ -28,9 +27,10 @@ from netbuild.pictures import (
     classify_batch,
     detect_batch,
 )
-from netbuild.processes import agreed, is_first, join, rank, shared, world
 from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
+from netbuild.system.devices import pick_device
+from netbuild.system.processes import agreed, is_first, join, rank, shared, world
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.boxed import stride_of
@@ -311,14 +311,6 @@ def _check_room(folder: Path, trainer: Trainer) -> None:
     if free < need:
         message = f"{folder}: {free / 1e6:.0f} MB of the disk are free, the run's checkpoints need {need / 1e6:.0f} MB"
         raise NetbuildError(message, hint="make room, or name a folder elsewhere by --out")
-
-
-def new_folder(name: str, base: Path = Path("runs")) -> Path:
-    """A folder for a run that is not there yet: runs/NAME, runs/NAME-2, ..."""
-    folder, number = base / name, 2
-    while folder.exists():
-        folder, number = base / f"{name}-{number}", number + 1
-    return folder
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------

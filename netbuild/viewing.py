@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from netbuild import plots
 from netbuild.api import open_graph
-from netbuild.builders import package
 from netbuild.data.images import read_image
 from netbuild.drawing import Image, pillow
 from netbuild.drawn import EVERY, save
@@ -28,7 +27,8 @@ from netbuild.saving import check_folder
 from netbuild.shapes import tensors_of
 from netbuild.sheets import encoded, write
 from netbuild.summary import summarize_graph
-from netbuild.training import new_folder
+from netbuild.system.files import new_folder
+from netbuild.system.packages import package
 
 MOST = 64  # maps or kernels of a picture, unless told
 SIDE = 128  # pixels of a map's tile, at most

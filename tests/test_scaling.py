@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import processes, settings
+from netbuild import settings
 from netbuild.feed import Feed
+from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from netbuild.data.scanning import Report
-from netbuild.devices import peak_bytes
-from netbuild.processes import is_first
+from netbuild.system.devices import peak_bytes
+from netbuild.system.processes import is_first
 from netbuild.train import Reporter, Trainer
 from netbuild.training import Onlooker
 

@@ -14,9 +14,9 @@ from netbuild.author import index
 from netbuild.errors import NetbuildError
 from netbuild.expr import WORDS
 from netbuild.extends import VERBS
-from netbuild.files import whole
 from netbuild.rows import BLOCK_KEYS, MAX_CHANNELS, MAX_REPEATS, NAME, ROW_KEYS, SECTIONS
 from netbuild.spec import INITIAL, KNOWN_KEYS, MAX_SIDE, SETTINGS
+from netbuild.system.files import whole
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 TORCH_PAGE = "https://docs.pytorch.org/docs/stable/generated/torch.{}.html"

@@ -135,7 +135,7 @@ def may_run(always: bool) -> Callable[[Path], bool]:
 
 def is_one_of_several() -> bool:
     """Whether other processes run the same command beside this one."""
-    from netbuild.processes import is_one_of_several
+    from netbuild.system.processes import is_one_of_several
 
     return is_one_of_several()
 

@@ -57,7 +57,7 @@ def predict(
     from netbuild.author.progress import counting
     from netbuild.predicting import prepare
     from netbuild.sources import find, is_video
-    from netbuild.training import new_folder
+    from netbuild.system.files import new_folder
 
     found = find(pictures)
     torch.manual_seed(0)

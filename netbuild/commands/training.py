@@ -29,7 +29,7 @@ Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this mac
 
 def _is_launcher(nproc: int, nnodes: int) -> bool:
     """Whether this process is to start others: those that it starts have the same flags."""
-    from netbuild.processes import is_launched
+    from netbuild.system.processes import is_launched
 
     return nproc * nnodes > 1 and not is_launched()
 
@@ -46,7 +46,7 @@ def _launch(
     **options: Any,
 ) -> NoReturn:
     """Start this command in several processes, and leave with their exit code."""
-    from netbuild import processes
+    from netbuild.system import processes
     from netbuild.training import look
 
     processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
@@ -132,9 +132,10 @@ def train(
         _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
     refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
     from netbuild.author.progress import onlooker, reporter
-    from netbuild.processes import is_first, leave
-    from netbuild.training import new_folder, start
+    from netbuild.system.files import new_folder
+    from netbuild.system.processes import is_first, leave
     from netbuild.training import resume as go_on
+    from netbuild.training import start
 
     with onlooker(brief=resume is not None) as looker:
         if resume is not None:
@@ -196,7 +197,7 @@ def val(
     if _is_launcher(nproc, 1):
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
     from netbuild.author.progress import onlooker, table
-    from netbuild.processes import is_first, leave
+    from netbuild.system.processes import is_first, leave
     from netbuild.training import validate
 
     with onlooker(brief=True) as looker:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError
-from netbuild.files import whole
 from netbuild.report import Report
 from netbuild.summary import Summary, summarize
+from netbuild.system.files import whole
 
 EVERY = 64  # levels of submodules: a page opens all of them
 

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean
-from netbuild.plugins import load
+from netbuild.system.plugins import load
 
 GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})  # not every target's

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.plugins import load
+from netbuild.system.plugins import load
 
 if TYPE_CHECKING:
     from netbuild.tasks.base import Task

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.builders import package
 from netbuild.drawing import Drawing, colour
 from netbuild.errors import NetbuildError
 from netbuild.layers.heads.detect import anchor_points
+from netbuild.system.packages import package
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
 from netbuild.tasks.base import Batch, Losses, Pool, alone, picture
 from netbuild.tasks.boxed import BoxTask

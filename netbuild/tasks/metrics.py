@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netbuild import plots
-from netbuild.builders import package
+from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Metric
 from netbuild.tasks.boxes import pairwise, to_corners
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netbuild.builders import package
+from netbuild.system.packages import package
 from netbuild.tasks.boxes import to_corners
 
 MOST = 30_000  # candidates of an image; suppression takes time and memory by their square

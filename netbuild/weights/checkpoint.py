@@ -12,9 +12,9 @@ import torch
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
-from netbuild.files import whole
 from netbuild.network import Network
 from netbuild.stored import KEY, SUFFIX, Stored, find, header, to_json
+from netbuild.system.files import whole
 
 
 def save(

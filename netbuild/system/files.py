@@ -20,3 +20,11 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+def new_folder(name: str, base: Path = Path("runs")) -> Path:
+    """A folder for a run that is not there yet: runs/NAME, runs/NAME-2, ..."""
+    folder, number = base / name, 2
+    while folder.exists():
+        folder, number = base / f"{name}-{number}", number + 1
+    return folder

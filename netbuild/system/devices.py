@@ -6,7 +6,7 @@ import sys
 import torch
 
 from netbuild.errors import NetbuildError
-from netbuild.processes import local_device
+from netbuild.system.processes import local_device
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -1,0 +1,1 @@
+"""What the machine gives: files, optional packages, plug-ins, devices and processes."""
