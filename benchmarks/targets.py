@@ -95,7 +95,7 @@ def main() -> None:
     elif args.write:
         write(table(json.loads(RESULTS.read_text())))
     else:
-        from netbuild.locate import packaged
+        from netbuild.grammar.locate import packaged
 
         measure(args.names or sorted(name.removesuffix(".yaml") for name in packaged()), args.targets.split(","))
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from netbuild.locate import packaged
+from netbuild.grammar.locate import packaged
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .*?(\d+) ms$")
 EDITS = ("[128, 3, 2]", "[192, 3, 2]")  # the row that makes p2, one width and another

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "spec",
+    "load": "grammar.spec",
     "build": "api",
     "transfer": "api",
     "eject": "ejecting",
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from netbuild.drawn import draw as draw
     from netbuild.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
+    from netbuild.grammar.spec import load as load
     from netbuild.graph import resolve as resolve
     from netbuild.modules import module as module
     from netbuild.predicting import predict as predict
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from netbuild.roles import Size as Size
     from netbuild.roles import Stride as Stride
     from netbuild.roles import Width as Width
-    from netbuild.spec import load as load
     from netbuild.summary import Summary as Summary
     from netbuild.summary import summarize as summarize
     from netbuild.weights.checkpoint import save as save

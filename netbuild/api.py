@@ -10,12 +10,12 @@ import torch
 from netbuild import builders
 from netbuild.errors import NetbuildError
 from netbuild.gather import gather
+from netbuild.grammar.header import find, is_checkpoint
+from netbuild.grammar.locate import locate
+from netbuild.grammar.spec import load
 from netbuild.graph import Graph, resolve
-from netbuild.locate import locate
 from netbuild.network import Network
 from netbuild.prepare import Options
-from netbuild.spec import load
-from netbuild.stored import find, is_checkpoint
 from netbuild.weights import checkpoint
 from netbuild.weights.transfer import RowTensors, Transfer, rows_of
 from netbuild.weights.transfer import transfer as transfer_rows

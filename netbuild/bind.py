@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from netbuild import compat, registry
+from netbuild import registry
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.expr import Call
 from netbuild.factories import Factory, Parameter
-from netbuild.reader import Node
+from netbuild.grammar import ultralytics as compat
+from netbuild.grammar.expressions import Call
+from netbuild.grammar.nodes import Node
+from netbuild.grammar.rows import MAX_CHANNELS, Row, argument
+from netbuild.grammar.spec import SETTINGS, Scale
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
-from netbuild.rows import MAX_CHANNELS, Row, argument
-from netbuild.spec import SETTINGS, Scale
 
 MAX_INTEGER = 2**31 - 1
 

@@ -11,8 +11,8 @@ import torch
 from netbuild.errors import NetbuildError, shorten
 from netbuild.factories import Factory
 from netbuild.field import Field
+from netbuild.grammar.rows import Row
 from netbuild.ops import MismatchError, ShapeError, shape_text
-from netbuild.rows import Row
 from netbuild.shapes import Shape, shape_of
 
 

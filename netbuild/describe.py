@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from netbuild.extends import to_yaml
 from netbuild.factories import Factory
+from netbuild.grammar.extends import to_yaml
+from netbuild.grammar.spec import Spec
 from netbuild.modules import carried
 from netbuild.prepare import Facts
-from netbuild.spec import Spec
 
 
 def describe(facts: Facts, own: Iterable[Factory]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.factories import Factory, from_class
+from netbuild.grammar.header import CodeFile, Stored
+from netbuild.grammar.rows import Row
+from netbuild.grammar.spec import Import, Spec
 from netbuild.modules import code_files, content_hash, fingerprint, load
 from netbuild.registry import is_known_path
-from netbuild.rows import Row
-from netbuild.spec import Import, Spec
-from netbuild.stored import CodeFile, Stored
 
 Trusted = Callable[[Path], bool]  # whether the code of a path may run
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild import compat, registry
+from netbuild import registry
 from netbuild.bind import Arriving, Bound, Scope, bind
 from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
@@ -16,17 +16,18 @@ from netbuild.describe import describe
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.factories import Factory, Parameter
 from netbuild.field import Field, field_of
+from netbuild.grammar import ultralytics
+from netbuild.grammar.locate import scaled_name
+from netbuild.grammar.nodes import Node
+from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
+from netbuild.grammar.spec import Scale, Spec
 from netbuild.layers.activation import using_activation
 from netbuild.layers.initial import INITIAL
-from netbuild.locate import scaled_name
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.ops import ShapeError, shape_text
 from netbuild.prepare import Facts, Options, prepare
-from netbuild.reader import Node
 from netbuild.roles import NAMES, Plain, Role
-from netbuild.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.shapes import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
-from netbuild.spec import Scale, Spec
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 DEFAULT_SIZE = 640
@@ -276,7 +277,7 @@ class _Walk:
 
         def make() -> nn.Module:
             made = [bound.make() for _ in range(copies)]
-            return compat.finish(made[0] if copies == 1 else nn.Sequential(*made), self.task)
+            return ultralytics.finish(made[0] if copies == 1 else nn.Sequential(*made), self.task)
 
         module = make().eval()
         self.observer.live.exempt(module)

@@ -11,13 +11,13 @@ import torch
 from netbuild import builders
 from netbuild.api import Source, open_graph, tensors_of
 from netbuild.errors import NetbuildError, shorten
-from netbuild.extends import to_yaml
+from netbuild.grammar.extends import to_yaml
+from netbuild.grammar.locate import scaled_name
+from netbuild.grammar.nodes import parse
+from netbuild.grammar.spec import KNOWN_KEYS, MAX_SIDE, read
 from netbuild.graph import Graph, resolve
-from netbuild.locate import scaled_name
 from netbuild.network import Network
 from netbuild.prepare import Options
-from netbuild.reader import parse
-from netbuild.spec import KNOWN_KEYS, MAX_SIDE, read
 from netbuild.weights.foreign import Match, match
 
 _OWN = ("scale", "yaml_file", "channels", "text_model")  # what their builder notes beside a file's keys

@@ -15,8 +15,8 @@ from torch import nn
 
 from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.factories import Factory, from_class
+from netbuild.grammar.header import CodeFile
 from netbuild.roles import Role
-from netbuild.stored import CodeFile
 
 PREFIX = "netbuild_modules"
 Class = TypeVar("Class", bound=type[nn.Module])

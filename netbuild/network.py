@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from netbuild.grammar.rows import INPUT
 from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.fuse import fuse as fuse_modules
-from netbuild.rows import INPUT
 
 
 @dataclass(frozen=True)

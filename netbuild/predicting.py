@@ -16,11 +16,11 @@ from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
+from netbuild.grammar.spec import MAX_SIDE
 from netbuild.graph import Graph
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
-from netbuild.spec import MAX_SIDE
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Record, Task, View, refuse

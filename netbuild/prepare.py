@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild import compat, registry
+from netbuild import registry
 from netbuild.bind import Scope
 from netbuild.errors import NetbuildError
-from netbuild.expr import parse_call
 from netbuild.factories import Factory
 from netbuild.field import image_field
+from netbuild.grammar import ultralytics
+from netbuild.grammar.expressions import parse_call
+from netbuild.grammar.spec import Scale, Spec, choose_scale
 from netbuild.layers.activation import default_activation
-from netbuild.spec import Scale, Spec, choose_scale
 
 DEFAULT_SIZE = 640
 CLASSIFY_SIZE = 224
@@ -67,8 +68,8 @@ def prepare(spec: Spec, options: Options) -> Facts:
         NetbuildError: for a scale, an input or an option that the file does not take.
     """
     scale, scale_from = choose_scale(spec, options.scale, options.letter)
-    spec = compat.translate(spec)
-    spec = compat.with_text(spec, lambda name: _takes_text(name, options.modules))
+    spec = ultralytics.translate(spec)
+    spec = ultralytics.with_text(spec, lambda name: _takes_text(name, options.modules))
     settings, notes = _settings(spec, options)
     task = settings.get("task") or _head_task(spec, options.modules)
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
@@ -118,7 +119,7 @@ def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, 
         if key == "ch" and key in spec.settings and spec.settings[key] != asked:
             notes.append(f"the file says ch: {spec.settings[key]}, --ch {asked} was asked for and is used")
         settings[key] = asked
-    settings["legacy"] = compat.legacy(row.module for row in spec.rows)
+    settings["legacy"] = ultralytics.legacy(row.module for row in spec.rows)
     return settings, tuple(notes)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from netbuild import builders, layers
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.expr import Call
 from netbuild.factories import Factory, from_class
+from netbuild.grammar.expressions import Call
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
 from netbuild.system import packages
 from netbuild.system.plugins import load

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.reader import Node, parse, read_text
+from netbuild.grammar.nodes import Node, parse, read_text
 
 
 def _of(default: Any, doc: str, low: float | None = None, high: float | None = None, choices: str = "") -> Any:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
+from netbuild.grammar.header import header
 from netbuild.optim import Average
 from netbuild.parallel import alike, whole
-from netbuild.stored import header
 from netbuild.weights import checkpoint
 
 SCHEMA = 1

@@ -12,10 +12,10 @@ from torch import nn
 from netbuild.cost import Observer, Tally, on_meta, saved_for_backward
 from netbuild.errors import NetbuildError, shorten
 from netbuild.field import Field, field_of
+from netbuild.grammar.rows import Row
 from netbuild.graph import Graph
 from netbuild.layers.fuse import fuse
 from netbuild.network import Rows
-from netbuild.rows import Row
 from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
 
 FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fused"

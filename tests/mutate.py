@@ -9,10 +9,10 @@ import yaml
 
 from netbuild import registry
 from netbuild.errors import NetbuildError
-from netbuild.reader import parse
+from netbuild.grammar.nodes import parse
+from netbuild.grammar.rows import BLOCK_KEYS, ROW_KEYS
+from netbuild.grammar.spec import KNOWN_KEYS
 from netbuild.roles import Role
-from netbuild.rows import BLOCK_KEYS, ROW_KEYS
-from netbuild.spec import KNOWN_KEYS
 
 ROOT = Path(__file__).parent.parent
 FEATURES = """\

@@ -7,9 +7,9 @@ import torch
 
 import netbuild
 from netbuild import NetbuildError
+from netbuild.grammar.spec import read
 from netbuild.graph import resolve
 from netbuild.prepare import Options
-from netbuild.spec import read
 from netbuild.summary import summarize_graph
 
 

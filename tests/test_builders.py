@@ -8,9 +8,9 @@ import torchvision
 
 from netbuild import NetbuildError, builders, registry
 from netbuild.errors import MissingExtraError
+from netbuild.grammar.spec import read
 from netbuild.graph import resolve
 from netbuild.prepare import Options
-from netbuild.spec import read
 
 ROWS = {
     "timm": "timm.create_model, [resnet18, {features_only: true, out_indices: [2, 3, 4]}]",

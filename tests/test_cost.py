@@ -20,9 +20,9 @@ from netbuild import registry
 from netbuild.cost import MAX_OPERATORS, LiveStorage
 from netbuild.errors import NetbuildError
 from netbuild.field import Axis
+from netbuild.grammar.spec import read
 from netbuild.graph import resolve
 from netbuild.prepare import Options
-from netbuild.spec import read
 from netbuild.trace import fused, measure_saved, trace
 
 NETS = {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import netbuild
 from netbuild.author import differences
 from netbuild.author.diff import MARKS, diff
-from netbuild.locate import packaged
-from netbuild.spec import load
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
 
 QUICK = {"lenet5", "resnet18", "yolo11", "yolo11-cls", "yolov8-world", "siamfc", "yolov5", "unet", "ddpm"}
 FILES = [pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged())]

@@ -16,8 +16,8 @@ from netbuild.ejecting import built, is_shared
 from netbuild.ejecting.proving import Case, prove, record
 from netbuild.ejecting.writing import write
 from netbuild.errors import NetbuildError
-from netbuild.locate import packaged
-from netbuild.spec import load
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
 
 ROOT = Path(__file__).parent.parent
 # Batch norms with constants of their own and two branches, activations by name, blocks, an autoencoder.

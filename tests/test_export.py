@@ -20,7 +20,7 @@ from netbuild.export import base, export, making
 from netbuild.export.base import Job, Target, target
 from netbuild.export.proof import compare, pair_rows
 from netbuild.export.suppression import append
-from netbuild.locate import packaged
+from netbuild.grammar.locate import packaged
 from netbuild.pictures import FITTINGS
 from netbuild.tasks.nms import Filter, suppress
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from netbuild.expr import (
+from netbuild.grammar.expressions import (
     MAX_MAGNITUDE,
     MAX_TEXT,
     WORDS,

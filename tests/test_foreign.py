@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from netbuild.errors import NetbuildError
+from netbuild.grammar.spec import load
 from netbuild.graph import Options, resolve
-from netbuild.spec import load
 from netbuild.weights.foreign import match
 from netbuild.weights.unpickle import read, state_dict
 

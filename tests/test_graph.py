@@ -20,8 +20,8 @@ from netbuild.drawn.page import Picture, Section, page
 from netbuild.drawn.source import written
 from netbuild.drawn.svg import CELL
 from netbuild.errors import MissingExtraError, NetbuildError
-from netbuild.locate import packaged
-from netbuild.spec import load
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"lenet5.yaml", "yolo11.yaml", "yolov9e.yaml", "ddpm-unet.yaml", "siamfc.yaml", "yolov8-world.yaml"}

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from netbuild import NetbuildError, registry, trust
+from netbuild.grammar.spec import load as load_spec
+from netbuild.grammar.spec import read
 from netbuild.graph import resolve
 from netbuild.modules import load
 from netbuild.prepare import Options
-from netbuild.spec import load as load_spec
-from netbuild.spec import read
 
 CASES = Path(__file__).parent / "cases"
 BUILT = [

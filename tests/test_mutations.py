@@ -18,11 +18,11 @@ from mutate import mutant
 from netbuild import NetbuildError, render
 from netbuild.cost import TooMuchError
 from netbuild.gather import gather
+from netbuild.grammar.spec import load, read
 from netbuild.graph import Graph, resolve
 from netbuild.ops import ShapeError
 from netbuild.prepare import Options
 from netbuild.shapes import shape_of
-from netbuild.spec import load, read
 from netbuild.summary import summarize_graph
 
 SIZE = (64, 64)

@@ -784,7 +784,7 @@ LIGHT = """
 import json, sys
 from pathlib import Path
 from netbuild.graph import resolve
-from netbuild.spec import read
+from netbuild.grammar.spec import read
 heavy = []
 for text in json.load(sys.stdin):
     resolve(read(text, Path("net.yaml")))

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from netbuild.errors import NetbuildError
-from netbuild.reader import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse, read_text
-from netbuild.rows import MAX_REPEATS, MAX_ROWS
-from netbuild.spec import read
+from netbuild.grammar.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse, read_text
+from netbuild.grammar.rows import MAX_REPEATS, MAX_ROWS
+from netbuild.grammar.spec import read
 
 steady = settings(derandomize=True, deadline=None, database=None)
 

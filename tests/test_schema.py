@@ -15,13 +15,13 @@ from mutate import FEATURES, mutant, originals
 from netbuild import NetbuildError
 from netbuild.author import index
 from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, schema
-from netbuild.extends import VERBS
+from netbuild.grammar.extends import VERBS
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.nodes import parse, read_text
+from netbuild.grammar.rows import BLOCK_KEYS, ROW_KEYS
+from netbuild.grammar.spec import KNOWN_KEYS, load, read
 from netbuild.graph import resolve
-from netbuild.locate import packaged
 from netbuild.prepare import Options
-from netbuild.reader import parse, read_text
-from netbuild.rows import BLOCK_KEYS, ROW_KEYS
-from netbuild.spec import KNOWN_KEYS, load, read
 
 jsonschema = pytest.importorskip("jsonschema")
 CASES = Path(__file__).parent / "cases"

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import NetbuildError, musgd, optim, settings, stored
+from netbuild import NetbuildError, musgd, optim, settings
 from netbuild.feed import Feed
+from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.train import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
 
@@ -79,7 +80,7 @@ def test_it_learns_and_keeps_what_it_learnt(tmp_path):
     progress = run.run()
     assert progress.best > 0.9
     kept = netbuild.build(tmp_path / "best.safetensors")
-    facts = stored.read(tmp_path / "best.safetensors")
+    facts = header.read(tmp_path / "best.safetensors")
     assert facts.names == [str(i) for i in range(10)]
     assert facts.training["epoch"] == progress.best_epoch
     network = run.network

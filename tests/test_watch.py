@@ -17,7 +17,7 @@ from torch import nn
 from netbuild import trust
 from netbuild.author.watch import Wanted, Watch, begin, change, settle
 from netbuild.commands.base import may_run
-from netbuild.locate import packaged
+from netbuild.grammar.locate import packaged
 from netbuild.modules import PREFIX, forget
 from netbuild.prepare import Options
 

@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild import compat, registry
+from netbuild import registry
 from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
 from netbuild.errors import NetbuildError
 from netbuild.factories import Parameter
 from netbuild.gather import gather
+from netbuild.grammar import ultralytics
+from netbuild.grammar.locate import locate
+from netbuild.grammar.spec import Spec, load
 from netbuild.graph import Graph, Layer, resolve
-from netbuild.locate import locate
 from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
-from netbuild.spec import Spec, load
 
 LEAST_WIDTH = 8  # a smaller number is a kernel, a stride, a ratio
 
@@ -136,7 +137,7 @@ def _is_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
 
 
 def _by_parameter(layer: Layer) -> list[tuple[str, Any]]:
-    if not layer.factory.foreign or layer.factory.name in compat.OWN_STYLE:
+    if not layer.factory.foreign or layer.factory.name in ultralytics.OWN_STYLE:
         return []
     names = [p.name for p in layer.factory.parameters]
     return list(zip(names, layer.row.args, strict=False))

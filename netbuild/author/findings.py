@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netbuild.errors import NetbuildError, Where
-from netbuild.spec import Spec
+from netbuild.grammar.spec import Spec
 
 
 @dataclass(frozen=True)

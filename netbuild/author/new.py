@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.locate import packaged
+from netbuild.grammar.locate import packaged
 
 TEMPLATES = Path(__file__).parent / "templates"
 

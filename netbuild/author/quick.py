@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from netbuild.author import index
 from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.locate import locate
+from netbuild.grammar.locate import locate
+from netbuild.grammar.rows import Block, Row
+from netbuild.grammar.spec import Spec, load
 from netbuild.roles import NAMES, Plain
-from netbuild.rows import Block, Row
-from netbuild.spec import Spec, load
 
 _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 

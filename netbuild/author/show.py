@@ -1,11 +1,11 @@
 """A network file as text: as it stands, resolved, or what a checkpoint carries."""
 
-from netbuild import stored
 from netbuild.errors import NetbuildError
-from netbuild.extends import to_yaml
-from netbuild.locate import locate
-from netbuild.reader import read_text
-from netbuild.spec import load
+from netbuild.grammar import header
+from netbuild.grammar.extends import to_yaml
+from netbuild.grammar.locate import locate
+from netbuild.grammar.nodes import read_text
+from netbuild.grammar.spec import load
 
 
 def text(file: str, resolved: bool = False, code: bool = False) -> str:
@@ -24,10 +24,10 @@ def text(file: str, resolved: bool = False, code: bool = False) -> str:
         return _code(load(path).stored, file)
     if resolved:
         return to_yaml(load(path).root)
-    return stored.read(path).yaml if stored.is_checkpoint(path) else read_text(path)
+    return header.read(path).yaml if header.is_checkpoint(path) else read_text(path)
 
 
-def _code(facts: stored.Stored | None, file: str) -> str:
+def _code(facts: header.Stored | None, file: str) -> str:
     files = [f for group in facts.modules for f in group] if facts else []
     if not files:
         raise NetbuildError(f"{file}: it carries no code", hint="--code shows the own modules of a checkpoint")

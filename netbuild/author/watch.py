@@ -11,12 +11,12 @@ from pathlib import Path
 from netbuild import modules
 from netbuild.author.findings import Finding, of_errors
 from netbuild.errors import NetbuildError
-from netbuild.extends import bases
 from netbuild.gather import gather
+from netbuild.grammar.extends import bases
+from netbuild.grammar.spec import Spec, load
 from netbuild.graph import resolve
 from netbuild.prepare import Options
 from netbuild.report import Report
-from netbuild.spec import Spec, load
 from netbuild.summary import summarize_graph
 from netbuild.units import giga
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.locate import packaged, scaled_name
-from netbuild.spec import load
+from netbuild.grammar.locate import packaged, scaled_name
+from netbuild.grammar.spec import load
 
 FILE = Path(__file__).with_name("zoo.json")
 _PAPER = re.compile(r"(?:arXiv|doi) (\d{4}\.\d{4,5}|10\.\d{4,5}/[\w.()/-]*\w)")

@@ -48,7 +48,7 @@ def watch(
     size = image_size(imgsz)
     from netbuild import render
     from netbuild.author import watch as watching
-    from netbuild.locate import locate
+    from netbuild.grammar.locate import locate
     from netbuild.prepare import Options
     from netbuild.summary import conventions_of
 

@@ -13,8 +13,8 @@ from netbuild.data.files import left_out, pictures_below, read_text
 from netbuild.data.labels import LabelFile, Rules, spoilt
 from netbuild.data.samples import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
 from netbuild.errors import NetbuildError
-from netbuild.reader import Node, parse
-from netbuild.reader import read_text as read_yaml
+from netbuild.grammar.nodes import Node, parse
+from netbuild.grammar.nodes import read_text as read_yaml
 
 SPLITS = ("train", "val", "test")
 MAX_LABELS = 16 * 2**20  # bytes of a label file

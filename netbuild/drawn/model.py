@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.drawn.source import written
+from netbuild.grammar.rows import INPUT
 from netbuild.graph import Graph, Layer
 from netbuild.render import foot_lines, head_lines, headline, primary
 from netbuild.report import Report, RowSummary
-from netbuild.rows import INPUT
 from netbuild.units import short, size
 
 METRICS = {"params": "parameters", "flops": "FLOPs", "memory": "memory"}

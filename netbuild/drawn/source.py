@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from netbuild.reader import Node
+from netbuild.grammar.nodes import Node
 
 MAX_LINES = 40  # of a row; more are left out
 

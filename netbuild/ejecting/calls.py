@@ -11,8 +11,8 @@ from netbuild import builders, registry
 from netbuild.bind import Bound
 from netbuild.ejecting.layout import Doc, Group, flat, literal, prefixed
 from netbuild.ejecting.sources import Import, Key, is_ours
-from netbuild.expr import Call
 from netbuild.factories import Factory
+from netbuild.grammar.expressions import Call
 from netbuild.graph import Inside, Layer
 from netbuild.layers.activation import ACTIVATIONS
 from netbuild.roles import Role

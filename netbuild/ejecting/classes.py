@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from netbuild import compat
 from netbuild.ejecting.blocks import BlockClass
 from netbuild.ejecting.calls import Made, in_sequence, written
 from netbuild.ejecting.forward import Forward, forward
 from netbuild.ejecting.layout import commented, docstring, flat, grouped, lay, prefixed
 from netbuild.ejecting.sources import LAYERS, Key
 from netbuild.ejecting.words import is_tensor, shape_words, title
+from netbuild.grammar import ultralytics
 from netbuild.graph import Graph, Layer
 from netbuild.network import Plan
 
@@ -76,7 +76,7 @@ class Classes:
         return commented(in_sequence(row, self.names), f"# {index}{name}: {shape_words(layer.out_shape)}", 16)
 
     def _afterwards(self) -> Iterator[str]:
-        constants = compat.norm_constants(self.graph.task)
+        constants = ultralytics.norm_constants(self.graph.task)
         if constants and any(type(m) is nn.BatchNorm2d for layer in self.graph.layers for m in layer.module.modules()):
             yield "        for module in self.modules():"
             yield "            if type(module) is nn.BatchNorm2d:"

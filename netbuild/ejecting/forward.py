@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netbuild.ejecting.layout import Doc, Group, lay, literal, prefixed
+from netbuild.grammar.rows import INPUT
 from netbuild.network import Plan, Step
-from netbuild.rows import INPUT
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from netbuild.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
 from netbuild.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
 from netbuild.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
 from netbuild.ejecting.words import class_name, is_tensor, title
-from netbuild.expr import parse_call
+from netbuild.grammar.expressions import parse_call
 from netbuild.graph import Graph, Layer
 from netbuild.roles import Role
 from netbuild.shapes import parameter_count

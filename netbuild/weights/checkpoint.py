@@ -12,8 +12,8 @@ import torch
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
+from netbuild.grammar.header import KEY, SUFFIX, Stored, find, header, to_json
 from netbuild.network import Network
-from netbuild.stored import KEY, SUFFIX, Stored, find, header, to_json
 from netbuild.system.files import whole
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from netbuild.reader import Node, parse
-from netbuild.rows import INPUT, Row
-from netbuild.spec import Input, Scale, Spec
+from netbuild.grammar.nodes import Node, parse
+from netbuild.grammar.rows import INPUT, Row
+from netbuild.grammar.spec import Input, Scale, Spec
 
 # A row of one of these modules moves every head of the file to the light class branch.
 _NON_LEGACY = {"C3k2", "A2C2f", "C2fCIB"}

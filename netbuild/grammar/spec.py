@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from netbuild import expr
-from netbuild import stored as checkpoints
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
-from netbuild.extends import expand
-from netbuild.reader import Node, parse, read_text
-from netbuild.rows import (
+from netbuild.grammar import expressions
+from netbuild.grammar import header as checkpoints
+from netbuild.grammar.extends import expand
+from netbuild.grammar.nodes import Node, parse, read_text
+from netbuild.grammar.rows import (
     MAX_CHANNELS,
     NAME,
     SECTIONS,
@@ -135,7 +135,7 @@ def _multiple(node: Node) -> float:
 
 def _flag(node: Node) -> bool:
     # "None" and "True" in quotes are written so in files that other tools take.
-    value = expr.WORDS.get(node.value, node.value) if isinstance(node.value, str) else node.value
+    value = expressions.WORDS.get(node.value, node.value) if isinstance(node.value, str) else node.value
     if value is not None and not isinstance(value, bool):
         raise node.error(f"must be true or false, not {node.kind()}")
     return bool(value)

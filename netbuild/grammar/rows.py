@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netbuild import expr
 from netbuild.errors import NetbuildError, Where, did_you_mean, shorten
-from netbuild.reader import Node
+from netbuild.grammar import expressions
+from netbuild.grammar.nodes import Node
 
 MAX_ROWS = 20_000
 MAX_REPEATS = 1_000
@@ -89,7 +89,7 @@ def check_name(node: Node, taken: set[str]) -> None:
     """Refuse a node that is no name, or a name that is taken."""
     if not isinstance(node.value, str) or not NAME.fullmatch(node.value):
         raise node.error(f"{node.kind()} is no name: letters, digits, _ and -, not beginning with a digit")
-    if node.value in taken or node.value in expr.WORDS:
+    if node.value in taken or node.value in expressions.WORDS:
         raise node.error(f"the name '{node.value}' is taken", "choose another")
 
 
@@ -186,7 +186,9 @@ def _mapping_fields(node: Node, index: int) -> dict[str, Node]:
 
 
 def _repeats(node: Node, index: int, names: set[str]) -> int | Node:
-    if isinstance(node.value, str) and (node.value in names or expr.looks_arithmetic(node.value, dict.fromkeys(names))):
+    if isinstance(node.value, str) and (
+        node.value in names or expressions.looks_arithmetic(node.value, dict.fromkeys(names))
+    ):
         return node
     return check_repeats(node.value, node, index)
 
@@ -406,14 +408,14 @@ def argument(node: Node, names: Mapping[str, Any]) -> Any:
         return value
     if value in names:
         return names[value]
-    if value in expr.WORDS:
-        return expr.WORDS[value]
-    call = expr.parse_call(value)
+    if value in expressions.WORDS:
+        return expressions.WORDS[value]
+    call = expressions.parse_call(value)
     if call and "." in call.name:
         return call
-    if expr.looks_arithmetic(value, names):
+    if expressions.looks_arithmetic(value, names):
         try:
-            return expr.evaluate(value, names)
-        except expr.ExpressionError as error:
+            return expressions.evaluate(value, names)
+        except expressions.ExpressionError as error:
             raise node.error(f"'{shorten(value)}': {error}", f"names here: {', '.join(sorted(names))}") from None
     return value

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.locate import is_file, locate
-from netbuild.reader import Node, parse, read_text
-from netbuild.rows import SECTIONS
+from netbuild.grammar.locate import is_file, locate
+from netbuild.grammar.nodes import Node, parse, read_text
+from netbuild.grammar.rows import SECTIONS
 
 MAX_CHAIN = 16
 VERBS = ("insert_before", "insert_after", "replace", "remove")

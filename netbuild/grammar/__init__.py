@@ -1,0 +1,1 @@
+"""The files that users write, read with their places; imports no torch."""
