@@ -12,9 +12,10 @@ from netbuild import builders
 from netbuild.api import Source, open_graph, tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.extends import to_yaml
+from netbuild.grammar.keys import MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
-from netbuild.grammar.spec import KNOWN_KEYS, MAX_SIDE, read
+from netbuild.grammar.spec import KNOWN_KEYS, read
 from netbuild.graph import Graph, resolve
 from netbuild.network import Network
 from netbuild.prepare import Options

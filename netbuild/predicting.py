@@ -16,7 +16,7 @@ from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
-from netbuild.grammar.spec import MAX_SIDE
+from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph import Graph
 from netbuild.network import Network
 from netbuild.pictures import FITTINGS

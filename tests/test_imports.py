@@ -28,7 +28,17 @@ TIERS = [
 ]
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 LAZY = {"__init__"}  # loads names when they are used
-LIGHT = ("errors", "grammar.expressions", "grammar.nodes", "grammar.extends", "grammar.rows", "grammar.spec", "grammar.locate", "grammar.header", "settings")
+LIGHT = (
+    "errors",
+    "grammar.expressions",
+    "grammar.nodes",
+    "grammar.extends",
+    "grammar.rows",
+    "grammar.spec",
+    "grammar.locate",
+    "grammar.header",
+    "settings",
+)
 
 
 def home(name):

@@ -15,10 +15,11 @@ from mutate import FEATURES, mutant, originals
 from netbuild import NetbuildError
 from netbuild.author import index
 from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, schema
+from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.extends import VERBS
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.nodes import parse, read_text
-from netbuild.grammar.rows import BLOCK_KEYS, ROW_KEYS
+from netbuild.grammar.rows import ROW_KEYS
 from netbuild.grammar.spec import KNOWN_KEYS, load, read
 from netbuild.graph import resolve
 from netbuild.prepare import Options

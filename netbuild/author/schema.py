@@ -12,10 +12,12 @@ from typing import Any
 
 from netbuild.author import index
 from netbuild.errors import NetbuildError
+from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.expressions import WORDS
 from netbuild.grammar.extends import VERBS
-from netbuild.grammar.rows import BLOCK_KEYS, MAX_CHANNELS, MAX_REPEATS, NAME, ROW_KEYS, SECTIONS
-from netbuild.grammar.spec import INITIAL, KNOWN_KEYS, MAX_SIDE, SETTINGS
+from netbuild.grammar.keys import INITIAL, MAX_SIDE, SETTINGS
+from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME, ROW_KEYS, SECTIONS
+from netbuild.grammar.spec import KNOWN_KEYS
 from netbuild.system.files import whole
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

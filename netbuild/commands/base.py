@@ -11,7 +11,7 @@ import typer
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError
-from netbuild.grammar.spec import MAX_SIDE
+from netbuild.grammar.keys import MAX_SIDE
 from netbuild.terminal import say, state
 
 if TYPE_CHECKING:
