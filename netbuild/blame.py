@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
+from netbuild.costs.outputs import Shape, shape_of
+from netbuild.costs.receptive_field import Field
+from netbuild.costs.shape_rules import MismatchError, ShapeError, shape_text
 from netbuild.errors import NetbuildError, shorten
 from netbuild.factories import Factory
-from netbuild.field import Field
 from netbuild.grammar.rows import Row
-from netbuild.ops import MismatchError, ShapeError, shape_text
-from netbuild.shapes import Shape, shape_of
 
 
 class Resolved(Protocol):

@@ -11,11 +11,13 @@ from torch import nn
 from netbuild import registry
 from netbuild.bind import Arriving, Bound, Scope, bind
 from netbuild.blame import SourceFailedError, blame, placed
-from netbuild.cost import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
+from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
+from netbuild.costs.outputs import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
+from netbuild.costs.receptive_field import Field, field_of
+from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.describe import describe
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.factories import Factory, Parameter
-from netbuild.field import Field, field_of
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import Node
@@ -24,10 +26,8 @@ from netbuild.grammar.spec import Scale, Spec
 from netbuild.layers.activation import using_activation
 from netbuild.layers.initial import INITIAL
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
-from netbuild.ops import ShapeError, shape_text
 from netbuild.prepare import Facts, Options, prepare
 from netbuild.roles import NAMES, Plain, Role
-from netbuild.shapes import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 DEFAULT_SIZE = 640

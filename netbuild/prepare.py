@@ -10,9 +10,9 @@ from torch import nn
 
 from netbuild import registry
 from netbuild.bind import Scope
+from netbuild.costs.receptive_field import image_field
 from netbuild.errors import NetbuildError
 from netbuild.factories import Factory
-from netbuild.field import image_field
 from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale

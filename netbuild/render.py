@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from netbuild.cost import CONVENTIONS
+from netbuild.costs.observer import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report import Report, RowSummary
 from netbuild.units import giga, size

@@ -6,13 +6,13 @@ from typing import Any
 
 from netbuild import render
 from netbuild.api import open_graph
-from netbuild.cost import CONVENTIONS
+from netbuild.costs.observer import CONVENTIONS
+from netbuild.costs.outputs import parameter_count
+from netbuild.costs.receptive_field import Field
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.field import Field
 from netbuild.graph import Graph
 from netbuild.network import Rows
 from netbuild.report import Report, RowSummary
-from netbuild.shapes import parameter_count
 from netbuild.trace import Part, fused, measure_saved, trace
 
 STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
@@ -47,7 +47,7 @@ def summarize(
 
     Args:
         file, scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.api.open_graph`.
-        flops: a convention of `netbuild.cost.CONVENTIONS`, or ``all``.
+        flops: a convention of `netbuild.costs.observer.CONVENTIONS`, or ``all``.
         fused: count after merging batch norms into convolutions.
         batch: the batch size for which the memory of training is counted.
         depth: 1 for the file's rows, 2 and more to open them into their submodules.

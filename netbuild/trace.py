@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.cost import Observer, Tally, on_meta, saved_for_backward
+from netbuild.costs.observer import Observer, Tally, on_meta, saved_for_backward
+from netbuild.costs.outputs import Shape, bytes_of, first_tensor, shape_of
+from netbuild.costs.receptive_field import Field, field_of
 from netbuild.errors import NetbuildError, shorten
-from netbuild.field import Field, field_of
 from netbuild.grammar.rows import Row
 from netbuild.graph import Graph
 from netbuild.layers.fuse import fuse
 from netbuild.network import Rows
-from netbuild.shapes import Shape, bytes_of, first_tensor, shape_of
 
 FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fused"
 

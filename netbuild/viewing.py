@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from netbuild import plots
 from netbuild.api import open_graph
+from netbuild.costs.outputs import tensors_of
 from netbuild.data.images import read_image
 from netbuild.drawing import Image, pillow
 from netbuild.drawn import EVERY, save
@@ -24,7 +25,6 @@ from netbuild.network import Network
 from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
 from netbuild.saving import check_folder
-from netbuild.shapes import tensors_of
 from netbuild.sheets import encoded, write
 from netbuild.summary import summarize_graph
 from netbuild.system.files import new_folder

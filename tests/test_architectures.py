@@ -16,10 +16,10 @@ from fill import fill, image, samples
 from torch import nn
 
 from netbuild.author import zoo
+from netbuild.costs.outputs import shape_of, tensors_of
 from netbuild.grammar.spec import load, read
 from netbuild.graph import resolve
 from netbuild.prepare import Options
-from netbuild.shapes import shape_of, tensors_of
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE.parent / "architectures").rglob("*.yaml"))

@@ -14,10 +14,10 @@ from netbuild.author import index, quick, zoo
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
 from netbuild.author.new import kinds
+from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
 from netbuild.prepare import Options
-from netbuild.shapes import tensors_of
 
 CASES = Path(__file__).parent / "cases"
 DOUBTFUL = """\

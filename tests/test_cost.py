@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from netbuild import registry
-from netbuild.cost import MAX_OPERATORS, LiveStorage
+from netbuild.costs.observer import MAX_OPERATORS, LiveStorage
+from netbuild.costs.receptive_field import Axis
 from netbuild.errors import NetbuildError
-from netbuild.field import Axis
 from netbuild.grammar.spec import read
 from netbuild.graph import resolve
 from netbuild.prepare import Options

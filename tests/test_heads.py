@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import netbuild.layers as L
+from netbuild.costs.outputs import shape_of, tensors_of
 from netbuild.layers.fuse import fuse
 from netbuild.layers.heads.denoise import noised
 from netbuild.layers.heads.pose import RealNVP
 from netbuild.layers.heads.rtdetr import MSDeformAttn, logit
-from netbuild.shapes import shape_of, tensors_of
 
 CH, STRIDES, CELLS = [16, 32], [8.0, 16.0], 8 * 4 + 4 * 2
 FEATS = [torch.linspace(-2, 2, 1024).sin().view(2, 16, 8, 4), torch.linspace(-3, 2, 512).cos().view(2, 32, 4, 2)]

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from mutate import mutant
 
 from netbuild import NetbuildError, render
-from netbuild.cost import TooMuchError
+from netbuild.costs.observer import TooMuchError
+from netbuild.costs.outputs import shape_of
+from netbuild.costs.shape_rules import ShapeError
 from netbuild.gather import gather
 from netbuild.grammar.spec import load, read
 from netbuild.graph import Graph, resolve
-from netbuild.ops import ShapeError
 from netbuild.prepare import Options
-from netbuild.shapes import shape_of
 from netbuild.summary import summarize_graph
 
 SIZE = (64, 64)

@@ -14,8 +14,8 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from netbuild import layers
-from netbuild.cost import Observer
-from netbuild.ops import RULES, MismatchError, NoRule, ShapeError, aten
+from netbuild.costs.observer import Observer
+from netbuild.costs.shape_rules import RULES, MismatchError, NoRule, ShapeError, aten
 
 SEEDS = 40
 NAMES = {str(op).removeprefix("aten."): op for op in RULES}

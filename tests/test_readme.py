@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netbuild.cost import CONVENTIONS
+from netbuild.costs.observer import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from fill import fill, image, samples, text
 
+from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
 from netbuild.graph import resolve
 from netbuild.prepare import Options
-from netbuild.shapes import tensors_of
 from netbuild.summary import summarize_graph
 
 FILES = packaged()

@@ -12,13 +12,13 @@ from torch import nn
 
 from netbuild import registry
 from netbuild.author.formula import formula
+from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.factories import Factory
 from netbuild.grammar.spec import read
 from netbuild.graph import Graph, resolve
 from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
-from netbuild.shapes import parameter_count
 
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
 _EXAMPLES: dict[str, Any] = {

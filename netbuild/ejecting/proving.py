@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.graph import Graph
 from netbuild.network import Network
-from netbuild.shapes import tensors_of
 
 TOLERANCE = 1e-6  # of |difference| / max(1, |reference|)
 BATCH = 2  # a batch norm in training needs more than one value a channel

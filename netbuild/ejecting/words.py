@@ -2,8 +2,8 @@
 
 import re
 
+from netbuild.costs.outputs import Shape
 from netbuild.graph import Graph
-from netbuild.shapes import Shape
 
 
 def is_tensor(shape: Shape) -> bool:

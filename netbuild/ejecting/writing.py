@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netbuild import __version__
+from netbuild.costs.outputs import parameter_count
 from netbuild.ejecting.blocks import Blocks, unique
 from netbuild.ejecting.calls import NN, Calls, Made, written
 from netbuild.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
@@ -16,7 +17,6 @@ from netbuild.ejecting.words import class_name, is_tensor, title
 from netbuild.grammar.expressions import parse_call
 from netbuild.graph import Graph, Layer
 from netbuild.roles import Role
-from netbuild.shapes import parameter_count
 
 TORCH = Import("torch", "import torch{}", "torch", "torch")
 ANY = Import("typing.Any", "from typing import Any{}", "Any", "Any")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from netbuild import __version__
+from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.network import Network
-from netbuild.shapes import tensors_of
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netbuild.costs.outputs import first_tensor
 from netbuild.drawing import Drawing, Image
-from netbuild.shapes import first_tensor
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, picture
 
 

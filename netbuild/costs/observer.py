@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netbuild import field as receptive
-from netbuild.ops import RULES, NoRule, aten
+from netbuild.costs import receptive_field as receptive
+from netbuild.costs.shape_rules import RULES, NoRule, aten
 
 MAX_OPERATORS = 20_000  # in one row; a row beyond it would eat the machine
 MAX_TOTAL = 400_000  # over all rows

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from netbuild.ops import aten, reduced_dims
+from netbuild.costs.shape_rules import aten, reduced_dims
 
 MAX_PERIOD = 1024
 MAX_ADVANCE = 2**53  # pixels; beyond it floats are no longer exact

@@ -1,0 +1,1 @@
+"""What a run on torch's meta device tells: shapes, receptive fields, multiply-adds, memory."""
