@@ -20,7 +20,7 @@ _HOMES = {
     "draw": "drawn",
     "Summary": "summary",
     "NetbuildError": "errors",
-    "module": "modules",
+    "module": "modules.own",
     **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
 }
 __all__ = [*_HOMES, "__version__"]
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.grammar.spec import load as load
     from netbuild.graph import resolve as resolve
-    from netbuild.modules import module as module
+    from netbuild.modules.own import module as module
     from netbuild.predicting import predict as predict
     from netbuild.prepare import Options as Options
     from netbuild.roles import Depth as Depth

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from netbuild import builders
 from netbuild.errors import NetbuildError
-from netbuild.gather import gather
 from netbuild.grammar.header import find, is_checkpoint
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import load
 from netbuild.graph import Graph, resolve
+from netbuild.modules import builders
+from netbuild.modules.gather import gather
 from netbuild.network import Network
 from netbuild.prepare import Options
 from netbuild.weights import checkpoint

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from netbuild import registry
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.factories import Factory, Parameter
 from netbuild.grammar import ultralytics as compat
 from netbuild.grammar.expressions import Call
 from netbuild.grammar.keys import SETTINGS
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import MAX_CHANNELS, Row, argument
 from netbuild.grammar.spec import Scale
+from netbuild.modules import registry
+from netbuild.modules.factory import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
 
 MAX_INTEGER = 2**31 - 1

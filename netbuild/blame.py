@@ -12,8 +12,8 @@ from netbuild.costs.outputs import Shape, shape_of
 from netbuild.costs.receptive_field import Field
 from netbuild.costs.shape_rules import MismatchError, ShapeError, shape_text
 from netbuild.errors import NetbuildError, shorten
-from netbuild.factories import Factory
 from netbuild.grammar.rows import Row
+from netbuild.modules.factory import Factory
 
 
 class Resolved(Protocol):

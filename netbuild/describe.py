@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from netbuild.factories import Factory
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.spec import Spec
-from netbuild.modules import carried
+from netbuild.modules.factory import Factory
+from netbuild.modules.own import carried
 from netbuild.prepare import Facts
 
 

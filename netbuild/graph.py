@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild import registry
 from netbuild.bind import Arriving, Bound, Scope, bind
 from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
@@ -17,7 +16,6 @@ from netbuild.costs.receptive_field import Field, field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.describe import describe
 from netbuild.errors import NetbuildError, raise_all, shorten
-from netbuild.factories import Factory, Parameter
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import Node
@@ -25,6 +23,8 @@ from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.layers.activation import using_activation
 from netbuild.layers.initial import INITIAL
+from netbuild.modules import registry
+from netbuild.modules.factory import Factory, Parameter
 from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
 from netbuild.prepare import Facts, Options, prepare
 from netbuild.roles import NAMES, Plain, Role

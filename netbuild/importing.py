@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from netbuild import builders
 from netbuild.api import Source, open_graph, tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.extends import to_yaml
@@ -17,6 +16,7 @@ from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.spec import KNOWN_KEYS, read
 from netbuild.graph import Graph, resolve
+from netbuild.modules import builders
 from netbuild.network import Network
 from netbuild.prepare import Options
 from netbuild.weights.foreign import Match, match

@@ -1,7 +1,7 @@
 """The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
 
-Of several processes (`netbuild.system.processes`) each trains on its share of every batch, with gradients averaged by torch
-(`netbuild.parallel`), and validates its share; the first one scores and writes.
+Of several processes (`netbuild.system.processes`) each trains on its share of every batch, with gradients averaged by
+torch (`netbuild.parallel`), and validates its share; the first one scores and writes.
 """
 
 import copy

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from netbuild import registry
 from netbuild.errors import NetbuildError
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.rows import ROW_KEYS
 from netbuild.grammar.spec import KNOWN_KEYS
+from netbuild.modules import registry
 from netbuild.roles import Role
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import registry
 from netbuild.author import index, quick, zoo
 from netbuild.author.catalogue import entries, explain, sample
 from netbuild.author.check import check
@@ -17,6 +16,7 @@ from netbuild.author.new import kinds
 from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
+from netbuild.modules import registry
 from netbuild.prepare import Options
 
 CASES = Path(__file__).parent / "cases"

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torchvision
 
-from netbuild import NetbuildError, builders, registry
+from netbuild import NetbuildError
 from netbuild.errors import MissingExtraError
 from netbuild.grammar.spec import read
 from netbuild.graph import resolve
+from netbuild.modules import builders, registry
 from netbuild.prepare import Options
 
 ROWS = {

@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from netbuild import registry
 from netbuild.costs.observer import MAX_OPERATORS, LiveStorage
 from netbuild.costs.receptive_field import Axis
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import read
 from netbuild.graph import resolve
+from netbuild.modules import registry
 from netbuild.prepare import Options
 from netbuild.trace import fused, measure_saved, trace
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from netbuild import NetbuildError, registry, trust
+from netbuild import NetbuildError
 from netbuild.grammar.spec import load as load_spec
 from netbuild.grammar.spec import read
 from netbuild.graph import resolve
-from netbuild.modules import load
+from netbuild.modules import registry, trust
+from netbuild.modules.own import load
 from netbuild.prepare import Options
 
 CASES = Path(__file__).parent / "cases"

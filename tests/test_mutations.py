@@ -19,9 +19,9 @@ from netbuild import NetbuildError, render
 from netbuild.costs.observer import TooMuchError
 from netbuild.costs.outputs import shape_of
 from netbuild.costs.shape_rules import ShapeError
-from netbuild.gather import gather
 from netbuild.grammar.spec import load, read
 from netbuild.graph import Graph, resolve
+from netbuild.modules.gather import gather
 from netbuild.prepare import Options
 from netbuild.summary import summarize_graph
 

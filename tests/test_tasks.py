@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import builders, tasks
+from netbuild import tasks
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
+from netbuild.modules import builders
 from netbuild.tasks import metrics, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from netbuild import trust
 from netbuild.author.watch import Wanted, Watch, begin, change, settle
 from netbuild.commands.base import may_run
 from netbuild.grammar.locate import packaged
-from netbuild.modules import PREFIX, forget
+from netbuild.modules import trust
+from netbuild.modules.own import PREFIX, forget
 from netbuild.prepare import Options
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .* ms$")

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from netbuild import registry
 from netbuild.author.formula import formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.factories import Factory
 from netbuild.grammar.spec import read
 from netbuild.graph import Graph, resolve
+from netbuild.modules import registry
+from netbuild.modules.factory import Factory
 from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild import registry
 from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
 from netbuild.errors import NetbuildError
-from netbuild.factories import Parameter
-from netbuild.gather import gather
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph import Graph, Layer, resolve
+from netbuild.modules import registry
+from netbuild.modules.factory import Parameter
+from netbuild.modules.gather import gather
 from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netbuild.factories import Factory
+    from netbuild.modules.factory import Factory
 
 FILE = Path(__file__).with_name("index.json")
 Parameters = list[list[object]]
@@ -18,7 +18,7 @@ Parameters = list[list[object]]
 
 def generate() -> dict[str, dict[str, Any]]:
     """Name to what `entry` has of it."""
-    from netbuild import registry
+    from netbuild.modules import registry
 
     names = (*sorted(registry.names()), *registry.torch_names())
     return {name: entry(name, registry.factory(name)) for name in names}

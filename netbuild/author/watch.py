@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from netbuild import modules
 from netbuild.author.findings import Finding, of_errors
 from netbuild.errors import NetbuildError
-from netbuild.gather import gather
 from netbuild.grammar.extends import bases
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph import resolve
+from netbuild.modules import own as modules
+from netbuild.modules.gather import gather
 from netbuild.prepare import Options
 from netbuild.report import Report
 from netbuild.summary import summarize_graph

@@ -95,7 +95,7 @@ def modules(
     """List what may stand in a row: signature (<supplied> by netbuild), one line, paper."""
     start_printing()
     from netbuild.author.catalogue import entries
-    from netbuild.modules import load as load_modules
+    from netbuild.modules.own import load as load_modules
 
     found = entries(pattern, load_modules(own or ()))
     if not found:
@@ -135,7 +135,7 @@ def explain(
     """Explain one module: signature, roles, an example row, what it costs, its inner modules."""
     start_printing()
     from netbuild.author.catalogue import explain as explain_module
-    from netbuild.modules import load as load_modules
+    from netbuild.modules.own import load as load_modules
 
     data = explain_module(name, load_modules(own or ()))
     if json:

@@ -114,7 +114,7 @@ def may_run(always: bool) -> Callable[[Path], bool]:
     """Whether code that a file imports may run: asked for, remembered, or confirmed now at a terminal."""
 
     def ask(path: Path) -> bool:
-        from netbuild import trust
+        from netbuild.modules import trust
 
         if always or trust.is_remembered(path):
             state.only_printed = False  # own code may have something to do at the end

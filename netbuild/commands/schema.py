@@ -21,7 +21,7 @@ def schema(
     if modules:  # torch is needed for these alone
         start_printing()
         from netbuild.author.index import entry
-        from netbuild.modules import load
+        from netbuild.modules.own import load
 
         own = {name: entry(name, factory) for name, factory in load(modules).items()}
     if output is None:

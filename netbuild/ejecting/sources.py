@@ -12,10 +12,10 @@ from functools import cache, cached_property
 from typing import Any
 
 from netbuild.errors import NetbuildError
-from netbuild.modules import PREFIX
+from netbuild.modules.own import PREFIX
 
 LAYERS = "netbuild.layers"
-BUILDERS = "netbuild.builders"
+BUILDERS = "netbuild.modules.builders"
 WIDTH = 120  # characters of a line
 _KEPT = {"fuse"}  # methods that stay although nothing in the file but the network calls them
 _IGNORED = re.compile(rb"  # (type: ignore|noqa)\b[^\n]*")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.factories import Factory, Parameter, from_class
+from netbuild.modules.factory import Factory, Parameter, from_class
 from netbuild.roles import In, Plain
 from netbuild.system.packages import package
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from torch import nn
 
 from netbuild.errors import NetbuildError, Where, shorten
-from netbuild.factories import Factory, from_class
 from netbuild.grammar.header import CodeFile
+from netbuild.modules.factory import Factory, from_class
 from netbuild.roles import Role
 
 PREFIX = "netbuild_modules"

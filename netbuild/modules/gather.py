@@ -17,12 +17,12 @@ from pathlib import Path, PurePosixPath
 from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.factories import Factory, from_class
 from netbuild.grammar.header import CodeFile, Stored
 from netbuild.grammar.rows import Row
 from netbuild.grammar.spec import Import, Spec
-from netbuild.modules import code_files, content_hash, fingerprint, load
-from netbuild.registry import is_known_path
+from netbuild.modules.factory import Factory, from_class
+from netbuild.modules.own import code_files, content_hash, fingerprint, load
+from netbuild.modules.registry import is_known_path
 
 Trusted = Callable[[Path], bool]  # whether the code of a path may run
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from netbuild.modules import code_files, fingerprint
+from netbuild.modules.own import code_files, fingerprint
 
 
 def store() -> Path:

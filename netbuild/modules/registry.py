@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from netbuild import builders, layers
+from netbuild import layers
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.factories import Factory, from_class
 from netbuild.grammar.expressions import Call
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
+from netbuild.modules import builders
+from netbuild.modules.factory import Factory, from_class
 from netbuild.system import packages
 from netbuild.system.plugins import load
 
