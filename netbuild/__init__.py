@@ -14,8 +14,8 @@ _HOMES = {
     "check": "author.check",
     "diff": "author.diff",
     "save": "weights.checkpoint",
-    "resolve": "graph",
-    "Options": "prepare",
+    "resolve": "graph.resolve",
+    "Options": "graph.options",
     "summarize": "summary",
     "draw": "drawn",
     "Summary": "summary",
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from netbuild.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.grammar.spec import load as load
-    from netbuild.graph import resolve as resolve
+    from netbuild.graph.options import Options as Options
+    from netbuild.graph.resolve import resolve as resolve
     from netbuild.modules.own import module as module
     from netbuild.predicting import predict as predict
-    from netbuild.prepare import Options as Options
     from netbuild.roles import Depth as Depth
     from netbuild.roles import In as In
     from netbuild.roles import Plain as Plain

@@ -11,11 +11,11 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.header import find, is_checkpoint
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import load
-from netbuild.graph import Graph, resolve
+from netbuild.graph.network import Network
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import Graph, resolve
 from netbuild.modules import builders
 from netbuild.modules.gather import gather
-from netbuild.network import Network
-from netbuild.prepare import Options
 from netbuild.weights import checkpoint
 from netbuild.weights.transfer import RowTensors, Transfer, rows_of
 from netbuild.weights.transfer import transfer as transfer_rows

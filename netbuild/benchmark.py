@@ -20,7 +20,7 @@ from netbuild.export.jobs import Wish, make_job, ranks
 from netbuild.export.making import plain
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.exported import RunNetwork
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.training import check_classes, check_task, task_name, validate
 
 EAGER = "torch"  # the row of the network as it is

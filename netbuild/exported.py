@@ -10,7 +10,7 @@ from torch import nn
 
 from netbuild import runtime
 from netbuild.errors import MissingExtraError, NetbuildError
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.runtime import PackageError, RunError
 
 

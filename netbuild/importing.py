@@ -15,10 +15,10 @@ from netbuild.grammar.keys import MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.spec import KNOWN_KEYS, read
-from netbuild.graph import Graph, resolve
+from netbuild.graph.network import Network
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import Graph, resolve
 from netbuild.modules import builders
-from netbuild.network import Network
-from netbuild.prepare import Options
 from netbuild.weights.foreign import Match, match
 
 _OWN = ("scale", "yaml_file", "channels", "text_model")  # what their builder notes beside a file's keys

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.graph.network import Network
 from netbuild.musgd import MuSGD
-from netbuild.network import Network
 from netbuild.settings import Settings
 
 NOMINAL = 64  # images that a step is made of, where batches are smaller

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netbuild.errors import NetbuildError
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system.processes import world
 

@@ -17,8 +17,8 @@ from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
 from netbuild.grammar.keys import MAX_SIDE
-from netbuild.graph import Graph
-from netbuild.network import Network
+from netbuild.graph.network import Network
+from netbuild.graph.resolve import Graph
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
 from netbuild.system.devices import pick_device

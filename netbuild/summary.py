@@ -10,8 +10,8 @@ from netbuild.costs.observer import CONVENTIONS
 from netbuild.costs.outputs import parameter_count
 from netbuild.costs.receptive_field import Field
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.graph import Graph
-from netbuild.network import Rows
+from netbuild.graph.network import Rows
+from netbuild.graph.resolve import Graph
 from netbuild.report import Report, RowSummary
 from netbuild.trace import Part, fused, measure_saved, trace
 

@@ -21,7 +21,7 @@ from netbuild import optim, parallel, state
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed import Batch, Feed
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.state import Progress
 from netbuild.system.devices import peak_bytes, pick_device

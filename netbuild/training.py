@@ -18,7 +18,7 @@ from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.pictures import (
     ClassifySamples,
     DetectSamples,

@@ -20,8 +20,8 @@ from netbuild.drawn.layout import engine
 from netbuild.drawn.page import Picture, Section, page
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.export.jobs import facts, multiple_of, task_of
-from netbuild.graph import Graph
-from netbuild.network import Network
+from netbuild.graph.network import Network
+from netbuild.graph.resolve import Graph
 from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
 from netbuild.saving import check_folder

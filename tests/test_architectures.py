@@ -18,8 +18,8 @@ from torch import nn
 from netbuild.author import zoo
 from netbuild.costs.outputs import shape_of, tensors_of
 from netbuild.grammar.spec import load, read
-from netbuild.graph import resolve
-from netbuild.prepare import Options
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE.parent / "architectures").rglob("*.yaml"))

@@ -16,8 +16,8 @@ from netbuild.author.new import kinds
 from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
+from netbuild.graph.options import Options
 from netbuild.modules import registry
-from netbuild.prepare import Options
 
 CASES = Path(__file__).parent / "cases"
 DOUBTFUL = """\

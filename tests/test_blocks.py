@@ -8,8 +8,8 @@ import torch
 import netbuild
 from netbuild import NetbuildError
 from netbuild.grammar.spec import read
-from netbuild.graph import resolve
-from netbuild.prepare import Options
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.summary import summarize_graph
 
 

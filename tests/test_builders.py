@@ -9,9 +9,9 @@ import torchvision
 from netbuild import NetbuildError
 from netbuild.errors import MissingExtraError
 from netbuild.grammar.spec import read
-from netbuild.graph import resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.modules import builders, registry
-from netbuild.prepare import Options
 
 ROWS = {
     "timm": "timm.create_model, [resnet18, {features_only: true, out_indices: [2, 3, 4]}]",

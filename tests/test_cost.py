@@ -20,9 +20,9 @@ from netbuild.costs.observer import MAX_OPERATORS, LiveStorage
 from netbuild.costs.receptive_field import Axis
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import read
-from netbuild.graph import resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.modules import registry
-from netbuild.prepare import Options
 from netbuild.trace import fused, measure_saved, trace
 
 NETS = {

@@ -89,7 +89,7 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("name", "source", "found"),
     [
-        ("grammar.spec", "from netbuild.graph import resolve", {"graph"}),
+        ("grammar.spec", "from netbuild.graph.resolve import resolve", {"graph"}),
         ("grammar.spec", "def f():\n    from netbuild import graph", {"graph"}),
         ("costs.observer", "import netbuild.errors", {"errors"}),
         ("layers.conv", "from netbuild.errors import NetbuildError", set()),

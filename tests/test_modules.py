@@ -12,10 +12,10 @@ import torch
 from netbuild import NetbuildError
 from netbuild.grammar.spec import load as load_spec
 from netbuild.grammar.spec import read
-from netbuild.graph import resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.modules import registry, trust
 from netbuild.modules.own import load
-from netbuild.prepare import Options
 
 CASES = Path(__file__).parent / "cases"
 BUILT = [

@@ -20,9 +20,9 @@ from netbuild.costs.observer import TooMuchError
 from netbuild.costs.outputs import shape_of
 from netbuild.costs.shape_rules import ShapeError
 from netbuild.grammar.spec import load, read
-from netbuild.graph import Graph, resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import Graph, resolve
 from netbuild.modules.gather import gather
-from netbuild.prepare import Options
 from netbuild.summary import summarize_graph
 
 SIZE = (64, 64)

@@ -21,8 +21,8 @@ from netbuild.grammar.locate import packaged
 from netbuild.grammar.nodes import parse, read_text
 from netbuild.grammar.rows import ROW_KEYS
 from netbuild.grammar.spec import KNOWN_KEYS, load, read
-from netbuild.graph import resolve
-from netbuild.prepare import Options
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 
 jsonschema = pytest.importorskip("jsonschema")
 CASES = Path(__file__).parent / "cases"

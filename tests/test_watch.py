@@ -17,9 +17,9 @@ from torch import nn
 from netbuild.author.watch import Wanted, Watch, begin, change, settle
 from netbuild.commands.base import may_run
 from netbuild.grammar.locate import packaged
+from netbuild.graph.options import Options
 from netbuild.modules import trust
 from netbuild.modules.own import PREFIX, forget
-from netbuild.prepare import Options
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .* ms$")
 ENOUGH = 60  # seconds for a redraw on a busy machine

@@ -15,8 +15,8 @@ from fill import fill, image, samples, text
 from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
-from netbuild.graph import resolve
-from netbuild.prepare import Options
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.summary import summarize_graph
 
 FILES = packaged()

@@ -14,10 +14,10 @@ from netbuild.author.formula import formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.spec import read
-from netbuild.graph import Graph, resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import Graph, resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
-from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 
 _PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")

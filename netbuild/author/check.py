@@ -9,11 +9,11 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
-from netbuild.graph import Graph, Layer, resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import Graph, Layer, resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Parameter
 from netbuild.modules.gather import gather
-from netbuild.prepare import Options
 from netbuild.roles import SUPPLIED, Role
 
 LEAST_WIDTH = 8  # a smaller number is a kernel, a stride, a ratio

@@ -12,10 +12,10 @@ from netbuild.author.findings import Finding, of_errors
 from netbuild.errors import NetbuildError
 from netbuild.grammar.extends import bases
 from netbuild.grammar.spec import Spec, load
-from netbuild.graph import resolve
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
 from netbuild.modules import own as modules
 from netbuild.modules.gather import gather
-from netbuild.prepare import Options
 from netbuild.report import Report
 from netbuild.summary import summarize_graph
 from netbuild.units import giga

@@ -40,8 +40,8 @@ class Entry:
 
 def measure(name: str, path: Path) -> Entry:
     """An architecture resolved at every scale."""
-    from netbuild.graph import resolve
-    from netbuild.prepare import Options
+    from netbuild.graph.options import Options
+    from netbuild.graph.resolve import resolve
 
     spec = load(path)
     graphs = {scale or "": resolve(spec, Options(scale or None)) for scale in [s.name for s in spec.scales] or [""]}

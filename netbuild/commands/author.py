@@ -65,7 +65,7 @@ def check(
     start_printing()
     if shapes:
         from netbuild.author.check import check as check_file
-        from netbuild.prepare import Options
+        from netbuild.graph.options import Options
 
         options = Options(scale, None, nc, ch, size)
         found = [(file, f) for file in files for f in check_file(file, options, modules or (), may_run(trust))]

@@ -49,7 +49,7 @@ def watch(
     from netbuild import render
     from netbuild.author import watch as watching
     from netbuild.grammar.locate import locate
-    from netbuild.prepare import Options
+    from netbuild.graph.options import Options
     from netbuild.summary import conventions_of
 
     picked = render.pick_columns(columns)

@@ -13,9 +13,9 @@ from netbuild.api import Size, open_graph
 from netbuild.ejecting.proving import Case, DifferError, Proof, prove, record
 from netbuild.ejecting.writing import write
 from netbuild.errors import NetbuildError
-from netbuild.graph import Graph
+from netbuild.graph.network import Network
+from netbuild.graph.resolve import Graph
 from netbuild.modules import builders
-from netbuild.network import Network
 from netbuild.system.files import whole
 from netbuild.weights import checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from netbuild.ejecting.calls import Argument, Expansion, Hole, Made
 from netbuild.ejecting.sources import Key
-from netbuild.network import Plan
+from netbuild.graph.network import Plan
 
 Row = tuple[Made, ...]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netbuild.ejecting.layout import Doc, Group, lay, literal, prefixed
 from netbuild.grammar.rows import INPUT
-from netbuild.network import Plan, Step
+from netbuild.graph.network import Plan, Step
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _identifier(name: str) -> str:
 
 
 def _call(module: str, step: Step, variables: dict[int, str]) -> Doc:
-    """As `netbuild.network.call` has it."""
+    """As `netbuild.graph.network.call` has it."""
     values: list[Doc] = [
         variables[source] + ("" if pick is None else f"[{literal(pick)}]")
         for source, pick in zip(step.sources, step.picks, strict=True)

@@ -3,7 +3,7 @@
 import re
 
 from netbuild.costs.outputs import Shape
-from netbuild.graph import Graph
+from netbuild.graph.resolve import Graph
 
 
 def is_tensor(shape: Shape) -> bool:

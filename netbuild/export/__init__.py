@@ -12,7 +12,7 @@ from netbuild.errors import NetbuildError, Where
 from netbuild.export import base
 from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import Exported, make
-from netbuild.network import Network
+from netbuild.graph.network import Network
 
 __all__ = ["Exported", "export"]
 

@@ -12,7 +12,7 @@ from netbuild import __version__
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 

@@ -13,7 +13,7 @@ import torch
 from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.header import KEY, SUFFIX, Stored, find, header, to_json
-from netbuild.network import Network
+from netbuild.graph.network import Network
 from netbuild.system.files import whole
 
 

@@ -8,25 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.bind import Arriving, Bound, Scope, bind
-from netbuild.blame import SourceFailedError, blame, placed
 from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
 from netbuild.costs.outputs import Shape, bytes_of, first_tensor, parameter_count, shape_of, tensors_of
 from netbuild.costs.receptive_field import Field, field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
-from netbuild.describe import describe
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.grammar.spec import Scale, Spec
+from netbuild.graph.bind import Arriving, Bound, Scope, bind
+from netbuild.graph.blame import SourceFailedError, blame, placed
+from netbuild.graph.describe import describe
+from netbuild.graph.network import Network, Plan, Rows, Step, call, gather, last_readers
+from netbuild.graph.options import Facts, Options, prepare
 from netbuild.layers.activation import using_activation
 from netbuild.layers.initial import INITIAL
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
-from netbuild.network import Network, Plan, Rows, Step, call, gather, last_readers
-from netbuild.prepare import Facts, Options, prepare
 from netbuild.roles import NAMES, Plain, Role
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded

@@ -6,9 +6,9 @@ from typing import Any
 
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.spec import Spec
+from netbuild.graph.options import Facts
 from netbuild.modules.factory import Factory
 from netbuild.modules.own import carried
-from netbuild.prepare import Facts
 
 
 def describe(facts: Facts, own: Iterable[Factory]) -> dict[str, Any]:

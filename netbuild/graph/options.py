@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.bind import Scope
 from netbuild.costs.receptive_field import image_field
 from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale
+from netbuild.graph.bind import Scope
 from netbuild.layers.activation import default_activation
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory

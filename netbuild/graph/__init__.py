@@ -1,0 +1,1 @@
+"""Rows to layers to a network: `resolve` gives a `Graph` of `Layer`s."""
