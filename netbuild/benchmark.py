@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from netbuild.api import Size, build_graph, open_graph
+from netbuild.api import build_graph
 from netbuild.data import open_data
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
@@ -21,6 +21,7 @@ from netbuild.export.making import plain
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.exported import RunNetwork
 from netbuild.graph.network import Network
+from netbuild.graph.opening import Size, open_graph
 from netbuild.training import check_classes, check_task, task_name, validate
 
 EAGER = "torch"  # the row of the network as it is

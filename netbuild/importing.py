@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from netbuild.api import Source, open_graph, tensors_of
+from netbuild.api import Source, tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.spec import KNOWN_KEYS, read
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
+from netbuild.graph.opening import open_graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import Graph, resolve
+from netbuild.graph.resolve import resolve
 from netbuild.modules import builders
 from netbuild.weights.foreign import Match, match
 
@@ -52,7 +54,7 @@ def import_weights(
         mapping: how tensors find their places, see `netbuild.weights.foreign.match`.
         strict: refuse a file that does not fit whole.
         prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
-        options: for the network's file, as for `netbuild.api.open_graph`.
+        options: for the network's file, as for `netbuild.graph.opening.open_graph`.
 
     Raises:
         NetbuildError: if the file cannot be read, tells no network, or does not fit.

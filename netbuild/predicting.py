@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from netbuild import sources
-from netbuild.api import Size, build_graph, open_graph
+from netbuild.api import build_graph
 from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
 from netbuild.grammar.keys import MAX_SIDE
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.resolve import Graph
+from netbuild.graph.opening import Size, open_graph
 from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
 from netbuild.system.devices import pick_device

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netbuild.graph.resolve import Graph
+from netbuild.graph.layers import Graph
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from netbuild import render
-from netbuild.api import open_graph
 from netbuild.costs.observer import CONVENTIONS
 from netbuild.costs.outputs import parameter_count
 from netbuild.costs.receptive_field import Field
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
-from netbuild.graph.resolve import Graph
+from netbuild.graph.opening import open_graph
 from netbuild.report import Report, RowSummary
 from netbuild.trace import Part, fused, measure_saved, trace
 
@@ -46,7 +46,7 @@ def summarize(
     """Summarise a network file: nothing is allocated or initialised.
 
     Args:
-        file, scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.api.open_graph`.
+        file, scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.graph.opening.open_graph`.
         flops: a convention of `netbuild.costs.observer.CONVENTIONS`, or ``all``.
         fused: count after merging batch norms into convolutions.
         batch: the batch size for which the memory of training is counted.

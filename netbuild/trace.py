@@ -14,8 +14,8 @@ from netbuild.costs.outputs import Shape, bytes_of, first_tensor, shape_of
 from netbuild.costs.receptive_field import Field, field_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.rows import Row
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
-from netbuild.graph.resolve import Graph
 from netbuild.layers.fuse import fuse
 
 FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fused"

@@ -11,7 +11,7 @@ import torch
 
 from netbuild import parallel, plots
 from netbuild import settings as settings_of
-from netbuild.api import build_graph, open_graph, transfer
+from netbuild.api import build_graph, transfer
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
@@ -19,6 +19,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
 from netbuild.graph.network import Network
+from netbuild.graph.opening import open_graph
 from netbuild.pictures import (
     ClassifySamples,
     DetectSamples,
@@ -86,7 +87,7 @@ def start(
         onlooker: who is told of the data.
         weights: tensors for the rows of the same structure.
         download: whether rows may download published weights.
-        options: for the network's file, as for `netbuild.api.open_graph`.
+        options: for the network's file, as for `netbuild.graph.opening.open_graph`.
 
     Raises:
         NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.

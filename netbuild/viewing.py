@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from netbuild import plots
-from netbuild.api import open_graph
 from netbuild.costs.outputs import tensors_of
 from netbuild.data.images import read_image
 from netbuild.drawing import Image, pillow
@@ -20,8 +19,9 @@ from netbuild.drawn.layout import engine
 from netbuild.drawn.page import Picture, Section, page
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.export.jobs import facts, multiple_of, task_of
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.resolve import Graph
+from netbuild.graph.opening import open_graph
 from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
 from netbuild.saving import check_folder

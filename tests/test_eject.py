@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.api import open_graph
 from netbuild.ejecting import built, is_shared
 from netbuild.ejecting.proving import Case, prove, record
 from netbuild.ejecting.writing import write
 from netbuild.errors import NetbuildError
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
+from netbuild.graph.opening import open_graph
 
 ROOT = Path(__file__).parent.parent
 # Batch norms with constants of their own and two branches, activations by name, blocks, an autoencoder.

@@ -20,8 +20,9 @@ from netbuild.costs.observer import TooMuchError
 from netbuild.costs.outputs import shape_of
 from netbuild.costs.shape_rules import ShapeError
 from netbuild.grammar.spec import load, read
+from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import Graph, resolve
+from netbuild.graph.resolve import resolve
 from netbuild.modules.gather import gather
 from netbuild.summary import summarize_graph
 

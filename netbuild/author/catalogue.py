@@ -14,8 +14,9 @@ from netbuild.author.formula import formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.spec import read
+from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import Graph, resolve
+from netbuild.graph.resolve import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role

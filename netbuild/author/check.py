@@ -9,8 +9,9 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
+from netbuild.graph.layers import Graph, Layer
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import Graph, Layer, resolve
+from netbuild.graph.resolve import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Parameter
 from netbuild.modules.gather import gather

@@ -13,7 +13,7 @@ from typing import Any
 
 from netbuild.align import in_order, moved
 from netbuild.errors import NetbuildError
-from netbuild.graph.resolve import Layer
+from netbuild.graph.layers import Layer
 from netbuild.report import RowSummary
 from netbuild.summary import Summary, summarize
 

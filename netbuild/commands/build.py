@@ -46,7 +46,8 @@ def build(
     size = image_size(imgsz)
     import torch
 
-    from netbuild.api import build_graph, open_graph, transfer
+    from netbuild.api import build_graph, transfer
+    from netbuild.graph.opening import open_graph
     from netbuild.weights.checkpoint import check_target, save
 
     check_target(out)

@@ -10,7 +10,7 @@ from typing import Any
 
 from netbuild.drawn.source import written
 from netbuild.grammar.rows import INPUT
-from netbuild.graph.resolve import Graph, Layer
+from netbuild.graph.layers import Graph, Layer
 from netbuild.render import foot_lines, head_lines, headline, primary
 from netbuild.report import Report, RowSummary
 from netbuild.units import short, size

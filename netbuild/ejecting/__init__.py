@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from netbuild.api import Size, open_graph
 from netbuild.ejecting.proving import Case, DifferError, Proof, prove, record
 from netbuild.ejecting.writing import write
 from netbuild.errors import NetbuildError
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.resolve import Graph
+from netbuild.graph.opening import Size, open_graph
 from netbuild.modules import builders
 from netbuild.system.files import whole
 from netbuild.weights import checkpoint

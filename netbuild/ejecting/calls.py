@@ -11,7 +11,7 @@ from netbuild.ejecting.layout import Doc, Group, flat, literal, prefixed
 from netbuild.ejecting.sources import Import, Key, is_ours
 from netbuild.grammar.expressions import Call
 from netbuild.graph.bind import Bound
-from netbuild.graph.resolve import Inside, Layer
+from netbuild.graph.layers import Inside, Layer
 from netbuild.layers.activation import ACTIVATIONS
 from netbuild.modules import builders, registry
 from netbuild.modules.factory import Factory

@@ -14,8 +14,8 @@ from netbuild.ejecting.layout import commented, docstring, flat, grouped, lay, p
 from netbuild.ejecting.sources import LAYERS, Key
 from netbuild.ejecting.words import is_tensor, shape_words, title
 from netbuild.grammar import ultralytics
+from netbuild.graph.layers import Graph, Layer
 from netbuild.graph.network import Plan
-from netbuild.graph.resolve import Graph, Layer
 
 FUSE, HE, ACTIVATION = f"{LAYERS}.fuse", f"{LAYERS}.initial", f"{LAYERS}.activation"
 

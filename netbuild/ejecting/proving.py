@@ -15,8 +15,8 @@ import torch
 
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, shorten
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.resolve import Graph
 
 TOLERANCE = 1e-6  # of |difference| / max(1, |reference|)
 BATCH = 2  # a batch norm in training needs more than one value a channel

@@ -3,7 +3,7 @@
 import re
 
 from netbuild.costs.outputs import Shape
-from netbuild.graph.resolve import Graph
+from netbuild.graph.layers import Graph
 
 
 def is_tensor(shape: Shape) -> bool:

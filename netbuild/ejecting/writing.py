@@ -15,7 +15,7 @@ from netbuild.ejecting.layout import flat, grouped, lay, statement_of_imports, w
 from netbuild.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
 from netbuild.ejecting.words import class_name, is_tensor, title
 from netbuild.grammar.expressions import parse_call
-from netbuild.graph.resolve import Graph, Layer
+from netbuild.graph.layers import Graph, Layer
 from netbuild.roles import Role
 
 TORCH = Import("torch", "import torch{}", "torch", "torch")
