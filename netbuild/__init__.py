@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "grammar.spec",
-    "build": "api",
-    "transfer": "api",
+    "build": "weights.building",
+    "transfer": "weights.building",
     "eject": "ejecting",
     "predict": "predicting",
     "check": "author.check",
@@ -26,8 +26,6 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from netbuild.api import build as build
-    from netbuild.api import transfer as transfer
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
     from netbuild.drawn import draw as draw
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from netbuild.roles import Width as Width
     from netbuild.summary import Summary as Summary
     from netbuild.summary import summarize as summarize
+    from netbuild.weights.building import build as build
+    from netbuild.weights.building import transfer as transfer
     from netbuild.weights.checkpoint import save as save
 
 

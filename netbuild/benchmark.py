@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from netbuild.api import build_graph
 from netbuild.data import open_data
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
@@ -23,6 +22,7 @@ from netbuild.exported import RunNetwork
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
 from netbuild.training import check_classes, check_task, task_name, validate
+from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # the row of the network as it is
 MEASURES = ("mAP50-95", "top1", "psnr")  # of which a task has one

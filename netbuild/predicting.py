@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from netbuild import sources
-from netbuild.api import build_graph
 from netbuild.augment import Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
@@ -25,6 +24,7 @@ from netbuild.sources import Shot
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Record, Task, View, refuse
+from netbuild.weights.building import build_graph
 
 Unreadable = Callable[[Path, NetbuildError], None]
 

@@ -11,7 +11,6 @@ import torch
 
 from netbuild import parallel, plots
 from netbuild import settings as settings_of
-from netbuild.api import build_graph, transfer
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
@@ -37,6 +36,7 @@ from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.boxed import stride_of
 from netbuild.train import Trainer, inputs_of, merged, moved, overfit
 from netbuild.weights import checkpoint
+from netbuild.weights.building import build_graph, transfer
 
 EMBEDDED = {
     "classify": "digits",

@@ -17,7 +17,7 @@ from torch import nn
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import load
 from netbuild.graph.resolve import Options, resolve
-from netbuild.weights.foreign import match
+from netbuild.weights.matching import match
 from netbuild.weights.unpickle import read, state_dict
 
 FILES = {path.stem: path for path in (Path(__file__).parent.parent / "architectures").rglob("*.yaml")}

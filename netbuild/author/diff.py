@@ -11,11 +11,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from netbuild.align import in_order, moved
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Layer
 from netbuild.report import RowSummary
 from netbuild.summary import Summary, summarize
+from netbuild.weights.align import in_order, moved
 
 MARKS = {"same": " ", "added": "+", "removed": "-", "changed": "~", "moved": ">"}
 COSTS = ("params", "flops", "out_bytes")  # of a row

@@ -46,8 +46,8 @@ def build(
     size = image_size(imgsz)
     import torch
 
-    from netbuild.api import build_graph, transfer
     from netbuild.graph.opening import open_graph
+    from netbuild.weights.building import build_graph, transfer
     from netbuild.weights.checkpoint import check_target, save
 
     check_target(out)
@@ -94,8 +94,8 @@ def import_(
     trust: Trust = False,
 ) -> None:
     """Turn a checkpoint of another program into one of netbuild's, every tensor checked."""
-    from netbuild.importing import halved, import_weights
     from netbuild.weights.checkpoint import check_target, save
+    from netbuild.weights.importing import halved, import_weights
 
     check_target(out)
     if prefer not in ("ema", "model"):

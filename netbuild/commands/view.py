@@ -41,8 +41,8 @@ def view(
     import torch
 
     from netbuild import viewing
-    from netbuild.api import build_graph, transfer
     from netbuild.author.progress import counting
+    from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)
     target = viewing.target(out)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from netbuild.api import build_graph
 from netbuild.errors import NetbuildError, Where
 from netbuild.export import base
 from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import Exported, make
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
+from netbuild.weights.building import build_graph
 
 __all__ = ["Exported", "export"]
 

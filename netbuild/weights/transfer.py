@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from netbuild.align import in_order, moved
+from netbuild.weights.align import in_order, moved
 
 _ROW = re.compile(r"(?:.*?\bmodel\.)?(\d+)\.(.+)")
 _ITEM = re.compile(r"((?:.*?\.)?)(\d+)\.(.+)")  # of a numbered list in a module

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from netbuild.api import Source, tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.keys import MAX_SIDE
@@ -21,7 +20,8 @@ from netbuild.graph.opening import open_graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
 from netbuild.modules import builders
-from netbuild.weights.foreign import Match, match
+from netbuild.weights.building import Source, tensors_of
+from netbuild.weights.matching import Match, match
 
 _OWN = ("scale", "yaml_file", "channels", "text_model")  # what their builder notes beside a file's keys
 _KEPT = ("epoch", "date", "version", "license", "task")
@@ -51,7 +51,7 @@ def import_weights(
     Args:
         path: a file of torch.save (a whole model, or a state dict), or safetensors.
         model: the network's file; without it the file must tell its own rows, as Ultralytics' do.
-        mapping: how tensors find their places, see `netbuild.weights.foreign.match`.
+        mapping: how tensors find their places, see `netbuild.weights.matching.match`.
         strict: refuse a file that does not fit whole.
         prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
         options: for the network's file, as for `netbuild.graph.opening.open_graph`.

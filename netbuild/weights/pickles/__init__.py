@@ -1,0 +1,1 @@
+"""Pickles of other programs, read as data: no code of theirs is run."""
