@@ -18,7 +18,7 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import load
 from netbuild.graph.resolve import Options, resolve
 from netbuild.weights.matching import match
-from netbuild.weights.unpickle import read, state_dict
+from netbuild.weights.pickles.unpickle import read, state_dict
 
 FILES = {path.stem: path for path in (Path(__file__).parent.parent / "architectures").rglob("*.yaml")}
 COUNTER = "num_batches_tracked"

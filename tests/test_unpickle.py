@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from netbuild.errors import NetbuildError
-from netbuild.weights import machine, tensors, unpickle
-from netbuild.weights.stubs import Stub
-from netbuild.weights.unpickle import facts, read, source, state_dict
+from netbuild.weights.pickles import machine, tensors, unpickle
+from netbuild.weights.pickles.stubs import Stub
+from netbuild.weights.pickles.unpickle import facts, read, source, state_dict
 
 LEGACY_TYPES = {dtype for dtype in tensors.STORAGES.values() if dtype}  # others torch saves only in an archive
 FORMATS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}

@@ -103,7 +103,7 @@ def tensors_of(path: Path, prefer: str = "ema") -> Source:
     if is_checkpoint(path):
         spec = load(path) if find(path) else None
         return Source(path, checkpoint.tensors(path), {r.index: (r.module, r.name) for r in spec.rows} if spec else {})
-    from netbuild.weights import unpickle
+    from netbuild.weights.pickles import unpickle
 
     foreign = unpickle.read(path)
     facts = unpickle.facts(foreign, prefer)

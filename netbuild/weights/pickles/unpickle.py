@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import torch
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.weights.archive import Archive
-from netbuild.weights.machine import Machine
-from netbuild.weights.stubs import Budget, MalformedError, Named, Stub
-from netbuild.weights.tensors import CONSTANTS, NUMPY, NumpyArray, StorageId, Storages, Tensors
+from netbuild.weights.pickles.archive import Archive
+from netbuild.weights.pickles.machine import Machine
+from netbuild.weights.pickles.stubs import Budget, MalformedError, Named, Stub
+from netbuild.weights.pickles.tensors import CONSTANTS, NUMPY, NumpyArray, StorageId, Storages, Tensors
 
 MAX_PICKLE = 64 << 20  # bytes of what is not values of tensors
 ALLOWANCE = 256 << 20  # bytes of Python objects that a file may cause to be made

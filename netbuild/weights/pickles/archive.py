@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from netbuild.weights.stubs import MalformedError
+from netbuild.weights.pickles.stubs import MalformedError
 
 MAX_ENTRIES = 200_000
 MAX_DIRECTORY = 64 << 20  # bytes

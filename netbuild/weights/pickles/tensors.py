@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from netbuild.weights.machine import Builder, Machine
-from netbuild.weights.stubs import Budget, MalformedError, Named, Pending, UnsupportedError
+from netbuild.weights.pickles.machine import Builder, Machine
+from netbuild.weights.pickles.stubs import Budget, MalformedError, Named, Pending, UnsupportedError
 
 MAX_DIMENSIONS = 64
 MAX_KEY = 100  # characters; torch numbers its storages

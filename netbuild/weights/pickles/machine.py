@@ -12,8 +12,8 @@ from pickletools import genops
 from typing import Any
 
 from netbuild.errors import NetbuildError
-from netbuild.weights.names import RENAMED, may_be_called, may_be_named
-from netbuild.weights.stubs import Budget, MalformedError, Named, Pending, Stub, UnsupportedError
+from netbuild.weights.pickles.names import RENAMED, may_be_called, may_be_named
+from netbuild.weights.pickles.stubs import Budget, MalformedError, Named, Pending, Stub, UnsupportedError
 
 MAX_BITS = 4096  # of a whole number; printing a longer one is an error in Python
 MAX_NAME = 1000  # characters of a module and class
