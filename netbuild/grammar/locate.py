@@ -10,7 +10,7 @@ _LETTER = re.compile(r"[a-z](?=$|[-_])")  # one letter at the end of the stem or
 
 def packaged() -> dict[str, Path]:
     """The packaged architectures: file name to path."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     # In a wheel they lie inside the package, in a checkout beside it.
     folder = next((p for p in (here / "architectures", here.parent / "architectures") if p.is_dir()), None)
     return {path.name: path for path in sorted(folder.rglob("*.yaml"))} if folder else {}

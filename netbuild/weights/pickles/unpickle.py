@@ -18,7 +18,9 @@ import torch
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.weights.pickles.archive import Archive
+from netbuild.weights.pickles.builtin_types import BUILDERS
 from netbuild.weights.pickles.machine import Machine
+from netbuild.weights.pickles.opcodes import HANDLERS
 from netbuild.weights.pickles.stubs import Budget, MalformedError, Named, Stub
 from netbuild.weights.pickles.tensors import CONSTANTS, NUMPY, NumpyArray, StorageId, Storages, Tensors
 
@@ -90,7 +92,7 @@ def _read(file: BinaryIO, size: int, path: Path) -> Foreign:
 
 def _machine(path: Path, stream: BytesIO, part: str, storages: Storages, size: int) -> Machine:
     builders = {**Tensors(size).builders(), **NUMPY}
-    return Machine(str(path), stream, part, builders, CONSTANTS, storages, storages.budget)
+    return Machine(str(path), stream, part, {**BUILDERS, **builders}, CONSTANTS, storages, storages.budget, HANDLERS)
 
 
 def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
