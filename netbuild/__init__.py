@@ -16,9 +16,9 @@ _HOMES = {
     "save": "weights.checkpoint",
     "resolve": "graph.resolve",
     "Options": "graph.options",
-    "summarize": "summary",
+    "summarize": "report.summary",
     "draw": "drawn",
-    "Summary": "summary",
+    "Summary": "report.summary",
     "NetbuildError": "errors",
     "module": "modules.own",
     **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from netbuild.graph.resolve import resolve as resolve
     from netbuild.modules.own import module as module
     from netbuild.predicting import predict as predict
+    from netbuild.report.summary import Summary as Summary
+    from netbuild.report.summary import summarize as summarize
     from netbuild.roles import Depth as Depth
     from netbuild.roles import In as In
     from netbuild.roles import Plain as Plain
     from netbuild.roles import Size as Size
     from netbuild.roles import Stride as Stride
     from netbuild.roles import Width as Width
-    from netbuild.summary import Summary as Summary
-    from netbuild.summary import summarize as summarize
     from netbuild.weights.building import build as build
     from netbuild.weights.building import transfer as transfer
     from netbuild.weights.checkpoint import save as save

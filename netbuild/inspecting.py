@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
-from netbuild.units import giga, size
+from netbuild.report.units import giga, size
 
 SMALL = 4096  # bytes of a tensor that may be a shape; larger ones are not needed to know shapes
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")

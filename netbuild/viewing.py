@@ -24,9 +24,9 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
+from netbuild.report.summary import summarize_graph
 from netbuild.saving import check_folder
 from netbuild.sheets import encoded, write
-from netbuild.summary import summarize_graph
 from netbuild.system.files import new_folder
 from netbuild.system.packages import package
 

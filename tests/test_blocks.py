@@ -10,7 +10,7 @@ from netbuild import NetbuildError
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
-from netbuild.summary import summarize_graph
+from netbuild.report.summary import summarize_graph
 
 
 def graph(text: str, size: int = 16, **options):

@@ -23,7 +23,7 @@ from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
 from netbuild.modules import registry
-from netbuild.trace import fused, measure_saved, trace
+from netbuild.report.trace import fused, measure_saved, trace
 
 NETS = {
     "stack": """

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutate import mutant
 
-from netbuild import NetbuildError, render
+from netbuild import NetbuildError
 from netbuild.costs.observer import TooMuchError
 from netbuild.costs.outputs import shape_of
 from netbuild.costs.shape_rules import ShapeError
@@ -24,7 +24,8 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
 from netbuild.modules.gather import gather
-from netbuild.summary import summarize_graph
+from netbuild.report import text as render
+from netbuild.report.summary import summarize_graph
 
 SIZE = (64, 64)
 HANG = 20  # seconds

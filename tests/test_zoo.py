@@ -17,7 +17,7 @@ from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
 from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
-from netbuild.summary import summarize_graph
+from netbuild.report.summary import summarize_graph
 
 FILES = packaged()
 EIGHTH = 1e-5  # of the mean absolute value, beside what float32 loses

@@ -13,8 +13,8 @@ from typing import Any
 
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Layer
-from netbuild.report import RowSummary
-from netbuild.summary import Summary, summarize
+from netbuild.report.rows import RowSummary
+from netbuild.report.summary import Summary, summarize
 from netbuild.weights.align import in_order, moved
 
 MARKS = {"same": " ", "added": "+", "removed": "-", "changed": "~", "moved": ">"}

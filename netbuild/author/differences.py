@@ -5,8 +5,8 @@ from typing import Any
 
 from netbuild.author.diff import MARKS, Diff, RowDiff
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.render import primary, rows_as_json, to_text, written
-from netbuild.units import giga, size
+from netbuild.report.text import primary, rows_as_json, to_text, written
+from netbuild.report.units import giga, size
 
 COLORS = {"same": "dim", "added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
 HEADINGS = ("", "a", "b", "module", "arguments", "output", "params", "GFLOPs", "memory", "what")

@@ -16,9 +16,9 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
 from netbuild.modules import own as modules
 from netbuild.modules.gather import gather
-from netbuild.report import Report
-from netbuild.summary import summarize_graph
-from netbuild.units import giga
+from netbuild.report.rows import Report
+from netbuild.report.summary import summarize_graph
+from netbuild.report.units import giga
 
 PAUSE = 0.02  # seconds between two looks at the files' stamps
 SETTLE = 0.1  # for a file that is gone or empty to come back: some editors empty it first, or write a new one
@@ -29,7 +29,7 @@ Trusted = Callable[[Path], bool]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for beside the file, as for `netbuild.summary.summarize`."""
+    """What is asked for beside the file, as for `netbuild.report.summary.summarize`."""
 
     options: Options
     set: Sequence[str] = ()

@@ -141,6 +141,6 @@ def explain(
     if json:
         write_json(data)
     else:
-        from netbuild.render import as_explanation
+        from netbuild.report.text import as_explanation
 
         write(as_explanation(data))

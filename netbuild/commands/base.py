@@ -15,7 +15,7 @@ from netbuild.grammar.keys import MAX_SIDE
 from netbuild.terminal import say, state
 
 if TYPE_CHECKING:
-    from netbuild.report import Report
+    from netbuild.report.rows import Report
 
 app = typer.Typer(
     name="netbuild",

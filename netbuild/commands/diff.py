@@ -42,7 +42,7 @@ def diff(
     start_printing()
     from netbuild.author import differences
     from netbuild.author.diff import diff as compare
-    from netbuild.summary import summarize
+    from netbuild.report.summary import summarize
 
     form = "json" if json else differences.check_format(format)
     both: dict[str, Any] = {"flops": flops, "fused": fused, "batch": batch, "modules": modules or (), "set": set or ()}

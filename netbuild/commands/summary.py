@@ -68,12 +68,12 @@ def summary(
     """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
     size = image_size(imgsz)
     start_printing()
-    from netbuild import render
     from netbuild.drawn import EVERY
-    from netbuild.summary import summarize
+    from netbuild.report import text
+    from netbuild.report.summary import summarize
 
-    form = "json" if json else render.check_format(format)
-    picked = render.pick_columns(columns)
+    form = "json" if json else text.check_format(format)
+    picked = text.pick_columns(columns)
     _check_view(view, reverse, form, columns, depth)
     deep = EVERY if form == "html" else depth
     with waiting(file):
@@ -83,12 +83,12 @@ def summary(
         )  # fmt: skip
     say_remarks(result)
     if form == "table":
-        show(render.as_textbook(result, reverse) if view else render.as_table(result, picked))
+        show(text.as_textbook(result, reverse) if view else text.as_table(result, picked))
     elif form == "json":
-        write(render.as_json(result))
+        write(text.as_json(result))
     elif form == "html":
         from netbuild.drawn.page import page
 
         write(page(result, columns=picked, depth=depth))
     else:
-        write(render.FORMATS[form](result, picked) if columns or form != "csv" else render.as_csv(result))
+        write(text.FORMATS[form](result, picked) if columns or form != "csv" else text.as_csv(result))

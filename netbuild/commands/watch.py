@@ -46,13 +46,13 @@ def watch(
 ) -> None:
     """Show a network's summary, or its errors, anew at each save. Ctrl-C ends it, with exit code 0."""
     size = image_size(imgsz)
-    from netbuild import render
     from netbuild.author import watch as watching
     from netbuild.grammar.locate import locate
     from netbuild.graph.options import Options
-    from netbuild.summary import conventions_of
+    from netbuild.report import text
+    from netbuild.report.summary import conventions_of
 
-    picked = render.pick_columns(columns)
+    picked = text.pick_columns(columns)
     conventions_of(flops)
     path, letter = locate(file)
     wanted = watching.Wanted(
@@ -74,13 +74,13 @@ def _show(look: "Look", columns: tuple[str, ...]) -> None:
 
     from rich.text import Text
 
-    from netbuild import render
+    from netbuild.report import text
 
     clock = time.strftime("%H:%M:%S")
     shown: list[Any] = []
     if look.summary:
         shown += [Text(w.render("warning")) for w in look.summary.graph.spec.warnings]
-        shown.append(render.as_table(look.summary, columns))
+        shown.append(text.as_table(look.summary, columns))
     else:
         shown += [Text(finding.render()) for finding in look.findings]
     told = [clock, *([look.change] if look.change else [] if look.summary else [f"{len(look.findings)} error(s)"])]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError
-from netbuild.report import Report
-from netbuild.summary import Summary, summarize
+from netbuild.report.rows import Report
+from netbuild.report.summary import Summary, summarize
 from netbuild.system.files import whole
 
 EVERY = 64  # levels of submodules: a page opens all of them

@@ -11,9 +11,9 @@ from typing import Any
 from netbuild.drawn.source import written
 from netbuild.grammar.rows import INPUT
 from netbuild.graph.layers import Graph, Layer
-from netbuild.render import foot_lines, head_lines, headline, primary
-from netbuild.report import Report, RowSummary
-from netbuild.units import short, size
+from netbuild.report.rows import Report, RowSummary
+from netbuild.report.text import foot_lines, head_lines, headline, primary
+from netbuild.report.units import short, size
 
 METRICS = {"params": "parameters", "flops": "FLOPs", "memory": "memory"}
 

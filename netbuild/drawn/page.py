@@ -15,8 +15,8 @@ from typing import Any
 from netbuild.drawn import svg
 from netbuild.drawn.model import METRICS, Diagram, Node, diagram, inner
 from netbuild.drawn.svg import Drawing, text
-from netbuild.render import COLUMNS, DEFAULT_COLUMNS
-from netbuild.report import Report
+from netbuild.report.rows import Report
+from netbuild.report.text import COLUMNS, DEFAULT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def page(
 
     Args:
         summary: the picture shows its rows, the panel of a row its submodules.
-        columns: of the table, by their keys in `netbuild.render.COLUMNS`.
+        columns: of the table, by their keys in `netbuild.report.text.COLUMNS`.
         depth: levels of submodules in the table.
         pictures: of a row, by its number, for its panel.
         sections: further pictures at the end.

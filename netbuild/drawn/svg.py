@@ -9,8 +9,8 @@ from importlib.resources import files
 
 from netbuild.drawn.layout import Layout, Point, Route, lay_out
 from netbuild.drawn.model import METRICS, Diagram, Node, cells, diagram, fit
-from netbuild.report import Report
-from netbuild.units import short
+from netbuild.report.rows import Report
+from netbuild.report.units import short
 
 CELL = 7.3  # pixels that a letter of 12 pixels takes at most in a face of equal widths
 BETWEEN = 12  # pixels between columns

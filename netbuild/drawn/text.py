@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from netbuild.drawn.model import Diagram, Node, diagram
-from netbuild.report import Report
-from netbuild.units import short
+from netbuild.report.rows import Report
+from netbuild.report.units import short
 
 _PLAIN = frozenset(" .,:-_()[]/×·")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from netbuild.costs.observer import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.report import Report, RowSummary
-from netbuild.units import giga, size
+from netbuild.report.rows import Report, RowSummary
+from netbuild.report.units import giga, size
 
 WIDTH = 240  # characters of a table that goes to a file or a pipe
 

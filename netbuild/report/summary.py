@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild import render
 from netbuild.costs.observer import CONVENTIONS
 from netbuild.costs.outputs import parameter_count
 from netbuild.costs.receptive_field import Field
@@ -12,8 +11,9 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
 from netbuild.graph.opening import open_graph
-from netbuild.report import Report, RowSummary
-from netbuild.trace import Part, fused, measure_saved, trace
+from netbuild.report import text
+from netbuild.report.rows import Report, RowSummary
+from netbuild.report.trace import Part, fused, measure_saved, trace
 
 STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
 
@@ -22,10 +22,10 @@ class Summary(Report):
     """A network's table and totals. Prints itself; `to_dict` gives the JSON."""
 
     def __str__(self) -> str:
-        return render.as_text(self)
+        return text.as_text(self)
 
     def __rich__(self) -> Any:
-        return render.as_table(self)
+        return text.as_table(self)
 
 
 def summarize(

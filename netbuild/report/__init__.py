@@ -1,0 +1,1 @@
+"""What a network is and costs: summary, tables, textbook; diagram/ draws it."""
