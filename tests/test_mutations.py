@@ -25,6 +25,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolve import resolve
 from netbuild.modules.gather import gather
 from netbuild.report import text as render
+from netbuild.report import textbook
 from netbuild.report.summary import summarize_graph
 
 SIZE = (64, 64)
@@ -67,7 +68,7 @@ def resolved(text: str | bytes, path: Path) -> Graph:
     json.loads(render.as_json(summary), parse_constant=_not_json)
     for form in render.FORMATS.values():
         form(summary, render.DEFAULT_COLUMNS)
-    render.to_text(render.as_textbook(summary))
+    render.to_text(textbook.as_textbook(summary))
     return graph
 
 

@@ -24,6 +24,7 @@ from netbuild.commands.base import (
     start_printing,
 )
 from netbuild.errors import NetbuildError
+from netbuild.report import textbook
 from netbuild.terminal import show, waiting, write
 
 
@@ -83,7 +84,7 @@ def summary(
         )  # fmt: skip
     say_remarks(result)
     if form == "table":
-        show(text.as_textbook(result, reverse) if view else text.as_table(result, picked))
+        show(textbook.as_textbook(result, reverse) if view else text.as_table(result, picked))
     elif form == "json":
         write(text.as_json(result))
     elif form == "html":
