@@ -17,7 +17,7 @@ _HOMES = {
     "resolve": "graph.resolve",
     "Options": "graph.options",
     "summarize": "report.summary",
-    "draw": "drawn",
+    "draw": "report.diagram",
     "Summary": "report.summary",
     "NetbuildError": "errors",
     "module": "modules.own",
@@ -28,7 +28,6 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
-    from netbuild.drawn import draw as draw
     from netbuild.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.grammar.spec import load as load
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from netbuild.graph.resolve import resolve as resolve
     from netbuild.modules.own import module as module
     from netbuild.predicting import predict as predict
+    from netbuild.report.diagram import draw as draw
     from netbuild.report.summary import Summary as Summary
     from netbuild.report.summary import summarize as summarize
     from netbuild.roles import Depth as Depth

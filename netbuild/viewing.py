@@ -14,9 +14,6 @@ from netbuild import plots
 from netbuild.costs.outputs import tensors_of
 from netbuild.data.images import read_image
 from netbuild.drawing import Image, pillow
-from netbuild.drawn import EVERY, save
-from netbuild.drawn.layout import engine
-from netbuild.drawn.page import Picture, Section, page
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph.layers import Graph
@@ -24,6 +21,9 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
+from netbuild.report.diagram import EVERY, save
+from netbuild.report.diagram.layout import engine
+from netbuild.report.diagram.page import Picture, Section, page
 from netbuild.report.summary import summarize_graph
 from netbuild.saving import check_folder
 from netbuild.sheets import encoded, write

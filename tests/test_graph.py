@@ -14,14 +14,14 @@ from browser import needs_browser
 from small import TINY
 
 from netbuild import summarize
-from netbuild.drawn import FORMS, draw
-from netbuild.drawn import layout as layouts
-from netbuild.drawn.page import Picture, Section, page
-from netbuild.drawn.source import written
-from netbuild.drawn.svg import CELL
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
+from netbuild.report.diagram import FORMS, draw
+from netbuild.report.diagram import layout as layouts
+from netbuild.report.diagram.page import Picture, Section, page
+from netbuild.report.diagram.source import written
+from netbuild.report.diagram.svg import CELL
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"lenet5.yaml", "yolo11.yaml", "yolov9e.yaml", "ddpm-unet.yaml", "siamfc.yaml", "yolov8-world.yaml"}

@@ -41,18 +41,18 @@ def graph(
     """Draw a network: a picture (.svg), a page to look around in (.html), Mermaid (.mmd) or DOT (.dot)."""
     size = image_size(imgsz)
     start_printing()
-    from netbuild import drawn
+    from netbuild.report import diagram
 
-    ending = drawn.ending_of(out) if out else ".mmd"
+    ending = diagram.ending_of(out) if out else ".mmd"
     with waiting(file):
-        summary = drawn.summarize_for(
+        summary = diagram.summarize_for(
             ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, modules=modules or (),
             trusted=may_run(trust), set=set or (),
         )  # fmt: skip
-        text = drawn.FORMS[ending](summary)
+        text = diagram.FORMS[ending](summary)
     say_remarks(summary)
     if not out:
         write(text)
         return
-    drawn.save(text, out)
+    diagram.save(text, out)
     write(f"{out}: {len(summary.top_rows)} rows, {summary.totals['params']:,} parameters")

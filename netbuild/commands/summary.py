@@ -69,8 +69,8 @@ def summary(
     """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
     size = image_size(imgsz)
     start_printing()
-    from netbuild.drawn import EVERY
     from netbuild.report import text
+    from netbuild.report.diagram import EVERY
     from netbuild.report.summary import summarize
 
     form = "json" if json else text.check_format(format)
@@ -88,7 +88,7 @@ def summary(
     elif form == "json":
         write(text.as_json(result))
     elif form == "html":
-        from netbuild.drawn.page import page
+        from netbuild.report.diagram.page import page
 
         write(page(result, columns=picked, depth=depth))
     else:

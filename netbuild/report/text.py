@@ -273,9 +273,6 @@ def as_plain(summary: Report) -> str:
     return "\n".join(line.rstrip() for line in [*lines, headline(summary)])
 
 
-# -- the textbook's table ---------------------------------------------------------------------------------------------
-
-
 FORMATS: dict[str, Callable[[Report, Sequence[str]], str]] = {
     "csv": as_csv,
     "markdown": as_markdown,

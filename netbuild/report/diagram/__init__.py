@@ -15,7 +15,7 @@ EVERY = 64  # levels of submodules: a page opens all of them
 
 def _form(module: str, function: str) -> Callable[[Report], str]:
     def make(summary: Report) -> str:
-        return getattr(import_module(f"netbuild.drawn.{module}"), function)(summary)
+        return getattr(import_module(f"netbuild.report.diagram.{module}"), function)(summary)
 
     return make
 
@@ -48,7 +48,7 @@ def summarize_for(ending: str, file: str | Path, **how: Any) -> Summary:
         MissingExtraError: at once, if the form needs the layout library and it is not installed.
     """
     if ending in (".svg", ".html"):
-        import_module("netbuild.drawn.layout").engine()
+        import_module("netbuild.report.diagram.layout").engine()
     return summarize(file, **how, depth=EVERY if ending == ".html" else 1)
 
 

@@ -7,8 +7,8 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from netbuild.drawn.layout import Layout, Point, Route, lay_out
-from netbuild.drawn.model import METRICS, Diagram, Node, cells, diagram, fit
+from netbuild.report.diagram.layout import Layout, Point, Route, lay_out
+from netbuild.report.diagram.model import METRICS, Diagram, Node, cells, diagram, fit
 from netbuild.report.rows import Report
 from netbuild.report.units import short
 
@@ -298,7 +298,7 @@ PALETTE = {  # light, dark; lanes by Okabe and Ito, which colour-blind people te
 @cache
 def style() -> str:
     """The rules of the picture; colours are variables."""
-    return re.sub(r"\s*\n\s*", "", files("netbuild.drawn").joinpath("svg.css").read_text(encoding="utf-8"))
+    return re.sub(r"\s*\n\s*", "", files("netbuild.report.diagram").joinpath("svg.css").read_text(encoding="utf-8"))
 
 
 def variables(theme: str) -> str:

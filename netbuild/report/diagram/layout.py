@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from netbuild.drawn.model import Band, Diagram, Edge
 from netbuild.errors import MissingExtraError
+from netbuild.report.diagram.model import Band, Diagram, Edge
 
 HEIGHT, GAP, BETWEEN = 26, 11, 9  # pixels: of a row, between rows, and what sections stand apart in addition
 LANE, PORT, FIRST = 9, 6, 15  # pixels between lanes, between lines that end at a row, and of the first lane

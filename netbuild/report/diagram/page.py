@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from netbuild.drawn import svg
-from netbuild.drawn.model import METRICS, Diagram, Node, diagram, inner
-from netbuild.drawn.svg import Drawing, text
+from netbuild.report.diagram import svg
+from netbuild.report.diagram.model import METRICS, Diagram, Node, diagram, inner
+from netbuild.report.diagram.svg import Drawing, text
 from netbuild.report.rows import Report
 from netbuild.report.text import COLUMNS, DEFAULT_COLUMNS
 
@@ -79,7 +79,7 @@ def page(
 
 
 def _asset(name: str) -> str:
-    return files("netbuild.drawn").joinpath(name).read_text(encoding="utf-8")
+    return files("netbuild.report.diagram").joinpath(name).read_text(encoding="utf-8")
 
 
 def _theme() -> str:

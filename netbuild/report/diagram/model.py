@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from netbuild.drawn.source import written
 from netbuild.grammar.rows import INPUT
 from netbuild.graph.layers import Graph, Layer
+from netbuild.report.diagram.source import written
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.text import foot_lines, head_lines, headline, primary
 from netbuild.report.units import short, size

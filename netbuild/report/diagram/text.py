@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from netbuild.drawn.model import Diagram, Node, diagram
+from netbuild.report.diagram.model import Diagram, Node, diagram
 from netbuild.report.rows import Report
 from netbuild.report.units import short
 
