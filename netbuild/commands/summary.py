@@ -24,7 +24,6 @@ from netbuild.commands.base import (
     start_printing,
 )
 from netbuild.errors import NetbuildError
-from netbuild.report import textbook
 from netbuild.terminal import show, waiting, write
 
 
@@ -69,7 +68,7 @@ def summary(
     """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
     size = image_size(imgsz)
     start_printing()
-    from netbuild.report import text
+    from netbuild.report import text, textbook
     from netbuild.report.diagram import EVERY
     from netbuild.report.summary import summarize
 
