@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild import plots, sheets
 from netbuild.data.samples import Sample
 from netbuild.data.scanning import Report
-from netbuild.drawing import Drawing, Image, colour
+from netbuild.drawing import charts, sheets
+from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.errors import NetbuildError
 
 
-def labels(samples: Sequence[Sample], names: Sequence[str]) -> plots.Figure:
+def labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
     """Objects of each class, and where there are boxes their centres, sizes and shapes.
 
     Raises:
@@ -20,12 +20,12 @@ def labels(samples: Sequence[Sample], names: Sequence[str]) -> plots.Figure:
     """
     boxes = [s.boxes for s in samples if s.boxes is not None]
     if not boxes:
-        return plots.labels(np.bincount([s.label or 0 for s in samples], minlength=len(names)), names)
+        return charts.labels(np.bincount([s.label or 0 for s in samples], minlength=len(names)), names)
     rows = np.concatenate(boxes)
     sides = np.concatenate([np.tile(s.size or (1, 1), (len(s.boxes), 1)) for s in samples if s.boxes is not None])
     width, height = (rows[:, 3:] * sides).T
     counts = np.bincount(rows[:, 0].astype(int), minlength=len(names))
-    return plots.labels(counts, names, rows[:, 1:], width / np.maximum(height, 1e-9))
+    return charts.labels(counts, names, rows[:, 1:], width / np.maximum(height, 1e-9))
 
 
 def some(samples: Sequence[Sample], names: Sequence[str], seed: int = 0) -> Image:
@@ -70,9 +70,9 @@ def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
             sizes = np.array([s.size for s in found.samples if s.size]).reshape(-1, 2)
             figures = {
                 f"labels_{split}": lambda s=found.samples: labels(s, names),
-                f"pictures_{split}": lambda s=sizes: plots.sizes(s),
+                f"pictures_{split}": lambda s=sizes: charts.sizes(s),
             }
-            written += plots.draw(figures, folder)
+            written += charts.draw(figures, folder)
             written.append(folder / f"samples_{split}.png")
             sheets.save(some(found.samples, names, seed), written[-1])
     except OSError as error:

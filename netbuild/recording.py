@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from netbuild import overview, plots, sheets
+from netbuild import overview
 from netbuild.data.samples import Sample
-from netbuild.drawing import Drawing, Image
+from netbuild.drawing import charts, sheets
+from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
@@ -45,7 +46,7 @@ class Recorder(Watch):
         names, folder = self.trainer.names or [], self.trainer.folder
         if self.plots:
             with self.excusing():
-                list(plots.draw({"labels": lambda: overview.labels(self.samples, names)}, folder))
+                list(charts.draw({"labels": lambda: overview.labels(self.samples, names)}, folder))
         if self.trainer.settings.tensorboard:
             with self.excusing():
                 self.log = open_log(folder / "tensorboard", self.trainer.progress.history)
@@ -74,9 +75,9 @@ class Recorder(Watch):
         if not self.plots or not self.trainer.progress.history:
             return
         folder, history = self.trainer.folder, self.trainer.progress.history
-        for name, draw in {"losses": plots.losses, "metrics": plots.metrics}.items():
+        for name, draw in {"losses": charts.losses, "metrics": charts.metrics}.items():
             with self.excusing():
-                list(plots.draw({name: lambda draw=draw: draw(history)}, folder))  # type: ignore[misc]
+                list(charts.draw({name: lambda draw=draw: draw(history)}, folder))  # type: ignore[misc]
         with self.excusing():
             self.validation()
 
@@ -96,7 +97,7 @@ class Recorder(Watch):
             if number < SHOWN:
                 with self.excusing():
                     show(trainer.task, batch, predictions, trainer.folder / f"val_batch{number}.png")
-        list(plots.draw(metric.plots(), trainer.folder))
+        list(charts.draw(metric.plots(), trainer.folder))
 
     @contextmanager
     def excusing(self) -> Iterator[None]:
@@ -177,7 +178,7 @@ def prepare(folder: Path) -> None:
     Raises:
         NetbuildError: if it cannot be made, or matplotlib is missing.
     """
-    plots.figure(1, 1)
+    charts.figure(1, 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sheets.write(folder / ".probe", b"")

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from netbuild import parallel, plots
+from netbuild import parallel
 from netbuild import settings as settings_of
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Dataset
 from netbuild.data.scanning import Report
+from netbuild.drawing import charts
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed import Collate, Feed, Kept, Samples
@@ -449,7 +450,7 @@ def validate(
     metric = merged(metric, feed)
     with agreed():
         if out is not None and is_first():
-            list(plots.draw(metric.plots(), out))
+            list(charts.draw(metric.plots(), out))
         found = (metric.result(), metric.classes()) if is_first() else ({}, [])
     return shared(found)
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netbuild import plots
 from netbuild.costs.outputs import tensors_of
 from netbuild.data.images import read_image
-from netbuild.drawing import Image, pillow
+from netbuild.drawing import charts
+from netbuild.drawing.annotated import Image, pillow
+from netbuild.drawing.sheets import encoded, write
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph.layers import Graph
@@ -26,7 +27,6 @@ from netbuild.report.diagram.layout import engine
 from netbuild.report.diagram.page import Picture, Section, page
 from netbuild.report.summary import summarize_graph
 from netbuild.saving import check_folder
-from netbuild.sheets import encoded, write
 from netbuild.system.files import new_folder
 from netbuild.system.packages import package
 
@@ -404,7 +404,7 @@ def activations(network: Network) -> list[Sight]:
         return []
     drawn = curves({f"{name}: {_listed(rows)}": module for name, (module, rows) in found.items()})
     title = f"activation functions: {', '.join(found)}"
-    return [Sight(None, "", "", "curves", title, plots.encoded(drawn))]
+    return [Sight(None, "", "", "curves", title, charts.encoded(drawn))]
 
 
 def functions(network: Network) -> dict[str, tuple[nn.Module, list[int]]]:
@@ -459,18 +459,18 @@ def _listed(rows: Sequence[int]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(texts)}"
 
 
-def curves(named: dict[str, nn.Module]) -> plots.Figure:
+def curves(named: dict[str, nn.Module]) -> charts.Figure:
     """A panel a function: its value, and its derivative dashed."""
     columns = min(len(named), 3)
     rows = math.ceil(len(named) / columns)
-    drawn = plots.figure(max(3.6 * columns, 4.5), 3.0 * rows)
+    drawn = charts.figure(max(3.6 * columns, 4.5), 3.0 * rows)
     x = torch.linspace(-SPAN, SPAN, 1201)
     for i, (title, module) in enumerate(named.items()):
         given = x.clone().requires_grad_()
         with torch.enable_grad(), evaluating(module):
             y = module(given.reshape(1, 1, 1, -1)).reshape(-1)
             slope = torch.autograd.grad(y.sum(), given)[0] if y.requires_grad else torch.zeros_like(x)
-        plots.curve(drawn.add_subplot(rows, columns, i + 1), title, x.numpy(), y.detach().numpy(), slope.numpy())
+        charts.curve(drawn.add_subplot(rows, columns, i + 1), title, x.numpy(), y.detach().numpy(), slope.numpy())
     return drawn
 
 

@@ -294,7 +294,11 @@ def test_a_wheel_in_a_fresh_environment_finds_the_architectures(tmp_path):
     site = subprocess.run([sys.executable, "-c", "import torch; print(torch.__path__[0])"], **run).stdout.strip()
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"netbuild/report/diagram/page.css", "netbuild/report/diagram/page.js", "netbuild/report/diagram/svg.css"} <= set(names)
+    assert {
+        "netbuild/report/diagram/page.css",
+        "netbuild/report/diagram/page.js",
+        "netbuild/report/diagram/svg.css",
+    } <= set(names)
     subprocess.run([str(inside), *pip[1:], "install", "--no-deps", "--ignore-installed", str(wheel)], **run)
     env = {**os.environ, "PYTHONPATH": str(Path(site).parent)}
     code = "import netbuild, netbuild.cli; print(netbuild.__file__); netbuild.cli.main()"

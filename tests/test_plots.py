@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import overview, plots, recording, sheets
+from netbuild import overview, recording
 from netbuild.author.progress import epoch_line, memory
 from netbuild.data import open_data, scan
 from netbuild.data.samples import Sample
-from netbuild.drawing import COLOURS, Drawing, colour, draw_boxes
+from netbuild.drawing import charts, sheets
+from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
 from netbuild.tasks.base import picture
 from netbuild.tasks.metrics import ClassificationMetric, DetectionMetric
 from netbuild.training import task_of
@@ -35,7 +36,7 @@ def image(path):
 
 def drawn(figure):
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=plots.DPI)
+    figure.savefig(data, format="png", dpi=charts.DPI)
     return image(data)
 
 
@@ -119,8 +120,8 @@ def test_drawing_leaves_chance_and_its_input_alone(tmp_path):
     recording.show(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
     metric = ClassificationMetric(NAMES[:10])
     metric.update(torch.eye(10)[:3], batch)
-    assert len(list(plots.draw(metric.plots(), tmp_path))) == 1
-    drawn(plots.losses(history(4)))
+    assert len(list(charts.draw(metric.plots(), tmp_path))) == 1
+    drawn(charts.losses(history(4)))
     overview.some([Sample("x", (48, 64), label=1, pixels=kept[0].permute(1, 2, 0).numpy())], NAMES)
     assert torch.equal(batch["images"], kept)
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -157,7 +158,7 @@ def test_whatever_goes_wrong_in_drawing_ends_no_run(cli, tmp_path, monkeypatch):
         raise ZeroDivisionError("a fault of the drawing")
 
     monkeypatch.setattr(sheets, "sheet", broken)
-    monkeypatch.setattr(plots, "losses", broken)
+    monkeypatch.setattr(charts, "losses", broken)
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert done.err.count("a fault of the drawing") == 1
@@ -196,14 +197,14 @@ def test_val_draws_where_it_is_told_to(cli, tmp_path):
 @pytest.mark.parametrize("n", [1, 3, 10, 80, 200])
 def test_charts_have_room_for_their_classes(n):
     names = [*NAMES, *map(str, range(200))][:n]
-    confusion = drawn(plots.confusion(matrix(n + 1), [*names, "background"]))
-    if n <= plots.NAMED:
+    confusion = drawn(charts.confusion(matrix(n + 1), [*names, "background"]))
+    if n <= charts.NAMED:
         assert min(confusion.shape[:2]) > 24 * (n + 1)  # a name of 7 points is 11 pixels high
     assert max(confusion.shape[:2]) < 3200
-    bars = drawn(plots.labels(np.arange(n), names, np.random.default_rng(0).random((50, 4))))
-    assert bars.shape[1] > (13 * n if n <= plots.NAMED else 800)
-    assert drawn(plots.labels(np.arange(n), names)).shape[0] < bars.shape[0]
-    lines = plots.curves(np.linspace(0, 1, 50), np.full((n, 50), 0.7), np.full((n, 50), 0.5), names, 20)
+    bars = drawn(charts.labels(np.arange(n), names, np.random.default_rng(0).random((50, 4))))
+    assert bars.shape[1] > (13 * n if n <= charts.NAMED else 800)
+    assert drawn(charts.labels(np.arange(n), names)).shape[0] < bars.shape[0]
+    lines = charts.curves(np.linspace(0, 1, 50), np.full((n, 50), 0.7), np.full((n, 50), 0.5), names, 20)
     assert [len(axes.lines) for axes in lines.axes] == [n + 1, *[n + 2] * 3]  # each class, the mean, a mark
 
 
@@ -215,12 +216,12 @@ def test_charts_show_their_data():
         np.random.default_rng(0).random((9, 4)),
     )
     for make, data, other in (
-        (plots.confusion, (matrix(4), names), (matrix(4, seed=1), names)),
-        (plots.labels, (counts, names, boxes), (counts, names, boxes / 2)),
-        (plots.labels, (counts, names), (counts[::-1], names)),
-        (plots.curves, (steps, *np.full((2, 4, 50), 0.7), names, 9), (steps, *np.full((2, 4, 50), 0.3), names, 9)),
-        (plots.losses, (history(5),), (history(5)[:-1],)),
-        (plots.sizes, (boxes[:, :2] * 99,), (boxes[:, 2:] * 99,)),
+        (charts.confusion, (matrix(4), names), (matrix(4, seed=1), names)),
+        (charts.labels, (counts, names, boxes), (counts, names, boxes / 2)),
+        (charts.labels, (counts, names), (counts[::-1], names)),
+        (charts.curves, (steps, *np.full((2, 4, 50), 0.7), names, 9), (steps, *np.full((2, 4, 50), 0.3), names, 9)),
+        (charts.losses, (history(5),), (history(5)[:-1],)),
+        (charts.sizes, (boxes[:, :2] * 99,), (boxes[:, 2:] * 99,)),
     ):
         first, again, second = (drawn(make(*given)) for given in (data, data, other))
         assert (first == again).all(), make
@@ -228,23 +229,23 @@ def test_charts_show_their_data():
 
 
 def test_charts_of_little_or_nothing():
-    assert plots.losses([]) is None
-    assert plots.metrics([{"epoch": 1, "train/box": 1.0, "AR-small": -1.0}]) is None
-    assert drawn(plots.losses(history(1))).shape[0] > 200
+    assert charts.losses([]) is None
+    assert charts.metrics([{"epoch": 1, "train/box": 1.0, "AR-small": -1.0}]) is None
+    assert drawn(charts.losses(history(1))).shape[0] > 200
     nan = [{"epoch": 1, "train/box": float("nan"), "top1": float("nan")}, {"epoch": 3, "top1": 0.5}]
-    assert drawn(plots.metrics(nan)).shape[0] > 200
+    assert drawn(charts.metrics(nan)).shape[0] > 200
     # The fitness that repeats a measure, and what COCO has no objects for, take no room.
-    assert len(plots.metrics(history(3)).axes) == 1
+    assert len(charts.metrics(history(3)).axes) == 1
     empty = DetectionMetric(["a", "b"])
     for make in empty.plots().values():
         assert drawn(make()).shape[0] > 200
-    assert drawn(plots.labels(np.zeros(2, int), ["a", "b"], np.zeros((0, 4)))).shape[0] > 200
-    assert drawn(plots.sizes(np.zeros((0, 2)))).shape[0] > 200
+    assert drawn(charts.labels(np.zeros(2, int), ["a", "b"], np.zeros((0, 4)))).shape[0] > 200
+    assert drawn(charts.sizes(np.zeros((0, 2)))).shape[0] > 200
 
 
 def test_the_hull_of_a_curve_is_what_average_precision_takes():
     recall, precision = np.array([0.8, 0.6, 0.6, 0.2, 0.0]), np.array([0.4, 0.5, 0.3, 0.9, 0.0])
-    found = plots._hull(precision, recall, np.array([0.0, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9]))
+    found = charts._hull(precision, recall, np.array([0.0, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9]))
     assert found.tolist() == [0.9, 0.9, 0.5, 0.5, 0.4, 0.4, 0.0]
 
 
@@ -298,7 +299,7 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
     assert image(tmp_path / "val.png").shape[1] == 4 * (256 + 6) + 6
     metric = task.metric()
     metric.update(found, batch)
-    assert sorted(p.name for p in plots.draw(metric.plots(), tmp_path)) == ["confusion.png", "curves.png"]
+    assert sorted(p.name for p in charts.draw(metric.plots(), tmp_path)) == ["confusion.png", "curves.png"]
 
 
 def test_data_stats_draws_a_data_set(cli, tmp_path, monkeypatch):

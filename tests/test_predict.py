@@ -14,8 +14,9 @@ from places import CHECKPOINTS, DATA, needs_checkpoints
 from small import TINY
 
 import netbuild
-from netbuild import drawing, predicting, saving, sources
+from netbuild import predicting, saving, sources
 from netbuild.data.images import UnreadableImageError, read_image
+from netbuild.drawing import annotated
 from netbuild.errors import NetbuildError
 from netbuild.pictures import FITTINGS
 from netbuild.tasks import task
@@ -311,7 +312,7 @@ def test_a_classifier_gives_five_names(cli, here):
     assert done.out == "one.png 20x33: " + ", ".join(f"{r['name']} {r['confidence']:.2f}" for r in records) + "\n"
     lines = (here / "out/labels/one.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == [r["name"] for r in records]
-    assert read_image(here / "out/one.png").shape[1] >= drawing.NARROWEST
+    assert read_image(here / "out/one.png").shape[1] >= annotated.NARROWEST
 
 
 def test_an_autoencoder_gives_a_picture(cli, here):
@@ -368,8 +369,8 @@ def test_size_is_that_of_training(here, detector):
 
 
 def test_colours_and_names_are_told_apart():
-    assert len({drawing.colour(i) for i in range(100)}) == 100
-    assert (drawing._ink((255, 255, 0)), drawing._ink((0, 0, 120))) == ((0, 0, 0), (255, 255, 255))
+    assert len({annotated.colour(i) for i in range(100)}) == 100
+    assert (annotated._ink((255, 255, 0)), annotated._ink((0, 0, 120))) == ((0, 0, 0), (255, 255, 255))
     assert [saving.safe(n) for n in ("a b", "../x", "CON", "..", "café", "")] == ["a_b", "_x", "_CON", "_", "café", "_"]
     paths = sorted(map(Path, ("b10", "b9", "a", "b9/2", "10", "9")), key=sources.natural)
     assert [str(path) for path in paths] == ["9", "10", "a", "b9", "b9/2", "b10"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.costs.outputs import first_tensor
-from netbuild.drawing import Drawing, Image
+from netbuild.drawing.annotated import Drawing, Image
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, picture
 
 

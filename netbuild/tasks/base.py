@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from netbuild.drawing import Drawing, Image
+from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.tasks.boxes import Letterbox
 
@@ -62,7 +62,7 @@ class Metric(ABC):
         return []
 
     def plots(self) -> dict[str, Callable[[], Any]]:
-        """Charts by the name of their file: what makes each, a figure of `netbuild.plots`."""
+        """Charts by the name of their file: what makes each, a figure of `netbuild.drawing.charts`."""
         return {}
 
     def state(self) -> dict[str, Any]:

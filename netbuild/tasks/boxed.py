@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netbuild.drawing import Colour, Drawing, Image, colour
+from netbuild.drawing.annotated import Colour, Drawing, Image, colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.tasks.base import Record, Task, View, refuse
 from netbuild.tasks.boxes import to_corners

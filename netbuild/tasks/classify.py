@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.drawing import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.errors import NetbuildError
 from netbuild.tasks.base import Batch, Losses, Record, Task, View, picture
 from netbuild.tasks.metrics import ClassificationMetric

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netbuild.drawing import Drawing, colour
+from netbuild.drawing.annotated import Drawing, colour
 from netbuild.errors import NetbuildError
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.system.packages import package

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netbuild import plots
+from netbuild.drawing import charts
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Metric
 from netbuild.tasks.boxes import pairwise, to_corners
@@ -177,8 +177,8 @@ class DetectionMetric(Metric):
         found = self.curves()
         names = [self.names[number] for number in found.classes]
         return {
-            "curves": partial(plots.curves, found.confidence, found.precision, found.recall, names, best(found)),
-            "confusion": partial(plots.confusion, self.confusion(), [*self.names, "background"]),
+            "curves": partial(charts.curves, found.confidence, found.precision, found.recall, names, best(found)),
+            "confusion": partial(charts.confusion, self.confusion(), [*self.names, "background"]),
         }
 
 
@@ -309,7 +309,7 @@ class ClassificationMetric(Metric):
 
     def plots(self) -> dict[str, Callable[[], Any]]:
         """The confusion matrix."""
-        return {"confusion": partial(plots.confusion, self.confusion(), self.names)}
+        return {"confusion": partial(charts.confusion, self.confusion(), self.names)}
 
 
 def _overlap(found: Floats, true: Floats) -> Floats:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.drawing import Drawing, Image
+from netbuild.drawing.annotated import Drawing, Image
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.boxed import BoxTask
 from netbuild.tasks.boxes import to_corners

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.costs.outputs import first_tensor
-from netbuild.drawing import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.boxes import Letterbox
 

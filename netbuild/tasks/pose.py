@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.drawing import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.boxed import BoxTask
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.drawing import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.layers.heads.segment import mask_count
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.boxed import BoxTask

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.drawing import COLOURS
+from netbuild.drawing.annotated import COLOURS
+from netbuild.drawing.sheets import write
 from netbuild.errors import shorten
-from netbuild.sheets import write
 from netbuild.system.packages import package
 
 Figure = Any  # matplotlib.figure.Figure

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from netbuild.drawing import Drawing, Image, draw_boxes, pillow
+from netbuild.drawing.annotated import Drawing, Image, draw_boxes, pillow
 from netbuild.system.files import whole
 
 SIDE = 320  # pixels of a picture's cell: four of them are as wide as a screen's half
