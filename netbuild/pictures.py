@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 from netbuild import augment
 from netbuild.augment import GREY, Boxes, Image, Scene, resized
-from netbuild.data.samples import Sample
+from netbuild.data.dataset import Sample
 from netbuild.feed import Batch, Kept
 from netbuild.settings import Settings
 from netbuild.tasks.boxes import Letterbox

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from netbuild import overview
-from netbuild.data.samples import Sample
+from netbuild.data import overview
+from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten

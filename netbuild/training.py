@@ -12,8 +12,8 @@ import torch
 from netbuild import parallel
 from netbuild import settings as settings_of
 from netbuild.data import open_data, scan
-from netbuild.data.samples import Dataset
-from netbuild.data.scanning import Report
+from netbuild.data.dataset import Dataset
+from netbuild.data.scan import Report
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported

@@ -7,7 +7,7 @@ import torch
 
 from netbuild import augment, settings
 from netbuild.augment import GREY, Scene
-from netbuild.data.samples import Sample
+from netbuild.data.dataset import Sample
 from netbuild.pictures import ClassifySamples, classify_batch
 
 STILL = dict.fromkeys(

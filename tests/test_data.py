@@ -16,10 +16,10 @@ from places import DATA, needs_data
 
 from netbuild import NetbuildError
 from netbuild.data import open_data, scan
-from netbuild.data.commands import check, stats, stats_text
 from netbuild.data.idx import read_idx
 from netbuild.data.images import UnreadableImageError, decode, look, read_image
 from netbuild.data.labels import LabelFile, Rules
+from netbuild.data.statistics import check, stats, stats_text
 from netbuild.data.voc import parse_xml
 from netbuild.errors import MissingExtraError
 
@@ -366,7 +366,7 @@ def test_what_is_known_of_pictures_is_kept_and_never_stale(tmp_path, cache, monk
     first = scan(open_data(file))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     looked = []
-    monkeypatch.setattr("netbuild.data.scanning.look", lambda data, name: looked.append(name) or look(data, name))
+    monkeypatch.setattr("netbuild.data.scan.look", lambda data, name: looked.append(name) or look(data, name))
     second = scan(open_data(file))
     assert looked == []
     assert second.to_dict() == first.to_dict()
@@ -726,7 +726,9 @@ def test_statistics(tmp_path):
 
 
 def test_the_import_is_light():
-    code = "import sys, netbuild.data, netbuild.data.commands; print('torch' in sys.modules, 'sklearn' in sys.modules)"
+    code = (
+        "import sys, netbuild.data, netbuild.data.statistics; print('torch' in sys.modules, 'sklearn' in sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import overview, recording
+from netbuild import recording
 from netbuild.author.progress import epoch_line, memory
-from netbuild.data import open_data, scan
-from netbuild.data.samples import Sample
+from netbuild.data import open_data, overview, scan
+from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
 from netbuild.tasks.base import picture

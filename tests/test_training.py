@@ -10,8 +10,8 @@ import torch
 from netbuild import settings, training
 from netbuild.augment import Scene, flipped, warped
 from netbuild.data import open_data
+from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
-from netbuild.data.samples import Sample
 from netbuild.grammar import header
 from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
 from netbuild.tasks.boxes import to_corners

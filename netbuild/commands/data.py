@@ -30,7 +30,7 @@ def check_data(
 ) -> None:
     """Look at every label and every picture: what is wrong, where, and what would be dropped."""
     from netbuild.author.progress import counting
-    from netbuild.data.commands import check as look
+    from netbuild.data.statistics import check as look
 
     with counting(None) as step:
         told: dict[str, Any] = {"progress": lambda *_: step()}
@@ -53,13 +53,13 @@ def stats(
 ) -> None:
     """Count a data set: objects a class, sizes of boxes and of pictures; with --out draw that, and some pictures."""
     from netbuild.data import open_data, scan
-    from netbuild.data.commands import stats_of, stats_text
+    from netbuild.data.statistics import stats_of, stats_text
 
     with busy(f"counting {data}"):
         report = scan(open_data(data))
         found = stats_of(report)
     if out is not None:
-        from netbuild.overview import write as write_pictures
+        from netbuild.data.overview import write as write_pictures
 
         with busy(f"drawing {data}"):
             write_pictures(report, out, seed)

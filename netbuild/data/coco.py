@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
 from netbuild.data.files import read_text
 from netbuild.data.labels import Objects, WrongObjectError, fit_box, spoilt
-from netbuild.data.samples import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
 from netbuild.errors import NetbuildError, shorten
 
 _SPLITS = ("train", "val", "test")

@@ -6,8 +6,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from netbuild.data.dataset import NOTE, Problem
 from netbuild.data.images import FOREIGN, is_picture
-from netbuild.data.samples import NOTE, Problem
 from netbuild.errors import NetbuildError, shorten
 
 MAX_TEXT = 2 * 2**30  # bytes; annotations of a million pictures take less

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from netbuild.data.dataset import CLASSIFY, Bytes, Dataset, Part, Sample
 from netbuild.data.files import read_bytes
-from netbuild.data.samples import CLASSIFY, Bytes, Dataset, Part, Sample
 from netbuild.errors import NetbuildError
 
 MAX_VALUES = 2**31

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netbuild.data.samples import Bytes
+from netbuild.data.dataset import Bytes
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.samples import LABEL, NOTE, Floats, Problem, Sample
+from netbuild.data.dataset import LABEL, NOTE, Floats, Problem, Sample
 from netbuild.errors import shorten
 
 MARGIN = 0.01  # a keypoint this far outside, or a box this much too wide, is still taken for rounding, and clipped

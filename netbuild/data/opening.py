@@ -4,9 +4,9 @@ from pathlib import Path
 
 from netbuild.data import embedded
 from netbuild.data.coco import annotation_files, open_coco
+from netbuild.data.dataset import Dataset
 from netbuild.data.folders import open_folders
 from netbuild.data.idx import is_idx, open_idx
-from netbuild.data.samples import Dataset
 from netbuild.data.tables import is_tables, open_tables
 from netbuild.data.voc import is_voc, open_voc
 from netbuild.data.yolo import open_yolo

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from netbuild.data.dataset import CLASSIFY, LABEL, Dataset, Part, Problem, Sample
 from netbuild.data.files import read_text
-from netbuild.data.samples import CLASSIFY, LABEL, Dataset, Part, Problem, Sample
 from netbuild.errors import NetbuildError, shorten
 
 _COLUMNS = ("path", "label", "split")

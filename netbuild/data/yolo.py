@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from netbuild.data.dataset import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
 from netbuild.data.files import left_out, pictures_below, read_text
 from netbuild.data.labels import LabelFile, Rules, spoilt
-from netbuild.data.samples import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml

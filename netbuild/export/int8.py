@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from netbuild.data import open_data
+from netbuild.data.dataset import Dataset
 from netbuild.data.images import SUFFIXES, read_image
-from netbuild.data.samples import Dataset
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
