@@ -15,14 +15,13 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from netbuild.data.fitting import GREY, Image, resized
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2, package
 
-Image = NDArray[np.uint8]  # (H, W, C)
 Floats = NDArray[np.float64]
 Boxes = Floats  # (N, 5): class, then corners in pixels
 Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; none where only its box is known
-GREY = 114  # of what no picture covers
 LEAST = 2.0  # pixels of a side below which a box is dropped after a change
 LEAST_PART = 0.1  # of a box's area that must be left
 MOST_ASPECT = 100.0
@@ -222,14 +221,6 @@ def flipped(scene: Scene, rng: Generator, s: Settings) -> Scene:
     return upside_down(scene) if rng.random() < s.flip_ud else scene
 
 
-def resized(image: Image, h: int, w: int) -> Image:
-    """A picture of another size: (h, w, C)."""
-    cv = cv2()
-    smaller = h < image.shape[0] or w < image.shape[1]
-    out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
-    return out.reshape(h, w, -1)
-
-
 # -- colours ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,15 +244,6 @@ POLICIES = {
     "trivialaugment": "TrivialAugmentWide",
     "augmix": "AugMix",
 }
-
-
-def middle(image: Image, size: tuple[int, int]) -> Image:
-    """The middle of a picture, as much of it as the shape allows."""
-    h, w = image.shape[:2]
-    ratio = min(h / size[0], w / size[1])
-    ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
-    top, left = (h - ch) // 2, (w - cw) // 2
-    return resized(image[top : top + ch, left : left + cw], *size)
 
 
 def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:

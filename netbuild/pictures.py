@@ -10,11 +10,12 @@ import torch
 from numpy.random import Generator
 
 from netbuild import augment
-from netbuild.augment import GREY, Boxes, Image, Scene, resized
+from netbuild.augment import Boxes, Scene
+from netbuild.data import fitting
 from netbuild.data.dataset import Sample
+from netbuild.data.fitting import Image, Letterbox, on_grey, resized
 from netbuild.feed import Batch, Kept
 from netbuild.settings import Settings
-from netbuild.tasks.boxes import Letterbox
 
 # -- detection --------------------------------------------------------------------------------------------------------
 
@@ -182,15 +183,6 @@ def _narrow(aspects: Sequence[float], size: int, stride: int) -> tuple[int, int]
     return ceil(tall * size / stride + 0.5) * stride, ceil(wide * size / stride + 0.5) * stride
 
 
-def on_grey(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
-    """A picture laid on a grey canvas of (height, width), its top and left at the corner, cut at the edges."""
-    (height, width), (top, left) = canvas, corner
-    out = np.full((height, width, image.shape[2]), GREY, np.uint8)
-    h, w = min(image.shape[0], height - top), min(image.shape[1], width - left)
-    out[top : top + h, left : left + w] = image[:h, :w]
-    return out
-
-
 def original_size(sample: Sample, image: Image) -> tuple[int, int]:
     """Height and width of a sample's picture before it was resized."""
     if sample.size:
@@ -242,7 +234,7 @@ class ClassifySamples:
         """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
         s, label = self.settings, int(self.samples[index].label or 0)
         if s is None:
-            return tensor_of(augment.middle(self.kept.get(index, self.read), self.size)), label
+            return tensor_of(fitting.middle(self.kept.get(index, self.read), self.size)), label
         image = self.changed(index, rng, s)
         if not s.mixup and not s.cutmix:
             return tensor_of(image), label
@@ -282,34 +274,3 @@ def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
     """Pictures with classes as a batch."""
     images, classes = zip(*items, strict=True)
     return {"images": torch.stack(images), "classes": torch.from_numpy(np.stack(classes))}
-
-
-# -- prediction -------------------------------------------------------------------------------------------------------
-
-
-def letterboxed(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
-    """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
-
-    Args:
-        image: the picture; a small one is enlarged.
-        size: height and width that it may have.
-        stride: both sides of the canvas are multiples of it.
-        rect: whether the canvas is as narrow as the picture allows; without, as large as the size.
-    """
-    original = image.shape[0], image.shape[1]
-    inner = Letterbox.fit(original, size).inner
-    h, w = (ceil(side / stride) * stride for side in (inner if rect else size))
-    place = Letterbox(original, inner, ((h - inner[0]) // 2, (w - inner[1]) // 2))
-    return on_grey(image if inner == original else resized(image, *inner), (h, w), place.corner), place
-
-
-def centred(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
-    """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
-    h, w = image.shape[:2]
-    ratio = max(size[0] / h, size[1] / w)
-    inner = round(h * ratio), round(w * ratio)
-    place = Letterbox((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
-    return augment.middle(image, size), place
-
-
-FITTINGS = {"letterbox": letterboxed, "middle": centred}  # by the name that a task says

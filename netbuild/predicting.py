@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from netbuild import sources
-from netbuild.augment import Image
+from netbuild.data.fitting import FITTINGS, Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
 from netbuild.exported import OnnxNetwork, is_exported, open_exported
@@ -19,7 +19,6 @@ from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
-from netbuild.pictures import FITTINGS
 from netbuild.sources import Shot
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task

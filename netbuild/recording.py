@@ -9,12 +9,12 @@ from typing import Any
 
 from netbuild.data import overview
 from netbuild.data.dataset import Sample
+from netbuild.data.fitting import Letterbox
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
-from netbuild.tasks.boxes import Letterbox
 from netbuild.train import Trainer, Watch
 from netbuild.weights import checkpoint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from netbuild.augment import Image
+from netbuild.data.fitting import Image
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.predicting import Result
 from netbuild.system.files import whole

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from netbuild.augment import Image
+from netbuild.data.fitting import Image
 from netbuild.data.images import UnreadableImageError, is_picture, read_image
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.system.packages import cv2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from netbuild.costs.outputs import tensors_of
+from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import read_image
 from netbuild.drawing import charts
 from netbuild.drawing.annotated import Image, pillow
@@ -20,7 +21,6 @@ from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
-from netbuild.pictures import FITTINGS
 from netbuild.predicting import evaluating, trained_size
 from netbuild.report.diagram import EVERY, save
 from netbuild.report.diagram.layout import engine

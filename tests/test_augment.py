@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from netbuild import augment, settings
-from netbuild.augment import GREY, Scene
+from netbuild.augment import Scene
 from netbuild.data.dataset import Sample
+from netbuild.data.fitting import GREY
 from netbuild.pictures import ClassifySamples, classify_batch
 
 STILL = dict.fromkeys(

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import netbuild
+from netbuild.data.fitting import FITTINGS
 from netbuild.errors import NetbuildError
 from netbuild.export import base, export, making
 from netbuild.export.base import Job, Target, target
 from netbuild.export.proof import compare, pair_rows
 from netbuild.export.suppression import append
 from netbuild.grammar.locate import packaged
-from netbuild.pictures import FITTINGS
 from netbuild.tasks.nms import Filter, suppress
 
 onnx = pytest.importorskip("onnx")

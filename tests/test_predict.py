@@ -15,10 +15,10 @@ from small import TINY
 
 import netbuild
 from netbuild import predicting, saving, sources
+from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import UnreadableImageError, read_image
 from netbuild.drawing import annotated
 from netbuild.errors import NetbuildError
-from netbuild.pictures import FITTINGS
 from netbuild.tasks import task
 from netbuild.tasks.base import Task
 

@@ -18,8 +18,8 @@ from torchvision.ops import batched_nms, nms
 
 import netbuild
 from netbuild import runtime
+from netbuild.data.fitting import letterboxed
 from netbuild.data.images import read_image
-from netbuild.pictures import letterboxed
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -9,6 +9,7 @@ import torch
 
 import netbuild
 from netbuild import tasks
+from netbuild.data.fitting import Letterbox
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
@@ -16,7 +17,7 @@ from netbuild.modules import builders
 from netbuild.tasks import metrics, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
-from netbuild.tasks.boxes import Letterbox, ciou, giou, iou, pairwise, to_centres, to_corners
+from netbuild.tasks.boxes import ciou, giou, iou, pairwise, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, dfl_loss
 

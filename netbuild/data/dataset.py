@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError, did_you_mean
 
 Floats = NDArray[np.float64]
-Bytes = NDArray[np.uint8]
 
 DETECT, CLASSIFY = "detect", "classify"
 # How a problem weighs: a wrong label stops by default, an unreadable picture is dropped and listed, a note only tells.

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from netbuild.data.cache import cache_folder
-from netbuild.data.dataset import CLASSIFY, Bytes, Dataset, Floats, Part, Sample
-from netbuild.data.images import pillow
+from netbuild.data.dataset import CLASSIFY, Dataset, Floats, Part, Sample
+from netbuild.data.images import Bytes, pillow
 from netbuild.errors import MissingExtraError
 
 CLASSIFICATION, DETECTION = "digits", "digits-detect"

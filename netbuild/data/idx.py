@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.dataset import CLASSIFY, Bytes, Dataset, Part, Sample
+from netbuild.data.dataset import CLASSIFY, Dataset, Part, Sample
 from netbuild.data.files import read_bytes
+from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError
 
 MAX_VALUES = 2**31

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from netbuild.data.dataset import Bytes
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split(
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; what Pillow refuses too
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; converting them, Pillow would clip
+
+
+Bytes = NDArray[np.uint8]
 
 
 class UnreadableImageError(NetbuildError):

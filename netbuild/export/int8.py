@@ -11,12 +11,12 @@ import numpy as np
 
 from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
+from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import SUFFIXES, read_image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
-from netbuild.pictures import FITTINGS
 from netbuild.sources import natural
 from netbuild.training import validate
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
-from netbuild.tasks.boxes import Letterbox
 
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -96,7 +96,7 @@ class Task(ABC):
     """What is learnt from a head's outputs and how they are read.
 
     ``fitting`` is how a picture is brought to the network's size when it predicts, a name in
-    `netbuild.pictures.FITTINGS`; ``saves`` are the forms in which predictions can be kept, the usual one first.
+    `netbuild.data.fitting.FITTINGS`; ``saves`` are the forms in which predictions can be kept, the usual one first.
 
     Args:
         head: the network's last module.

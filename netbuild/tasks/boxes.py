@@ -1,6 +1,5 @@
 """Boxes: two ways to write them, how much two of them overlap, and the way back from a letterboxed image."""
 
-from dataclasses import dataclass
 from math import pi
 
 import torch
@@ -74,42 +73,3 @@ def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _hull(a: Tensor, b: Tensor) -> Tensor:
     """Width and height of the box that encloses both."""
     return torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-
-
-@dataclass(frozen=True)
-class Letterbox:
-    """Where an image lies in the canvas that the network sees; everything in pixels.
-
-    Args:
-        size: height and width of the image as it was.
-        inner: height and width to which it was resized; rounding makes the two ratios differ a little.
-        corner: top and left margin.
-    """
-
-    size: tuple[int, int]
-    inner: tuple[int, int]
-    corner: tuple[int, int]
-
-    @classmethod
-    def fit(cls, size: tuple[int, int], canvas: tuple[int, int], enlarge: bool = True) -> "Letterbox":
-        """Largest placement in the middle of a canvas of (height, width); of an odd margin the larger half is after."""
-        ratio = min(c / s for c, s in zip(canvas, size, strict=True))
-        ratio = ratio if enlarge else min(ratio, 1.0)
-        h, w = (max(round(s * ratio), 1) for s in size)
-        return cls(size, (h, w), ((canvas[0] - h) // 2, (canvas[1] - w) // 2))
-
-    def apply(self, boxes: Tensor) -> Tensor:
-        """Corner boxes (..., 4) in pixels of the image to pixels of the canvas."""
-        ratio, margin = self._map(boxes)
-        return boxes * ratio + margin
-
-    def undo(self, boxes: Tensor) -> Tensor:
-        """Corner boxes (..., 4) in pixels of the canvas to pixels of the image, cut at its edges."""
-        ratio, margin = self._map(boxes)
-        h, w = self.size
-        return ((boxes - margin) / ratio).clamp(min=0).minimum(boxes.new_tensor([w, h, w, h]))
-
-    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        y, x = (inner / size for inner, size in zip(self.inner, self.size, strict=True))
-        top, left = self.corner
-        return like.new_tensor([x, y, x, y]), like.new_tensor([left, top, left, top])

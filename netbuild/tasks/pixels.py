@@ -8,9 +8,9 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.costs.outputs import first_tensor
+from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.tasks.base import ReadTask, Record, View
-from netbuild.tasks.boxes import Letterbox
 
 
 class PixelTask(ReadTask):

@@ -1,0 +1,106 @@
+"""A picture brought to the network's size, by letterbox or centre crop, and coordinates back again."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netbuild.system.packages import cv2
+
+Image = NDArray[np.uint8]  # (H, W, C)
+GREY = 114  # of what no picture covers
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where an image lies in the canvas that the network sees; everything in pixels.
+
+    Args:
+        size: height and width of the image as it was.
+        inner: height and width to which it was resized; rounding makes the two ratios differ a little.
+        corner: top and left margin.
+    """
+
+    size: tuple[int, int]
+    inner: tuple[int, int]
+    corner: tuple[int, int]
+
+    @classmethod
+    def fit(cls, size: tuple[int, int], canvas: tuple[int, int], enlarge: bool = True) -> "Letterbox":
+        """Largest placement in the middle of a canvas of (height, width); of an odd margin the larger half is after."""
+        ratio = min(c / s for c, s in zip(canvas, size, strict=True))
+        ratio = ratio if enlarge else min(ratio, 1.0)
+        h, w = (max(round(s * ratio), 1) for s in size)
+        return cls(size, (h, w), ((canvas[0] - h) // 2, (canvas[1] - w) // 2))
+
+    def apply(self, boxes: Tensor) -> Tensor:
+        """Corner boxes (..., 4) in pixels of the image to pixels of the canvas."""
+        ratio, margin = self._map(boxes)
+        return boxes * ratio + margin
+
+    def undo(self, boxes: Tensor) -> Tensor:
+        """Corner boxes (..., 4) in pixels of the canvas to pixels of the image, cut at its edges."""
+        ratio, margin = self._map(boxes)
+        h, w = self.size
+        return ((boxes - margin) / ratio).clamp(min=0).minimum(boxes.new_tensor([w, h, w, h]))
+
+    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        y, x = (inner / size for inner, size in zip(self.inner, self.size, strict=True))
+        top, left = self.corner
+        return like.new_tensor([x, y, x, y]), like.new_tensor([left, top, left, top])
+
+
+def resized(image: Image, h: int, w: int) -> Image:
+    """A picture of another size: (h, w, C)."""
+    cv = cv2()
+    smaller = h < image.shape[0] or w < image.shape[1]
+    out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
+    return out.reshape(h, w, -1)
+
+
+def middle(image: Image, size: tuple[int, int]) -> Image:
+    """The middle of a picture, as much of it as the shape allows."""
+    h, w = image.shape[:2]
+    ratio = min(h / size[0], w / size[1])
+    ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
+    top, left = (h - ch) // 2, (w - cw) // 2
+    return resized(image[top : top + ch, left : left + cw], *size)
+
+
+def on_grey(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
+    """A picture laid on a grey canvas of (height, width), its top and left at the corner, cut at the edges."""
+    (height, width), (top, left) = canvas, corner
+    out = np.full((height, width, image.shape[2]), GREY, np.uint8)
+    h, w = min(image.shape[0], height - top), min(image.shape[1], width - left)
+    out[top : top + h, left : left + w] = image[:h, :w]
+    return out
+
+
+def letterboxed(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+    """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
+
+    Args:
+        image: the picture; a small one is enlarged.
+        size: height and width that it may have.
+        stride: both sides of the canvas are multiples of it.
+        rect: whether the canvas is as narrow as the picture allows; without, as large as the size.
+    """
+    original = image.shape[0], image.shape[1]
+    inner = Letterbox.fit(original, size).inner
+    h, w = (ceil(side / stride) * stride for side in (inner if rect else size))
+    place = Letterbox(original, inner, ((h - inner[0]) // 2, (w - inner[1]) // 2))
+    return on_grey(image if inner == original else resized(image, *inner), (h, w), place.corner), place
+
+
+def centred(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+    """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
+    h, w = image.shape[:2]
+    ratio = max(size[0] / h, size[1] / w)
+    inner = round(h * ratio), round(w * ratio)
+    place = Letterbox((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return middle(image, size), place
+
+
+FITTINGS = {"letterbox": letterboxed, "middle": centred}  # by the name that a task says
