@@ -16,11 +16,11 @@ from places import DATA, needs_data
 
 from netbuild import NetbuildError
 from netbuild.data import open_data, scan
-from netbuild.data.idx import read_idx
+from netbuild.data.formats.idx import read_idx
+from netbuild.data.formats.labels import LabelFile, Rules
+from netbuild.data.formats.voc import parse_xml
 from netbuild.data.images import UnreadableImageError, decode, look, read_image
-from netbuild.data.labels import LabelFile, Rules
 from netbuild.data.statistics import check, stats, stats_text
-from netbuild.data.voc import parse_xml
 from netbuild.errors import MissingExtraError
 
 

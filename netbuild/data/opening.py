@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from netbuild.data import embedded
-from netbuild.data.coco import annotation_files, open_coco
 from netbuild.data.dataset import Dataset
-from netbuild.data.folders import open_folders
-from netbuild.data.idx import is_idx, open_idx
-from netbuild.data.tables import is_tables, open_tables
-from netbuild.data.voc import is_voc, open_voc
-from netbuild.data.yolo import open_yolo
+from netbuild.data.formats.coco import annotation_files, open_coco
+from netbuild.data.formats.folders import open_folders
+from netbuild.data.formats.idx import is_idx, open_idx
+from netbuild.data.formats.tables import is_tables, open_tables
+from netbuild.data.formats.voc import is_voc, open_voc
+from netbuild.data.formats.yolo import open_yolo
 from netbuild.errors import NetbuildError, did_you_mean
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from netbuild.data.cache import cache_folder, write_whole
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Problem, Sample
+from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import Facts, UnreadableImageError, content, look, pillow
-from netbuild.data.labels import COUNTED_FROM_1
 from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
 
 SHOWN = 10  # problems of a kind that the text lists; the dict has all

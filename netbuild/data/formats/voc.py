@@ -13,9 +13,9 @@ from typing import Any
 from xml.parsers import expat
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Part, Problem, Sample
-from netbuild.data.files import read_text
+from netbuild.data.formats.files import read_text
+from netbuild.data.formats.labels import ROUNDING, Objects, WrongObjectError, fit_box, spoilt
 from netbuild.data.images import is_picture
-from netbuild.data.labels import ROUNDING, Objects, WrongObjectError, fit_box, spoilt
 from netbuild.errors import NetbuildError, shorten
 
 MAX_XML = 16 * 2**20  # bytes

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from netbuild.data.dataset import CLASSIFY, LABEL, Dataset, Part, Problem, Sample
-from netbuild.data.files import read_text
+from netbuild.data.formats.files import read_text
 from netbuild.errors import NetbuildError, shorten
 
 _COLUMNS = ("path", "label", "split")

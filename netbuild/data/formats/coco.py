@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
-from netbuild.data.files import read_text
-from netbuild.data.labels import Objects, WrongObjectError, fit_box, spoilt
+from netbuild.data.formats.files import read_text
+from netbuild.data.formats.labels import Objects, WrongObjectError, fit_box, spoilt
 from netbuild.errors import NetbuildError, shorten
 
 _SPLITS = ("train", "val", "test")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from netbuild.data.dataset import CLASSIFY, Dataset, Part, Sample
-from netbuild.data.files import read_bytes
+from netbuild.data.formats.files import read_bytes
 from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
-from netbuild.data.files import left_out, pictures_below, read_text
-from netbuild.data.labels import LabelFile, Rules, spoilt
+from netbuild.data.formats.files import left_out, pictures_below, read_text
+from netbuild.data.formats.labels import LabelFile, Rules, spoilt
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from netbuild.data.dataset import CLASSIFY, LABEL, NOTE, Dataset, Part, Problem, Sample
-from netbuild.data.files import left_out, pictures_below, subfolders
+from netbuild.data.formats.files import left_out, pictures_below, subfolders
 from netbuild.errors import NetbuildError
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
