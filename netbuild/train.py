@@ -20,7 +20,7 @@ from torch import nn
 from netbuild import optim, parallel, state
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.feed import Batch, Feed
+from netbuild.feed.loader import Batch, Feed
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.state import Progress

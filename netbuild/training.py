@@ -17,10 +17,7 @@ from netbuild.data.scan import Report
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
-from netbuild.feed import Collate, Feed, Kept, Samples
-from netbuild.graph.network import Network
-from netbuild.graph.opening import open_graph
-from netbuild.pictures import (
+from netbuild.feed.boxes import (
     ClassifySamples,
     DetectSamples,
     FixedSamples,
@@ -28,6 +25,9 @@ from netbuild.pictures import (
     classify_batch,
     detect_batch,
 )
+from netbuild.feed.loader import Collate, Feed, Kept, Samples
+from netbuild.graph.network import Network
+from netbuild.graph.opening import open_graph
 from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device

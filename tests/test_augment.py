@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from netbuild import augment, settings
-from netbuild.augment import Scene
+from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import GREY
-from netbuild.pictures import ClassifySamples, classify_batch
+from netbuild.feed import scenes
+from netbuild.feed.boxes import ClassifySamples, classify_batch
+from netbuild.feed.scenes import Scene
 
 STILL = dict.fromkeys(
     ("mosaic", "degrees", "translate", "scale", "shear", "hsv_h", "hsv_s", "hsv_v", "flip_lr", "erasing"), 0.0
@@ -43,8 +44,8 @@ def painted(image, kind):
 def test_outlines_give_tighter_boxes_than_corners(seed):
     s = chosen(degrees=45.0, scale=0.2)
     start = scene((60, 60, 30))
-    found = augment.warped(start, 120, np.random.default_rng(seed), s)
-    plain = augment.warped(Scene(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
+    found = scenes.warped(start, 120, np.random.default_rng(seed), s)
+    plain = scenes.warped(Scene(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
     assert found.boxes[0, 1:] == pytest.approx(painted(found.image, 0), abs=2.5)
     assert np.array_equal(found.image, plain.image)
     assert (plain.boxes[0, 1:3] <= found.boxes[0, 1:3] + 1e-9).all()
@@ -54,7 +55,7 @@ def test_outlines_give_tighter_boxes_than_corners(seed):
     )
 
 
-@pytest.mark.parametrize("flip", [augment.flip, augment.upside_down])
+@pytest.mark.parametrize("flip", [scenes.flip, scenes.upside_down])
 def test_mirrored_twice_is_the_same(flip):
     start = scene((40, 50, 20), (90, 80, 10))
     once, twice = flip(start), flip(flip(start))
@@ -68,33 +69,33 @@ def test_mirrored_twice_is_the_same(flip):
 def test_what_is_not_changed_stays_where_it_is():
     """Places are those of pixels' corners: half a pixel's shift is a loss that no one sees."""
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
-    same = augment.swayed(image, (32, 32), np.random.default_rng(0), chosen())
+    same = scenes.swayed(image, (32, 32), np.random.default_rng(0), chosen())
     want = cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR)
     assert np.abs(same[..., 0].astype(int) - want).max() <= 2
     start = scene((60, 60, 30))
-    still = augment.warped(start, 120, np.random.default_rng(0), chosen())
+    still = scenes.warped(start, 120, np.random.default_rng(0), chosen())
     assert np.array_equal(still.image, start.image)
     assert np.array_equal(still.boxes, start.boxes)
 
 
 def test_copies_are_pasted_where_there_is_room():
     start = scene((25, 30, 15), (60, 90, 20))  # the second one's mirrored self lies upon it
-    found = augment.pasted(start, 1.0)
+    found = scenes.pasted(start, 1.0)
     assert found.boxes[:, 0].tolist() == [0, 1, 0]
     copy = found.boxes[2, 1:]
     assert copy == pytest.approx([120 - 40, 15, 120 - 10, 45])
     inside = found.image[int(copy[1]) + 8 : int(copy[3]) - 8, int(copy[0]) + 8 : int(copy[2]) - 8]
     assert (inside == 150).all()
     assert (found.image[16:20, 81:85] == start.image[16:20, 81:85]).all()  # outside of the outline nothing changes
-    assert len(augment.pasted(start, 0.4).boxes) == 3
-    assert len(augment.pasted(Scene(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
+    assert len(scenes.pasted(start, 0.4).boxes) == 3
+    assert len(scenes.pasted(Scene(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_patch_brings_its_objects_and_hides_none(seed):
     start, other = scene((25, 30, 15)), scene((60, 60, 50))
     other.boxes[:, 0] = 1
-    found = augment.patched(start, other, np.random.default_rng(seed))
+    found = scenes.patched(start, other, np.random.default_rng(seed))
     assert found.boxes[0].tolist() == start.boxes[0].tolist()
     assert (found.image[20:40, 20:30] == start.image[20:40, 20:30]).all()
     for box in found.boxes[1:]:
@@ -103,7 +104,7 @@ def test_a_patch_brings_its_objects_and_hides_none(seed):
 
 
 def test_four_pictures_keep_their_outlines():
-    found = augment.mosaic([scene((60, 60, 30)) for _ in range(4)], 120, np.random.default_rng(3))
+    found = scenes.mosaic([scene((60, 60, 30)) for _ in range(4)], 120, np.random.default_rng(3))
     assert found.image.shape == (240, 240, 3)
     assert len(found.outlines) == len(found.boxes)
     for (_, *box), outline in zip(found.boxes, found.outlines, strict=True):
@@ -112,7 +113,7 @@ def test_four_pictures_keep_their_outlines():
 
 
 def test_two_pictures_of_one_size_are_laid_over_each_other():
-    found = augment.mixed(scene((25, 30, 15)), scene((90, 90, 15)), np.random.default_rng(0))
+    found = scenes.mixed(scene((25, 30, 15)), scene((90, 90, 15)), np.random.default_rng(0))
     assert len(found.boxes) == len(found.outlines) == 2
     assert 80 < found.image[30, 25, 0] < 100  # about half of 150 and half of 30
 
@@ -122,18 +123,18 @@ def test_shares_of_classes_are_those_of_pixels(cut):
     black, white = np.zeros((40, 50, 3), np.uint8), np.full((40, 50, 3), 255, np.uint8)
     shares = []
     for seed in range(20):
-        image, share = augment.blended(black, white, np.random.default_rng(seed), cut)
+        image, share = scenes.blended(black, white, np.random.default_rng(seed), cut)
         assert 1 - image.mean() / 255 == pytest.approx(share, abs=0.01)
         shares.append(share)
     assert len(set(shares)) > 15
     assert not black.any()
 
 
-@pytest.mark.parametrize("name", augment.POLICIES)
+@pytest.mark.parametrize("name", scenes.POLICIES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_policies_follow_the_generator_alone(name, channels):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
-    policy, state = augment.by_policy(name), torch.random.get_rng_state()
+    policy, state = scenes.by_policy(name), torch.random.get_rng_state()
     found = [policy(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
     assert np.array_equal(found[0], found[1])
     assert any(not np.array_equal(found[0], other) for other in found[2:])
@@ -143,8 +144,8 @@ def test_policies_follow_the_generator_alone(name, channels):
 
 def test_erasing_paints_over_a_part():
     image = np.zeros((60, 60, 3), np.uint8)
-    assert augment.erased(image, np.random.default_rng(0), 0.0) is image
-    parts = [(augment.erased(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
+    assert scenes.erased(image, np.random.default_rng(0), 0.0) is image
+    parts = [(scenes.erased(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
     assert min(parts) > 0.01
     assert max(parts) < 0.34
     assert not image.any()
@@ -162,6 +163,6 @@ def test_mixed_batches_have_shares_of_classes():
 
 
 def test_grey_frames_what_no_picture_covers():
-    found = augment.warped(scene(side=40), 120, np.random.default_rng(0), chosen())
+    found = scenes.warped(scene(side=40), 120, np.random.default_rng(0), chosen())
     assert (found.image[0, 0] == GREY).all()
     assert (found.image[60, 60] == 30).all()

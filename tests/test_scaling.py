@@ -13,7 +13,7 @@ import torch
 
 import netbuild
 from netbuild import settings
-from netbuild.feed import Feed
+from netbuild.feed.loader import Feed
 from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
 from netbuild.tasks.classify import ClassifyTask

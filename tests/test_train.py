@@ -14,7 +14,7 @@ import torch
 
 import netbuild
 from netbuild import NetbuildError, musgd, optim, settings
-from netbuild.feed import Feed
+from netbuild.feed.loader import Feed
 from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.train import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from netbuild import settings, training
-from netbuild.augment import Scene, flipped, warped
 from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
+from netbuild.feed.boxes import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
+from netbuild.feed.scenes import Scene, flipped, warped
 from netbuild.grammar import header
-from netbuild.pictures import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
 from netbuild.tasks.boxes import to_corners
 
 PLAIN = settings.load(

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from netbuild import augment
-from netbuild.augment import Boxes, Scene
 from netbuild.data import fitting
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image, Letterbox, on_grey, resized
-from netbuild.feed import Batch, Kept
+from netbuild.feed import scenes as augment
+from netbuild.feed.loader import Batch, Kept
+from netbuild.feed.scenes import Boxes, Scene
 from netbuild.settings import Settings
 
 # -- detection --------------------------------------------------------------------------------------------------------
