@@ -13,18 +13,12 @@ from netbuild import parallel
 from netbuild import settings as settings_of
 from netbuild.data import open_data, scan
 from netbuild.data.dataset import Dataset
-from netbuild.data.scan import Report
+from netbuild.data.scanning import Report
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
-from netbuild.feed.boxes import (
-    ClassifySamples,
-    DetectSamples,
-    FixedSamples,
-    NarrowSamples,
-    classify_batch,
-    detect_batch,
-)
+from netbuild.feed.boxes import DetectSamples, FixedSamples, NarrowSamples, detect_batch
+from netbuild.feed.labels import ClassifySamples, classify_batch
 from netbuild.feed.loader import Collate, Feed, Kept, Samples
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph

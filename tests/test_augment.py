@@ -8,8 +8,8 @@ import torch
 from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import GREY
-from netbuild.feed import scenes
-from netbuild.feed.boxes import ClassifySamples, classify_batch
+from netbuild.feed import pictures, scenes
+from netbuild.feed.labels import ClassifySamples, classify_batch
 from netbuild.feed.scenes import Scene
 
 STILL = dict.fromkeys(
@@ -69,7 +69,7 @@ def test_mirrored_twice_is_the_same(flip):
 def test_what_is_not_changed_stays_where_it_is():
     """Places are those of pixels' corners: half a pixel's shift is a loss that no one sees."""
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
-    same = scenes.swayed(image, (32, 32), np.random.default_rng(0), chosen())
+    same = pictures.swayed(image, (32, 32), np.random.default_rng(0), chosen())
     want = cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR)
     assert np.abs(same[..., 0].astype(int) - want).max() <= 2
     start = scene((60, 60, 30))
@@ -123,18 +123,18 @@ def test_shares_of_classes_are_those_of_pixels(cut):
     black, white = np.zeros((40, 50, 3), np.uint8), np.full((40, 50, 3), 255, np.uint8)
     shares = []
     for seed in range(20):
-        image, share = scenes.blended(black, white, np.random.default_rng(seed), cut)
+        image, share = pictures.blended(black, white, np.random.default_rng(seed), cut)
         assert 1 - image.mean() / 255 == pytest.approx(share, abs=0.01)
         shares.append(share)
     assert len(set(shares)) > 15
     assert not black.any()
 
 
-@pytest.mark.parametrize("name", scenes.POLICIES)
+@pytest.mark.parametrize("name", pictures.POLICIES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_policies_follow_the_generator_alone(name, channels):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
-    policy, state = scenes.by_policy(name), torch.random.get_rng_state()
+    policy, state = pictures.by_policy(name), torch.random.get_rng_state()
     found = [policy(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
     assert np.array_equal(found[0], found[1])
     assert any(not np.array_equal(found[0], other) for other in found[2:])
@@ -144,8 +144,8 @@ def test_policies_follow_the_generator_alone(name, channels):
 
 def test_erasing_paints_over_a_part():
     image = np.zeros((60, 60, 3), np.uint8)
-    assert scenes.erased(image, np.random.default_rng(0), 0.0) is image
-    parts = [(scenes.erased(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
+    assert pictures.erased(image, np.random.default_rng(0), 0.0) is image
+    parts = [(pictures.erased(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
     assert min(parts) > 0.01
     assert max(parts) < 0.34
     assert not image.any()

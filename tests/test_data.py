@@ -366,7 +366,7 @@ def test_what_is_known_of_pictures_is_kept_and_never_stale(tmp_path, cache, monk
     first = scan(open_data(file))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     looked = []
-    monkeypatch.setattr("netbuild.data.scan.look", lambda data, name: looked.append(name) or look(data, name))
+    monkeypatch.setattr("netbuild.data.scanning.look", lambda data, name: looked.append(name) or look(data, name))
     second = scan(open_data(file))
     assert looked == []
     assert second.to_dict() == first.to_dict()

@@ -11,7 +11,8 @@ from netbuild import settings, training
 from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
-from netbuild.feed.boxes import ClassifySamples, DetectSamples, NarrowSamples, detect_batch
+from netbuild.feed.boxes import DetectSamples, NarrowSamples, detect_batch
+from netbuild.feed.labels import ClassifySamples
 from netbuild.feed.scenes import Scene, flipped, warped
 from netbuild.grammar import header
 from netbuild.tasks.boxes import to_corners

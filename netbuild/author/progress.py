@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from netbuild.data.scan import Report
+from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
 from netbuild.system.processes import is_first
 from netbuild.train import Reporter, Trainer

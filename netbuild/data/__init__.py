@@ -2,6 +2,6 @@
 
 from netbuild.data.dataset import Dataset, Part, Problem, Sample
 from netbuild.data.opening import open_data
-from netbuild.data.scan import Report, scan
+from netbuild.data.scanning import Report, scan
 
 __all__ = ["Dataset", "Part", "Problem", "Report", "Sample", "open_data", "scan"]

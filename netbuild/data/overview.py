@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from netbuild.data.dataset import Sample
-from netbuild.data.scan import Report
+from netbuild.data.scanning import Report
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.errors import NetbuildError

@@ -8,7 +8,7 @@ import numpy as np
 
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.opening import open_data
-from netbuild.data.scan import Report, scan
+from netbuild.data.scanning import Report, scan
 from netbuild.errors import NetbuildError
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's borders between small, medium and large (arXiv 1405.0312)
@@ -28,7 +28,7 @@ def check(
 ) -> tuple[Report, list[NetbuildError]]:
     """Scan a data set: the report, and what forbids its use (nothing if it may be used).
 
-    The arguments are those of `netbuild.data.scan.scan` and of its report's ``faults``.
+    The arguments are those of `netbuild.data.scanning.scan` and of its report's ``faults``.
 
     Raises:
         NetbuildError: if the data set cannot be opened.

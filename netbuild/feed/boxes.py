@@ -1,6 +1,6 @@
 """Samples of a data set as a network learns them: read, changed by chance, brought to one size, stacked to batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from netbuild.data import fitting
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image, Letterbox, on_grey, resized
+from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Kept
+from netbuild.feed.loader import Batch, Kept, tensor_of
 from netbuild.feed.scenes import Boxes, Scene
 from netbuild.settings import Settings
-
-# -- detection --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -97,7 +95,7 @@ class DetectSamples:
         for chance, combined in ((s.mixup, augment.mixed), (s.cutmix, augment.patched)):
             if composing and chance and rng.random() < chance:
                 scene = combined(scene, self.composed(int(rng.integers(len(self))), rng, composing), rng)
-        image = augment.recoloured(scene.image, rng, s)
+        image = pictures.recoloured(scene.image, rng, s)
         return augment.flipped(Scene(image, scene.boxes, scene.outlines), rng, s)
 
     def composed(self, index: int, rng: Generator, composing: bool) -> Scene:
@@ -201,76 +199,3 @@ def detect_batch(items: Sequence[dict[str, Any]]) -> Batch:
         "index": index,
         "letterbox": [item["letterbox"] for item in items],
     }
-
-
-# -- classification ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class ClassifySamples:
-    """Pictures with a class.
-
-    Args:
-        samples: what is fed.
-        size: height and width of the network's image.
-        channels: of it.
-        settings: of augmentation; without, the middle of each picture is taken.
-        nc: classes, where pictures are mixed and have several.
-        kept: where pictures stay that were read.
-    """
-
-    samples: Sequence[Sample]
-    size: tuple[int, int]
-    channels: int = 3
-    settings: Settings | None = None
-    nc: int = 0
-    kept: Kept = field(default_factory=Kept)
-    policy: Callable[[Image, Generator], Image] | None = field(default=None, init=False)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def get(self, index: int, rng: Generator, epoch: int) -> tuple[torch.Tensor, Any]:
-        """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
-        s, label = self.settings, int(self.samples[index].label or 0)
-        if s is None:
-            return tensor_of(fitting.middle(self.kept.get(index, self.read), self.size)), label
-        image = self.changed(index, rng, s)
-        if not s.mixup and not s.cutmix:
-            return tensor_of(image), label
-        target = np.zeros(self.nc, np.float32)
-        target[label] = 1
-        for chance, cut in ((s.mixup, False), (s.cutmix, True)):
-            if rng.random() < chance:
-                other = int(rng.integers(len(self)))
-                image, share = augment.blended(image, self.changed(other, rng, s), rng, cut)
-                target *= share
-                target[int(self.samples[other].label or 0)] += 1 - share
-        return tensor_of(image), target
-
-    def read(self, index: int) -> Image:
-        """A picture as it is."""
-        return self.samples[index].image(self.channels)
-
-    def changed(self, index: int, rng: Generator, s: Settings) -> Image:
-        """A picture changed by chance, as training sees it."""
-        image = self.kept.get(index, self.read)
-        image = (augment.cropped if s.crop else augment.swayed)(image, self.size, rng, s)
-        if s.policy in augment.POLICIES:
-            self.policy = self.policy or augment.by_policy(s.policy)
-            image = self.policy(image, rng)
-        else:  # a policy changes colours too
-            image = augment.recoloured(image, rng, s)
-        image = augment.flipped(Scene(image, np.zeros((0, 5)), ()), rng, s).image
-        return augment.erased(image, rng, s.erasing or 0.0)
-
-
-def tensor_of(image: Image) -> torch.Tensor:
-    """A picture (H, W, C) as (C, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
-    """Pictures with classes as a batch."""
-    images, classes = zip(*items, strict=True)
-    return {"images": torch.stack(images), "classes": torch.from_numpy(np.stack(classes))}

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from netbuild.data.fitting import Image
+
 Batch = dict[str, Any]
 Collate = Callable[[Any], Batch]
 
@@ -143,3 +145,8 @@ class _Made(Dataset[Any]):
     def __getitem__(self, place: tuple[int, int]) -> Any:
         epoch, index = place
         return self.samples.get(index, np.random.default_rng((self.seed, epoch, index)), epoch)
+
+
+def tensor_of(image: Image) -> torch.Tensor:
+    """A picture (H, W, C) as (C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

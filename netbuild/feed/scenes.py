@@ -5,19 +5,19 @@ Copy-paste: 2012.07177. Random erasing: 1708.04896. Random resized crops: 1409.4
 RandAugment 1909.13719, TrivialAugment 2103.10158, AugMix 1912.02781.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import cos, exp, log, pi, sin, sqrt, tan
+from math import sqrt
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from netbuild.data.fitting import GREY, Image, resized
+from netbuild.data.fitting import GREY, Image
+from netbuild.feed.geometry import affine, drawn, hole
 from netbuild.settings import Settings
-from netbuild.system.packages import cv2, package
+from netbuild.system.packages import cv2
 
 Floats = NDArray[np.float64]
 Boxes = Floats  # (N, 5): class, then corners in pixels
@@ -106,13 +106,6 @@ def patched(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene
     return scene
 
 
-def hole(size: tuple[int, int], share: float, rng: Generator) -> tuple[int, int, int, int]:
-    """Corners of a rectangle with this share of the sides (height, width), around any point, cut at the edges."""
-    (h, w), (y, x) = size, (int(rng.integers(side)) for side in size)
-    half_h, half_w = int(h * share / 2), int(w * share / 2)
-    return max(x - half_w, 0), max(y - half_h, 0), min(x + half_w, w), min(y + half_h, h)
-
-
 def covered(boxes: Boxes, others: Floats) -> Floats:
     """(N,) the largest part of each box (N, 5) that one of the others (M, 4) covers."""
     if not len(boxes) or not len(others):
@@ -141,41 +134,11 @@ def pasted(scene: Scene, share: float) -> Scene:
 # -- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def affine(shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings) -> tuple[Any, float]:
-    """A matrix (2, 3) that brings the middle of (height, width) near that of a size, and by how much it enlarges.
-
-    Args:
-        shape: of the picture.
-        size: height and width of what it becomes.
-        fit: enlargement before chance adds its own.
-        rng, s: chance and its bounds.
-    """
-    change, turned, away, sheared = (value or 0.0 for value in (s.scale, s.degrees, s.translate, s.shear))
-    angle = rng.uniform(-turned, turned) * pi / 180
-    scale = fit * rng.uniform(1 - change, 1 + change)
-    shear_x, shear_y = (tan(rng.uniform(-sheared, sheared) * pi / 180) for _ in range(2))
-    shift = [rng.uniform(0.5 - away, 0.5 + away) * side for side in reversed(size)]
-    turn = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
-    matrix = np.array([[1, shear_x], [shear_y, 1]]) @ turn
-    offset = np.array(shift) - matrix @ (shape[1] / 2, shape[0] / 2)
-    return np.concatenate((matrix, offset[:, None]), 1), scale
-
-
 def warped(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
     """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its objects."""
     matrix, scale = affine(scene.image.shape[:2], (size, size), 1.0, rng, s)
     image = drawn(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
     return replace(moved(scene, matrix, size, scale), image=image)
-
-
-def drawn(image: Image, matrix: Any, size: tuple[int, int], **border: Any) -> Image:
-    """A picture after an affine change (2, 3) of places, on a canvas of (height, width)."""
-    turn, offset = matrix[:, :2], matrix[:, 2]
-    # OpenCV counts from the middle of the first pixel, boxes and outlines from its corner.
-    offset = offset + turn @ (0.5, 0.5) - 0.5
-    cv = cv2()
-    out = cv.warpAffine(image, np.column_stack((turn, offset)), size[::-1], flags=cv.INTER_LINEAR, **border)
-    return out.reshape(*size, -1)
 
 
 def moved(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
@@ -224,81 +187,4 @@ def flipped(scene: Scene, rng: Generator, s: Settings) -> Scene:
 # -- colours ----------------------------------------------------------------------------------------------------------
 
 
-def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
-    """Hue, saturation and brightness of an RGB picture changed by chance."""
-    gains = rng.uniform(-1, 1, 3) * (s.hsv_h, s.hsv_s, s.hsv_v)
-    if not gains.any() or image.shape[2] != 3:
-        return image
-    cv, steps = cv2(), np.arange(256)
-    hue = (steps + 180 * gains[0]) % 180
-    others = [np.clip(steps * (1 + gain), 0, 255) for gain in gains[1:]]
-    table = np.stack((hue, *others), -1)[None].astype(np.uint8)  # of each channel what a value becomes
-    return cv.cvtColor(cv.LUT(cv.cvtColor(image, cv.COLOR_RGB2HSV), table), cv.COLOR_HSV2RGB)
-
-
 # -- pictures of classes ----------------------------------------------------------------------------------------------
-
-POLICIES = {
-    "randaugment": "RandAugment",
-    "autoaugment": "AutoAugment",
-    "trivialaugment": "TrivialAugmentWide",
-    "augmix": "AugMix",
-}
-
-
-def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
-    h, w = image.shape[:2]
-    area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(exp(rng.uniform(log(3 / 4), log(4 / 3))))
-    ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
-    top, left = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
-    return resized(image[top : top + ch, left : left + cw], *size)
-
-
-def swayed(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """The whole picture turned, scaled, sheared and shifted a little by chance; its edge is continued beyond it."""
-    h, w = image.shape[:2]
-    matrix, _ = affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
-    return drawn(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
-
-
-def by_policy(name: str) -> Callable[[Image, Generator], Image]:
-    """Torchvision's policy of this name, its chance taken from the generator that is handed in.
-
-    Raises:
-        MissingExtraError: without torchvision.
-    """
-    policy = getattr(package("torchvision.transforms.v2", "train"), POLICIES[name])()
-
-    def change(image: Image, rng: Generator) -> Image:
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
-            torch.manual_seed(int(rng.integers(2**62)))
-            out = policy(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
-        return out.numpy().transpose(1, 2, 0)
-
-    return change
-
-
-def erased(image: Image, rng: Generator, chance: float) -> Image:
-    """By chance with a rectangle of 2 to 33 % of its area painted in random grains."""
-    if rng.random() >= chance:
-        return image
-    h, w = image.shape[:2]
-    area, ratio = h * w * rng.uniform(0.02, 0.33), sqrt(exp(rng.uniform(log(0.3), log(3.3))))
-    eh, ew = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
-    top, left = int(rng.integers(h - eh + 1)), int(rng.integers(w - ew + 1))
-    image = image.copy()
-    image[top : top + eh, left : left + ew] = rng.integers(0, 256, (eh, ew, image.shape[2]), np.uint8)
-    return image
-
-
-def blended(image: Image, other: Image, rng: Generator, cut: bool) -> tuple[Image, float]:
-    """Two pictures of one size as one, and the share of the first: laid over each other, or one in a rectangle."""
-    if not cut:
-        share = float(rng.beta(0.2, 0.2))
-        return (image * share + other * (1 - share)).astype(np.uint8), share
-    h, w = image.shape[:2]
-    x1, y1, x2, y2 = hole((h, w), sqrt(1 - rng.beta(1, 1)), rng)
-    image = image.copy()
-    image[y1:y2, x1:x2] = other[y1:y2, x1:x2]
-    return image, 1 - (x2 - x1) * (y2 - y1) / (h * w)
