@@ -28,7 +28,7 @@ from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, rank, shared, world
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
-from netbuild.tasks.boxed import stride_of
+from netbuild.tasks.box_task import stride_of
 from netbuild.train import Trainer, inputs_of, merged, moved, overfit
 from netbuild.weights import checkpoint
 from netbuild.weights.building import build_graph, transfer

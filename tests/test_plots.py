@@ -18,7 +18,8 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
 from netbuild.tasks.base import picture
-from netbuild.tasks.metrics import ClassificationMetric, DetectionMetric
+from netbuild.tasks.classification_metric import ClassificationMetric
+from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.training import task_of
 
 QUICK = ("--batch", "64", "--device", "cpu", "-O", "workers=0", "-O", "lr=0.003")

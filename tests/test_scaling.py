@@ -16,9 +16,10 @@ from netbuild import settings
 from netbuild.feed.loader import Feed
 from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
+from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss
-from netbuild.tasks.metrics import ClassificationMetric, DetectionMetric
+from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.train import OutOfMemoryError, Trainer
 
 ROOT = Path(netbuild.__file__).parent.parent

@@ -14,10 +14,10 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.modules import builders
-from netbuild.tasks import metrics, nms
+from netbuild.tasks import classification_metric, detection_metric, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
-from netbuild.tasks.boxes import ciou, giou, iou, pairwise, to_centres, to_corners
+from netbuild.tasks.box_math import ciou, giou, iou, pairwise, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, dfl_loss
 
@@ -535,7 +535,7 @@ def test_a_one_to_one_head_passes_without_suppression(monkeypatch):
             [torch.randn(2, 16, 8, 8, generator=generator(1)), torch.randn(2, 16, 4, 4, generator=generator(2))]
         )
     task = DetectTask(head)
-    monkeypatch.setattr("netbuild.tasks.boxed.suppress", None)
+    monkeypatch.setattr("netbuild.tasks.box_task.suppress", None)
     found = task.decode(outputs, conf=0.0)
     assert [len(rows) for rows in found] == [40, 40]
     middle = outputs[0][0, 20, 4].item()
@@ -565,7 +565,7 @@ def test_without_a_working_torchvision_suppression_says_what_is_missing(monkeypa
 def detections(images=12, objects=9, nc=4, seed=0):
     """A metric that has seen random truths of all sizes, and detections near them, doubled, mistaken and invented."""
     g = generator(seed)
-    metric = metrics.DetectionMetric([f"c{i}" for i in range(nc)])
+    metric = detection_metric.DetectionMetric([f"c{i}" for i in range(nc)])
     side = 400
     for _ in range(images // 3):
         index = torch.arange(3).repeat_interleave(objects)
@@ -601,7 +601,7 @@ def test_map_equals_pycocotools(images, objects, capsys):
     peer.summarize()
     capsys.readouterr()
     result = metric.result()
-    found = [result[name] for name in metrics._COCO]
+    found = [result[name] for name in detection_metric._COCO]
     assert found == pytest.approx(peer.stats.tolist(), abs=1e-6)
     assert 0.1 < result["mAP50-95"] < result["mAP50"] < 1
     table = metric.classes()
@@ -613,7 +613,7 @@ def test_map_equals_pycocotools(images, objects, capsys):
 
 def small_metric():
     """Two images of 100 x 200. First: a found twice, b taken for a; second: b found at low confidence, b invented."""
-    metric = metrics.DetectionMetric(["a", "b"])
+    metric = detection_metric.DetectionMetric(["a", "b"])
     boxes = torch.tensor([[10.0, 10, 50, 50], [100, 20, 140, 60], [0, 0, 30, 30], [160, 0, 199, 30]])
     fractions = to_centres(boxes) / torch.tensor([200, 100, 200, 100])
     batch = {"images": torch.zeros(2, 3, 100, 200), "boxes": fractions, "classes": torch.tensor([0, 1, 1, 0])}
@@ -652,14 +652,14 @@ def test_a_detection_claims_the_best_object_and_others_get_none():
     found = np.array(
         [[1.5, 0, 11.5, 10, 0.9, 3], [2.5, 0, 12.5, 10, 0.8, 3], [0, 0, 10, 4, 0.7, 3], [0, 0, 9, 9, 0.6, 3]]
     )
-    assert metrics.claimed(found, true, 0.7).tolist() == [1, 0, 0, 1]
+    assert detection_metric.claimed(found, true, 0.7).tolist() == [1, 0, 0, 1]
     overlap = np.array([[0.8, 0.9], [0.0, 0.85], [0.3, 0.0]])
-    assert metrics.paired(overlap, 0.3) == [(0, 1)]
-    assert metrics.paired(overlap, 0.2) == [(0, 1), (2, 0)]
+    assert detection_metric.paired(overlap, 0.3) == [(0, 1)]
+    assert detection_metric.paired(overlap, 0.2) == [(0, 1), (2, 0)]
 
 
 def test_detections_and_truths_are_measured_in_the_original_images():
-    metric = metrics.DetectionMetric(["a"])
+    metric = detection_metric.DetectionMetric(["a"])
     box = Letterbox.fit((50, 200), (64, 64))
     true = torch.tensor([[20.0, 5, 80, 45]])
     placed = box.apply(true)
@@ -673,7 +673,7 @@ def test_detections_and_truths_are_measured_in_the_original_images():
 @pytest.mark.parametrize(("objects", "found", "value"), [(3, 0, 0.0), (0, 3, -1.0), (0, 0, -1.0)])
 def test_scores_without_objects_or_detections(objects, found, value):
     pytest.importorskip("faster_coco_eval")
-    metric = metrics.DetectionMetric(["a", "b"])
+    metric = detection_metric.DetectionMetric(["a", "b"])
     batch = {"images": torch.zeros(1, 3, 64, 64), "boxes": torch.full((objects, 4), 0.5)}
     batch |= {"classes": torch.zeros(objects), "index": torch.zeros(objects)}
     metric.update([torch.tensor([[0.0, 0, 9, 9, 0.9, 1]] * found).view(-1, 6)], batch)
@@ -720,7 +720,7 @@ def test_accuracy_of_the_first_and_of_five():
     assert metric.confusion()[0].tolist() == [1, 1, 0, 0, 1, 1, 0]
     assert metric.confusion().sum() == 4
     assert metric.classes()[0] == {"class": "a", "images": 1, "precision": 0.25, "recall": 1.0}
-    assert metrics.ClassificationMetric(["a", "b"]).result()["top1"] == 0
+    assert classification_metric.ClassificationMetric(["a", "b"]).result()["top1"] == 0
     with pytest.raises(ValueError, match="names"):
         ClassifyTask(torch.nn.Identity()).metric()
 

@@ -15,7 +15,7 @@ from netbuild.feed.boxes import DetectSamples, NarrowSamples, detect_batch
 from netbuild.feed.labels import ClassifySamples
 from netbuild.feed.scenes import Scene, flipped, warped
 from netbuild.grammar import header
-from netbuild.tasks.boxes import to_corners
+from netbuild.tasks.box_math import to_corners
 
 PLAIN = settings.load(
     flags={

@@ -17,8 +17,8 @@ _HOMES = {
     "segment": "segment:SegmentTask",
     "pose": "pose:PoseTask",
     "obb": "obb:TurnedTask",
-    "semantic": "pixels:SemanticTask",
-    "depth": "pixels:DepthTask",
+    "semantic": "maps:SemanticTask",
+    "depth": "maps:DepthTask",
 }
 _OWN: dict[str, type["Task"]] = {}
 T = TypeVar("T", bound="type[Task]")

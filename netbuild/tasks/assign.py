@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netbuild.tasks.boxes import ciou
+from netbuild.tasks.box_math import ciou
 
 EPS = 1e-9
 

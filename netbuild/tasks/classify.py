@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.errors import NetbuildError
 from netbuild.tasks.base import Batch, Losses, Record, Task, View, picture
-from netbuild.tasks.metrics import ClassificationMetric
+from netbuild.tasks.classification_metric import ClassificationMetric
 
 SHOWN = 5  # guesses of a picture
 

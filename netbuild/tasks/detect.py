@@ -14,9 +14,9 @@ from netbuild.layers.heads.detect import anchor_points
 from netbuild.system.packages import package
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
 from netbuild.tasks.base import Batch, Losses, Pool, alone, picture
-from netbuild.tasks.boxed import BoxTask
-from netbuild.tasks.boxes import ciou, to_corners
-from netbuild.tasks.metrics import CONFUSION, DetectionMetric
+from netbuild.tasks.box_math import ciou, to_corners
+from netbuild.tasks.box_task import BoxTask
+from netbuild.tasks.detection_metric import CONFUSION, DetectionMetric
 from netbuild.tasks.nms import Filter
 
 Raw = Mapping[str, Any]

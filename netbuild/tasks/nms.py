@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from netbuild.system.packages import package
-from netbuild.tasks.boxes import to_corners
+from netbuild.tasks.box_math import to_corners
 
 MOST = 30_000  # candidates of an image; suppression takes time and memory by their square
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.tasks.base import ReadTask, Record, View
-from netbuild.tasks.boxed import BoxTask
-from netbuild.tasks.boxes import to_corners
+from netbuild.tasks.box_math import to_corners
+from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.nms import Filter, best_rows, candidates
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.tasks.base import ReadTask, Record, View
-from netbuild.tasks.boxed import BoxTask
+from netbuild.tasks.box_task import BoxTask
 
 SEEN = 0.5  # least chance that a keypoint is seen, of those that are drawn
 

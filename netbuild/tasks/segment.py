@@ -9,7 +9,7 @@ from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.layers.heads.segment import mask_count
 from netbuild.tasks.base import ReadTask, Record, View
-from netbuild.tasks.boxed import BoxTask
+from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.nms import Filter
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from netbuild.drawing.annotated import Colour, Drawing, Image, colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.tasks.base import Record, Task, View, refuse
-from netbuild.tasks.boxes import to_corners
+from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.nms import Filter, best_rows, suppress
 
 
