@@ -10,7 +10,7 @@ _HOMES = {
     "build": "weights.building",
     "transfer": "weights.building",
     "eject": "ejecting",
-    "predict": "predicting",
+    "predict": "prediction.predictor",
     "check": "author.check",
     "diff": "author.diff",
     "save": "weights.checkpoint",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from netbuild.graph.options import Options as Options
     from netbuild.graph.resolve import resolve as resolve
     from netbuild.modules.own import module as module
-    from netbuild.predicting import predict as predict
+    from netbuild.prediction.predictor import predict as predict
     from netbuild.report.diagram import draw as draw
     from netbuild.report.summary import Summary as Summary
     from netbuild.report.summary import summarize as summarize

@@ -16,12 +16,12 @@ from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.exported import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.feed.boxes import DetectSamples, FixedSamples, NarrowSamples, detect_batch
 from netbuild.feed.labels import ClassifySamples, classify_batch
 from netbuild.feed.loader import Collate, Feed, Kept, Samples
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
+from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device

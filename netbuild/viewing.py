@@ -21,12 +21,12 @@ from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
-from netbuild.predicting import evaluating, trained_size
+from netbuild.prediction.predictor import evaluating, trained_size
+from netbuild.prediction.saving import check_folder
 from netbuild.report.diagram import EVERY, save
 from netbuild.report.diagram.layout import engine
 from netbuild.report.diagram.page import Picture, Section, page
 from netbuild.report.summary import summarize_graph
-from netbuild.saving import check_folder
 from netbuild.system.files import new_folder
 from netbuild.system.packages import package
 

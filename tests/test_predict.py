@@ -14,11 +14,11 @@ from places import CHECKPOINTS, DATA, needs_checkpoints
 from small import TINY
 
 import netbuild
-from netbuild import predicting, saving, sources
 from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import UnreadableImageError, read_image
 from netbuild.drawing import annotated
 from netbuild.errors import NetbuildError
+from netbuild.prediction import predictor, saving, sources
 from netbuild.tasks import task
 from netbuild.tasks.base import Task
 
@@ -364,8 +364,8 @@ def test_from_python_results_come_as_they_are_asked_for(here, detector):
 def test_size_is_that_of_training(here, detector):
     network = netbuild.build(detector)
     netbuild.save(network, here / "trained.safetensors", training={"settings": {"imgsz": 96}})
-    assert predicting.prepare(here / "trained.safetensors", device="cpu").size == (96, 96)
-    assert predicting.prepare(detector, device="cpu").size == (64, 64)
+    assert predictor.prepare(here / "trained.safetensors", device="cpu").size == (96, 96)
+    assert predictor.prepare(detector, device="cpu").size == (64, 64)
 
 
 def test_colours_and_names_are_told_apart():

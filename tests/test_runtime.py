@@ -18,9 +18,10 @@ from places import CHECKPOINTS, DATA, needs_checkpoints
 from small import TINY, network_of
 
 import netbuild
-from netbuild import inspecting, predicting, runtime
+from netbuild import inspecting, runtime
 from netbuild.data import fitting
 from netbuild.data.images import read_image
+from netbuild.prediction import predictor
 from netbuild.tasks import nms
 
 onnx = pytest.importorskip("onnx")
@@ -461,7 +462,7 @@ def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):
     assert done.code == 0, done.err
     assert "random" not in done.err
     assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "labels", "results.json"]
-    assert predicting.prepare("free.onnx", device="cpu").network.facts["names"] == NAMES
+    assert predictor.prepare("free.onnx", device="cpu").network.facts["names"] == NAMES
 
 
 # -- inspect ----------------------------------------------------------------------------------------------------------

@@ -53,10 +53,10 @@ def predict(
     refuse_code(file, modules, trust)
     import torch
 
-    from netbuild import saving
     from netbuild.author.progress import counting
-    from netbuild.predicting import prepare
-    from netbuild.sources import find, is_video
+    from netbuild.prediction import saving
+    from netbuild.prediction.predictor import prepare
+    from netbuild.prediction.sources import find, is_video
     from netbuild.system.files import new_folder
 
     found = find(pictures)

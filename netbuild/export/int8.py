@@ -17,7 +17,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
-from netbuild.sources import natural
+from netbuild.prediction.sources import natural
 from netbuild.training import validate
 
 PICTURES = 128  # that ranges are learnt from, unless told

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from netbuild import sources
 from netbuild.data.fitting import FITTINGS, Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, shorten
-from netbuild.exported import OnnxNetwork, is_exported, open_exported
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
-from netbuild.sources import Shot
+from netbuild.prediction import sources
+from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
+from netbuild.prediction.sources import Shot
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Record, Task, View, refuse

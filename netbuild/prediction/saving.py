@@ -11,7 +11,7 @@ from typing import Any
 
 from netbuild.data.fitting import Image
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.predicting import Result
+from netbuild.prediction.predictor import Result
 from netbuild.system.files import whole
 from netbuild.system.packages import cv2, package
 from netbuild.tasks.base import Task

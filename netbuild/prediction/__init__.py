@@ -1,0 +1,1 @@
+"""Pictures to findings: sources, predictor, saving; networks that run by onnxruntime."""
