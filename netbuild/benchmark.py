@@ -15,11 +15,12 @@ from netbuild.data import open_data
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.base import Job, Run, Target
-from netbuild.export.jobs import Wish, make_job, ranks
+from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import plain
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
+from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
 from netbuild.training import check_classes, check_task, task_name, validate
 from netbuild.weights.building import build_graph

@@ -17,10 +17,10 @@ from netbuild.drawing import charts
 from netbuild.drawing.annotated import Image, pillow
 from netbuild.drawing.sheets import encoded, write
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.export.jobs import facts, multiple_of, task_of
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
+from netbuild.prediction.contract import facts, multiple_of, task_of
 from netbuild.prediction.predictor import evaluating, trained_size
 from netbuild.prediction.saving import check_folder
 from netbuild.report.diagram import EVERY, save

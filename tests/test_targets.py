@@ -19,10 +19,11 @@ from netbuild.benchmark import benchmark, text
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.executorch import PARTS
-from netbuild.export.jobs import Wish, make_job, ranks
+from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import plain
 from netbuild.export.parts import taken_apart
 from netbuild.export.proof import ProofError, prove
+from netbuild.prediction.contract import ranks
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

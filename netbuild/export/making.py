@@ -19,10 +19,10 @@ from torch import nn
 
 from netbuild.errors import NetbuildError
 from netbuild.export.base import ANY, FLOAT, Job, Run, Target
-from netbuild.export.jobs import ranks, task_of
 from netbuild.export.parts import Halved
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
 from netbuild.graph.network import Network
+from netbuild.prediction.contract import ranks, task_of
 from netbuild.tasks.nms import Filter
 
 ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
