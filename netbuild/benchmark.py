@@ -22,7 +22,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
-from netbuild.training import check_classes, check_task, task_name, validate
+from netbuild.training.run import check_classes, check_task, task_name, validate
 from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # the row of the network as it is

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from netbuild import settings, training
+from netbuild import settings
 from netbuild.author.zoo import entries
-from netbuild.train import learnt
+from netbuild.training import run
+from netbuild.training.loop import learnt
 
 # What does not come to terms with 64 pixels, and rates of networks without batch norms.
 SIZES = {"alexnet": 128, "inception": 96, "lenet": 32, "vgg": 32, "vit": 32}
@@ -36,7 +37,7 @@ def test_each_family_of_classifiers_learns_a_batch(family):
         "lr": RATES.get(family, 0.002),
         "workers": 0,
     }
-    losses = training.overfit_batch(name, "digits", settings.load(None, chosen), scale=scale)
+    losses = run.overfit_batch(name, "digits", settings.load(None, chosen), scale=scale)
     assert losses[0] > 1.5  # nothing is known of ten classes at first
     assert min(losses[-5:]) < 0.1 * losses[0]
 
@@ -50,7 +51,7 @@ def test_each_family_of_classifiers_learns_a_batch(family):
 def test_each_kind_of_detector_learns_a_batch(name):
     steps, rate = (300, 0.001) if "tiny" in name else (200, 0.003)  # twelve million parameters, two levels
     chosen = {"epochs": steps, "batch": 4, "imgsz": 96, "lr": rate, "workers": 0, "mosaic": 0.0}
-    losses = training.overfit_batch(name, "digits-detect", settings.load(None, chosen))
+    losses = run.overfit_batch(name, "digits-detect", settings.load(None, chosen))
     assert learnt(losses), (losses[0], max(losses), losses[-5:])
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import recording
 from netbuild.author.progress import epoch_line, memory
 from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
@@ -20,7 +19,8 @@ from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
 from netbuild.tasks.base import picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detection_metric import DetectionMetric
-from netbuild.training import task_of
+from netbuild.training import recorder
+from netbuild.training.run import task_of
 
 QUICK = ("--batch", "64", "--device", "cpu", "-O", "workers=0", "-O", "lr=0.003")
 CHARTS = {"confusion.png", "labels.png", "losses.png", "metrics.png"}
@@ -77,7 +77,7 @@ def test_a_run_leaves_its_pictures_and_logs_and_a_resumed_one_brings_them_up_to_
     before = {name: image(folder / name) for name in pngs(folder)}
     assert all(min(found.shape[:2]) > 150 and found.std() > 10 for found in before.values())
     # A run that was killed after it logged epoch 3 and before it kept its state.
-    recording.log_row(recording.open_log(folder / "tensorboard", history(2)), {"epoch": 3, "top1": 7.0})
+    recorder.log_row(recorder.open_log(folder / "tensorboard", history(2)), {"epoch": 3, "top1": 7.0})
     more = cli("train", "--resume", folder, "--epochs", "3")
     assert more.code == 0, more.err
     with (folder / "results.csv").open(newline="") as file:
@@ -118,7 +118,7 @@ def test_drawing_leaves_chance_and_its_input_alone(tmp_path):
     kept, states = batch["images"].clone(), (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
     task = task_of(netbuild.build("lenet5.yaml"), NAMES[:10])
     torch.set_rng_state(states[0])  # of building the network
-    recording.show(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
+    recorder.show(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
     metric = ClassificationMetric(NAMES[:10])
     metric.update(torch.eye(10)[:3], batch)
     assert len(list(charts.draw(metric.plots(), tmp_path))) == 1
@@ -292,11 +292,11 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
     }
     found = [torch.tensor([[30.0, 20, 90, 70, 0.9, 1], [0, 0, 50, 50, 0.01, 2]]), torch.zeros(0, 6)]
     truth = task.draw_truth(batch, 0)
-    seen, none = (recording.seen(task, picture(batch["images"][i]), found[i]) for i in (0, 1))
+    seen, none = (recorder.seen(task, picture(batch["images"][i]), found[i]) for i in (0, 1))
     assert (truth.boxes.tolist(), truth.labels) == ([[32, 24, 96, 72]], ["dog"])
     assert (seen.boxes.tolist(), seen.labels) == ([[30, 20, 90, 70]], ["dog 0.90"])
     assert len(none.boxes) == 0
-    recording.show(task, batch, found, tmp_path / "val.png")
+    recorder.show(task, batch, found, tmp_path / "val.png")
     assert image(tmp_path / "val.png").shape[1] == 4 * (256 + 6) + 6
     metric = task.metric()
     metric.update(found, batch)

@@ -20,7 +20,7 @@ from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss
 from netbuild.tasks.detection_metric import DetectionMetric
-from netbuild.train import OutOfMemoryError, Trainer
+from netbuild.training.loop import OutOfMemoryError, Trainer
 
 ROOT = Path(netbuild.__file__).parent.parent
 NET = """
@@ -605,7 +605,7 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path):
 
 
 def test_sync_bn_keeps_the_keys_and_works_in_eval(tmp_path):
-    from netbuild.parallel import with_sync_bn
+    from netbuild.training.parallel import with_sync_bn
 
     network = netbuild.build("yolo11n.yaml", nc=2).eval()
     image, keys = torch.rand(1, 3, 64, 64), list(network.state_dict())

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import netbuild
-from netbuild import NetbuildError, musgd, optim, settings
+from netbuild import NetbuildError, settings
 from netbuild.feed.loader import Feed
 from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.train import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
+from netbuild.training import musgd, optimisers
+from netbuild.training.loop import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
 
 NET = """
 nc: 10
@@ -85,7 +86,7 @@ def test_it_learns_and_keeps_what_it_learnt(tmp_path):
     assert facts.training["epoch"] == progress.best_epoch
     network = run.network
     run.network = kept  # what is kept gives the measure that was told
-    run.average = optim.Average(kept, 0.9)
+    run.average = optimisers.Average(kept, 0.9)
     assert run.validate()["fitness"] == pytest.approx(facts.training["measures"]["fitness"])
     run.network = network
     lines = (tmp_path / "results.csv").read_text().splitlines()
@@ -215,7 +216,7 @@ def test_accumulated_batches_are_one_step(tmp_path):
 
 def test_groups_do_not_decay_norms_and_biases():
     network = netbuild.build("yolo11n.yaml")
-    plan = optim.plan(network, settings.load(flags={"optimizer": "sgd"}), 10)
+    plan = optimisers.plan(network, settings.load(flags={"optimizer": "sgd"}), 10)
     decayed = {id(p) for g in plan.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     for name, p in network.named_parameters():
         if p.requires_grad:
@@ -227,12 +228,12 @@ def test_groups_do_not_decay_norms_and_biases():
 )
 def test_schedules(schedule, values):
     chosen = settings.load(flags={"schedule": schedule, "epochs": 10})
-    assert [optim.factor(chosen, epoch) for epoch in (0, 5, 10)] == pytest.approx(values)
+    assert [optimisers.factor(chosen, epoch) for epoch in (0, 5, 10)] == pytest.approx(values)
 
 
 def test_averages_follow_late():
     network = torch.nn.Linear(2, 1)
-    average = optim.Average(network, 0.9)
+    average = optimisers.Average(network, 0.9)
     first = {k: v.clone() for k, v in average.tensors.items()}
     with torch.no_grad():
         network.weight += 1
@@ -378,15 +379,15 @@ def test_musgd_equals_its_definition():
 def test_short_runs_step_more_often():
     network = netbuild.build("lenet5.yaml")
     for epochs, batches, batch, wanted in [(40, 13, 16, (1, 520)), (100, 1000, 16, (4, 25_000)), (5, 9, 4, (4, 15))]:
-        plan = optim.plan(network, settings.load(flags={"epochs": epochs, "batch": batch}), batches)
+        plan = optimisers.plan(network, settings.load(flags={"epochs": epochs, "batch": batch}), batches)
         assert (plan.accumulate, plan.steps) == wanted
-    assert optim.plan(network, settings.load(flags={"accumulate": 3}), 10).accumulate == 3
+    assert optimisers.plan(network, settings.load(flags={"accumulate": 3}), 10).accumulate == 3
 
 
 def test_rows_have_learning_rates_of_their_own(tmp_path):
     text = NET + "lr_factors: {layers: 0.5, 0-2: 0.1, head: 3}\n"
     run = trainer(tmp_path, text=text, warmup=0.0, optimizer="sgd", lr=0.01, epochs=1)
-    optim.set_rates(run.plan, run.settings, 0, 10)
+    optimisers.set_rates(run.plan, run.settings, 0, 10)
     rates = {id(p): g["lr"] for g in run.plan.optimizer.param_groups for p in g["params"]}
     assert rates[id(run.network.model[0].weight)] == pytest.approx(0.001)
     assert rates[id(run.network.model[5].bias)] == pytest.approx(0.03)

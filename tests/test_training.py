@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from netbuild import settings, training
+from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
@@ -16,6 +16,7 @@ from netbuild.feed.labels import ClassifySamples
 from netbuild.feed.scenes import Scene, flipped, warped
 from netbuild.grammar import header
 from netbuild.tasks.box_math import to_corners
+from netbuild.training import run
 
 PLAIN = settings.load(
     flags={
@@ -229,7 +230,7 @@ def test_settings_without_effect_are_said(cli, tmp_path, monkeypatch, file, opti
 def test_smoothing_and_class_weights_reach_the_loss(tmp_path):
     def made(**flags):
         chosen = settings.load(flags={"epochs": 1, "device": "cpu", "workers": 0, **flags})
-        return training.start("lenet5.yaml", None, chosen, tmp_path / str(len(list(tmp_path.iterdir())))).task
+        return run.start("lenet5.yaml", None, chosen, tmp_path / str(len(list(tmp_path.iterdir())))).task
 
     assert made(label_smoothing=0.1).smoothing == 0.1
     weights = made(class_weights=1.0).class_weights

@@ -14,8 +14,8 @@ import torch
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
 from netbuild.system.processes import is_first
-from netbuild.train import Reporter, Trainer
-from netbuild.training import Onlooker
+from netbuild.training.loop import Reporter, Trainer
+from netbuild.training.run import Onlooker
 
 SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
 

@@ -47,7 +47,7 @@ def _launch(
 ) -> NoReturn:
     """Start this command in several processes, and leave with their exit code."""
     from netbuild.system import processes
-    from netbuild.training import look
+    from netbuild.training.run import look
 
     processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
     look(file, resume, **options)
@@ -134,8 +134,8 @@ def train(
     from netbuild.author.progress import onlooker, reporter
     from netbuild.system.files import new_folder
     from netbuild.system.processes import is_first, leave
-    from netbuild.training import resume as go_on
-    from netbuild.training import start
+    from netbuild.training.run import resume as go_on
+    from netbuild.training.run import start
 
     with onlooker(brief=resume is not None) as looker:
         if resume is not None:
@@ -155,8 +155,8 @@ def train(
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
     from netbuild.author.progress import onlooker
-    from netbuild.train import learnt
-    from netbuild.training import overfit_batch
+    from netbuild.training.loop import learnt
+    from netbuild.training.run import overfit_batch
 
     with onlooker(brief=True) as looker:
         losses = overfit_batch(file, data, settings, onlooker=looker, **options)
@@ -198,7 +198,7 @@ def val(
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
     from netbuild.author.progress import onlooker, table
     from netbuild.system.processes import is_first, leave
-    from netbuild.training import validate
+    from netbuild.training.run import validate
 
     with onlooker(brief=True) as looker:
         measures, classes = validate(file, data, split, chosen, out, onlooker=looker, **code)

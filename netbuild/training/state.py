@@ -11,8 +11,8 @@ from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.header import header
-from netbuild.optim import Average
-from netbuild.parallel import alike, whole
+from netbuild.training.optimisers import Average
+from netbuild.training.parallel import alike, whole
 from netbuild.weights import checkpoint
 
 SCHEMA = 1

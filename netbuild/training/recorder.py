@@ -15,7 +15,7 @@ from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
-from netbuild.train import Trainer, Watch
+from netbuild.training.loop import Trainer, Watch
 from netbuild.weights import checkpoint
 
 SHOWN = 3  # batches of training and of validation that are drawn

@@ -1,7 +1,7 @@
 """The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
 
 Of several processes (`netbuild.system.processes`) each trains on its share of every batch, with gradients averaged by
-torch (`netbuild.parallel`), and validates its share; the first one scores and writes.
+torch (`netbuild.training.parallel`), and validates its share; the first one scores and writes.
 """
 
 import copy
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from netbuild import optim, parallel, state
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.loader import Batch, Feed
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.state import Progress
 from netbuild.system.devices import peak_bytes, pick_device
 from netbuild.system.files import whole
 from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
+from netbuild.training import optimisers, parallel, state
+from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
 
 
@@ -97,15 +97,15 @@ class Trainer:
         self.network.to(self.device)
         if self.settings.sync_bn and world() > 1:
             parallel.with_sync_bn(self.network)
-        self.frozen = optim.freeze(self.network, self.settings.freeze)
+        self.frozen = optimisers.freeze(self.network, self.settings.freeze)
         self.sharded = self.settings.parallel == "fsdp"
         self.skeleton = parallel.skeleton(self.network) if self.sharded else None
         self.format = torch.contiguous_format if self.sharded else quickest_format(self.network)
         self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
         self.task.pool = pooled
-        self.plan = optim.plan(self.network, self.settings, len(self.train))
+        self.plan = optimisers.plan(self.network, self.settings, len(self.train))
         _check_measure(self.settings.best, self.task)
-        self.average = optim.Average(self.network, self.settings.ema, self.plan.steps)
+        self.average = optimisers.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()
         self.precision = mixed_precision(self.settings.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
@@ -170,7 +170,7 @@ class Trainer:
         self.plan.optimizer.zero_grad()
         for done, batch in enumerate(self.train.epoch(epoch), 1):
             self.watch.batch(epoch, done, batch)
-            rate = optim.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
+            rate = optimisers.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
             last = done % self.plan.accumulate == 0 or done == batches
             with parallel.alone(self.model, last):
                 parts = self.learn(batch, epoch, done)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from netbuild import parallel
 from netbuild import settings as settings_of
 from netbuild.data import open_data, scan
 from netbuild.data.dataset import Dataset
@@ -22,14 +21,15 @@ from netbuild.feed.loader import Collate, Feed, Kept, Samples
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
-from netbuild.recording import SHOWN, Recorder, prepare, show
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, rank, shared, world
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.box_task import stride_of
-from netbuild.train import Trainer, inputs_of, merged, moved, overfit
+from netbuild.training import parallel
+from netbuild.training.loop import Trainer, inputs_of, merged, moved, overfit
+from netbuild.training.recorder import SHOWN, Recorder, prepare, show
 from netbuild.weights import checkpoint
 from netbuild.weights.building import build_graph, transfer
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.network import Network
-from netbuild.musgd import MuSGD
 from netbuild.settings import Settings
+from netbuild.training.musgd import MuSGD
 
 NOMINAL = 64  # images that a step is made of, where batches are smaller
 SHORT = 16  # the same in short runs, which need every step

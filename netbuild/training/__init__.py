@@ -1,0 +1,1 @@
+"""A run: put together, trained, validated, saved and resumed."""
