@@ -22,7 +22,8 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
-from netbuild.training.run import check_classes, check_task, task_name, validate
+from netbuild.training.parts import task_name
+from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # the row of the network as it is

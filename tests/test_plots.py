@@ -20,7 +20,7 @@ from netbuild.tasks.base import picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.training import recorder
-from netbuild.training.run import task_of
+from netbuild.training.parts import task_of
 
 QUICK = ("--batch", "64", "--device", "cpu", "-O", "workers=0", "-O", "lr=0.003")
 CHARTS = {"confusion.png", "labels.png", "losses.png", "metrics.png"}

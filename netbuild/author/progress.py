@@ -15,7 +15,7 @@ from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
 from netbuild.system.processes import is_first
 from netbuild.training.loop import Reporter, Trainer
-from netbuild.training.run import Onlooker
+from netbuild.training.parts import Onlooker
 
 SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
 

@@ -198,7 +198,7 @@ def val(
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
     from netbuild.author.progress import onlooker, table
     from netbuild.system.processes import is_first, leave
-    from netbuild.training.run import validate
+    from netbuild.training.validation import validate
 
     with onlooker(brief=True) as looker:
         measures, classes = validate(file, data, split, chosen, out, onlooker=looker, **code)

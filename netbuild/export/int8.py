@@ -18,7 +18,7 @@ from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
 from netbuild.prediction.sources import natural
-from netbuild.training.run import validate
+from netbuild.training.validation import validate
 
 PICTURES = 128  # that ranges are learnt from, unless told
 WEIGHED = ("Conv", "Gemm", "MatMul")  # with constant weights they take nearly all of the time

@@ -1,0 +1,133 @@
+"""A checkpoint or an exported file measured on a data set."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netbuild.data import open_data
+from netbuild.data.dataset import Dataset
+from netbuild.drawing import charts
+from netbuild.errors import NetbuildError
+from netbuild.feed.loader import Feed
+from netbuild.graph.network import Network
+from netbuild.graph.opening import open_graph
+from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
+from netbuild.settings import Settings
+from netbuild.system.devices import pick_device
+from netbuild.system.processes import agreed, is_first, join, shared
+from netbuild.tasks.base import Task
+from netbuild.training.loop import inputs_of, merged, moved
+from netbuild.training.parts import Onlooker, _scanned, decode_options, feed_of, task_name, task_of
+from netbuild.training.recorder import SHOWN, prepare, show
+from netbuild.weights.building import build_graph
+
+
+def check_task(task: str, dataset: Dataset) -> None:
+    """Refuse data of another task than the network's.
+
+    Raises:
+        NetbuildError: if it is.
+    """
+    # Pictures are given back whatever is said of them.
+    if dataset.task != task and task != "autoencode":
+        raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
+
+
+def check_classes(network: Network, dataset: Dataset) -> None:
+    """Refuse data of another number of classes than the network's.
+
+    Raises:
+        NetbuildError: if it is.
+    """
+    facts = network.facts
+    if facts["nc"] != dataset.nc and facts["task"] != "autoencode":
+        raise NetbuildError(f"the network tells {facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+
+
+def validate(
+    file: str | Path | Network,
+    data: str | Path,
+    split: str | None = None,
+    settings: Settings | None = None,
+    out: Path | None = None,
+    *,
+    onlooker: Onlooker | None = None,
+    **options: Any,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The measures of a checkpoint on a data set, and those of each class.
+
+    Args:
+        file: a checkpoint, or an exported ONNX file; one of a fixed size sees pictures on that canvas. Or a network
+            on the CPU, as it is.
+        data: a data set.
+        split: of it; ``val``, else ``test``, unless given.
+        settings: of validation.
+        out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
+        onlooker: who is told of the data.
+        options: ``modules`` and ``trusted``, for a network with own modules.
+
+    Raises:
+        NetbuildError: for whatever is wrong with the two.
+    """
+    settings, onlooker = settings or Settings(), onlooker or Onlooker()
+    join()
+    with agreed():
+        if out is not None and is_first():
+            prepare(out)
+        network, task, feed, device = _to_validate(file, data, split, settings, onlooker, options)
+    metric = task.metric()
+    with torch.no_grad():
+        for number, batch in enumerate(feed.epoch(0)):
+            batch = moved(batch, device)
+            canvas = batch["images"].shape[-2:]
+            predictions = task.predictions(network(*inputs_of(batch)), canvas, **decode_options(task, settings))
+            metric.update(predictions, batch)
+            onlooker.batch(number + 1, len(feed))
+            if out is not None and is_first() and number < SHOWN:
+                show(task, batch, predictions, out / f"val_batch{number}.png")
+    metric = merged(metric, feed)
+    with agreed():
+        if out is not None and is_first():
+            list(charts.draw(metric.plots(), out))
+        found = (metric.result(), metric.classes()) if is_first() else ({}, [])
+    return shared(found)
+
+
+def _to_validate(
+    file: str | Path | Network,
+    data: str | Path,
+    split: str | None,
+    settings: Settings,
+    onlooker: Onlooker,
+    options: Mapping[str, Any],
+) -> tuple[Network, Task, Feed, torch.device]:
+    """A checkpoint's network, its task, its samples, and where it runs."""
+    network, device = _measured(file, settings, options)
+    task_name(network.facts["task"])  # before anything is said of classes
+    dataset = open_data(data)
+    check_classes(network, dataset)
+    task = task_of(network.to(device).eval(), list(dataset.names))
+    check_task(task.name, dataset)
+    split = split or dataset.held_out()
+    report = _scanned(dataset, [split], settings, onlooker, allow_empty=True)
+    if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
+        settings = replace(settings, workers=0)
+    return network, task, feed_of(network, report, split, settings, False), device
+
+
+def _measured(
+    file: str | Path | Network, settings: Settings, options: Mapping[str, Any]
+) -> tuple[Network, torch.device]:
+    """The network that a file is, or stands for, and the device on which its images are made."""
+    if isinstance(file, Network):
+        return file, torch.device("cpu")
+    if not is_exported(file):
+        return build_graph(open_graph(file, **options)), pick_device(settings.device)
+    network: OnnxNetwork = open_exported(file, settings.device)
+    network.settle(settings.imgsz, settings.rect)
+    if network.facts["task"] == "detect":
+        network.check({"conf": settings.conf, "max_det": settings.max_det})
+    return network, torch.device("cpu")
