@@ -15,9 +15,9 @@ import torch
 from fill import fill
 
 import netbuild
-from netbuild.benchmark import benchmark, text
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
+from netbuild.export.benchmark import benchmark, text
 from netbuild.export.executorch import PARTS
 from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import plain

@@ -132,8 +132,8 @@ def benchmark(
     import torch
 
     from netbuild.author.progress import counting
-    from netbuild.benchmark import benchmark as measure
-    from netbuild.benchmark import text
+    from netbuild.export.benchmark import benchmark as measure
+    from netbuild.export.benchmark import text
 
     torch.manual_seed(0)
     with counting(None) as step:
