@@ -18,9 +18,10 @@ from places import CHECKPOINTS, DATA, needs_checkpoints
 from small import TINY, network_of
 
 import netbuild
-from netbuild import inspecting, runtime
+from netbuild import runtime
 from netbuild.data import fitting
 from netbuild.data.images import read_image
+from netbuild.export.inspection import inspect
 from netbuild.prediction import predictor
 from netbuild.tasks import nms
 
@@ -532,7 +533,7 @@ def inspected(folder, nodes, inputs, constants=()):
     graph = onnx.helper.make_graph(nodes, "g", inputs, [value("y")], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.save(model, folder / "graph.onnx")
-    return inspecting.inspect(folder / "graph.onnx")
+    return inspect.inspect(folder / "graph.onnx")
 
 
 @pytest.mark.parametrize(

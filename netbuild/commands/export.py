@@ -33,7 +33,7 @@ def inspect(
     """Look into an ONNX file: ports, operators, parameters, FLOPs, memory, metadata. It is not run."""
     size = image_size(imgsz)
     refuse_unused("with --json, which has all nodes", **({"nodes": nodes or None} if json else {}))
-    from netbuild.inspecting import inspect as look
+    from netbuild.export.inspection.inspect import inspect as look
 
     found = look(file, size, batch)
     if json:

@@ -1,0 +1,1 @@
+"""An ONNX file looked into: its nodes, shapes and multiply-adds."""
