@@ -182,9 +182,3 @@ def flipped(scene: Scene, rng: Generator, s: Settings) -> Scene:
     if rng.random() < (s.flip_lr or 0.0):
         scene = flip(scene)
     return upside_down(scene) if rng.random() < s.flip_ud else scene
-
-
-# -- colours ----------------------------------------------------------------------------------------------------------
-
-
-# -- pictures of classes ----------------------------------------------------------------------------------------------

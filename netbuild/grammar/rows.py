@@ -282,9 +282,6 @@ def _named_source(node: Node, index: int, label: str, context: Context) -> int:
     raise node.error(f"{label}: no row before it is named '{node.value}'", hint)
 
 
-# -- blocks ---------------------------------------------------------------------------------------------------------
-
-
 # -- arguments ------------------------------------------------------------------------------------------------------
 
 
