@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import netbuild
 from netbuild.author import differences
-from netbuild.author.diff import MARKS, diff
+from netbuild.author.changes import MARKS
+from netbuild.author.diff import diff
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
 

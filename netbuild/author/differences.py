@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from netbuild.author.diff import MARKS, Diff, RowDiff
+from netbuild.author.changes import MARKS, Changes, RowDiff
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.text import primary, rows_as_json, to_text, written
 from netbuild.report.units import giga, size
@@ -80,7 +80,7 @@ def _signed(change: int, form: Callable[[int], str]) -> str:
     return "" if not change else f"{'+' if change > 0 else '-'}{form(abs(change))}"
 
 
-def total_cells(found: Diff) -> list[list[str]]:
+def total_cells(found: Changes) -> list[list[str]]:
     """The totals: what, both values, the difference and the ratio."""
     lines = []
     for name, (a, b) in found.totals().items():
@@ -95,7 +95,7 @@ def total_cells(found: Diff) -> list[list[str]]:
 # -- lines around the table -------------------------------------------------------------------------------------------
 
 
-def head_lines(found: Diff) -> list[str]:
+def head_lines(found: Changes) -> list[str]:
     """Which networks are compared, and how they differ beside their rows."""
     lines = []
     for side, summary in (("a", found.a), ("b", found.b)):
@@ -105,7 +105,7 @@ def head_lines(found: Diff) -> list[str]:
     return [*lines, *(f"~  {name}: {a} -> {b}" for name, (a, b) in found.facts.items())]
 
 
-def last_line(found: Diff) -> str:
+def last_line(found: Changes) -> str:
     """What became of the rows, in one line."""
     counts = found.counts()
     if found.equal:
@@ -113,14 +113,14 @@ def last_line(found: Diff) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in ("added", "removed", "changed", "moved", "same"))
 
 
-def _shown(found: Diff, all: bool) -> list[RowDiff]:
+def _shown(found: Changes, all: bool) -> list[RowDiff]:
     return [row for row in found.rows if all or row.status != "same"]
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------
 
 
-def as_table(found: Diff, all: bool = False) -> Any:
+def as_table(found: Changes, all: bool = False) -> Any:
     """A rich renderable: the two networks, rows, totals; one line where nothing differs."""
     from rich.console import Group
     from rich.text import Text
@@ -148,12 +148,12 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[s
     return table
 
 
-def as_text(found: Diff, all: bool = False) -> str:
+def as_text(found: Changes, all: bool = False) -> str:
     """The table without colours, as wide as it needs to be."""
     return to_text(as_table(found, all))
 
 
-def as_markdown(found: Diff, all: bool = False) -> str:
+def as_markdown(found: Changes, all: bool = False) -> str:
     """Two Markdown tables, rows and totals, for a comment on a change."""
     lines = [f"- {line}" for line in head_lines(found)]
     if rows := _shown(found, all):
@@ -169,6 +169,6 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: se
     return [f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def as_json(found: Diff, all: bool = False) -> str:
+def as_json(found: Changes, all: bool = False) -> str:
     """The JSON document, a row a line."""
     return rows_as_json(found.to_dict(all))

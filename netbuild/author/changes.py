@@ -1,0 +1,122 @@
+"""What differs between two networks, row by row, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from netbuild.graph.layers import Layer
+from netbuild.report.rows import RowSummary
+from netbuild.report.summary import Summary
+
+MARKS = {"same": " ", "added": "+", "removed": "-", "changed": "~", "moved": ">"}
+COSTS = ("params", "flops", "out_bytes")  # of a row
+TOTALS = (
+    "rows", "modules_all", "params", "gradients", "flops", "param_bytes", "peak_activation_bytes", "saved_bytes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of one of the networks: its numbers and its layer."""
+
+    summary: RowSummary
+    layer: Layer
+    convention: str
+
+    @cached_property
+    def written(self) -> str:
+        """Module, repeats and arguments as the file has them."""
+        row = self.layer.row
+        n = row.n if isinstance(row.n, int) else row.n.plain()
+        return repr((row.module, n, [a.plain() for a in row.args], sorted((k, v.plain()) for k, v in row.kwargs)))
+
+    @cached_property
+    def bound(self) -> str:
+        """Module, repeats and arguments as they were bound, and the shape of what it gives."""
+        return repr((self.summary.module, self.summary.n, self.summary.args, self.summary.out_shape))
+
+    @property
+    def index(self) -> int:
+        """Its number in its network."""
+        return self.layer.row.index
+
+    def cost(self, name: str) -> int:
+        """One of `COSTS`."""
+        return self.summary.flops[self.convention] if name == "flops" else getattr(self.summary, name)
+
+
+@dataclass(frozen=True)
+class RowDiff:
+    """Two rows that are one, or a row that only one of the networks has. ``changes`` are pairs, by what differs."""
+
+    status: str  # a key of MARKS
+    a: Row | None
+    b: Row | None
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def row(self) -> Row:
+        """The row as it is now, or was."""
+        found = self.b or self.a
+        assert found
+        return found
+
+    def change(self, cost: str) -> int:
+        """What the row adds to one of `COSTS`."""
+        return (self.b.cost(cost) if self.b else 0) - (self.a.cost(cost) if self.a else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        sides = {side: row and row.summary.to_dict(row.convention) for side, row in (("a", self.a), ("b", self.b))}
+        changes = {name: list(pair) for name, pair in self.changes.items()}
+        return {"status": self.status, "changes": changes, **{f"{c}_change": self.change(c) for c in COSTS}, **sides}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two networks; `to_dict` gives the JSON."""
+
+    a: Summary
+    b: Summary
+    facts: Mapping[str, tuple[Any, Any]]
+    rows: tuple[RowDiff, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs: the rows, the facts of the file that a network has, the totals."""
+        return not (self.facts or any(row.status != "same" for row in self.rows) or self._other_totals())
+
+    def _other_totals(self) -> bool:
+        return any(pair[0] != pair[1] for pair in self.totals().values())
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each status."""
+        return {status: sum(row.status == status for row in self.rows) for status in MARKS}
+
+    def totals(self) -> dict[str, tuple[Any, Any]]:
+        """The totals of both; None where a network cannot tell: it may not train at this size."""
+        return {name: (self.a.totals[name], self.b.totals[name]) for name in TOTALS}
+
+    def to_dict(self, all: bool = False) -> dict[str, Any]:
+        """The comparison as plain data; without ``all`` only rows that differ."""
+        return {
+            "a": _head(self.a),
+            "b": _head(self.b),
+            "equal": self.equal,
+            "flops_convention": self.a.convention,
+            "facts": {name: list(pair) for name, pair in self.facts.items()},
+            "counts": self.counts(),
+            "totals": {name: _total(*pair) for name, pair in self.totals().items()},
+            "rows": [row.to_dict() for row in self.rows if all or row.status != "same"],
+        }
+
+
+def _head(summary: Summary) -> dict[str, Any]:
+    g = summary.graph
+    return {"title": summary.title, "file": str(g.spec.checkpoint or g.spec.path), "scale": g.scale.name or None}
+
+
+def _total(a: int | None, b: int | None) -> dict[str, Any]:
+    known = a is not None and b is not None
+    return {"a": a, "b": b, "change": b - a if known else None, "ratio": b / a if known and a else None}  # type: ignore[operator]
