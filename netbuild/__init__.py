@@ -9,7 +9,7 @@ _HOMES = {
     "load": "grammar.spec",
     "build": "weights.building",
     "transfer": "weights.building",
-    "eject": "ejecting",
+    "eject": "author.ejecting",
     "predict": "prediction.predictor",
     "check": "author.check",
     "diff": "author.diff",
@@ -28,7 +28,7 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
-    from netbuild.ejecting import eject as eject
+    from netbuild.author.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
     from netbuild.grammar.spec import load as load
     from netbuild.graph.options import Options as Options

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.ejecting import built, is_shared
-from netbuild.ejecting.proving import Case, prove, record
-from netbuild.ejecting.writing import write
+from netbuild.author.ejecting import built, is_shared
+from netbuild.author.ejecting.proving import Case, prove, record
+from netbuild.author.ejecting.writing import write
 from netbuild.errors import NetbuildError
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
@@ -231,7 +231,7 @@ def test_equal_networks_give_equal_files():
 
 
 def test_a_file_that_differs_is_not_given_its_name(own, tmp_path, cli, monkeypatch):
-    from netbuild import ejecting
+    from netbuild.author import ejecting
 
     def wrong(graph, shared):
         done = write(graph, shared)

@@ -26,7 +26,7 @@ def eject(
 ) -> None:
     """Write a network as one readable file of PyTorch, proven equal. Exit code 1: it is not."""
     size = image_size(imgsz)
-    from netbuild.ejecting import eject as write_file
+    from netbuild.author.ejecting import eject as write_file
 
     with busy(f"ejecting {file}"):
         done = write_file(

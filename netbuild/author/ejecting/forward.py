@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netbuild.ejecting.layout import Doc, Group, lay, literal, prefixed
+from netbuild.author.ejecting.layout import Doc, Group, lay, literal, prefixed
 from netbuild.grammar.rows import INPUT
 from netbuild.graph.network import Plan, Step
 

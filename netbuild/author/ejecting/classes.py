@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from netbuild.ejecting.blocks import BlockClass
-from netbuild.ejecting.calls import Made, in_sequence, written
-from netbuild.ejecting.forward import Forward, forward
-from netbuild.ejecting.layout import commented, docstring, flat, grouped, lay, prefixed
-from netbuild.ejecting.sources import LAYERS, Key
-from netbuild.ejecting.words import is_tensor, shape_words, title
+from netbuild.author.ejecting.blocks import BlockClass
+from netbuild.author.ejecting.calls import Made, in_sequence, written
+from netbuild.author.ejecting.forward import Forward, forward
+from netbuild.author.ejecting.layout import commented, docstring, flat, grouped, lay, prefixed
+from netbuild.author.ejecting.sources import LAYERS, Key
+from netbuild.author.ejecting.words import is_tensor, shape_words, title
 from netbuild.grammar import ultralytics
 from netbuild.graph.layers import Graph, Layer
 from netbuild.graph.network import Plan

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netbuild import __version__
+from netbuild.author.ejecting.blocks import Blocks, unique
+from netbuild.author.ejecting.calls import NN, Calls, Made, written
+from netbuild.author.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
+from netbuild.author.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
+from netbuild.author.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
+from netbuild.author.ejecting.words import class_name, is_tensor, title
 from netbuild.costs.outputs import parameter_count
-from netbuild.ejecting.blocks import Blocks, unique
-from netbuild.ejecting.calls import NN, Calls, Made, written
-from netbuild.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
-from netbuild.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
-from netbuild.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
-from netbuild.ejecting.words import class_name, is_tensor, title
 from netbuild.grammar.expressions import parse_call
 from netbuild.graph.layers import Graph, Layer
 from netbuild.roles import Role

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from netbuild.ejecting.calls import Argument, Expansion, Hole, Made
-from netbuild.ejecting.sources import Key
+from netbuild.author.ejecting.calls import Argument, Expansion, Hole, Made
+from netbuild.author.ejecting.sources import Key
 from netbuild.graph.network import Plan
 
 Row = tuple[Made, ...]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from netbuild.ejecting.proving import Case, DifferError, Proof, prove, record
-from netbuild.ejecting.writing import write
+from netbuild.author.ejecting.proving import Case, DifferError, Proof, prove, record
+from netbuild.author.ejecting.writing import write
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
