@@ -40,14 +40,14 @@ def view(
     refuse_unused("without --image", **({} if image else {"imgsz": imgsz}))
     import torch
 
-    from netbuild import viewing
     from netbuild.author.progress import counting
+    from netbuild.author.seeing import view
     from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)
-    target = viewing.target(out)
+    target = view.target(out)
     with busy(f"opening {file}"):
-        graph = viewing.open_for(
+        graph = view.open_for(
             file, size, scale=scale, nc=nc, modules=modules or (), trusted=may_run(trust), set=set or ()
         )
         network = build_graph(graph)
@@ -58,7 +58,7 @@ def view(
         say(f"note: {file} is no checkpoint: its weights are random")
     kinds = [kind.strip() for kind in what.split(",")] if what else []
     with counting(None) as step:
-        sights = viewing.look(network, image, row or (), kinds, channels, step)
+        sights = view.look(network, image, row or (), kinds, channels, step)
     if not sights:
         raise NetbuildError("there is nothing to show: no convolution in these rows, no activation function")
     files = target.write(sights, graph)

@@ -1,0 +1,1 @@
+"""What a network has learnt, as pictures: kernels, feature maps, activation curves."""
