@@ -11,8 +11,12 @@ from PIL import Image
 from torch import nn
 
 import netbuild
-from netbuild.author.seeing import view
-from netbuild.author.seeing.view import functions, is_function, kernel_image, look, map_image, place_of
+from netbuild.author.seeing import kernels, maps, tiles
+from netbuild.author.seeing.activations import functions, is_function
+from netbuild.author.seeing.kernels import kernel_image
+from netbuild.author.seeing.maps import map_image
+from netbuild.author.seeing.places import place_of
+from netbuild.author.seeing.view import look
 from netbuild.errors import NetbuildError
 
 PICTURE = Path(netbuild.__file__).with_name("export") / "pictures" / "strip.jpg"
@@ -41,15 +45,15 @@ def test_a_map_is_what_the_row_gives(lenet):
     outputs = []
     handle = lenet.model[0].register_forward_hook(lambda m, i, o: outputs.append(o[0]))
     with torch.no_grad():
-        lenet.eval()(view.fitted(lenet, PICTURE))
+        lenet.eval()(maps.fitted(lenet, PICTURE))
     handle.remove()
     image, said = map_image(outputs[0].numpy())
     count, h, w = outputs[0].shape
     assert said.startswith(f"{count} maps of {h}x{w}")
-    times = view.SIDE // h
-    columns = (image.shape[1] - view.GAP) // (w * times + view.GAP)
+    times = tiles.SIDE // h
+    columns = (image.shape[1] - tiles.GAP) // (w * times + tiles.GAP)
     for channel in range(count):
-        top, left = (view.GAP + i * (h * times + view.GAP) for i in divmod(channel, columns))
+        top, left = (tiles.GAP + i * (h * times + tiles.GAP) for i in divmod(channel, columns))
         tile = image[top : top + h * times : times, left : left + w * times : times].astype(int)
         y, x = divmod(int(outputs[0][channel].argmax()), w)
         assert (tile[y, x] == [253, 231, 36]).all()  # viridis' last colour
@@ -62,8 +66,8 @@ def test_kernels_are_the_weights():
     weight[0, 0, 0, 0], weight[1, 0, 2, 2] = 1, -1
     image, said = kernel_image(weight)
     assert said == "2 kernels of 3x3 over 1 channel, blue -1, white 0, red 1"
-    side = view._tile((3, 3))[0]
-    first, second = (image[view.GAP :, view.GAP + i * (side + view.GAP) :] for i in (0, 1))
+    side = kernels._tile((3, 3))[0]
+    first, second = (image[tiles.GAP :, tiles.GAP + i * (side + tiles.GAP) :] for i in (0, 1))
     assert first[0, 0, 0] > first[0, 0, 2] + 50  # red
     assert second[side - 1, side - 1, 2] > second[side - 1, side - 1, 0] + 50  # blue
     assert (first[side // 2, side // 2] > 240).all()  # white
