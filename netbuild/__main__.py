@@ -1,5 +1,5 @@
 """``python -m netbuild``."""
 
-from netbuild.cli import entry
+from netbuild.cli.application import entry
 
 entry()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.author.progress import epoch_line, memory
+from netbuild.cli.progress import epoch_line, memory
 from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets

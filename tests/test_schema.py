@@ -207,7 +207,7 @@ def test_the_command(cli, tmp_path, monkeypatch):
 
 
 def test_the_command_needs_no_torch():
-    code = "import sys; sys.argv = ['netbuild', 'schema']\nfrom netbuild.cli import main\n"
+    code = "import sys; sys.argv = ['netbuild', 'schema']\nfrom netbuild.cli.application import main\n"
     code += "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from netbuild.author.watch import Wanted, Watch, begin, change, settle
-from netbuild.commands.base import may_run
+from netbuild.cli.flags import may_run
 from netbuild.grammar.locate import packaged
 from netbuild.graph.options import Options
 from netbuild.modules import trust

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Columns,
@@ -22,7 +22,7 @@ from netbuild.commands.base import (
     image_size,
     may_run,
 )
-from netbuild.terminal import redraw, say
+from netbuild.cli.terminal import redraw, say
 
 if TYPE_CHECKING:
     from netbuild.author.watch import Look

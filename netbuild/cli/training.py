@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Background,
     Data,
     Lenient,
@@ -21,8 +21,8 @@ from netbuild.commands.base import (
     refuse_code,
     refuse_unused,
 )
+from netbuild.cli.terminal import say, state, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import say, state, write, write_json
 
 Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this machine, one a GPU; by torchrun.")]
 
@@ -131,7 +131,7 @@ def train(
     if _is_launcher(nproc, nnodes):
         _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
     refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
-    from netbuild.author.progress import onlooker, reporter
+    from netbuild.cli.progress import onlooker, reporter
     from netbuild.system.files import new_folder
     from netbuild.system.processes import is_first, leave
     from netbuild.training.run import resume as go_on
@@ -154,7 +154,7 @@ def train(
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
-    from netbuild.author.progress import onlooker
+    from netbuild.cli.progress import onlooker
     from netbuild.training.loop import learnt
     from netbuild.training.run import overfit_batch
 
@@ -196,7 +196,7 @@ def val(
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     if _is_launcher(nproc, 1):
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
-    from netbuild.author.progress import onlooker, table
+    from netbuild.cli.progress import onlooker, table
     from netbuild.system.processes import is_first, leave
     from netbuild.training.validation import validate
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Modules,
@@ -18,8 +18,8 @@ from netbuild.commands.base import (
     may_run,
     refuse_unused,
 )
+from netbuild.cli.terminal import busy, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import busy, write, write_json
 
 
 @app.command()

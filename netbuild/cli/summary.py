@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Columns,
@@ -23,8 +23,8 @@ from netbuild.commands.base import (
     say_remarks,
     start_printing,
 )
+from netbuild.cli.terminal import show, waiting, write
 from netbuild.errors import NetbuildError
-from netbuild.terminal import show, waiting, write
 
 
 def _check_view(view: str | None, reverse: bool, form: str, columns: str | None, depth: int) -> None:

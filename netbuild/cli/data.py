@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Background,
     Lenient,
     Strict,
     app,
 )
-from netbuild.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import busy, say, write, write_json
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def check_data(
     json: Annotated[bool, typer.Option("--json", help="Every problem, as data.")] = False,
 ) -> None:
     """Look at every label and every picture: what is wrong, where, and what would be dropped."""
-    from netbuild.author.progress import counting
+    from netbuild.cli.progress import counting
     from netbuild.data.statistics import check as look
 
     with counting(None) as step:

@@ -5,13 +5,13 @@ import os
 import sys
 from importlib import import_module
 
-from netbuild.commands.base import app, is_one_of_several
+from netbuild.cli.flags import app, is_one_of_several
+from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError
-from netbuild.terminal import say, state
 
 _FILES = "summary graph diff watch build training predict export eject view data author schema"  # as --help has them
 for _file in _FILES.split():
-    import_module(f"netbuild.commands.{_file}")
+    import_module(f"netbuild.cli.{_file}")
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Channels, Classes, Modules, Scale, Set, Size, Trust, app, image_size, may_run
-from netbuild.terminal import busy, say, write, write_json
+from netbuild.cli.flags import Channels, Classes, Modules, Scale, Set, Size, Trust, app, image_size, may_run
+from netbuild.cli.terminal import busy, say, write, write_json
 
 
 @app.command()

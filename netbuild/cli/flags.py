@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netbuild import __version__
+from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError
 from netbuild.grammar.keys import MAX_SIDE
-from netbuild.terminal import say, state
 
 if TYPE_CHECKING:
     from netbuild.report.rows import Report

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Modules, app, start_printing
-from netbuild.terminal import write
+from netbuild.cli.flags import Modules, app, start_printing
+from netbuild.cli.terminal import write
 
 
 @app.command()

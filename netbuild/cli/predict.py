@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Modules,
     Trust,
     app,
@@ -14,8 +14,8 @@ from netbuild.commands.base import (
     refuse_code,
     refuse_unused,
 )
+from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import busy, say, write, write_json
 
 
 @app.command()
@@ -53,7 +53,7 @@ def predict(
     refuse_code(file, modules, trust)
     import torch
 
-    from netbuild.author.progress import counting
+    from netbuild.cli.progress import counting
     from netbuild.prediction import saving
     from netbuild.prediction.predictor import prepare
     from netbuild.prediction.sources import find, is_video

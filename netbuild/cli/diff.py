@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from netbuild.commands.base import Fused, Modules, Set, TrainingBatch, Trust, app, image_size, may_run, start_printing
+from netbuild.cli.flags import Fused, Modules, Set, TrainingBatch, Trust, app, image_size, may_run, start_printing
+from netbuild.cli.terminal import say, show, waiting, write
 from netbuild.errors import NetbuildError
-from netbuild.terminal import say, show, waiting, write
 
 
 def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Modules,
@@ -18,8 +18,8 @@ from netbuild.commands.base import (
     may_run,
     refuse_unused,
 )
+from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import busy, say, write, write_json
 
 
 @app.command()
@@ -131,7 +131,7 @@ def benchmark(
     size = image_size(imgsz)
     import torch
 
-    from netbuild.author.progress import counting
+    from netbuild.cli.progress import counting
     from netbuild.export.benchmark import benchmark as measure
     from netbuild.export.benchmark import text
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import Classes, Modules, Scale, Set, Trust, app, image_size, may_run, refuse_unused
+from netbuild.cli.flags import Classes, Modules, Scale, Set, Trust, app, image_size, may_run, refuse_unused
+from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import busy, say, write, write_json
 
 
 @app.command()
@@ -40,8 +40,8 @@ def view(
     refuse_unused("without --image", **({} if image else {"imgsz": imgsz}))
     import torch
 
-    from netbuild.author.progress import counting
     from netbuild.author.seeing import view
+    from netbuild.cli.progress import counting
     from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Modules,
@@ -16,8 +16,8 @@ from netbuild.commands.base import (
     refuse_unused,
     start_printing,
 )
+from netbuild.cli.terminal import say, write, write_json
 from netbuild.errors import NetbuildError
-from netbuild.terminal import say, write, write_json
 
 
 @app.command()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from netbuild.commands.base import (
+from netbuild.cli.flags import (
     Channels,
     Classes,
     Fused,
@@ -19,7 +19,7 @@ from netbuild.commands.base import (
     say_remarks,
     start_printing,
 )
-from netbuild.terminal import waiting, write
+from netbuild.cli.terminal import waiting, write
 
 
 @app.command()
