@@ -41,7 +41,7 @@ test-targets: $(VENV)/.dev  ## install large exporters as far as they go beside 
 	@for extra in $(TARGETS); do \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/torch.txt -e ".[$$extra]" || \
 	  echo "netbuild[$$extra] does not install here: its tests are skipped" >&2; done
-	$(BIN)/python -m pytest -m '' -rs tests/test_targets.py
+	$(BIN)/python -m pytest -m '' -rs tests/export/test_targets.py
 
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from typing import NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from browser import Browser
+from helpers.browser import Browser
 
 
 class Done(NamedTuple):

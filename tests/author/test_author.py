@@ -1,0 +1,308 @@
+"""Help for authors: check, modules, explain, --set."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import netbuild
+from netbuild.author import index, quick, zoo
+from netbuild.author.catalogue import entries, explain, sample
+from netbuild.author.check import check
+from netbuild.author.new import kinds
+from netbuild.costs.outputs import tensors_of
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
+from netbuild.graph.options import Options
+from netbuild.modules import registry
+
+CASES = Path(__file__).parents[1] / "cases"
+DOUBTFUL = """\
+blocks:
+  Conv: {params: [c2], rows: [[input, 1, nn.Conv2d, [c1, c2, 1]]]}
+scales: {n: [1, 0.5, 64], s: [1, 1, 64]}
+nc: 2
+something: 1
+backbone:
+  - [-1, 1, DWConv, [16, 3, 2], a]
+  - [a, 1, nn.Conv2d, [8, 32, 3, 2, 1]]
+  - [a, 1, DWConv, [64, 3, 2], b]
+  - [b, 1, nn.Upsample, ["None", 2]]
+head:
+  - [[b, a], 1, Detect, [nc]]
+"""
+
+
+# Of families that differ, for what takes a second a network; `make test-all` tries the others.
+QUICK = "classifier segmenter autoencoder lenet5 yolo11 yolov8-cls rtdetr-l yolov8-world yolov10s".split()
+
+
+def few(name):
+    return pytest.param(name, marks=() if Path(name).stem in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_packaged_files_have_no_finding(name):
+    first = next((scale.name for scale in load(packaged()[name]).scales), None)
+    assert check(name, Options(scale=first)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_packaged_files_have_no_finding_at_any_scale(name):
+    assert check(name) == []
+
+
+def test_doubts_are_warnings_at_their_place(cli, tmp_path):
+    file = tmp_path / "net.yaml"
+    file.write_text(DOUBTFUL)
+    done = cli("check", file, "--scale", "n", "--imgsz", "64")
+    assert done.code == 1
+    assert "1 file(s): 0 error(s), 7 warning(s)" in done.out
+    for place, said in [
+        ("2:3", "hides the packaged module"),
+        ("5:1", "unknown key 'something'"),
+        ("8:24", "8 channels stay as written"),
+        ("8:5", "nobody reads its output (2,336 parameters)"),
+        ("10:26", "the text 'None' is read as the word"),
+        ("10:5", "nobody reads its output"),
+        ("12:5", "strides [4, 2], not from fine to coarse"),
+    ]:
+        assert any(f"net.yaml:{place}: " in line and said in line for line in done.err.splitlines()), (place, done.err)
+
+
+def test_all_errors_of_all_files_and_all_scales(cli, tmp_path):
+    (tmp_path / "a.yaml").write_text("layers:\n  - [-1, 1, Cnov, [8]]\n  - [-1, 0, Conv, [8]]\n")
+    # Right at scale n alone: at s the convolution gets 8 channels.
+    text = "scales: {n: [1, 0.5, 64], s: [1, 1, 64]}\nwidth_divisor: 1\nbackbone:\n  - [-1, 1, Conv, [8]]\n"
+    (tmp_path / "b.yaml").write_text(text + "  - [-1, 1, nn.Conv2d, [4, 8, 1]]\n")
+    done = cli("check", tmp_path / "a.yaml", tmp_path / "b.yaml", "yolo11.yaml", "--imgsz", "64", "--json")
+    assert done.code == 2
+    found = [f for f in json.loads(done.out) if f["level"] == "error"]
+    assert [(Path(f["file"]).name, f["line"], f["column"]) for f in found] == [("a.yaml", 3, 10), ("b.yaml", 5, 5)]
+    assert "built for 4 input channels, 8 arrive" in found[1]["message"]
+
+
+def test_the_index_of_signatures_is_true():
+    assert index.FILE.read_text() == index.text(), "run: python -m netbuild.author.index"
+
+
+@pytest.mark.parametrize("name", sorted(packaged()))
+def test_a_check_without_shapes_finds_nothing_in_packaged_files(name):
+    assert quick.check(name) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("[-1, 1, Cnov, [8]]", "unknown module 'Cnov'"),
+        ("[-1, 1, Conv, []]", "c2 missing"),
+        ("[-1, 1, SPPF, [8, 5, 3, true, 9]]", "5 values given, but a row gives it at most 4"),
+        ("[-1, 1, Conv, [8, {kk: 3}]]", "has no argument 'kk'"),
+        ("[-1, 1, nn.Conv2d, [3, 8]]", "kernel_size missing"),
+        ("[-1, 1, nn.ReLU, [1, 2]]", "2 values given"),
+        ("[7, 1, Conv, [8]]", "source 7 is row 7"),
+        ("[-1, 1, Mine, [8, 3]]", "at most 1: c2"),
+    ],
+)
+def test_a_check_without_shapes(cli, tmp_path, row, said):
+    block = "blocks: {Mine: {params: [c2], rows: [[input, 1, Conv, [c2]]]}}\n"
+    (tmp_path / "net.yaml").write_text(f"{block}layers:\n  - {row}\n")
+    done = cli("check", tmp_path / "net.yaml", "--no-shapes", "--json")
+    assert done.code == 2
+    (finding,) = json.loads(done.out)
+    assert said in finding["message"]
+    assert finding["line"] == 3
+    # With shapes the same row is an error at the same line.
+    (with_shapes,) = [f for f in json.loads(cli("check", tmp_path / "net.yaml", "--json").out) if f["level"] == "error"]
+    assert with_shapes["line"] == 3
+
+
+def test_a_check_without_shapes_imports_no_torch():
+    code = "import sys; sys.argv = ['netbuild', 'check', 'yolo11.yaml', '--no-shapes']\nfrom netbuild.cli.application import main\n"
+    code += "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_of_what_is_not_there(cli):
+    assert cli("check", "nothere.yaml").code == 2
+    assert cli("check", "yolo11.yaml").code == 0
+
+
+def test_the_catalogue_describes_every_packaged_module():
+    found = entries()
+    assert [e.name for e in found] == sorted(registry.names(), key=str.lower)
+    assert all(e.doc and e.signature.startswith(f"{e.name}(") for e in found)
+
+
+def test_examples_of_the_catalogue_build():
+    # These want other inputs.
+    without = {"CBFuse", "RBF", "TableConv", "TimeEmbedding", "TransformerEncoderLayer", "TransformerLayer"}
+    for name in set(registry.names()) - without:
+        assert sample(name, registry.factory(name), {}) is not None, name
+
+
+def test_modules_by_pattern(cli):
+    out = cli("modules", "c3k").out
+    assert "C3k2(<c1>, c2, <n>, c3k=False, e=0.5, attn=False, g=1, shortcut=True)" in out
+    names = [entry["name"] for entry in json.loads(cli("modules", "nn.conv?d", "--json").out)]
+    assert names == ["nn.Conv1d", "nn.Conv2d", "nn.Conv3d"]
+    own = cli("modules", "gate", "--modules", CASES / "a03-user-channel-gate.py").out
+    assert "ChannelGate(<c1>, r=4)\n    Scale each channel by a number in (0, 1)" in own
+    assert cli("modules", "nosuchthing").code == 2
+
+
+def test_explain(cli):
+    out = cli("explain", "GhostConv").out
+    assert "example row     - [-1, 1, GhostConv, [64]]" in out
+    assert "arXiv 1911.11907" in out
+    data = explain("SPPF")
+    assert data["sample"]["params"] == 64 * 32 + 64 + 128 * 64 + 128
+    assert [part["path"] for part in data["inner"] if part["level"] == 0] == ["cv1", "cv2", "m"]
+    assert "did you mean 'GhostConv'" in cli("explain", "GostConv").err
+
+
+@pytest.mark.parametrize("origin", [few(kind) for kind in kinds()])
+def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
+    monkeypatch.chdir(tmp_path)
+    done = cli("new", "mine", "--from", origin)
+    assert (done.code, done.err) == (0, "")
+    assert check("mine.yaml") == []
+    assert "mine" in cli("summary", "mine.yaml").out
+    assert "mine.yaml exists already" in cli("new", "mine.yaml", "--from", origin).err
+
+
+@pytest.mark.parametrize("origin", ["classifier", "segmenter", "autoencoder", "yolo11"])
+def test_a_new_file_learns(cli, tmp_path, monkeypatch, origin):
+    monkeypatch.chdir(tmp_path)
+    cli("new", "mine", "--from", origin)
+    network = netbuild.build("mine.yaml").train()
+    outputs = network(torch.rand(2, network.facts["ch"], 64, 64))
+    sum(t.square().mean() for t in tensors_of(outputs)).backward()
+    still = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert still == []
+
+
+def test_a_new_file_of_an_unknown_kind(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("new", "mine", "--from", "yolo1l")
+    assert done.code == 2
+    assert "did you mean" in done.err
+    assert not list(tmp_path.iterdir())
+    assert "cannot be written" in cli("new", "no/folder/mine", "--from", "classifier").err
+
+
+SET = "params: {width: 8, slope: 0.5, name: relu, deep: true, double: width * 2}\nlayers:\n"
+SET += "  - [-1, 1, Conv, [width, 3, {act: name}]]\n  - [-1, 1, Conv, [double]]\n"
+
+
+@pytest.mark.parametrize(
+    ("sets", "widths"), [([], [8, 16]), (["width=12"], [12, 24]), (["width=12", "double=5"], [12, 5])]
+)
+def test_set_replaces_parameters(cli, tmp_path, sets, widths):
+    (tmp_path / "net.yaml").write_text(SET)
+    flags = [flag for text in sets for flag in ("--set", text)]
+    done = cli("summary", tmp_path / "net.yaml", "--imgsz", "32", "--json", *flags)
+    assert [row["args"][1] for row in json.loads(done.out)["rows"]] == widths
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("wdith=3", "did you mean 'width'"),
+        ("width=wide", "a whole number is needed"),
+        ("width=2.5", "a whole number is needed"),
+        ("deep=3", "true or false is needed"),
+        ("name=3", "a text is needed"),
+        ("width", "NAME=VALUE"),
+        ("width=[1", "--set width"),
+    ],
+)
+def test_set_checks_names_and_types(cli, tmp_path, text, said):
+    (tmp_path / "net.yaml").write_text(SET)
+    done = cli("summary", tmp_path / "net.yaml", "--set", text)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Conv", "c1*c2 + 2*c2"),
+        ("nn.Conv2d", "9*c1*c2 + c2"),
+        ("SPPF", "0.5*c1*c1 + 2*c1*c2 + c1 + 2*c2"),
+        ("C2PSA", "2*c1*c1 + 1.75*n*c1*c1 + 4*c1 + 11.5*n*c1"),  # gives as many channels as it takes
+        ("Detect", None),  # has a maximum in it
+        ("Concat", None),
+    ],
+)
+def test_parameters_as_a_formula(cli, name, said):
+    assert explain(name)["sample"]["params_formula"] == said
+    assert (f"parameters = {said}" in cli("explain", name).out) is (said is not None)
+
+
+SHIFTED = """
+import torch.nn as nn
+
+class Gate(nn.Module):
+    def __init__(self, c1, r=4, k=3):
+        super().__init__()
+        self.down = nn.Conv2d(c1, max(c1 // r, 1), k, padding=k // 2)
+        self.up = nn.Conv2d(max(c1 // r, 1), c1, 1)
+    def forward(self, x):
+        return x * self.up(self.down(x)).sigmoid()
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("Gate, [32, 5]", "32 looks like the input channels, which are supplied already"),
+        ("Conv, [32, 64, 3]", "32 looks like the input channels, which are supplied already"),
+        ("Gate, [8, 5]", None),
+        ("Conv, [32, 3]", None),
+        ("C2f, [32, true]", None),
+        ("RepNCSPELAN4, [32, 32, 16]", None),
+    ],
+)
+def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
+    (tmp_path / "gate.py").write_text(SHIFTED)
+    (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, {row}]\n")
+    found = check(str(tmp_path / "net.yaml"), Options(imgsz=(64, 64)), [tmp_path / "gate.py"])
+    assert [f.message.split(": ")[1] for f in found] == ([said] if said else [])
+
+
+# -- the zoo ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [few(name) for name in sorted(packaged())])
+def test_the_zoo_is_true(name):
+    (entry,) = (e for e in zoo.entries() if e.name == Path(name).stem)
+    assert zoo.measure(name, packaged()[name]) == entry, "run: python -m netbuild.author.zoo"
+
+
+def test_the_zoo_lists_what_is_packaged():
+    assert {e.name for e in zoo.entries()} == {Path(n).stem for n in packaged()}
+    assert all(e.title and e.task and e.sizes for e in zoo.entries())
+    readme = Path(__file__).parents[2] / "README.md"
+    assert zoo.in_readme(readme.read_text(encoding="utf-8")) == readme.read_text(encoding="utf-8")
+
+
+def test_zoo(cli):
+    assert "YOLO11n".lower() in cli("zoo", "yolo11").out
+    found = json.loads(cli("zoo", "--task", "obb", "--family", "yolo26", "--json").out)
+    assert [(e["name"], e["sizes"][0]["scale"]) for e in found] == [("yolo26-obb", "n")]
+    assert "did you mean" in cli("zoo", "--family", "yolo27").err
+    assert cli("zoo", "nothing-like-it").code == 2
+    assert cli("zoo", "lenet*").out.count("lenet5") == 2
+
+
+def test_the_zoo_needs_no_torch():
+    code = "import sys; sys.argv = ['netbuild', 'zoo']\nfrom netbuild.cli.application import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,260 @@
+"""netbuild eject: files of PyTorch that are the network, read and run where there is no netbuild."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import netbuild
+from netbuild.author.ejecting import built, is_shared
+from netbuild.author.ejecting.proving import Case, prove, record
+from netbuild.author.ejecting.writing import write
+from netbuild.errors import NetbuildError
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
+from netbuild.graph.opening import open_graph
+
+ROOT = Path(__file__).parents[2]
+# Batch norms with constants of their own and two branches, activations by name, blocks, an autoencoder.
+SOME = ("yolov10n", "lenet5", "resnet18", "conv-autoencoder")
+GROUPS = 12
+
+GATE = '''\
+"""A module as its author has it."""
+
+from __future__ import annotations
+
+import math
+import torch.nn as nn, torch.nn.functional as F
+from typing import Annotated
+
+import netbuild
+from netbuild.layers import Conv as Convolution
+
+LEAST = 4  # channels
+
+
+def attend(x):
+    return x.mean((2, 3), keepdim=True)
+
+
+@netbuild.module(name="Gated")
+class ChannelGate(nn.Module):
+    def __init__(self, c1, width: Annotated[int, netbuild.Width], r: int = 4):
+        super().__init__()
+        hidden = max(c1 // r, LEAST)
+        self.conv = Convolution(c1, width)
+        self.down, self.up = nn.Linear(c1, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: "torch.Tensor") -> torch.Tensor:
+        gate = self.up(F.relu(self.down(attend(x).flatten(1)))) / math.sqrt(2)
+        return self.conv(x) * gate.sigmoid()[..., None, None]
+
+import torch
+'''
+OWN = """\
+imports: [./gate.py]
+activation: nn.PReLU()
+init: he
+inputs: {rgb: [3, 32, 32], class: [3, 32, 32], vector: [1, 5]}
+blocks:
+  attend:                      # the name of a function of the module's, too
+    params: [{k: 3}]
+    inputs: [a, b]
+    result: [keys, second]
+    rows:
+      - [a, 1, nn.Conv2d, [8, 8, k, 1, k // 2], keys]
+      - [b, 2, nn.Conv2d, [8, 8, 1]]
+      - [-1, 1, nn.BatchNorm2d, [8], second]
+layers:
+  - [rgb, 1, Conv, [8, 3]]
+  - [class, 1, Conv, [8, 1, 1, null, 1, 1, relu]]
+  - [[0, 1], 1, attend, []]
+  - [[2.keys, 2.second], 1, attend, [5], again]
+  - [again.second, 1, ChannelGate, [12], gated]
+  - [[gated, "again[0]"], 1, Concat, [1]]
+  - [-1, 1, nn.Conv2d, {out_channels: 6, kernel_size: [3, 1], padding: same}]
+  - [vector, 1, nn.Linear, [5, 6]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Unflatten, [1, [6, 1, 1]]]
+  - [[6, -1], 1, Multiply, []]
+  - [-1, 2, Conv, [6, 3, 1, null, 1, 1, leaky relu]]
+"""
+BACKBONE = """\
+nc: 3
+layers:
+  - [-1, 1, torchvision.models.resnet18, {features: [layer2, layer3], pretrained: true}, backbone]
+  - [backbone.layer2, 1, Conv, [64, 1]]
+  - ["backbone[1]", 1, torchvision.ops.Conv2dNormActivation, {out_channels: 64, kernel_size: 1}]
+  - [[1, 2], 1, Detect, [nc]]
+"""
+
+
+def smallest(stem):
+    """A packaged file at its smallest scale, resolved."""
+    scales = load(packaged()[f"{stem}.yaml"]).scales
+    scale = min(scales, key=lambda s: (s.width, s.depth)).name if scales else None
+    return open_graph(f"{stem}.yaml", scale=scale)
+
+
+def ejected(graph, folder, name):
+    """A network's file, and the case that proves it."""
+    network = built(graph)
+    done = write(graph, is_shared(network))
+    file = folder / f"{re.sub(r'[^a-z0-9]', '_', name)}.py"
+    file.write_text(done.text, encoding="utf-8")
+    record(network, graph, file.with_suffix(".pt"))
+    return Case(file, done.name, file.with_suffix(".pt"))
+
+
+def assert_clean(folder):
+    """As ruff would write them, nothing in them that is not used, and no netbuild."""
+    ruff = [sys.executable, "-m", "ruff"]
+    how = ["--isolated", "--line-length", "120", "--no-cache", str(folder)]
+    for command in (["check", "--select", "E,F,I"], ["format", "--check", "--diff"]):
+        done = subprocess.run([*ruff, *command, *how], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for file in folder.glob("*.py"):
+        assert_no_leftovers(file.read_text(encoding="utf-8"))
+
+
+def assert_no_leftovers(text):
+    tree = ast.parse(text)
+    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    modules += [alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names]
+    assert not any(module.startswith("netbuild") for module in modules)
+    defined = [n.name for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert set(defined) - used == set()
+
+
+def test_some_packaged_networks(tmp_path):
+    prove([ejected(smallest(stem), tmp_path, stem) for stem in SOME])
+    assert_clean(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_every_packaged_network(tmp_path, group):
+    stems = sorted(Path(name).stem for name in packaged())[group::GROUPS]
+    for proof in prove([ejected(smallest(stem), tmp_path, stem) for stem in stems]):
+        assert proof.difference == 0
+        assert proof.runs == ("training", "after training", "eval", "fused")
+    assert_clean(tmp_path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "gate.py").write_text(GATE, encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(OWN, encoding="utf-8")
+    return tmp_path / "mine.yaml"
+
+
+def test_own_modules_blocks_inputs(own, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    graph = open_graph(own, trusted=True)
+    case = ejected(graph, folder, "mine")
+    text = case.file.read_text(encoding="utf-8")
+    # An activation that learns is shared within a network, and not between two.
+    for line in ("def attend(x):", "class Attend(", "class ChannelGate(nn.Module):", "global DEFAULT_ACTIVATION"):
+        assert line in text
+    assert "gate.py stays under its author's terms" in text
+    proof = prove([case])[0]
+    assert proof.difference == 0
+    assert_clean(folder)
+
+
+def test_weights_begin_as_in_the_network(own, tmp_path):
+    for graph in (open_graph(own, trusted=True), smallest("yolo11")):
+        case = ejected(graph, tmp_path, graph.name)
+        names: dict[str, object] = {"__name__": "ejected"}
+        exec(compile(case.file.read_text(encoding="utf-8"), str(case.file), "exec"), names)
+        torch.manual_seed(3)
+        network = graph.build()
+        torch.manual_seed(3)
+        model = names[case.name]()
+        assert list(model.state_dict()) == list(network.state_dict())
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(model.state_dict()[key], tensor), key
+
+
+@pytest.mark.slow
+def test_models_of_torchvision(tmp_path, cli):
+    file = tmp_path / "net.yaml"
+    file.write_text(BACKBONE, encoding="utf-8")
+    done = cli("eject", file, "-o", tmp_path / "net.py", "--imgsz", 64)
+    assert done.code == 0, done.err
+    assert "note: the file imports torchvision too" in done.err
+    assert "It needs torchvision beside torch." in (tmp_path / "net.py").read_text(encoding="utf-8")
+    file.unlink()
+    assert_clean(tmp_path)
+
+
+def test_the_command(tmp_path, cli):
+    for command in (
+        ("build", "yolo11n.yaml", "--nc", 5, "-o", tmp_path / "net.safetensors"),
+        ("eject", tmp_path / "net.safetensors", "--json"),
+    ):
+        done = cli(*command)
+        assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["path"] == str(tmp_path / "net.py")
+    assert told["proof"]["equal"] is True
+    assert told["packages"] == []
+    # Warnings are errors, netbuild is not there, the checkpoint's tensors fit, torch.export takes it.
+    program = """
+import sys
+sys.modules["netbuild"] = None
+import safetensors.torch, torch
+from net import YOLO11n
+model = YOLO11n()
+model.load_state_dict(safetensors.torch.load_file("net.safetensors"))
+x = torch.rand(1, 3, 64, 64)
+exported = torch.export.export(model.eval(), (x,))
+print(torch.equal(exported.module()(x)[0], model(x)[0]))
+"""
+    for command in (["-W", "error", "-m", "py_compile", "net.py"], ["net.py"], ["-c", program]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "True\n"
+
+
+def test_equal_networks_give_equal_files():
+    first, second = (write(smallest("yolov10n")).text for _ in range(2))
+    assert first == second
+
+
+def test_a_file_that_differs_is_not_given_its_name(own, tmp_path, cli, monkeypatch):
+    from netbuild.author import ejecting
+
+    def wrong(graph, shared):
+        done = write(graph, shared)
+        assert "math.sqrt(2)" in done.text
+        return type(done)(done.text.replace("math.sqrt(2)", "math.sqrt(3)"), done.name, done.packages, done.own)
+
+    monkeypatch.setattr(ejecting, "write", wrong)
+    done = cli("eject", own, "--trust", "-o", tmp_path / "net.py")
+    assert done.code == 1
+    assert "differs from the network by" in done.err
+    assert not (tmp_path / "net.py").exists()
+    assert (tmp_path / "net.failed.py").exists()
+
+
+def test_what_cannot_be_ejected_is_said(own, tmp_path, cli):
+    (tmp_path / "gate.py").write_text(
+        GATE.replace("import Conv as", "import conv as").replace("Convolution(c1", "Convolution.Conv(c1"), "utf-8"
+    )
+    with pytest.raises(NetbuildError, match=r"'Convolution' is netbuild.layers.conv"):
+        netbuild.eject(own, tmp_path / "net.py", trusted=True)
+    (tmp_path / "taken.py").write_text("mine", encoding="utf-8")
+    for out, said in (("net.txt", "must end in .py"), ("no/net.py", "no folder"), ("taken.py", "exists already")):
+        done = cli("eject", "lenet5.yaml", "-o", tmp_path / out)
+        assert done.code == 2
+        assert said in done.err
+    assert (tmp_path / "taken.py").read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,515 @@
+"""Targets beside ONNX: written, proven and run by their own runtimes; int8; the benchmark of all of them."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import mil_by_torch as mil
+from helpers.filled_weights import fill
+
+import netbuild
+from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.export import base, export
+from netbuild.export.benchmark import benchmark, text
+from netbuild.export.executorch import PARTS
+from netbuild.export.jobs import Wish, make_job
+from netbuild.export.making import plain
+from netbuild.export.parts import taken_apart
+from netbuild.export.proof import ProofError, prove
+from netbuild.prediction.contract import ranks
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+TINY = """
+task: detect
+nc: 3
+imgsz: 64
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [[-1, 1], 1, Detect, [nc]]
+"""
+CLASSES = """
+task: classify
+nc: 10
+ch: 1
+imgsz: 32
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Classify, [nc]]
+"""
+SLOW = {"executorch", "litert"}  # converters of seconds, which `make test-targets` installs
+FREE = {"executorch": ("batch", [1, 3, 64, 64], [8, 3, 64, 64])}  # what may be free, two shapes; of most all may
+ALL = ("both", [1, 3, 32, 64], [4, 3, 96, 40])
+FLAGS = {
+    "nms": [], "opset": ["20"], "simplify": [], "calibrate": ["digits"], "pictures": ["3"], "half": [],
+    "dynamic": ["batch"],
+}  # fmt: skip
+
+
+def that(*takes):
+    """The targets that are held to be equal to torch and take these flags; slow ones are marked."""
+    found = [n for n in base.names() if not base.find(n).needs and base.find(n).takes.issuperset(takes)]
+    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in found]
+
+
+PICTURES = Path(base.__file__).with_name("pictures")
+
+
+def needed(name, runs=True):
+    """The target, or a skip with the package that it lacks, or why its files do not run here."""
+    chosen = base.find(name)
+    try:
+        base.check_packages(chosen)
+    except MissingExtraError as error:
+        pytest.skip(error.message)
+    if runs and chosen.barrier():
+        pytest.skip(chosen.barrier())
+    return chosen
+
+
+def lively(name="lively", content=TINY, **options):
+    Path(f"{name}.yaml").write_text(content)
+    return fill(netbuild.build(f"{name}.yaml", **options)).eval()
+
+
+def images(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(here):
+    """A folder of pictures without labels."""
+    (here / "pictures").mkdir()
+    for name in ("digits.png", "strip.jpg"):
+        shutil.copy(PICTURES / name, here / "pictures")
+    return here / "pictures"
+
+
+# -- equal to torch ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", that())
+def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
+    chosen, network = needed(name), lively()
+    done = export(network, target=name, imgsz=64)
+    assert done.path == Path(f"lively{chosen.suffix}")
+    assert done.equal
+    assert done.difference < 1e-4
+    assert set(os.listdir(here)) == {done.path.name, "lively.yaml"}  # nothing is left beside it
+    (here / "elsewhere").mkdir()
+    moved = Path(shutil.move(done.path, here / "elsewhere"))
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network(x)[0].numpy()
+    for run in (chosen.open(moved), chosen.quick(moved, 2)):
+        assert np.abs(run([x.numpy()])[0] - wanted).max() < 1e-3
+    assert chosen.facts(moved) == done.metadata
+    assert json.loads(done.metadata["names"]) == ["0", "1", "2"]
+    assert capfd.readouterr() == ("", "")  # libraries talk
+    del run
+    gc.collect()
+    assert signals_are_heard()
+
+
+def signals_are_heard():
+    """Whether a handler in Python still works; else (its stack is gone) the signal kills, here a process of its own."""
+    if not (child := os.fork()):
+        signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("name", that("dynamic"))
+def test_what_is_free_is_free(here, name):
+    chosen, network = needed(name), lively()
+    dynamic, *shapes = FREE.get(name, ALL)
+    done = export(network, target=name, imgsz=64, dynamic=dynamic)
+    sides = ["height", "width"] if dynamic == "both" else [64, 64]
+    assert done.inputs[0]["shape"] == ["batch", 3, *sides]
+    run = chosen.open(done.path)
+    for shape in shapes:
+        with torch.no_grad():
+            assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", that("half"))
+def test_half_is_half_the_size(here, name):
+    needed(name)
+    Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
+    network = netbuild.build("broad.yaml")  # weights as a beginning has them: larger ones lose more in float16
+    whole, half = (export(network, target=name, imgsz=64, half=half) for half in (False, True))
+    assert half.size < 0.65 * whole.size
+    assert half.metadata["half"] == "true"
+
+
+@pytest.mark.parametrize("name", base.names())
+def test_flags_that_a_target_does_not_take(cli, here, name):
+    chosen = needed(name, runs=False)
+    Path("tiny.yaml").write_text(TINY)
+    needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
+    for flag in FLAGS.keys() - chosen.takes:
+        done = cli("export", "tiny.yaml", "--target", name, *needs, f"--{flag}", *FLAGS[flag])
+        assert done.code == 2
+        assert f"the target '{name}' does not take --{flag}" in done.err
+    assert os.listdir(here) == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("name", base.names())
+def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name):
+    chosen = base.find(name)
+    monkeypatch.setattr(base, "_is_there", lambda package: package != chosen.packages[0])
+    needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
+    done = cli("export", "no-such-file.yaml", "--target", name, *needs)
+    assert done.code == 3
+    assert f"the target '{name}' needs " in done.err
+    assert f"pip install 'netbuild[{chosen.extra}]'" in done.err
+
+
+@pytest.mark.parametrize("name", that())
+def test_files_tell_no_paths_of_this_machine(here, name):
+    needed(name)
+    done = export(lively(), target=name, imgsz=64)
+    files = [p for p in (done.path, *done.path.rglob("*")) if p.is_file()]
+    held = b"".join(path.read_bytes() for path in files)
+    for path in filter(zipfile.is_zipfile, files):
+        with zipfile.ZipFile(path) as opened:
+            held += b"".join(opened.read(entry) for entry in opened.namelist())
+    for folder in (Path(netbuild.__file__).parent, Path(torch.__file__).parent, here):
+        assert str(folder).encode() not in held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SLOW))
+@pytest.mark.parametrize("operator", ["torch.special.bessel_j0(x)", "torch.linalg.svdvals(x)"])
+def test_an_operator_that_a_target_lacks_is_an_error_at_its_row(cli, here, name, operator):
+    needed(name)
+    Path("own.py").write_text(
+        f"import torch\n\nclass Odd(torch.nn.Module):\n    def forward(self, x):\n        return {operator}\n"
+    )
+    Path("odd.yaml").write_text("ch: 3\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Odd, []]\n")
+    done = cli("export", "odd.yaml", "--target", name, "--modules", "own.py")
+    assert done.code == 2
+    assert "odd.yaml:5:5: row 1 Odd: the operator aten." in done.err
+    assert "cannot be written as" in done.err
+    assert sorted(os.listdir(here)) == ["odd.yaml", "own.py"]
+
+
+SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32}
+BEYOND = {("executorch", "ddpm-unet")}
+NETS = """
+alexnet convnext-tiny ddpm-unet densenet121 efficientnet-b0 googlenet inception-v3 lenet5 mobilenet-v2
+mobilenet-v3-small resnet18 rtdetr-l siamfc swin-t unet vit-b-16 yolo11 yolo11-cls yolo11-obb yolo11-pose yolo11-seg
+yolo12 yolo26 yolo26-depth yolo26-sem yoloe-11 yolov10n yolov8-world
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS.split())
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_architectures_are_proven(here, name, net):
+    needed(name)
+    network = fill(netbuild.build(f"{net}.yaml", imgsz=SIZES.get(net, 64)), gain=1.0)
+    if net == "yolov10n":
+        network.model[-1].end2end = True
+    if (name, net) in BEYOND:
+        with pytest.raises(ProofError):
+            export(network, target=name, imgsz=SIZES.get(net, 64))
+        return
+    done = export(network, target=name, imgsz=SIZES.get(net, 64))
+    print(f"| {net} | {name} {done.difference:.0e} |")  # with -s the cells of the table in docs/export.md
+
+
+@pytest.mark.slow
+def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
+    chosen = needed("executorch")
+    with pytest.raises(NetbuildError, match="sizes that are fixed"):
+        export(lively(), target="executorch", imgsz=64, dynamic="size")
+    done = export(lively(), target="executorch", imgsz=64, dynamic="batch")
+    assert "batches of 1 to 8" in done.notes
+    with pytest.raises(RuntimeError):
+        chosen.open(done.path)([images(9, 3, 64, 64).numpy()])
+
+
+@pytest.mark.parametrize(
+    ("module", "gone"),
+    [
+        (torch.nn.LocalResponseNorm(5), "avg_pool3d"),
+        (torch.nn.LocalResponseNorm(4), "avg_pool3d"),
+        (torch.nn.AvgPool3d(2), None),
+        (torch.nn.ZeroPad2d(-2), "pad"),
+        (torch.nn.ConstantPad2d((1, -2, -1, 3), 5.0), "aten.pad."),
+        (torch.nn.ReflectionPad2d(2), None),
+    ],
+)
+def test_operators_without_kernels_are_taken_apart_alike(module, gone):
+    x = images(2, 6, 8, 8)
+    before = torch.export.export(torch.nn.Sequential(module), (x,))
+    after = taken_apart(before, PARTS)
+    called = " ".join(str(node.target) for node in after.graph.nodes)
+    assert gone is None or (gone in str(before.graph) and gone not in called)
+    assert (after.module()(x) - module(x)).abs().max() == 0
+
+
+def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
+    Path("own.py").write_text(
+        "from torch import nn\n\nclass Wide(nn.Module):\n    def forward(self, x):\n"
+        "        return x * 2 if x.shape[3] > 40 else x\n"
+    )
+    Path("wide.yaml").write_text("ch: 3\nimgsz: 40\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Wide, []]\n")
+    with pytest.raises(ProofError, match=r"wide\.failed\.torchscript"):
+        export("wide.yaml", target="torchscript", imgsz=40, dynamic="both", modules=["own.py"])
+    assert not Path("wide.torchscript").exists()
+
+
+# -- folders, packages ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("openvino", ["tiny.bin", "tiny.xml"]),
+        ("ncnn", ["netbuild.json", "tiny.bin", "tiny.param"]),
+        ("coreml", ["Data", "Manifest.json"]),
+    ],
+)
+def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
+    chosen = needed(name, runs=False)
+    Path("tiny.yaml").write_text(TINY)
+    call = ("export", "tiny.yaml", "--target", name, *(["--unproven"] if chosen.barrier() else []))
+    assert cli(*call).code == 0
+    folder = Path(f"tiny{chosen.suffix}")
+    assert sorted(os.listdir(folder)) == held
+    assert cli(*call).code == 0  # replaced
+    for mine in ("notes.txt", "more/notes.json"):
+        (folder / mine).parent.mkdir(exist_ok=True)
+        (folder / mine).write_text("mine")
+        done = cli(*call)
+        assert (done.code, "other things in it" in done.err) == (2, True)
+        (folder / mine).unlink()
+    done = cli(*call, "-o", "x.onnx")
+    assert (done.code, f"must end in {chosen.suffix}" in done.err) == (2, True)
+
+
+def test_a_benchmark_says_what_is_missing(here, monkeypatch):
+    monkeypatch.setattr(base, "_is_there", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
+    Path("tiny.yaml").write_text(TINY)
+    rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
+    for name in ("openvino", "ncnn", "coreml", "executorch", "litert"):
+        assert f"netbuild[{name}]" in rows[name].remark
+    assert rows["onnx"].median_ms > 0
+
+
+# -- ncnn -------------------------------------------------------------------------------------------------------------
+
+
+def test_ncnn_has_the_jobs_names_and_one_picture_at_a_time(here):
+    chosen = needed("ncnn")
+    done = export(lively(), target="ncnn", imgsz=64, input_names=["seen"], output_names=["found"])
+    words = Path("lively_ncnn/lively.param").read_text().split()
+    assert {"seen", "found"} < set(words)
+    assert not {"in0", "out0"} & set(words)
+    with pytest.raises(ValueError, match="one picture"):
+        chosen.open(done.path)([images(2, 3, 64, 64).numpy()])
+    with pytest.raises(NetbuildError, match="one picture at a time"):
+        export(lively(), target="ncnn", imgsz=64, batch=2)
+
+
+def test_what_ncnn_lacks_is_an_error_at_its_row(cli, here):
+    needed("ncnn")
+    Path("own.py").write_text(
+        "from torch import nn\n\nclass Best(nn.Module):\n    def forward(self, x):\n        return x.topk(4, 3)[0]\n"
+    )
+    Path("best.yaml").write_text("ch: 3\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Best, []]\n")
+    done = cli("export", "best.yaml", "--target", "ncnn", "--modules", "own.py", "--trust")
+    assert done.code == 2
+    assert "best.yaml:5:" in done.err
+    assert "ncnn has no operator for torch.topk" in done.err
+    assert sorted(os.listdir(here)) == ["best.yaml", "own.py"]
+
+
+# -- CoreML -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_proven_here_is_asked_for(cli, here):
+    chosen = needed("coreml", runs=False)
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("export", "tiny.yaml", "--target", "onnx", "--unproven")
+    assert (done.code, "--unproven has no effect" in done.err) == (2, True)
+    if not chosen.barrier():
+        return
+    done = cli("export", "no-such-file.yaml", "--target", "coreml")  # said before any work
+    assert done.code == 2
+    assert "CoreML runs on macOS only" in done.err
+    assert "--unproven" in done.err
+    assert os.listdir(here) == ["tiny.yaml"]
+    with pytest.raises(NetbuildError, match="macOS"):
+        benchmark("tiny.yaml", targets="coreml", rounds=1)
+    done = cli("export", "tiny.yaml", "--target", "coreml", "--unproven")
+    assert done.code == 0
+    assert "NOT PROVEN here: CoreML runs on macOS only" in done.out
+    with pytest.raises(NetbuildError, match="cannot be run here"):
+        benchmark("tiny.yaml", ["tiny.mlpackage"], rounds=1)
+    done = json.loads(cli("export", "tiny.yaml", "--target", "coreml", "--unproven", "--json").out)
+    assert (done["proven"], done["equal"], done["difference"], done["proof"]) == (False, False, None, [])
+    assert done["outputs"] == [{"name": "output0", "type": "float32", "shape": [1, 7, 320]}]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_coreml_package_does_what_the_network_does(here, half):
+    chosen, network = needed("coreml", runs=False), lively()
+    done = export(network, target="coreml", imgsz=64, half=half, unproven=bool(chosen.barrier()))
+    assert chosen.facts(done.path) == done.metadata
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network(x)[0].numpy()
+    assert mil.run(done.path, [x.numpy()])[0] == pytest.approx(wanted, rel=2e-2 if half else 1e-4, abs=0.1 * half)
+    held = b"".join(file.read_bytes() for file in done.path.rglob("*") if file.is_file())
+    assert str(Path(netbuild.__file__).parent).encode() not in held
+
+
+SIDES = {"lenet5": 32, "unet": None}  # in pixels, 64 unless told
+CANNOT = {
+    ("ncnn", "lenet5"): "ncnn stops on the way to output0",
+    ("ncnn", "rtdetr-l"): "ncnn has no operator for",
+    ("ncnn", "swin-t"): "ncnn has no operator for Tensor.slice, Tensor.unflatten",
+    ("coreml", "rtdetr-l"): "cannot be written for CoreML: Op",
+    ("coreml", "swin-t"): "cannot be written for CoreML: New var",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ncnn", "coreml"])
+@pytest.mark.parametrize(
+    "name",
+    "yolo11n yolov10n yolo26n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls rtdetr-l lenet5 alexnet googlenet"
+    " resnet18 mobilenet-v2 mobilenet-v3-small shufflenet-v2-x0-5 vit-b-16 swin-t convnext-tiny unet unet-same".split(),
+)
+def test_architectures_on_devices(here, name, target):
+    chosen, side = needed(target, runs=False), SIDES.get(name, 64)
+    network = fill(netbuild.build(f"{name}.yaml", imgsz=side), gain=1.0).eval().fuse()
+    if (target, name) in CANNOT:
+        with pytest.raises(NetbuildError, match=CANNOT[target, name]):
+            export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
+        return
+    done = export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
+    difference = done.difference
+    if difference is None:  # then of its program, done by torch
+        job = make_job(network, Wish(side and (side, side), None, None, None, None, {}))
+        match = "rows" if ranks(network.model[-1]) else ""
+        difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), plain(job), 1e-4, match))
+    assert difference < 1e-4
+    print(f"| {name} | {target} | {difference:.0e} |")  # with -s the rows of the table in docs/export.md
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_of_pictures_without_labels(cli, pictures):
+    import onnx
+
+    netbuild.save(lively(), "net.safetensors")
+    done = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert (data["path"], data["equal"], data["proof"][0]["tolerance"]) == ("net.int8.onnx", False, None)
+    assert any("the pictures have no labels" in note for note in data["notes"])
+    assert any("ranges of 2 pictures" in note for note in data["notes"])
+    model = onnx.load("net.int8.onnx")
+    assert {p.key: p.value for p in model.metadata_props}["int8"] == '{"pictures": 2}'
+    # What reads the softmax of the head, and so decodes boxes, is left in float.
+    makers = {output: node for node in model.graph.node for output in node.output}
+    floats = [n for n in model.graph.node if n.op_type == "Conv" and makers[n.input[0]].op_type != "DequantizeLinear"]
+    assert len(floats) == 1
+    plain = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--pictures", "1")
+    assert "not equal to torch, nor meant to be" in plain.out
+    assert "ranges of 1 pictures" in plain.out
+    assert cli("predict", "net.int8.onnx", "pictures", "--json").code == 0
+
+
+def test_int8_tells_accuracy_beside_float(here):
+    network = lively("classes", CLASSES)
+    done = export(network, target="onnx-int8", more={"calibrate": "digits", "pictures": 16})
+    assert "accuracy of int8 on " in done.notes[1], done.notes
+    assert "(float32 0." in done.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "needs --calibrate"),
+        (["--calibrate", "no-such-place"], "there is no data set"),
+        (["--calibrate", "pictures", "--half"], "does not take --half"),
+        (["--calibrate", "pictures", "-o", "x.onnx"], "must end in .int8.onnx"),
+    ],
+)
+def test_wrong_calls_of_int8(cli, pictures, flags, said):
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("export", "tiny.yaml", "--target", "onnx-int8", *flags)
+    assert (done.code, said in done.err) == (2, True)
+    assert sorted(os.listdir()) == ["pictures", "tiny.yaml"]
+
+
+# -- benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_benchmark_of_all_with_data(cli, here):
+    netbuild.save(lively("classes", CLASSES), "net.safetensors")
+    done = cli("benchmark", "net.safetensors", "--data", "digits", "--rounds", 3, "--json")
+    assert done.code == 0, done.err
+    rows = {row["target"]: row for row in json.loads(done.out)}
+    assert set(rows) == {"torch", *base.names()}
+    for row in (row for row in rows.values() if not row["remark"]):
+        assert row["p95_ms"] >= row["median_ms"] > 0
+        assert row["images_per_s"] == pytest.approx(1e3 / row["median_ms"])
+        assert row["size"] > 0
+        assert row["difference"] < (1e-4 if row["target"] != "onnx-int8" else 1)
+        assert row["accuracy"]["top1"] == pytest.approx(rows["torch"]["accuracy"]["top1"], abs=0.05)
+    assert sorted(os.listdir(here)) == ["classes.yaml", "net.safetensors"]
+
+
+def test_benchmark_of_files_that_are_there(here):
+    network = lively()
+    netbuild.save(network, "net.safetensors")
+    made = export(network, "net.onnx", imgsz=64)
+    rows = benchmark("net.safetensors", ["net.onnx"], rounds=2)
+    assert [row.target for row in rows] == ["torch", "net.onnx"]
+    assert rows[1].difference < 1e-4
+    assert rows[1].size == made.size
+    assert text(rows).splitlines()[0].split()[:3] == ["target", "median", "ms"]
+    with pytest.raises(NetbuildError, match="does not run"):
+        benchmark("net.safetensors", ["net.onnx"], imgsz=32, rounds=2)
+    with pytest.raises(NetbuildError, match="ends in none of"):
+        benchmark("net.safetensors", ["lively.yaml"], rounds=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--targets", "nix"], "no target 'nix'"),
+        (["--targets", "onnx-int8"], "name them by --data"),
+        (["--data", "digits"], "data to classify"),
+        (["none.onnx"], "is not there"),
+    ],
+)
+def test_wrong_benchmarks(cli, here, flags, said):
+    Path("tiny.yaml").write_text(TINY)
+    done = cli("benchmark", "tiny.yaml", *flags)
+    assert (done.code, said in done.err) == (2, True)

@@ -1,0 +1,316 @@
+"""Own modules: from files, folders and packages, by roles, with trust, and what is said when they are wrong."""
+
+import json
+import pickle
+import textwrap
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+import torch
+
+from netbuild import NetbuildError
+from netbuild.grammar.spec import load as load_spec
+from netbuild.grammar.spec import read
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
+from netbuild.modules import registry, trust
+from netbuild.modules.own import load
+
+CASES = Path(__file__).parents[1] / "cases"
+BUILT = [
+    ("a03-user-channel-gate", [], [928, 552, 18_560, 152_404], 172_444),
+    ("a06-simam-no-args", [], [696, 0, 0, 8720, 93_378], 102_794),
+    ("a09-weighted-fusion", [], [928, 13_920, 20_832, 0, 2, 13_888, 78_387], 127_957),
+    ("f04-resnet18-rows", ["--imgsz", "224"], None, 11_689_512),
+]
+MODULES = """
+from __future__ import annotations
+from typing import Annotated
+import torch
+from torch import nn
+import netbuild
+
+class Wide(nn.Module):
+    def __init__(self, inp, wide: Annotated[int, netbuild.Width], times: Annotated[int, netbuild.Depth] = 1, k=1):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(wide if i else inp, wide, k) for i in range(times)))
+    def forward(self, x):
+        return self.layers(x)
+
+class Two(nn.Module):
+    def forward(self, a, b):
+        return a + b
+
+class Any(nn.Module):
+    def forward(self, *xs):
+        return sum(xs)
+
+class Sized(nn.Module):
+    def __init__(self, c1, hw: Annotated[tuple[int, int], netbuild.Size], stride: Annotated[float, netbuild.Stride]):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, c1, *hw))
+        self.factor = stride
+    def forward(self, x):
+        return x + self.bias * self.factor
+
+@netbuild.module(name="Renamed", roles={"size": netbuild.Width}, task="classify")
+class Odd(nn.Module):
+    def __init__(self, c1, size):
+        super().__init__()
+        self.linear = nn.Conv2d(c1, size, 1)
+    def forward(self, x):
+        return self.linear(x).mean((2, 3))
+
+class Broken(nn.Module):
+    def __init__(self, c1):
+        super().__init__()
+        self.conv = nn.Conv2d(c1 + 1, 4, 1)
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "own.py").write_text(MODULES)
+    return tmp_path / "own.py"
+
+
+def graph(text: str, own: Path, **options):
+    return resolve(
+        read(textwrap.dedent(text), Path("net.yaml")), Options(imgsz=(16, 16), modules=load([own]), **options)
+    )
+
+
+@pytest.mark.parametrize(("name", "flags", "rows", "total"), BUILT, ids=lambda v: v if isinstance(v, str) else "")
+def test_cases_build_from_any_folder(cli, tmp_path, monkeypatch, name, flags, rows, total):
+    monkeypatch.chdir(tmp_path)
+    flags = flags or ["--imgsz", "64"]
+    done = cli("summary", CASES / f"{name}.yaml", "--modules", CASES / f"{name}.py", *flags, "--json")
+    data = json.loads(done.out)
+    assert data["totals"]["params"] == total
+    assert rows is None or [row["params"] for row in data["rows"]] == rows
+
+
+def test_repeating_the_input_channels_is_an_error_never_another_net(cli, tmp_path):
+    text = (CASES / "a03-user-channel-gate.yaml").read_text().replace("ChannelGate, [4]", "ChannelGate, [32, 4]")
+    (tmp_path / "net.yaml").write_text(text)
+    module = CASES / "a03-user-channel-gate.py"
+    done = cli("summary", tmp_path / "net.yaml", "--modules", module, "--imgsz", "64")
+    assert done.code == 2
+    for said in (
+        "net.yaml:5:",
+        "row 1 ChannelGate",
+        "[32, 4]",
+        "supplied: 32 arrive",
+        "ChannelGate(c1=32 (supplied), r=4)",
+    ):
+        assert said in done.err
+    done = cli(
+        "summary", CASES / "a04-gate-under-width.yaml", "--scale", "s", "--modules", CASES / "a04-gate-under-width.py"
+    )
+    assert "[64, 4]" in done.err
+    assert "32 arrive at scale s" in done.err
+
+
+def test_roles_by_name_by_annotation_and_by_decorator(own):
+    text = """
+    scales: {h: [0.5, 0.5, 64]}
+    backbone:
+      - [-1, 4, Wide, [32]]
+      - [-1, 1, Sized, []]
+    head:
+      - [-1, 1, Renamed, [20]]
+    """
+    g = graph(text, own, scale="h")
+    assert [layer.arguments for layer in g.layers] == [[3, 16, 2], [16], [16, 16]]
+    assert g.layers[1].module.bias.shape == (1, 16, 16, 16)
+    assert g.layers[1].module.factor == 1
+    assert g.task == "classify"
+
+
+def test_several_inputs_as_arguments(own):
+    text = """
+    layers:
+      - [input, 1, Wide, [4], a]
+      - [input, 1, Wide, [4], b]
+      - [[a, b], 1, Two, []]
+      - [[a, b, -1], 1, Any, []]
+    """
+    net = graph(text, own).build().eval()
+    x = torch.rand(1, 3, 16, 16)
+    a, b = net.model.get_submodule("0")(x), net.model.get_submodule("1")(x)
+    torch.testing.assert_close(net(x), 2 * (a + b))
+
+
+def test_an_error_in_own_code_names_row_and_line(own):
+    with pytest.raises(NetbuildError) as caught:
+        graph("layers:\n  - [input, 1, Broken, []]\n", own)
+    message = caught.value.message
+    assert "row 0 Broken" in message
+    assert "built for 4 input channels, 3 arrive" in message
+    assert "raised at own.py:" in message
+    assert "return self.conv(x)" in message
+
+
+def test_classes_can_be_pickled(own):
+    net = graph("layers:\n  - [input, 1, Wide, [4]]\n", own).build()
+    again = pickle.loads(pickle.dumps(net))
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(again(x), net(x))
+
+
+def test_folders_and_packages(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.py").write_text("from torch import nn\nclass A(nn.Module): pass\n")
+    (tmp_path / "plain" / "b.py").write_text("from torch import nn\nclass B(nn.Module): pass\n")
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("from .inner import C\n")
+    (tmp_path / "pack" / "inner.py").write_text("from torch import nn\nclass C(nn.Module): pass\n")
+    assert set(load([tmp_path / "plain", tmp_path / "pack"])) == {"A", "B", "C"}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "line"),
+    [
+        ("import torch\nclass A(:\n", "SyntaxError", 2),
+        ("x = 1\ny = x / 0\n", "ZeroDivisionError", 2),
+        ("import nosuchpackage\n", "nosuchpackage", 1),
+        ("raise SystemExit(3)\n", "SystemExit", 1),
+        ("x = 1\n", "no nn.Module class", None),
+    ],
+)
+def test_code_that_does_not_load(cli, tmp_path, code, said, line):
+    (tmp_path / "own.py").write_text(code)
+    done = cli("summary", CASES / "a03-user-channel-gate.yaml", "--modules", tmp_path / "own.py")
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert line is None or f"own.py:{line}:" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_two_files_with_one_name_and_a_missing_file(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.py").write_text("from torch import nn\nclass Same(nn.Module): pass\n")
+    with pytest.raises(NetbuildError, match="defined twice"):
+        load([tmp_path / "a.py", tmp_path / "b.py"])
+    with pytest.raises(NetbuildError, match="no such module file"):
+        load([tmp_path / "c.py"])
+
+
+@pytest.fixture
+def importing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + MODULES.replace("from __future__ import annotations\n", "")
+    )
+    (folder / "net.yaml").write_text("imports: {Wide: ./own.py}\nlayers:\n  - [-1, 1, Wide, [4]]\n")
+    return folder / "net.yaml"
+
+
+def test_imports_run_only_when_trusted(cli, importing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("summary", importing, "--imgsz", "16")
+    assert done.code == 2
+    for said in ("net.yaml:1:17:", "runs only if you trust it", "own.py", "--trust", "--modules"):
+        assert said in done.err
+    assert not (tmp_path / "ran").exists()
+    done = cli("summary", importing, "--imgsz", "16", "--trust", "--json")
+    assert json.loads(done.out)["totals"]["params"] == 16
+    assert (tmp_path / "ran").exists()
+
+
+def test_trust_is_remembered_for_a_path_and_its_content(cli, importing):
+    module = importing.parent / "own.py"
+    trust.remember(module)
+    assert cli("summary", importing, "--imgsz", "16").code == 0
+    module.write_text(module.read_text() + "\n")
+    assert cli("summary", importing, "--imgsz", "16").code == 2
+
+
+@pytest.mark.parametrize(
+    ("imports", "said"),
+    [
+        ("./nothere.py", "does not exist"),
+        ("{Nope: ./own.py}", "defines no module 'Nope'"),
+        ("[3]", "must be a text"),
+        ("3", "imports must be"),
+    ],
+)
+def test_wrong_imports_are_errors_at_their_place(cli, importing, imports, said):
+    importing.write_text(f"imports: {imports}\nlayers:\n  - [-1, 1, Wide, [4]]\n")
+    done = cli("summary", importing, "--trust")
+    assert done.code == 2
+    assert said in done.err
+    assert "net.yaml:1:" in done.err
+
+
+def test_reading_a_file_with_imports_runs_nothing(importing, tmp_path):
+    assert load_spec(importing).imports[0].name == "Wide"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_layers_of_packages_by_dotted_path(cli, tmp_path):
+    pytest.importorskip("torchvision")
+    (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, torchvision.ops.SqueezeExcitation, [3, 1]]\n")
+    data = json.loads(cli("summary", tmp_path / "net.yaml", "--imgsz", "16", "--json").out)
+    assert data["totals"]["params"] == 10
+    for name in ("torchvision.ops.nms", "torchvision.os", "timm.layers.Nope", "os.path.join"):
+        (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, {name}, []]\n")
+        done = cli("summary", tmp_path / "net.yaml")
+        assert done.code in (2, 3)
+        assert name in done.err
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def fuse(self, a, b): return a + b", "its fuse() fails: "),
+        ("def fuse(self): self.conv = None", "it does not run so: "),
+        ("def __deepcopy__(self, memo): raise RuntimeError('no copies')", "its module cannot be copied: no copies"),
+    ],
+)
+def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, body, said):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Own(nn.Module):\n    def __init__(self, c1):\n"
+        "        super().__init__()\n        self.conv = nn.Conv2d(c1, c1, 1)\n"
+        f"    def forward(self, x):\n        return self.conv(x)\n    {body}\n"
+    )
+    (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, Own, []]\n")
+    flags = ["--modules", tmp_path / "own.py", "--imgsz", "16"]
+    assert cli("summary", tmp_path / "net.yaml", *flags).code == 0
+    done = cli("summary", tmp_path / "net.yaml", *flags, "--fused")
+    assert (done.code, done.out) == (2, "")
+    assert "net.yaml:3:5: row 1 Own: " in done.err
+    assert said in done.err
+    assert "--fused" in done.err
+
+
+def test_a_path_that_the_system_does_not_take(cli):
+    done = cli("summary", CASES / "a03-user-channel-gate.yaml", "--modules", "x" * 5000)
+    assert (done.code, done.out) == (2, "")
+    assert "cannot be read" in done.err
+
+
+def test_an_entry_point_that_does_not_load(cli, tmp_path, monkeypatch):
+    point = EntryPoint("FromPackage", "no.such.package:Layer", "netbuild.modules")
+    monkeypatch.setattr(registry, "_entry_points", lambda: EntryPoints([point]))
+    (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, FromPackage, []]\n")
+    done = cli("summary", tmp_path / "net.yaml")
+    assert done.code == 2
+    assert "net.yaml:2:13: row 0: the entry point 'FromPackage'" in done.err
+
+
+def test_the_refusal_names_all_code_of_a_package(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("from .inner import C\n")
+    (tmp_path / "pack" / "inner.py").write_text("from torch import nn\nclass C(nn.Module): pass\n")
+    (tmp_path / "net.yaml").write_text("imports: [./pack]\nlayers:\n  - [-1, 1, C, []]\n")
+    done = cli("summary", tmp_path / "net.yaml")
+    assert done.code == 2
+    assert "__init__.py (1 lines" in done.err
+    assert "inner.py (2 lines" in done.err

@@ -1,0 +1,220 @@
+"""The YOLO family's files against what was measured of the networks they are named after: counts, costs, keys, outputs.
+
+Each file is held at one scale by default, at all measured ones with the slow tests.
+"""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.filled_weights import fill, image, samples, text
+
+from netbuild.costs.outputs import tensors_of
+from netbuild.grammar.locate import packaged
+from netbuild.grammar.spec import load
+from netbuild.graph.options import Options
+from netbuild.graph.resolve import resolve
+from netbuild.report.summary import summarize_graph
+
+FILES = packaged()
+EIGHTH = 1e-5  # of the mean absolute value, beside what float32 loses
+LOOSE = 1e-3
+
+
+def golden(name):
+    return json.loads(gzip.decompress((Path(__file__).parents[1] / "golden" / f"{name}.json.gz").read_bytes()))
+
+
+TABLES, STATE_KEYS, NUMERIC = map(golden, ("tables", "state_keys", "numeric"))
+
+
+def sampled(names):
+    """Each name, all but one a file marked slow."""
+    seen = {}
+    for name in sorted(names, key=lambda name: (TABLES[name]["totals"]["params"], name)):
+        seen.setdefault(TABLES[name]["file"], name)
+    quick = set(seen.values()) | {"yolo11n-nc5", "yolo11s", "yolo11m", "yolov8m", "yolo12m"}
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+def spec_of(stem):
+    return load(FILES[f"{stem}.yaml"])
+
+
+@cache
+def measured_graph(name):
+    facts = TABLES[name]
+    spec = spec_of(facts["file"])
+    scale = facts["scale"] if spec.scales else None
+    return resolve(spec, Options(scale, None, facts["nc"], imgsz=(facts["imgsz"],) * 2)), facts
+
+
+def written_sources(index, written):
+    written = written if isinstance(written, list) else [written]
+    return tuple(source if source >= 0 or index == 0 else index + source for source in written)
+
+
+@pytest.mark.parametrize("name", sampled(TABLES))
+def test_rows_are_those_measured(name):
+    graph, facts = measured_graph(name)
+    assert len(graph.layers) == len(facts["rows"])
+    for i, (layer, (written, n, module, args, params, shape, flops)) in enumerate(
+        zip(graph.layers, facts["rows"], strict=True)
+    ):
+        sources = layer.row.sources[:-1] if layer.factory.takes_text else layer.row.sources
+        assert sources == written_sources(i, written), i
+        assert (layer.n, layer.factory.name, layer.params) == (n, module, params), i
+        if module != "TorchVision":  # that row says where its weights come from
+            assert layer.arguments == args, i
+        assert (layer.out_shape, layer.tally.flops("torch")) == (shape, flops), i
+
+
+@pytest.mark.parametrize("name", sampled(TABLES))
+def test_totals_are_those_measured(name):
+    graph, facts = measured_graph(name)
+    summary = summarize_graph(graph, flops="all").to_dict()
+    found, wanted = summary["totals"], facts["totals"]
+    exact = ("params", "gradients", "modules_all", "modules_leaf")
+    assert {key: found[key] for key in exact} == {key: wanted[key] for key in exact}
+    assert found["flops_all"] == {
+        "torch": wanted["flops_torch"],
+        "thop": pytest.approx(wanted["flops_thop"], rel=1e-3),
+        "thop-stride": pytest.approx(wanted["flops_thop_stride"], rel=1e-3),
+    }
+    assert summary["flops_unknown"] == {}
+
+
+@pytest.mark.parametrize("name", STATE_KEYS)
+def test_state_keys_are_those_measured(name):
+    facts = TABLES.get(name)
+    spec = spec_of(facts["file"] if facts else name)
+    graph = resolve(spec, Options(facts["scale"] if facts and spec.scales else None, imgsz=(64, 64)))
+    assert [[f"model.{k}", list(t.shape)] for k, t in graph.skeleton().state_dict().items()] == STATE_KEYS[name]
+
+
+# -- outputs ----------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolov8n-pose", "yolo12n-obb", "yolo26n", "yolo26n-seg", "yolo26n-obb",
+    "yolo26n-depth", "yolo26n-sem", "yolov10n", "yolov9t", "yolov5n", "yolov8n-ghost", "yolov8n-worldv2", "yoloe-11n",
+    "yoloe-26n-seg", "yolov8n-rtdetr", "yolo11-cls-resnet18", "yolov3-tiny",
+}  # fmt: skip
+
+
+RUNS = [
+    pytest.param(
+        name,
+        run,
+        marks=pytest.mark.slow if name not in QUICK or run.startswith("192") else (),
+        id=f"{name}-{run}",
+    )
+    for name, facts in NUMERIC.items()
+    for run in facts["runs"]
+]
+
+
+def built(name, height, width):
+    facts = TABLES[name]
+    spec = spec_of(facts["file"])
+    graph = resolve(spec, Options(facts["scale"] if spec.scales else None, imgsz=(height, width)))
+    return fill(graph.build(), NUMERIC[name]["gain"]).eval()
+
+
+def inputs_of(name, network, height, width):
+    images = [image(3, height, width)]
+    if "text" in network.facts["yaml"]:
+        features = text(80)
+        with torch.no_grad():
+            images.append(network.model[-1].text_prompts(features) if name.startswith("yoloe") else features)
+    return images
+
+
+def flat(value, path=""):
+    """The tensors of an output by their path: ``[0].boxes``."""
+    if isinstance(value, torch.Tensor):
+        return {path or "out": value}
+    pairs = value.items() if isinstance(value, dict) else enumerate(value or ())
+    found = {}
+    for key, item in pairs:
+        step = f".{key}" if isinstance(value, dict) else f"[{key}]"
+        found |= flat(item, f"{path}{step}" if path else step.removeprefix("."))
+    return found
+
+
+@pytest.mark.parametrize(("name", "run"), RUNS)
+def test_outputs_are_those_measured(name, run):
+    size, mode = run.split(":")
+    height, width = map(int, size.split("x"))
+    network = built(name, height, width)
+    head, rows = network.model[-1], []
+    head.training = mode == "head_train"
+    head.end2end = mode == "eval_end2end"
+    arriving = []
+    head.register_forward_pre_hook(lambda _, args: arriving.extend(args[0] if isinstance(args[0], list) else []))
+    for row in network.model.children():
+        row.register_forward_hook(lambda *call: rows.append(call[2]))
+    with torch.no_grad():
+        found = flat(network(*inputs_of(name, network, height, width)))
+    if "rtdetr" in name:
+        found = {f"out{path}": tensor for path, tensor in found.items()} | flat(arriving, "head_in")
+    for path, fact in NUMERIC[name]["runs"][run].items():
+        assert_measured(found[path], fact, path)
+    if run == "256x256:eval":
+        assert_rows(rows, NUMERIC[name]["rows"])
+
+
+def assert_measured(tensor, fact, path):
+    """The tensor is the measured one up to float32's rounding in this network, which err64 tells."""
+    assert list(tensor.shape) == fact["shape"], path
+    if "samples" not in fact:  # rows in an order that rounding decides
+        return
+    mean = fact["abs_sum"] / tensor.numel()
+    tolerance = EIGHTH * mean + 10 * fact.get("err64", 10 * EIGHTH * mean)
+    values, wanted = samples(tensor), fact["samples"]
+    if "sorted_samples" in fact and path.startswith("out"):  # queries in an order that rounding decides
+        values, wanted = samples(tensor.flatten().sort().values), fact["sorted_samples"]
+        tolerance = max(tolerance, LOOSE * mean)
+    assert values == pytest.approx(wanted, rel=0, abs=tolerance), path
+    assert tensor.double().abs().mean().item() == pytest.approx(mean, rel=0, abs=tolerance), path
+
+
+def measured(fact):
+    """The facts of each tensor of a row: [shape, sum, absolute sum, samples]; of several they are nested."""
+    if all(isinstance(side, int) for side in fact[0]):
+        yield fact
+    else:
+        for item in fact:
+            yield from measured(item)
+
+
+def assert_rows(rows, facts):
+    """Says which row departs first, looser than the outputs are held."""
+    for index, fact in facts.items():
+        for tensor, (shape, _, absolute, *first) in zip(tensors_of(rows[int(index)]), measured(fact), strict=False):
+            mean = absolute / tensor.numel()
+            assert list(tensor.shape) == shape, f"row {index}"
+            assert tensor.double().abs().mean().item() == pytest.approx(mean, rel=5e-3), f"row {index}"
+            assert not first or samples(tensor)[:4] == pytest.approx(first[0], rel=0, abs=0.02 * mean), f"row {index}"
+
+
+@pytest.mark.parametrize("name", ["yolo26n-pose", "yolo26n-seg", "yolo26n-obb", "yolov10n", "yoloe-26n"])
+@pytest.mark.parametrize("end2end", [False, True])
+def test_a_dual_head_fused_is_the_branch_that_was_chosen(name, end2end):
+    network = (
+        built(name, 64, 96)
+        if name in NUMERIC
+        else fill(resolve(spec_of(TABLES[name]["file"]), Options("n", imgsz=(64, 96))).build(), 1.0).eval()
+    )
+    network.model[-1].end2end = end2end
+    inputs = inputs_of(name, network, 64, 96)
+    with torch.no_grad():
+        before, *_ = tensors_of(network(*inputs))
+        after, *_ = tensors_of(network.fuse()(*inputs))
+    assert before.shape == after.shape
+    wide = before.abs().max()
+    close = (before - after).abs() <= 1e-4 * wide
+    # Scores that are equal but for rounding may change places among the best.
+    assert close.double().mean() > (0.98 if end2end else 0.9999)

@@ -1,0 +1,442 @@
+"""Masks, keypoints, turned boxes and answers for every pixel: the runtime against torch, torchvision and OpenCV."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.filled_weights import fill
+from helpers.small_networks import network_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco
+from torchvision.ops import batched_nms, nms
+
+import netbuild
+from netbuild import runtime
+from netbuild.data.fitting import letterboxed
+from netbuild.data.images import read_image
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from netbuild.export import export
+
+BODY = """
+imgsz: 64
+reg_max: 4
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+"""
+HEADS = {
+    "segment": "nc: 3\n" + BODY + "  - [[2, 3], 1, Segment, [nc, 8, 32]]\n",
+    "pose": "nc: 3\nkpt_shape: [5, 3]\n" + BODY + "  - [[2, 3], 1, Pose, [nc, kpt_shape]]\n",
+    "obb": "nc: 3\n" + BODY + "  - [[2, 3], 1, OBB, [nc, 1]]\n",
+    "semantic": "nc: 3\n" + BODY + "  - [[2, 3], 1, SemanticSegment, [nc]]\n",
+    "depth": BODY + "  - [[2, 3], 1, Depth, [16]]\n",
+}
+REAL = {"segment": "yolo11n-seg", "pose": "yolo11n-pose", "obb": "yolo11n-obb"}
+NAMES = ["bolt", "nut", "screw"]
+PICTURES = ["wide.png", "tall.png"]
+CONF, IOU, MOST = 0.3, 0.5, 40
+SPREAD = ("cv2", "cv3", "cv4")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with two pictures and, for each task, a checkpoint and its file."""
+    folder = tmp_path_factory.mktemp("made")
+    rng = np.random.default_rng(0)
+    for name, (w, h) in zip(PICTURES, ((150, 97), (61, 140)), strict=True):
+        coarse = rng.integers(0, 256, (h // 12 + 1, w // 12 + 1, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((w, h)).save(folder / name)
+    for task, text in HEADS.items():
+        checkpoint = network_of(folder, task, text, NAMES if "nc" in text else None, SPREAD)
+        if task in ("semantic", "depth"):
+            netbuild.save(fill(netbuild.build(checkpoint)), checkpoint, names=NAMES if "nc" in text else None)
+        export(checkpoint, folder / f"{task}.onnx", dynamic="size" if task == "segment" else None)
+    return folder
+
+
+@pytest.fixture
+def here(made, monkeypatch):
+    monkeypatch.chdir(made)
+    return made
+
+
+def ranked(folder, task):
+    """The network of a task with two branches, that of one-to-one chosen, and its file; made when it is wanted."""
+    text = HEADS[task] + "end2end: true\n"
+    network = netbuild.build(network_of(folder, f"{task}2", text, NAMES, SPREAD)).eval()
+    network.model[-1].end2end = True
+    network.facts["names"] = NAMES
+    file = folder / f"{task}2.onnx"
+    if not file.exists():
+        export(network, file)
+    return network.fuse(), file
+
+
+# -- another way to the same ------------------------------------------------------------------------------------------
+
+
+def seen(picture, shape):
+    """A picture as the network sees it on a canvas of a shape, (1, 3, H, W), and where it lies there."""
+    pixels, place = letterboxed(read_image(picture), shape, 1, False)
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255, place
+
+
+def outputs_of(network, picture, shape):
+    image, place = seen(picture, shape)
+    with torch.no_grad():
+        found = network(image)
+    return (found[0] if isinstance(found, tuple) else found), place
+
+
+class AsRun:
+    """A network with the outputs of its file: of scores that are nearly alike noise decides which is the better."""
+
+    def __init__(self, network, file):
+        self.model, self.file = network.model, file
+
+    def __call__(self, image):
+        found = tuple(map(torch.from_numpy, self.file.run(image.numpy())))
+        return (found if len(found) > 1 else found[0], None)
+
+
+def corners_of(boxes):
+    return torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+
+
+def polygon(box):
+    """The corners of a turned box (5,) by OpenCV, which takes degrees."""
+    cx, cy, w, h, angle = map(float, box)
+    return cv2.boxPoints(((cx, cy), (w, h), float(np.degrees(angle))))
+
+
+def polygon_iou(a, b):
+    first, second = (polygon(box).astype(float) for box in (a, b))
+    both = area(cut(list(first), second))
+    return both / (area(first) + area(second) - both)
+
+
+def area(corners):
+    return (
+        abs(sum(cross(a, b) for a, b in zip(corners, np.roll(corners, -1, 0), strict=True))) / 2 if len(corners) else 0
+    )
+
+
+def cross(a, b):
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def cut(corners, by):
+    """A polygon cut off at each side of a convex one in turn. Sutherland and Hodgman, 1974."""
+    way = np.sign(cross(by[1] - by[0], by[2] - by[1]))
+    for start, end in zip(by, np.roll(by, -1, 0), strict=True):
+        inside = [way * cross(end - start, p - start) for p in corners]
+        left = []
+        for i, p in enumerate(corners):
+            before, here = inside[i - 1], inside[i]
+            if (before < 0) != (here < 0):
+                left.append(corners[i - 1] + (p - corners[i - 1]) * before / (before - here))
+            left += [p] if here >= 0 else []
+        corners = left
+    return corners
+
+
+def chosen(y, nc, turned=False):
+    """Corner boxes before they are turned, scores, classes and the rest of what is kept of (4+nc+extra, A)."""
+    boxes, scores, extra = y.T.split((4, nc, len(y) - 4 - nc), 1)
+    best, kinds = scores.max(1)
+    order = torch.argsort(best, descending=True, stable=True)
+    order = order[best[order] > CONF]
+    if not turned:
+        own = order[batched_nms(corners_of(boxes[order]), best[order], kinds[order], IOU)[:MOST]]
+    else:
+        own = []
+        for i in order.tolist():
+            box = [*boxes[i], extra[i, 0]]
+            if all(kinds[i] != kinds[j] or polygon_iou(box, [*boxes[j], extra[j, 0]]) <= IOU for j in own):
+                own.append(i)
+        own = torch.tensor(own[:MOST])
+    return boxes[own], best[own], kinds[own], extra[own]
+
+
+def back(points, place):
+    """Points (..., 2) of the canvas in pixels of the picture."""
+    ratio = torch.tensor([place.inner[1] / place.size[1], place.inner[0] / place.size[0]])
+    return (points - torch.tensor([place.corner[1], place.corner[0]])) / ratio
+
+
+def at_pixels(maps, place, canvas):
+    """Maps (k, h, w) at every pixel of the picture, by torch's own sampling."""
+    (h, w), (height, width) = place.size, canvas
+    y = ((torch.arange(h) + 0.5) * place.inner[0] / h + place.corner[0]) / height * 2 - 1
+    x = ((torch.arange(w) + 0.5) * place.inner[1] / w + place.corner[1]) / width * 2 - 1
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None]
+    return F.grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def wanted_of(task, network, picture, shape):
+    """What is found in a picture: boxes, scores, classes, and masks, keypoints or corners; all in its pixels."""
+    outputs, place = outputs_of(network, picture, shape)
+    y, prototypes = outputs if task == "segment" else (outputs, None)
+    nc = network.model[-1].nc
+    if not network.model[-1].one2one():
+        boxes, scores, kinds, extra = chosen(y[0], nc, task == "obb")
+    else:
+        rows = y[0][y[0][:, 4] > CONF][:MOST]
+        boxes, scores, kinds, extra = rows[:, :4], rows[:, 4], rows[:, 5].int(), rows[:, 6:]
+        if task != "obb":
+            boxes = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), 1)
+    h, w = place.size
+    limits = torch.tensor([w, h, w, h])
+    corners = back(corners_of(boxes).view(-1, 2, 2), place).view(-1, 4).clamp(min=0).minimum(limits)
+    if task == "segment":
+        inside = at_pixels((extra @ prototypes[0].flatten(1)).view(len(boxes), *prototypes.shape[2:]), place, shape) > 0
+        x, y = torch.arange(w) + 0.5, torch.arange(h)[:, None] + 0.5
+        x1, y1, x2, y2 = corners[:, :, None, None].unbind(1)
+        more = inside & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
+    elif task == "pose":
+        points = extra.view(len(boxes), *network.model[-1].kpt_shape)
+        more = torch.cat((back(points[..., :2], place), points[..., 2:]), -1)
+    else:
+        turned = [polygon([*box, angle]) for box, angle in zip(boxes, extra[:, 0], strict=True)]
+        more = back(torch.from_numpy(np.array(turned).reshape(-1, 4, 2)), place)
+        corners = torch.cat((more.amin(1), more.amax(1)), 1).clamp(min=0).minimum(limits)
+    return corners, scores, kinds, more
+
+
+def check(task, records, wanted):
+    """Whether records, best first, are what is wanted."""
+    boxes, scores, kinds, more = wanted
+    assert len(records) == len(boxes) > 3
+    assert [r["class"] for r in records] == kinds.tolist()
+    assert [r["confidence"] for r in records] == pytest.approx(scores.tolist(), abs=1e-4)
+    assert np.abs(np.array([r["box"] for r in records]) - boxes.numpy()).max() < 0.05
+    if task == "segment":
+        masks = np.array([decoded(r["mask"]) for r in records])
+        assert (masks != more.numpy()).mean((1, 2)).max() < 1e-3
+        assert masks.any((1, 2)).sum() > 3
+    elif task == "pose":
+        found = np.array([r["keypoints"] for r in records])
+        assert np.abs(found[..., :2] - more[..., :2].numpy()).max() < 0.05
+        assert np.abs(found[..., 2] - more[..., 2].numpy()).max() < 1e-3
+    else:  # OpenCV begins at another corner
+        for record, corners in zip(records, more.numpy(), strict=True):
+            apart = np.linalg.norm(np.array(record["corners"])[:, None] - corners[None], axis=-1)
+            assert apart.min(0).max() < 0.05
+            assert apart.min(1).max() < 0.05
+
+
+def decoded(told):
+    return coco.decode(coco.frPyObjects(told, *told["size"])).astype(bool)
+
+
+# -- equal ------------------------------------------------------------------------------------------------------------
+
+
+OPTIONS = {"conf": CONF, "iou": IOU, "max_det": MOST}
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_what_a_file_tells_of_boxes_is_what_torch_tells(here, task):
+    network = netbuild.build(f"{task}.safetensors").eval().fuse()
+    model = runtime.load(f"{task}.onnx", threads=1)
+    shape = model.canvas or (96, 96)
+    options = {**OPTIONS, **({} if model.canvas else {"imgsz": 96, "rect": False})}
+    for picture in PICTURES:
+        check(task, model.predict(picture, **options)["records"], wanted_of(task, network, picture, shape))
+    # netbuild predict, of the file and of the checkpoint, says the same
+    found = [model.predict(picture, **options)["records"] for picture in PICTURES]
+    for file, rect in ((f"{task}.onnx", options.get("rect")), (f"{task}.safetensors", False)):
+        results = netbuild.predict(file, PICTURES, device="cpu", **{**options, "rect": rect})
+        for result, records in zip(results, found, strict=True):
+            alike(result.records, records)
+
+
+def alike(found, wanted):
+    """Whether records are the same but for noise."""
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.keys() == other.keys()
+        assert dict(flat(one)) == pytest.approx(dict(flat(other)), abs=0.05)
+        if "mask" in one:
+            assert (decoded(one["mask"]) != decoded(other["mask"])).mean() < 1e-3
+
+
+def flat(value, name=""):
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(inner, f"{name}.{key}".strip(".")) if key != "mask" else ()
+    else:
+        yield name, value
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param("segment", marks=pytest.mark.slow), pytest.param("pose", marks=pytest.mark.slow), "obb"]
+)
+def test_heads_that_rank_are_read_too(here, task):
+    network, file = ranked(here, task)
+    model = runtime.load(file, threads=1)
+    assert model.facts.one2one
+    assert model.facts.boxes == ("centres" if task == "obb" else "corners")
+    for picture in PICTURES:
+        found = model.predict(picture, conf=CONF, max_det=MOST)["records"]
+        check(task, found, wanted_of(task, network, picture, (64, 64)))
+        (result,) = netbuild.predict(file, picture, device="cpu", conf=CONF, max_det=MOST)
+        alike(result.records, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", REAL)
+def test_real_networks_are_read_alike(tmp_path, made, monkeypatch, task):
+    monkeypatch.chdir(made)
+    family, kind = REAL[task].split("n-")
+    checkpoint = network_of(tmp_path, REAL[task], f"extends: {family}-{kind}.yaml\nnc: 5\n", None, SPREAD, 1.0)
+    network = netbuild.build(checkpoint).eval().fuse()
+    model = runtime.load(export(checkpoint, tmp_path / "net.onnx", imgsz=160).path, threads=1)
+    for picture in PICTURES:
+        found = model.predict(picture, **OPTIONS)["records"]
+        check(task, found, wanted_of(task, AsRun(network, model), picture, (160, 160)))
+
+
+@pytest.mark.slow
+def test_a_transformer_s_boxes_are_parts_of_the_image(here):
+    text = BODY.replace("imgsz: 64", "nc: 3\nimgsz: 64\ntask: detect") + (
+        "  - [[2, 3], 1, RTDETRDecoder, [nc, 32, 30, 4, 4, 2, 64]]\n"
+    )
+    checkpoint = network_of(here, "decoder", text, NAMES, ())
+    model = runtime.load(export(checkpoint, here / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
+    assert (model.facts.boxes, model.facts.fitting) == ("parts", "letterbox")
+    outputs, place = outputs_of(netbuild.build(checkpoint).eval(), "wide.png", (64, 96))
+    rows = outputs[0][:10]
+    corners = back((corners_of(rows[:, :4]) * torch.tensor([96, 64, 96, 64])).view(-1, 2, 2), place).view(-1, 4)
+    corners = corners.clamp(min=0).minimum(torch.tensor([150, 97, 150, 97]))
+    for records in (
+        model.predict("wide.png", conf=0, max_det=10)["records"],
+        next(netbuild.predict("decoder.onnx", "wide.png", device="cpu", conf=0, max_det=10)).records,
+    ):
+        assert np.abs(np.array([r["box"] for r in records]) - corners.numpy()).max() < 0.05
+        assert [r["class"] for r in records] == rows[:, 5].int().tolist()
+
+
+@pytest.mark.parametrize("task", ["semantic", "depth"])
+def test_every_pixel_has_what_torch_gives_it(here, task):
+    network, model = netbuild.build(f"{task}.safetensors").eval().fuse(), runtime.load(f"{task}.onnx", threads=1)
+    results = netbuild.predict(f"{task}.onnx", PICTURES, device="cpu")
+    of_net = netbuild.predict(f"{task}.safetensors", PICTURES, device="cpu", rect=False)
+    for picture, result, other in zip(PICTURES, results, of_net, strict=True):
+        outputs, place = outputs_of(network, picture, (64, 64))
+        wanted, found = at_pixels(outputs[0], place, (64, 64)), model.map(picture)
+        records = model.predict(picture)["records"]
+        assert found.shape == place.size
+        assert result.records == records
+        alike(other.records, records)
+        if task == "depth":
+            assert np.abs(found - wanted[0].numpy()).max() < 1e-3 * wanted.max()
+            assert records == [
+                {"nearest": pytest.approx(found.min(), abs=1e-3), "median": pytest.approx(np.median(found), abs=1e-3),
+                 "farthest": pytest.approx(found.max(), abs=1e-3)}
+            ]  # fmt: skip
+            continue
+        assert (found != wanted.argmax(0).numpy()).mean() < 1e-3
+        assert len({*found.flat}) > 1
+        assert [r["share"] for r in records] == sorted((r["share"] for r in records), reverse=True)
+        for record in records:
+            assert np.array_equal(decoded(record["mask"]), found == record["class"])
+    with pytest.raises(runtime.RunError, match="conf has no effect for the task"):
+        model.predict(PICTURES[0], conf=0.5)
+
+
+def test_a_map_without_padding_tells_of_the_middle():
+    place = runtime.Place((572, 572), (572, 572), (0, 0), (572, 572))
+    whole = np.random.default_rng(0).random((1, 572, 572), np.float32)
+    found = runtime.distances(whole[:, 92:480, 92:480], place)
+    assert np.array_equal(found[92:480, 92:480], whole[0, 92:480, 92:480])
+
+
+# -- its own ways of doing what others do -----------------------------------------------------------------------------
+
+side, turn = st.floats(0.5, 60), st.floats(-4, 4)
+box = st.tuples(st.floats(0, 60), st.floats(0, 60), side, side, turn)
+
+
+@settings(max_examples=80, deadline=None)
+@given(box, st.lists(box, min_size=1, max_size=4))
+def test_turned_boxes_overlap_as_polygons_do(first, others):
+    found = runtime.turned_overlaps(np.array(first), np.array(others))
+    assert found == pytest.approx([polygon_iou(first, other) for other in others], abs=2e-3)
+    assert runtime.turned_overlaps(np.array(first), np.array([first])) == pytest.approx([1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([0.1003, 0.5003, 0.7003]), st.booleans())
+def test_boxes_that_are_not_turned_are_suppressed_as_others(seed, iou, agnostic):
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 40, (40, 2))
+    rows = np.concatenate((low, low + rng.integers(1, 30, (40, 2)), -np.sort(-rng.random((40, 1)), 0)), 1)
+    rows = np.concatenate((rows, rng.integers(0, 3, (40, 1)), np.zeros((40, 1))), 1).astype(np.float32)
+    boxes, scores, kinds = (torch.from_numpy(rows[:, i]) for i in (slice(4), 4, 5))
+    wanted = nms(boxes, scores, iou) if agnostic else batched_nms(boxes, scores, kinds, iou)
+    assert runtime.kept_turned(rows, runtime.Filter(iou=iou, agnostic=agnostic)) == wanted.tolist()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_run_lengths_are_those_of_coco(data):
+    h, w = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    top, left = data.draw(st.integers(0, h - 1)), data.draw(st.integers(0, w - 1))
+    part = np.array(
+        data.draw(st.lists(st.booleans(), min_size=(h - top) * (w - left), max_size=(h - top) * (w - left)))
+    )
+    mask = np.zeros((h, w), bool)
+    mask[top:, left:] = part.reshape(h - top, w - left)
+    told = runtime.run_lengths(mask[top:, left:], top, left, (h, w))
+    assert json.loads(json.dumps(told)) == told
+    assert coco.frPyObjects(told, h, w)["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    assert np.array_equal(runtime.mask_of(told), mask)
+
+
+# -- shown and kept ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path, task):
+    boxed = task in REAL
+    options = ("--conf", CONF) if boxed else ()
+    saves = "pictures,json" + (",crops" if boxed else "") + (",txt" if task in ("pose", "obb") else "")
+    done = cli(
+        "predict", f"{task}.onnx", *PICTURES, "--device", "cpu", *options, "-o", tmp_path / "out", "--save", saves
+    )
+    assert done.code == 0, done.err
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    for told in document["pictures"]:
+        drawn, plain = read_image(tmp_path / "out" / told["path"]), read_image(told["path"])
+        assert told["records"]
+        assert drawn.shape != plain.shape or not np.array_equal(drawn, plain)
+        text = tmp_path / "out" / "labels" / Path(told["path"]).with_suffix(".txt").name
+        if task in ("pose", "obb"):
+            rows = [list(map(float, line.split())) for line in text.read_text().splitlines()]
+            assert {len(row) for row in rows} == {6 + 15 if task == "pose" else 10}
+            if task == "obb":
+                w, h = told["width"], told["height"]
+                corners = np.array([r["corners"] for r in told["records"]]).reshape(-1, 8) / ([w, h] * 4)
+                assert np.abs(np.array(rows)[:, 1:9] - corners).max() < 1e-5
+    if task == "segment":
+        assert cli("predict", f"{task}.onnx", "wide.png", "--save", "txt", "-o", tmp_path / "no").code == 2
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_what_is_only_read_is_refused_where_it_would_be_learnt(here, cli, task):
+    done = cli("val", f"{task}.onnx", "--data", "digits")
+    assert (done.code, f"the task '{task}' cannot be trained yet" in done.err) == (2, True), done.err
+    done = cli("export", f"{task}.safetensors", "--nms", "-o", "never.onnx")
+    assert (done.code, "--nms" in done.err) == (2, True), done.err

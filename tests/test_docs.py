@@ -1,0 +1,107 @@
+"""README is true: its commands run and print what it shows, its Python runs, its files check."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from netbuild.costs.observer import CONVENTIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BROKEN = """\
+# the file of README's section on mistakes
+nc: 2
+backbone:
+  - [-1, 1, Conv, [16, 3, 2]]                 # 0  /2
+  - [-1, 1, Conv, [32, 3, 2]]                 # 1  /4
+  - [-1, 1, Conv, [64, 3, 2]]                 # 2  /8
+head:
+  - [-1, 1, nn.Upsample, [None, 2, nearest]]  # 3  /4
+  - [[-1, 0], 1, Concat, [1]]                 # 4  WRONG: should be 1
+"""
+
+
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str, list[str]]]:
+    """Each ``$ netbuild ...`` of a page with the lines shown under it."""
+    found: list[tuple[str, str, list[str]]] = []
+    for page in PAGES:
+        for line in "\n".join(fences(page.read_text(encoding="utf-8"), "console")).splitlines():
+            if line.startswith("$ "):
+                found.append((page.name, line[2:], []))
+            elif line:
+                found[-1][2].append(line)
+    # These need files and time; tests/weights/test_importing.py, test_training.py and test_predict.py run them.
+    elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data", "netbuild predict")
+    elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/export/test_export.py
+    elsewhere += ("netbuild watch",)  # tests/author/test_watch.py: it has no end
+    return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the files that the pages show: those whose first line is a comment with the name."""
+    (tmp_path / "broken.yaml").write_text(BROKEN, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in fences(text, "yaml") + fences(text, "python"):
+            if name := re.match(r"# ([\w-]+\.(?:py|yaml))\b", block):
+                (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("page", "command", "shown"), commands(), ids=lambda v: v if isinstance(v, str) else "")
+def test_commands_print_what_is_shown(cli, here, page, command, shown):
+    for earlier in (text for name, text, _ in commands() if name == page and text.startswith("netbuild build")):
+        if earlier == command:
+            break
+        cli(*shlex.split(earlier)[1:])  # the checkpoints that later commands of the page take
+    done = cli(*shlex.split(command)[1:])
+    wrong = shown and shown[0].startswith("error:")
+    assert done.code == (2 if wrong else 0), done.err
+    printed = "\n" + (done.err if wrong else done.out)
+    # An ellipsis stands for anything; what is between two of them is printed as shown, in this order.
+    for part in "\n".join(shown).split("..."):
+        assert part.strip("\n") in printed, f"{page}: not printed by {command}:\n{part}"
+        printed = printed[printed.index(part.strip("\n")) + len(part.strip("\n")) :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs(here, capsys, page):
+    names: dict[str, object] = {}
+    for code in fences(page.read_text(encoding="utf-8"), "python"):
+        if not re.match(r"# [\w-]+\.py", code):
+            exec(compile(code, page.name, "exec"), names)
+    if page.name == "README.md":
+        assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
+        assert next(iter(names["network"].state_dict())).startswith("model.0.")
+
+
+def test_files_shown_have_no_finding(cli, here):
+    files = sorted(path.name for path in Path().glob("*.yaml") if path.name != "broken.yaml")
+    done = cli("check", *files, "--trust", "--imgsz", "64")
+    assert done.code == 0, done.err
+
+
+def test_own_module_runs(cli, here):
+    done = cli("summary", "gated.yaml", "--imgsz", "64", "--trust", "--columns", "module,params")
+    assert done.code == 0, done.err
+    assert "ChannelGate 552" in " ".join(done.out.split())
+    assert cli("summary", "gated.yaml", "--imgsz", "64").code == 2
+
+
+def test_each_convention_is_defined():
+    for name in CONVENTIONS:
+        assert f"| `{name}`" in README
+
+
+def test_layout_names_the_files_there_are():
+    layout = README.split("netbuild/\n")[1].split("architectures/")[0]
+    there = {path.name for path in (ROOT / "netbuild").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert set(re.findall(r"\w+\.py", layout)) == there

@@ -1,0 +1,504 @@
+"""The training loop: it learns, it can be stopped at any moment, it does the same again, and says what goes wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import netbuild
+from netbuild import NetbuildError, settings
+from netbuild.feed.loader import Feed
+from netbuild.grammar import header
+from netbuild.tasks.classify import ClassifyTask
+from netbuild.training import musgd, optimisers
+from netbuild.training.loop import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
+
+NET = """
+nc: 10
+ch: 1
+imgsz: 8
+layers:
+  - [-1, 1, nn.Conv2d, [1, 16, 3, 1, 1], stem]
+  - [-1, 1, nn.ReLU, []]
+  - [-1, 1, nn.MaxPool2d, [2]]
+  - [-1, 1, nn.Dropout, [0.1]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, [256, 10], head]
+"""
+
+
+class Digits:
+    """scikit-learn's digits, shifted by chance in training."""
+
+    def __init__(self, part, moves=False):
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        chosen = [i for i in range(len(data.target)) if (i % 5 == 0) == (part == "val")]
+        self.images, self.classes = (data.images[chosen] * 15.9).astype(np.uint8), data.target[chosen]
+        self.moves = moves
+
+    def __len__(self):
+        return len(self.classes)
+
+    def get(self, index, rng, epoch):
+        image = self.images[index]
+        if self.moves:
+            image = np.roll(image, rng.integers(-1, 2, 2), (0, 1))
+        return torch.from_numpy(image.copy())[None], int(self.classes[index])
+
+
+def collate(items):
+    images, classes = zip(*items, strict=True)
+    return {"images": torch.stack(images), "classes": torch.tensor(classes)}
+
+
+def trainer(folder, seed=0, network=None, workers=0, text=NET, **options):
+    folder.mkdir(exist_ok=True)
+    (folder / "net.yaml").write_text(text)
+    chosen = settings.load(flags={"epochs": 4, "batch": 64, "seed": seed, "device": "cpu", "warmup": 1.0, **options})
+    torch.manual_seed(seed)
+    network = network or netbuild.build(folder / "net.yaml")
+    names = [str(i) for i in range(10)]
+    train = Feed(Digits("train", True), chosen.batch, collate, seed, True, workers)
+    val = Feed(Digits("val"), 128, collate)
+    return Trainer(network, ClassifyTask(network.model[-1], names), train, val, chosen, folder, names)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_keeps_what_it_learnt(tmp_path):
+    run = trainer(tmp_path, epochs=12, lr=0.003, ema=0.99, save_period=5)
+    progress = run.run()
+    assert progress.best > 0.9
+    kept = netbuild.build(tmp_path / "best.safetensors")
+    facts = header.read(tmp_path / "best.safetensors")
+    assert facts.names == [str(i) for i in range(10)]
+    assert facts.training["epoch"] == progress.best_epoch
+    network = run.network
+    run.network = kept  # what is kept gives the measure that was told
+    run.average = optimisers.Average(kept, 0.9)
+    assert run.validate()["fitness"] == pytest.approx(facts.training["measures"]["fitness"])
+    run.network = network
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,train/cls")
+    assert len(lines) == 13
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        "best.safetensors", "epoch10.safetensors", "epoch5.safetensors", "last.safetensors", "state.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_same_seed_is_the_same_network_and_another_is_not(tmp_path):
+    runs = [
+        trainer(tmp_path / str(i), seed=seed, workers=workers)
+        for i, (seed, workers) in enumerate([(0, 0), (0, 2), (1, 0)])
+    ]
+    for run in runs:
+        run.run()
+    assert same(runs[0].network, runs[1].network)
+    assert not same(runs[0].network, runs[2].network)
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, optimizer):
+    whole = trainer(tmp_path / "whole", optimizer=optimizer)
+    whole.run()
+
+    def stop(epoch, batch, **_):
+        if (epoch, batch) == (2, 7):
+            raise StopError
+
+    broken = trainer(tmp_path / "broken", optimizer=optimizer)
+    broken.reporter = Reporter(step=stop)
+    with pytest.raises(StopError):
+        broken.run()
+    again = trainer(
+        tmp_path / "broken", seed=0, network=netbuild.build(tmp_path / "broken" / "net.yaml"), optimizer=optimizer
+    )
+    again.resume()
+    assert again.progress.epoch == 2
+    again.run()
+    assert same(whole.network, again.network)
+    for name in ("last.safetensors", "results.csv"):
+        a, b = ((tmp_path / run / name).read_bytes() for run in ("whole", "broken"))
+        assert a == b, name
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_loop import trainer
+run = trainer(Path({folder!r}), epochs=40)
+if (run.state_path).exists():
+    run.resume()
+run.run()
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(3 + 2 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    whole = trainer(tmp_path / "whole", epochs=40)
+    whole.run()
+    last = netbuild.build(tmp_path / "killed" / "last.safetensors")
+    assert same(last, whole.averaged())
+
+
+def test_a_state_of_another_network_is_an_error(tmp_path):
+    trainer(tmp_path, epochs=1).run()
+    other = trainer(tmp_path, text=NET.replace("16, 3, 1, 1]", "8, 3, 1, 1]").replace("256, 10", "128, 10"))
+    with pytest.raises(NetbuildError, match="cannot be resumed from"):
+        other.resume()
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(NetbuildError):
+        other.resume()
+
+
+def test_a_loss_that_is_no_number_stops_with_its_row(tmp_path):
+    run = trainer(tmp_path)
+    with torch.no_grad():
+        run.network.model[5].weight[0, 0] = float("nan")
+    with pytest.raises(
+        NotFiniteError, match=r"epoch 1, batch 1 \(cls nan\): row 5 \(head\) nn.Linear is the first"
+    ) as caught:
+        run.run()
+    assert caught.value.exit_code == 1
+
+
+def test_frozen_rows_stay(tmp_path):
+    run = trainer(tmp_path, epochs=1, freeze="stem")
+    before = run.network.model[0].weight.clone()
+    run.run()
+    assert torch.equal(run.network.model[0].weight, before)
+    for wanted, said in [("7", "rows 0 to 5"), ("stme", "did you mean"), ("3-1", "rows 0 to 5")]:
+        with pytest.raises(NetbuildError) as caught:
+            trainer(tmp_path, freeze=wanted)
+        assert said in str(caught.value)
+    with pytest.raises(NetbuildError, match="no parameter of the network learns"):
+        trainer(tmp_path, freeze="0-5")
+
+
+def test_patience_and_time_end_a_run(tmp_path):
+    assert trainer(tmp_path / "a", epochs=50, patience=2, lr=0.0).run().epoch <= 4
+    assert trainer(tmp_path / "b", epochs=50, minutes=1e-9).run().epoch == 1
+
+
+def test_accumulated_batches_are_one_step(tmp_path):
+    text, same = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", ""), {"epochs": 1, "warmup": 0.0, "ema": 0.0}
+    one = trainer(tmp_path / "one", text=text, batch=64, accumulate=1, optimizer="sgd", **same)
+    two = trainer(tmp_path / "two", text=text, batch=32, accumulate=2, optimizer="sgd", **same)
+    for run in (one, two):
+        run.run()
+    for a, b in zip(one.network.parameters(), two.network.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_groups_do_not_decay_norms_and_biases():
+    network = netbuild.build("yolo11n.yaml")
+    plan = optimisers.plan(network, settings.load(flags={"optimizer": "sgd"}), 10)
+    decayed = {id(p) for g in plan.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            assert (id(p) in decayed) == (p.ndim > 1), name
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"), [("linear", [1, 0.505, 0.01]), ("cosine", [1, 0.505, 0.01]), ("constant", [1, 1, 1])]
+)
+def test_schedules(schedule, values):
+    chosen = settings.load(flags={"schedule": schedule, "epochs": 10})
+    assert [optimisers.factor(chosen, epoch) for epoch in (0, 5, 10)] == pytest.approx(values)
+
+
+def test_averages_follow_late():
+    network = torch.nn.Linear(2, 1)
+    average = optimisers.Average(network, 0.9)
+    first = {k: v.clone() for k, v in average.tensors.items()}
+    with torch.no_grad():
+        network.weight += 1
+    average.update(network)
+    decay = 0.9 * (1 - np.exp(-1 / 2000))
+    torch.testing.assert_close(average.tensors["weight"], decay * first["weight"] + (1 - decay) * network.weight)
+
+
+def test_a_batch_is_learnt_by_heart():
+    torch.manual_seed(0)
+    network = netbuild.build("lenet5-modern.yaml")
+    digits = Digits("train")
+    batch = collate([digits.get(i, None, 0) for i in range(16)])
+    batch["images"] = torch.nn.functional.interpolate(batch["images"].float(), (32, 32)) / 255
+    losses = overfit(network, ClassifyTask(network.model[-1]), batch, 60, 0.003)
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_the_feed_gives_each_sample_once_in_an_order_of_its_own():
+    class Numbers:
+        def __len__(self):
+            return 10
+
+        def get(self, index, rng, epoch):
+            return index, rng.random()
+
+    feed = Feed(Numbers(), 4, list, seed=1, shuffle=True)
+    epochs = [[item for batch in feed.epoch(e) for item in batch] for e in (0, 1, 0)]
+    assert sorted(i for i, _ in epochs[0]) == list(range(10))
+    assert epochs[0] == epochs[2]
+    assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
+    shares = [Feed(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
+    steps = [[i for i, _ in a + b] for a, b in zip(*(share.epoch(0) for share in shares), strict=True)]
+    whole = [[i for i, _ in batch] for batch in feed.epoch(0)]
+    assert [sorted(step) for step in steps] == [sorted(batch) for batch in whole]
+
+
+TOGETHER = """
+import os, sys, torch
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch.distributed as dist
+from test_loop import NET, Digits, collate, names, plain_trainer
+dist.init_process_group("gloo")
+run = plain_trainer(Path({folder!r}) / str(dist.get_rank()), dist.get_rank(), dist.get_world_size())
+run.run()
+dist.destroy_process_group()
+"""
+names = [str(i) for i in range(10)]
+
+
+def plain_trainer(folder, rank=0, world=1):
+    """A run without dropout and batch norms, whose samples count alike."""
+    text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", "")
+    run = trainer(folder, text=text, epochs=2, batch=16, accumulate=1, lr=0.01, optimizer="sgd")
+    for feed in (run.train, run.val):
+        feed.rank, feed.world = rank, world
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_of_twice_the_batch(tmp_path):
+    code = TOGETHER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    script = tmp_path / "together.py"
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29512", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = plain_trainer(tmp_path / "one")
+    one.run()
+    together = netbuild.build(tmp_path / "0" / "last.safetensors")
+    for a, b in zip(one.averaged().parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert not (tmp_path / "1" / "last.safetensors").exists()
+    rows = [(tmp_path / part / "results.csv").read_text().splitlines()[-1].split(",") for part in ("one", "0")]
+    assert [float(v) for v in rows[0][2:]] == pytest.approx([float(v) for v in rows[1][2:]], abs=0.01)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_settings_from_a_file_and_flags(tmp_path):
+    (tmp_path / "train.yaml").write_text("epochs: 7\nlr: 1e-3\nschedule: cosine\n")
+    chosen = settings.load(tmp_path / "train.yaml", {"epochs": 9, "batch": None})
+    assert (chosen.epochs, chosen.lr, chosen.schedule, chosen.batch) == (9, 0.001, "cosine", 16)
+    (tmp_path / "again.yaml").write_text(chosen.to_yaml(explained=True))
+    assert settings.load(tmp_path / "again.yaml") == chosen
+    assert all(f.metadata["doc"] for f in settings.FIELDS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3", "1:1: unknown setting 'epoch'"),
+        ("epochs: many", "epochs: 'many' must be a whole number"),
+        ("epochs: 0", "must be from 1 to"),
+        ("schedule: cosin", "did you mean 'cosine'"),
+        ("lr: true", "must be a number or null"),
+        ("[1]", "settings are a mapping"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path, text, said):
+    (tmp_path / "train.yaml").write_text(text)
+    with pytest.raises(NetbuildError) as caught:
+        settings.load(tmp_path / "train.yaml")
+    assert said in str(caught.value)
+
+
+def test_musgd_equals_its_definition():
+    """A matrix follows the orthogonal one next to its gradient, everything Nesterov's SGD."""
+    torch.manual_seed(0)
+    matrix = torch.randn(6, 20)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.linalg.svdvals(musgd.orthogonal(matrix))
+    assert 0.6 < values.min() < values.max() < 1.3
+    assert torch.nn.functional.cosine_similarity(musgd.orthogonal(matrix).flatten(), (u @ v).flatten(), 0) > 0.97
+    torch.testing.assert_close(musgd.orthogonal(matrix.T), musgd.orthogonal(matrix).T)
+
+    def stepped(kind, start, grads, **options):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = kind([p], 0.1, 0.9, **options)
+        for grad in grads:
+            p.grad = grad.clone()
+            optimizer.step()
+        return p.detach()
+
+    def sgd(params, lr, momentum, **options):
+        return torch.optim.SGD(params, lr, momentum, nesterov=True, **options)
+
+    vector, kernel = torch.randn(5), torch.randn(4, 3, 3, 3)
+    grads = [[torch.randn_like(x) for _ in range(3)] for x in (vector, kernel)]
+    wanted = stepped(sgd, vector, grads[0], weight_decay=0.1)
+    torch.testing.assert_close(stepped(musgd.MuSGD, vector, grads[0], weight_decay=0.1), wanted)
+    plain = stepped(sgd, kernel, grads[1])
+    torch.testing.assert_close(stepped(musgd.MuSGD, kernel, grads[1], muon=0.0), plain)
+    mean, moved = torch.zeros_like(kernel), torch.zeros_like(kernel)
+    for grad in grads[1]:
+        mean = 0.9 * mean + 0.1 * grad
+        moved += musgd.orthogonal((0.9 * mean + 0.1 * grad).flatten(1)).view_as(kernel)
+    torch.testing.assert_close(stepped(musgd.MuSGD, kernel, grads[1]), plain - 0.2 * 0.1 * moved)
+
+
+def test_short_runs_step_more_often():
+    network = netbuild.build("lenet5.yaml")
+    for epochs, batches, batch, wanted in [(40, 13, 16, (1, 520)), (100, 1000, 16, (4, 25_000)), (5, 9, 4, (4, 15))]:
+        plan = optimisers.plan(network, settings.load(flags={"epochs": epochs, "batch": batch}), batches)
+        assert (plan.accumulate, plan.steps) == wanted
+    assert optimisers.plan(network, settings.load(flags={"accumulate": 3}), 10).accumulate == 3
+
+
+def test_rows_have_learning_rates_of_their_own(tmp_path):
+    text = NET + "lr_factors: {layers: 0.5, 0-2: 0.1, head: 3}\n"
+    run = trainer(tmp_path, text=text, warmup=0.0, optimizer="sgd", lr=0.01, epochs=1)
+    optimisers.set_rates(run.plan, run.settings, 0, 10)
+    rates = {id(p): g["lr"] for g in run.plan.optimizer.param_groups for p in g["params"]}
+    assert rates[id(run.network.model[0].weight)] == pytest.approx(0.001)
+    assert rates[id(run.network.model[5].bias)] == pytest.approx(0.03)
+    start = run.network.model[5].weight.detach().clone()
+    run.run()
+    checkpoint = netbuild.load(tmp_path / "last.safetensors")
+    assert checkpoint.lr_factors == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.5, 4: 0.5, 5: 3.0}
+    assert not torch.equal(start, run.network.model[5].weight)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("lr_factors: {steam: 0.1}", "no row or section 'steam'"),
+        ("lr_factors: {0-9: 0.1}", "rows are 0 to 5"),
+        ("lr_factors: {stem: -1}", "must be a number from 0 to 100"),
+        ("lr_factors: 0.1", "is a mapping"),
+    ],
+)
+def test_learning_rates_of_rows_that_are_not(tmp_path, line, said):
+    (tmp_path / "net.yaml").write_text(f"{NET}{line}\n")
+    with pytest.raises(NetbuildError, match=said) as caught:
+        netbuild.load(tmp_path / "net.yaml")
+    assert caught.value.where.line == 12
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
+    run = trainer(tmp_path, epochs=3)
+    run.reporter = Reporter(epoch=lambda **_: run.network.model[0].weight.data.fill_(float("nan")))
+    with pytest.raises(NotFiniteError):
+        run.run()
+    kept = netbuild.build(tmp_path / "best.safetensors")
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+    run = trainer(tmp_path / "b", epochs=1)
+    run.step = lambda: run.network.model[0].weight.data.fill_(float("inf"))
+    run.learn = lambda *_: {}
+    with pytest.raises(NotFiniteError, match=r"model.0.weight is not finite after epoch 1"):
+        run.run()
+    assert not (tmp_path / "b/best.safetensors").exists()
+
+
+def test_sizes_change_by_chance_and_repeat(tmp_path):
+    run = trainer(tmp_path, multi_scale=0.5)
+    run.task.head.stride = torch.tensor([8.0, 16.0])
+    batch = {"images": torch.zeros(2, 3, 320, 160, dtype=torch.uint8)}
+    sizes = [tuple(run.rescaled(batch, 0, number)["images"].shape[2:]) for number in range(30)]
+    assert sizes == [tuple(run.rescaled(batch, 0, number)["images"].shape[2:]) for number in range(30)]
+    assert len(set(sizes)) > 4
+    assert all(h % 32 == w % 32 == 0 and 128 <= h <= 480 for h, w in sizes)
+
+
+VIEWS = """
+import torch.nn as nn
+
+
+class Apart(nn.Module):
+    def forward(self, x):
+        return x.{how}(len(x), -1).{how}(x.shape)
+"""
+
+
+@pytest.mark.parametrize(("how", "form"), [("view", torch.contiguous_format), ("reshape", torch.channels_last)])
+def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
+    (tmp_path / "apart.py").write_text(VIEWS.format(how=how))
+    text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]", "  - [-1, 1, Apart, []]")
+    any_channels = text.replace("[1, 16, 3, 1, 1]", "{out_channels: 16, kernel_size: 3, padding: 1}")
+    (tmp_path / "net.yaml").write_text(any_channels)
+    for channels, wanted in ((3, form), (1, torch.contiguous_format)):
+        network = netbuild.build(tmp_path / "net.yaml", ch=channels, modules=[tmp_path / "apart.py"])
+        assert quickest_format(network) is wanted
+        image = torch.rand(2, channels, 8, 8)
+        given = inputs_of({"images": (image * 255).byte()}, wanted)[0]
+        assert given.is_contiguous(memory_format=wanted)
+        network(given).sum().backward()
+    # A module that views is known, because it fails.
+    network = netbuild.build(tmp_path / "net.yaml", ch=3, modules=[tmp_path / "apart.py"])
+    last = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="view size") if how == "view" else nullcontext():
+        network(last)
+
+
+def test_weights_begin_as_the_file_says(tmp_path):
+    text = NET + "init: he\n"
+    (tmp_path / "he.yaml").write_text(text.replace("[1, 16, 3, 1, 1]", "[1, 160, 3, 1, 1]").replace("[256,", "[2560,"))
+    torch.manual_seed(0)
+    network = netbuild.build(tmp_path / "he.yaml")
+    convolution, linear = network.model[0], network.model[-1]
+    for module, fan_in in ((convolution, 9), (linear, 2_560)):
+        assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+        assert not module.bias.any()
+    (tmp_path / "he.yaml").write_text(text.replace("init: he", "init: hee"))
+    with pytest.raises(NetbuildError, match="'init' is he, not hee") as found:
+        netbuild.build(tmp_path / "he.yaml")
+    assert "did you mean 'he'" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["yolo11.yaml", "yolo26.yaml"])
+def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
+    heads = []
+    for more in ("", "init: he\n"):
+        (tmp_path / "net.yaml").write_text(f"extends: {name}\n{more}")
+        heads.append(netbuild.build(tmp_path / "net.yaml", scale="n").model[-1])
+    biases = [{k: v for k, v in head.state_dict().items() if k.endswith("2.bias")} for head in heads]
+    assert biases[0].keys() == biases[1].keys() != set()
+    assert all(biases[0][key].equal(biases[1][key]) for key in biases[0])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_are_counted_as_they_come(world, shuffle):
+    for count in range(1, 15):
+        for batch in (1, 2, 3, 6):
+            feeds = [Feed(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
+            assert [len(feed) for feed in feeds] == [len(feed.batches(0)) for feed in feeds], (count, batch)

@@ -1,0 +1,618 @@
+"""Several processes: real ones, over gloo on this machine. They do what one does, and end together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import netbuild
+from netbuild import settings
+from netbuild.feed.loader import Feed
+from netbuild.system import processes
+from netbuild.tasks.autoencode import ReconstructionMetric
+from netbuild.tasks.classification_metric import ClassificationMetric
+from netbuild.tasks.classify import ClassifyTask
+from netbuild.tasks.detect import DetectionLoss
+from netbuild.tasks.detection_metric import DetectionMetric
+from netbuild.training.loop import OutOfMemoryError, Trainer
+
+ROOT = Path(netbuild.__file__).parent.parent
+NET = """
+nc: 10
+ch: 1
+imgsz: 8
+task: classify
+layers:
+  - [-1, 1, nn.Conv2d, [1, 8, 3, 1, 1], stem]
+  - [-1, 1, nn.ReLU, []]
+  - [-1, 1, nn.MaxPool2d, [2]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, [128, 10], head]
+"""
+NAMES = [str(i) for i in range(10)]
+QUICK = ["--epochs", "1", "--batch", "16", "-O", "workers=0", "--device", "cpu"]
+
+
+def environment(**more):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
+
+
+def together(world, folder, call):
+    """Run ``call``, an expression of this file's names, in several processes; what each printed."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_several_processes import *; {call}; gone()"
+    who = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment(**who, RANK=str(rank)),
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=180)[0] for process in started]
+    for process, text in zip(started, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return said
+
+
+def gone():
+    sys.stdout.flush()
+    os._exit(0)  # as the command does
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def netbuild_in(folder, *arguments, timeout=180, **more):
+    command = [sys.executable, "-m", "netbuild", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment(**more), check=False
+    )
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "net.yaml").write_text(NET)
+    return tmp_path
+
+
+# -- 2 x 8 is 1 x 16 --------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """Pictures of chance, each with a class that can be seen in it."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def get(self, index, rng, epoch):
+        picture = np.random.default_rng(index).integers(0, 120, (1, 8, 8), dtype=np.uint8)
+        picture[0, index % 8] += 100
+        return torch.from_numpy(picture), index % 10
+
+
+def collate(items):
+    images, classes = zip(*items, strict=True)
+    return {"images": torch.stack(images), "classes": torch.tensor(classes)}
+
+
+def trainer(folder, held_out=21, text=NET, **options):
+    """A run of this process's share."""
+    processes.join()
+    folder.mkdir(exist_ok=True, parents=True)
+    own = folder / f"net{processes.rank()}.yaml"
+    own.write_text(text)
+    flags = {"epochs": 2, "batch": 16, "device": "cpu", "warmup": 0.0, "lr": 0.05, "optimizer": "sgd", "ema": 0.9}
+    chosen = settings.load(flags={**flags, "accumulate": 1, **options})
+    torch.manual_seed(0)
+    network = netbuild.build(own)
+    share = (processes.rank(), processes.world())
+    train = Feed(Pictures(96), chosen.batch, collate, 0, True, 0, *share)
+    val = Feed(Pictures(held_out), 32, collate, 0, False, 0, *share)
+    return Trainer(network, ClassifyTask(network.model[-1], NAMES), train, val, chosen, folder, NAMES)
+
+
+def train_once(folder, **options):
+    run = trainer(Path(folder), **options)
+    run.run()
+    processes.leave()
+
+
+def is_same_run(one, two):
+    """Losses and measures of all epochs, and weights, last and averaged."""
+    a, b = (np.genfromtxt(folder / "results.csv", delimiter=",", names=True) for folder in (one, two))
+    assert a.dtype == b.dtype
+    for name in a.dtype.names:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    from safetensors.torch import load_file
+
+    for file in ("last.safetensors", "state.safetensors"):
+        x, y = load_file(one / file), load_file(two / file)
+        assert x.keys() == y.keys()
+        for key in x:
+            torch.testing.assert_close(x[key], y[key], atol=2e-6, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_two_processes_are_one_of_twice_the_batch(tmp_path):
+    train_once(tmp_path / "one")
+    together(2, tmp_path, "train_once('two')")
+    is_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 3},
+        {"accumulate": 4, "optimizer": "adamw"},  # the last step of an epoch is of fewer batches
+        {"parallel": "fsdp"},
+        {"parallel": "fsdp", "accumulate": 2, "optimizer": "adamw", "clip": 0.05},
+        {"parallel": "fsdp", "ema": 0.0, "held_out": 1},
+        {"held_out": 1},
+        {"freeze": "stem", "parallel": "fsdp"},
+    ],
+    ids=str,
+)
+def test_it_is_so_with_all_that_goes_with_it(tmp_path, options):
+    train_once(tmp_path / "one", **{**options, "parallel": "ddp"})
+    together(2, tmp_path, f"train_once('two', **{options})")
+    is_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_torch_compile_in_several_processes(tmp_path):
+    train_once(tmp_path / "one")
+    together(2, tmp_path, "train_once('two', compile=True)")
+    is_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def resume_once(folder, **options):
+    run = trainer(Path(folder), **options)
+    run.resume()
+    assert run.progress.epoch == 1
+    run.run()
+    processes.leave()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["ddp", "fsdp"])
+def test_a_run_goes_on_in_any_number_of_processes(tmp_path, first):
+    options = {"optimizer": "adamw", "lr": 0.003, "schedule": "constant"}
+    train_once(tmp_path / "one", **options)
+    together(2, tmp_path, f"train_once('two', epochs=1, parallel={first!r}, **{options})")
+    together(2, tmp_path, f"resume_once('two', parallel={'fsdp' if first == 'ddp' else 'ddp'!r}, **{options})")
+    is_same_run(tmp_path / "one", tmp_path / "two")
+    together(2, tmp_path, f"train_once('three', epochs=1, parallel={first!r}, **{options})")
+    resume_once(tmp_path / "three", **options)
+    is_same_run(tmp_path / "one", tmp_path / "three")
+
+
+def test_a_detection_loss_of_shares_is_that_of_the_whole():
+    """What it is divided by is pooled: the mean of the shares' losses is the whole batch's."""
+    torch.manual_seed(0)
+    network = netbuild.build("yolo11n.yaml", nc=3).eval()
+    head = network.model[-1]
+    with torch.no_grad():
+        raw = network.train()(torch.rand(4, 3, 64, 64))
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.4], [0.4, 0.6, 0.3, 0.6], [0.5, 0.4, 0.8, 0.7]])
+    batch = {"boxes": boxes, "classes": torch.tensor([0, 1, 2]), "index": torch.tensor([0, 1, 3])}
+
+    def part(start, stop):
+        rows = (batch["index"] >= start) & (batch["index"] < stop)
+        some = {"boxes": boxes[rows], "classes": batch["classes"][rows], "index": batch["index"][rows] - start}
+        return {"boxes": raw["boxes"][start:stop], "scores": raw["scores"][start:stop],
+                "feats": [f[start:stop] for f in raw["feats"]]}, some  # fmt: skip
+
+    totals = []
+    for start in (0, 2):
+        DetectionLoss(head, pool=lambda total, _: totals.append(total) or total)(*part(start, start + 2))
+    pooled = sum(totals).clamp(min=1) / 2
+    shares = [DetectionLoss(head, pool=lambda *_: pooled)(*part(start, start + 2)) for start in (0, 2)]
+    whole = DetectionLoss(head)(*part(0, 4))
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(share[name] for share in shares) / 2, value)
+
+
+# -- validation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 2, 7, 32, 33, 65])
+def test_shares_have_every_sample_once_on_the_canvas_of_one_process(world, count):
+    feeds = [Feed(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
+    assert sorted(i for feed in feeds for i in feed.indices(0)) == list(range(count))
+    for feed in feeds:
+        for batch in feed.batches(0):
+            assert len({i // 32 for i in batch}) == 1
+    learning = [Feed(Pictures(count), 24, collate, 0, True, 0, rank, world) for rank in range(world)]
+    assert len({len(feed.indices(0)) for feed in learning}) == 1
+    assert {i for feed in learning for i in feed.indices(0)} == set(range(count))
+
+
+def fed(metric, order):
+    """A metric with some of 11 pictures."""
+    for i in order:
+        rng = np.random.default_rng(i)
+        if isinstance(metric, DetectionMetric):
+            corners = torch.from_numpy(rng.uniform(0, 40, (6, 2)))
+            found = torch.cat(
+                [corners, corners + 20, torch.from_numpy(rng.random((6, 1))), torch.arange(6)[:, None] % 3], 1
+            )
+            batch = {"images": torch.zeros(1, 3, 64, 64), "boxes": torch.from_numpy(rng.uniform(0.2, 0.6, (3, 4))),
+                     "classes": torch.arange(3), "index": torch.zeros(3)}  # fmt: skip
+            metric.update([found], batch)
+        elif isinstance(metric, ClassificationMetric):
+            metric.update(torch.from_numpy(rng.random((1, 8))), {"classes": torch.tensor([i % 8])})
+        else:
+            picture = torch.from_numpy(rng.random((1, 1, 4, 4), dtype=np.float32))
+            metric.update(picture * 0.9, {"images": picture})
+    return metric
+
+
+@pytest.mark.parametrize("world", [2, 3, 16])
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda: DetectionMetric(["a", "b", "c"]),
+        lambda: ClassificationMetric([str(i) for i in range(8)]),
+        ReconstructionMetric,
+    ],
+    ids=["detect", "classify", "autoencode"],
+)
+def test_merged_scores_are_those_of_one_process_to_the_last_digit(new, world):
+    places = [list(range(rank, 11, world)) for rank in range(world)]
+    merged = new()
+    merged.merge([fed(new(), order).state() for order in places], places)
+    whole = fed(new(), range(11))
+    assert merged.result() == whole.result()
+    assert merged.classes() == whole.classes()
+
+
+def validate_once(folder, held_out):
+    run = trainer(Path(folder), held_out, batch=12)
+    run.val.samples.get = counted(run.val.samples.get)
+    print("figures", run.validate(), "seen", COUNTED)
+    processes.leave()
+
+
+COUNTED = []
+
+
+def counted(get):
+    def count(index, rng, epoch):
+        COUNTED.append(index)
+        return get(index, rng, epoch)
+
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "count"), [(2, 33), (3, 65), (3, 1), (2, 7)])
+def test_validation_in_several_processes_is_that_of_one(tmp_path, world, count):
+    figures = trainer(tmp_path, count, batch=12).validate()
+    lines = [text.splitlines()[-1] for text in together(world, tmp_path, f"validate_once('.', {count})")]
+    assert {line.split(" seen ")[0] for line in lines} == {f"figures {figures}"}
+    seen = [i for line in lines for i in eval(line.split(" seen ")[1])]
+    assert sorted(seen) == list(range(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_val_of_a_detector_on_narrow_canvases(tmp_path, world):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        for part in ("images", "labels"):
+            (tmp_path / part / "val").mkdir(parents=True, exist_ok=True)
+        size = (int(rng.integers(40, 120)), int(rng.integers(40, 120)))
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(tmp_path / f"images/val/{i}.png")
+        (tmp_path / f"labels/val/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.4 0.3\n")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/val\nval: images/val\nnames: [a, b]\n")
+    torch.manual_seed(0)
+    netbuild.save(netbuild.build("yolo11n.yaml", nc=2), tmp_path / "net.safetensors")
+    flags = ["val", "net.safetensors", "--data", "data.yaml", "--imgsz", 96, "--batch", 2, "-O", "workers=0", "--json"]
+    one, several = (netbuild_in(tmp_path, *flags, *more) for more in ([], ["--nproc", world]))
+    assert (one.returncode, several.returncode) == (0, 0), several.stderr
+    assert several.stdout == one.stdout
+
+
+# -- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_nproc_starts_processes_that_train_together(here):
+    done = netbuild_in(here, "train", "net.yaml", *QUICK, "--nproc", 2, "-o", "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run: best") == 1
+    assert done.stderr.count("epoch 1/1") == 1, done.stderr
+    assert done.stderr.count("digits: classify") == 1, done.stderr  # the look at the data
+    assert (here / "run" / "best.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_mistakes_are_said_once(here):
+    (here / "full").mkdir()
+    (here / "full" / "file").write_text("")
+    for flags, said in [
+        (["--data", "nowhere", "-o", "run"], "nowhere\n"),
+        (["-o", "full"], "there is something in it"),
+        (["-O", "freeze=nostem", "-o", "run"], "no row has this name"),
+        (["--batch", "7", "-o", "run"], "does not divide among 2"),
+        (["-O", "sync_bn=true", "-o", "run"], "SyncBatchNorm does not work on cpu"),
+        (["-O", "parallel=fsdp", "--amp", "fp16", "-o", "run"], "does not go with fp16"),
+    ]:
+        done = netbuild_in(here, "train", "net.yaml", *QUICK, *flags, "--nproc", 2)
+        assert done.returncode == 2, done.stderr
+        assert (done.stderr.count("error:"), done.stderr.count(said)) == (1, 1), done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 2, done.stderr
+    assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--nnodes", "2"], "where do they meet?"),
+        (["--nnodes", "2", "--rdzv", "host"], "must be HOST:PORT"),
+        (["--nnodes", "2", "--rdzv", "host:1", "--node-rank", "2"], "must be from 0 to 1"),
+        (["--rdzv", "host:1"], "--rdzv has no effect on one machine"),
+        (["--amp", "bf16", "--no-amp"], "exclude each other"),
+        (["--amp", "half"], "must be one of auto, off, bf16, fp16"),
+        (["--nproc", "2", "--resume", "nowhere"], "there is no run to resume"),
+        (["--nproc", "2", "nowhere.yaml"], "there is no file 'nowhere.yaml'"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_before_anything_starts(cli, tmp_path, monkeypatch, flags, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.yaml").write_text(NET)
+    file = [] if "--resume" in flags or "nowhere.yaml" in flags else ["net.yaml"]
+    done = cli("train", *file, *flags)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_what_one_of_several_is_told():
+    known = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[003-004,9]",
+             "SLURM_JOB_ID": "41", "SLURM_STEP_ID": "2"}  # fmt: skip
+    assert processes.slurm(known) == {
+        "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "12043",
+    }  # fmt: skip
+    own = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "2"}
+    assert {k: processes.slurm({**known, **own})[k] for k in own} == own
+    for other in ({"SLURM_NTASKS": "1"}, {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "1"}):
+        assert processes.slurm({**known, **other}) == {}
+    assert processes.slurm({}) == {}
+    assert processes.is_one_of_several(known)
+    assert not processes.is_one_of_several({"SLURM_NTASKS": "8"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("gpu[003-007,12],login", "gpu003"), ("a", "a"), ("a,b", "a"), ("n-[1,3]", "n-1"), ("r[2-3]-ib", "r2-ib")],
+)
+def test_the_first_host_of_a_list(monkeypatch, nodes, host):
+    monkeypatch.setenv("PATH", "")
+    assert processes.first_host(nodes) == host
+
+
+def test_the_first_host_as_slurm_says_it(monkeypatch, tmp_path):
+    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && echo "x9"\necho "$3"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert processes.first_host("x[9-10]") == "x9"
+
+
+def under_slurm(here, job, *arguments):
+    """What two tasks of a job leave: their exit codes, and what each said."""
+    command = [sys.executable, "-m", "netbuild", "train", *map(str, arguments), *QUICK, "-o", "run"]
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(job)}
+    started = [
+        subprocess.Popen(
+            command, cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=180)[0] for process in started]
+    return [process.returncode for process in started], said
+
+
+@pytest.mark.slow
+def test_two_tasks_of_slurm_train_together(here):
+    codes, said = under_slurm(here, os.getpid(), "net.yaml")
+    assert codes == [0, 0], said
+    assert "run: best" in said[0]
+    assert said[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [None, (0, 1)])
+def test_two_machines_that_are_one_here(here, ranks):
+    flags = ["--nnodes", "2", "--rdzv", f"localhost:{free_port()}", "-o", "run"]
+    command = [sys.executable, "-m", "netbuild", "train", "net.yaml", *QUICK, *flags]
+    started = [
+        subprocess.Popen(
+            [*command, *(["--node-rank", str(ranks[i])] if ranks else [])], cwd=here, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=180)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "".join(said).count("run: best") == 1
+
+
+OWN = """
+import os, torch
+from torch import nn
+
+print("loaded", os.environ.get("RANK"), __file__, flush=True)
+
+
+class Mine(nn.Module):
+    def __init__(self, c1):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(c1, 1, 1))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        {fault}
+        return x * self.scale
+"""
+OWN_NET = NET.replace("  - [-1, 1, nn.ReLU, []]\n", "  - [-1, 1, Mine, []]\n")
+
+
+def own_net(folder, fault="pass", imports=""):
+    (folder / "mine.py").write_text(OWN.replace("{fault}", fault))
+    (folder / "own.yaml").write_text(imports + OWN_NET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("imports", "flag"), [("", ["--modules", "mine.py"]), ("imports: [./mine.py]", ["--trust"])])
+def test_every_process_loads_the_same_module_file(here, imports, flag):
+    own_net(here, imports=imports)
+    done = netbuild_in(here, "train", "own.yaml", *QUICK, *flag, "--nproc", 2, "-o", "run")
+    assert done.returncode == 0, done.stderr
+    file = str((here / "mine.py").resolve())
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("loaded")) == [
+        f"loaded {rank} {file}" for rank in ("0", "1", "None")
+    ]
+
+
+def test_nothing_is_asked_in_several_processes(here):
+    own_net(here, imports="imports: [./mine.py]")
+    done = netbuild_in(here, "train", "own.yaml", *QUICK, "--nproc", 2, "-o", "run")
+    assert done.returncode == 2
+    assert done.stderr.count("runs only if you trust it") == 1
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(here):
+    """Those for the CPU of one machine."""
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    lines = [line[2:].split("#")[0] for line in page.splitlines() if line.startswith("$ netbuild ")]
+    chosen = [line for line in lines if "cells" not in line and "/shared" not in line]
+    assert len(chosen) == 3
+    for line in chosen:
+        done = netbuild_in(here, *line.split()[1:])
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (here / "run" / "results.csv").read_text().count("\n") == 3
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (
+            "if self.calls == 3 and os.environ.get('RANK') == '1': x = x * float('nan')",
+            1,
+            "the loss is no number in epoch 1",
+        ),
+        ("if self.calls == 3 and os.environ.get('RANK') == '1': os._exit(7)", 7, ""),
+        ("if self.calls == 3 and os.environ.get('RANK') == '0': os.kill(os.getpid(), 9)", 1, "was ended by SIGKILL"),
+        ("if self.calls == 3 and os.environ.get('RANK'): raise torch.OutOfMemoryError('CUDA')", 1, "too little memory"),
+    ],
+)
+def test_one_that_fails_ends_all(here, fault, code, said):
+    own_net(here, fault)
+    done = netbuild_in(here, "train", "own.yaml", *QUICK, "--modules", "mine.py", "--nproc", 2, "-o", "run", timeout=90)
+    assert done.returncode != 0
+    if "RANK') == '1'" not in fault or code == 1:
+        assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_without_a_launcher_one_that_fails_ends_all(here):
+    """As under SLURM, where nobody ends the others."""
+    own_net(here, "if self.calls == 3 and os.environ.get('SLURM_PROCID') == '1': x = x * float('nan')")
+    codes, said = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
+    assert codes == [1, 1], said
+    assert "the loss is no number" in said[1]
+    assert "process 0 of 2 ended, as it lost the others" in said[0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_with_130(here):
+    command = [sys.executable, "-m", "netbuild", "train", "net.yaml", *QUICK, "--epochs", "5000", "--nproc", "2"]
+    process = subprocess.Popen(
+        command, cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+        start_new_session=True,
+    )  # fmt: skip
+    for _ in range(600):
+        time.sleep(0.1)
+        if (here / "runs" / "net" / "results.csv").is_file():
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert all(line.startswith("epoch ") for line in said.splitlines() if line != "interrupted"), said
+
+
+# -- precision and memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_on_the_cpu(tmp_path, amp):
+    runs = [trainer(tmp_path / kind, amp=kind) for kind in ("auto", "off", amp)]
+    for run in runs:
+        run.run()
+    weights = [torch.cat([p.detach().flatten() for p in run.network.parameters()]) for run in runs]
+    assert torch.equal(weights[0], weights[1])
+    assert torch.isfinite(weights[2]).all()
+    assert weights[2].dtype is torch.float32
+    difference = (weights[2] - weights[1]).abs().max()
+    assert 1e-6 < difference < 0.05
+
+
+def test_amp_flags_are_settings(cli):
+    assert "amp: bf16" in cli("train", "--print-config", "--amp", "bf16").out
+    assert "amp: off" in cli("train", "--print-config", "--no-amp", "-O", "amp=fp16").out
+    assert "amp: auto" in cli("train", "--print-config").out
+
+
+def test_too_little_memory_is_said_with_what_helps(tmp_path):
+    run = trainer(tmp_path)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    run.network.model[0].register_forward_pre_hook(full)
+    with pytest.raises(OutOfMemoryError) as caught:
+        run.run()
+    assert caught.value.exit_code == 1
+    for part in ("GiB were in use", "--batch 8", "accumulate", "--imgsz", "--amp bf16", "parallel=fsdp"):
+        assert part in str(caught.value)
+
+
+def test_sync_bn_keeps_the_keys_and_works_in_eval(tmp_path):
+    from netbuild.training.parallel import with_sync_bn
+
+    network = netbuild.build("yolo11n.yaml", nc=2).eval()
+    image, keys = torch.rand(1, 3, 64, 64), list(network.state_dict())
+    before = network(image)[0]
+    with_sync_bn(network)
+    assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in network.modules())
+    assert list(network.state_dict()) == keys
+    torch.testing.assert_close(network(image)[0], before)
+    netbuild.save(network, tmp_path / "net.safetensors")
+    torch.testing.assert_close(netbuild.build(tmp_path / "net.safetensors").eval()(image)[0], before)
