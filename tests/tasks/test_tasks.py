@@ -13,7 +13,6 @@ from netbuild.data.fitting import Letterbox
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
-from netbuild.modules import builders
 from netbuild.tasks import classification_metric, detection_metric, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
@@ -553,7 +552,7 @@ def test_without_a_working_torchvision_suppression_says_what_is_missing(monkeypa
     def refuse(name):
         raise failure
 
-    monkeypatch.setattr(builders, "import_module", refuse)
+    monkeypatch.setattr("netbuild.system.packages.import_module", refuse)
     with pytest.raises(MissingExtraError, match=message) as caught:
         nms.suppress(torch.zeros(1, 6, 3), nms.Filter())
     assert isinstance(failure, RuntimeError) or "netbuild[train]" in caught.value.hint
