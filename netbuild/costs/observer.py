@@ -39,9 +39,8 @@ class TooMuchError(RuntimeError):
 Count = Callable[..., int]
 
 
-def _convolution(
-    out: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any
-) -> int:
+def _convolution(out: Any, x: Any, weight: Any, bias: Any, *how: Any) -> int:
+    transposed = how[3]  # after stride, padding and dilation
     # A transposed convolution multiplies once per input position and tap, a convolution per output position and tap.
     positions = math.prod((x if transposed else out).shape[2:])
     return int(x.shape[0] * positions * weight.numel())
@@ -249,7 +248,7 @@ class Observer(TorchDispatchMode):
 
     def _observe(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         self._measure(out)
-        receptive.follow(func, args, kwargs, out)
+        receptive.propagate(func, args, kwargs, out)
         count, extra = PRODUCTS.get(func), THOP_EXTRA.get(func)
         macs = count(out, *args, **kwargs) if count else 0
         more = extra(out[0] if isinstance(out, tuple) else out, *args, **kwargs) if extra else 0

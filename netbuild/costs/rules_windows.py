@@ -19,9 +19,9 @@ def _convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
+    *rest: Any,
 ) -> torch.Tensor:
+    output_padding, groups = rest
     expected = weight.shape[0] if transposed else weight.shape[1] * groups
     if x.ndim != weight.ndim:
         raise ShapeError(f"the convolution takes {weight.ndim - 2} spatial dimensions, {shape_text(x.shape)} arrives")

@@ -1,7 +1,8 @@
 """What comes out of an operator on the ``meta`` device: the operators that vision nets are made of, as shape rules.
 
 torch computes the same, but its first meta operator imports sympy and torch._dynamo (about a second). Operators without
-a rule here fall through to torch, where they are merely slow. Each rule is proven against torch in tests/costs/test_shape_rules.py.
+a rule here fall through to torch, where they are merely slow. tests/costs/test_shape_rules.py proves each rule against
+torch.
 """
 
 from collections.abc import Callable, Sequence
