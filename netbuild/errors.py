@@ -85,7 +85,10 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     lowered = {name.lower(): name for name in names}
     if word.lower() in lowered:
         return f"did you mean '{lowered[word.lower()]}'?"
+    short = word.lower()[:4]
     near = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
+    if not near and len(short) == 4:  # "confidence" for "conf"
+        near = [name for name in names if name.lower().startswith(short)][:3]
     return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
@@ -93,3 +96,24 @@ def shorten(value: object, limit: int = 80) -> str:
     """A value as it may stand in a message: one line, not too long."""
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class KeywordError(NetbuildError, TypeError):
+    """A call with a keyword that the function does not have."""
+
+
+def check_keywords(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that a function does not have.
+
+    Args:
+        given: the keywords of the call.
+        known: the keywords that there are.
+
+    Raises:
+        KeywordError: for the first unknown one, with the nearest known one as a hint.
+    """
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"the keywords are {', '.join(names)}"
+            raise KeywordError(f"there is no keyword '{name}'", hint=hint)

@@ -12,7 +12,7 @@ from netbuild.export import base
 from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import Exported, make
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph
+from netbuild.graph.opening import Size, open_graph, pair
 from netbuild.weights.building import build_graph
 
 __all__ = ["Exported", "export"]
@@ -70,7 +70,7 @@ def export(
     base.check_packages(chosen)
     check_barrier(chosen, unproven)
     options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
-    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    size = pair(imgsz)
     if out is not None:
         check_out(Path(out), chosen)
     network, rows = _opened(file, size, fuse, opening)

@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph
+from netbuild.graph.opening import Size, open_graph, pair
 from netbuild.prediction import sources
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
 from netbuild.prediction.sources import Shot
@@ -242,7 +242,7 @@ def prepare(
     if rect is not None and not square:
         refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
     if imgsz is not None:
-        size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        size = pair(imgsz)
     elif square:
         size = (max(size),) * 2
     return Predictor(network, task, size, task.stride, batch, rect is not False, given)

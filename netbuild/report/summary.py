@@ -1,8 +1,8 @@
 """What a network is and costs, row by row: the numbers behind every table, as plain data."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from netbuild.costs.observer import CONVENTIONS
 from netbuild.costs.outputs import parameter_count
@@ -10,7 +10,7 @@ from netbuild.costs.receptive_field import Field
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
-from netbuild.graph.opening import open_graph
+from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.report import text
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.trace import Part, fused, measure_saved, trace
@@ -31,31 +31,26 @@ class Summary(Report):
 def summarize(
     file: str | Path,
     *,
-    scale: str | None = None,
-    nc: int | None = None,
-    ch: int | None = None,
-    imgsz: int | tuple[int, int] | None = None,
     flops: str = "torch",
     fused: bool = False,
     batch: int = 1,
     depth: int = 1,
-    modules: Sequence[str | Path] = (),
-    trusted: bool | Callable[[Path], bool] = False,
-    set: Sequence[str] = (),
+    **options: Unpack[NetworkOptions],
 ) -> Summary:
     """Summarise a network file: nothing is allocated or initialised.
 
     Args:
-        file, scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.graph.opening.open_graph`.
+        file: as for `netbuild.graph.opening.open_graph`.
         flops: a convention of `netbuild.costs.observer.CONVENTIONS`, or ``all``.
         fused: count after merging batch norms into convolutions.
         batch: the batch size for which the memory of training is counted.
         depth: 1 for the file's rows, 2 and more to open them into their submodules.
+        options: see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
         NetbuildError: with the place of every mistake in the file.
     """
-    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
+    graph = open_graph(file, **options)
     return summarize_graph(graph, flops=flops, fuse=fused, batch=batch, depth=depth)
 
 

@@ -1,9 +1,9 @@
 """The verbs on a file's name: open a graph, build a network, carry weights into it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -12,7 +12,7 @@ from netbuild.grammar.header import find, is_checkpoint
 from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph
+from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
 from netbuild.weights import checkpoint
 from netbuild.weights.transfer import RowTensors, Transfer, rows_of
@@ -22,27 +22,22 @@ from netbuild.weights.transfer import transfer as transfer_rows
 def build(
     file: str | Path,
     *,
-    scale: str | None = None,
-    nc: int | None = None,
-    ch: int | None = None,
-    imgsz: Size = None,
-    modules: Sequence[str | Path] = (),
-    trusted: bool | Callable[[Path], bool] = False,
-    set: Sequence[str] = (),
     weights: str | Path | None = None,
     download: bool = False,
+    **options: Unpack[NetworkOptions],
 ) -> Network:
     """Build a network with weights: a plain ``nn.Module`` from (B, ch, H, W) to the last row's output.
 
     Args:
-        file, scale, nc, ch, imgsz, modules, trusted, set: as for `open_graph`. A checkpoint brings its weights.
+        file: as for `netbuild.graph.opening.open_graph`; a checkpoint brings its weights.
         weights: a file whose tensors go to the rows of the same structure, as `transfer` tells.
         download: whether rows that say ``pretrained: true`` may download their weights.
+        options: see `NetworkOptions`.
 
     Raises:
         NetbuildError: with the place of every mistake in the file, or if the weights cannot be read.
     """
-    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
+    graph = open_graph(file, **options)
     network = build_graph(graph, download)
     if weights is not None:
         transfer(network, weights)

@@ -196,6 +196,14 @@ def test_models_of_torchvision(tmp_path, cli):
     assert_clean(tmp_path)
 
 
+def test_the_callers_generators_stay_as_they_are(tmp_path):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    netbuild.eject("lenet5.yaml", tmp_path / "lenet5.py")
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_the_command(tmp_path, cli):
     for command in (
         ("build", "yolo11n.yaml", "--nc", 5, "-o", tmp_path / "net.safetensors"),

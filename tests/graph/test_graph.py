@@ -13,6 +13,7 @@ import pytest
 from helpers.browser import needs_browser
 from helpers.small_networks import TINY
 
+import netbuild
 from netbuild import summarize
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.grammar.locate import packaged
@@ -515,3 +516,12 @@ def test_a_summary_as_a_page_takes_its_flags(cli, here):
     assert [row[::2][:2] for row in table[1:]] == [[str(row.i), str(row.params)] for row in fused.rows]
     assert "batch norms merged" in done.out
     assert cli("summary", "tiny.yaml", "--format", "htm").code == 2
+
+
+@pytest.mark.parametrize("verb", ["build", "summarize", "draw", "eject"])
+def test_a_wrong_keyword_is_refused_with_the_nearest_one(verb, tmp_path):
+    out = [tmp_path / "graph.mmd"] if verb == "draw" else []
+    with pytest.raises(netbuild.NetbuildError, match="no keyword 'scal'") as caught:
+        getattr(netbuild, verb)("yolo11.yaml", *out, scal="n")
+    assert "scale" in caught.value.hint
+    assert isinstance(caught.value, TypeError)

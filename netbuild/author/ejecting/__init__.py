@@ -2,10 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -14,7 +13,7 @@ from netbuild.author.ejecting.writing import write
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph
+from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
 from netbuild.system.files import whole
 from netbuild.weights import checkpoint
@@ -55,18 +54,7 @@ class Ejected:
         return f"{self.path}: {self.network} as class {self.name}, {self.lines:,} lines, {self.proof.text()}"
 
 
-def eject(
-    file: str | Path,
-    out: str | Path | None = None,
-    *,
-    scale: str | None = None,
-    nc: int | None = None,
-    ch: int | None = None,
-    imgsz: Size = None,
-    modules: Sequence[str | Path] = (),
-    trusted: bool | Callable[[Path], bool] = False,
-    set: Sequence[str] = (),
-) -> Ejected:
+def eject(file: str | Path, out: str | Path | None = None, **options: Unpack[NetworkOptions]) -> Ejected:
     """Write a network as one readable file of PyTorch, and prove it equal to the network.
 
     The file's class has the state-dict keys of the network, so that a checkpoint's tensors fit.
@@ -74,7 +62,7 @@ def eject(
     Args:
         file: a YAML file, a packaged name, or a checkpoint; no tensors are written.
         out: the file; beside a checkpoint, or here, under the network's name unless given.
-        scale, nc, ch, imgsz, modules, trusted, set: as for `netbuild.build`.
+        options: see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
         DifferError: if the file does not do what the network does; it is kept as NAME.failed.py.
@@ -82,7 +70,7 @@ def eject(
     """
     if out is not None:
         check_out(Path(out))
-    graph = open_graph(file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trusted=trusted, set=set)
+    graph = open_graph(file, **options)
     path = Path(out) if out is not None else _usual(file, graph)
     check_out(path)
     return make(graph, path)
@@ -113,9 +101,12 @@ def make(graph: Graph, path: Path) -> Ejected:
 
 
 def built(graph: Graph) -> Network:
-    """The network with weights: those of its checkpoint, or random ones; nothing is downloaded."""
-    torch.manual_seed(0)
-    with builders.pretrained("skip"):
+    """The network with weights: those of its checkpoint, or random ones; nothing is downloaded.
+
+    The caller's random generators stay as they are.
+    """
+    with torch.random.fork_rng(devices=[]), builders.pretrained("skip"):
+        torch.manual_seed(0)
         network = graph.build()
     return checkpoint.fill(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
 

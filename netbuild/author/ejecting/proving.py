@@ -80,8 +80,9 @@ def record(network: Network, graph: Graph, path: Path) -> None:
 
 
 def _run(network: Network, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    torch.manual_seed(SEED)
-    return [x.clone() for x in tensors_of(network(*inputs))]
+    with torch.random.fork_rng(devices=[]):  # dropout follows the seed, and the caller's generator stays as it is
+        torch.manual_seed(SEED)
+        return [x.clone() for x in tensors_of(network(*inputs))]
 
 
 @torch.no_grad()

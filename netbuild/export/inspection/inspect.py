@@ -22,6 +22,7 @@ from netbuild.export.inspection.model import (
     _sized,
 )
 from netbuild.export.inspection.shapes import _Seen, _shapes
+from netbuild.graph.opening import pair
 from netbuild.report.units import giga, size
 
 SHOWN = 8  # nodes that the text lists
@@ -138,7 +139,7 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
     """
     path, onnx = Path(file), _package()
     model = _read(path, onnx)
-    sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    sides = pair(imgsz)
     params, external = _parameters(model, onnx)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     operators = Counter(_op(node) for graph in _graphs(model.graph) for node in graph.node)

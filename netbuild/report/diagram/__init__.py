@@ -1,11 +1,12 @@
 """A network as a picture (SVG), a page (HTML) or a text that other programs draw (Mermaid, DOT)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from netbuild.errors import NetbuildError
+from netbuild.graph.opening import NetworkOptions
 from netbuild.report.rows import Report
 from netbuild.report.summary import Summary, summarize
 from netbuild.system.files import whole
@@ -41,35 +42,31 @@ def ending_of(out: str | Path) -> str:
     return ending
 
 
-def summarize_for(ending: str, file: str | Path, **how: Any) -> Summary:
-    """The summary that a form of a graph shows; ``how`` and the errors are those of `netbuild.summarize`.
+def summarize_for(
+    ending: str, file: str | Path, flops: str = "torch", fused: bool = False, **options: Unpack[NetworkOptions]
+) -> Summary:
+    """The summary that a form of a graph shows; arguments and errors are those of `netbuild.summarize`.
 
     Raises:
         MissingExtraError: at once, if the form needs the layout library and it is not installed.
     """
     if ending in (".svg", ".html"):
         import_module("netbuild.report.diagram.layout").engine()
-    return summarize(file, **how, depth=EVERY if ending == ".html" else 1)
+    return summarize(file, flops=flops, fused=fused, depth=EVERY if ending == ".html" else 1, **options)
 
 
 def draw(
     file: str | Path,
     out: str | Path,
     *,
-    scale: str | None = None,
-    nc: int | None = None,
-    ch: int | None = None,
-    imgsz: int | tuple[int, int] | None = None,
     flops: str = "torch",
     fused: bool = False,
-    modules: Sequence[str | Path] = (),
-    trusted: bool | Callable[[Path], bool] = False,
-    set: Sequence[str] = (),
+    **options: Unpack[NetworkOptions],
 ) -> Summary:
     """Draw a network's architecture into a file; its ending says how: ``.svg``, ``.html``, ``.mmd`` or ``.dot``.
 
     Args:
-        file: as for `netbuild.summarize`, and so are the other arguments.
+        file, flops, fused, options: as for `netbuild.summarize`.
         out: the file to write; it appears whole or not at all.
 
     Returns:
@@ -80,10 +77,7 @@ def draw(
         MissingExtraError: if a picture or a page is asked for and the layout library is not installed.
     """
     ending = ending_of(out)
-    summary = summarize_for(
-        ending, file, scale=scale, nc=nc, ch=ch, imgsz=imgsz, flops=flops, fused=fused, modules=modules,
-        trusted=trusted, set=set,
-    )  # fmt: skip
+    summary = summarize_for(ending, file, flops, fused, **options)
     save(FORMS[ending](summary), out)
     return summary
 
