@@ -4,6 +4,7 @@ from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.locate import packaged
+from netbuild.system.files import writing
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,11 +31,11 @@ def start(name: str, origin: str) -> Path:
     template = TEMPLATES / f"{origin}.yaml"
     text = (template if template.is_file() else TEMPLATES / "extends.yaml").read_text(encoding="utf-8")
     text = text.replace("NAME", path.stem).replace("BASE", f"{origin}.yaml")
-    try:
-        with path.open("x", encoding="utf-8") as file:  # never over a file that is there
+    with writing(path):
+        try:
+            file = path.open("x", encoding="utf-8")  # "x": an existing file is never overwritten
+        except FileExistsError:
+            raise NetbuildError(f"{path} exists already", hint="choose another name") from None
+        with file:
             file.write(text)
-    except FileExistsError:
-        raise NetbuildError(f"{path} exists already", hint="choose another name") from None
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror}") from None
     return path

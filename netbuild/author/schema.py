@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.author import index
-from netbuild.errors import NetbuildError
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.expressions import WORDS
 from netbuild.grammar.extends import VERBS
 from netbuild.grammar.keys import INITIAL, MAX_SIDE, SETTINGS
 from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME, ROW_KEYS, SECTIONS
 from netbuild.grammar.spec import KNOWN_KEYS
-from netbuild.system.files import whole
+from netbuild.system.files import write_text
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 TORCH_PAGE = "https://docs.pytorch.org/docs/stable/generated/torch.{}.html"
@@ -334,8 +333,4 @@ def save(path: Path, own: Mapping[str, Mapping[str, Any]] | None = None) -> None
     Raises:
         NetbuildError: if it cannot be written.
     """
-    try:
-        with whole(path) as draft:
-            draft.write_text(text(own), encoding="utf-8")
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_text(path, text(own))

@@ -126,8 +126,8 @@ def may_run(always: bool) -> Callable[[Path], bool]:
         if agreed:
             try:
                 trust.remember(path)
-            except OSError as error:
-                say(f"note: the answer is not remembered: {error.strerror}")
+            except NetbuildError as error:
+                say(f"note: the answer is not remembered: {error.message}")
         return agreed
 
     return ask

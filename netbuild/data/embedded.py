@@ -8,8 +8,6 @@ fixed seed, and kept as YOLO's files in the cache folder.
 
 import importlib
 import os
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from netbuild.data.cache import cache_folder
 from netbuild.data.dataset import CLASSIFY, Dataset, Floats, Part, Sample
 from netbuild.data.images import Bytes, pillow
 from netbuild.errors import MissingExtraError
+from netbuild.system.files import make_folder, temporary_folder, writing
 
 CLASSIFICATION, DETECTION = "digits", "digits-detect"
 NAMES = (CLASSIFICATION, DETECTION)
@@ -52,14 +51,11 @@ def detection() -> Path:
     """
     folder = cache_folder() / f"{DETECTION}-{_VERSION}"
     if not (folder / "data.yaml").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{DETECTION}-"))
-        try:
+        make_folder(folder.parent)
+        with temporary_folder(folder) as made, writing(folder):
             _write(made)
             os.chmod(made, 0o755)
             _move(made, folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
     return folder / "data.yaml"
 
 

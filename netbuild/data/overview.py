@@ -9,7 +9,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import Drawing, Image, colour
-from netbuild.errors import NetbuildError
+from netbuild.system.files import make_folder, writing
 
 
 def labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
@@ -62,8 +62,8 @@ def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
         NetbuildError: if it cannot be written, or a package is missing.
     """
     names, written = report.dataset.names, list[Path]()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with writing(folder):
         for split, found in report.splits.items():
             if not found.samples:
                 continue
@@ -75,6 +75,4 @@ def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
             written += charts.draw(figures, folder)
             written.append(folder / f"samples_{split}.png")
             sheets.save(some(found.samples, names, seed), written[-1])
-    except OSError as error:
-        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
     return written

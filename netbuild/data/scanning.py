@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netbuild.data.cache import cache_folder, write_whole
+from netbuild.data.cache import cache_folder
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import Facts, UnreadableImageError, content, look, pillow
 from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
+from netbuild.system.files import make_folder, write_bytes
 
 SHOWN = 10  # problems of a kind that the text lists; the dict has all
 Look = tuple[str, Facts]  # the hash of a picture's file, and what it is
@@ -334,8 +335,9 @@ class _Known:
             return
         facts = {digest: [f.size, f.fault, f.remark] for digest, f in self.facts.items()}
         data = {"pillow": pillow().__version__, "facts": facts}
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            write_whole(self.path, gzip.compress(json.dumps(data).encode(), 5, mtime=0))
+        with contextlib.suppress(NetbuildError):  # a cache that cannot be written costs time, nothing else
+            make_folder(self.path.parent)
+            write_bytes(self.path, gzip.compress(json.dumps(data).encode(), 5, mtime=0))
 
     def _load(self) -> dict[str, Facts]:
         try:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.drawing.annotated import COLOURS
-from netbuild.drawing.sheets import write
 from netbuild.errors import shorten
+from netbuild.system.files import write_bytes
 from netbuild.system.packages import package
 
 Figure = Any  # matplotlib.figure.Figure
@@ -46,9 +46,9 @@ def save(drawn: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
-        OSError: if it cannot be written.
+        NetbuildError: if it cannot be written.
     """
-    write(path, encoded(drawn))
+    write_bytes(path, encoded(drawn))
 
 
 def encoded(drawn: Figure) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.drawing.annotated import Drawing, Image, draw_boxes, pillow
-from netbuild.system.files import whole
+from netbuild.system.files import write_bytes
 
 SIDE = 320  # pixels of a picture's cell: four of them are as wide as a screen's half
 MOST = 16  # pictures on a sheet
@@ -78,9 +78,9 @@ def save(image: Image, path: Path) -> None:
     """Write a picture as PNG.
 
     Raises:
-        OSError: if it cannot be written.
+        NetbuildError: if it cannot be written.
     """
-    write(path, encoded(image))
+    write_bytes(path, encoded(image))
 
 
 def encoded(image: Image) -> bytes:
@@ -88,13 +88,3 @@ def encoded(image: Image) -> bytes:
     data = io.BytesIO()
     pillow()[0].fromarray(np.ascontiguousarray(image)).save(data, "PNG")
     return data.getvalue()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    Raises:
-        OSError: if it cannot be written; nothing is left behind then.
-    """
-    with whole(path) as draft:
-        draft.write_bytes(data)

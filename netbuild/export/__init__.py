@@ -1,7 +1,6 @@
 """Export: networks to files that run elsewhere, each proven equal to the network before it gets its name."""
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from netbuild.export.jobs import Wish, make_job
 from netbuild.export.making import Exported, make
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
+from netbuild.system.files import check_parent
 from netbuild.weights.building import build_graph
 
 __all__ = ["Exported", "export"]
@@ -103,10 +103,7 @@ def check_out(path: Path, chosen: base.Target) -> None:
     """
     if not path.name.endswith(chosen.suffix) or path.name == chosen.suffix:
         raise NetbuildError(f"{path}: its name must end in {chosen.suffix}")
-    if not path.parent.is_dir():
-        raise NetbuildError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise NetbuildError(f"{path}: its folder cannot be written to")
+    check_parent(path)
     if path.is_dir() and not chosen.holds:
         raise NetbuildError(f"{path}: is a folder")
     if chosen.holds and path.exists() and not _is_replaced(path, chosen):

@@ -5,7 +5,6 @@ Only where a target's files cannot be run on this machine, and the user says so,
 
 import copy
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from netbuild.export.parts import Halved
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import ranks, task_of
+from netbuild.system.files import cannot_write, temporary_folder, writing
 from netbuild.tasks.nms import Filter
 
 ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
@@ -101,12 +101,8 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         ProofError: if the file differs from the network; it is kept as NAME.failed.
         NetbuildError: if it cannot be written.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
-    draft = folder / path.name
-    try:
+    with temporary_folder(path) as folder:
+        draft = folder / path.name
         start = time.perf_counter()
         notes = _written(chosen, job, draft, path)
         middle = time.perf_counter()
@@ -118,8 +114,6 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         seconds = {"write": middle - start, "proof": time.perf_counter() - middle}
         size = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
         _move(folder, draft, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     inputs, outputs = ports(job, _shapes(proof) or _own_shapes(network, job))
     name, parts = str(network.facts["name"]), (tuple(notes), inputs, outputs, tuple(proof))
     return Exported(path, chosen.name, name, size, *parts, seconds, job.metadata, chosen.barrier())
@@ -276,30 +270,28 @@ def _written(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]
     try:
         return chosen.write(job, draft)
     except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     except NetbuildError as error:
-        if error.__cause__ is not None and isinstance(error.__cause__, OSError):
-            raise NetbuildError(f"{path}: cannot be written: {error.__cause__.strerror or error.__cause__}") from error
+        if isinstance(error.__cause__, OSError):  # it names the temporary file
+            raise cannot_write(path, error.__cause__) from error
         raise
 
 
 def _move(folder: Path, draft: Path, path: Path) -> None:
     """The finished file to its name, what lies beside it first."""
-    try:
+    with writing(path):
         for entry in sorted(folder.iterdir(), key=lambda entry: entry == draft):
             final = path.parent / entry.name if entry != draft else path
             if final.is_dir():
                 shutil.rmtree(final)
             entry.replace(final)
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _keep(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
     """The file that failed, under a name that says so; with what lies beside it, in a folder of that name."""
     alone = len(list(folder.iterdir())) == 1
     kept = path.with_name(f"{path.name.removesuffix(suffix)}.failed{suffix if alone else ''}")
-    with suppress(OSError):
+    with suppress(OSError, NetbuildError):
         if alone:
             _move(folder, draft, kept)
         else:

@@ -12,6 +12,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
 from netbuild.export.parts import Halved, taken_apart
+from netbuild.system.files import writing
 
 OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
 LIMIT = 2**31 - 2**20  # bytes of a file that protobuf still reads
@@ -186,7 +187,7 @@ def store(model: Any, path: Path) -> bool:
     """
     import onnx
 
-    try:
+    with writing(path):
         # protobuf cannot even count what is above its limit.
         apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
         if apart:
@@ -198,8 +199,6 @@ def store(model: Any, path: Path) -> bool:
             path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
         else:
             path.write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise NetbuildError(f"{path.name}: cannot be written: {error.strerror or error}") from error
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # ValidationError, InferenceError

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from netbuild.modules.own import code_files, fingerprint
+from netbuild.system.files import make_folder, write_text
 
 
 def store() -> Path:
@@ -32,7 +33,5 @@ def remember(path: Path) -> None:
     """Note that the user agreed to run a path as it is now."""
     known = {**_known(), **{str(f.resolve()): fingerprint(f) for f in code_files(path)}}
     target = store()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".new")
-    draft.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    draft.replace(target)
+    make_folder(target.parent)
+    write_text(target, json.dumps(known, indent=1))

@@ -12,7 +12,7 @@ from typing import Any
 from netbuild.data.fitting import Image
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.prediction.predictor import Result
-from netbuild.system.files import whole
+from netbuild.system.files import make_folder, write_bytes, writing
 from netbuild.system.packages import cv2, package
 from netbuild.tasks.base import Task
 
@@ -48,11 +48,9 @@ def check_folder(folder: Path) -> None:
     Raises:
         NetbuildError: if there is, or it cannot be a folder.
     """
-    try:
+    with writing(folder):
         if folder.exists() and any(folder.iterdir()):
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder")
-    except OSError as error:
-        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def document(task: Task, results: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -159,13 +157,11 @@ class Video:
             return
         self.writer.release()
         good = whole and self._is_complete()
-        try:
+        with writing(self.file):
             if good:
                 self.draft.replace(self.file)
             else:
                 self.draft.unlink(missing_ok=True)
-        except OSError as error:
-            raise NetbuildError(f"{self.file}: cannot be written: {error.strerror or error}") from None
         if whole and not good:
             raise NetbuildError(f"{self.file}: cannot be written: not all of it was, as on a disk that is full")
 
@@ -208,18 +204,6 @@ def encoded(image: Image, form: str) -> bytes:
     return target.getvalue()
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        NetbuildError: if it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
-
-
 def put(file: Path, data: bytes) -> None:
     """Write a file under another name, and rename it when it is whole.
 
@@ -227,8 +211,4 @@ def put(file: Path, data: bytes) -> None:
         NetbuildError: if it cannot be written.
     """
     make_folder(file.parent)
-    try:
-        with whole(file) as draft:
-            draft.write_bytes(data)
-    except OSError as error:
-        raise NetbuildError(f"{file}: cannot be written: {error.strerror or error}") from None
+    write_bytes(file, data)

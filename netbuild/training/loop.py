@@ -23,7 +23,7 @@ from netbuild.feed.loader import Batch, Feed
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system.devices import peak_bytes, pick_device
-from netbuild.system.files import whole
+from netbuild.system.files import atomic_path
 from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
@@ -455,13 +455,10 @@ def _add_result(path: Path, history: list[dict[str, float]]) -> None:
     """
     columns = list(dict.fromkeys(key for row in history for key in row))
     rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history]
-    try:
-        with whole(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def learnt(losses: Sequence[float]) -> bool:

@@ -13,6 +13,7 @@ from netbuild.data.fitting import Letterbox
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.system.files import make_folder, writing
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
 from netbuild.training.loop import Trainer, Watch
@@ -123,7 +124,7 @@ def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
 
     Raises:
         MissingExtraError: if Pillow is not installed.
-        OSError: if it cannot be written.
+        NetbuildError: if it cannot be written.
     """
     drawings = []
     for i in range(min(len(batch["images"]), PAIRS)):
@@ -179,9 +180,7 @@ def prepare(folder: Path) -> None:
         NetbuildError: if it cannot be made, or matplotlib is missing.
     """
     charts.figure(1, 1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sheets.write(folder / ".probe", b"")
+    make_folder(folder)
+    with writing(folder):
+        (folder / ".probe").write_bytes(b"")
         (folder / ".probe").unlink()
-    except OSError as error:
-        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -19,6 +19,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
+from netbuild.system.files import make_folder, writing
 from netbuild.system.processes import agreed, is_first, join
 from netbuild.training import parallel
 from netbuild.training.loop import Trainer, moved, overfit
@@ -218,8 +219,8 @@ def _trainer(parts: dict[str, Any], report: Report) -> Trainer:
 def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
     """Make the run's folder: settings, network, data, all known before the first step."""
     folder = trainer.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with writing(folder):
         if any(folder.iterdir()):
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
         _check_room(folder, trainer)
@@ -228,8 +229,6 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
-    except OSError as error:
-        raise NetbuildError(f"{folder}: cannot be written: {error.strerror or error}") from None
     checkpoint.save(trainer.skeleton or trainer.network, folder / START, names=trainer.names)
 
 

@@ -14,7 +14,7 @@ from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.header import KEY, SUFFIX, Stored, find, header, to_json
 from netbuild.graph.network import Network
-from netbuild.system.files import whole
+from netbuild.system.files import atomic_path, cannot_write, check_parent
 
 
 def save(
@@ -51,10 +51,9 @@ def check_target(path: Path) -> None:
     """
     if path.suffix != SUFFIX:
         raise NetbuildError(f"{path}: a checkpoint's name ends in {SUFFIX}")
-    if not path.parent.is_dir():
-        raise NetbuildError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise NetbuildError(f"{path}: cannot be written")
+    check_parent(path)
+    if path.is_dir():
+        raise NetbuildError(f"{path}: is a folder")
 
 
 def _distinct(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -82,15 +81,14 @@ def write(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: P
     """
     from safetensors.torch import save_file
 
-    try:
-        with whole(path) as draft:
-            save_file(dict(tensors), draft, metadata)
-            with draft.open("rb+") as file:
-                os.fsync(file.fileno())
-            draft.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read
-    except Exception as error:  # safetensors has its own for a full disk
-        said = shorten(getattr(error, "strerror", None) or error)
-        raise NetbuildError(f"{path}: cannot be written: {said}") from error
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata)
+        except Exception as error:  # safetensors raises its own class where the disk is full
+            raise cannot_write(path, error) from error
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read
 
 
 def _umask() -> int:

@@ -166,20 +166,6 @@ def test_whatever_goes_wrong_in_drawing_ends_no_run(cli, tmp_path, monkeypatch):
     assert pngs(tmp_path / "run") == CHARTS - {"losses.png"}
 
 
-def test_a_file_is_whole_or_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    sheets.write(path, b"old")
-
-    def killed(*_):
-        raise OSError("no room")
-
-    monkeypatch.setattr(Path, "replace", killed)
-    with pytest.raises(OSError, match="no room"):
-        sheets.write(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    assert path.read_bytes() == b"old"
-
-
 def test_val_draws_where_it_is_told_to(cli, tmp_path):
     netbuild.save(netbuild.build("lenet5.yaml"), tmp_path / "net.safetensors")
     flags = ("--data", "digits", "--device", "cpu", "-O", "workers=0", "--json")

@@ -1,6 +1,5 @@
 """Ejecting: a network as one file of PyTorch that needs no netbuild, proven to be the same network."""
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
-from netbuild.system.files import whole
+from netbuild.system.files import atomic_path, check_parent
 from netbuild.weights import checkpoint
 
 __all__ = ["Ejected", "eject"]
@@ -85,18 +84,15 @@ def make(graph: Graph, path: Path) -> Ejected:
     """
     network = built(graph)
     done = write(graph, is_shared(network))
-    try:
-        with whole(path) as draft:
-            draft.write_text(done.text, encoding="utf-8")
-            try:
-                proof = proven(graph, network, draft, done.name)
-            except DifferError as error:
-                kept = path.with_name(f"{path.stem}.failed{SUFFIX}")
-                draft.replace(kept)
-                error.message = f"{path}: {error.message}\nit is kept as {kept}"
-                raise
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(done.text, encoding="utf-8")
+        try:
+            proof = proven(graph, network, temporary, done.name)
+        except DifferError as error:
+            kept = path.with_name(f"{path.stem}.failed{SUFFIX}")
+            temporary.replace(kept)
+            error.message = f"{path}: {error.message}\nit is kept as {kept}"
+            raise
     return Ejected(path, str(network.facts["name"]), done.name, done.text.count("\n"), done.packages, done.own, proof)
 
 
@@ -137,10 +133,7 @@ def check_out(path: Path) -> None:
     """
     if path.suffix != SUFFIX:
         raise NetbuildError(f"{path}: its name must end in {SUFFIX}")
-    if not path.parent.is_dir():
-        raise NetbuildError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise NetbuildError(f"{path}: its folder cannot be written to")
+    check_parent(path)
     if path.exists():
         raise NetbuildError(f"{path} exists already", hint="it may have been edited: remove it, or name another by -o")
 

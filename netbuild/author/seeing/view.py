@@ -10,7 +10,6 @@ from netbuild.author.seeing.kernels import kernels
 from netbuild.author.seeing.maps import feature_maps
 from netbuild.author.seeing.places import Sight, all_rows, place_of
 from netbuild.author.seeing.tiles import MOST
-from netbuild.drawing.sheets import write
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
@@ -21,7 +20,7 @@ from netbuild.report.diagram import EVERY, save
 from netbuild.report.diagram.layout import engine
 from netbuild.report.diagram.page import Picture, Section, page
 from netbuild.report.summary import summarize_graph
-from netbuild.system.files import new_folder
+from netbuild.system.files import make_folder, new_folder, write_bytes
 
 KINDS = ("kernels", "maps", "curves")
 
@@ -96,14 +95,11 @@ class Target:
         Raises:
             NetbuildError: if there are several for one PNG file, or the disk refuses.
         """
-        try:
-            if self.path.suffix == ".html":
-                return self._page(sights, graph)
-            if self.path.suffix == ".png":
-                return self._single(sights)
-            return self._folder(sights)
-        except OSError as error:
-            raise NetbuildError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        if self.path.suffix == ".html":
+            return self._page(sights, graph)
+        if self.path.suffix == ".png":
+            return self._single(sights)
+        return self._folder(sights)
 
     def _page(self, sights: Sequence[Sight], graph: Graph) -> list[Path]:
         """In the panel of each row its pictures; the curves at the end."""
@@ -120,14 +116,14 @@ class Target:
         if len(sights) > 1:
             said = f"{self.path}: there are {len(sights)} pictures for one file"
             raise NetbuildError(said, hint="name a folder, or one --row and one of --what")
-        write(self.path, sights[0].png)
+        write_bytes(self.path, sights[0].png)
         return [self.path]
 
     def _folder(self, sights: Sequence[Sight]) -> list[Path]:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         files = [self.path / f"{sight.name}.png" for sight in sights]
         for file, sight in zip(files, sights, strict=True):
-            write(file, sight.png)
+            write_bytes(file, sight.png)
         return files
 
 

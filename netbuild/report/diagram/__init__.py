@@ -9,7 +9,7 @@ from netbuild.errors import NetbuildError
 from netbuild.graph.opening import NetworkOptions
 from netbuild.report.rows import Report
 from netbuild.report.summary import Summary, summarize
-from netbuild.system.files import whole
+from netbuild.system.files import write_text
 
 EVERY = 64  # levels of submodules: a page opens all of them
 
@@ -88,9 +88,4 @@ def save(text: str, out: str | Path) -> None:
     Raises:
         NetbuildError: if it cannot be written.
     """
-    path = Path(out)
-    try:
-        with whole(path) as draft:
-            draft.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise NetbuildError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_text(Path(out), text)
