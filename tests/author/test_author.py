@@ -122,7 +122,7 @@ def test_a_check_without_shapes(cli, tmp_path, row, said):
 
 
 def test_a_check_without_shapes_imports_no_torch():
-    code = "import sys; sys.argv = ['netbuild', 'check', 'yolo11.yaml', '--no-shapes']\nfrom netbuild.cli.application import main\n"
+    code = "import sys; sys.argv = ['netbuild', 'check', 'yolo11.yaml', '--no-shapes']\nfrom netbuild.cli import main\n"
     code += "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -302,7 +302,7 @@ def test_zoo(cli):
 
 
 def test_the_zoo_needs_no_torch():
-    code = "import sys; sys.argv = ['netbuild', 'zoo']\nfrom netbuild.cli.application import main\n"
+    code = "import sys; sys.argv = ['netbuild', 'zoo']\nfrom netbuild.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -197,14 +197,14 @@ def test_two_runs_are_equal_to_the_byte():
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["summary", "--help"]])
 def test_help_and_version_import_no_torch(args):
-    code = f"import sys; sys.argv = ['netbuild', *{args}]\nfrom netbuild.cli.application import main\ntry: main()\n"
+    code = f"import sys; sys.argv = ['netbuild', *{args}]\nfrom netbuild.cli import main\ntry: main()\n"
     done = python(code + "except SystemExit: pass\nassert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
 def test_completion_imports_no_torch():
-    code = "import sys; sys.argv = ['netbuild']\nfrom netbuild.cli.application import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['netbuild']\nfrom netbuild.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     env = {"_NETBUILD_COMPLETE": "complete_bash", "COMP_WORDS": "netbuild summ", "COMP_CWORD": "1"}
     done = python(code + "assert 'torch' not in sys.modules", **env)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The texts of errors, as golden files: each ``tests/grammar/errors/NAME.yaml`` (or case) has the message in ``NAME.txt``.
+"""The texts of errors, as golden files: each ``grammar/errors/NAME.yaml`` (or case) has the message in ``NAME.txt``.
 
 After a wanted change of wording: NETBUILD_UPDATE_GOLDEN=1 make test, and read the difference.
 """

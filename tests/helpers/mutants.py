@@ -82,7 +82,7 @@ def originals() -> list[str]:
 
 def _is_refused(case: Path) -> bool:
     # Cases with a golden message are wrong already, those with a Python file beside them need it.
-    return case.with_suffix(".py").exists() or (ROOT / "tests" / "errors" / f"{case.stem}.txt").exists()
+    return case.with_suffix(".py").exists() or (ROOT / "tests" / "grammar" / "errors" / f"{case.stem}.txt").exists()
 
 
 ORIGINALS = originals()

@@ -46,7 +46,8 @@ def environment(**more):
 
 def together(world, folder, call):
     """Run ``call``, an expression of this file's names, in several processes; what each printed."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_several_processes import *; {call}; gone()"
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); from test_several_processes import *; {call}; gone()"
     who = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(
