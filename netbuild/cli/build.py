@@ -109,6 +109,6 @@ def import_(
         network = halved(found.network) if half else found.network
         save(network, out, names=found.names, training=found.said)
     if json:
-        write_json({"file": str(out), "name": found.network.facts["name"], "names": found.names, **found.fit.report()})
+        write_json({"file": str(out), "name": found.network.card.name, "names": found.names, **found.fit.report()})
     else:
-        write(f"{found.fit}\n{out}: {found.network.facts['name']}")
+        write(f"{found.fit}\n{out}: {found.network.card.name}")

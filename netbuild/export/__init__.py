@@ -124,7 +124,7 @@ def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[
     """The network, in eval and fused, and how its rows are called."""
     if isinstance(file, Network):
         network = copy.deepcopy(file).cpu().float()
-        rows: list[Row] = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.facts["rows"])]
+        rows: list[Row] = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.card.rows)]
     else:
         graph = open_graph(file, imgsz=size, **opening)
         network = build_graph(graph).float()
@@ -136,4 +136,4 @@ def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[
 def _usual(file: str | Path | Network, network: Network, suffix: str) -> Path:
     if isinstance(file, (str, Path)) and Path(file).suffix == ".safetensors":
         return Path(file).with_name(Path(file).stem + suffix)
-    return Path(f"{network.facts['name']}{suffix}")
+    return Path(f"{network.card.name}{suffix}")

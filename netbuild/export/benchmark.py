@@ -181,7 +181,7 @@ def _check_data(network: Network, data: str) -> None:
         NetbuildError: if it is.
     """
     dataset = open_data(data)
-    check_task(task_name(network.facts["task"]), dataset)
+    check_task(task_name(network.card.task), dataset)
     check_classes(network, dataset)
 
 

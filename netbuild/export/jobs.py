@@ -67,7 +67,7 @@ def make_job(network: Network, wish: Wish) -> Job:
     task = task_of(network)
     nms = _suppression(network, task, wish)
     _check_free_size(network, free)
-    height, width = wish.imgsz or network.facts["imgsz"]
+    height, width = wish.imgsz or network.card.imgsz
     check_size(network, (height, width))
     examples = _examples(network, (height, width), wish.batch or (2 if "batch" in free else 1))
     module = Flat(network).eval()

@@ -115,7 +115,7 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         size = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
         _move(folder, draft, path)
     inputs, outputs = ports(job, _shapes(proof) or _own_shapes(network, job))
-    name, parts = str(network.facts["name"]), (tuple(notes), inputs, outputs, tuple(proof))
+    name, parts = str(network.card.name), (tuple(notes), inputs, outputs, tuple(proof))
     return Exported(path, chosen.name, name, size, *parts, seconds, job.metadata, chosen.barrier())
 
 

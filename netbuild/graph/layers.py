@@ -13,7 +13,7 @@ from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.rows import Row
 from netbuild.graph.bind import Bound
 from netbuild.graph.blame import placed
-from netbuild.graph.describe import describe
+from netbuild.graph.card import make_card
 from netbuild.graph.network import Network, Plan, Rows, Step
 from netbuild.graph.options import Facts
 from netbuild.layers.activation import using_activation
@@ -112,8 +112,7 @@ class Graph(Facts):
             for layer, module in zip(self.layers, modules.values(), strict=True):
                 if layer.starts_anew:
                     INITIAL[init](module)
-        shapes = {"inputs": self.inputs, "stride": self.stride}
-        return Network(Rows(modules, self.plan), {"name": self.name, **shapes, **describe(self, self.own)})
+        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.own))
 
     @property
     def stride(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from netbuild.grammar.rows import INPUT
+from netbuild.graph.card import NetworkCard
 from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.fuse import fuse as fuse_modules
 
@@ -108,10 +109,15 @@ def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:
 class Network(nn.Module):
     """A built network: image (B, ch, H, W) to the last row's output. State-dict keys are ``model.<row>.<...>``."""
 
-    def __init__(self, model: Rows, facts: Mapping[str, Any]) -> None:
+    def __init__(self, model: Rows, card: NetworkCard) -> None:
         super().__init__()
         self.model = model
-        self.facts = dict(facts)  # name, scale, task, nc, ch, imgsz: what a checkpoint must know
+        self.card = card
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The card as a dict, for plug-ins written before there was `card`; a change to it has no effect."""
+        return self.card.to_dict()
 
     def forward(self, *images: torch.Tensor) -> Any:
         """The last row's output for one image, or for the inputs that the file names, in its order."""

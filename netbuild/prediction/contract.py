@@ -14,33 +14,33 @@ from netbuild.tasks.base import Task
 
 def task_of(network: Network) -> Task | None:
     """The network's task, if it is one that netbuild can decode with this head."""
-    name = network.facts.get("task")
+    name = network.card.task
     if name is None:
         return None
     try:
-        return find_task(name)(network.model[-1], network.facts.get("names"))
+        return find_task(name)(network.model[-1], network.card.names)
     except NetbuildError:
         return None
 
 
 def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
     """What a file says of any network, whatever was asked for."""
-    known, head = network.facts, network.model[-1]
-    names = known.get("names") or [str(i) for i in range(known.get("nc") or 0)]
+    card, head = network.card, network.model[-1]
+    names = card.names or [str(i) for i in range(card.nc or 0)]
     fitting = task.fitting if task else "letterbox" if strides(head) or ranks(head) else "middle"
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
-        "task": known.get("task") or "",
+        "task": card.task or "",
         "names": json.dumps(names),
         "stride": str(multiple_of(network)),
         "imgsz": json.dumps(list(size)),
-        "channels": str(known.get("ch") or 0),
+        "channels": str(card.ch),
         "fitting": fitting,
         "one2one": _flag(ranks(head)),
         "boxes": boxes(head),
         "extra": json.dumps(task.extra if task else ()),
-        "yaml": known.get("yaml", ""),
+        "yaml": card.yaml,
     }
 
 
@@ -65,7 +65,7 @@ def layout(network: Network, count: int) -> str:
 
 def multiple_of(network: Network) -> int:
     """Pixels that both sides of an image should be multiples of: the head's largest stride, else that of any row."""
-    return max(strides(network.model[-1]), default=int(network.facts.get("stride") or 1))
+    return max(strides(network.model[-1]), default=network.card.stride)
 
 
 def strides(head: nn.Module) -> list[int]:
@@ -90,8 +90,8 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
 
 def input_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The network's inputs: name and shape beside the batch."""
-    known = network.facts
-    return known.get("inputs") or (("input", (known["ch"], *known["imgsz"])),)
+    card = network.card
+    return card.inputs or (("input", (card.ch, *card.imgsz)),)
 
 
 def _flag(value: object) -> str:

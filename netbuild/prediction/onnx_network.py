@@ -1,6 +1,7 @@
 """An exported ONNX file in the place of a network: what it gives is read, scored and drawn by the same tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from netbuild import runtime
 from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
 from netbuild.runtime import PackageError, RunError
 
@@ -47,8 +49,9 @@ class OnnxNetwork(Network):
         names = None if said.names is None else list(said.names)
         head = _Head(nc, said.stride, said.one2one or said.nms is not None, said.extra)
         self.model = nn.ModuleList([head])  # type: ignore[assignment]
-        self.facts = {"name": file.path.name, "task": said.task, "nc": nc, "ch": said.channels, "imgsz": said.size}
-        self.facts |= {"names": names, "canvas": file.canvas}
+        self.card = NetworkCard(
+            file.path.name, task=said.task, nc=nc, ch=said.channels, imgsz=said.size, names=names, canvas=file.canvas
+        )
         self.file = file
 
     def forward(self, *images: torch.Tensor) -> Any:
@@ -65,7 +68,7 @@ class OnnxNetwork(Network):
 
     def _as_read(self, outputs: list[Any], shape: Sequence[int]) -> Any:
         """Outputs in the form in which this task's heads give them."""
-        task, said = self.facts["task"], self.file.facts
+        task, said = self.card.task, self.file.facts
         if task == "detect" and said.nms is not None:
             return _stacked(runtime.listed(outputs, shape[0]))
         if task == "detect" and said.one2one:
@@ -111,7 +114,8 @@ class RunNetwork(Network):
     def __init__(self, network: Network, run: Callable[[list[Any]], list[Any]], shape: tuple[int, ...]) -> None:
         nn.Module.__init__(self)
         self.model = nn.ModuleList([network.model[-1]])  # type: ignore[assignment]
-        self.facts = {**network.facts, "canvas": shape[2:], "imgsz": shape[2:]}
+        size = shape[2], shape[3]
+        self.card = replace(network.card, canvas=size, imgsz=size)
         self.run, self.batch = run, shape[0]
 
     def forward(self, *images: torch.Tensor) -> Any:
@@ -119,11 +123,11 @@ class RunNetwork(Network):
         values = images[0].cpu().numpy()
         parts = [self._part(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
         outputs = [np.concatenate(several) for several in zip(*parts)]
-        if self.facts["task"] == "classify":
+        if self.card.task == "classify":
             likely = outputs[0] if runtime.likely(outputs[0]) else runtime.softmax(outputs[0])
             return torch.from_numpy(likely).log()
         tensors = tuple(map(torch.from_numpy, outputs))
-        return tensors[0] if self.facts["task"] == "detect" or len(tensors) == 1 else tensors
+        return tensors[0] if self.card.task == "detect" or len(tensors) == 1 else tensors
 
     def _part(self, values: Any) -> list[Any]:
         missing = self.batch - len(values)

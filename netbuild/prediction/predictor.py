@@ -112,7 +112,7 @@ class Predictor:
             yield from self._results(waiting)
 
     def _seen(self, files: Iterable[Path], unreadable: Unreadable | None) -> Iterator["_Seen"]:
-        channels = self.network.facts["ch"]
+        channels = self.network.card.ch
         for file in files:
             try:
                 for shot in sources.shots(file, channels == 4):
@@ -223,12 +223,12 @@ def prepare(
         raise NetbuildError(f"--batch {batch}: must be at least 1")
     if isinstance(file, Network):
         refuse({} if device is None else {"device": device}, "on a network that is built: move it yourself")
-        network, size = file, file.facts["imgsz"]
+        network, size = file, file.card.imgsz
     elif is_exported(file):
         code = {"modules": modules or None, "trusted": trusted if trusted is True else None}
         refuse({name: value for name, value in code.items() if value}, "on an ONNX file")
         network = open_exported(file, device)
-        size = network.facts["imgsz"]
+        size = network.card.imgsz
     else:
         network, size = _opened(file, modules, trusted)
         network.to(pick_device(device or "auto"))
@@ -241,8 +241,8 @@ def prepare(
     square = task.fitting == "letterbox"
     if rect is not None and not square:
         refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
-    if imgsz is not None:
-        size = pair(imgsz)
+    if asked := pair(imgsz):
+        size = asked
     elif square:
         size = (max(size),) * 2
     return Predictor(network, task, size, task.stride, batch, rect is not False, given)
@@ -263,10 +263,10 @@ def trained_size(graph: Graph) -> tuple[int, int] | None:
 
 
 def _task(network: Network) -> Task:
-    name, channels = network.facts["task"], network.facts["ch"]
+    name, channels = network.card.task, network.card.ch
     if name is None:
         hint = "say it in its file: task: classify, or task: detect"
         raise NetbuildError("the network has no task: what its outputs mean is not known", hint=hint)
     if channels not in (1, 3, 4):
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
-    return find_task(name)(network.model[-1], network.facts.get("names"))
+    return find_task(name)(network.model[-1], network.card.names)

@@ -249,7 +249,7 @@ class Trainer:
             def hook(_: nn.Module, __: Any, out: Any) -> None:
                 tensors = [t for t in tensors_of(out) if t.is_floating_point()]
                 if not found and not all(torch.isfinite(t).all() for t in tensors):
-                    module, name = self.network.facts["rows"][index]
+                    module, name = self.network.card.rows[index]
                     found.append(f"row {index}{f' ({name})' if name else ''} {module}")
 
             return hook
@@ -320,9 +320,9 @@ class Trainer:
 
     def keep_company(self, network: nn.Module) -> None:
         """A pass without samples, where others have some of the last step: a network in pieces runs in all or none."""
-        facts = self.network.facts
+        card = self.network.card
         with self.autocast():
-            network(torch.zeros(1, facts["ch"], *facts["imgsz"], device=self.device))
+            network(torch.zeros(1, card.ch, *card.imgsz, device=self.device))
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
@@ -420,13 +420,13 @@ def quickest_format(network: Network) -> torch.memory_format:
 
     A module that takes a map apart by ``view`` cannot. Only a real pass tells: on meta, maps lie otherwise.
     """
-    form, facts = torch.channels_last, network.facts
-    if facts["ch"] == 1:  # nothing is last
+    form, card = torch.channels_last, network.card
+    if card.ch == 1:  # nothing is last
         return torch.contiguous_format
     try:
         with torch.random.fork_rng(), torch.no_grad():
             device = next(network.parameters()).device
-            image = torch.zeros(2, facts["ch"], *facts["imgsz"], device=device).contiguous(memory_format=form)
+            image = torch.zeros(2, card.ch, *card.imgsz, device=device).contiguous(memory_format=form)
             copy.deepcopy(network).train()(image)
     except Exception:  # whatever an own module does there, it is trained as it was written
         return torch.contiguous_format

@@ -62,15 +62,15 @@ def _choice(network: Network, settings: Settings, steps: int) -> tuple[str, floa
     name = settings.optimizer
     if name == "auto":
         name = "sgd" if steps > MANY_STEPS else "adamw"
-        if name == "adamw" and settings.lr is None and network.facts.get("task") == "detect":
-            return name, round(0.01 / (4 + network.facts["nc"]), 6)
+        if name == "adamw" and settings.lr is None and network.card.task == "detect":
+            return name, round(0.01 / (4 + (network.card.nc or 0)), 6)
     return name, RATES[name] if settings.lr is None else settings.lr
 
 
 def _groups(network: Network, rate: float, decay: float) -> Iterator[dict[str, Any]]:
     """Parameters that learn, by rate and decay: norms and biases do not decay."""
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    factors = network.facts.get("lr_factors", {})
+    factors = network.card.lr_factors
     for path, module in network.named_modules():
         row = path.split(".")[1] if path.count(".") else ""
         for name, parameter in module.named_parameters(recurse=False):
@@ -147,7 +147,7 @@ def freeze(network: Network, wanted: str) -> list[int]:
     Raises:
         NetbuildError: for a row that there is not.
     """
-    names = {name: i for i, (_, name) in enumerate(network.facts["rows"]) if name}
+    names = {name: i for i, (_, name) in enumerate(network.card.rows) if name}
     rows = sorted(
         {row for part in wanted.split(",") if part.strip() for row in _rows(part.strip(), names, len(network.model))}
     )

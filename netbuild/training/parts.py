@@ -79,7 +79,7 @@ def task_name(task: str | None) -> str:
 
 def task_of(network: Network, names: list[str], **options: Any) -> Task:
     """What a network learns, or is measured by."""
-    return find_task(task_name(network.facts["task"]))(network.model[-1], names, **options)
+    return find_task(task_name(network.card.task))(network.model[-1], names, **options)
 
 
 def _task_options(network: Network, report: Report, s: Settings) -> dict[str, Any]:
@@ -88,15 +88,15 @@ def _task_options(network: Network, report: Report, s: Settings) -> dict[str, An
     Raises:
         NetbuildError: for a setting that the task or the data has no use for.
     """
-    task, samples = network.facts["task"], report.samples("train")
-    unused = {name: getattr(s, name) for name in UNUSED.get(task, ()) if getattr(s, name)}
+    task, samples = network.card.task, report.samples("train")
+    unused = {name: getattr(s, name) for name in UNUSED.get(task or "", ()) if getattr(s, name)}
     if unused:
         raise NetbuildError(f"{', '.join(unused)}: of no use to a network that is to {task}")
     if s.copy_paste and not any(outline for sample in samples for outline in sample.outlines):
         raise NetbuildError("copy_paste needs outlines, and the labels have boxes alone", hint="give polygons, or 0")
     options: dict[str, Any] = {}
     if s.class_weights:
-        options["class_weights"] = class_weights(_counts(samples, network.facts["nc"]), s.class_weights)
+        options["class_weights"] = class_weights(_counts(samples, network.card.nc or 0), s.class_weights)
     if task == "classify":
         options["smoothing"] = s.label_smoothing
     return options
@@ -125,14 +125,14 @@ def feed_of(network: Network, report: Report, split: str, settings: Settings, le
 def _samples(
     network: Network, samples: list[Any], settings: Settings, batch: int, learning: bool
 ) -> tuple[Samples, Collate]:
-    height, width = network.facts["imgsz"] if settings.imgsz is None else (settings.imgsz,) * 2
-    channels, chosen = network.facts["ch"], settings if learning else None
+    height, width = network.card.imgsz if settings.imgsz is None else (settings.imgsz,) * 2
+    channels, chosen = network.card.ch, settings if learning else None
     # A half each for what is learnt and what is validated, in each of the workers.
     kept = Kept(settings.memory * 1e9 / 2 / max(settings.workers, 1))
-    if network.facts["task"] != "detect":
-        classes = network.facts["nc"] or 0
+    if network.card.task != "detect":
+        classes = network.card.nc or 0
         return ClassifySamples(samples, (height, width), channels, chosen, classes, kept), classify_batch
-    if canvas := network.facts.get("canvas"):
+    if canvas := network.card.canvas:
         return FixedSamples(samples, canvas, channels, kept), detect_batch
     if learning or settings.rect is False:
         return DetectSamples(samples, max(height, width), channels, chosen, kept), detect_batch

@@ -225,7 +225,7 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
         _check_room(folder, trainer)
         (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
-        (folder / "model.yaml").write_text(trainer.network.facts["yaml"] + "\n", encoding="utf-8")
+        (folder / "model.yaml").write_text(trainer.network.card.yaml + "\n", encoding="utf-8")
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")

@@ -42,9 +42,9 @@ def check_classes(network: Network, dataset: Dataset) -> None:
     Raises:
         NetbuildError: if it is.
     """
-    facts = network.facts
-    if facts["nc"] != dataset.nc and facts["task"] != "autoencode":
-        raise NetbuildError(f"the network tells {facts['nc']} classes apart, {dataset.name} has {dataset.nc}")
+    card = network.card
+    if card.nc != dataset.nc and card.task != "autoencode":
+        raise NetbuildError(f"the network tells {card.nc} classes apart, {dataset.name} has {dataset.nc}")
 
 
 def validate(
@@ -106,7 +106,7 @@ def _to_validate(
 ) -> tuple[Network, Task, Feed, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, device = _measured(file, settings, options)
-    task_name(network.facts["task"])  # before anything is said of classes
+    task_name(network.card.task)  # before anything is said of classes
     dataset = open_data(data)
     check_classes(network, dataset)
     task = task_of(network.to(device).eval(), list(dataset.names))
@@ -128,6 +128,6 @@ def _measured(
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, settings.rect)
-    if network.facts["task"] == "detect":
+    if network.card.task == "detect":
         network.check({"conf": settings.conf, "max_det": settings.max_det})
     return network, torch.device("cpu")

@@ -72,7 +72,7 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
 
 def network_rows(network: Network) -> list[RowTensors]:
     """The rows of a network with their tensors: those that live in it, not copies."""
-    return rows_of(network.state_dict(), {i: tuple(label) for i, label in enumerate(network.facts["rows"])})
+    return rows_of(network.state_dict(), dict(enumerate(network.card.rows)))
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def save(
     check_target(path)
     tensors, aliases = _distinct(network.state_dict())
     versions = {"netbuild": __version__, "torch": str(torch.__version__)}
-    known = {key: value for key, value in network.facts.items() if key in Stored.__dataclass_fields__}
+    known = {key: value for key, value in network.card.to_dict().items() if key in Stored.__dataclass_fields__}
     own = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
-    facts = Stored(**{**known, **own, "names": names or network.facts.get("names")})
+    facts = Stored(**{**known, **own, "names": names or network.card.names})
     # One entry: safetensors writes several in an order of chance, and equal networks are to give equal files.
     write(tensors, {KEY: to_json(facts)}, path)
     return path

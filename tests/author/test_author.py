@@ -181,7 +181,7 @@ def test_a_new_file_learns(cli, tmp_path, monkeypatch, origin):
     monkeypatch.chdir(tmp_path)
     cli("new", "mine", "--from", origin)
     network = netbuild.build("mine.yaml").train()
-    outputs = network(torch.rand(2, network.facts["ch"], 64, 64))
+    outputs = network(torch.rand(2, network.card.ch, 64, 64))
     sum(t.square().mean() for t in tensors_of(outputs)).backward()
     still = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert still == []

@@ -196,7 +196,7 @@ def test_d06_names_types_shapes_and_metadata(cli, here):
     assert len(json.loads(facts["names"])) == 80
     assert (facts["half"], facts["dynamic"], facts["nms"], facts["one2one"]) == ("false", "[]", "", "false")
     Path("again.yaml").write_text(facts["yaml"])
-    assert netbuild.build("again.yaml").facts["nc"] == 80
+    assert netbuild.build("again.yaml").card.nc == 80
     done = cli("export", name, "--imgsz", "64", "-o", "n.onnx", "--input-names", "x", "--output-names", "y", "--json")
     data = json.loads(done.out)
     assert (data["inputs"][0]["name"], data["outputs"][0]["name"]) == ("x", "y")

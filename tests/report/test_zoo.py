@@ -125,7 +125,7 @@ def built(name, height, width):
 
 def inputs_of(name, network, height, width):
     images = [image(3, height, width)]
-    if "text" in network.facts["yaml"]:
+    if "text" in network.card.yaml:
         features = text(80)
         with torch.no_grad():
             images.append(network.model[-1].text_prompts(features) if name.startswith("yoloe") else features)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def made(tmp_path_factory):
     export(classifier, folder / "classifier.onnx")
     network = netbuild.build(double)
     network.model[-1].end2end = True
-    network.facts["names"] = NAMES
+    network.card = replace(network.card, names=NAMES)
     export(network, folder / "double.onnx")
     foreign = onnx.load(folder / "free.onnx")
     del foreign.metadata_props[:]
@@ -463,7 +464,7 @@ def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):
     assert done.code == 0, done.err
     assert "random" not in done.err
     assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "labels", "results.json"]
-    assert predictor.prepare("free.onnx", device="cpu").network.facts["names"] == NAMES
+    assert predictor.prepare("free.onnx", device="cpu").network.card.names == NAMES
 
 
 # -- inspect ----------------------------------------------------------------------------------------------------------

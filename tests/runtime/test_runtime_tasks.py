@@ -1,6 +1,7 @@
 """Masks, keypoints, turned boxes and answers for every pixel: the runtime against torch, torchvision and OpenCV."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -76,7 +77,7 @@ def ranked(folder, task):
     text = HEADS[task] + "end2end: true\n"
     network = netbuild.build(network_of(folder, f"{task}2", text, NAMES, SPREAD)).eval()
     network.model[-1].end2end = True
-    network.facts["names"] = NAMES
+    network.card = replace(network.card, names=NAMES)
     file = folder / f"{task}2.onnx"
     if not file.exists():
         export(network, file)

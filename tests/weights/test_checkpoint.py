@@ -67,11 +67,11 @@ def test_a_checkpoint_alone_is_the_network(net, tmp_path, monkeypatch):
     x = torch.rand(2, 4, 64, 32)
     assert torch.equal(made.eval()(x)[0], opened.eval()(x)[0])
     kept = ("name", "scale", "task", "nc", "ch", "imgsz", "params", "modules", "yaml")
-    assert all(opened.facts[key] == made.facts[key] for key in kept)
-    assert (opened.facts["name"], opened.facts["nc"], opened.facts["params"]) == ("net-b", 7, {"r": 8})
+    assert all(getattr(opened.card, key) == getattr(made.card, key) for key in kept)
+    assert (opened.facts["name"], opened.card.nc, opened.card.params) == ("net-b", 7, {"r": 8})
     facts = header.read(file)
     assert (facts.names, facts.training, facts.task) == (["x"] * 7, {"epoch": 3}, "classify")
-    assert "x" in opened.facts["names"]
+    assert "x" in opened.card.names
     again = netbuild.save(opened, tmp_path / "again.safetensors", training={"epoch": 3})
     assert again.read_bytes() == file.read_bytes()
     assert (again.stat().st_mode & 0o777) == (0o666 & ~_umask())
@@ -343,7 +343,7 @@ PLAIN = {"yolo11n.yaml": 64, "lenet5.yaml": 32, "resnet18.yaml": 64}
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_built_network_is_a_plain_module(name):
     network = netbuild.build(name).eval()
-    x = torch.rand(2, network.facts["ch"], PLAIN[name], PLAIN[name])
+    x = torch.rand(2, network.card.ch, PLAIN[name], PLAIN[name])
     wanted = first(network(x))
     assert torch.equal(first(copy.deepcopy(network)(x)), wanted)
     assert torch.equal(first(pickle.loads(pickle.dumps(network))(x)), wanted)
@@ -367,5 +367,5 @@ def test_the_verbs_of_the_package(net):
     assert netbuild.check("yolo11n.yaml") == []
     assert set(netbuild.__all__) >= {"load", "resolve", "build", "summarize", "check", "module", "save", "transfer"}
     assert checkpoint.save is netbuild.save
-    assert netbuild.resolve(netbuild.load("architectures/yolo11/yolo11.yaml")).build().facts["name"] == "yolo11n"
+    assert netbuild.resolve(netbuild.load("architectures/yolo11/yolo11.yaml")).build().card.name == "yolo11n"
     assert Path(netbuild.__file__).parent.name == "netbuild"

@@ -93,7 +93,7 @@ def make(graph: Graph, path: Path) -> Ejected:
             temporary.replace(kept)
             error.message = f"{path}: {error.message}\nit is kept as {kept}"
             raise
-    return Ejected(path, str(network.facts["name"]), done.name, done.text.count("\n"), done.packages, done.own, proof)
+    return Ejected(path, str(network.card.name), done.name, done.text.count("\n"), done.packages, done.own, proof)
 
 
 def built(graph: Graph) -> Network:

@@ -99,13 +99,13 @@ def fitted(network: Network, image: str | Path) -> Tensor:
     Raises:
         NetbuildError: if it cannot be read, or the network takes something else than one image.
     """
-    known = network.facts
-    inputs, channels = known.get("inputs") or (), known["ch"]
+    card = network.card
+    inputs, channels = card.inputs, card.ch
     if len(inputs) > 1 or any(len(shape) != 3 for _, shape in inputs):
         raise NetbuildError("maps are of networks that take one image", hint="--what kernels,curves needs no picture")
     if channels not in (1, 3, 4):
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
-    size = tuple(known["imgsz"])
+    size = card.imgsz
     how = FITTINGS[facts(network, size, task_of(network))["fitting"]]
     pixels, _ = how(read_image(Path(image), channels), size, multiple_of(network), True)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255

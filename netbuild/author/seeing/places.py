@@ -63,7 +63,7 @@ def place_of(network: Network, text: str) -> Place:
     Raises:
         NetbuildError: if there is none.
     """
-    names = {name: i for i, (_, name) in enumerate(network.facts["rows"]) if name}
+    names = {name: i for i, (_, name) in enumerate(network.card.rows) if name}
     first, _, path = text.strip().removeprefix("model.").partition(".")
     count = len(network.model)
     if first in names:
@@ -80,5 +80,5 @@ def place_of(network: Network, text: str) -> Place:
         inside = [name for name, _ in network.model[row].named_modules() if name]
         hint = did_you_mean(path, inside) or (f"it has {', '.join(inside[:8])}, ..." if inside else "it has none")
         raise NetbuildError(f"--row {text}: row {row} has no module '{path}'", hint=hint) from None
-    called = network.facts["rows"][row][0] if not path else type(module).__name__
+    called = network.card.rows[row][0] if not path else type(module).__name__
     return Place(row, path, module, str(called))
