@@ -11,6 +11,10 @@ _HOMES = {
     "transfer": "weights.building",
     "eject": "author.ejecting",
     "predict": "prediction.predictor",
+    "Model": "model",
+    "train": "training.api",
+    "val": "training.api",
+    "benchmark": "export.benchmark",
     "check": "author.check",
     "diff": "author.diff",
     "save": "weights.checkpoint",
@@ -23,16 +27,19 @@ _HOMES = {
     "module": "modules.own",
     **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_HOMES, "export", "__version__"]
 
 if TYPE_CHECKING:
     from netbuild.author.check import check as check
     from netbuild.author.diff import diff as diff
     from netbuild.author.ejecting import eject as eject
     from netbuild.errors import NetbuildError as NetbuildError
+    from netbuild.export import export as export
+    from netbuild.export.benchmark import benchmark as benchmark
     from netbuild.grammar.spec import load as load
     from netbuild.graph.options import Options as Options
     from netbuild.graph.resolve import resolve as resolve
+    from netbuild.model import Model as Model
     from netbuild.modules.own import module as module
     from netbuild.prediction.predictor import predict as predict
     from netbuild.report.diagram import draw as draw
@@ -44,12 +51,20 @@ if TYPE_CHECKING:
     from netbuild.roles import Size as Size
     from netbuild.roles import Stride as Stride
     from netbuild.roles import Width as Width
+    from netbuild.training.api import train as train
+    from netbuild.training.api import val as val
     from netbuild.weights.building import build as build
     from netbuild.weights.building import transfer as transfer
     from netbuild.weights.checkpoint import save as save
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":  # the package itself, which can be called: importing it sets this very attribute
+        return import_module("netbuild.export")
     if name not in _HOMES:
         raise AttributeError(f"module 'netbuild' has no attribute '{name}'")
     return getattr(import_module(f"netbuild.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

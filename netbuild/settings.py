@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
 
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.nodes import Node, parse, read_text
@@ -127,6 +127,66 @@ def _is_word(value: Any) -> bool:
 
 def _range(metadata: Mapping[str, Any]) -> str:
     return f": {', '.join(metadata['choices'])}" if metadata["choices"] else ""
+
+
+class SettingKeywords(TypedDict, total=False):
+    """The settings as keywords of functions, for type checkers; a test holds it equal to `Settings`."""
+
+    epochs: int
+    batch: int
+    imgsz: int | None
+    seed: int
+    device: str
+    workers: int
+    memory: float
+    amp: str
+    compile: bool
+    parallel: str
+    sync_bn: bool
+    optimizer: str
+    lr: float | None
+    lr_end: float
+    schedule: str
+    momentum: float
+    weight_decay: float
+    warmup: float
+    accumulate: int
+    clip: float
+    ema: float
+    freeze: str
+    best: str
+    patience: int
+    minutes: float
+    save_period: int
+    label_smoothing: float
+    class_weights: float
+    multi_scale: float
+    close_mosaic: int
+    mosaic: float
+    mixup: float
+    cutmix: float
+    copy_paste: float
+    degrees: float | None
+    translate: float | None
+    scale: float | None
+    shear: float | None
+    hsv_h: float
+    hsv_s: float
+    hsv_v: float
+    flip_lr: float | None
+    flip_ud: float
+    crop: bool | None
+    policy: str | None
+    erasing: float | None
+    rect: bool | None
+    conf: float
+    iou: float
+    max_det: int
+    plots: bool
+    tensorboard: bool
+    lenient: bool
+    strict: bool
+    allow_background: bool
 
 
 FIELDS = {f.name: f for f in fields(Settings)}

@@ -22,7 +22,7 @@ TIERS = [
     {"prediction"},
     {"training"},
     {"export"},
-    {"author"},
+    {"author", "model"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,9 +1,12 @@
 """Export: networks to files that run elsewhere, each proven equal to the network before it gets its name."""
 
 import copy
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from netbuild.errors import NetbuildError, Where
@@ -137,3 +140,17 @@ def _usual(file: str | Path | Network, network: Network, suffix: str) -> Path:
     if isinstance(file, (str, Path)) and Path(file).suffix == ".safetensors":
         return Path(file).with_name(Path(file).stem + suffix)
     return Path(f"{network.card.name}{suffix}")
+
+
+class _CallableModule(ModuleType):
+    """The type of this module: ``netbuild.export`` is a public verb, and the package in which plug-ins find `Target`.
+
+    Importing ``netbuild.export.base`` sets the attribute ``netbuild.export`` to the package, in the verb's place; so
+    the package can be called like the verb.
+    """
+
+    __call__ = staticmethod(export)
+
+
+sys.modules[__name__].__class__ = _CallableModule
+__signature__ = inspect.signature(export)

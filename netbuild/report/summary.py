@@ -1,6 +1,7 @@
 """What a network is and costs, row by row: the numbers behind every table, as plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,6 +13,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.report import text
+from netbuild.report.html import html_table
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.trace import Part, fused, measure_saved, trace
 
@@ -26,6 +28,14 @@ class Summary(Report):
 
     def __rich__(self) -> Any:
         return text.as_table(self)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"#": r.i, "name": r.name, "from": r.from_, "n": r.n, "params": r.params, "module": r.module,
+             "arguments": r.args, "output": r.out_shape}
+            for r in self.top_rows
+        ]  # fmt: skip
+        return f"<p>{escape(text.headline(self))}</p>{html_table(rows)}"
 
 
 def summarize(

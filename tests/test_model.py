@@ -1,0 +1,149 @@
+"""The Python interface: `netbuild.Model`, the verbs beside it, and what a user finds by looking."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import fields
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import netbuild
+from netbuild.errors import KeywordError, NetbuildError
+from netbuild.settings import FIELDS, SettingKeywords, Settings
+
+QUICK = {"epochs": 1, "workers": 0, "plots": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    model = netbuild.Model("lenet5-modern.yaml")
+    return model, model.train(out=tmp_path_factory.mktemp("runs") / "run", **QUICK)
+
+
+def test_a_model_is_summarised_and_built():
+    model = netbuild.Model("yolo11n.yaml", nc=5)
+    assert model.summary().totals["params"] == 2_590_815
+    assert sum(p.numel() for p in model.network.parameters()) == 2_590_815
+    assert model.network is model.network
+    assert repr(model) == "Model('yolo11n.yaml', nc=5)"
+    assert "2,590,815 parameters" in model._repr_html_()
+    assert model._repr_html_().count("<tr>") == 1 + 24
+
+
+def test_training_gives_a_result_and_makes_the_model_the_best_checkpoint(trained):
+    model, result = trained
+    assert (result.epochs, result.best_epoch, result.measure) == (1, 1, "fitness")
+    assert result.best.is_file()
+    assert result.last.is_file()
+    assert model.file == result.best
+    assert result.measures["top1"] == result.history[0]["top1"] > 0.2
+    assert str(result).startswith(str(result.folder))
+    assert result.to_dict()["best"] == str(result.best)
+
+
+def test_measures_are_those_of_the_run(trained):
+    model, result = trained
+    found = model.val("digits", workers=0)
+    assert found["top1"] == pytest.approx(result.measures["top1"], abs=1e-6)
+    assert found.to_dict()["measures"] == found.measures
+    assert found._repr_html_().count("<tr>") == 2 + len(found.classes)
+    assert str(found).startswith("class all")
+
+
+def test_a_runs_folder_and_its_onnx_file_are_models_too(trained, tmp_path):
+    model, result = trained
+    again = netbuild.Model(result.folder)
+    assert again.file == result.best
+    written = model.export("onnx", tmp_path / "net.onnx")
+    exported = netbuild.Model(written.path)
+    picture = tmp_path / "0.png"
+    Image.fromarray(np.full((32, 32), 200, np.uint8)).save(picture)
+    (one,), (other,) = list(again.predict(picture)), list(exported.predict(picture))
+    assert one.records[0]["name"] == other.records[0]["name"]
+    assert exported.val("digits", workers=0)["top1"] == pytest.approx(result.measures["top1"], abs=2e-3)
+    for deed in (exported.train, exported.export, exported.summary, exported.benchmark):
+        with pytest.raises(NetbuildError, match="an ONNX file cannot be"):
+            deed()
+
+
+def test_a_run_goes_on(trained):
+    _, result = trained
+    more = netbuild.train(resume=result.folder, epochs=2)
+    assert (more.epochs, more.folder) == (2, result.folder)
+    with pytest.raises(NetbuildError, match="data has no effect with resume"):
+        netbuild.train(resume=result.folder, data="digits")
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: netbuild.train("lenet5.yaml", epoch=3), "epochs"),
+        (lambda: netbuild.val("best.safetensors", "digits", confidence=0.4), "conf"),
+        (lambda: netbuild.Model("lenet5.yaml", classes=3), "keywords are"),
+        (lambda: netbuild.Model("yolo11.yaml").summary(scal="n"), "scale"),
+    ],
+)
+def test_a_wrong_keyword_is_refused_with_the_nearest_one(call, hint):
+    with pytest.raises(KeywordError, match="no keyword") as caught:
+        call()
+    assert hint in caught.value.hint
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(NetbuildError, match=r"is a folder without best\.safetensors"):
+        netbuild.Model(tmp_path)
+    with pytest.raises(NetbuildError, match="needs the network's file"):
+        netbuild.train()
+
+
+def test_keywords_of_settings_are_the_settings():
+    assert get_type_hints(SettingKeywords) == get_type_hints(Settings)
+    assert [f.name for f in fields(Settings)] == list(SettingKeywords.__annotations__) == list(FIELDS)
+
+
+# Flags that have no keyword, and why.
+NO_KEYWORD = {
+    "train": {
+        "option": "every setting is a keyword", "print_config": "print(Settings())", "no_amp": "amp='off'",
+        "overfit": "netbuild.training.run.overfit_batch", "nproc": "torchrun", "nnodes": "torchrun",
+        "node_rank": "torchrun", "rdzv": "torchrun", "trust": "trusted",
+    },
+    "val": {"option": "every setting is a keyword", "nproc": "torchrun", "json": "to_dict()", "trust": "trusted"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted(NO_KEYWORD))
+def test_each_flag_has_its_keyword(command):
+    from netbuild.cli import training as commands
+    from netbuild.training import api
+
+    flags = set(inspect.signature(getattr(commands, command)).parameters) - set(NO_KEYWORD[command])
+    verb = getattr(netbuild, command)
+    kinds = {"train": api.TrainKeywords, "val": api.ValKeywords}
+    keywords = {*inspect.signature(verb).parameters, *get_type_hints(kinds[command])}
+    assert flags <= keywords
+
+
+def test_what_there_is_can_be_found_by_looking():
+    assert {*netbuild.__all__} <= {*dir(netbuild)}
+    for name in netbuild.__all__:
+        assert getattr(netbuild, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        netbuild.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import netbuild; from netbuild.export.base import Target; verb = netbuild.export",
+        "import netbuild; verb = netbuild.export; from netbuild.export.base import Target",
+        "import netbuild.export.base; verb = netbuild.export; from netbuild.export.base import Target",
+    ],
+)
+def test_export_is_a_verb_and_the_package_of_targets(lines):
+    code = f"{lines}; import inspect; assert callable(verb) and callable(netbuild.export); "
+    code += "assert 'target' in inspect.signature(netbuild.export).parameters; assert Target.__name__ == 'Target'"
+    subprocess.run([sys.executable, "-c", code], check=True)
