@@ -1,7 +1,8 @@
 """netbuild: vision networks from YAML. Names are loaded when used, so that importing the package imports no torch."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from netbuild.system.plugins import lazy_attributes
 
 __version__ = "0.1.0"
 
@@ -14,11 +15,12 @@ _HOMES = {
     "Model": "model",
     "train": "training.api",
     "val": "training.api",
+    "export": "export",  # the package, which can be called
     "benchmark": "export.benchmark",
     "check": "author.check",
     "diff": "author.diff",
     "save": "weights.checkpoint",
-    "resolve": "graph.resolve",
+    "resolve": "graph.resolver",
     "Options": "graph.options",
     "summarize": "report.summary",
     "draw": "report.diagram",
@@ -27,7 +29,7 @@ _HOMES = {
     "module": "modules.own",
     **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
 }
-__all__ = [*_HOMES, "export", "__version__"]
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from netbuild.author.check import check as check
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from netbuild.export.benchmark import benchmark as benchmark
     from netbuild.grammar.spec import load as load
     from netbuild.graph.options import Options as Options
-    from netbuild.graph.resolve import resolve as resolve
+    from netbuild.graph.resolver import resolve as resolve
     from netbuild.model import Model as Model
     from netbuild.modules.own import module as module
     from netbuild.prediction.predictor import predict as predict
@@ -57,14 +59,4 @@ if TYPE_CHECKING:
     from netbuild.weights.building import transfer as transfer
     from netbuild.weights.checkpoint import save as save
 
-
-def __getattr__(name: str) -> Any:
-    if name == "export":  # the package itself, which can be called: importing it sets this very attribute
-        return import_module("netbuild.export")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'netbuild' has no attribute '{name}'")
-    return getattr(import_module(f"netbuild.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

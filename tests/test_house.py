@@ -89,13 +89,13 @@ def test_the_order_names_what_there_is():
 @pytest.mark.parametrize(
     ("name", "source", "found"),
     [
-        ("grammar.spec", "from netbuild.graph.resolve import resolve", {"graph"}),
+        ("grammar.spec", "from netbuild.graph.resolver import resolve", {"graph"}),
         ("grammar.spec", "def f():\n    from netbuild import graph", {"graph"}),
         ("costs.observer", "import netbuild.errors", {"errors"}),
         ("layers.conv", "from netbuild.errors import NetbuildError", set()),
         ("layers.conv", "from netbuild.layers.fuse import fuse\nfrom netbuild.system import files", {"system"}),
         ("layers.conv", "from netbuild.layers.fuse import fuse\nfrom netbuild.roles import In", set()),
-        ("graph.resolve", "from netbuild import __version__, modules", set()),
+        ("graph.resolver", "from netbuild import __version__, modules", set()),
     ],
 )
 def test_upward_edges_are_found(name, source, found):

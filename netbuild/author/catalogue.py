@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.spec import read
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role

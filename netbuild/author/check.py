@@ -11,7 +11,7 @@ from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph.layers import Graph, Layer
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Parameter
 from netbuild.modules.gather import gather

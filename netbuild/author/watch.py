@@ -13,7 +13,7 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.extends import bases
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import own as modules
 from netbuild.modules.gather import gather
 from netbuild.report.rows import Report

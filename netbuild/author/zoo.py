@@ -41,7 +41,7 @@ class Entry:
 def measure(name: str, path: Path) -> Entry:
     """An architecture resolved at every scale."""
     from netbuild.graph.options import Options
-    from netbuild.graph.resolve import resolve
+    from netbuild.graph.resolver import resolve
 
     spec = load(path)
     graphs = {scale or "": resolve(spec, Options(scale or None)) for scale in [s.name for s in spec.scales] or [""]}

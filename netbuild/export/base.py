@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,28 +11,30 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from netbuild.errors import MissingExtraError, NetbuildError, Where, did_you_mean
-from netbuild.system.plugins import load
+from netbuild.errors import MissingExtraError, NetbuildError, Where
+from netbuild.system.plugins import Registry
 
-GROUP = "netbuild.targets"  # entry points of installed packages: target name = module:class
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})  # not every target's
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
 CALLED = {"PIL": "pillow"}  # packages whose modules have another name
-_HOMES = {
-    "coreml": "coreml:CoremlTarget",
-    "ncnn": "ncnn:NcnnTarget",
-    "executorch": "executorch:ExecutorchTarget",
-    "litert": "litert:LitertTarget",
-    "onnx": "onnx:OnnxTarget",
-    "onnx-int8": "int8:Int8Target",
-    "openvino": "openvino:OpenvinoTarget",
-    "torch-export": "torch_export:TorchExportTarget",
-    "torchscript": "torchscript:TorchscriptTarget",
-}
-_OWN: dict[str, type["Target"]] = {}
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 T = TypeVar("T", bound="type[Target]")
+TARGETS: "Registry[Target]" = Registry(
+    "target",
+    "netbuild.export.base:Target",
+    {
+        "coreml": "netbuild.export.coreml:CoremlTarget",
+        "ncnn": "netbuild.export.ncnn:NcnnTarget",
+        "executorch": "netbuild.export.executorch:ExecutorchTarget",
+        "litert": "netbuild.export.litert:LitertTarget",
+        "onnx": "netbuild.export.onnx:OnnxTarget",
+        "onnx-int8": "netbuild.export.int8:Int8Target",
+        "openvino": "netbuild.export.openvino:OpenvinoTarget",
+        "torch-export": "netbuild.export.torch_export:TorchExportTarget",
+        "torchscript": "netbuild.export.torchscript:TorchscriptTarget",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -137,31 +138,23 @@ class Target(ABC):
 
 
 def target(cls: T) -> T:
-    """Decorator: offer a `Target` class under its ``name``."""
-    _OWN[cls.name] = cls
+    """Class decorator: register a `Target` under its ``name``."""
+    TARGETS.register(cls.name, cls)
     return cls
 
 
 def names() -> list[str]:
     """The names of all targets."""
-    return sorted({*_OWN, *_HOMES, *(point.name for point in _entry_points())})
+    return TARGETS.names()
 
 
 def find(name: str) -> "Target":
-    """A target by name: one that a decorator offers, ours, or an installed package's.
+    """A target by name: registered, built in, or offered by an installed package (group ``netbuild.targets``).
 
     Raises:
         NetbuildError: if there is none of this name, or the package's does not load.
     """
-    if name in _OWN:
-        return _OWN[name]()
-    if name in _HOMES:
-        module, cls = _HOMES[name].split(":")
-        return getattr(import_module(f"netbuild.export.{module}"), cls)()
-    points = {point.name: point for point in _entry_points()}
-    if name not in points:
-        raise NetbuildError(f"no target '{name}'; there are {', '.join(names())}", hint=did_you_mean(name, names()))
-    return load(points[name], "the target", Target, "netbuild.export.base.Target")()
+    return TARGETS.get(name)()
 
 
 def file_in(folder: Path, suffix: str) -> Path:
@@ -208,9 +201,3 @@ def _is_there(package: str) -> bool:
         return find_spec(package) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _entry_points() -> Any:
-    from importlib.metadata import entry_points
-
-    return entry_points(group=GROUP)

@@ -9,7 +9,7 @@ from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules.gather import gather
 
 Size = int | tuple[int, int] | None

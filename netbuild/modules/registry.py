@@ -14,10 +14,14 @@ from netbuild.layers.activation import ACTIVATIONS, activation_by_name
 from netbuild.modules import builders
 from netbuild.modules.factory import Factory, from_class
 from netbuild.system import packages
-from netbuild.system.plugins import load
+from netbuild.system.plugins import Registry
 
 OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
 PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
+
+MODULES: Registry[nn.Module] = Registry(
+    "module", "torch.nn:Module", {name: f"netbuild.layers:{name}" for name in layers.__all__}
+)
 
 # nn.Module classes that hold or compare others: no layer of a network.
 _CONTAINERS = {
@@ -42,14 +46,13 @@ def factory(name: str) -> Factory:
     Raises:
         NetbuildError: (without a place) if the name is unknown or is no layer.
     """
-    if name in layers.__all__:
-        return from_class(name, getattr(layers, name), foreign=False)
     prefix, _, rest = name.removeprefix("torch.").partition(".")
     if prefix == "nn" and rest:
         return _torch_layer(name, rest)
-    found = builders.find(name) or (_of_package(name) if "." in name else _entry_point(name))
-    if found:
+    if found := builders.find(name) or _of_package(name):
         return found
+    if "." not in name and (cls := MODULES.find(name)):
+        return from_class(name, cls, foreign=False)
     raise NetbuildError(f"unknown module '{name}'")
 
 
@@ -72,7 +75,7 @@ def find(name: str, own: Mapping[str, Factory]) -> Factory:
         return factory(name)
     except NetbuildError as error:
         if not error.hint:
-            hint = did_you_mean(name, [*own, *names(), *torch_names()])
+            hint = did_you_mean(name, [*own, *MODULES.names(), *builders.NAMES, *torch_names()])
             error.hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
         raise
 
@@ -86,22 +89,6 @@ def _of_package(name: str) -> Factory | None:
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
         raise NetbuildError(f"'{name}' is not a layer", hint=f"a row holds an nn.Module class of {home}")
     return from_class(name, cls, foreign=True)
-
-
-@cache
-def _entry_points() -> Any:
-    """Those of all installed packages: finding them reads a file of each."""
-    from importlib.metadata import entry_points
-
-    return entry_points(group="netbuild.modules")
-
-
-def _entry_point(name: str) -> Factory | None:
-    """A module that an installed package offers under the entry-point group ``netbuild.modules``."""
-    for point in _entry_points().select(name=name):
-        cls = load(point, "the entry point", nn.Module, "nn.Module")
-        return from_class(name, cls, foreign=False)
-    return None
 
 
 def _is_layer(name: str) -> bool:

@@ -1,26 +1,116 @@
-"""What installed packages offer by entry points: loaded, and held to the class that is wanted."""
+"""Classes by name: built in, registered by a decorator, or offered by installed packages through entry points."""
 
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
-from netbuild.errors import NetbuildError, shorten
+from netbuild.errors import NetbuildError, did_you_mean, shorten
+
+T = TypeVar("T")
 
 
-def load(point: Any, what: str, base: type, wanted: str) -> type:
-    """The class that an entry point names.
+@cache
+def entry_points(group: str) -> Sequence[Any]:
+    """The entry points of a group. Cached, because finding them reads a file of every installed package."""
+    from importlib import metadata
+
+    return tuple(metadata.entry_points(group=group))
+
+
+class Registry(Generic[T]):
+    """The classes of one kind of plug-in, by name.
+
+    A name is looked up among the registered classes, then the built-in ones, then the entry points of the group
+    ``netbuild.<kind>s``, where a package offers ``name = "module:Class"``.
 
     Args:
-        point: the entry point.
-        what: how messages call it.
-        base: what it must be a class of; ``wanted`` is how messages call that.
-
-    Raises:
-        NetbuildError: if it does not load, or is another thing.
+        kind: what messages call one of them: module, task or target.
+        base: "module:Class" of the class that all derive from.
+        built_in: "module:Class" by name; a module is imported when its class is asked for.
     """
-    try:
-        cls = point.load()
-    except Exception as error:  # whatever the package's code says
-        text = shorten(str(error) or type(error).__name__)
-        raise NetbuildError(f"{what} '{point.name}' = {point.value} does not load: {text}") from None
-    if not isinstance(cls, type) or not issubclass(cls, base):
-        raise NetbuildError(f"{what} '{point.name}' = {point.value} is no {wanted} class")
-    return cls
+
+    def __init__(self, kind: str, base: str, built_in: Mapping[str, str]) -> None:
+        self.kind, self.base, self.built_in = kind, base, built_in
+        self.registered: dict[str, type[T]] = {}
+
+    @property
+    def group(self) -> str:
+        """The entry-point group."""
+        return f"netbuild.{self.kind}s"
+
+    def register(self, name: str, cls: type[T]) -> None:
+        """Offer a class under a name; it goes before a built-in one of that name."""
+        self.registered[name] = cls
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted({*self.registered, *self.built_in, *(point.name for point in entry_points(self.group))})
+
+    def find(self, name: str) -> type[T] | None:
+        """The class of a name, None if there is none.
+
+        Raises:
+            NetbuildError: if an installed package offers it and it cannot be imported, or has another base class.
+        """
+        if name in self.registered:
+            return self.registered[name]
+        if name in self.built_in:
+            return _imported(self.built_in[name])
+        for point in entry_points(self.group):
+            if point.name == name:
+                return self._loaded(point)
+        return None
+
+    def get(self, name: str) -> type[T]:
+        """The class of a name.
+
+        Raises:
+            NetbuildError: if there is none, with the nearest name as a hint; see also `find`.
+        """
+        found = self.find(name)
+        if found is None:
+            known = self.names()
+            raise NetbuildError(
+                f"no {self.kind} '{name}'; there are {', '.join(known)}", hint=did_you_mean(name, known)
+            )
+        return found
+
+    def _loaded(self, point: Any) -> type[T]:
+        called = f"the {self.kind} '{point.name}' = {point.value}"
+        try:
+            cls = point.load()
+        except Exception as error:  # the package's code may raise anything
+            text = shorten(str(error) or type(error).__name__)
+            raise NetbuildError(f"{called} does not load: {text}") from None
+        if not isinstance(cls, type) or not issubclass(cls, _imported(self.base)):
+            raise NetbuildError(f"{called} is no subclass of {self.base.replace(':', '.')}")
+        return cls
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def lazy_attributes(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` for a package's ``__init__``, whose public names are imported when first used.
+
+    Args:
+        package: ``__name__`` of the package.
+        homes: for each public name the module that defines it, without ``netbuild.``; a subpackage of that very name
+            is given itself.
+    """
+
+    def get_attribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        home = import_module(f"netbuild.{homes[name]}")
+        # Importing a subpackage makes it an attribute of this package: the first use must give the same as later ones.
+        return vars(sys.modules[package]).get(name) or getattr(home, name)
+
+    def list_names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get_attribute, list_names

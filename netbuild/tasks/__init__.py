@@ -1,56 +1,39 @@
 """Tasks by name: what is learnt, how outputs are read, how they are scored. One small file each."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.system.plugins import load
+from netbuild.system.plugins import Registry
 
 if TYPE_CHECKING:
     from netbuild.tasks.base import Task
 
-GROUP = "netbuild.tasks"  # entry points of installed packages: task name = module:class
-_HOMES = {
-    "detect": "detect:DetectTask",
-    "classify": "classify:ClassifyTask",
-    "autoencode": "autoencode:AutoencodeTask",
-    "segment": "segment:SegmentTask",
-    "pose": "pose:PoseTask",
-    "obb": "obb:TurnedTask",
-    "semantic": "maps:SemanticTask",
-    "depth": "maps:DepthTask",
-}
-_OWN: dict[str, type["Task"]] = {}
+TASKS: "Registry[Task]" = Registry(
+    "task",
+    "netbuild.tasks.base:Task",
+    {
+        "detect": "netbuild.tasks.detect:DetectTask",
+        "classify": "netbuild.tasks.classify:ClassifyTask",
+        "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
+        "segment": "netbuild.tasks.segment:SegmentTask",
+        "pose": "netbuild.tasks.pose:PoseTask",
+        "obb": "netbuild.tasks.obb:TurnedTask",
+        "semantic": "netbuild.tasks.maps:SemanticTask",
+        "depth": "netbuild.tasks.maps:DepthTask",
+    },
+)
 T = TypeVar("T", bound="type[Task]")
 
 
 def task(cls: T) -> T:
-    """Decorator: offer a `Task` class under its ``name``."""
-    _OWN[cls.name] = cls
+    """Class decorator: register a `Task` under its ``name``."""
+    TASKS.register(cls.name, cls)
     return cls
 
 
 def find(name: str) -> type["Task"]:
-    """The class of a task: one that a decorator offers, ours, or an installed package's.
+    """The class of a task: registered, built in, or offered by an installed package (group ``netbuild.tasks``).
 
     Raises:
         NetbuildError: if there is none of this name, or the package's does not load.
     """
-    if name in _OWN:
-        return _OWN[name]
-    if name in _HOMES:
-        module, cls = _HOMES[name].split(":")
-        return getattr(import_module(f"{__name__}.{module}"), cls)
-    points = {point.name: point for point in _entry_points()}
-    if name not in points:
-        known = sorted({*_OWN, *_HOMES, *points})
-        raise NetbuildError(f"no task '{name}'; there are {', '.join(known)}", hint=did_you_mean(name, known))
-    from netbuild.tasks.base import Task
-
-    return load(points[name], "the task", Task, "netbuild.tasks.base.Task")
-
-
-def _entry_points() -> Any:
-    from importlib.metadata import entry_points
-
-    return entry_points(group=GROUP)
+    return TASKS.get(name)

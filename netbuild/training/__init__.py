@@ -1,1 +1,21 @@
-"""A run: put together, trained, validated, saved and resumed."""
+"""Training runs: `start` one, `resume` it, `validate` what it learnt, in a folder that `new_folder` names."""
+
+from typing import TYPE_CHECKING
+
+from netbuild.system.plugins import lazy_attributes
+
+if TYPE_CHECKING:
+    from netbuild.system.files import new_folder as new_folder
+    from netbuild.training.run import resume as resume
+    from netbuild.training.run import start as start
+    from netbuild.training.validation import validate as validate
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "start": "training.run",
+        "resume": "training.run",
+        "validate": "training.validation",
+        "new_folder": "system.files",
+    },
+)

@@ -18,7 +18,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import builders
 from netbuild.weights.building import Source, tensors_of
 from netbuild.weights.matching import Match, match

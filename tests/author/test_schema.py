@@ -22,7 +22,7 @@ from netbuild.grammar.nodes import parse, read_text
 from netbuild.grammar.rows import ROW_KEYS
 from netbuild.grammar.spec import KNOWN_KEYS, load, read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 
 jsonschema = pytest.importorskip("jsonschema")
 CASES = Path(__file__).parents[1] / "cases"

@@ -21,7 +21,7 @@ from netbuild.costs.receptive_field import Axis
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.report.trace import fused, measure_saved, trace
 

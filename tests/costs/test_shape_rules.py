@@ -783,7 +783,7 @@ def net_of(rows, size=16, ch=8):
 LIGHT = """
 import json, sys
 from pathlib import Path
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.grammar.spec import read
 heavy = []
 for text in json.load(sys.stdin):

@@ -339,7 +339,7 @@ def test_a_target_says_which_flags_it_takes(cli, here):
         assert "no_such_package_here" in done.err
         assert "pip install 'netbuild[lacking]'" in done.err
     finally:
-        del base._OWN["plain"], base._OWN["lacking"]
+        del base.TARGETS.registered["plain"], base.TARGETS.registered["lacking"]
 
 
 def test_pictures_need_pillow(cli, here, monkeypatch):

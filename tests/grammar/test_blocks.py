@@ -9,7 +9,7 @@ import netbuild
 from netbuild import NetbuildError
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
 

@@ -10,7 +10,7 @@ from netbuild.costs.outputs import shape_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 
 ANCHORS = "anchors:\n  - [10,13, 16,30, 33,23]\n  - [30,61, 62,45, 59,119]\n  - [116,90, 156,198, 373,326]\n"
 # As published for 80 classes: depth multiple, width multiple, parameters

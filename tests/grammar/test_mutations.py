@@ -22,7 +22,7 @@ from netbuild.costs.shape_rules import ShapeError
 from netbuild.grammar.spec import load, read
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules.gather import gather
 from netbuild.report import text as render
 from netbuild.report import textbook

@@ -10,7 +10,7 @@ from netbuild import NetbuildError
 from netbuild.errors import MissingExtraError
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import builders, registry
 
 ROWS = {

@@ -3,7 +3,7 @@
 import json
 import pickle
 import textwrap
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ from netbuild import NetbuildError
 from netbuild.grammar.spec import load as load_spec
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
-from netbuild.modules import registry, trust
+from netbuild.graph.resolver import resolve
+from netbuild.modules import trust
 from netbuild.modules.own import load
+from netbuild.system import plugins
 
 CASES = Path(__file__).parents[1] / "cases"
 BUILT = [
@@ -297,11 +298,11 @@ def test_a_path_that_the_system_does_not_take(cli):
 
 def test_an_entry_point_that_does_not_load(cli, tmp_path, monkeypatch):
     point = EntryPoint("FromPackage", "no.such.package:Layer", "netbuild.modules")
-    monkeypatch.setattr(registry, "_entry_points", lambda: EntryPoints([point]))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == "netbuild.modules" else [])
     (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, FromPackage, []]\n")
     done = cli("summary", tmp_path / "net.yaml")
     assert done.code == 2
-    assert "net.yaml:2:13: row 0: the entry point 'FromPackage'" in done.err
+    assert "net.yaml:2:13: row 0: the module 'FromPackage' = no.such.package:Layer does not load: No module" in done.err
 
 
 def test_the_refusal_names_all_code_of_a_package(cli, tmp_path, monkeypatch):

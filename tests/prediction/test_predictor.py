@@ -332,7 +332,7 @@ def test_a_task_of_ones_own_needs_only_decode(cli, here, monkeypatch):
         def decode(self, outputs, **options):
             return outputs.mean((1, 2, 3))
 
-    monkeypatch.setattr("netbuild.tasks._OWN", {})
+    monkeypatch.setattr("netbuild.tasks.TASKS.registered", {})
     task(Mean)
     Image.new("RGB", (8, 8), (51, 51, 51)).save(here / "one.png")
     (here / "net.yaml").write_text("task: mean-of-image\nimgsz: 8\nlayers:\n  - [-1, 1, nn.Identity, []]\n")

@@ -19,7 +19,7 @@ from netbuild.author import zoo
 from netbuild.costs.outputs import shape_of, tensors_of
 from netbuild.grammar.spec import load, read
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 
 HERE = Path(__file__).parents[1]
 FILES = sorted((HERE.parent / "architectures").rglob("*.yaml"))

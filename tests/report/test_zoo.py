@@ -16,7 +16,7 @@ from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
 from netbuild.graph.options import Options
-from netbuild.graph.resolve import resolve
+from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
 FILES = packaged()

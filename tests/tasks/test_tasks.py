@@ -13,6 +13,7 @@ from netbuild.data.fitting import Letterbox
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
+from netbuild.system import plugins
 from netbuild.tasks import classification_metric, detection_metric, nms
 from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
@@ -736,7 +737,7 @@ def points(monkeypatch, **loads):
         return value
 
     found = [SimpleNamespace(name=n, value=f"pkg:{n}", load=lambda v=v: load(v)) for n, v in loads.items()]
-    monkeypatch.setattr(tasks, "_entry_points", lambda: found)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
 
 
 def test_tasks_are_found_by_name(monkeypatch):
@@ -745,7 +746,7 @@ def test_tasks_are_found_by_name(monkeypatch):
         loss = decode = metric = None
 
     points(monkeypatch, theirs=Own, broken=ImportError("no such thing"), wrong=dict)
-    monkeypatch.setattr(tasks, "_OWN", {})
+    monkeypatch.setattr(tasks.TASKS, "registered", {})
     assert tasks.find("detect") is DetectTask
     assert tasks.find("classify") is ClassifyTask
     assert tasks.find("theirs") is Own
@@ -754,7 +755,7 @@ def test_tasks_are_found_by_name(monkeypatch):
     for name, message in {
         "detekt": "no task 'detekt'; there are autoencode, broken, classify, depth, detect, obb, own, pose",
         "broken": "pkg:broken does not load: no such thing",
-        "wrong": "pkg:wrong is no netbuild.tasks.base.Task",
+        "wrong": "pkg:wrong is no subclass of netbuild.tasks.base.Task",
     }.items():
         with pytest.raises(NetbuildError, match=message):
             tasks.find(name)

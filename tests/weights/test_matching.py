@@ -16,7 +16,7 @@ from torch import nn
 
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import load
-from netbuild.graph.resolve import Options, resolve
+from netbuild.graph.resolver import Options, resolve
 from netbuild.weights.matching import match
 from netbuild.weights.pickles.unpickle import read, state_dict
 
