@@ -7,7 +7,7 @@ import numpy as np
 
 from netbuild.data.dataset import Sample
 from netbuild.data.scanning import Report
-from netbuild.drawing import charts, sheets
+from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.system.files import make_folder, writing
 
@@ -74,5 +74,5 @@ def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
             }
             written += charts.draw(figures, folder)
             written.append(folder / f"samples_{split}.png")
-            sheets.save(some(found.samples, names, seed), written[-1])
+            encoding.save(some(found.samples, names, seed), written[-1])
     return written

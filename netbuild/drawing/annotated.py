@@ -1,8 +1,8 @@
-"""Boxes with names drawn on pictures. Pillow alone; colours that colour-blind people tell apart."""
+"""Annotated pictures: boxes, masks, keypoints and labels drawn by Pillow, in colours safe for the colour-blind."""
 
 from collections.abc import Iterable, Sequence
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -14,39 +14,39 @@ from netbuild.errors import MissingExtraError
 Image = NDArray[np.uint8]  # (H, W, 3)
 Colour = tuple[int, int, int]
 
-# Okabe and Ito's colours without black: seven that are told apart with any kind of colour vision.
+# Okabe and Ito's palette without black: its seven colours are distinct with any kind of colour vision.
 COLOURS: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 
 
 def colour(number: int) -> Colour:
-    """The colour of a class, red, green and blue from 0 to 255; neighbours in number are far apart in hue."""
+    """Return the colour of class ``number``: red, green, blue from 0 to 255. Consecutive classes differ in hue."""
     if number < len(COLOURS):
         return COLOURS[number]
-    hue = (0.03 + number * 0.618034) % 1  # the golden ratio never comes near a hue again
+    hue = (0.03 + number * 0.618034) % 1  # steps of the golden ratio spread hues evenly without repeats
     saturation, value = ((0.85, 0.95), (0.6, 1.0), (1.0, 0.7))[number // 5 % 3]
     red, green, blue = (round(255 * x) for x in hsv_to_rgb(hue, saturation, value))
     return red, green, blue
 
 
-NARROWEST = 240  # pixels that a line under a picture needs
+NARROWEST = 240  # width in pixels below which the text of a bar would not fit
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and what is to be shown on it and under it.
+    """A picture with the annotations that are drawn on it and under it. All positions are in pixels of ``image``.
 
     Args:
         image: (H, W, 3) from 0 to 255.
-        boxes: (N, 4) left, top, right, bottom in pixels.
-        labels: of each box.
-        colours: of each box.
-        caption: a line under the picture.
-        bars: names, their shares of 1, and colours: what a classifier thinks.
-        areas: masks (H, W), and the colour of each.
-        outlines: (N, 4, 2) corners of the boxes, where they are turned.
-        points: places (K, 2), x and y, and the colour of each few.
+        boxes: (N, 4) left, top, right, bottom.
+        labels: the text of each box.
+        colours: the colour of each box.
+        caption: a line of text for the space under the picture; only sheets show it.
+        bars: name, value from 0 to 1 and colour of each bar under the picture, such as a classifier's probabilities.
+        areas: masks (H, W), each with its colour.
+        outlines: (N, 4, 2) corners of oriented boxes, drawn instead of ``boxes``; labels stay at ``boxes``.
+        points: groups of keypoints (K, 2), x and y, each group with its colour.
     """
 
     image: Image
@@ -60,20 +60,47 @@ class Drawing:
     points: Sequence[tuple[NDArray[Any], Colour]] = ()
 
     def render(self) -> Image:
-        """All in one picture (H, W, 3).
+        """Draw all annotations and return the picture (H, W, 3); bars make it higher.
 
         Raises:
             MissingExtraError: if Pillow is not installed.
         """
-        image = tinted(self.image, self.areas)
+        image = tint_masks(self.image, self.areas)
         if len(self.boxes):
             image = draw_boxes(image, self.boxes, self.labels, self.colours, self.outlines)
         image = draw_points(image, self.points) if self.points else image
         return draw_bars(image, self.bars) if self.bars else image
 
+    def scale(self, ratio: float) -> "Drawing":
+        """Return the drawing with its picture and all annotations ``ratio`` times as large.
+
+        Lines and letters keep their width when the result is rendered, so they stay sharp.
+
+        Raises:
+            MissingExtraError: if Pillow is not installed.
+        """
+        return replace(
+            self,
+            image=_resize(self.image, ratio),
+            boxes=np.asarray(self.boxes) * ratio,
+            areas=[(_resize(mask.astype(np.uint8) * 255, ratio) >= 128, tint) for mask, tint in self.areas],
+            outlines=None if self.outlines is None else np.asarray(self.outlines) * ratio,
+            points=[(np.asarray(places) * ratio, tint) for places, tint in self.points],
+        )
+
+
+def _resize(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
+    """Resize a picture (H, W, 3) or a map (H, W)."""
+    pil = pillow()[0]
+    h, w = image.shape[:2]
+    size = max(round(w * ratio), 1), max(round(h * ratio), 1)
+    # Nearest neighbour keeps the pixels of small pictures visible; averaging keeps thin structures of large ones.
+    how = pil.Resampling.NEAREST if ratio > 1 else pil.Resampling.BOX
+    return np.asarray(pil.fromarray(np.ascontiguousarray(image)).resize(size, how))
+
 
 def pillow() -> tuple[Any, Any, Any]:
-    """The modules Image, ImageDraw and ImageFont of Pillow.
+    """Import Pillow and return its modules Image, ImageDraw and ImageFont.
 
     Raises:
         MissingExtraError: if it is not installed.
@@ -85,17 +112,20 @@ def pillow() -> tuple[Any, Any, Any]:
     return Image, ImageDraw, ImageFont
 
 
-def tinted(image: Image, areas: Iterable[tuple[NDArray[np.bool_], Colour]]) -> Image:
-    """A picture (H, W, 3) with masks (H, W) half in their colours; the picture itself where there is none."""
-    found = image
+def tint_masks(image: Image, areas: Iterable[tuple[NDArray[np.bool_], Colour]]) -> Image:
+    """Blend masks (H, W) half and half with their colours into a copy of a picture (H, W, 3).
+
+    Without masks the picture itself is returned, not a copy.
+    """
+    blended = image
     for mask, tint in areas:
-        found = found.copy() if found is image else found
-        found[mask] = (image[mask].astype(np.uint16) + np.array(tint, np.uint16)) // 2
-    return found
+        blended = blended.copy() if blended is image else blended
+        blended[mask] = (image[mask].astype(np.uint16) + np.array(tint, np.uint16)) // 2
+    return blended
 
 
 def draw_points(image: Image, points: Sequence[tuple[NDArray[Any], Colour]]) -> Image:
-    """A copy of a picture (H, W, 3) with dots at places (K, 2), each few in a colour, dark around.
+    """Return a copy of a picture (H, W, 3) with a dot at each keypoint; a group (K, 2) of keypoints has one colour.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -116,16 +146,17 @@ def draw_boxes(
     colours: Sequence[Colour],
     outlines: NDArray[Any] | None = None,
 ) -> Image:
-    """A copy of a picture (H, W, 3) with boxes and their labels; large boxes first, so that small ones stay visible.
+    """Return a copy of a picture (H, W, 3) with boxes and their labels.
 
-    A label stands where it covers no other one; where there is no such place it is left out.
+    Large boxes are drawn first, so that small ones stay visible. A label is placed where it covers no other
+    label; if there is no such place it is left out.
 
     Args:
         image: (H, W, 3) from 0 to 255.
         boxes: (N, 4) left, top, right, bottom in pixels.
-        labels: N texts, an empty one for none.
+        labels: N texts; a box with an empty text gets no label.
         colours: N colours.
-        outlines: (N, 4, 2) corners, drawn instead of the boxes; labels stand at the boxes.
+        outlines: (N, 4, 2) corners of oriented boxes, drawn instead of the boxes; labels stay at the boxes.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -148,14 +179,17 @@ def draw_boxes(
 
 
 def _text_size(size: tuple[int, int]) -> int:
-    """Pixels of the letters on a picture of this size."""
+    """Return the font size in pixels for a picture of this width and height."""
     return min(max(round(max(size) / 32), 11), 40)
 
 
 def _label(
     pen: Any, font: Any, size: tuple[int, int], box: Sequence[float], text: str, tint: Colour, taken: list[Any]
 ) -> None:
-    """Write a label at the first of its places that is free: above the box, inside it at the top, below it, right."""
+    """Write a label at the first free position: above the box, inside it at the top, below it, then at the right.
+
+    ``taken`` lists the rectangles of the labels so far; the new one is appended.
+    """
     text = " ".join(text.split())
     if not text:
         return
@@ -163,7 +197,7 @@ def _label(
     w, h = round(right - left) + 4, round(bottom - top) + 4
     x1, y1, x2, y2 = box
     for x, y in ((x1, y1 - h), (x1, y1), (x1, y2), (x2 - w, y1 - h), (x2 - w, y2 - h), (x1, y2 - h)):
-        # Whole pixels: Pillow cuts off letters between them.
+        # Positions are rounded because Pillow cuts off letters at fractional ones.
         x, y = min(max(round(x), 0), max(size[0] - w, 0)), min(max(round(y), 0), max(size[1] - h, 0))
         if not any(x < b[2] and b[0] < x + w and y < b[3] and b[1] < y + h for b in taken):
             taken.append((x, y, x + w, y + h))
@@ -173,7 +207,7 @@ def _label(
 
 
 def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Image:
-    """The picture, enlarged if it is too narrow for text, and under it a bar for each name's share of 1.
+    """Return the picture with a bar under it for each name and value; it is enlarged if it is too narrow for text.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -195,6 +229,6 @@ def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Imag
 
 
 def _ink(tint: Colour) -> Colour:
-    """Black or white, whichever has more contrast with a colour, as WCAG defines it."""
+    """Return black or white, whichever has more contrast (as WCAG defines it) with a background colour."""
     red, green, blue = (((x / 255 + 0.055) / 1.055) ** 2.4 for x in tint)
     return (0, 0, 0) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else (255, 255, 255)

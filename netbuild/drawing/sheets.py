@@ -1,48 +1,38 @@
-"""Pictures side by side on one sheet, and files that are whole at every moment."""
+"""Contact sheets: annotated pictures side by side in a grid of cells."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from netbuild.drawing.annotated import Drawing, Image, draw_boxes, pillow
-from netbuild.system.files import write_bytes
+from netbuild.drawing.annotated import Drawing, Image, pillow
 
-SIDE = 320  # pixels of a picture's cell: four of them are as wide as a screen's half
-MOST = 16  # pictures on a sheet
-GAP, TEXT = 6, 16  # pixels
-SMALLEST = (96, 240)  # a cell's side below which names would not fit under it, or on boxes in it
+SIDE = 320  # largest side of a cell in pixels: four cells are about as wide as half a screen
+MOST = 16  # largest number of pictures on a sheet
+GAP, TEXT = 6, 16  # space between cells and height of a line of text, in pixels
+SMALLEST = (96, 240)  # least side of a cell in pixels for its caption to fit, and for labels on its picture to fit
 
 
 def cell_side(drawings: Sequence[Drawing]) -> int:
-    """Pixels of the cells' side: the pictures' own where they are small, a multiple of it where they are tiny."""
-    side, least = max(max(d.image.shape[:2]) for d in drawings), SMALLEST[any(len(d.boxes) for d in drawings)]
+    """Return the side of the cells in pixels: that of the largest picture, a multiple of it where pictures are tiny."""
+    labelled = any(len(d.boxes) or len(d.points) for d in drawings)
+    side, least = max(max(d.image.shape[:2]) for d in drawings), SMALLEST[labelled]
     return min(side * max(-(-least // side), 1), SIDE)
 
 
-def scaled(drawing: Drawing, side: int) -> Image:
-    """A drawing with the long side of its picture at so many pixels; boxes are drawn then, to stay sharp."""
-    pil = pillow()[0]
-    h, w = drawing.image.shape[:2]
-    ratio = side / max(h, w)
-    size = max(round(w * ratio), 1), max(round(h * ratio), 1)
-    # Small pictures keep their pixels visible.
-    how = pil.Resampling.NEAREST if ratio > 1 else pil.Resampling.BOX
-    image = np.asarray(pil.fromarray(np.ascontiguousarray(drawing.image)).resize(size, how))
-    if not len(drawing.boxes):
-        return image
-    return draw_boxes(image, np.asarray(drawing.boxes) * ratio, drawing.labels, drawing.colours)
+def render_cell(drawing: Drawing, side: int) -> Image:
+    """Render a drawing so that the longer side of its picture has ``side`` pixels; bars are left out."""
+    return replace(drawing.scale(side / max(drawing.image.shape[:2])), bars=()).render()
 
 
 def sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = ()) -> Image:
-    """Drawings row by row in equal cells, each with its caption: (H, W, 3).
+    """Arrange drawings row by row in equal cells, each with its caption, and return the sheet (H, W, 3).
 
     Args:
         drawings: at least one.
-        columns: cells in a row.
-        heads: titles of the columns; none unless given.
+        columns: number of cells in a row.
+        heads: titles of the columns.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -58,33 +48,17 @@ def sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = 
         pen.text((GAP + column * (side + GAP), GAP), title, fill=(0, 0, 0), font=font)
     for i, drawing in enumerate(drawings):
         x, y = GAP + i % columns * (side + GAP), top + i // columns * high
-        image = scaled(drawing, side)
+        image = render_cell(drawing, side)
         canvas.paste(pil.fromarray(image), (x + (side - image.shape[1]) // 2, y + (side - image.shape[0]) // 2))
-        pen.text((x, y + side + 1), _cut(drawing.caption, font, side), fill=(0, 0, 0), font=font)
+        pen.text((x, y + side + 1), _shorten(drawing.caption, font, side), fill=(0, 0, 0), font=font)
     return np.asarray(canvas)
 
 
-def _cut(text: str, font: Any, width: int) -> str:
-    """As much of a line as fits."""
+def _shorten(text: str, font: Any, width: int) -> str:
+    """Cut a line of text to ``width`` pixels, with an ellipsis."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
-
-
-def save(image: Image, path: Path) -> None:
-    """Write a picture as PNG.
-
-    Raises:
-        NetbuildError: if it cannot be written.
-    """
-    write_bytes(path, encoded(image))
-
-
-def encoded(image: Image) -> bytes:
-    """A picture (H, W, 3) as a PNG file's bytes."""
-    data = io.BytesIO()
-    pillow()[0].fromarray(np.ascontiguousarray(image)).save(data, "PNG")
-    return data.getvalue()

@@ -1,6 +1,5 @@
 """Predictions kept in a folder: pictures and videos drawn, text rows, JSON, crops. A file is there whole or not."""
 
-import io
 import json
 import os
 import re
@@ -10,14 +9,14 @@ from types import TracebackType
 from typing import Any
 
 from netbuild.data.fitting import Image
+from netbuild.drawing import encoding
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.prediction.predictor import Result
 from netbuild.system.files import make_folder, write_bytes, writing
-from netbuild.system.packages import cv2, package
+from netbuild.system.packages import cv2
 from netbuild.tasks.base import Task
 
 KINDS = ("pictures", "txt", "json", "crops")
-JPEG = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 
 
 def chosen(text: str | None, task: Task) -> tuple[str, ...]:
@@ -93,7 +92,7 @@ class Writer:
             put(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows).encode())
         if "crops" in self.kinds:
             for number, (name, part) in enumerate(result.task.crops(result.view.image, result.records), 1):
-                put(self.folder / "crops" / safe(name) / f"{stem}-{number}.png", encoded(part, "PNG"))
+                encoding.save(part, self.folder / "crops" / safe(name) / f"{stem}-{number}.png")
 
     def end(self, data: Mapping[str, Any]) -> None:
         """Keep the JSON document of all results, if it is wanted."""
@@ -104,8 +103,8 @@ class Writer:
         if self.video:
             self.video.add(result.picture())
             return
-        jpeg = result.path.suffix.lower() in JPEG
-        put(self.folder / f"{stem}{'.jpg' if jpeg else '.png'}", encoded(result.picture(), "JPEG" if jpeg else "PNG"))
+        ending = ".jpg" if result.path.suffix.lower() in encoding.JPEG else ".png"
+        encoding.save(result.picture(), self.folder / f"{stem}{ending}")
 
     def _video_of(self, result: Result) -> str:
         if self.video is None:
@@ -195,13 +194,6 @@ def safe(name: str) -> str:
     plain = re.sub(r"[^\w.-]+", "_", name)[:80].strip(".")
     reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain)
     return f"_{plain}" if reserved or not plain else plain
-
-
-def encoded(image: Image, form: str) -> bytes:
-    """A picture (H, W, 3) as a file of Pillow's form."""
-    target = io.BytesIO()
-    package("PIL.Image", "train").fromarray(image).save(target, form, **({"quality": 95} if form == "JPEG" else {}))
-    return target.getvalue()
 
 
 def put(file: Path, data: bytes) -> None:

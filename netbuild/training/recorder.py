@@ -10,7 +10,7 @@ from typing import Any
 from netbuild.data import overview
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Letterbox
-from netbuild.drawing import charts, sheets
+from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.files import make_folder, writing
@@ -59,7 +59,7 @@ class Recorder(Watch):
         with self.excusing():
             count = min(len(batch["images"]), sheets.MOST)
             drawings = [self.trainer.task.draw_truth(batch, i) for i in range(count)]
-            sheets.save(sheets.sheet(drawings), self.trainer.folder / f"train_batch{number - 1}.png")
+            encoding.save(sheets.sheet(drawings), self.trainer.folder / f"train_batch{number - 1}.png")
 
     def epoch(self, best: bool) -> None:
         """Log the epoch's numbers; remember what the best one was measured by."""
@@ -130,7 +130,7 @@ def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
     for i in range(min(len(batch["images"]), PAIRS)):
         drawings += [task.draw_truth(batch, i), seen(task, picture(batch["images"][i]), predictions[i])]
     if drawings:
-        sheets.save(sheets.sheet(drawings, 4, ("truth", "predicted") * 2), path)
+        encoding.save(sheets.sheet(drawings, 4, ("truth", "predicted") * 2), path)
 
 
 def seen(task: Task, image: Image, prediction: Any) -> Drawing:

@@ -263,9 +263,37 @@ def test_sheets_have_a_cell_for_each_picture():
     assert found.shape == (2 * (96 + 18 + 6) + 6, 4 * 102 + 6, 3)
     assert tuple(found[6 + 48, 6 + 48]) == (10, 10, 10)
     large = Drawing(np.zeros((640, 320, 3), np.uint8), np.array([[10, 10, 200, 300]]), ["x"], [colour(0)])
-    assert sheets.scaled(large, 320).shape == (320, 160, 3)
+    assert sheets.render_cell(large, 320).shape == (320, 160, 3)
     assert picture(torch.full((1, 4, 5), 0.5)).tolist() == np.full((4, 5, 3), 128).tolist()
     assert picture(torch.full((5, 4, 5), 9, dtype=torch.uint8)).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("kind", ["boxes", "areas", "outlines", "points", "bars"])
+def test_sheets_show_every_kind_of_annotation_where_it_is(kind):
+    """Each kind is drawn on the right half of a picture twice as large as its cell, and is found on the cell's half."""
+    plain, red = np.full((640, 640, 3), 120, np.uint8), (255, 0, 0)
+    box, mask = np.array([[420.0, 200, 600, 440]]), np.zeros((640, 640), bool)
+    mask[200:440, 420:600] = True
+    turned = np.array([[[510.0, 200], [600, 320], [510, 440], [420, 320]]])
+    drawing = {
+        "boxes": Drawing(plain, box, [""], [red]),
+        "areas": Drawing(plain, areas=[(mask, red)]),
+        "outlines": Drawing(plain, box, [""], [red], outlines=turned),
+        "points": Drawing(plain, points=[(np.array([[510.0, 320]]), red)]),
+        "bars": Drawing(plain, bars=[("name", 0.5, red)]),
+    }[kind]
+    cell = sheets.sheet([drawing])[6:326, 6:326].astype(int)
+    rows, columns = np.nonzero(cell[..., 0] - cell[..., 1] > 60)
+    if kind == "bars":  # a cell has no room for them
+        assert not len(rows)
+        return
+    assert len(rows) >= 9  # a dot of a keypoint has 3 x 3 pixels within its rim
+    assert 205 < columns.min() <= columns.max() < 305
+    assert 95 < rows.min() <= rows.max() < 225
+    assert {"boxes": (100, 210), "areas": (160, 255), "outlines": (160, 210), "points": (160, 255)}[kind] in set(
+        zip(rows.tolist(), columns.tolist(), strict=True)
+    )
+    assert drawing.scale(0.5).scale(2).render().shape[:2] == (drawing.render().shape[0], 640)
 
 
 def test_a_detectors_batches_show_truth_and_predictions(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from netbuild.author.seeing.places import Place, Sight
 from netbuild.author.seeing.tiles import GREY, MOST, _cell, coloured, enlarged, grid, titled
 from netbuild.drawing.annotated import Image
-from netbuild.drawing.sheets import encoded
+from netbuild.drawing.encoding import encode
 
 KERNEL = 40  # pixels of a kernel's tile, about
 PLANES = 16  # input channels of a kernel that are shown, each a tile
@@ -24,7 +24,7 @@ def kernels(place: Place, most: int = MOST) -> Iterator[Sight]:
             path = ".".join(filter(None, (place.path, name)))
             image, said = kernel_image(weight.numpy(), most)
             title = f"row {place.row} {place.label}{' ' + path if path else ''}: {said}"
-            yield Sight(place.row, place.path, place.label, "kernels", title, encoded(titled(image, title)))
+            yield Sight(place.row, place.path, place.label, "kernels", title, encode(titled(image, title)))
             return
 
 

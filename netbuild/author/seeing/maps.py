@@ -14,7 +14,7 @@ from netbuild.costs.outputs import tensors_of
 from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import read_image
 from netbuild.drawing.annotated import Image
-from netbuild.drawing.sheets import encoded
+from netbuild.drawing.encoding import encode
 from netbuild.errors import NetbuildError, shorten
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import facts, multiple_of, task_of
@@ -60,7 +60,7 @@ def _maps(place: Place, output: Any, most: int) -> Iterator[Sight]:
         inner = f" {place.path}" if place.path else ""
         title = f"row {place.row} {place.label}{inner}{which}: {said}"
         kind = f"maps{f'-{number}' if number else ''}"
-        yield Sight(place.row, place.path, place.label, kind, title, encoded(titled(image, title)))
+        yield Sight(place.row, place.path, place.label, kind, title, encode(titled(image, title)))
 
 
 def map_image(values: np.ndarray, most: int = MOST) -> tuple[Image, str]:
