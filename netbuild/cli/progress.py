@@ -17,8 +17,6 @@ from netbuild.system.processes import is_first
 from netbuild.training.loop import Reporter, Trainer
 from netbuild.training.parts import Onlooker
 
-SHOWN = ("fitness", "mAP50-95", "mAP50", "top1", "top5", "psnr", "precision", "recall")
-
 
 @contextmanager
 def reporter(trainer: Trainer) -> Iterator[Reporter]:
@@ -35,7 +33,9 @@ def reporter(trainer: Trainer) -> Iterator[Reporter]:
 def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str, float], best: bool) -> str:
     """An epoch's losses and main measures in one line."""
     losses = [f"{name[6:]} {value:.4f}" for name, value in measures.items() if name.startswith("train/")]
-    scores = [f"{name} {measures[name]:.4f}" for name in SHOWN if measures.get(name, -1) >= 0]
+    scores = [
+        f"{name} {measures[name]:.4f}" for name in ("fitness", *trainer.task.measures) if measures.get(name, -1) >= 0
+    ]
     took = f"{trainer.progress.seconds / max(epoch, 1):.1f} s an epoch"
     return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])
 

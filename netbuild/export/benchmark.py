@@ -22,12 +22,11 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
-from netbuild.training.parts import task_name
+from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # the row of the network as it is
-MEASURES = ("mAP50-95", "top1", "psnr")  # of which a task has one
 WARM = 3  # runs that are not counted
 
 
@@ -181,7 +180,7 @@ def _check_data(network: Network, data: str) -> None:
         NetbuildError: if it is.
     """
     dataset = open_data(data)
-    check_task(task_name(network.card.task), dataset)
+    check_task(task_class(network.card.task), dataset)
     check_classes(network, dataset)
 
 
@@ -284,7 +283,8 @@ def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> 
     shape = tuple(job.examples[0].shape)
     ran = RunNetwork(network, lambda arrays: list(runner.run(arrays)), shape)
     measures, _ = validate(ran, data)
-    return replace(row, accuracy=next(((m, measures[m]) for m in MEASURES if measures.get(m, -1) >= 0), None))
+    shown = task_class(network.card.task).measures
+    return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
 
 
 def _text(value: float | None, form: str) -> str:

@@ -18,12 +18,12 @@ from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
 from netbuild.prediction.sources import natural
+from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
 
 PICTURES = 128  # that ranges are learnt from, unless told
 WEIGHED = ("Conv", "Gemm", "MatMul")  # with constant weights they take nearly all of the time
 MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"}  # they change no number
-MEASURES = ("mAP50-95", "mAP50", "top1", "psnr")
 
 
 @target
@@ -49,7 +49,7 @@ class Int8Target(OnnxTarget):
             job.metadata["int8"] = json.dumps({"pictures": len(images)})
             _name(path, job)
             notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {kept}"]
-            return [*notes, *_accuracy(source, path, named, data)]
+            return [*notes, *_accuracy(job.metadata["task"], source, path, named, data)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -170,7 +170,7 @@ def _name(path: Path, job: Job) -> None:
     store(model, path)
 
 
-def _accuracy(source: Path, path: Path, named: str, data: Dataset | None) -> list[str]:
+def _accuracy(task: str, source: Path, path: Path, named: str, data: Dataset | None) -> list[str]:
     """What both files reach on the labels of the data, in a sentence, or why that is not known."""
     if data is None:
         return ["accuracy not measured: the pictures have no labels"]
@@ -178,5 +178,6 @@ def _accuracy(source: Path, path: Path, named: str, data: Dataset | None) -> lis
         float_, int8 = (validate(file, named)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]
-    shown = [f"{m} {int8[m]:.4f} (float32 {float_[m]:.4f})" for m in MEASURES if float_.get(m, -1) >= 0]
+    measures = [name for name in task_class(task).measures[:2] if float_.get(name, -1) >= 0]
+    shown = [f"{name} {int8[name]:.4f} (float32 {float_[name]:.4f})" for name in measures]
     return [f"accuracy of int8 on {data.held_out()}: {', '.join(shown)}"]

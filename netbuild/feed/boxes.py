@@ -13,7 +13,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image, Letterbox, on_grey, resized
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Kept, tensor_of
+from netbuild.feed.loader import Batch, Collate, Feeding, Kept, tensor_of
 from netbuild.feed.scenes import Boxes, Scene
 from netbuild.settings import Settings
 
@@ -199,3 +199,19 @@ def detect_batch(items: Sequence[dict[str, Any]]) -> Batch:
         "index": index,
         "letterbox": [item["letterbox"] for item in items],
     }
+
+
+def feed_boxes(samples: Sequence[Sample], feeding: Feeding, stride: int = 32) -> tuple[DetectSamples, Collate]:
+    """Samples with boxes for a network, and the function that makes batches of them.
+
+    Args:
+        samples: of a split.
+        feeding: how they are brought to the network.
+        stride: in pixels, of which both sides of the images in validation are multiples.
+    """
+    side, channels, cache = max(feeding.imgsz), feeding.channels, feeding.cache()
+    if feeding.canvas:
+        return FixedSamples(samples, feeding.canvas, channels, cache), detect_batch
+    if feeding.learning or feeding.settings.rect is False:
+        return DetectSamples(samples, side, channels, feeding.augmentation, cache), detect_batch
+    return NarrowSamples(samples, side, channels, feeding.batch, stride, cache), detect_batch

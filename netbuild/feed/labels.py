@@ -13,7 +13,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Kept, tensor_of
+from netbuild.feed.loader import Batch, Collate, Feeding, Kept, tensor_of
 from netbuild.feed.scenes import Scene
 from netbuild.settings import Settings
 
@@ -81,3 +81,10 @@ def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
     """Pictures with classes as a batch."""
     images, classes = zip(*items, strict=True)
     return {"images": torch.stack(images), "classes": torch.from_numpy(np.stack(classes))}
+
+
+def feed_labels(samples: Sequence[Sample], feeding: Feeding) -> tuple[ClassifySamples, Collate]:
+    """Samples with one class each for a network, and the function that makes batches of them."""
+    cache = feeding.cache()
+    made = ClassifySamples(samples, feeding.imgsz, feeding.channels, feeding.augmentation, feeding.nc, cache)
+    return made, classify_batch

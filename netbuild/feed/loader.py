@@ -5,6 +5,7 @@ before it, nor on the number of worker processes.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from netbuild.data.fitting import Image
+from netbuild.settings import Settings
 
 Batch = dict[str, Any]
 Collate = Callable[[Any], Batch]
@@ -25,6 +27,39 @@ class Samples(Protocol):
 
     def get(self, index: int, rng: np.random.Generator, epoch: int) -> Any:
         """A sample; all chance comes from ``rng``."""
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How the samples of a split are brought to a network.
+
+    Args:
+        imgsz: height and width of the network's images, in pixels.
+        channels: of them.
+        nc: number of the network's classes.
+        canvas: height and width of the only images that an exported file takes; None for other networks.
+        settings: of the run.
+        learning: whether samples are augmented, for training.
+        batch: samples a batch.
+    """
+
+    imgsz: tuple[int, int]
+    channels: int
+    nc: int
+    canvas: tuple[int, int] | None
+    settings: Settings
+    learning: bool
+    batch: int
+
+    @property
+    def augmentation(self) -> Settings | None:
+        """The settings of augmentation; None where samples are not augmented."""
+        return self.settings if self.learning else None
+
+    def cache(self) -> "Kept":
+        """A new cache of decoded pictures, of this split's share of the memory that the settings allow."""
+        # A half each for what is learnt and what is validated, in each of the workers.
+        return Kept(self.settings.memory * 1e9 / 2 / max(self.settings.workers, 1))
 
 
 class Kept:

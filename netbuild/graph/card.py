@@ -74,7 +74,7 @@ def make_card(name: str, facts: Facts, stride: int, own: Iterable[Factory]) -> N
         name, facts.scale.name, facts.task, facts.nc, facts.ch, facts.imgsz,
         names=spec.stored.names if spec.stored else None, rows=tuple((row.module, row.name) for row in spec.rows),
         inputs=facts.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
-        params=dict(spec.params), file=spec.path.name, yaml=yaml_of(facts), modules=carried(own),
+        params=dict(spec.params), file=spec.path.name, yaml=yaml_of(facts), modules=carried(own, facts.task),
         requires=_packages(spec),
     )  # fmt: skip
 

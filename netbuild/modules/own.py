@@ -17,6 +17,7 @@ from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.grammar.header import CodeFile
 from netbuild.modules.factory import Factory, from_class
 from netbuild.roles import Role
+from netbuild.system.plugins import has_registered, registered_class
 
 PREFIX = "netbuild_modules"
 Class = TypeVar("Class", bound=type[nn.Module])
@@ -68,9 +69,11 @@ def _classes(path: Path) -> dict[str, Factory]:
     files = [path] if path.is_file() else _python_files(path)
     if not files:
         raise NetbuildError(f"{path}: no Python file in it")
-    factories = {name: f for file in files for name, f in _factories(_run(file))}
-    if not factories:
-        raise NetbuildError(f"{path}: no nn.Module class in it")
+    modules = [_run(file) for file in files]
+    factories = {name: f for module in modules for name, f in _factories(module)}
+    if not factories and not any(has_registered(module.__name__) for module in modules):
+        hint = "a task is registered by the decorator netbuild.tasks.task, a target by netbuild.export.base.target"
+        raise NetbuildError(f"{path}: no nn.Module class in it", hint=hint)
     return factories
 
 
@@ -146,9 +149,16 @@ def fingerprint(file: Path) -> str:
     return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
 
 
-def carried(factories: Iterable[Factory]) -> tuple[tuple[CodeFile, ...], ...]:
-    """The text of the files that own modules come from, for a checkpoint: each file, or package, once."""
-    tops = dict.fromkeys(f.make.__module__.split(".")[0] for f in factories if f.make.__module__.startswith(PREFIX))
+def carried(factories: Iterable[Factory], task: str | None = None) -> tuple[tuple[CodeFile, ...], ...]:
+    """The text of the files that define own modules and an own task, for a checkpoint: each file, or package, once.
+
+    Args:
+        factories: of the own modules that a network's rows use.
+        task: the name of the network's task.
+    """
+    task_class = registered_class("task", task) if task else None
+    homes = [*(f.make.__module__ for f in factories), *([task_class.__module__] if task_class else [])]
+    tops = dict.fromkeys(home.split(".")[0] for home in homes if home.startswith(PREFIX))
     return tuple(_files(sys.modules[top]) for top in tops)
 
 

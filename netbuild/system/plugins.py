@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 
 T = TypeVar("T")
+_REGISTERED: dict[tuple[str, str], type] = {}  # by kind and name: what decorators registered in this process
 
 
 @cache
@@ -17,6 +18,16 @@ def entry_points(group: str) -> Sequence[Any]:
     from importlib import metadata
 
     return tuple(metadata.entry_points(group=group))
+
+
+def registered_class(kind: str, name: str) -> type | None:
+    """The class that a decorator registered under this name, None if there is none."""
+    return _REGISTERED.get((kind, name))
+
+
+def has_registered(module: str) -> bool:
+    """Whether a Python module, or one inside this package, has registered a plug-in."""
+    return any(f"{cls.__module__}.".startswith(f"{module}.") for cls in _REGISTERED.values())
 
 
 class Registry(Generic[T]):
@@ -43,6 +54,7 @@ class Registry(Generic[T]):
     def register(self, name: str, cls: type[T]) -> None:
         """Offer a class under a name; it goes before a built-in one of that name."""
         self.registered[name] = cls
+        _REGISTERED[self.kind, name] = cls
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -16,6 +16,10 @@ class AutoencodeTask(Task):
     """Mean squared error between picture and output, both from 0 to 1. A batch needs "images" alone."""
 
     name = "autoencode"
+    embedded = "digits"
+    counts_classes = False
+    measures = ("psnr",)
+    unused_settings = ("multi_scale", "copy_paste", "mixup", "cutmix", "label_smoothing", "class_weights")
     saves = ("pictures", "json")
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
+from netbuild.feed.labels import feed_labels
+from netbuild.feed.loader import Collate, Feeding, Samples
+from netbuild.settings import Settings
 
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -37,6 +42,12 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
     weights = counts.clamp(min=1).double().pow(-power)
     weights[~seen] = weights[seen].mean() if seen.any() else 1.0
     return (weights / weights.mean()).float()
+
+
+def class_counts(samples: Sequence[Sample], nc: int) -> Tensor:
+    """(nc,) the number of objects, or of pictures, of each class."""
+    found = [sample.boxes[:, 0] if sample.boxes is not None else [sample.label or 0] for sample in samples]
+    return torch.bincount(torch.tensor([int(c) for classes in found for c in classes]), minlength=nc)
 
 
 class Metric(ABC):
@@ -104,6 +115,13 @@ class Task(ABC):
     """
 
     name: str
+    trainable: ClassVar[bool] = True
+    embedded: ClassVar[str] = ""  # the embedded data set that is learnt where no data is named
+    learns_from: ClassVar[tuple[str, ...]] = ()  # kinds of data sets (`Dataset.task`) that it learns from; empty: all
+    counts_classes: ClassVar[bool] = True  # whether the network must have as many classes as the data set
+    measures: ClassVar[tuple[str, ...]] = ()  # what tables and progress show of the metric, the main measure first
+    # Settings that have no effect for the task: giving one is an error.
+    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
     shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
@@ -116,6 +134,26 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """What is to be minimised, and its parts by name, without gradient; the outputs are those of training."""
+
+    # -- training: what a run must know of the task ----------------------------------------------------------------
+
+    @classmethod
+    def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
+        """The task's own keywords of ``__init__``, from the settings of a run and its training samples."""
+        return {}
+
+    @classmethod
+    def default_rate(cls, nc: int) -> float | None:
+        """The learning rate of a short run by AdamW, if the task has one of its own for so many classes."""
+        return None
+
+    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[Samples, Collate]:
+        """Samples of a split as the network sees them, and the function that makes batches of them."""
+        return feed_labels(samples, feeding)
+
+    def decode_options(self, settings: Settings) -> dict[str, Any]:
+        """The options of `decode` in validation."""
+        return {}
 
     def check_loss(self) -> None:  # noqa: B027  most tasks learn all heads that they read
         """Refuse a head that can be read and not learnt.
@@ -220,6 +258,8 @@ class Task(ABC):
 
 class ReadTask(Task):
     """A task whose predictions are read, told and shown, and which netbuild does not learn."""
+
+    trainable = False
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """None.

@@ -6,9 +6,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, colour
 from netbuild.errors import NetbuildError
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, picture
+from netbuild.settings import Settings
+from netbuild.tasks.base import Batch, Losses, Record, Task, View, class_counts, class_weights, picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 
 SHOWN = 5  # guesses of a picture
@@ -25,6 +27,10 @@ class ClassifyTask(Task):
     """
 
     name = "classify"
+    embedded = "digits"
+    learns_from = ("classify",)
+    measures = ("top1", "top5")
+    unused_settings = ("multi_scale", "copy_paste")
     saves = ("pictures", "txt", "json")
 
     def __init__(
@@ -36,6 +42,13 @@ class ClassifyTask(Task):
     ) -> None:
         super().__init__(head, names)
         self.smoothing, self.class_weights = smoothing, class_weights
+
+    @classmethod
+    def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
+        """Label smoothing, and the weights of the classes where they are asked for."""
+        power = settings.class_weights
+        weights = {"class_weights": class_weights(class_counts(samples, nc), power)} if power else {}
+        return {"smoothing": settings.label_smoothing, **weights}
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Mean over the batch; of several outputs the last are the logits (B, nc), those of eval too."""

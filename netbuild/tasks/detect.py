@@ -1,6 +1,6 @@
 """Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, colour
 from netbuild.errors import NetbuildError
+from netbuild.feed.boxes import feed_boxes
+from netbuild.feed.loader import Collate, Feeding, Samples
 from netbuild.layers.heads.detect import anchor_points
+from netbuild.settings import Settings
 from netbuild.system.packages import package
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
-from netbuild.tasks.base import Batch, Losses, Pool, alone, picture
+from netbuild.tasks.base import Batch, Losses, Pool, alone, class_counts, class_weights, picture
 from netbuild.tasks.box_math import ciou, to_corners
 from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.detection_metric import CONFUSION, DetectionMetric
@@ -228,6 +232,10 @@ class DetectTask(BoxTask):
     """
 
     name = "detect"
+    embedded = "digits-detect"
+    learns_from = ("detect",)
+    measures = ("mAP50-95", "mAP50", "precision", "recall")
+    unused_settings = ("label_smoothing",)
     shown = CONFUSION[0]
     summed = True
 
@@ -244,6 +252,25 @@ class DetectTask(BoxTask):
         self.one2many = DetectionLoss(head, gains, **common)
         self.one2one = DetectionLoss(head, gains, topk=7, topk2=1, **common)
         self.schedule = DualSchedule()
+
+    @classmethod
+    def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
+        """The weights of the classes, where they are asked for."""
+        power = settings.class_weights
+        return {"class_weights": class_weights(class_counts(samples, nc), power)} if power else {}
+
+    @classmethod
+    def default_rate(cls, nc: int) -> float:
+        """A rate that falls with the number of classes, as the classes' loss grows with it."""
+        return round(0.01 / (4 + nc), 6)
+
+    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[Samples, Collate]:
+        """Pictures with boxes."""
+        return feed_boxes(samples, feeding, self.stride)
+
+    def decode_options(self, settings: Settings) -> dict[str, Any]:
+        """Non-maximum suppression as COCO's evaluation wants it: a box may have several classes."""
+        return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
 
     def loss(self, outputs: Raw, batch: Batch) -> Losses:
         """The parts' sum times the batch size; the parts themselves are not multiplied.

@@ -103,7 +103,8 @@ class Trainer:
         self.format = torch.contiguous_format if self.sharded else quickest_format(self.network)
         self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
         self.task.pool = pooled
-        self.plan = optimisers.plan(self.network, self.settings, len(self.train))
+        default_rate = self.task.default_rate(self.network.card.nc or 0)
+        self.plan = optimisers.plan(self.network, self.settings, len(self.train), default_rate)
         _check_measure(self.settings.best, self.task)
         self.average = optimisers.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()

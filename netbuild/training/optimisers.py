@@ -31,14 +31,20 @@ class Plan:
     steps: int
 
 
-def plan(network: Network, settings: Settings, batches: int) -> Plan:
+def plan(network: Network, settings: Settings, batches: int, default_rate: float | None = None) -> Plan:
     """The optimiser of a run over so many batches an epoch.
+
+    Args:
+        network: whose parameters learn.
+        settings: of the run.
+        batches: of an epoch.
+        default_rate: the task's own learning rate for short runs by AdamW, if it has one.
 
     Raises:
         NetbuildError: if nothing is left that learns.
     """
     accumulate, steps = _steps(settings, batches)
-    name, rate = _choice(network, settings, steps)
+    name, rate = _choice(settings, steps, default_rate)
     decay = settings.weight_decay * settings.batch * accumulate / NOMINAL
     groups = list(_groups(network, rate, decay))
     if not groups:
@@ -57,13 +63,13 @@ def _steps(settings: Settings, batches: int) -> tuple[int, int]:
     return of(NOMINAL) if of(NOMINAL)[1] > MANY_STEPS else of(SHORT)
 
 
-def _choice(network: Network, settings: Settings, steps: int) -> tuple[str, float]:
-    """The optimiser's name and rate: short runs take AdamW, detectors at a rate that falls with their classes."""
+def _choice(settings: Settings, steps: int, default_rate: float | None) -> tuple[str, float]:
+    """The optimiser's name and rate: short runs take AdamW, at the task's own rate if it has one."""
     name = settings.optimizer
     if name == "auto":
         name = "sgd" if steps > MANY_STEPS else "adamw"
-        if name == "adamw" and settings.lr is None and network.card.task == "detect":
-            return name, round(0.01 / (4 + (network.card.nc or 0)), 6)
+        if name == "adamw" and settings.lr is None and default_rate is not None:
+            return name, default_rate
     return name, RATES[name] if settings.lr is None else settings.lr
 
 

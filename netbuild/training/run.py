@@ -24,15 +24,14 @@ from netbuild.system.processes import agreed, is_first, join
 from netbuild.training import parallel
 from netbuild.training.loop import Trainer, moved, overfit
 from netbuild.training.parts import (
-    EMBEDDED,
     Onlooker,
-    _is_script,
-    _learner,
-    _samples,
-    _scanned,
-    decode_options,
+    embedded_data,
     feed_of,
-    task_name,
+    make_task,
+    samples_of,
+    scan_splits,
+    shows_script,
+    task_class,
 )
 from netbuild.training.recorder import Recorder
 from netbuild.training.validation import check_task
@@ -96,9 +95,10 @@ def opened(
     if settings.imgsz is not None:  # rows that do not fit it say so, and later it is the network's own
         options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
     graph = open_graph(file, **options)
-    dataset = open_data(data or EMBEDDED[task_name(graph.task)])
-    check_task(task_name(graph.task), dataset)
-    if graph.nc != dataset.nc and task_name(graph.task) != "autoencode":
+    task = task_class(graph.task)
+    dataset = open_data(data or embedded_data(task))
+    check_task(task, dataset)
+    if graph.nc != dataset.nc and task.counts_classes:
         graph = open_graph(file, **{**options, "nc": dataset.nc})
     torch.manual_seed(settings.seed)
     network = build_graph(graph, download)
@@ -125,11 +125,11 @@ def overfit_batch(
         NetbuildError: for whatever is wrong with network, data or settings.
     """
     network, dataset = opened(file, data, settings, **options)
-    settings = replace(settings.completed(_is_script(dataset), dataset.task), rect=False)
-    report = _scanned(dataset, ["train"], settings, onlooker or Onlooker())
+    settings = replace(settings.completed(shows_script(dataset), dataset.task), rect=False)
+    report = scan_splits(dataset, ["train"], settings, onlooker or Onlooker())
     device = pick_device(settings.device)
-    task = _learner(network.to(device), list(dataset.names), report, settings)
-    samples, collate = _samples(network, report.samples("train"), settings, settings.batch, False)
+    task = make_task(network.to(device), list(dataset.names), report, settings)
+    samples, collate = samples_of(network, task, report, "train", settings, False)
     feed = Feed(samples, settings.batch, collate, settings.seed, True)
     batch = moved(next(feed.epoch(0)), device)
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
@@ -181,7 +181,7 @@ def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
     if resume is not None and not (resume / "run.json").is_file():
         raise NetbuildError(f"{resume}: there is no run to resume")
     if resume is not None or file is not None:
-        task_name(open_graph(resume / START if resume else str(file), **options).task)
+        task_class(open_graph(resume / START if resume else str(file), **options).task)
 
 
 def _parts(
@@ -189,13 +189,13 @@ def _parts(
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
-    settings = settings.completed(_is_script(dataset), dataset.task)
+    settings = settings.completed(shows_script(dataset), dataset.task)
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
-    report = _scanned(dataset, ["train", held_out], settings, onlooker)
-    task = _learner(network, list(dataset.names), report, settings)
-    train = feed_of(network, report, "train", settings, True)
-    val = feed_of(network, report, held_out, settings, False)
+    report = scan_splits(dataset, ["train", held_out], settings, onlooker)
+    task = make_task(network, list(dataset.names), report, settings)
+    train = feed_of(network, task, report, "train", settings, True)
+    val = feed_of(network, task, report, held_out, settings, False)
     made = {
         "network": network,
         "task": task,
@@ -204,7 +204,7 @@ def _parts(
         "settings": settings,
         "folder": folder,
         "names": list(dataset.names),
-        "options": decode_options(task, settings),
+        "options": task.decode_options(settings),
     }
     return made, report
 

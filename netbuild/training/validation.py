@@ -20,31 +20,30 @@ from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, shared
 from netbuild.tasks.base import Task
 from netbuild.training.loop import inputs_of, merged, moved
-from netbuild.training.parts import Onlooker, _scanned, decode_options, feed_of, task_name, task_of
+from netbuild.training.parts import Onlooker, feed_of, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show
 from netbuild.weights.building import build_graph
 
 
-def check_task(task: str, dataset: Dataset) -> None:
-    """Refuse data of another task than the network's.
+def check_task(task: type[Task], dataset: Dataset) -> None:
+    """Refuse a data set that the task does not learn from.
 
     Raises:
-        NetbuildError: if it is.
+        NetbuildError: if it does not.
     """
-    # Pictures are given back whatever is said of them.
-    if dataset.task != task and task != "autoencode":
-        raise NetbuildError(f"{dataset.name}: data to {dataset.task}, but the network is to {task}")
+    if task.learns_from and dataset.task not in task.learns_from:
+        raise NetbuildError(f"{dataset.name} is a data set for '{dataset.task}', the network's task is '{task.name}'")
 
 
 def check_classes(network: Network, dataset: Dataset) -> None:
-    """Refuse data of another number of classes than the network's.
+    """Refuse a data set with another number of classes than the network's, where the task counts them.
 
     Raises:
-        NetbuildError: if it is.
+        NetbuildError: if the numbers differ.
     """
     card = network.card
-    if card.nc != dataset.nc and card.task != "autoencode":
-        raise NetbuildError(f"the network tells {card.nc} classes apart, {dataset.name} has {dataset.nc}")
+    if card.nc != dataset.nc and task_class(card.task).counts_classes:
+        raise NetbuildError(f"the network has {card.nc} classes, the data set {dataset.name} has {dataset.nc}")
 
 
 def validate(
@@ -83,7 +82,7 @@ def validate(
         for number, batch in enumerate(feed.epoch(0)):
             batch = moved(batch, device)
             canvas = batch["images"].shape[-2:]
-            predictions = task.predictions(network(*inputs_of(batch)), canvas, **decode_options(task, settings))
+            predictions = task.predictions(network(*inputs_of(batch)), canvas, **task.decode_options(settings))
             metric.update(predictions, batch)
             onlooker.batch(number + 1, len(feed))
             if out is not None and is_first() and number < SHOWN:
@@ -106,16 +105,19 @@ def _to_validate(
 ) -> tuple[Network, Task, Feed, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, device = _measured(file, settings, options)
-    task_name(network.card.task)  # before anything is said of classes
+    task_class(network.card.task)  # an unknown task is an error before the number of classes is
     dataset = open_data(data)
     check_classes(network, dataset)
     task = task_of(network.to(device).eval(), list(dataset.names))
-    check_task(task.name, dataset)
+    check_task(type(task), dataset)
     split = split or dataset.held_out()
-    report = _scanned(dataset, [split], settings, onlooker, allow_empty=True)
+    report = scan_splits(dataset, [split], settings, onlooker, allow_empty=True)
+    if isinstance(network, OnnxNetwork):
+        given = task.decode_options(settings)
+        network.check({name: given[name] for name in ("conf", "max_det") if name in given})
     if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
         settings = replace(settings, workers=0)
-    return network, task, feed_of(network, report, split, settings, False), device
+    return network, task, feed_of(network, task, report, split, settings, False), device
 
 
 def _measured(
@@ -128,6 +130,4 @@ def _measured(
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, settings.rect)
-    if network.card.task == "detect":
-        network.check({"conf": settings.conf, "max_det": settings.max_det})
     return network, torch.device("cpu")

@@ -505,7 +505,7 @@ def test_benchmark_of_files_that_are_there(here):
     [
         (["--targets", "nix"], "no target 'nix'"),
         (["--targets", "onnx-int8"], "name them by --data"),
-        (["--data", "digits"], "data to classify"),
+        (["--data", "digits"], "is a data set for 'classify'"),
         (["none.onnx"], "is not there"),
     ],
 )
