@@ -151,7 +151,8 @@ class Task(ABC):
         """Samples of a split as the network sees them, and the function that makes batches of them."""
         return feed_labels(samples, feeding)
 
-    def decode_options(self, settings: Settings) -> dict[str, Any]:
+    @classmethod
+    def decode_options(cls, settings: Settings) -> dict[str, Any]:
         """The options of `decode` in validation."""
         return {}
 

@@ -268,7 +268,8 @@ class DetectTask(BoxTask):
         """Pictures with boxes."""
         return feed_boxes(samples, feeding, self.stride)
 
-    def decode_options(self, settings: Settings) -> dict[str, Any]:
+    @classmethod
+    def decode_options(cls, settings: Settings) -> dict[str, Any]:
         """Non-maximum suppression as COCO's evaluation wants it: a box may have several classes."""
         return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
 

@@ -112,9 +112,6 @@ def _to_validate(
     check_task(type(task), dataset)
     split = split or dataset.held_out()
     report = scan_splits(dataset, [split], settings, onlooker, allow_empty=True)
-    if isinstance(network, OnnxNetwork):
-        given = task.decode_options(settings)
-        network.check({name: given[name] for name in ("conf", "max_det") if name in given})
     if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
         settings = replace(settings, workers=0)
     return network, task, feed_of(network, task, report, split, settings, False), device
@@ -130,4 +127,6 @@ def _measured(
         return build_graph(open_graph(file, **options)), pick_device(settings.device)
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, settings.rect)
+    given = task_class(network.card.task).decode_options(settings)
+    network.check({name: given[name] for name in ("conf", "max_det") if name in given})
     return network, torch.device("cpu")

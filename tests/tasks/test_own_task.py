@@ -14,7 +14,8 @@ TASK = re.search(r"^```python\n(# counting\.py\n.*?)^```", PAGE, re.DOTALL | re.
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    assert NETWORK and TASK
+    assert NETWORK
+    assert TASK
     (tmp_path / "counter.yaml").write_text(NETWORK[1])
     (tmp_path / "counting.py").write_text(TASK[1])
     monkeypatch.chdir(tmp_path)
