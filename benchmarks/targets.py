@@ -1,8 +1,8 @@
-"""Every packaged architecture in every form: exported, run, compared with torch; the table of the README.
+"""Every packaged architecture in every form: exported, run, compared with torch; the table of docs/targets.md.
 
 `python benchmarks/targets.py [--targets onnx,openvino] [NAME ...]` fills in targets.json and goes on where it stopped;
-`--write` puts its table into README.md. Every network is at its smallest scale and a small size, with weights by chance
-that let outputs depend on the picture.
+`--write` puts its table into docs/targets.md. Every network is at its smallest scale and a small size, with random
+weights that let outputs depend on the picture.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def table(results: dict[str, dict[str, dict[str, object]]]) -> str:
 
 
 def write(text: str) -> None:
-    """Put the table between its marks in README.md."""
-    path = ROOT / "README.md"
+    """Put the table between its marks in docs/targets.md."""
+    path = ROOT / "docs" / "targets.md"
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 

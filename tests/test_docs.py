@@ -1,4 +1,4 @@
-"""README is true: its commands run and print what it shows, its Python runs, its files check."""
+"""README and docs are true: their commands run and print what is shown, their Python runs, their files check."""
 
 import re
 import shlex
@@ -40,6 +40,7 @@ def commands() -> list[tuple[str, str, list[str]]]:
     # These need files and time; tests/weights/test_importing.py, test_training.py and test_predict.py run them.
     elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data", "netbuild predict")
     elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/export/test_export.py
+    elsewhere += ("netbuild benchmark runs/",)  # tests/export/test_targets.py
     elsewhere += ("netbuild watch",)  # tests/author/test_watch.py: it has no end
     return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
 
@@ -78,7 +79,7 @@ def test_python_runs(here, capsys, page):
     for code in fences(page.read_text(encoding="utf-8"), "python"):
         if not re.match(r"# [\w-]+\.py", code):
             exec(compile(code, page.name, "exec"), names)
-    if page.name == "README.md":
+    if page.name == "python.md":
         assert "25,3" in capsys.readouterr().out  # YOLO11l has 25.3 million parameters
         assert next(iter(names["network"].state_dict())).startswith("model.0.")
 
@@ -98,10 +99,37 @@ def test_own_module_runs(cli, here):
 
 def test_each_convention_is_defined():
     for name in CONVENTIONS:
-        assert f"| `{name}`" in README
+        assert f"| `{name}`" in (ROOT / "docs" / "numbers.md").read_text(encoding="utf-8")
 
 
-def test_layout_names_the_files_there_are():
-    layout = README.split("netbuild/\n")[1].split("architectures/")[0]
-    there = {path.name for path in (ROOT / "netbuild").glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert set(re.findall(r"\w+\.py", layout)) == there
+def test_readme_is_a_front_door():
+    assert len(README.splitlines()) <= 220
+
+
+def without_code(page):
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        file, _, anchor = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{page.name}: {target}"
+
+
+def test_contributing_shows_the_tree_that_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text.split("```\nnetbuild/\n")[1].split("architectures/")[0]
+    shown = set(re.findall(r"^  ([\w.]+/?) ", tree, re.MULTILINE))
+    there = {path.name for path in (ROOT / "netbuild").glob("*.py")}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "netbuild").glob("*/__init__.py")}
+    assert shown == there

@@ -140,7 +140,7 @@ def as_text(found: Iterable[Entry]) -> str:
 
 
 def as_markdown(found: Iterable[Entry]) -> str:
-    """The list as README has it: a line for each file."""
+    """The list as docs/zoo.md has it: a line for each file."""
     lines = ["| file | task | scales | parameters | GFLOPs | image | paper |", "|---|---|---|---|---|---|---|"]
     for e in found:
         params, flops = zip(*e.sizes.values())
@@ -173,8 +173,8 @@ def text() -> str:
     return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
 
 
-def in_readme(page: str) -> str:
-    """README with its table made anew."""
+def with_table(page: str) -> str:
+    """The text of docs/zoo.md with its table made anew."""
     begin, end = "<!-- zoo: made by python -m netbuild.author.zoo -->\n", "<!-- end of zoo -->"
     before, _, rest = page.partition(begin)
     return f"{before}{begin}{as_markdown(entries())}\n{end}{rest.partition(end)[2]}"
@@ -182,5 +182,5 @@ def in_readme(page: str) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(text(), encoding="utf-8")
-    readme = Path("README.md")
-    readme.write_text(in_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    page = Path("docs/zoo.md")
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
