@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    LOOK_UP,
+    WRITE,
     Channels,
     Classes,
     Modules,
     Size,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
     refuse_unused,
@@ -20,7 +22,7 @@ from netbuild.cli.terminal import say, write, write_json
 from netbuild.errors import NetbuildError
 
 
-@app.command()
+@command(WRITE)
 def new(
     name: Annotated[str, typer.Argument(help="The file to write, with or without .yaml.")],
     origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
@@ -32,7 +34,7 @@ def new(
     write(f"{path}: next, netbuild summary {path}")
 
 
-@app.command("show")
+@command(LOOK_UP, "show")
 def show_file(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network.")],
     resolved: Annotated[
@@ -48,7 +50,7 @@ def show_file(
     write(text(file, resolved, code))
 
 
-@app.command()
+@command(WRITE)
 def check(
     files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],
     scale: Annotated[str | None, typer.Option(help="One scale; otherwise all of a file's scales are checked.")] = None,
@@ -84,7 +86,7 @@ def check(
     raise typer.Exit(2 if any(f.level == "error" for _, f in found) else int(bool(found)))
 
 
-@app.command()
+@command(LOOK_UP)
 def modules(
     pattern: Annotated[
         str | None, typer.Argument(help="Part of a name, or a pattern with * and ?; nn.* for torch's.")
@@ -109,7 +111,7 @@ def modules(
         write(f"{entry.signature}\n    {entry.doc}".rstrip())
 
 
-@app.command()
+@command(LOOK_UP)
 def zoo(
     pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = None,
     family: Annotated[str | None, typer.Option(help="A folder of packaged files, such as classic.")] = None,
@@ -126,7 +128,7 @@ def zoo(
         write(as_text(found))
 
 
-@app.command()
+@command(LOOK_UP)
 def explain(
     name: Annotated[str, typer.Argument(help="A module's name, as rows have it.")],
     json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    TRAIN,
+    WRITE,
     Channels,
     Classes,
     Modules,
@@ -14,6 +16,7 @@ from netbuild.cli.flags import (
     Size,
     Trust,
     app,
+    command,
     image_size,
     may_run,
     refuse_unused,
@@ -22,7 +25,7 @@ from netbuild.cli.terminal import busy, write, write_json
 from netbuild.errors import NetbuildError
 
 
-@app.command()
+@command(WRITE)
 def build(
     file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
@@ -68,10 +71,10 @@ def build(
 weights_app = typer.Typer(help="Weights of other programs.", no_args_is_help=True)
 
 
-app.add_typer(weights_app, name="weights")
+app.add_typer(weights_app, name="weights", rich_help_panel=TRAIN)
 
 
-@weights_app.command("import")
+@command(TRAIN, "import", on=weights_app)
 def import_(
     file: Annotated[
         Path, typer.Argument(help="A .pt or .pth file, a state dict, or safetensors. No code of it is run.")

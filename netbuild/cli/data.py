@@ -6,20 +6,22 @@ from typing import Annotated, Any
 import typer
 
 from netbuild.cli.flags import (
+    TRAIN,
     Background,
     Lenient,
     Strict,
     app,
+    command,
 )
 from netbuild.cli.terminal import busy, say, write, write_json
 
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
 
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
 
 
-@data_app.command("check")
+@command(TRAIN, "check", on=data_app)
 def check_data(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     nc: Annotated[int | None, typer.Option(min=1, help="Classes of the network, if not the data's own.")] = None,
@@ -44,7 +46,7 @@ def check_data(
     raise typer.Exit(2 if faults else 0)
 
 
-@data_app.command()
+@command(TRAIN, on=data_app)
 def stats(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder for pictures of it, as PNG.")] = None,

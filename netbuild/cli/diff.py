@@ -4,7 +4,18 @@ from typing import Annotated, Any
 
 import typer
 
-from netbuild.cli.flags import Fused, Modules, Set, TrainingBatch, Trust, app, image_size, may_run, start_printing
+from netbuild.cli.flags import (
+    WRITE,
+    Fused,
+    Modules,
+    Set,
+    TrainingBatch,
+    Trust,
+    command,
+    image_size,
+    may_run,
+    start_printing,
+)
 from netbuild.cli.terminal import say, show, waiting, write
 from netbuild.errors import NetbuildError
 
@@ -17,7 +28,7 @@ def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:
     return values[0], values[-1]
 
 
-@app.command()
+@command(WRITE)
 def diff(
     a: Annotated[str, typer.Argument(help="A YAML file, a checkpoint, or the name of a packaged network.")],
     b: Annotated[str, typer.Argument(help="The one to compare it with.")],

@@ -5,11 +5,23 @@ from typing import Annotated
 
 import typer
 
-from netbuild.cli.flags import Channels, Classes, Modules, Scale, Set, Size, Trust, app, image_size, may_run
+from netbuild.cli.flags import (
+    WRITE,
+    Channels,
+    Classes,
+    Modules,
+    Scale,
+    Set,
+    Size,
+    Trust,
+    command,
+    image_size,
+    may_run,
+)
 from netbuild.cli.terminal import busy, say, write, write_json
 
 
-@app.command()
+@command(WRITE)
 def eject(
     file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
     out: Annotated[

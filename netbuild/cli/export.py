@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    SHIP,
     Channels,
     Classes,
     Modules,
@@ -13,7 +14,7 @@ from netbuild.cli.flags import (
     Set,
     Size,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
     refuse_unused,
@@ -22,7 +23,7 @@ from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
 
 
-@app.command()
+@command(SHIP)
 def inspect(
     file: Annotated[Path, typer.Argument(help="An ONNX file, of netbuild or of others.")],
     imgsz: Annotated[str | None, typer.Option(help="Of images whose size is free: 640, or 640x384.")] = None,
@@ -42,7 +43,7 @@ def inspect(
         write(found.text(nodes))
 
 
-@app.command()
+@command(SHIP)
 def export(
     file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
     sizes: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
@@ -110,7 +111,7 @@ def export(
         write(done.text())
 
 
-@app.command()
+@command(SHIP)
 def benchmark(
     file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
     files: Annotated[list[str] | None, typer.Argument(help="Files exported from it, to be run as they are.")] = None,

@@ -5,9 +5,10 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from netbuild import __version__
 from netbuild.cli.terminal import say, state
@@ -25,6 +26,50 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Groups of commands in `netbuild --help`.
+WRITE, TRAIN, SHIP, LOOK_UP = "Write a network", "Train", "Ship", "Look up"
+
+# Groups of flags in a command's help, by the names of their parameters; the others stand first, under "Options".
+PANELS = {
+    "The network": "scale nc ch set modules trust weights download fused fuse",
+    "Data": "data split lenient strict allow_background calibrate pictures",
+    "The run": "epochs batch imgsz seed device lr optimizer freeze workers amp no_amp rect option config",
+    "Boxes": "conf iou max_det agnostic multi_label classes nms",
+    "Several processes": "nproc nnodes node_rank rdzv",
+    "Output": "out json format columns depth save nodes markdown all exit_code view reverse print_config",
+}
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
+_METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}  # short: the width belongs to the words
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def command(group: str, name: str | None = None, on: typer.Typer = app) -> Callable[[Function], Function]:
+    """Register a command under a group of ``netbuild --help``, its flags in their panels and with short metavars.
+
+    Args:
+        group: one of `WRITE`, `TRAIN`, `SHIP`, `LOOK_UP`.
+        name: of the command, that of the function unless given.
+        on: the app, or the app of a group of subcommands.
+    """
+
+    def register(function: Function) -> Function:
+        for parameter, hint in get_type_hints(function, include_extras=True).items():
+            for extra in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+                if isinstance(extra, OptionInfo):
+                    extra.rich_help_panel = _PANEL_OF.get(parameter)
+                    extra.metavar = _metavar(get_args(hint)[0]) if extra.metavar is None else extra.metavar
+        return on.command(name, rich_help_panel=group)(function)
+
+    return register
+
+
+def _metavar(kind: Any) -> str:
+    """The metavar of a flag whose annotation is a type, a list of it, or either of these and None."""
+    while get_args(kind):
+        kind = next(item for item in get_args(kind) if item is not type(None))
+    return _METAVARS.get(kind, "TEXT")
+
 
 Modules = Annotated[
     list[str] | None,
@@ -35,7 +80,7 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="A value of the file's params: NAME=VALUE. May be repeated.")
 ]
 
-Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file imports.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run the code that the network's file or checkpoint brings.")]
 
 Scale = Annotated[str | None, typer.Option(help="An entry of the file's scales.")]
 
@@ -61,11 +106,11 @@ Option = Annotated[
     list[str] | None, typer.Option("--option", "-O", help="Any setting of --print-config: NAME=VALUE. May be repeated.")
 ]
 
-Lenient = Annotated[bool, typer.Option("--lenient", help="Wrong labels are dropped, not errors.")]
+Lenient = Annotated[bool, typer.Option("--lenient", help="Drop wrong labels instead of stopping.")]
 
-Strict = Annotated[bool, typer.Option("--strict", help="Unreadable pictures are errors, not dropped.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at unreadable pictures instead of dropping them.")]
 
-Background = Annotated[bool, typer.Option("--allow-background", help="No object in any training picture is no error.")]
+Background = Annotated[bool, typer.Option("--allow-background", help="Go on when no training picture has an object.")]
 
 
 def _show_version(wanted: bool) -> None:

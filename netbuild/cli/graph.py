@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    WRITE,
     Channels,
     Classes,
     Fused,
@@ -13,7 +14,7 @@ from netbuild.cli.flags import (
     Set,
     Size,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
     say_remarks,
@@ -22,7 +23,7 @@ from netbuild.cli.flags import (
 from netbuild.cli.terminal import waiting, write
 
 
-@app.command()
+@command(WRITE)
 def graph(
     file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
     out: Annotated[

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    SHIP,
     Modules,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
     refuse_code,
@@ -18,7 +19,7 @@ from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
 
 
-@app.command()
+@command(SHIP)
 def predict(
     file: Annotated[str, typer.Argument(help="A checkpoint, or .onnx; of a network's file the weights are random.")],
     pictures: Annotated[

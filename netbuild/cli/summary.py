@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from netbuild.cli.flags import (
+    WRITE,
     Channels,
     Classes,
     Columns,
@@ -17,7 +18,7 @@ from netbuild.cli.flags import (
     Size,
     TrainingBatch,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
     say_remarks,
@@ -43,7 +44,7 @@ def _check_view(view: str | None, reverse: bool, form: str, columns: str | None,
         raise NetbuildError("--depth has no effect on --format plain", hint="use the table, or --format json")
 
 
-@app.command()
+@command(WRITE)
 def summary(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
     scale: Scale = None,

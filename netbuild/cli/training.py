@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from netbuild.cli.flags import (
+    TRAIN,
     Background,
     Data,
     Lenient,
@@ -16,7 +17,7 @@ from netbuild.cli.flags import (
     Set,
     Strict,
     Trust,
-    app,
+    command,
     may_run,
     refuse_code,
     refuse_unused,
@@ -64,25 +65,25 @@ def _precision(amp: str | None, no_amp: bool) -> dict[str, str]:
     return {"amp": chosen} if chosen else {}
 
 
-@app.command()
+@command(TRAIN)
 def train(
     file: Annotated[str | None, typer.Argument(help="A YAML file, a packaged network's name, or a checkpoint.")] = None,
     data: Data = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate after warm-up.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="auto, sgd, adamw, adam, musgd.")] = None,
-    freeze: Annotated[str | None, typer.Option(help="Rows that do not learn: numbers, ranges, names.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare images.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Rows that are not trained: numbers, ranges, names.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes that load images.")] = None,
     lenient: Lenient = False,
     strict: Strict = False,
     allow_background: Background = False,
     overfit: Annotated[
         bool,
-        typer.Option("--overfit-batch", help="Self-test: one batch learnt by heart, or exit code 1."),
+        typer.Option("--overfit-batch", help="Self-test: overfit one batch, or exit with code 1."),
     ] = False,
     option: Option = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
@@ -167,13 +168,15 @@ def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None
     raise typer.Exit(0 if done else 1)
 
 
-@app.command()
+@command(TRAIN)
 def val(
     file: Annotated[Path, typer.Argument(help="A checkpoint, or an exported .onnx file.")],
     data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
     split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Of training: twice as many are measured at a time.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Training batch size; validation uses twice as many images per batch.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     option: Option = None,
     out: Annotated[

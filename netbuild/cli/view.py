@@ -5,12 +5,23 @@ from typing import Annotated
 
 import typer
 
-from netbuild.cli.flags import Classes, Modules, Scale, Set, Trust, app, image_size, may_run, refuse_unused
+from netbuild.cli.flags import (
+    SHIP,
+    Classes,
+    Modules,
+    Scale,
+    Set,
+    Trust,
+    command,
+    image_size,
+    may_run,
+    refuse_unused,
+)
 from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
 
 
-@app.command()
+@command(SHIP)
 def view(
     file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
     image: Annotated[Path | None, typer.Option(help="The picture whose feature maps are wanted.")] = None,

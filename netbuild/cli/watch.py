@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netbuild.cli.flags import (
+    WRITE,
     Channels,
     Classes,
     Columns,
@@ -18,7 +19,7 @@ from netbuild.cli.flags import (
     Size,
     TrainingBatch,
     Trust,
-    app,
+    command,
     image_size,
     may_run,
 )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from netbuild.author.watch import Look
 
 
-@app.command()
+@command(WRITE)
 def watch(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network such as yolo11n.yaml.")],
     scale: Scale = None,

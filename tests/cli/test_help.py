@@ -1,0 +1,96 @@
+"""The command line is frozen: commands by group, and each command's flags; the names that other code relies on, too.
+
+After a wanted change: NETBUILD_UPDATE_GOLDEN=1 pytest tests/cli/test_help.py, and read the difference of flags.json.
+"""
+
+import json
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import netbuild
+from netbuild.cli.flags import LOOK_UP, SHIP, TRAIN, WRITE, app
+
+GOLDEN = Path(__file__).with_name("flags.json")
+
+
+def commands(node, prefix=""):
+    for name, command in node.commands.items():
+        path = f"{prefix}{name}"
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} ")
+        else:
+            yield path, command
+
+
+COMMANDS = dict(commands(get_command(app)))
+
+
+def flags(command):
+    return sorted(opt for param in command.params for opt in (*param.opts, *param.secondary_opts) if opt[0] == "-")
+
+
+def test_flags_of_each_command_stay():
+    found = {name: flags(command) for name, command in sorted(COMMANDS.items())}
+    if os.environ.get("NETBUILD_UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_the_same_thing_has_the_same_flag_everywhere():
+    forms = {}
+    for command in COMMANDS.values():
+        for param in command.params:
+            if param.param_type_name == "option" and not param.hidden:
+                forms.setdefault(param.name, set()).add((*sorted(param.opts), *sorted(param.secondary_opts)))
+    assert {name: found for name, found in forms.items() if len(found) > 1} == {}
+
+
+def test_help_groups_the_commands(cli, monkeypatch):
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    shown = cli("--help").out
+    places = [shown.index(f"─ {group} ─") for group in (WRITE, TRAIN, SHIP, LOOK_UP)]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_a_command_spares_the_width(cli, monkeypatch, name):
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    shown = cli(*name.split(), "--help").out
+    own = [line for line in shown.splitlines() if "--" in line and "--help" not in line]
+    assert not [line for line in own if re.search(r"<(bool|int|float|str|Path)", line)]
+
+
+def test_names_that_others_rely_on_stay():
+    names = (
+        "load build transfer eject predict check diff save resolve Options summarize draw Summary NetbuildError module"
+    )
+    names += " In Width Depth Size Stride Plain Model train val export benchmark"
+    assert set(names.split()) <= set(dir(netbuild))
+    for path in (
+        "netbuild.tasks:task",
+        "netbuild.tasks:find",
+        "netbuild.tasks.base:Task",
+        "netbuild.tasks.base:Metric",
+    ):
+        home, _, name = path.partition(":")
+        assert hasattr(import_module(home), name)
+    for path in ("netbuild.export.base:Target", "netbuild.export.base:target", "netbuild.drawing:Drawing"):
+        home, _, name = path.partition(":")
+        assert hasattr(import_module(home), name)
+    assert callable(import_module("netbuild.cli").entry)
+    assert import_module("netbuild.runtime").__file__.endswith("runtime.py")
+
+
+def test_the_groups_of_entry_points_stay():
+    from netbuild.export.base import TARGETS
+    from netbuild.modules.registry import MODULES
+    from netbuild.tasks import TASKS
+
+    assert [r.group for r in (MODULES, TASKS, TARGETS)] == ["netbuild.modules", "netbuild.tasks", "netbuild.targets"]
