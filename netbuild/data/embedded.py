@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.cache import cache_folder
 from netbuild.data.dataset import CLASSIFY, Dataset, Floats, Part, Sample
 from netbuild.data.images import Bytes, pillow
 from netbuild.errors import MissingExtraError
 from netbuild.system.files import make_folder, temporary_folder, writing
+from netbuild.system.folders import cache_folder
 
 CLASSIFICATION, DETECTION = "digits", "digits-detect"
 NAMES = (CLASSIFICATION, DETECTION)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netbuild.data.cache import cache_folder
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import Facts, UnreadableImageError, content, look, pillow
 from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
 from netbuild.system.files import make_folder, write_bytes
+from netbuild.system.folders import cache_folder
 
 SHOWN = 10  # problems of a kind that the text lists; the dict has all
 Look = tuple[str, Facts]  # the hash of a picture's file, and what it is

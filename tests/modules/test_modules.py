@@ -315,3 +315,11 @@ def test_the_refusal_names_all_code_of_a_package(cli, tmp_path, monkeypatch):
     assert done.code == 2
     assert "__init__.py (1 lines" in done.err
     assert "inner.py (2 lines" in done.err
+
+
+def test_trust_given_before_the_settings_moved_still_counts(cli, importing, tmp_path, monkeypatch):
+    trust.remember(importing.parent / "own.py")
+    monkeypatch.setattr(trust, "settings_folder", lambda: tmp_path / "elsewhere")  # as on macOS and Windows
+    assert trust.is_remembered(importing.parent / "own.py")
+    monkeypatch.setattr(trust, "old_settings_folder", lambda: tmp_path / "nothing")
+    assert not trust.is_remembered(importing.parent / "own.py")
