@@ -52,7 +52,7 @@ class Letterbox:
         return like.new_tensor([x, y, x, y]), like.new_tensor([left, top, left, top])
 
 
-def resized(image: Image, h: int, w: int) -> Image:
+def resize(image: Image, h: int, w: int) -> Image:
     """A picture of another size: (h, w, C)."""
     cv = cv2()
     smaller = h < image.shape[0] or w < image.shape[1]
@@ -60,16 +60,16 @@ def resized(image: Image, h: int, w: int) -> Image:
     return out.reshape(h, w, -1)
 
 
-def middle(image: Image, size: tuple[int, int]) -> Image:
+def center_crop(image: Image, size: tuple[int, int]) -> Image:
     """The middle of a picture, as much of it as the shape allows."""
     h, w = image.shape[:2]
     ratio = min(h / size[0], w / size[1])
     ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
     top, left = (h - ch) // 2, (w - cw) // 2
-    return resized(image[top : top + ch, left : left + cw], *size)
+    return resize(image[top : top + ch, left : left + cw], *size)
 
 
-def on_grey(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
+def pad(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
     """A picture laid on a grey canvas of (height, width), its top and left at the corner, cut at the edges."""
     (height, width), (top, left) = canvas, corner
     out = np.full((height, width, image.shape[2]), GREY, np.uint8)
@@ -78,7 +78,7 @@ def on_grey(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> I
     return out
 
 
-def letterboxed(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+def letterbox(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
     """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
 
     Args:
@@ -91,16 +91,16 @@ def letterboxed(image: Image, size: tuple[int, int], stride: int, rect: bool) ->
     inner = Letterbox.fit(original, size).inner
     h, w = (ceil(side / stride) * stride for side in (inner if rect else size))
     place = Letterbox(original, inner, ((h - inner[0]) // 2, (w - inner[1]) // 2))
-    return on_grey(image if inner == original else resized(image, *inner), (h, w), place.corner), place
+    return pad(image if inner == original else resize(image, *inner), (h, w), place.corner), place
 
 
-def centred(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+def fit_center_crop(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
     """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
     h, w = image.shape[:2]
     ratio = max(size[0] / h, size[1] / w)
     inner = round(h * ratio), round(w * ratio)
     place = Letterbox((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
-    return middle(image, size), place
+    return center_crop(image, size), place
 
 
-FITTINGS = {"letterbox": letterboxed, "middle": centred}  # by the name that a task says
+FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop}  # by the name that a task says

@@ -10,10 +10,10 @@ import torch
 from numpy.random import Generator
 
 from netbuild.data.dataset import Sample
-from netbuild.data.fitting import Image, Letterbox, on_grey, resized
+from netbuild.data.fitting import Image, Letterbox, pad, resize
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Collate, Feeding, Kept, tensor_of
+from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, tensor_of
 from netbuild.feed.scenes import Boxes, Scene
 from netbuild.settings import Settings
 
@@ -27,14 +27,14 @@ class DetectSamples:
         size: side of the square that the network sees.
         channels: of the network's image.
         settings: of augmentation; without, pictures are only fitted into the square.
-        kept: where pictures stay that were read.
+        cache: where pictures stay that were read.
     """
 
     samples: Sequence[Sample]
     size: int
     channels: int = 3
     settings: Settings | None = None
-    kept: Kept = field(default_factory=Kept)
+    cache: ImageCache = field(default_factory=ImageCache)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,7 +58,7 @@ class DetectSamples:
 
     def loaded(self, index: int) -> Scene:
         """A picture with its long side as the network's, and its objects in its pixels."""
-        sample, image = self.samples[index], self.kept.get(index, self.read)
+        sample, image = self.samples[index], self.cache.get(index, self.read)
         h, w = image.shape[:2]
         rows = np.zeros((0, 5)) if sample.boxes is None else sample.boxes
         centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
@@ -70,7 +70,7 @@ class DetectSamples:
         image = self.samples[index].image(self.channels)
         ratio = self.size / max(image.shape[:2])
         h, w = (max(round(side * ratio), 1) for side in image.shape[:2])
-        return image if ratio == 1 else resized(image, h, w)
+        return image if ratio == 1 else resize(image, h, w)
 
     def canvas(self, index: int) -> tuple[int, int]:
         """Height and width of what the network sees of a picture in validation."""
@@ -84,7 +84,7 @@ class DetectSamples:
         corner = max((height - inner[0]) // 2, 0), max((width - inner[1]) // 2, 0)
         place = Letterbox(original_size(self.samples[index], image), inner, corner)
         top, left = corner
-        return on_grey(image, (height, width), corner), scene.shifted(left, top).boxes, place
+        return pad(image, (height, width), corner), scene.shifted(left, top).boxes, place
 
     def changed(self, index: int, rng: Generator, epoch: int) -> Scene:
         """A picture changed by chance, as training sees it."""
@@ -92,11 +92,11 @@ class DetectSamples:
         assert s is not None
         composing = epoch < s.epochs - s.close_mosaic  # the last epochs see pictures as they are
         scene = self.composed(index, rng, composing)
-        for chance, combined in ((s.mixup, augment.mixed), (s.cutmix, augment.patched)):
+        for chance, combined in ((s.mixup, augment.mix_up), (s.cutmix, augment.cut_mix)):
             if composing and chance and rng.random() < chance:
                 scene = combined(scene, self.composed(int(rng.integers(len(self))), rng, composing), rng)
-        image = pictures.recoloured(scene.image, rng, s)
-        return augment.flipped(Scene(image, scene.boxes, scene.outlines), rng, s)
+        image = pictures.jitter_colors(scene.image, rng, s)
+        return augment.flip_randomly(Scene(image, scene.boxes, scene.outlines), rng, s)
 
     def composed(self, index: int, rng: Generator, composing: bool) -> Scene:
         """One picture or a mosaic of four, turned, scaled and shifted into the square."""
@@ -104,15 +104,15 @@ class DetectSamples:
         assert s is not None
         if rng.random() < s.mosaic and composing:
             scenes = [self.loaded(int(i)) for i in (index, *rng.integers(len(self), size=3))]
-            scene = augment.mosaic(scenes, self.size, rng)
+            scene = augment.make_mosaic(scenes, self.size, rng)
         else:
             scene = self.loaded(index)
         if composing and s.copy_paste:
-            scene = augment.pasted(scene, s.copy_paste)
-        return augment.warped(scene, self.size, rng, s)
+            scene = augment.copy_paste(scene, s.copy_paste)
+        return augment.warp(scene, self.size, rng, s)
 
 
-class NarrowSamples(DetectSamples):
+class RectangularSamples(DetectSamples):
     """Pictures sorted by their shape, each batch on a canvas as narrow as its pictures allow.
 
     Args:
@@ -121,7 +121,7 @@ class NarrowSamples(DetectSamples):
         channels: of the network's image.
         batch: pictures that share a canvas.
         stride: that both sides are multiples of.
-        kept: where pictures stay that were read.
+        cache: where pictures stay that were read.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class NarrowSamples(DetectSamples):
         channels: int,
         batch: int,
         stride: int = 32,
-        kept: Kept | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         ordered = sorted(samples, key=_aspect)
-        super().__init__(ordered, size, channels, None, kept or Kept())
+        super().__init__(ordered, size, channels, None, cache or ImageCache())
         self.batch = batch
         groups = [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
         self.canvases = [_narrow([_aspect(s) for s in group], size, stride) for group in groups]
@@ -143,26 +143,26 @@ class NarrowSamples(DetectSamples):
         return self.canvases[index // self.batch]
 
 
-class FixedSamples(DetectSamples):
+class FixedSizeSamples(DetectSamples):
     """Pictures each as large as fits into one canvas of any shape, for a network that takes no other.
 
     Args:
         samples: what is fed.
         shape: height and width of the canvas.
         channels: of the network's image.
-        kept: where pictures stay that were read.
+        cache: where pictures stay that were read.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], shape: tuple[int, int], channels: int, kept: Kept | None = None
+        self, samples: Sequence[Sample], shape: tuple[int, int], channels: int, cache: ImageCache | None = None
     ) -> None:
-        super().__init__(samples, max(shape), channels, None, kept or Kept())
+        super().__init__(samples, max(shape), channels, None, cache or ImageCache())
         self.shape = shape
 
     def read(self, index: int) -> Image:
         image = self.samples[index].image(self.channels)
         h, w = Letterbox.fit((image.shape[0], image.shape[1]), self.shape).inner
-        return image if image.shape[:2] == (h, w) else resized(image, h, w)
+        return image if image.shape[:2] == (h, w) else resize(image, h, w)
 
     def canvas(self, index: int) -> tuple[int, int]:
         return self.shape
@@ -211,7 +211,7 @@ def feed_boxes(samples: Sequence[Sample], feeding: Feeding, stride: int = 32) ->
     """
     side, channels, cache = max(feeding.imgsz), feeding.channels, feeding.cache()
     if feeding.canvas:
-        return FixedSamples(samples, feeding.canvas, channels, cache), detect_batch
+        return FixedSizeSamples(samples, feeding.canvas, channels, cache), detect_batch
     if feeding.learning or feeding.settings.rect is False:
         return DetectSamples(samples, side, channels, feeding.augmentation, cache), detect_batch
-    return NarrowSamples(samples, side, channels, feeding.batch, stride, cache), detect_batch
+    return RectangularSamples(samples, side, channels, feeding.batch, stride, cache), detect_batch

@@ -11,14 +11,16 @@ from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
 
-def hole(size: tuple[int, int], share: float, rng: Generator) -> tuple[int, int, int, int]:
+def random_rectangle(size: tuple[int, int], share: float, rng: Generator) -> tuple[int, int, int, int]:
     """Corners of a rectangle with this share of the sides (height, width), around any point, cut at the edges."""
     (h, w), (y, x) = size, (int(rng.integers(side)) for side in size)
     half_h, half_w = int(h * share / 2), int(w * share / 2)
     return max(x - half_w, 0), max(y - half_h, 0), min(x + half_w, w), min(y + half_h, h)
 
 
-def affine(shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings) -> tuple[Any, float]:
+def random_affine(
+    shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings
+) -> tuple[Any, float]:
     """A matrix (2, 3) that brings the middle of (height, width) near that of a size, and by how much it enlarges.
 
     Args:
@@ -38,7 +40,7 @@ def affine(shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Gener
     return np.concatenate((matrix, offset[:, None]), 1), scale
 
 
-def drawn(image: Image, matrix: Any, size: tuple[int, int], **border: Any) -> Image:
+def warp_image(image: Image, matrix: Any, size: tuple[int, int], **border: Any) -> Image:
     """A picture after an affine change (2, 3) of places, on a canvas of (height, width)."""
     turn, offset = matrix[:, :2], matrix[:, 2]
     # OpenCV counts from the middle of the first pixel, boxes and outlines from its corner.

@@ -13,7 +13,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Collate, Feeding, Kept, tensor_of
+from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, tensor_of
 from netbuild.feed.scenes import Scene
 from netbuild.settings import Settings
 
@@ -28,7 +28,7 @@ class ClassifySamples:
         channels: of it.
         settings: of augmentation; without, the middle of each picture is taken.
         nc: classes, where pictures are mixed and have several.
-        kept: where pictures stay that were read.
+        cache: where pictures stay that were read.
     """
 
     samples: Sequence[Sample]
@@ -36,7 +36,7 @@ class ClassifySamples:
     channels: int = 3
     settings: Settings | None = None
     nc: int = 0
-    kept: Kept = field(default_factory=Kept)
+    cache: ImageCache = field(default_factory=ImageCache)
     policy: Callable[[Image, Generator], Image] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class ClassifySamples:
         """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
         s, label = self.settings, int(self.samples[index].label or 0)
         if s is None:
-            return tensor_of(fitting.middle(self.kept.get(index, self.read), self.size)), label
+            return tensor_of(fitting.center_crop(self.cache.get(index, self.read), self.size)), label
         image = self.changed(index, rng, s)
         if not s.mixup and not s.cutmix:
             return tensor_of(image), label
@@ -55,7 +55,7 @@ class ClassifySamples:
         for chance, cut in ((s.mixup, False), (s.cutmix, True)):
             if rng.random() < chance:
                 other = int(rng.integers(len(self)))
-                image, share = pictures.blended(image, self.changed(other, rng, s), rng, cut)
+                image, share = pictures.blend(image, self.changed(other, rng, s), rng, cut)
                 target *= share
                 target[int(self.samples[other].label or 0)] += 1 - share
         return tensor_of(image), target
@@ -66,15 +66,15 @@ class ClassifySamples:
 
     def changed(self, index: int, rng: Generator, s: Settings) -> Image:
         """A picture changed by chance, as training sees it."""
-        image = self.kept.get(index, self.read)
-        image = (pictures.cropped if s.crop else pictures.swayed)(image, self.size, rng, s)
+        image = self.cache.get(index, self.read)
+        image = (pictures.crop_randomly if s.crop else pictures.warp_mildly)(image, self.size, rng, s)
         if s.policy in pictures.POLICIES:
-            self.policy = self.policy or pictures.by_policy(s.policy)
+            self.policy = self.policy or pictures.load_policy(s.policy)
             image = self.policy(image, rng)
         else:  # a policy changes colours too
-            image = pictures.recoloured(image, rng, s)
-        image = augment.flipped(Scene(image, np.zeros((0, 5)), ()), rng, s).image
-        return pictures.erased(image, rng, s.erasing or 0.0)
+            image = pictures.jitter_colors(image, rng, s)
+        image = augment.flip_randomly(Scene(image, np.zeros((0, 5)), ()), rng, s).image
+        return pictures.erase_rectangle(image, rng, s.erasing or 0.0)
 
 
 def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:

@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 Collate = Callable[[Any], Batch]
 
 
-class Samples(Protocol):
+class SampleSource(Protocol):
     """What can be fed: so many samples, each made with a generator of its own."""
 
     def __len__(self) -> int: ...
@@ -56,13 +56,13 @@ class Feeding:
         """The settings of augmentation; None where samples are not augmented."""
         return self.settings if self.learning else None
 
-    def cache(self) -> "Kept":
+    def cache(self) -> "ImageCache":
         """A new cache of decoded pictures, of this split's share of the memory that the settings allow."""
         # A half each for what is learnt and what is validated, in each of the workers.
-        return Kept(self.settings.memory * 1e9 / 2 / max(self.settings.workers, 1))
+        return ImageCache(self.settings.memory * 1e9 / 2 / max(self.settings.workers, 1))
 
 
-class Kept:
+class ImageCache:
     """What was read from pictures, kept for the next time while there is room: in each process its own.
 
     Args:
@@ -83,7 +83,7 @@ class Kept:
         return value
 
 
-class Feed:
+class BatchLoader:
     """Batches of samples, epoch by epoch.
 
     Args:
@@ -99,7 +99,7 @@ class Feed:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: SampleSource,
         batch: int,
         collate: Collate,
         seed: int = 0,
@@ -160,7 +160,7 @@ class Feed:
 class _Order:
     """The batches of the epoch that is asked for, each sample with the epoch's number."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: BatchLoader) -> None:
         self.feed, self.epoch = feed, 0
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class _Order:
 
 
 class _Made(Dataset[Any]):
-    def __init__(self, samples: Samples, seed: int) -> None:
+    def __init__(self, samples: SampleSource, seed: int) -> None:
         self.samples, self.seed = samples, seed
 
     def __len__(self) -> int:

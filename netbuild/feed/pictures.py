@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from netbuild.data.fitting import Image, resized
-from netbuild.feed.geometry import affine, drawn, hole
+from netbuild.data.fitting import Image, resize
+from netbuild.feed.geometry import random_affine, random_rectangle, warp_image
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2, package
 
 
-def recoloured(image: Image, rng: Generator, s: Settings) -> Image:
+def jitter_colors(image: Image, rng: Generator, s: Settings) -> Image:
     """Hue, saturation and brightness of an RGB picture changed by chance."""
     gains = rng.uniform(-1, 1, 3) * (s.hsv_h, s.hsv_s, s.hsv_v)
     if not gains.any() or image.shape[2] != 3:
@@ -33,23 +33,23 @@ POLICIES = {
 }
 
 
-def cropped(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
+def crop_randomly(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
     """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
     h, w = image.shape[:2]
     area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(exp(rng.uniform(log(3 / 4), log(4 / 3))))
     ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
     top, left = int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1))
-    return resized(image[top : top + ch, left : left + cw], *size)
+    return resize(image[top : top + ch, left : left + cw], *size)
 
 
-def swayed(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
+def warp_mildly(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
     """The whole picture turned, scaled, sheared and shifted a little by chance; its edge is continued beyond it."""
     h, w = image.shape[:2]
-    matrix, _ = affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
-    return drawn(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
+    matrix, _ = random_affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
+    return warp_image(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
 
 
-def by_policy(name: str) -> Callable[[Image, Generator], Image]:
+def load_policy(name: str) -> Callable[[Image, Generator], Image]:
     """Torchvision's policy of this name, its chance taken from the generator that is handed in.
 
     Raises:
@@ -66,7 +66,7 @@ def by_policy(name: str) -> Callable[[Image, Generator], Image]:
     return change
 
 
-def erased(image: Image, rng: Generator, chance: float) -> Image:
+def erase_rectangle(image: Image, rng: Generator, chance: float) -> Image:
     """By chance with a rectangle of 2 to 33 % of its area painted in random grains."""
     if rng.random() >= chance:
         return image
@@ -79,13 +79,13 @@ def erased(image: Image, rng: Generator, chance: float) -> Image:
     return image
 
 
-def blended(image: Image, other: Image, rng: Generator, cut: bool) -> tuple[Image, float]:
+def blend(image: Image, other: Image, rng: Generator, cut: bool) -> tuple[Image, float]:
     """Two pictures of one size as one, and the share of the first: laid over each other, or one in a rectangle."""
     if not cut:
         share = float(rng.beta(0.2, 0.2))
         return (image * share + other * (1 - share)).astype(np.uint8), share
     h, w = image.shape[:2]
-    x1, y1, x2, y2 = hole((h, w), sqrt(1 - rng.beta(1, 1)), rng)
+    x1, y1, x2, y2 = random_rectangle((h, w), sqrt(1 - rng.beta(1, 1)), rng)
     image = image.copy()
     image[y1:y2, x1:x2] = other[y1:y2, x1:x2]
     return image, 1 - (x2 - x1) * (y2 - y1) / (h * w)

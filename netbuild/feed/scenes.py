@@ -15,7 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from netbuild.data.fitting import GREY, Image
-from netbuild.feed.geometry import affine, drawn, hole
+from netbuild.feed.geometry import random_affine, random_rectangle, warp_image
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
@@ -70,7 +70,7 @@ class Scene:
 # -- several pictures -------------------------------------------------------------------------------------------------
 
 
-def mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
+def make_mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
     """Four pictures around a point of a canvas of twice the side."""
     canvas = np.full((2 * side, 2 * side, scenes[0].image.shape[2]), GREY, np.uint8)
     cx, cy = (int(rng.uniform(side / 2, 3 * side / 2)) for _ in range(2))
@@ -84,29 +84,29 @@ def mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
     return Scene(canvas, np.zeros((0, 5)), ()).with_objects(*placed)
 
 
-def mixed(scene: Scene, other: Scene, rng: Generator) -> Scene:
+def mix_up(scene: Scene, other: Scene, rng: Generator) -> Scene:
     """Two pictures of one size laid over each other, about half of each."""
     share = rng.beta(32, 32)
     image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
     return replace(scene, image=image).with_objects(other)
 
 
-def patched(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:
+def cut_mix(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:
     """A rectangle of another picture of the same size laid where there is no object, with what lies in it."""
     size = scene.image.shape[0], scene.image.shape[1]
     for _ in range(tries):
-        x1, y1, x2, y2 = hole(size, sqrt(1 - rng.beta(1, 1)), rng)
-        if x2 <= x1 or y2 <= y1 or covered(scene.boxes, np.array([[x1, y1, x2, y2]])).any():
+        x1, y1, x2, y2 = random_rectangle(size, sqrt(1 - rng.beta(1, 1)), rng)
+        if x2 <= x1 or y2 <= y1 or coverage(scene.boxes, np.array([[x1, y1, x2, y2]])).any():
             continue
         image = scene.image.copy()
         image[y1:y2, x1:x2] = other.image[y1:y2, x1:x2]
-        kept = other.only(covered(other.boxes, np.array([[x1, y1, x2, y2]])) >= LEAST_PART)
+        kept = other.only(coverage(other.boxes, np.array([[x1, y1, x2, y2]])) >= LEAST_PART)
         kept.boxes[:, 1:] = kept.boxes[:, 1:].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
         return replace(scene, image=image).with_objects(kept)
     return scene
 
 
-def covered(boxes: Boxes, others: Floats) -> Floats:
+def coverage(boxes: Boxes, others: Floats) -> Floats:
     """(N,) the largest part of each box (N, 5) that one of the others (M, 4) covers."""
     if not len(boxes) or not len(others):
         return np.zeros(len(boxes))
@@ -115,14 +115,14 @@ def covered(boxes: Boxes, others: Floats) -> Floats:
     return (inner / ((boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2]))[:, None]).max(1)
 
 
-def pasted(scene: Scene, share: float) -> Scene:
+def copy_paste(scene: Scene, share: float) -> Scene:
     """A share of the objects, cut out along their outlines, pasted once more where the mirrored picture has them.
 
     Only where they cover at most `HIDDEN` of any object; those that cover least come first.
     """
-    image, mirrored = scene.image.copy(), flip(scene)
+    image, mirrored = scene.image.copy(), flip_left_right(scene)
     known = [i for i, outline in enumerate(mirrored.outlines) if outline]
-    cost = [covered(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
+    cost = [coverage(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
     wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < HIDDEN][: round(share * len(known))]
     mask = np.zeros(image.shape[:2], np.uint8)
     for i in wanted:
@@ -134,14 +134,14 @@ def pasted(scene: Scene, share: float) -> Scene:
 # -- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def warped(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
+def warp(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
     """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its objects."""
-    matrix, scale = affine(scene.image.shape[:2], (size, size), 1.0, rng, s)
-    image = drawn(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
-    return replace(moved(scene, matrix, size, scale), image=image)
+    matrix, scale = random_affine(scene.image.shape[:2], (size, size), 1.0, rng, s)
+    image = warp_image(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
+    return replace(move_objects(scene, matrix, size, scale), image=image)
 
 
-def moved(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
+def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
     """A scene's objects after an affine change (2, 3), cut at the square; those of which too little is left go.
 
     A box becomes the hull of its outline, where that is known, or of its corners.
@@ -159,14 +159,14 @@ def moved(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
     return found.only((wide > LEAST).all(1) & (wide.prod(1) > LEAST_PART * before) & (aspect < MOST_ASPECT))
 
 
-def flip(scene: Scene) -> Scene:
+def flip_left_right(scene: Scene) -> Scene:
     """A scene mirrored."""
     w = scene.image.shape[1]
     boxes = scene.boxes[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0)
     return Scene(scene.image[:, ::-1], boxes, _mirrored(scene.outlines, (w, 0), (-1, 1)))
 
 
-def upside_down(scene: Scene) -> Scene:
+def flip_up_down(scene: Scene) -> Scene:
     """A scene upside down."""
     h = scene.image.shape[0]
     boxes = scene.boxes[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h)
@@ -177,8 +177,8 @@ def _mirrored(outlines: Sequence[Outline], offset: tuple[int, int], sign: tuple[
     return tuple(tuple(polygon * sign + offset for polygon in outline) for outline in outlines)
 
 
-def flipped(scene: Scene, rng: Generator, s: Settings) -> Scene:
+def flip_randomly(scene: Scene, rng: Generator, s: Settings) -> Scene:
     """A scene mirrored or upside down by chance."""
     if rng.random() < (s.flip_lr or 0.0):
-        scene = flip(scene)
-    return upside_down(scene) if rng.random() < s.flip_ud else scene
+        scene = flip_left_right(scene)
+    return flip_up_down(scene) if rng.random() < s.flip_ud else scene

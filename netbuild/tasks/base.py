@@ -15,7 +15,7 @@ from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels
-from netbuild.feed.loader import Collate, Feeding, Samples
+from netbuild.feed.loader import Collate, Feeding, SampleSource
 from netbuild.settings import Settings
 
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
@@ -147,7 +147,7 @@ class Task(ABC):
         """The learning rate of a short run by AdamW, if the task has one of its own for so many classes."""
         return None
 
-    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[Samples, Collate]:
+    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
         """Samples of a split as the network sees them, and the function that makes batches of them."""
         return feed_labels(samples, feeding)
 

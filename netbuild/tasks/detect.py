@@ -12,7 +12,7 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, colour
 from netbuild.errors import NetbuildError
 from netbuild.feed.boxes import feed_boxes
-from netbuild.feed.loader import Collate, Feeding, Samples
+from netbuild.feed.loader import Collate, Feeding, SampleSource
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.settings import Settings
 from netbuild.system.packages import package
@@ -264,7 +264,7 @@ class DetectTask(BoxTask):
         """A rate that falls with the number of classes, as the classes' loss grows with it."""
         return round(0.01 / (4 + nc), 6)
 
-    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[Samples, Collate]:
+    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
         """Pictures with boxes."""
         return feed_boxes(samples, feeding, self.stride)
 

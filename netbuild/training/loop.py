@@ -19,7 +19,7 @@ from torch import nn
 
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.feed.loader import Batch, Feed
+from netbuild.feed.loader import Batch, BatchLoader
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system.devices import peak_bytes, pick_device
@@ -82,8 +82,8 @@ class Trainer:
 
     network: Network
     task: Task
-    train: Feed
-    val: Feed
+    train: BatchLoader
+    val: BatchLoader
     settings: Settings
     folder: Path
     names: list[str] | None = None
@@ -296,7 +296,7 @@ class Trainer:
             yield self.network
 
     @torch.no_grad()
-    def predictions(self, network: Network, feed: Feed | None = None) -> Iterator[tuple[Batch, Any]]:
+    def predictions(self, network: Network, feed: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
         """The batches of validation data, this process's share unless given, and what a network makes of each."""
         for batch in (feed or self.val).epoch(0):
             batch = moved(batch, self.device)
@@ -355,7 +355,7 @@ class Trainer:
         _add_result(self.folder / "results.csv", self.progress.history)
 
 
-def merged(metric: Metric, feed: Feed) -> Metric:
+def merged(metric: Metric, feed: BatchLoader) -> Metric:
     """A score with what all processes found, each in its share of the feed's samples; in the first process.
 
     Raises:

@@ -8,7 +8,7 @@ from netbuild.data import scan
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
-from netbuild.feed.loader import Collate, Feed, Feeding, Samples
+from netbuild.feed.loader import BatchLoader, Collate, Feeding, SampleSource
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system.processes import is_first, rank, world
@@ -96,16 +96,18 @@ def check_settings(task: type[Task], samples: Sequence[Sample], settings: Settin
         raise NetbuildError("copy_paste needs outlines, and the labels have boxes alone", hint="give polygons, or 0")
 
 
-def feed_of(network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool) -> Feed:
+def feed_of(
+    network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
+) -> BatchLoader:
     """The batches of a split that was scanned."""
     batch = settings.batch if learning else 2 * settings.batch
     made, collate = samples_of(network, task, report, split, replace(settings, batch=batch), learning)
-    return Feed(made, batch, collate, settings.seed, learning, settings.workers, rank(), world())
+    return BatchLoader(made, batch, collate, settings.seed, learning, settings.workers, rank(), world())
 
 
 def samples_of(
     network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
-) -> tuple[Samples, Collate]:
+) -> tuple[SampleSource, Collate]:
     """The samples of a split as the task gives them to the network, and the function that makes batches of them."""
     card = network.card
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)

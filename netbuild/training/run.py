@@ -14,7 +14,7 @@ from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
-from netbuild.feed.loader import Feed
+from netbuild.feed.loader import BatchLoader
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
@@ -130,7 +130,7 @@ def overfit_batch(
     device = pick_device(settings.device)
     task = make_task(network.to(device), list(dataset.names), report, settings)
     samples, collate = samples_of(network, task, report, "train", settings, False)
-    feed = Feed(samples, settings.batch, collate, settings.seed, True)
+    feed = BatchLoader(samples, settings.batch, collate, settings.seed, True)
     batch = moved(next(feed.epoch(0)), device)
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
 

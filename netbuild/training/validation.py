@@ -11,7 +11,7 @@ from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError
-from netbuild.feed.loader import Feed
+from netbuild.feed.loader import BatchLoader
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
@@ -102,7 +102,7 @@ def _to_validate(
     settings: Settings,
     onlooker: Onlooker,
     options: Mapping[str, Any],
-) -> tuple[Network, Task, Feed, torch.device]:
+) -> tuple[Network, Task, BatchLoader, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
     network, device = _measured(file, settings, options)
     task_class(network.card.task)  # an unknown task is an error before the number of classes is

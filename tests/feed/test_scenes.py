@@ -44,8 +44,8 @@ def painted(image, kind):
 def test_outlines_give_tighter_boxes_than_corners(seed):
     s = chosen(degrees=45.0, scale=0.2)
     start = scene((60, 60, 30))
-    found = scenes.warped(start, 120, np.random.default_rng(seed), s)
-    plain = scenes.warped(Scene(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
+    found = scenes.warp(start, 120, np.random.default_rng(seed), s)
+    plain = scenes.warp(Scene(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
     assert found.boxes[0, 1:] == pytest.approx(painted(found.image, 0), abs=2.5)
     assert np.array_equal(found.image, plain.image)
     assert (plain.boxes[0, 1:3] <= found.boxes[0, 1:3] + 1e-9).all()
@@ -55,7 +55,7 @@ def test_outlines_give_tighter_boxes_than_corners(seed):
     )
 
 
-@pytest.mark.parametrize("flip", [scenes.flip, scenes.upside_down])
+@pytest.mark.parametrize("flip", [scenes.flip_left_right, scenes.flip_up_down])
 def test_mirrored_twice_is_the_same(flip):
     start = scene((40, 50, 20), (90, 80, 10))
     once, twice = flip(start), flip(flip(start))
@@ -69,33 +69,33 @@ def test_mirrored_twice_is_the_same(flip):
 def test_what_is_not_changed_stays_where_it_is():
     """Places are those of pixels' corners: half a pixel's shift is a loss that no one sees."""
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
-    same = pictures.swayed(image, (32, 32), np.random.default_rng(0), chosen())
+    same = pictures.warp_mildly(image, (32, 32), np.random.default_rng(0), chosen())
     want = cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR)
     assert np.abs(same[..., 0].astype(int) - want).max() <= 2
     start = scene((60, 60, 30))
-    still = scenes.warped(start, 120, np.random.default_rng(0), chosen())
+    still = scenes.warp(start, 120, np.random.default_rng(0), chosen())
     assert np.array_equal(still.image, start.image)
     assert np.array_equal(still.boxes, start.boxes)
 
 
 def test_copies_are_pasted_where_there_is_room():
     start = scene((25, 30, 15), (60, 90, 20))  # the second one's mirrored self lies upon it
-    found = scenes.pasted(start, 1.0)
+    found = scenes.copy_paste(start, 1.0)
     assert found.boxes[:, 0].tolist() == [0, 1, 0]
     copy = found.boxes[2, 1:]
     assert copy == pytest.approx([120 - 40, 15, 120 - 10, 45])
     inside = found.image[int(copy[1]) + 8 : int(copy[3]) - 8, int(copy[0]) + 8 : int(copy[2]) - 8]
     assert (inside == 150).all()
     assert (found.image[16:20, 81:85] == start.image[16:20, 81:85]).all()  # outside of the outline nothing changes
-    assert len(scenes.pasted(start, 0.4).boxes) == 3
-    assert len(scenes.pasted(Scene(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
+    assert len(scenes.copy_paste(start, 0.4).boxes) == 3
+    assert len(scenes.copy_paste(Scene(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_patch_brings_its_objects_and_hides_none(seed):
     start, other = scene((25, 30, 15)), scene((60, 60, 50))
     other.boxes[:, 0] = 1
-    found = scenes.patched(start, other, np.random.default_rng(seed))
+    found = scenes.cut_mix(start, other, np.random.default_rng(seed))
     assert found.boxes[0].tolist() == start.boxes[0].tolist()
     assert (found.image[20:40, 20:30] == start.image[20:40, 20:30]).all()
     for box in found.boxes[1:]:
@@ -104,7 +104,7 @@ def test_a_patch_brings_its_objects_and_hides_none(seed):
 
 
 def test_four_pictures_keep_their_outlines():
-    found = scenes.mosaic([scene((60, 60, 30)) for _ in range(4)], 120, np.random.default_rng(3))
+    found = scenes.make_mosaic([scene((60, 60, 30)) for _ in range(4)], 120, np.random.default_rng(3))
     assert found.image.shape == (240, 240, 3)
     assert len(found.outlines) == len(found.boxes)
     for (_, *box), outline in zip(found.boxes, found.outlines, strict=True):
@@ -113,7 +113,7 @@ def test_four_pictures_keep_their_outlines():
 
 
 def test_two_pictures_of_one_size_are_laid_over_each_other():
-    found = scenes.mixed(scene((25, 30, 15)), scene((90, 90, 15)), np.random.default_rng(0))
+    found = scenes.mix_up(scene((25, 30, 15)), scene((90, 90, 15)), np.random.default_rng(0))
     assert len(found.boxes) == len(found.outlines) == 2
     assert 80 < found.image[30, 25, 0] < 100  # about half of 150 and half of 30
 
@@ -123,7 +123,7 @@ def test_shares_of_classes_are_those_of_pixels(cut):
     black, white = np.zeros((40, 50, 3), np.uint8), np.full((40, 50, 3), 255, np.uint8)
     shares = []
     for seed in range(20):
-        image, share = pictures.blended(black, white, np.random.default_rng(seed), cut)
+        image, share = pictures.blend(black, white, np.random.default_rng(seed), cut)
         assert 1 - image.mean() / 255 == pytest.approx(share, abs=0.01)
         shares.append(share)
     assert len(set(shares)) > 15
@@ -134,7 +134,7 @@ def test_shares_of_classes_are_those_of_pixels(cut):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_policies_follow_the_generator_alone(name, channels):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
-    policy, state = pictures.by_policy(name), torch.random.get_rng_state()
+    policy, state = pictures.load_policy(name), torch.random.get_rng_state()
     found = [policy(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
     assert np.array_equal(found[0], found[1])
     assert any(not np.array_equal(found[0], other) for other in found[2:])
@@ -144,8 +144,8 @@ def test_policies_follow_the_generator_alone(name, channels):
 
 def test_erasing_paints_over_a_part():
     image = np.zeros((60, 60, 3), np.uint8)
-    assert pictures.erased(image, np.random.default_rng(0), 0.0) is image
-    parts = [(pictures.erased(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
+    assert pictures.erase_rectangle(image, np.random.default_rng(0), 0.0) is image
+    parts = [(pictures.erase_rectangle(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
     assert min(parts) > 0.01
     assert max(parts) < 0.34
     assert not image.any()
@@ -163,6 +163,6 @@ def test_mixed_batches_have_shares_of_classes():
 
 
 def test_grey_frames_what_no_picture_covers():
-    found = scenes.warped(scene(side=40), 120, np.random.default_rng(0), chosen())
+    found = scenes.warp(scene(side=40), 120, np.random.default_rng(0), chosen())
     assert (found.image[0, 0] == GREY).all()
     assert (found.image[60, 60] == 30).all()

@@ -218,7 +218,7 @@ def test_pictures_may_be_arrays(here):
 def test_pictures_are_resized_as_opencv_does(data):
     h, w, new_h, new_w = (data.draw(st.integers(1, 70)) for _ in range(4))
     image = np.random.default_rng(h * w).integers(0, 256, (h, w, 3), dtype=np.uint8)
-    found, wanted = runtime.resized(image, new_h, new_w), fitting.resized(image, new_h, new_w)
+    found, wanted = runtime.resized(image, new_h, new_w), fitting.resize(image, new_h, new_w)
     assert np.abs(found.astype(int) - wanted).max() <= 1
     if new_h >= h and new_w >= w:
         assert np.array_equal(found, wanted)

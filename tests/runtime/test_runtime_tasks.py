@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms, nms
 
 import netbuild
 from netbuild import runtime
-from netbuild.data.fitting import letterboxed
+from netbuild.data.fitting import letterbox
 from netbuild.data.images import read_image
 
 pytest.importorskip("onnx")
@@ -89,7 +89,7 @@ def ranked(folder, task):
 
 def seen(picture, shape):
     """A picture as the network sees it on a canvas of a shape, (1, 3, H, W), and where it lies there."""
-    pixels, place = letterboxed(read_image(picture), shape, 1, False)
+    pixels, place = letterbox(read_image(picture), shape, 1, False)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255, place
 
 

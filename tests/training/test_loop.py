@@ -14,7 +14,7 @@ import torch
 
 import netbuild
 from netbuild import NetbuildError, settings
-from netbuild.feed.loader import Feed
+from netbuild.feed.loader import BatchLoader
 from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.training import musgd, optimisers
@@ -67,8 +67,8 @@ def trainer(folder, seed=0, network=None, workers=0, text=NET, **options):
     torch.manual_seed(seed)
     network = network or netbuild.build(folder / "net.yaml")
     names = [str(i) for i in range(10)]
-    train = Feed(Digits("train", True), chosen.batch, collate, seed, True, workers)
-    val = Feed(Digits("val"), 128, collate)
+    train = BatchLoader(Digits("train", True), chosen.batch, collate, seed, True, workers)
+    val = BatchLoader(Digits("val"), 128, collate)
     return Trainer(network, ClassifyTask(network.model[-1], names), train, val, chosen, folder, names)
 
 
@@ -260,12 +260,12 @@ def test_the_feed_gives_each_sample_once_in_an_order_of_its_own():
         def get(self, index, rng, epoch):
             return index, rng.random()
 
-    feed = Feed(Numbers(), 4, list, seed=1, shuffle=True)
+    feed = BatchLoader(Numbers(), 4, list, seed=1, shuffle=True)
     epochs = [[item for batch in feed.epoch(e) for item in batch] for e in (0, 1, 0)]
     assert sorted(i for i, _ in epochs[0]) == list(range(10))
     assert epochs[0] == epochs[2]
     assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
-    shares = [Feed(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
+    shares = [BatchLoader(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
     steps = [[i for i, _ in a + b] for a, b in zip(*(share.epoch(0) for share in shares), strict=True)]
     whole = [[i for i, _ in batch] for batch in feed.epoch(0)]
     assert [sorted(step) for step in steps] == [sorted(batch) for batch in whole]
@@ -500,5 +500,5 @@ def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
 def test_batches_are_counted_as_they_come(world, shuffle):
     for count in range(1, 15):
         for batch in (1, 2, 3, 6):
-            feeds = [Feed(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
+            feeds = [BatchLoader(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
             assert [len(feed) for feed in feeds] == [len(feed.batches(0)) for feed in feeds], (count, batch)

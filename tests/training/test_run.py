@@ -11,9 +11,9 @@ from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
-from netbuild.feed.boxes import DetectSamples, NarrowSamples, detect_batch
+from netbuild.feed.boxes import DetectSamples, RectangularSamples, detect_batch
 from netbuild.feed.labels import ClassifySamples
-from netbuild.feed.scenes import Scene, flipped, warped
+from netbuild.feed.scenes import Scene, flip_randomly, warp
 from netbuild.grammar import header
 from netbuild.tasks.box_math import to_corners
 from netbuild.training import run
@@ -79,7 +79,7 @@ def test_validation_fits_pictures_and_gives_their_place():
 
 def test_narrow_canvases_have_room_and_no_more():
     shapes = [(60, 90), (90, 60), (50, 100), (80, 80), (100, 30)]
-    samples = NarrowSamples([picture(h, w, [(1, 0.5, 0.5, 0.5, 0.5)]) for h, w in shapes], 96, 3, 2)
+    samples = RectangularSamples([picture(h, w, [(1, 0.5, 0.5, 0.5, 0.5)]) for h, w in shapes], 96, 3, 2)
     items = [samples.get(i, np.random.default_rng(0), 0) for i in range(5)]
     assert [tuple(item["image"].shape[1:]) for item in items] == [
         (96, 128),
@@ -108,9 +108,9 @@ def test_a_batch_knows_whose_boxes_are_whose():
 def test_boxes_that_leave_the_picture_go():
     chosen = settings.load(flags=PLAIN.to_dict())
     image, boxes = np.zeros((50, 50, 3), np.uint8), np.array([[0, -40.0, 10, 2, 20], [1, 10, 10, 40, 40]])
-    left = warped(Scene(image, boxes, ((), ())), 50, np.random.default_rng(0), chosen)
+    left = warp(Scene(image, boxes, ((), ())), 50, np.random.default_rng(0), chosen)
     assert left.boxes[:, 0].tolist() == [1]
-    mirrored = flipped(left, np.random.default_rng(0), settings.load(flags={"flip_lr": 1.0}))
+    mirrored = flip_randomly(left, np.random.default_rng(0), settings.load(flags={"flip_lr": 1.0}))
     assert mirrored.boxes.tolist() == [[1, 10, 10, 40, 40]]
     assert mirrored.image.shape == image.shape
 

@@ -13,7 +13,7 @@ import torch
 
 import netbuild
 from netbuild import settings
-from netbuild.feed.loader import Feed
+from netbuild.feed.loader import BatchLoader
 from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
 from netbuild.tasks.classification_metric import ClassificationMetric
@@ -122,8 +122,8 @@ def trainer(folder, held_out=21, text=NET, **options):
     torch.manual_seed(0)
     network = netbuild.build(own)
     share = (processes.rank(), processes.world())
-    train = Feed(Pictures(96), chosen.batch, collate, 0, True, 0, *share)
-    val = Feed(Pictures(held_out), 32, collate, 0, False, 0, *share)
+    train = BatchLoader(Pictures(96), chosen.batch, collate, 0, True, 0, *share)
+    val = BatchLoader(Pictures(held_out), 32, collate, 0, False, 0, *share)
     return Trainer(network, ClassifyTask(network.model[-1], NAMES), train, val, chosen, folder, NAMES)
 
 
@@ -234,12 +234,12 @@ def test_a_detection_loss_of_shares_is_that_of_the_whole():
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 32, 33, 65])
 def test_shares_have_every_sample_once_on_the_canvas_of_one_process(world, count):
-    feeds = [Feed(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
+    feeds = [BatchLoader(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
     assert sorted(i for feed in feeds for i in feed.indices(0)) == list(range(count))
     for feed in feeds:
         for batch in feed.batches(0):
             assert len({i // 32 for i in batch}) == 1
-    learning = [Feed(Pictures(count), 24, collate, 0, True, 0, rank, world) for rank in range(world)]
+    learning = [BatchLoader(Pictures(count), 24, collate, 0, True, 0, rank, world) for rank in range(world)]
     assert len({len(feed.indices(0)) for feed in learning}) == 1
     assert {i for feed in learning for i in feed.indices(0)} == set(range(count))
 
