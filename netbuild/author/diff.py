@@ -30,6 +30,9 @@ class Diff(Changes):
     def __rich__(self) -> Any:
         return differences.as_table(self)
 
+    def _repr_html_(self) -> str:
+        return differences.as_html(self)
+
 
 def diff(a: str | Path | Summary, b: str | Path | Summary, **options: Any) -> Diff:
     """Compare two networks.

@@ -1,10 +1,12 @@
 """A comparison of two networks as text: a rich table in colours, Markdown, JSON."""
 
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 from netbuild.author.changes import MARKS, Changes, RowDiff
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.report.html import html_table
 from netbuild.report.text import primary, rows_as_json, to_text, written
 from netbuild.report.units import giga, size
 
@@ -167,6 +169,14 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: se
     texts = [[f"`{text}`" if text and name in code else text for name, text in zip(headings, line)] for line in lines]
     rows = [[text.replace("|", "\\|") for text in line] for line in texts]
     return [f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def as_html(found: Changes, all: bool = False) -> str:
+    """Two HTML tables, rows and totals, for a notebook."""
+    lines = "<br>".join(map(escape, [*head_lines(found), last_line(found)]))
+    rows = [dict(zip(HEADINGS, cells(row), strict=True)) for row in _shown(found, all)]
+    totals = [dict(zip(("", "a", "b", "change", "ratio"), line, strict=True)) for line in total_cells(found)]
+    return f"<p>{lines}</p>{html_table(rows) if rows else ''}{html_table(totals)}"
 
 
 def as_json(found: Changes, all: bool = False) -> str:

@@ -267,3 +267,10 @@ def test_colours_are_for_terminals(monkeypatch):
             console.print(differences.as_table(found))
         assert ("\x1b[32m" in capture.get()) is coloured
     assert "\x1b" not in str(found)
+
+
+def test_a_notebook_shows_rows_totals_and_facts():
+    page = diff("lenet5.yaml", "alexnet.yaml")._repr_html_()
+    assert page.count("<table>") == 2 and "nc: 10 -&gt; 1000" in page and "60,000" in page
+    equal = diff("lenet5.yaml", "lenet5.yaml")._repr_html_()
+    assert equal.count("<table>") == 1 and "equal: 11 rows, 60,000 parameters" in equal
