@@ -15,6 +15,7 @@ from typing import Any
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.locate import packaged, scaled_name
 from netbuild.grammar.spec import load
+from netbuild.system.tables import align
 
 FILE = Path(__file__).with_name("zoo.json")
 _PAPER = re.compile(r"(?:arXiv|doi) (\d{4}\.\d{4,5}|10\.\d{4,5}/[\w.()/-]*\w)")
@@ -130,13 +131,8 @@ HEADS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
 
 def as_text(found: Iterable[Entry]) -> str:
     """The list for a terminal."""
-    lines = [HEADS, *rows(found)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-    right = {3, 4}
-    return "\n".join(
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-        for line in lines
-    )
+    left = [index for index, name in enumerate(HEADS) if name not in ("parameters", "GFLOPs")]
+    return "\n".join(align([HEADS, *rows(found)], left))
 
 
 def as_markdown(found: Iterable[Entry]) -> str:

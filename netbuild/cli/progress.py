@@ -14,6 +14,7 @@ import torch
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
 from netbuild.system.processes import is_first
+from netbuild.system.tables import align
 from netbuild.training.loop import Reporter, Trainer
 from netbuild.training.parts import Onlooker
 
@@ -138,9 +139,7 @@ def onlooker(brief: bool = False) -> Iterator[Onlooker]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of figures as an aligned table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(align([columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]))
 
 
 def _cell(value: Any) -> str:

@@ -22,6 +22,7 @@ from netbuild.data.images import Facts, UnreadableImageError, content, look, pil
 from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
 from netbuild.system.files import make_folder, write_bytes
 from netbuild.system.folders import cache_folder
+from netbuild.system.tables import align
 
 SHOWN = 10  # problems of a kind that the text lists; the dict has all
 Look = tuple[str, Facts]  # the hash of a picture's file, and what it is
@@ -150,8 +151,7 @@ class Report:
     def _table(self) -> list[str]:
         heads = ("split", *(key.replace("_", " ") for key in next(iter(self.splits.values())).counts))
         rows = [heads, *((name, *map(str, split.counts.values())) for name, split in self.splits.items())]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        return align(rows)
 
 
 _FILE_EACH = ("yolo", "voc")  # forms in which each picture has a file of labels

@@ -10,6 +10,7 @@ from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.opening import open_data
 from netbuild.data.scanning import Report, scan
 from netbuild.errors import NetbuildError
+from netbuild.system.tables import align
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's borders between small, medium and large (arXiv 1405.0312)
 _PARTS = (0, 25, 50, 75, 100)
@@ -133,8 +134,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [tuple(heads), *(tuple(_cell(value) for value in row) for row in rows)]
     if len(cells) == 1:
         return []
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in cells]
+    return [f"  {line}" for line in align(cells)]
 
 
 def _cell(value: Any) -> str:

@@ -22,6 +22,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
+from netbuild.system.tables import align
 from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
@@ -142,12 +143,7 @@ def text(rows: Sequence[Row]) -> str:
     cells = [row.cells() for row in rows]
     columns = sorted({key for row in cells for key in row}, key=lambda key: _place(key, cells))
     lines = [columns, *([row.get(column, "") for column in columns] for row in cells)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    left = {i for i, column in enumerate(columns) if column in ("target", "remark")}
-    return "\n".join(
-        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip()
-        for line in lines
-    )
+    return "\n".join(align(lines, [i for i, column in enumerate(columns) if column in ("target", "remark")]))
 
 
 def plain_run(job: Job) -> Run:

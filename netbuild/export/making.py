@@ -23,6 +23,7 @@ from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cas
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import ranks, task_of
 from netbuild.system.files import cannot_write, temporary_folder, writing
+from netbuild.system.tables import align
 from netbuild.tasks.nms import Filter
 
 ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
@@ -344,5 +345,4 @@ def table(proof: Sequence[Comparison]) -> list[str]:
          "; ".join(filter(None, ("" if c.ok else "BEYOND", c.remark))))
         for c in proof
     ]  # fmt: skip
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [heads, *rows]]
+    return align([heads, *rows], left=range(len(heads)))
