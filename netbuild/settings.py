@@ -26,12 +26,14 @@ class Settings:
     """What a training run does beside its network and its data."""
 
     epochs: int = _of(100, "passes over the training data", 1, 1_000_000)
-    batch: int = _of(16, "images a step, of all processes together", 1, 65_536)
-    imgsz: int | None = _of(None, "side of the square images in pixels; none: the network's own", 1, 32_768)
-    seed: int = _of(0, "of weights, order and augmentation: the same seed gives the same weights on the CPU", 0, 2**31)
-    device: str = _of("auto", "cpu, cuda, cuda:1, mps; auto takes the first accelerator that is there")
-    workers: int = _of(2, "processes that prepare images; 0 prepares them in this one", 0, 256)
-    memory: float = _of(2.0, "GB for pictures that were read, kept for the next epoch, of each run's process", 0, 1e6)
+    batch: int = _of(16, "images per batch, over all processes together", 1, 65_536)
+    imgsz: int | None = _of(None, "side of the square images in pixels; null: the network's own", 1, 32_768)
+    seed: int = _of(
+        0, "seed of weights, order and augmentation: the same seed gives the same weights on the CPU", 0, 2**31
+    )
+    device: str = _of("auto", "cpu, cuda, cuda:1, mps; auto takes the first accelerator found")
+    workers: int = _of(2, "worker processes that load images; 0 loads them in the main process", 0, 256)
+    memory: float = _of(2.0, "GB of decoded pictures cached in memory, in each process of the run", 0, 1e6)
     amp: str = _of(
         "auto",
         "mixed precision; auto is bf16 or fp16 on an accelerator and off on the CPU",
@@ -39,63 +41,68 @@ class Settings:
     )
     compile: bool = _of(False, "whether torch.compile prepares the network")
     parallel: str = _of(
-        "ddp", "several processes: a copy of the network in each, or fsdp, one in pieces", choices="ddp fsdp"
+        "ddp", "several processes: ddp has a copy of the network in each, fsdp shards it", choices="ddp fsdp"
     )
-    sync_bn: bool = _of(False, "whether batch norms take the batch of all processes; on GPUs")
+    sync_bn: bool = _of(False, "synchronise batch norms over all processes; on GPUs")
     optimizer: str = _of("auto", "auto is AdamW for few steps, SGD for many", choices="auto sgd adamw adam musgd")
-    lr: float | None = _of(None, "learning rate after warm-up; none: the optimiser's own", 0, 1e12)
+    lr: float | None = _of(None, "learning rate after warm-up; null: the optimiser's own", 0, 1e12)
     lr_end: float = _of(0.01, "learning rate of the last epoch, as a fraction of the first", 0, 1)
-    schedule: str = _of("linear", "how the learning rate falls", choices="linear cosine constant")
+    schedule: str = _of("linear", "the schedule of the learning rate", choices="linear cosine constant")
     momentum: float = _of(0.937, "of SGD and MuSGD; the first beta of Adam is 0.9", 0, 0.9999)
-    weight_decay: float = _of(0.0005, "on weights of convolutions and linear layers, not on norms and biases", 0, 1)
-    warmup: float = _of(3.0, "epochs over which the learning rate rises", 0, 1000)
-    accumulate: int = _of(0, "batches a step; 0: as many as make about 64 images, of short runs 16", 0, 65_536)
+    weight_decay: float = _of(0.0005, "weight decay, on convolutions and linear layers, not on norms and biases", 0, 1)
+    warmup: float = _of(3.0, "epochs of linear warm-up", 0, 1000)
+    accumulate: int = _of(0, "batches per optimiser step; 0: enough for about 64 images (16 in short runs)", 0, 65_536)
     clip: float = _of(10.0, "largest norm of the gradient; 0 does not clip", 0, 1e9)
-    ema: float = _of(0.9999, "decay of the averaged weights that are validated and kept; 0 keeps the last", 0, 0.999999)
-    freeze: str = _of("", "rows that do not learn: numbers, ranges such as 0-9, or names, comma-separated")
-    best: str = _of("fitness", "the measure, the larger the better, by which the best epoch is known")
-    patience: int = _of(100, "epochs without a better metric after which training ends; 0: never", 0, 1_000_000)
-    minutes: float = _of(0.0, "time budget after which training ends; 0: none", 0, 1e6)
-    save_period: int = _of(0, "keep a checkpoint every so many epochs; 0: last and best alone", 0, 1_000_000)
-    label_smoothing: float = _of(0.0, "share of a classifier's target that is spread over all classes", 0, 0.9)
-    class_weights: float = _of(0.0, "classes weigh count^-this, 1 on average: 0 all the same, 1 rare ones most", 0, 2)
-    multi_scale: float = _of(0.0, "detection: each batch's size changed by up to this fraction", 0, 0.9)
+    ema: float = _of(
+        0.9999, "decay of the averaged weights (EMA), which are validated and saved; 0: no EMA", 0, 0.999999
+    )
+    freeze: str = _of("", "rows that are not trained: numbers, ranges such as 0-9, or names, comma-separated")
+    best: str = _of("fitness", "the measure that chooses the best epoch; larger is better")
+    patience: int = _of(100, "epochs without improvement after which training stops; 0: never", 0, 1_000_000)
+    minutes: float = _of(0.0, "minutes after which training stops; 0: no limit", 0, 1e6)
+    save_period: int = _of(0, "save a checkpoint every so many epochs; 0: only last and best", 0, 1_000_000)
+    label_smoothing: float = _of(0.0, "classification: share of the target that is spread over all classes", 0, 0.9)
+    class_weights: float = _of(0.0, "weight of a class is count^-this, 1 on average; 0: all equal", 0, 2)
+    multi_scale: float = _of(0.0, "detection: resize each batch randomly by up to this fraction", 0, 0.9)
     close_mosaic: int = _of(
         10, "epochs at the end without mosaic, mixup, cutmix and copy-paste of detection", 0, 1_000_000
     )
-    mosaic: float = _of(1.0, "detection: chance that four images become one", 0, 1)
-    mixup: float = _of(0.0, "chance that two images are laid over each other", 0, 1)
-    cutmix: float = _of(0.0, "chance that a rectangle of another image is laid on one", 0, 1)
-    copy_paste: float = _of(0.0, "share of the objects with outlines that are pasted once more, mirrored", 0, 1)
-    degrees: float | None = _of(None, "largest rotation in degrees; none: 0, of a digit alone 15", 0, 180)
-    translate: float | None = _of(None, "largest shift, as a fraction of the image; none: 0.1", 0, 1)
-    scale: float | None = _of(None, "largest change of size, as a fraction; none: 0.5, of a digit alone 0.2", 0, 0.95)
-    shear: float | None = _of(None, "largest shear in degrees; none: 0, of a digit alone 10", 0, 90)
+    mosaic: float = _of(1.0, "detection: probability of a mosaic of four images", 0, 1)
+    mixup: float = _of(0.0, "probability of blending two images", 0, 1)
+    cutmix: float = _of(0.0, "probability of pasting a rectangle of another image", 0, 1)
+    copy_paste: float = _of(0.0, "share of the objects with outlines that are pasted again, mirrored", 0, 1)
+    degrees: float | None = _of(None, "largest rotation in degrees; null: 0, for single digits 15", 0, 180)
+    translate: float | None = _of(None, "largest shift, as a fraction of the image; null: 0.1", 0, 1)
+    scale: float | None = _of(None, "largest change of size, as a fraction; null: 0.5, for single digits 0.2", 0, 0.95)
+    shear: float | None = _of(None, "largest shear in degrees; null: 0, for single digits 10", 0, 90)
     hsv_h: float = _of(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
     hsv_s: float = _of(0.7, "largest change of saturation, as a factor", 0, 1)
     hsv_v: float = _of(0.4, "largest change of brightness, as a factor", 0, 1)
-    flip_lr: float | None = _of(None, "chance of a mirrored image; none: 0.5, of digits 0", 0, 1)
-    flip_ud: float = _of(0.0, "chance of an image upside down", 0, 1)
+    flip_lr: float | None = _of(None, "probability of a horizontal flip; null: 0.5, for digits 0", 0, 1)
+    flip_ud: float = _of(0.0, "probability of a vertical flip", 0, 1)
     crop: bool | None = _of(
-        None, "classification: parts are learnt, not wholes turned and shifted; none: but of digits"
+        None, "classification: random crops instead of whole images rotated and shifted; null: yes, except for digits"
     )
     policy: str | None = _of(
         None,
-        "classification: torchvision's policy of changes; none: randaugment, off for digits",
+        "classification: torchvision's augmentation policy; null: randaugment, off for digits",
         choices="off randaugment autoaugment trivialaugment augmix",
     )
-    erasing: float | None = _of(None, "classification: chance of a rectangle of noise; none: 0.4, of digits 0", 0, 1)
-    rect: bool | None = _of(
-        None, "validate on canvases as narrow as their pictures allow, not on squares; none: but where sizes are fixed"
+    erasing: float | None = _of(
+        None, "classification: probability of erasing a rectangle; null: 0.4, for digits 0", 0, 1
     )
-    conf: float = _of(0.001, "least score of a box in validation", 0, 1)
-    iou: float = _of(0.7, "overlap beyond which suppression drops a box", 0, 1)
-    max_det: int = _of(300, "boxes an image at most", 1, 100_000)
+    rect: bool | None = _of(
+        None,
+        "validate on rectangles of the pictures' aspect ratio, not on squares; null: yes, unless the size is fixed",
+    )
+    conf: float = _of(0.001, "confidence threshold of boxes in validation", 0, 1)
+    iou: float = _of(0.7, "IoU threshold of non-maximum suppression", 0, 1)
+    max_det: int = _of(300, "largest number of boxes per image", 1, 100_000)
     plots: bool = _of(True, "draw losses, measures, curves, confusion, labels and some batches into the run's folder")
     tensorboard: bool = _of(False, "write logs for TensorBoard into the run's folder; needs the package tensorboard")
-    lenient: bool = _of(False, "go on where labels are wrong, dropping them")
-    strict: bool = _of(False, "stop where pictures cannot be read, too")
-    allow_background: bool = _of(False, "detection: go on where no training picture has an object")
+    lenient: bool = _of(False, "drop wrong labels instead of stopping")
+    strict: bool = _of(False, "stop at unreadable pictures instead of dropping them")
+    allow_background: bool = _of(False, "detection: train even if no training picture has an object")
 
     def completed(self, digits: bool, task: str) -> "Settings":
         """With a value wherever none was said: digits are not mirrored, and alone not cropped or painted over."""

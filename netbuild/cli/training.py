@@ -156,12 +156,15 @@ def train(
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
     from netbuild.cli.progress import onlooker
-    from netbuild.training.loop import learnt
+    from netbuild.training.overfitting import is_overfit
     from netbuild.training.run import overfit_batch
 
     with onlooker(brief=True) as looker:
         losses = overfit_batch(file, data, settings, onlooker=looker, **options)
-    done, said = learnt(losses), f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last"
+    done, said = (
+        is_overfit(losses),
+        f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last",
+    )
     write(f"one batch, {len(losses)} steps: loss above the least possible {said}: {'learnt' if done else 'not learnt'}")
     if not done:
         say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")

@@ -7,7 +7,7 @@ torch (`netbuild.training.parallel`), and validates its share; the first one sco
 import copy
 import csv
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,23 +22,19 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.loader import Batch, BatchLoader
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.system.devices import peak_bytes, pick_device
+from netbuild.system.devices import pick_device
 from netbuild.system.files import atomic_path
 from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
+from netbuild.training.batches import fastest_memory_format, mixed_precision, network_inputs, to_device
+from netbuild.training.memory import enough_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
 
 
 class NotFiniteError(NetbuildError):
-    """A loss that is no number: the run's fault, not the file's."""
-
-    exit_code = 1
-
-
-class OutOfMemoryError(NetbuildError):
-    """The device has too little memory for the run."""
+    """The loss or a weight is NaN or infinite."""
 
     exit_code = 1
 
@@ -96,12 +92,14 @@ class Trainer:
         parallel.check(self.settings, self.device)
         self.network.to(self.device)
         if self.settings.sync_bn and world() > 1:
-            parallel.with_sync_bn(self.network)
+            parallel.convert_sync_bn(self.network)
         self.frozen = optimisers.freeze(self.network, self.settings.freeze)
         self.sharded = self.settings.parallel == "fsdp"
-        self.skeleton = parallel.skeleton(self.network) if self.sharded else None
-        self.format = torch.contiguous_format if self.sharded else quickest_format(self.network)
-        self.model = parallel.spread(self.network, self.settings, self.device)  # its parameters are what is optimised
+        self.skeleton = parallel.cpu_copy(self.network) if self.sharded else None
+        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(self.network)
+        self.model = parallel.wrap_model(
+            self.network, self.settings, self.device
+        )  # its parameters are what is optimised
         self.task.pool = pooled
         default_rate = self.task.default_rate(self.network.card.nc or 0)
         self.plan = optimisers.plan(self.network, self.settings, len(self.train), default_rate)
@@ -160,12 +158,12 @@ class Trainer:
     # -- an epoch -----------------------------------------------------------------------------------------------------
 
     def one_epoch(self, epoch: int) -> dict[str, float]:
-        """A pass over the training data: the mean of each part of the loss."""
-        # Chance in the network follows from seed and epoch alone, as the feed's does: an epoch begun again is the same.
+        """Train for one epoch: the mean of each part of the loss."""
+        # The network's randomness follows from seed, epoch and rank alone: a repeated epoch is the same.
         torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + rank())
         self.model.train()
         for row in self.frozen:
-            self.network.model[row].eval()  # their batch norms keep their statistics
+            self.network.model[row].eval()  # a frozen row's batch norms keep their statistics
         sums: dict[str, float] = {}
         batches, done = len(self.train), 0
         self.plan.optimizer.zero_grad()
@@ -173,7 +171,7 @@ class Trainer:
             self.watch.batch(epoch, done, batch)
             rate = optimisers.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
             last = done % self.plan.accumulate == 0 or done == batches
-            with parallel.alone(self.model, last):
+            with parallel.accumulate_locally(self.model, last):
                 parts = self.learn(batch, epoch, done)
             if last:
                 self.step()
@@ -184,23 +182,23 @@ class Trainer:
 
     def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
         """Forward and backward of a batch: the parts of its loss."""
-        batch = self.rescaled(moved(batch, self.device), epoch, number)
+        batch = self.rescaled(to_device(batch, self.device), epoch, number)
         with self.autocast():
-            loss, parts = self.task.loss(self.model(*inputs_of(batch, self.format)), batch)
+            loss, parts = self.task.loss(self.model(*network_inputs(batch, self.format)), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
-        # The processes' gradients are averaged: what they should add up is multiplied before.
+        # DDP averages gradients over ranks: a loss that is a sum is multiplied by the world size first.
         share = (world() if self.task.summed else 1) / self.group(number)
         self.scaler.scale(loss * share).backward()
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def group(self, number: int) -> int:
-        """How many batches make the step that this batch of an epoch belongs to: at its end fewer may be left."""
+        """The number of batches accumulated in this batch's optimiser step; the epoch's last step may have fewer."""
         first = (number - 1) // self.plan.accumulate * self.plan.accumulate
         return min(self.plan.accumulate, len(self.train) - first)
 
     def rescaled(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """The batch with its images at another size by chance, the same in all processes; boxes are fractions."""
+        """The batch with its images at a random size, the same on all ranks; boxes are fractions and stay."""
         change = self.settings.multi_scale
         if not change:
             return batch
@@ -224,13 +222,13 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
 
     def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
-        """Refuse to validate and keep weights that are no numbers.
+        """Refuse to validate and save weights that are not finite.
 
         Raises:
-            NotFiniteError: if there are.
+            NotFiniteError: if a weight is NaN or infinite.
         """
         for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(parallel.piece(tensor)).all():
+            if tensor.is_floating_point() and not torch.isfinite(parallel.local_shard(tensor)).all():
                 hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
                 parts = ", ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in losses.items())
                 where = f"epoch {epoch + 1}, batch {len(self.train)} (mean losses {parts})"
@@ -243,7 +241,7 @@ class Trainer:
 
     @torch.no_grad()
     def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
-        """Where a loss that is no number comes from: its parts, and the first row whose output is not finite."""
+        """Say where a loss that is not finite comes from: its parts, and the first row whose output is not finite."""
         found: list[str] = []
 
         def watch(index: int) -> Callable[..., None]:
@@ -255,72 +253,76 @@ class Trainer:
 
             return hook
 
-        if self.sharded:  # a pass takes all processes, and they do not know of it
-            return f"the loss is no number in epoch {epoch + 1}, batch {number}, in process {rank()}"
+        if self.sharded:  # a forward needs every rank, and the others do not know of this one's loss
+            return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
         with self.autocast():
-            self.network(*inputs_of(batch))
+            self.network(*network_inputs(batch))
         for handle in handles:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
         said = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
-        return f"the loss is no number in epoch {epoch + 1}, batch {number} ({said}): {where}; {self.pace()}"
+        return f"the loss is not finite in epoch {epoch + 1}, batch {number} ({said}): {where}; {self.pace()}"
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
     def averaged(self) -> Network:
-        """The network with the averaged weights, or the last where none are averaged.
+        """A copy of the network with the averaged weights (EMA), or with the last ones where there is no EMA.
 
-        Of a network in pieces all processes take part, and it is on the CPU.
+        With FSDP every rank must call this, since gathering is collective; the copy is then on the CPU.
         """
         tensors = self.average.tensors if self.settings.ema else self.network.state_dict()
         if self.skeleton is not None:
-            self.skeleton.load_state_dict({key: parallel.whole(tensor).cpu() for key, tensor in tensors.items()})
+            self.skeleton.load_state_dict(
+                {key: parallel.gather_tensor(tensor).cpu() for key, tensor in tensors.items()}
+            )
             return self.skeleton.eval()
         network = copy.deepcopy(self.network)
         network.load_state_dict(tensors)
         return network.eval()
 
     def blank(self) -> Network:
-        """A whole network like the run's, for weights that are yet to come; no other process takes part."""
+        """An unsharded network of the same architecture, to load weights into; not collective."""
         return self.skeleton or copy.deepcopy(self.network)
 
     @contextmanager
     def validated(self) -> Iterator[Network]:
-        """The network that is validated: a copy with the averaged weights; in pieces, itself with them for a while."""
+        """The network to validate: a copy with the averaged weights; with FSDP itself, holding them meanwhile."""
         if not self.sharded:
             yield self.averaged()
             return
         self.network.eval()
-        with parallel.holding(self.network, self.average.tensors if self.settings.ema else self.network.state_dict()):
+        with parallel.temporary_weights(
+            self.network, self.average.tensors if self.settings.ema else self.network.state_dict()
+        ):
             yield self.network
 
     @torch.no_grad()
     def predictions(self, network: Network, feed: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
-        """The batches of validation data, this process's share unless given, and what a network makes of each."""
+        """Each validation batch of this rank's share (or of ``feed``) and the network's predictions for it."""
         for batch in (feed or self.val).epoch(0):
-            batch = moved(batch, self.device)
+            batch = to_device(batch, self.device)
             with self.autocast():
-                outputs = network(*inputs_of(batch))
+                outputs = network(*network_inputs(batch))
             yield batch, self.task.predictions(outputs, batch["images"].shape[-2:], **self.options)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The measures of the averaged weights on the validation data, the same in all processes."""
         metric = self.task.metric()
-        parallel.level(self.network, self.average.tensors)
+        parallel.sync_buffers(self.network, self.average.tensors)
         with self.validated() as network:
             for batch, predictions in self.predictions(network):
                 metric.update(predictions, batch)
             if self.sharded and len(self.val) < len(self.val.steps(0)):
-                self.keep_company(network)
+                self.dummy_forward(network)
         self.metric = merged(metric, self.val)
         with agreed():
             measures = self.metric.result() if is_first() else {}
         return shared(measures)
 
-    def keep_company(self, network: nn.Module) -> None:
-        """A pass without samples, where others have some of the last step: a network in pieces runs in all or none."""
+    def dummy_forward(self, network: nn.Module) -> None:
+        """A forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
         card = self.network.card
         with self.autocast():
             network(torch.zeros(1, card.ch, *card.imgsz, device=self.device))
@@ -381,73 +383,6 @@ def _check_measure(name: str, task: Task) -> None:
         raise NetbuildError(f"best: the task '{task.name}' has no measure '{name}'", hint=hint)
 
 
-@contextmanager
-def enough_memory(settings: Settings, device: torch.device) -> Iterator[None]:
-    """A stretch in which a device may run out of memory.
-
-    Raises:
-        OutOfMemoryError: if it does.
-    """
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        least = [f"--batch {max(settings.batch // 2, 1)} (-O accumulate=N keeps the images of a step)", "--imgsz"]
-        more = [*([] if settings.amp in ("bf16", "fp16") else ["--amp bf16"]), "-O parallel=fsdp over several devices"]
-        message = f"{device} has too little memory at --batch {settings.batch}: {peak_memory(device)}"
-        raise OutOfMemoryError(message, hint=f"less of it: {', '.join([*least, *more])}") from error
-
-
-def peak_memory(device: torch.device) -> str:
-    """The most memory that was in use so far, in words."""
-    if device.type == "cuda":
-        used, there = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-        return f"{used / 2**30:.1f} of {there / 2**30:.1f} GiB were in use"
-    return f"{peak_bytes() / 2**30:.1f} GiB were in use"
-
-
-def inputs_of(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
-    """What a network takes of a batch: images as numbers from 0 to 1, and whatever further inputs there are.
-
-    Args:
-        batch: with "images" (B, C, H, W), and perhaps "inputs".
-        form: how the images lie in memory.
-    """
-    images = batch["images"].contiguous(memory_format=form)
-    return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
-
-
-def quickest_format(network: Network) -> torch.memory_format:
-    """Channels last, in which convolutions learn a fifth faster on a CPU; as usual where a module cannot take it.
-
-    A module that takes a map apart by ``view`` cannot. Only a real pass tells: on meta, maps lie otherwise.
-    """
-    form, card = torch.channels_last, network.card
-    if card.ch == 1:  # nothing is last
-        return torch.contiguous_format
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            device = next(network.parameters()).device
-            image = torch.zeros(2, card.ch, *card.imgsz, device=device).contiguous(memory_format=form)
-            copy.deepcopy(network).train()(image)
-    except Exception:  # whatever an own module does there, it is trained as it was written
-        return torch.contiguous_format
-    return form
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch with its tensors on a device."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-
-
-def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None for none."""
-    if wanted == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
-
-
 def _add_result(path: Path, history: list[dict[str, float]]) -> None:
     """The numbers of all epochs as a table, whole at every moment.
 
@@ -460,33 +395,3 @@ def _add_result(path: Path, history: list[dict[str, float]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def learnt(losses: Sequence[float]) -> bool:
-    """Whether a batch was learnt by heart: the loss fell by 90 % from its highest, and by half from its first.
-
-    A detector's first loss is small: it is weighed by how well cells fit to objects, and at first none does.
-    """
-    last = min(losses[-5:])
-    return last <= 0.1 * max(losses) and last <= 0.5 * losses[0]
-
-
-def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
-    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
-    network.train()
-    for module in network.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # what it takes away by chance is not learnt by heart
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
-    losses = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - step / steps)
-        outputs = network(*inputs_of(batch))
-        loss, _ = task.loss(outputs, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimizer.step()
-        losses.append(float(loss.detach()) - task.least(outputs, batch))
-    return losses

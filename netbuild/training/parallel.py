@@ -47,12 +47,12 @@ def _check_fsdp(settings: Settings, device: torch.device) -> None:
         raise NetbuildError("parallel: fsdp does not go with musgd", hint="--optimizer adamw, or sgd")
 
 
-def with_sync_bn(network: Network) -> None:
+def convert_sync_bn(network: Network) -> None:
     """Let batch norms take their statistics over the batch of all processes. Keys of the state stay as they are."""
     network.model = nn.SyncBatchNorm.convert_sync_batchnorm(network.model)
 
 
-def spread(network: Network, settings: Settings, device: torch.device) -> Any:
+def wrap_model(network: Network, settings: Settings, device: torch.device) -> Any:
     """What is called in training instead of the network, whose parameters stay or are replaced by their pieces."""
     if settings.parallel == "fsdp":
         return _sharded(network, settings, device)
@@ -79,34 +79,34 @@ def _sharded(network: Network, settings: Settings, device: torch.device) -> Any:
     return fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
-def alone(model: Any, last: bool) -> AbstractContextManager[Any]:
-    """Where batches are accumulated, gradients are averaged over the processes with the last one."""
+def accumulate_locally(model: Any, last: bool) -> AbstractContextManager[Any]:
+    """A context without DDP's averaging of gradients, unless this is the last batch of the optimiser's step."""
     return nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
 
 
-def level(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
-    """Give all processes the first one's buffers, such as statistics of batch norms: each has met other samples."""
+def sync_buffers(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
+    """Broadcast rank 0's buffers (batch-norm statistics), which differ because each rank saw other samples."""
     for name, tensor in network.named_buffers() if world() > 1 else ():
         torch.distributed.broadcast(tensor, 0)
         if name in averaged:
             torch.distributed.broadcast(averaged[name], 0)
 
 
-# -- in pieces --------------------------------------------------------------------------------------------------------
+# -- sharded (FSDP) ---------------------------------------------------------------------------------------------------
 
 
-def whole(tensor: Any) -> Any:
-    """A tensor with the pieces of all processes, which all must ask for; anything else as it is."""
+def gather_tensor(tensor: Any) -> Any:
+    """The full tensor of a sharded one (collective: every rank must call it); other values as they are."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def piece(tensor: Any) -> Any:
-    """This process's piece of a tensor; anything else as it is."""
+def local_shard(tensor: Any) -> Any:
+    """This rank's shard of a tensor; other values are returned as they are."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def alike(tensor: Tensor, like: Any) -> Tensor:
-    """A whole tensor in pieces as another one is."""
+def shard_like(tensor: Tensor, like: Any) -> Tensor:
+    """A full tensor sharded like another one."""
     if not hasattr(like, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -114,24 +114,24 @@ def alike(tensor: Tensor, like: Any) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def skeleton(network: Network) -> Network:
-    """A copy on the CPU, to be filled with weights that training keeps in pieces."""
+def cpu_copy(network: Network) -> Network:
+    """An unsharded copy on the CPU, to gather the sharded weights into."""
     return copy.deepcopy(network).cpu()
 
 
 @contextmanager
-def holding(network: Network, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """The network with other weights for a while, in pieces like its own."""
+def temporary_weights(network: Network, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """A block in which the network has other weights, sharded like its own; afterwards it has its own again."""
     own = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
-    put(network, tensors)
+    copy_weights(network, tensors)
     try:
         yield
     finally:
-        put(network, own)
+        copy_weights(network, own)
 
 
 @torch.no_grad()
-def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into those of the network."""
+def copy_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the network's parameters and buffers."""
     for key, tensor in network.state_dict().items():
-        tensor.copy_(alike(tensors[key], tensor))
+        tensor.copy_(shard_like(tensors[key], tensor))

@@ -22,7 +22,9 @@ from netbuild.system.devices import pick_device
 from netbuild.system.files import make_folder, writing
 from netbuild.system.processes import agreed, is_first, join
 from netbuild.training import parallel
-from netbuild.training.loop import Trainer, moved, overfit
+from netbuild.training.batches import to_device
+from netbuild.training.loop import Trainer
+from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
     Onlooker,
     embedded_data,
@@ -131,7 +133,7 @@ def overfit_batch(
     task = make_task(network.to(device), list(dataset.names), report, settings)
     samples, collate = samples_of(network, task, report, "train", settings, False)
     feed = BatchLoader(samples, settings.batch, collate, settings.seed, True)
-    batch = moved(next(feed.epoch(0)), device)
+    batch = to_device(next(feed.epoch(0)), device)
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
 
 

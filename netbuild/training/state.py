@@ -12,7 +12,7 @@ from torch import nn
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.header import header
 from netbuild.training.optimisers import Average
-from netbuild.training.parallel import alike, whole
+from netbuild.training.parallel import gather_tensor, shard_like
 from netbuild.weights import checkpoint
 
 SCHEMA = 1
@@ -47,7 +47,7 @@ def save(
     """
     tensors, numbers = {}, {}
     for name, value in _parts(network, average, optimizer):
-        value = whole(value)
+        value = gather_tensor(value)
         if not isinstance(value, torch.Tensor):
             numbers[name] = value
         elif write:
@@ -84,9 +84,9 @@ def load(path: Path, network: nn.Module, average: Average, optimizer: torch.opti
         facts = json.loads(header(path)["__metadata__"][KEY])
         tensors = load_file(path)
         now = network.state_dict()
-        network.load_state_dict({k: alike(v, now.get(k, v)) for k, v in _under(tensors, "network/").items()})
+        network.load_state_dict({k: shard_like(v, now.get(k, v)) for k, v in _under(tensors, "network/").items()})
         for key, tensor in _under(tensors, "average/").items():
-            average.tensors[key].copy_(alike(tensor, average.tensors[key]))
+            average.tensors[key].copy_(shard_like(tensor, average.tensors[key]))
         average.steps = facts["steps"]
         state = optimizer.state_dict()
         learning = [p for group in optimizer.param_groups for p in group["params"]]
@@ -116,5 +116,5 @@ def _optimizer_state(
         number, _, key = name.partition("/")
         like = learning[int(number)]
         same = isinstance(value, torch.Tensor) and value.shape == like.shape and value.ndim
-        found.setdefault(int(number), {})[key] = alike(value, like) if same else value
+        found.setdefault(int(number), {})[key] = shard_like(value, like) if same else value
     return found

@@ -19,7 +19,8 @@ from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, shared
 from netbuild.tasks.base import Task
-from netbuild.training.loop import inputs_of, merged, moved
+from netbuild.training.batches import network_inputs, to_device
+from netbuild.training.loop import merged
 from netbuild.training.parts import Onlooker, feed_of, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show
 from netbuild.weights.building import build_graph
@@ -80,9 +81,9 @@ def validate(
     metric = task.metric()
     with torch.no_grad():
         for number, batch in enumerate(feed.epoch(0)):
-            batch = moved(batch, device)
+            batch = to_device(batch, device)
             canvas = batch["images"].shape[-2:]
-            predictions = task.predictions(network(*inputs_of(batch)), canvas, **task.decode_options(settings))
+            predictions = task.predictions(network(*network_inputs(batch)), canvas, **task.decode_options(settings))
             metric.update(predictions, batch)
             onlooker.batch(number + 1, len(feed))
             if out is not None and is_first() and number < SHOWN:

@@ -7,7 +7,7 @@ import pytest
 from netbuild import settings
 from netbuild.author.zoo import entries
 from netbuild.training import run
-from netbuild.training.loop import learnt
+from netbuild.training.overfitting import is_overfit
 
 # What does not come to terms with 64 pixels, and rates of networks without batch norms.
 SIZES = {"alexnet": 128, "inception": 96, "lenet": 32, "vgg": 32, "vit": 32}
@@ -52,13 +52,13 @@ def test_each_kind_of_detector_learns_a_batch(name):
     steps, rate = (300, 0.001) if "tiny" in name else (200, 0.003)  # twelve million parameters, two levels
     chosen = {"epochs": steps, "batch": 4, "imgsz": 96, "lr": rate, "workers": 0, "mosaic": 0.0}
     losses = run.overfit_batch(name, "digits-detect", settings.load(None, chosen))
-    assert learnt(losses), (losses[0], max(losses), losses[-5:])
+    assert is_overfit(losses), (losses[0], max(losses), losses[-5:])
 
 
 def test_what_is_not_learnt_is_told_from_what_is():
-    assert learnt([5, 20, 8, 1.9, 1.9, 1.8, 1.7, 1.6])
-    assert not learnt([5, 20, 8, 3, 3, 3, 3, 3])  # fell, but not by 90 %
-    assert not learnt([1, 50, 8, 1, 1, 1, 1, 0.9])  # rose, and came back
+    assert is_overfit([5, 20, 8, 1.9, 1.9, 1.8, 1.7, 1.6])
+    assert not is_overfit([5, 20, 8, 3, 3, 3, 3, 3])  # fell, but not by 90 %
+    assert not is_overfit([1, 50, 8, 1, 1, 1, 1, 0.9])  # rose, and came back
 
 
 def test_overfit_batch_tells_by_its_exit_code(cli, tmp_path, monkeypatch):

@@ -18,7 +18,9 @@ from netbuild.feed.loader import BatchLoader
 from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.training import musgd, optimisers
-from netbuild.training.loop import NotFiniteError, Reporter, Trainer, inputs_of, overfit, quickest_format
+from netbuild.training.batches import fastest_memory_format, network_inputs
+from netbuild.training.loop import NotFiniteError, Reporter, Trainer
+from netbuild.training.overfitting import overfit
 
 NET = """
 nc: 10
@@ -457,9 +459,9 @@ def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
     (tmp_path / "net.yaml").write_text(any_channels)
     for channels, wanted in ((3, form), (1, torch.contiguous_format)):
         network = netbuild.build(tmp_path / "net.yaml", ch=channels, modules=[tmp_path / "apart.py"])
-        assert quickest_format(network) is wanted
+        assert fastest_memory_format(network) is wanted
         image = torch.rand(2, channels, 8, 8)
-        given = inputs_of({"images": (image * 255).byte()}, wanted)[0]
+        given = network_inputs({"images": (image * 255).byte()}, wanted)[0]
         assert given.is_contiguous(memory_format=wanted)
         network(given).sum().backward()
     # A module that views is known, because it fails.

@@ -20,7 +20,8 @@ from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectionLoss
 from netbuild.tasks.detection_metric import DetectionMetric
-from netbuild.training.loop import OutOfMemoryError, Trainer
+from netbuild.training.loop import Trainer
+from netbuild.training.memory import OutOfMemoryError
 
 ROOT = Path(netbuild.__file__).parent.parent
 NET = """
@@ -525,7 +526,7 @@ def test_the_commands_of_the_page_run(here):
         (
             "if self.calls == 3 and os.environ.get('RANK') == '1': x = x * float('nan')",
             1,
-            "the loss is no number in epoch 1",
+            "the loss is not finite in epoch 1",
         ),
         ("if self.calls == 3 and os.environ.get('RANK') == '1': os._exit(7)", 7, ""),
         ("if self.calls == 3 and os.environ.get('RANK') == '0': os.kill(os.getpid(), 9)", 1, "was ended by SIGKILL"),
@@ -548,7 +549,7 @@ def test_without_a_launcher_one_that_fails_ends_all(here):
     own_net(here, "if self.calls == 3 and os.environ.get('SLURM_PROCID') == '1': x = x * float('nan')")
     codes, said = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
     assert codes == [1, 1], said
-    assert "the loss is no number" in said[1]
+    assert "the loss is not finite" in said[1]
     assert "process 0 of 2 ended, as it lost the others" in said[0]
 
 
@@ -606,12 +607,12 @@ def test_too_little_memory_is_said_with_what_helps(tmp_path):
 
 
 def test_sync_bn_keeps_the_keys_and_works_in_eval(tmp_path):
-    from netbuild.training.parallel import with_sync_bn
+    from netbuild.training.parallel import convert_sync_bn
 
     network = netbuild.build("yolo11n.yaml", nc=2).eval()
     image, keys = torch.rand(1, 3, 64, 64), list(network.state_dict())
     before = network(image)[0]
-    with_sync_bn(network)
+    convert_sync_bn(network)
     assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in network.modules())
     assert list(network.state_dict()) == keys
     torch.testing.assert_close(network(image)[0], before)

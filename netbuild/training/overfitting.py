@@ -1,0 +1,41 @@
+"""The self-test of a network and its loss: one batch learnt by heart."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from netbuild.feed.loader import Batch
+from netbuild.graph.network import Network
+from netbuild.tasks.base import Task
+from netbuild.training.batches import network_inputs
+
+
+def is_overfit(losses: Sequence[float]) -> bool:
+    """Whether a batch was learnt by heart: the loss fell by 90 % from its highest, and by half from its first.
+
+    A detector's first loss is small: it is weighed by how well cells fit to objects, and at first none does.
+    """
+    last = min(losses[-5:])
+    return last <= 0.1 * max(losses) and last <= 0.5 * losses[0]
+
+
+def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
+    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # what it takes away by chance is not learnt by heart
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / steps)
+        outputs = network(*network_inputs(batch))
+        loss, _ = task.loss(outputs, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+        losses.append(float(loss.detach()) - task.least(outputs, batch))
+    return losses
