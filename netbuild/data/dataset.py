@@ -15,6 +15,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 Floats = NDArray[np.float64]
 
 DETECT, CLASSIFY = "detect", "classify"
+AUGMENTATIONS = ("pictures", "digits")  # digits and letters must not be mirrored or cropped
 # How a problem weighs: a wrong label stops by default, an unreadable picture is dropped and listed, a note only tells.
 LABEL, PICTURE, NOTE = "label", "picture", "note"
 
@@ -116,7 +117,8 @@ class Part:
 class Dataset:
     """The facts of a data set; its splits are read when they are asked for.
 
-    ``splits`` names for each split the function that reads it.
+    ``splits`` maps each split to the function that reads it. ``augmentation`` is one of `AUGMENTATIONS`: which changes
+    leave the pictures' labels true, and so the augmentation that training uses unless settings say otherwise.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Dataset:
     splits: Mapping[str, Callable[[], Part]]
     keypoint_shape: tuple[int, int] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: str = "pictures"
 
     @property
     def nc(self) -> int:

@@ -24,7 +24,9 @@ NAMES = (CLASSIFICATION, DETECTION)
 TESTED = 360  # digits in the test split
 SIDE = 128  # of a picture to detect in
 COUNTS = {"train": 640, "val": 160}
-_VERSION = 1  # of the pictures: a change of how they are made needs a new folder
+AUGMENTATION = "augmentation: digits\n"  # in the data file: digits must not be mirrored
+_VERSION = 1  # seed of the pictures
+_LAYOUT = 2  # version of the files in the cache folder: increase it when what is written changes
 
 
 def digits() -> Dataset:
@@ -40,7 +42,9 @@ def digits() -> Dataset:
         "train": partial(_part, pixels[train], labels[train]),
         "test": partial(_part, pixels[test], labels[test]),
     }
-    return Dataset(CLASSIFICATION, Path(CLASSIFICATION), "array", CLASSIFY, tuple("0123456789"), splits)
+    return Dataset(
+        CLASSIFICATION, Path(CLASSIFICATION), "array", CLASSIFY, tuple("0123456789"), splits, augmentation="digits"
+    )
 
 
 def detection() -> Path:
@@ -49,7 +53,7 @@ def detection() -> Path:
     Raises:
         MissingExtraError: if scikit-learn or Pillow is not installed.
     """
-    folder = cache_folder() / f"{DETECTION}-{_VERSION}"
+    folder = cache_folder() / f"{DETECTION}-{_LAYOUT}"
     if not (folder / "data.yaml").is_file():
         make_folder(folder.parent)
         with temporary_folder(folder) as made, writing(folder):
@@ -97,7 +101,9 @@ def _write(folder: Path) -> None:
             pillow().fromarray(picture).save(folder / "images" / split / f"{index:04}.png", compress_level=1)
             (folder / "labels" / split / f"{index:04}.txt").write_text("".join(f"{row}\n" for row in rows))
     names = ", ".join(f"'{digit}'" for digit in range(10))
-    (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames: [{names}]\n")
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images/train\nval: images/val\nnames: [{names}]\n{AUGMENTATION}"
+    )
 
 
 def _scene(random: np.random.Generator, pixels: Bytes, labels: Bytes, choice: range) -> tuple[Bytes, list[str]]:

@@ -30,11 +30,6 @@ class Onlooker:
         """A batch that was measured."""
 
 
-def shows_script(dataset: Dataset) -> bool:
-    """Whether a data set shows digits or letters, as the embedded ones and MNIST's kind do."""
-    return dataset.form in ("array", "idx") or "digits-detect" in str(dataset.root)
-
-
 def scan_splits(dataset: Dataset, splits: list[str], settings: Settings, onlooker: Onlooker, **allowed: bool) -> Report:
     """What was found in splits of a data set, where they may be used.
 

@@ -32,7 +32,6 @@ from netbuild.training.parts import (
     make_task,
     samples_of,
     scan_splits,
-    shows_script,
     task_class,
 )
 from netbuild.training.recorder import Recorder
@@ -127,7 +126,7 @@ def overfit_batch(
         NetbuildError: for whatever is wrong with network, data or settings.
     """
     network, dataset = opened(file, data, settings, **options)
-    settings = replace(settings.completed(shows_script(dataset), dataset.task), rect=False)
+    settings = replace(settings.completed(dataset.augmentation == "digits", dataset.task), rect=False)
     report = scan_splits(dataset, ["train"], settings, onlooker or Onlooker())
     device = pick_device(settings.device)
     task = make_task(network.to(device), list(dataset.names), report, settings)
@@ -191,7 +190,7 @@ def _parts(
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
-    settings = settings.completed(shows_script(dataset), dataset.task)
+    settings = settings.completed(dataset.augmentation == "digits", dataset.task)
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = scan_splits(dataset, ["train", held_out], settings, onlooker)

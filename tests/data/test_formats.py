@@ -14,7 +14,7 @@ import pytest
 from helpers.real_data import DATA, needs_data
 from PIL import Image
 
-from netbuild import NetbuildError
+from netbuild import NetbuildError, settings
 from netbuild.data import open_data, scan
 from netbuild.data.formats.idx import read_idx
 from netbuild.data.formats.labels import LabelFile, Rules
@@ -617,6 +617,29 @@ def test_mnist_files(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx([2, 3]))
     with pytest.raises(NetbuildError, match="1 pictures, but 2 labels"):
         open_data(tmp_path).part("test")
+
+
+@pytest.mark.parametrize("kind", ["digits", "pictures"])
+def test_a_data_set_states_its_augmentation(tmp_path, kind):
+    """MNIST is told from Fashion-MNIST, whose files look the same, by its counts of labels, never by its path."""
+    root = tmp_path / "digits-detect"
+    root.mkdir()
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009] if kind == "digits" else [1000] * 10
+    (root / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((sum(counts), 1, 1))))
+    (root / "t10k-labels-idx1-ubyte").write_bytes(idx(np.repeat(np.arange(10), counts)))
+    dataset = open_data(root)
+    assert dataset.augmentation == kind
+    assert f"augmented as {kind}" in scan(dataset).text()
+    chosen = settings.load(flags={}).completed(dataset.augmentation == "digits", dataset.task)
+    assert (chosen.flip_lr, chosen.crop) == ((0.0, False) if kind == "digits" else (0.5, True))
+    assert open_data("digits").augmentation == open_data("digits-detect").augmentation == "digits"
+    file = yolo(root / "own", ["0 .5 .5 .5 .5\n"])
+    assert open_data(file).augmentation == "pictures"
+    file.write_text(file.read_text() + f"augmentation: {kind}\n")
+    assert open_data(file).augmentation == kind
+    file.write_text(file.read_text().replace(f"augmentation: {kind}", "augmentation: cats"))
+    with pytest.raises(NetbuildError, match="augmentation must be one of pictures, digits"):
+        open_data(file)
 
 
 @pytest.mark.parametrize(

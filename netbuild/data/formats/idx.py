@@ -11,13 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.dataset import CLASSIFY, Dataset, Part, Sample
+from netbuild.data.dataset import CLASSIFY, NOTE, Dataset, Part, Problem, Sample
 from netbuild.data.formats.files import read_bytes
 from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError
 
 MAX_VALUES = 2**31
 _UBYTE = 8
+MNIST_COUNTS = (
+    (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),  # train
+    (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),  # test
+)
+_NOTES = {
+    "digits": "the labels are MNIST's: augmented as digits, neither mirrored nor cropped",
+    "pictures": "not MNIST's digits: augmented as pictures, mirrored and cropped; "
+    "for letters or digits set flip_lr=0 and crop=false",
+}
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "t10k": "test", "test": "test"}
 
 
@@ -39,8 +48,19 @@ def open_idx(folder: Path) -> Dataset:
         if tables[split].ndim != 1:
             raise NetbuildError(f"{_partner(images)}: labels have one size, these have {tables[split].ndim}")
     count = 1 + max(int(table.max(initial=0)) for table in tables.values())
-    splits = {split: partial(_part, found[split], table) for split, table in tables.items()}
-    return Dataset(str(folder), folder.resolve(), "idx", CLASSIFY, tuple(map(str, range(count))), splits)
+    augmentation = "digits" if any(_is_mnist(table) for table in tables.values()) else "pictures"
+    first = next(iter(found))  # the split whose report has the note, so that it is printed once
+    splits = {
+        split: partial(_part, found[split], table, augmentation if split == first else None)
+        for split, table in tables.items()
+    }
+    names = tuple(map(str, range(count)))
+    return Dataset(str(folder), folder.resolve(), "idx", CLASSIFY, names, splits, augmentation=augmentation)
+
+
+def _is_mnist(labels: Bytes) -> bool:
+    """Whether labels (N,) have the class counts of MNIST, whose files are named and shaped as Fashion-MNIST's."""
+    return tuple(np.bincount(labels).tolist()) in MNIST_COUNTS
 
 
 def read_idx(path: Path) -> Bytes:
@@ -86,7 +106,7 @@ def _partner(images: Path) -> Path:
     raise NetbuildError(f"{images}: there is no {name} beside it")
 
 
-def _part(file: Path, labels: Bytes) -> Part:
+def _part(file: Path, labels: Bytes, augmentation: str | None) -> Part:
     pixels = read_idx(file)
     if pixels.ndim not in (3, 4) or not len(pixels):
         raise NetbuildError(f"{file}: pictures have three or four sizes, these have {pixels.shape}")
@@ -94,6 +114,6 @@ def _part(file: Path, labels: Bytes) -> Part:
         raise NetbuildError(f"{file}: {len(pixels):,} pictures, but {len(labels):,} labels")
     size = (pixels.shape[2], pixels.shape[1])
     source = _partner(file)
-    return Part(
-        [Sample(file, size, label=int(label), source=source, pixels=picture) for picture, label in zip(pixels, labels)]
-    )
+    samples = [Sample(file, size, label=int(label), source=source, pixels=p) for p, label in zip(pixels, labels)]
+    notes = [Problem("augmentation", NOTE, _NOTES[augmentation], file)] if augmentation else []
+    return Part(samples, notes)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
+from netbuild.data.dataset import AUGMENTATIONS, DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
 from netbuild.data.formats.files import left_out, pictures_below, read_text
 from netbuild.data.formats.labels import LabelFile, Rules, spoilt
 from netbuild.errors import NetbuildError
@@ -39,7 +39,7 @@ def open_yolo(file: Path) -> Dataset:
             splits[split] = partial(_part, _sources(entry, root), root, Rules(names, shape))
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
-    return Dataset(str(file), root, "yolo", DETECT, names, splits, shape)
+    return Dataset(str(file), root, "yolo", DETECT, names, splits, shape, augmentation=_augmentation(node))
 
 
 def label_path(picture: Path) -> Path:
@@ -63,6 +63,15 @@ def _root(node: Node, file: Path) -> Path:
     if not root.is_dir():
         raise entry.error(f"path: there is no folder {root}", "a relative path starts at the data file's own folder")
     return root
+
+
+def _augmentation(node: Node) -> str:
+    entry = node.value.get("augmentation")
+    if entry is None or entry.value is None:
+        return AUGMENTATIONS[0]
+    if entry.value not in AUGMENTATIONS:
+        raise entry.error(f"augmentation must be one of {', '.join(AUGMENTATIONS)}, not {entry.value!r}")
+    return str(entry.value)
 
 
 def _names(node: Node) -> tuple[str, ...]:
