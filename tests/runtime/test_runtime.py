@@ -421,10 +421,10 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
         ("benchmark detector.safetensors --imgsz 50", "try --imgsz 48x48"),
         ("benchmark detector.safetensors --data digits-detect", "the network has 3 classes"),
         ("benchmark detector.safetensors double.onnx", "is of another network: its output0 is [1, 64, 6] instead of"),
-        ("inspect cut.onnx", "cut.onnx: no ONNX file, or cut off"),
+        ("inspect cut.onnx", "cut.onnx: not an ONNX file, or it is truncated"),
         ("inspect empty.onnx", "empty.onnx: the file is empty"),
-        ("inspect text.onnx", "text.onnx: no ONNX file"),
-        ("inspect torch.onnx", "torch.onnx: a zip archive"),
+        ("inspect text.onnx", "text.onnx: not an ONNX file"),
+        ("inspect torch.onnx", "torch.onnx: this is a zip archive"),
         ("inspect gone.onnx", "gone.onnx: cannot be read"),
         ("inspect fixed.onnx --imgsz 64", "images has 96 on axis 3, not 64"),
         ("inspect free.onnx --json --nodes", "--nodes has no effect with --json"),
@@ -592,9 +592,9 @@ def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
     weights = {"w": np.ones((8, 8), np.float32), "five": np.array(5), "true": np.array(True)}
     once = 2 * 4 * 8 * 8
     for words, inner, flops, said in (
-        (["five", "true", "x"], loop, 5 * once, "Loop again: 5 rounds"),
-        (["five", "", "x"], loop, 5 * once, "Loop again: 5 rounds"),
-        (["five", "true", "x"], ends, 5 * once, "Loop again: 5 rounds at most"),
+        (["five", "true", "x"], loop, 5 * once, "Loop again: 5 iterations"),
+        (["five", "", "x"], loop, 5 * once, "Loop again: 5 iterations"),
+        (["five", "true", "x"], ends, 5 * once, "Loop again: 5 iterations at most"),
         (["n", "true", "x"], loop, 0, None),
         (["", "c", "x"], loop, 0, None),
     ):
@@ -607,7 +607,7 @@ def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
                    make("Identity", ["v"], ["v2"]), make("MatMul", ["r", "small"], ["o"], "row"))  # fmt: skip
     scan = make("Scan", ["start", "x"], ["last", "y"], "along", body=scanned, num_scan_inputs=1)
     found = inspected(tmp_path, [scan], inputs, {"start": np.ones(4, np.float32)})
-    assert (found.flops, found.remarks, found.uncounted) == (4 * 2 * 8 * 2, ["Scan along: 4 rounds"], {})
+    assert (found.flops, found.remarks, found.uncounted) == (4 * 2 * 8 * 2, ["Scan along: 4 iterations"], {})
 
     strange = body("t", [], [value("y2")], make("DFT", ["x"], ["d"]), no)
     nested = {

@@ -1,1 +1,1 @@
-"""An ONNX file looked into: its nodes, shapes and multiply-adds."""
+"""Inspection of ONNX files: nodes, shapes, FLOPs and memory."""

@@ -1,4 +1,4 @@
-"""What is in an ONNX file: its ports, operators, parameters, costs and metadata. The file is read, never run."""
+"""Inspect an ONNX file: inputs, outputs, operators, parameters, costs and metadata. The file is parsed, never run."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import shorten
-from netbuild.export.inspection.costs import _HOLDERS, Costs
+from netbuild.export.inspection.costs import CONTROL_FLOW, Costs
 from netbuild.export.inspection.model import (
     Node,
     Port,
-    _bodies,
-    _graphs,
-    _inputs,
-    _of,
-    _op,
-    _package,
-    _parameters,
-    _read,
-    _sized,
+    all_graphs,
+    constant_sizes,
+    graph_inputs,
+    import_onnx,
+    operator_name,
+    port_of,
+    read_model,
+    subgraphs,
+    with_fixed_sizes,
 )
-from netbuild.export.inspection.shapes import _Seen, _shapes
+from netbuild.export.inspection.shapes import Shapes, infer_shapes
 from netbuild.graph.opening import pair
 from netbuild.report.units import giga, size
 
@@ -33,17 +33,17 @@ class Inspection:
     """What `inspect` found.
 
     Attributes:
-        path, bytes: the file.
-        ir, opset, producer: versions, and what wrote it.
-        inputs, outputs: its ports, sizes put in where they were given.
-        operators: calls by operator, those inside branches and loops too.
-        params: of each type the elements and bytes of constant tensors.
+        path, bytes: the file and its size.
+        ir, opset, producer: format versions, and the program that wrote the file.
+        inputs, outputs: with the given sizes in place of free axes.
+        operators: number of nodes of each operator, with those inside branches and loops.
+        params: elements and bytes of the constant tensors, by type.
         nodes: of the main graph, in order.
-        uncounted: calls by operator that may have FLOPs and have no rule, those inside branches and loops too.
-        remarks: what was counted of branches and loops.
-        peak: the most bytes of inputs and outputs that live at once, and the node's name; parameters are apart.
-        metadata: what the file says of itself.
-        external: files in which it keeps tensors.
+        uncounted: operators that may have FLOPs but have no rule, with the number of their nodes.
+        remarks: how branches and loops were counted.
+        peak: largest number of activation bytes alive at once, without parameters, and the node where that happens.
+        metadata: the file's key-value metadata.
+        external: names of external data files.
     """
 
     path: Path
@@ -64,16 +64,16 @@ class Inspection:
 
     @property
     def flops(self) -> int:
-        """Two per multiply-add of convolutions and matrix products, where shapes are known: netbuild's ``torch``."""
+        """Two per multiply-add of convolutions and matrix products with known shapes (convention ``torch``)."""
         return sum(node.flops or 0 for node in self.nodes)
 
     @property
     def unknown(self) -> int:
-        """Nodes whose bytes or FLOPs are not known, since their shapes are not."""
+        """Number of nodes whose bytes or FLOPs are unknown because a shape is."""
         return sum(node.bytes is None or (node.flops is None and node.op not in self.uncounted) for node in self.nodes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON data."""
+        """The inspection as JSON data."""
         return {
             "file": str(self.path),
             "bytes": self.bytes,
@@ -95,13 +95,13 @@ class Inspection:
         }
 
     def text(self, every: bool = False) -> str:
-        """All of it in lines; of the nodes those with the largest outputs, or every one in order."""
+        """The inspection as text; ``every`` lists all nodes, not only those with the largest outputs."""
         opset = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in self.opset.items())
-        lines = [f"{self.path}: {size(self.bytes)}, IR {self.ir}, opset {opset}, by {self.producer or 'nobody'}"]
+        lines = [f"{self.path}: {size(self.bytes)}, IR {self.ir}, opset {opset}, producer {self.producer or 'unknown'}"]
         lines += [f"input      {port}" for port in self.inputs] + [f"output     {port}" for port in self.outputs]
         calls = ", ".join(f"{n} {op}" for op, n in self.operators.items())
         lines += [f"operators  {sum(self.operators.values())}: {calls}", *self._costs()]
-        lines += [f"metadata   {key}: {_told(text)}" for key, text in self.metadata.items()]
+        lines += [f"metadata   {key}: {_shorten_metadata(text)}" for key, text in self.metadata.items()]
         lines += [f"external   {name}" for name in self.external]
         found = self.nodes if every else sorted(self.nodes, key=lambda n: -(n.bytes or 0))[:SHOWN]
         lines.append("nodes, in order:" if every else "nodes with the largest outputs (--nodes lists all):")
@@ -114,38 +114,39 @@ class Inspection:
         )
         free = any(isinstance(n, str) or n is None for port in self.inputs for n in port.shape or (None,))
         hint = ": give --imgsz, --batch" if free else ""
-        open_ = f"; {self.unknown} nodes of unknown shape left out{hint}" if self.unknown else ""
+        open_ = f"; {self.unknown} nodes of unknown shape not included{hint}" if self.unknown else ""
         least = "at least " if self.unknown or self.uncounted else ""
-        inner = "; without those inside branches and loops" if any(n.op in _HOLDERS for n in self.nodes) else ""
+        inner = "; branches and loops not included" if any(n.op in CONTROL_FLOW for n in self.nodes) else ""
         return [
             f"params     {kinds or 'none'}",
             f"FLOPs      {least}{giga(self.flops)} G, two per multiply-add{missing}{open_}",
             *(f"counted    {remark}" for remark in self.remarks),
-            f"memory     {least}{size(self.peak[0])} of activations, most of them at {self.peak[1]}{inner}",
+            f"memory     {least}{size(self.peak[0])} of activations at the peak, node {self.peak[1]}{inner}",
         ]
 
 
 def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch: int | None = None) -> Inspection:
-    """Look into an ONNX file, of netbuild or of others. Nothing of it is run; tensors in other files are not needed.
+    """Inspect an ONNX file of any exporter. It is never run, and external data files need not exist.
 
     Args:
-        file: the file.
-        imgsz: side, or height and width, of the images of inputs (B, C, H, W) that leave them free.
-        batch: of inputs that leave it free.
+        file: the ONNX file.
+        imgsz: side, or (height, width), in pixels, for inputs (B, C, H, W) with a free size.
+        batch: for inputs with a free batch.
 
     Raises:
-        MissingExtraError: without the package onnx.
-        NetbuildError: if it is no ONNX file or cut off, or the sizes given are fixed otherwise.
+        MissingExtraError: if the package onnx is not installed.
+        NetbuildError: if it is not an ONNX file, is truncated, or has other fixed sizes than those given.
     """
-    path, onnx = Path(file), _package()
-    model = _read(path, onnx)
+    path, onnx = Path(file), import_onnx()
+    model = read_model(path, onnx)
     sides = pair(imgsz)
-    params, external = _parameters(model, onnx)
+    params, external = constant_sizes(model, onnx)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    operators = Counter(_op(node) for graph in _graphs(model.graph) for node in graph.node)
-    model = _sized(model, path, sides, batch)
-    told = [] if sides or batch else [*model.graph.value_info, *model.graph.output]  # else of other sizes
-    seen = _shapes(model, {value.name: _of(value, onnx) for value in told}, onnx)
+    operators = Counter(operator_name(node) for graph in all_graphs(model.graph) for node in graph.node)
+    model = with_fixed_sizes(model, path, sides, batch)
+    # Shapes that the file declares hold only for its own sizes.
+    declared = [] if sides or batch else [*model.graph.value_info, *model.graph.output]
+    seen = infer_shapes(model, {value.name: port_of(value, onnx) for value in declared}, onnx)
     ports, costs = seen.ports, Costs(onnx)
     nodes = [_node(node, seen, costs) for node in model.graph.node]
     return Inspection(
@@ -154,8 +155,8 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
         model.ir_version,
         {entry.domain: entry.version for entry in model.opset_import},
         f"{model.producer_name} {model.producer_version}".strip(),
-        [ports[value.name] for value in _inputs(model.graph)],
-        [ports.get(value.name) or _of(value, onnx) for value in model.graph.output],
+        [ports[value.name] for value in graph_inputs(model.graph)],
+        [ports.get(value.name) or port_of(value, onnx) for value in model.graph.output],
         dict(operators.most_common()),
         params,
         nodes,
@@ -170,20 +171,21 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
 # -- costs ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Any, seen: _Seen, costs: "Costs") -> Node:
-    """A node with the bytes that it gives and its FLOPs."""
+def _node(node: Any, seen: Shapes, costs: "Costs") -> Node:
+    """A node with the bytes of its outputs and its FLOPs."""
     outputs = tuple(seen.ports.get(name, Port(name, "unknown", None)) for name in node.output if name)
     sizes = [port.bytes for port in outputs]
     total = None if None in sizes else sum(b for b in sizes if b is not None)
-    return Node(node.name or (node.output[0] if node.output else ""), _op(node), outputs, total, costs.of(node, seen))
+    name = node.name or (node.output[0] if node.output else "")
+    return Node(name, operator_name(node), outputs, total, costs.of(node, seen))
 
 
 def _peak(graph: Any, nodes: Sequence[Node], ports: Mapping[str, Port]) -> tuple[int, str]:
-    """The most bytes that live at once while nodes run in order, each output kept until its last reader has run."""
+    """Peak activation bytes, and where: nodes run in order, an output lives until its last reader has run."""
     readers = [[name for inner in _reads(node) for name in inner] for node in graph.node]
     last = {name: i for i, names in enumerate(readers) for name in names}
     last |= {value.name: len(nodes) for value in graph.output}
-    alive = {value.name: ports[value.name].bytes or 0 for value in _inputs(graph)}
+    alive = {value.name: ports[value.name].bytes or 0 for value in graph_inputs(graph)}
     best = (sum(alive.values()), "the inputs")
     for i, node in enumerate(nodes):
         alive |= {port.name: port.bytes or 0 for port in node.outputs if node.op != "Constant"}
@@ -195,9 +197,9 @@ def _peak(graph: Any, nodes: Sequence[Node], ports: Mapping[str, Port]) -> tuple
 
 
 def _reads(node: Any) -> Iterator[Iterable[str]]:
-    """What a node reads, and what the graphs inside it do."""
+    """Yield the names of the tensors that a node and its subgraphs read."""
     yield node.input
-    for inner in _bodies(node).values():
+    for inner in subgraphs(node).values():
         yield [value.name for value in inner.output]
         for below in inner.node:
             yield from _reads(below)
@@ -216,6 +218,6 @@ def _row(node: Node) -> str:
     return f"  {size(node.bytes):>9}  {node.op:<12} {shape}  {shorten(node.name, 60)}{flops}"
 
 
-def _told(text: str) -> str:
+def _shorten_metadata(text: str) -> str:
     lines = text.count("\n") + 1
     return f"{lines} lines" if lines > 1 else shorten(text, 100)

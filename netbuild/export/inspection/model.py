@@ -8,14 +8,14 @@ from typing import Any
 
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 
-SMALL = 4096  # bytes of a tensor that may be a shape; larger ones are not needed to know shapes
+SMALL = 4096  # bytes: tensors up to this size may hold a shape; larger ones never matter for shape inference
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 Dims = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
 class Port:
-    """A tensor by name: its type, and its shape, of which an axis may be a name or unknown; None if all is."""
+    """A tensor's name, type and shape; a side is a number, a symbolic name or None, the shape None if unknown."""
 
     name: str
     type: str
@@ -23,14 +23,14 @@ class Port:
 
     @property
     def count(self) -> int | None:
-        """Its elements, where they are known."""
+        """Number of elements; None if a side is unknown."""
         if self.shape is None or not all(isinstance(n, int) for n in self.shape):
             return None
         return prod(n for n in self.shape if isinstance(n, int))
 
     @property
     def bytes(self) -> int | None:
-        """Its bytes, where they are known."""
+        """Size in bytes; None if a side or the type is unknown."""
         bits = _BITS.get(self.type)
         return None if self.count is None or bits is None else (self.count * bits + 7) // 8
 
@@ -41,7 +41,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator's call: what it gives, the bytes of that, and its FLOPs; None is not known."""
+    """A node: its outputs, their bytes and its FLOPs; None where a number is unknown."""
 
     name: str
     op: str
@@ -50,18 +50,19 @@ class Node:
     flops: int | None
 
 
-def _package() -> Any:
+def import_onnx() -> Any:
+    """Import onnx, or raise `MissingExtraError`."""
     try:
         import onnx
         import onnx.inliner
         import onnx.shape_inference
     except ImportError:
-        raise MissingExtraError("looking into ONNX files needs onnx", hint="pip install 'netbuild[export]'") from None
+        raise MissingExtraError("inspecting ONNX files needs onnx", hint="pip install 'netbuild[export]'") from None
     return onnx
 
 
-def _read(path: Path, onnx: Any) -> Any:
-    """The file as protobuf, without the tensors that it keeps elsewhere."""
+def read_model(path: Path, onnx: Any) -> Any:
+    """Parse the file as protobuf; tensors stored in other files are not loaded."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -70,39 +71,40 @@ def _read(path: Path, onnx: Any) -> Any:
         raise NetbuildError(f"{path}: the file is empty")
     if data[:4] == b"PK\x03\x04":
         raise NetbuildError(
-            f"{path}: a zip archive, as torch writes them, no ONNX file", hint="netbuild export makes one"
+            f"{path}: this is a zip archive, as torch writes them, not an ONNX file", hint="netbuild export makes one"
         )
     try:
         model = onnx.ModelProto.FromString(data)
         functions = bool(model.functions)
         model = onnx.inliner.inline_local_functions(model) if functions else model
     except Exception as error:  # protobuf's errors have no common base
-        raise NetbuildError(f"{path}: no ONNX file, or cut off: {shorten(error)}") from None
+        raise NetbuildError(f"{path}: not an ONNX file, or it is truncated: {shorten(error)}") from None
     if not model.ir_version or not model.graph.output:
-        raise NetbuildError(f"{path}: no ONNX file: there is no graph with outputs in it")
+        raise NetbuildError(f"{path}: not an ONNX file: it contains no graph with outputs")
     return model
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its branches and loops."""
+def all_graphs(graph: Any) -> Iterator[Any]:
+    """Yield a graph, then all subgraphs of its branches and loops."""
     yield graph
     for node in graph.node:
-        for inner in _bodies(node).values():
-            yield from _graphs(inner)
+        for inner in subgraphs(node).values():
+            yield from all_graphs(inner)
 
 
-def _bodies(node: Any) -> dict[str, Any]:
-    """The graphs inside a node, by the attribute's name."""
+def subgraphs(node: Any) -> dict[str, Any]:
+    """The subgraphs of a node, by attribute name."""
     several = {f"{a.name}[{i}]": graph for a in node.attribute for i, graph in enumerate(a.graphs)}
     return {a.name: a.g for a in node.attribute if a.HasField("g")} | several
 
 
-def _op(node: Any) -> str:
+def operator_name(node: Any) -> str:
+    """A node's operator, with its domain unless that is a standard one."""
     return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """Constant tensors: initializers, and those of Constant nodes."""
+    """Yield the constant tensors: initializers and the values of Constant nodes."""
     yield from graph.initializer
     yield from (sparse.values for sparse in graph.sparse_initializer)
     for node in graph.node:
@@ -110,12 +112,12 @@ def _tensors(graph: Any) -> Iterator[Any]:
             yield from (a.t for a in node.attribute if a.HasField("t"))
 
 
-def _parameters(model: Any, onnx: Any) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Elements and bytes of constant tensors by type, most bytes first, and the files in which some lie."""
+def constant_sizes(model: Any, onnx: Any) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Elements and bytes of the constant tensors by type, largest first, and the names of external data files."""
     found: dict[str, tuple[int, int]] = {}
     files: dict[str, None] = {}
-    for tensor in (tensor for graph in _graphs(model.graph) for tensor in _tensors(graph)):
-        kind, count = _type(tensor.data_type, onnx), prod(tensor.dims)
+    for tensor in (tensor for graph in all_graphs(model.graph) for tensor in _tensors(graph)):
+        kind, count = type_name(tensor.data_type, onnx), prod(tensor.dims)
         n, b = found.get(kind, (0, 0))
         found[kind] = n + count, b + (count * _BITS.get(kind, 0) + 7) // 8
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -134,8 +136,8 @@ _BITS = {
 }
 
 
-def _type(number: int, onnx: Any) -> str:
-    """A tensor's type in numpy's words."""
+def type_name(number: int, onnx: Any) -> str:
+    """The numpy name of an ONNX tensor type."""
     try:
         name: str = onnx.TensorProto.DataType.Name(number).lower()
     except ValueError:
@@ -143,18 +145,18 @@ def _type(number: int, onnx: Any) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def _inputs(graph: Any) -> list[Any]:
-    """Inputs that are not constants with a name, as old files list them too."""
+def graph_inputs(graph: Any) -> list[Any]:
+    """The graph's real inputs: old files list their initializers as inputs too."""
     constants = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in constants]
 
 
-def _sized(model: Any, path: Path, sides: tuple[int, int] | None, batch: int | None) -> Any:
-    """A model with the given sizes in place of free axes, ready for shape inference: without its large tensors."""
+def with_fixed_sizes(model: Any, path: Path, sides: tuple[int, int] | None, batch: int | None) -> Any:
+    """Set the free axes of the model's inputs, in place, to the given height, width and batch."""
     wanted = {0: batch, **({2: sides[0], 3: sides[1]} if sides else {})}
     named: dict[str, int] = {}
     used: set[int] = set()
-    for value in _inputs(model.graph):
+    for value in graph_inputs(model.graph):
         dims = value.type.tensor_type.shape.dim
         for axis, length in wanted.items():
             if length is None or axis >= len(dims) or (axis and len(dims) != 4):
@@ -166,26 +168,27 @@ def _sized(model: Any, path: Path, sides: tuple[int, int] | None, batch: int | N
             dims[axis].dim_value = length
             used.add(axis)
     if any(length is not None and axis not in used for axis, length in wanted.items()):
-        raise NetbuildError(f"{path}: it has no input (B, C, H, W) that could take --imgsz or --batch")
-    for value in _inputs(model.graph):  # the same name elsewhere is the same length
+        raise NetbuildError(f"{path}: no input (B, C, H, W) has an axis that --imgsz or --batch could set")
+    for value in graph_inputs(model.graph):  # axes with the same symbolic name have the same length
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in named:
                 dim.dim_value = named[dim.dim_param]
     return model
 
 
-def _of(value: Any, onnx: Any) -> Port:
+def port_of(value: Any, onnx: Any) -> Port:
+    """The `Port` of an ONNX ValueInfo."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        return Port(value.name, (kind or "unknown").removesuffix("_type"), None)
+        return Port(value.name, (kind or "unknown").removesuffix("type_name"), None)
     tensor = value.type.tensor_type
     dims: Dims | None = None
     if tensor.HasField("shape"):
         dims = tuple(_length(dim) for dim in tensor.shape.dim)
-    return Port(value.name, _type(tensor.elem_type, onnx), dims)
+    return Port(value.name, type_name(tensor.elem_type, onnx), dims)
 
 
 def _length(dim: Any) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
-    return None if dim.dim_param.startswith("unk__") else dim.dim_param or None  # inference makes up such names
+    return None if dim.dim_param.startswith("unk__") else dim.dim_param or None  # shape inference invents such names
