@@ -8,7 +8,8 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from netbuild.author.ejecting.layout import Doc, Group, flat, literal, prefixed
-from netbuild.author.ejecting.sources import Import, Key, is_ours
+from netbuild.author.ejecting.modules import Import
+from netbuild.author.ejecting.sources import Key, is_ours
 from netbuild.grammar.expressions import Call
 from netbuild.graph.bind import Bound
 from netbuild.graph.layers import Inside, Layer

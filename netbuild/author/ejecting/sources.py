@@ -1,4 +1,4 @@
-"""Definitions gathered from modules as text: those that given classes need, and only these, each before its users."""
+"""Collects from source files the definitions that given classes need: only these, each before those that use it."""
 
 import ast
 import importlib
@@ -6,148 +6,49 @@ import inspect
 import re
 import symtable
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
+from netbuild.author.ejecting.modules import DEFINITION, FUNCTION, Import, Module, apply_edits, first_name
 from netbuild.errors import NetbuildError
 from netbuild.modules.own import PREFIX
 
 LAYERS = "netbuild.layers"
 BUILDERS = "netbuild.modules.builders"
 WIDTH = 120  # characters of a line
-_KEPT = {"fuse"}  # methods that stay although nothing in the file but the network calls them
+_ALWAYS_USED = {"fuse"}  # methods that stay although nothing in the file but the network calls them
 _IGNORED = re.compile(rb"  # (type: ignore|noqa)\b[^\n]*")
-_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-_DEFINITION = (*_FUNCTION, ast.ClassDef)
 
 Key = tuple[str, str]  # module and name; of what is imported an empty module, and the dotted name
 
 
-@dataclass(frozen=True)
-class Import:
-    """What an import binds a name to: a dotted name, and the statement that says so for a given name."""
-
-    target: str
-    statement: str  # with {} where a name after `as` may stand
-    plain: str  # the name bound without `as`
-    binds: str  # the name bound where it was found
-    also: str = ""  # a statement that loads a submodule
-
-    @property
-    def top(self) -> str:
-        """The package."""
-        return self.target.split(".")[0]
-
-    def line(self, name: str) -> str:
-        """The statement that binds a name."""
-        return self.statement.format("" if name == self.plain else f" as {name}")
-
-
 @dataclass
 class Definition:
-    """A class, a function or a constant on its way into a file: its text, and what its global names mean."""
+    """A class, function or constant to be written into the file: its source, and what its global names refer to."""
 
     key: Key
     text: str
     names: dict[str, Key]
     binds: str
-    file: str = ""  # of an own module: where it comes from
+    file: str = ""  # the path of the user's module that it comes from, if any
 
     @property
     def is_block(self) -> bool:
-        """Whether blank lines stand around it."""
-        return isinstance(ast.parse(self.text).body[0], _DEFINITION)
-
-
-class Module:
-    """The text of a module and what its names are bound to.
-
-    Args:
-        name: dotted.
-        text: its source.
-        more: source whose definitions stand in place of those of the same names.
-    """
-
-    def __init__(self, name: str, text: str, more: str = "") -> None:
-        self.name = name
-        self.data = (text.rstrip() + "\n\n\n" + more if more else text).encode()
-        self.tree = ast.parse(self.data)
-        self.names: dict[str, ast.stmt | Import] = {}
-        for statement in self.tree.body:
-            self.names.update(_bound(statement, name))
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """Where each line begins, in bytes."""
-        return [0, *(m.end() for m in re.finditer(rb"\n", self.data)), len(self.data)]
-
-    def span(self, statement: ast.stmt) -> tuple[int, int]:
-        """A statement's bytes, in whole lines, with its decorators and the comment right above it."""
-        first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
-        while first and self.line(first - 1).lstrip().startswith(b"#"):
-            first -= 1
-        return self.starts[first], self.starts[statement.end_lineno or statement.lineno]
-
-    def line(self, number: int) -> bytes:
-        """A line's bytes, counted from 0."""
-        return self.data[self.starts[number] : self.starts[number + 1]]
-
-    def place(self, node: ast.expr) -> tuple[int, int]:
-        """An expression's bytes."""
-        begin = self.starts[node.lineno - 1] + node.col_offset
-        return begin, self.starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
-
-
-def _bound(statement: ast.stmt, home: str) -> Iterator[tuple[str, ast.stmt | Import]]:
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        yield from _imported(statement, home)
-    elif isinstance(statement, _DEFINITION):
-        yield statement.name, statement
-    else:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id, statement
-            elif isinstance(node, _DEFINITION):
-                yield node.name, statement
-            elif isinstance(node, ast.alias):
-                yield (node.asname or node.name).split(".")[0], statement
-
-
-def _imported(statement: ast.Import | ast.ImportFrom, home: str) -> Iterator[tuple[str, Import]]:
-    for alias in statement.names:
-        if isinstance(statement, ast.ImportFrom):
-            module = _absolute(statement, home)
-            form = f"from {module} import {alias.name}"
-            name = alias.asname or alias.name
-            yield name, Import(f"{module}.{alias.name}", form + "{}", alias.name, name)
-        elif alias.asname:
-            yield alias.asname, Import(alias.name, f"import {alias.name}" + "{}", alias.name, alias.asname)
-        else:
-            top = alias.name.split(".")[0]
-            also = f"import {alias.name}" if alias.name != top else ""
-            yield top, Import(top, f"import {top}" + "{}", top, top, also)
-
-
-def _absolute(statement: ast.ImportFrom, home: str) -> str:
-    if not statement.level:
-        return statement.module or ""
-    is_package = hasattr(sys.modules.get(home), "__path__")
-    parts = home.split(".")
-    base = parts[: len(parts) - statement.level + is_package]
-    return ".".join([*base, *([statement.module] if statement.module else [])])
+        """Whether it is a class or function, which blank lines surround."""
+        return isinstance(ast.parse(self.text).body[0], DEFINITION)
 
 
 def is_ours(module: str) -> bool:
-    """Whether a module's text goes into the file: netbuild's layers, and own modules."""
+    """Whether a module's source is copied into the file: netbuild's layers, and modules of the user's."""
     top = module.split(".")[0]
     return top.startswith(PREFIX) or module == BUILDERS or (module + ".").startswith(LAYERS + ".")
 
 
 @dataclass
 class Gathered:
-    """What a file takes over: definitions in order, imports by their target, and ``__future__`` features."""
+    """What the ejected file contains of other modules: definitions in order, imports, and ``__future__`` features."""
 
     definitions: list[Definition]
     imports: dict[Key, Import]
@@ -155,14 +56,14 @@ class Gathered:
     future: set[str] = field(default_factory=set)
 
     def take(self, item: Import) -> None:
-        """Import something."""
+        """Add an import, and the statement that loads its submodule if it needs one."""
         self.imports.setdefault(("", item.target), item)
         if item.also:
             self.also.add(item.also)
 
 
 class Sources:
-    """Reads modules and gathers what classes of them need.
+    """Reads the source of modules and collects the definitions that classes of them need.
 
     Args:
         more: for a module's name source whose definitions stand in place of its own.
@@ -174,40 +75,40 @@ class Sources:
         self._texts: dict[Any, str] = {}
 
     def gather(self, roots: Sequence[Key]) -> Gathered:
-        """The definitions that roots need, each after those that it needs.
+        """Collect the definitions that the roots depend on, in an order in which each follows what it refers to.
 
-        Of netbuild's own classes the methods that nothing in the file uses are left out.
+        Methods of netbuild's own classes that nothing in the file uses are left out.
 
         Raises:
             NetbuildError: for an own module that needs more of netbuild than its layers.
         """
-        used: set[str] = set(_KEPT)
+        used: set[str] = set(_ALWAYS_USED)
         while True:
             found = self._closure(roots, used)
-            more = used.union(*(_uses(d.text)[1] for d in found.definitions))
+            more = used.union(*(_names_in(d.text)[1] for d in found.definitions))
             if more == used:
                 return found
             used = more
 
     def module(self, name: str) -> Module:
-        """A module, read once."""
+        """Return a module's parsed source; each module is read once."""
         if name not in self._modules:
             text = inspect.getsource(importlib.import_module(name))
             self._modules[name] = Module(name, text, self.more.get(name, ""))
         return self._modules[name]
 
     def resolve(self, home: str, name: str) -> Key | Import | None:
-        """What a global name of a module means; None of a builtin.
+        """Return what a global name of a module refers to: a definition, an import, or None for a builtin.
 
         Raises:
-            NetbuildError: if it is a part of netbuild that is no layer.
+            NetbuildError: if it belongs to a part of netbuild other than its layers.
         """
         module = self.module(home)
         found = module.names.get(name)
         if found is None:
             return None
         if not isinstance(found, Import):
-            return home, _first_name(found, home)
+            return home, first_name(found, home)
         if found.top != "netbuild" and not found.top.startswith(PREFIX):
             return found
         source, _, attribute = found.target.rpartition(".")
@@ -230,7 +131,7 @@ class Sources:
             home, name = key
             text = self.text(key, used)
             names: dict[str, Key] = {}
-            for local in _uses(text)[0]:
+            for local in _names_in(text)[0]:
                 meant = self.resolve(home, local) if local != name else key
                 if isinstance(meant, Import):
                     names[local] = ("", meant.target)
@@ -246,30 +147,30 @@ class Sources:
         return found
 
     def text(self, key: Key, used: set[str]) -> str:
-        """A definition as a file has it: without roles, marks of netbuild, and methods that nothing uses."""
+        """Return a definition's source without roles, netbuild's decorators, and methods that nothing uses."""
         home, name = key
         module = self.module(home)
         statement = module.names.get(name)
         if statement is None or isinstance(statement, Import):
-            raise NetbuildError(f"the source of {home}.{name} is not to be found")
-        dead = tuple(_dead(module, statement, used)) if home.startswith("netbuild.") else ()
+            raise NetbuildError(f"the source of {home}.{name} cannot be found")
+        dead = tuple(_unused_members(module, statement, used)) if home.startswith("netbuild.") else ()
         memo = (key, *(id(d) for d in dead))
         if memo not in self._texts:
-            self._texts[memo] = self._cleaned(module, statement, dead)
+            self._texts[memo] = self._clean(module, statement, dead)
         return self._texts[memo]
 
-    def _cleaned(self, module: Module, statement: ast.stmt, dead: Sequence[ast.stmt]) -> str:
+    def _clean(self, module: Module, statement: ast.stmt, dead: Sequence[ast.stmt]) -> str:
         begin, end = module.span(statement)
         edits = [(*_with_blanks(module, d), b"") for d in dead]
         edits += [edit for edit in self._marks(module, statement) if not any(b <= edit[0] < e for b, e, _ in edits)]
         edits += [(m.start(), m.end(), b"") for m in _IGNORED.finditer(module.data, begin, end)]
-        text = _edited(module.data, begin, end, edits).decode().rstrip() + "\n"
+        text = apply_edits(module.data, begin, end, edits).decode().rstrip() + "\n"
         if dead:
             text = re.sub(r"\n{3,}", "\n\n", text)
-        return _joined(text) if module.name.startswith("netbuild.") else text
+        return _join_signatures(text) if module.name.startswith("netbuild.") else text
 
     def _marks(self, module: Module, statement: ast.stmt) -> Iterator[tuple[int, int, bytes]]:
-        """Edits that take out roles of parameters, and decorators of netbuild."""
+        """Yield the edits that remove the roles of parameters and netbuild's decorators."""
         for node in ast.walk(statement):
             if isinstance(node, ast.Subscript) and _last_name(node.value) == "Annotated":
                 assert isinstance(node.slice, ast.Tuple)
@@ -286,10 +187,6 @@ class Sources:
         return isinstance(meant, Import) and meant.top == "netbuild"
 
 
-def _first_name(statement: ast.stmt, home: str) -> str:
-    return next(name for name, _ in _bound(statement, home))
-
-
 def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
@@ -304,14 +201,14 @@ def _features(module: Module) -> Iterator[str]:
             yield from (alias.name for alias in statement.names)
 
 
-# -- what a class does without ----------------------------------------------------------------------------------------
+# -- members that nothing uses ----------------------------------------------------------------------------------------
 
 
-def _dead(module: Module, statement: ast.stmt, used: set[str]) -> Iterator[ast.stmt]:
-    """The methods and attributes of a class that nothing in the file uses, nor torch."""
+def _unused_members(module: Module, statement: ast.stmt, used: set[str]) -> Iterator[ast.stmt]:
+    """Yield the methods and attributes of a class that neither the file nor torch uses."""
     if not isinstance(statement, ast.ClassDef):
         return
-    known = used | _of_torch(module.name, statement.name)
+    known = used | _torch_names(module.name, statement.name)
     for inner in statement.body:
         name = _attribute(inner)
         if name and not (name.startswith("__") and name.endswith("__")) and name not in known:
@@ -319,7 +216,7 @@ def _dead(module: Module, statement: ast.stmt, used: set[str]) -> Iterator[ast.s
 
 
 def _attribute(statement: ast.stmt) -> str | None:
-    if isinstance(statement, _FUNCTION):
+    if isinstance(statement, FUNCTION):
         return statement.name
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
         return statement.target.id
@@ -328,14 +225,14 @@ def _attribute(statement: ast.stmt) -> str | None:
     return None
 
 
-def _of_torch(home: str, name: str) -> set[str]:
-    """Names that torch's bases of a class have: what is defined anew is called by torch."""
+def _torch_names(home: str, name: str) -> set[str]:
+    """Return the attributes of a class's torch bases: torch calls their overrides, so these must stay."""
     bases = getattr(getattr(sys.modules[home], name, None), "__mro__", ())
     return {attribute for base in bases if base.__module__.startswith("torch.") for attribute in vars(base)}
 
 
 def _with_blanks(module: Module, statement: ast.stmt) -> tuple[int, int]:
-    """The bytes of a statement, with the blank lines before it unless another statement follows at once."""
+    """Return a statement's byte range, with the blank lines before it unless another statement follows at once."""
     begin, end = module.span(statement)
     first, after = module.starts.index(begin), module.starts.index(end)
     while first and not module.line(first - 1).strip() and not module.line(after).strip():
@@ -347,8 +244,8 @@ def _with_blanks(module: Module, statement: ast.stmt) -> tuple[int, int]:
 
 
 @cache
-def _uses(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The global names that a text refers to, in order, and all names of attributes in it."""
+def _names_in(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the global names that source text refers to, in order, and the names of all attributes in it."""
     tree = ast.parse(text)
     scopes = set(_globals(symtable.symtable(text, "definition", "exec")))
     texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
@@ -361,7 +258,7 @@ def _uses(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
 
 
 def _annotations(tree: ast.AST) -> list[str]:
-    """Annotations that are written as texts."""
+    """Return the annotations that are written as strings."""
     places = [getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")]
     inner = [n for place in places if isinstance(place, ast.expr) for n in ast.walk(place)]
     return [n.value for n in inner if isinstance(n, ast.Constant) and isinstance(n.value, str)]
@@ -376,20 +273,11 @@ def _globals(table: symtable.SymbolTable) -> Iterator[str]:
         yield from _globals(child)
 
 
-def _edited(data: bytes, begin: int, end: int, edits: Iterable[tuple[int, int, bytes]]) -> bytes:
-    parts, at = [], begin
-    for start, stop, new in sorted(edits):
-        if start >= at:
-            parts += [data[at:start], new]
-            at = stop
-    return b"".join([*parts, data[at:end]])
-
-
 _HUGGED = re.compile(r"^( *)((?:async )?def \w+\()\n +([^\n#]*[^\n#,])\n\1(\).*:)$", re.MULTILINE)
 
 
-def _joined(text: str) -> str:
-    """Signatures that fit into a line now that their roles are gone, in a line."""
+def _join_signatures(text: str) -> str:
+    """Join signatures that fit into one line once their roles are removed."""
 
     def join(match: re.Match[str]) -> str:
         line = "".join(match.groups())
@@ -398,8 +286,8 @@ def _joined(text: str) -> str:
     return _HUGGED.sub(join, text)
 
 
-def renamed(definition: Definition, names: Mapping[Key, str]) -> str:
-    """A definition's text with the names that the file has for what it refers to."""
+def rename(definition: Definition, names: Mapping[Key, str]) -> str:
+    """Return a definition's source with each name replaced by the one that the file uses for it."""
     new = {local: names[key] for local, key in definition.names.items() if names.get(key, local) != local}
     own = names[definition.key]
     if own != definition.binds:
@@ -412,8 +300,8 @@ def renamed(definition: Definition, names: Mapping[Key, str]) -> str:
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Name) and node.id in new
     ]
-    head = next((s for s in module.tree.body if isinstance(s, _DEFINITION)), None)
+    head = next((s for s in module.tree.body if isinstance(s, DEFINITION)), None)
     if head and head.name in new:
         at = module.data.index(head.name.encode(), module.starts[head.lineno - 1])
         edits.append((at, at + len(head.name.encode()), new[head.name].encode()))
-    return _edited(module.data, 0, len(module.data), edits).decode()
+    return apply_edits(module.data, 0, len(module.data), edits).decode()

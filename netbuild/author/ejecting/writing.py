@@ -11,7 +11,8 @@ from netbuild.author.ejecting.blocks import Blocks, unique
 from netbuild.author.ejecting.calls import NN, Calls, Made, written
 from netbuild.author.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
 from netbuild.author.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
-from netbuild.author.ejecting.sources import BUILDERS, Gathered, Import, Key, Sources, renamed
+from netbuild.author.ejecting.modules import Import
+from netbuild.author.ejecting.sources import BUILDERS, Gathered, Key, Sources, rename
 from netbuild.author.ejecting.words import class_name, is_tensor, title
 from netbuild.costs.outputs import parameter_count
 from netbuild.grammar.expressions import parse_call
@@ -151,7 +152,7 @@ class _File:
         constants: list[str] = []
         before = ""
         for definition in self.gathered.definitions:
-            text = renamed(definition, self.names)
+            text = rename(definition, self.names)
             if definition.file and definition.file != before:
                 text = f"# From here on out of {Path(definition.file).name}: its author's, not netbuild's.\n{text}"
             elif before and not definition.file:
