@@ -15,7 +15,7 @@ for _file in _FILES.split():
 
 
 def main() -> None:
-    """Run the command line: errors of the user's become one message on stderr and an exit code."""
+    """Run the command line; a NetbuildError becomes one message on stderr and an exit code."""
     try:
         app()
     except NetbuildError as error:
@@ -31,13 +31,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(_end_of_pipe())
     except OSError as error:
-        if state.debug or error.filename is not None:  # of a file that a command opens: its own matter
+        if state.debug or error.filename is not None:  # an error of a file that a command opens, not of stdout
             raise
         sys.exit(_refused(error))
 
 
 def entry() -> None:
-    """What the installed command runs: `main`, and after commands that only print an exit without clearing up."""
+    """Run `main` as the console script; after commands that only print, exit without freeing memory."""
     code: object = 0
     try:
         main()
@@ -59,12 +59,12 @@ def entry() -> None:
 
 
 def _may_have_joined() -> bool:
-    """Without torch, where it is not there yet: then nothing has been joined either."""
+    """Whether this process may have joined a process group; must not import torch to find out."""
     return "netbuild.system.processes" in sys.modules and is_one_of_several()
 
 
 def _refused(error: OSError) -> int:
-    """Standard output takes no more, such as a full disk: said once, exit code 2."""
+    """Report that stdout cannot be written, such as on a full disk; return exit code 2."""
     say(f"error: the output cannot be written: {error.strerror or error}")
     _end_of_pipe()
     return 2

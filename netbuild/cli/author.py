@@ -1,4 +1,4 @@
-"""netbuild new, show, check, modules, zoo, explain: files written and understood."""
+"""netbuild new, show, check, modules, zoo, explain: commands for those who write network files."""
 
 from typing import Annotated
 
@@ -38,13 +38,11 @@ def new(
 def show_file(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged network.")],
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="With what it extends read in and its edits done.")
+        bool, typer.Option("--resolved", help="Print the file with `extends` and its edits applied.")
     ] = False,
-    code: Annotated[
-        bool, typer.Option("--code", help="Of a checkpoint: the code of own modules that it carries.")
-    ] = False,
+    code: Annotated[bool, typer.Option("--code", help="Print the code of own modules stored in a checkpoint.")] = False,
 ) -> None:
-    """Print a network file, or that of a checkpoint: as it stands, or resolved."""
+    """Print a network file, or the one stored in a checkpoint, as written or resolved."""
     from netbuild.author.show import text
 
     write(text(file, resolved, code))
@@ -53,16 +51,18 @@ def show_file(
 @command(WRITE)
 def check(
     files: Annotated[list[str], typer.Argument(help="YAML files, or names of packaged networks.")],
-    scale: Annotated[str | None, typer.Option(help="One scale; otherwise all of a file's scales are checked.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Check this scale only, not all of the file's scales.")] = None,
     nc: Classes = None,
     ch: Channels = None,
     imgsz: Size = None,
-    json: Annotated[bool, typer.Option("--json", help="A list of findings for editors.")] = False,
-    shapes: Annotated[bool, typer.Option(help="Without: syntax, names, sources and arity, at once.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for editors.")] = False,
+    shapes: Annotated[
+        bool, typer.Option(help="Compute shapes; without, check only syntax, names, sources and arity (fast).")
+    ] = True,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Report every error and doubt of network files. Exit code 0: none, 1: warnings only, 2: errors."""
+    """Report every error and warning of network files. Exit code 0: none, 1: warnings only, 2: errors."""
     size = image_size(imgsz)
     start_printing()
     if shapes:
@@ -91,10 +91,10 @@ def modules(
     pattern: Annotated[
         str | None, typer.Argument(help="Part of a name, or a pattern with * and ?; nn.* for torch's.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="A list with signatures and roles.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print signatures and roles as JSON.")] = False,
     own: Modules = None,
 ) -> None:
-    """List what may stand in a row: signature (<supplied> by netbuild), one line, paper."""
+    """List the modules that rows can use: signature (<supplied> by netbuild), summary, paper."""
     start_printing()
     from netbuild.author.catalogue import entries
     from netbuild.modules.own import load as load_modules
@@ -114,9 +114,9 @@ def modules(
 @command(LOOK_UP)
 def zoo(
     pattern: Annotated[str | None, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = None,
-    family: Annotated[str | None, typer.Option(help="A folder of packaged files, such as classic.")] = None,
-    task: Annotated[str | None, typer.Option(help="Such as detect, segment, classify.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="A list with sizes, costs and papers.")] = False,
+    family: Annotated[str | None, typer.Option(help="Only this folder of packaged files, such as classic.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task, such as detect, segment, classify.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print sizes, costs and papers as JSON.")] = False,
 ) -> None:
     """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
     from netbuild.author.zoo import as_text, pick
@@ -130,8 +130,8 @@ def zoo(
 
 @command(LOOK_UP)
 def explain(
-    name: Annotated[str, typer.Argument(help="A module's name, as rows have it.")],
-    json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
+    name: Annotated[str, typer.Argument(help="A module's name as written in rows.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     own: Modules = None,
 ) -> None:
     """Explain one module: signature, roles, an example row, what it costs, its inner modules."""

@@ -1,4 +1,4 @@
-"""netbuild build, netbuild weights import: checkpoints made."""
+"""netbuild build, netbuild weights import: commands that write checkpoints."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,18 +34,19 @@ def build(
     ch: Channels = None,
     imgsz: Size = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Tensors for the rows of the same structure, whatever their numbers.")
+        Path | None,
+        typer.Option(help="A checkpoint: rows of equal structure take its tensors, whatever their numbers."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random numbers that initialise what no weights are given for.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights that are initialised at random.")] = 0,
     download: Annotated[
         bool, typer.Option("--download", help="Let rows with pretrained: true download their weights.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="What was loaded, as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print which weights were loaded as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Build a network with weights and write it as a checkpoint, its own modules' code within."""
+    """Build a network with weights and write a checkpoint, which includes the code of own modules."""
     size = image_size(imgsz)
     import torch
 
@@ -68,7 +69,7 @@ def build(
         write("\n".join([*([str(report)] if report else []), f"{out}: {graph.name}"]))
 
 
-weights_app = typer.Typer(help="Weights of other programs.", no_args_is_help=True)
+weights_app = typer.Typer(help="Import weights of other programs.", no_args_is_help=True)
 
 
 app.add_typer(weights_app, name="weights", rich_help_panel=TRAIN)
@@ -77,26 +78,28 @@ app.add_typer(weights_app, name="weights", rich_help_panel=TRAIN)
 @command(TRAIN, "import", on=weights_app)
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="A .pt or .pth file, a state dict, or safetensors. No code of it is run.")
+        Path, typer.Argument(help="A .pt or .pth file, a state dict, or safetensors. Its code is never run.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The checkpoint to write: NAME.safetensors.")],
     model: Annotated[
-        str | None, typer.Option(help="The network's file, where the checkpoint does not tell its rows.")
+        str | None, typer.Option(help="The network's file, if the checkpoint does not describe its rows.")
     ] = None,
     map: Annotated[
-        str | None, typer.Option(help="Fit in the order of definition: torchvision, timm or order; without, by keys.")
+        str | None, typer.Option(help="Match by order of definition: torchvision, timm or order; by key unless given.")
     ] = None,
     scale: Annotated[str | None, typer.Option(help="With --model: an entry of its scales.")] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="With --model: number of classes.")] = None,
-    prefer: Annotated[str, typer.Option(help="ema: averaged weights where there are some; model: the last.")] = "ema",
-    half: Annotated[bool, typer.Option("--half", help="Write half precision: half the size.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that does not fit whole.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="What fitted, as data.")] = False,
+    prefer: Annotated[
+        str, typer.Option(help="ema: the averaged weights if there are any; model: the last weights.")
+    ] = "ema",
+    half: Annotated[bool, typer.Option("--half", help="Write float16 tensors, half the size.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail unless every tensor matches.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print which tensors matched as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Turn a checkpoint of another program into one of netbuild's, every tensor checked."""
+    """Convert another program's checkpoint to netbuild's format; every tensor is checked."""
     from netbuild.weights.checkpoint import check_target, save
     from netbuild.weights.importing import halved, import_weights
 

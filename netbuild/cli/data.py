@@ -15,7 +15,7 @@ from netbuild.cli.flags import (
 )
 from netbuild.cli.terminal import busy, say, write, write_json
 
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Check and count data sets.", no_args_is_help=True)
 
 
 app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
@@ -24,13 +24,15 @@ app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
 @command(TRAIN, "check", on=data_app)
 def check_data(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
-    nc: Annotated[int | None, typer.Option(min=1, help="Classes of the network, if not the data's own.")] = None,
+    nc: Annotated[
+        int | None, typer.Option(min=1, help="Number of the network's classes, if it differs from the data set's.")
+    ] = None,
     lenient: Lenient = False,
     strict: Strict = False,
     allow_background: Background = False,
-    json: Annotated[bool, typer.Option("--json", help="Every problem, as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print every problem as JSON.")] = False,
 ) -> None:
-    """Look at every label and every picture: what is wrong, where, and what would be dropped."""
+    """Check every label and picture: list each problem with its place, and what training would drop."""
     from netbuild.cli.progress import counting
     from netbuild.data.statistics import check as look
 
@@ -49,11 +51,13 @@ def check_data(
 @command(TRAIN, on=data_app)
 def stats(
     data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder for pictures of it, as PNG.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="With --out: of the choice of pictures that are shown.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="The same as data.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write charts and sample pictures into this folder, as PNG.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of sample pictures, with --out.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count a data set: objects a class, sizes of boxes and of pictures; with --out draw that, and some pictures."""
+    """Print a data set's statistics: objects per class, sizes of boxes and pictures; with --out draw them."""
     from netbuild.data import open_data, scan
     from netbuild.data.statistics import stats_of, stats_text
 

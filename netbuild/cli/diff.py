@@ -21,7 +21,7 @@ from netbuild.errors import NetbuildError
 
 
 def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:
-    """A flag's value for each network: given once it is both's, given twice A's and B's."""
+    """Return a flag's value for each network: one value applies to both, two to A and B."""
     values = given or [None]
     if len(values) > 2:
         raise NetbuildError(f"--{name} is given {len(values)} times: once goes for both networks, twice for A and B")
@@ -32,14 +32,14 @@ def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:
 def diff(
     a: Annotated[str, typer.Argument(help="A YAML file, a checkpoint, or the name of a packaged network.")],
     b: Annotated[str, typer.Argument(help="The one to compare it with.")],
-    scale: Annotated[list[str] | None, typer.Option(help="An entry of scales; twice: of A, of B.")] = None,
-    nc: Annotated[list[int] | None, typer.Option(min=1, help="Number of classes; twice: of A, of B.")] = None,
-    ch: Annotated[list[int] | None, typer.Option(min=1, help="Image channels; twice: of A, of B.")] = None,
-    imgsz: Annotated[list[str] | None, typer.Option(help="Image size, 640 or 640x384; twice: of A, of B.")] = None,
-    flops: Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride.")] = "torch",
+    scale: Annotated[list[str] | None, typer.Option(help="An entry of the file's scales; twice: for A, for B.")] = None,
+    nc: Annotated[list[int] | None, typer.Option(min=1, help="Number of classes; twice: for A, for B.")] = None,
+    ch: Annotated[list[int] | None, typer.Option(min=1, help="Image channels; twice: for A, for B.")] = None,
+    imgsz: Annotated[list[str] | None, typer.Option(help="Image size, 640 or 640x384; twice: for A, for B.")] = None,
+    flops: Annotated[str, typer.Option(help="How to count FLOPs: torch, thop, thop-stride.")] = "torch",
     fused: Fused = False,
     batch: TrainingBatch = 1,
-    all: Annotated[bool, typer.Option("--all", help="Rows that are the same, too.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Show equal rows too.")] = False,
     format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if the networks differ.")] = False,
@@ -47,7 +47,7 @@ def diff(
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Compare two networks row by row: what was added (+), removed (-), changed (~), moved (>), and what it costs."""
+    """Compare two networks row by row: rows added (+), removed (-), changed (~), moved (>), and their costs."""
     sides = {"scale": _sides("scale", scale), "nc": _sides("nc", nc), "ch": _sides("ch", ch)}
     sides["imgsz"] = _sides("imgsz", [image_size(text) for text in imgsz or ()])
     start_printing()

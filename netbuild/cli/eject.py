@@ -1,4 +1,4 @@
-"""netbuild eject: a network as PyTorch that needs no netbuild."""
+"""netbuild eject: writes a network as PyTorch code that does not need netbuild."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,18 +25,19 @@ from netbuild.cli.terminal import busy, say, write, write_json
 def eject(
     file: Annotated[str, typer.Argument(help="A YAML file, the name of a packaged network, or a checkpoint.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
+        Path | None,
+        typer.Option("--out", "-o", help="The file to write; unless given, beside the checkpoint or in this folder."),
     ] = None,
     scale: Scale = None,
     nc: Classes = None,
     ch: Channels = None,
     imgsz: Size = None,
-    json: Annotated[bool, typer.Option("--json", help="What was written and compared, as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written and compared as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Write a network as one readable file of PyTorch, proven equal. Exit code 1: it is not."""
+    """Write a network as one readable PyTorch file and compare the outputs. Exit code 1: they differ."""
     size = image_size(imgsz)
     from netbuild.author.ejecting import eject as write_file
 

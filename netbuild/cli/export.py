@@ -1,4 +1,4 @@
-"""netbuild export, inspect, benchmark: files for other runtimes."""
+"""netbuild export, inspect, benchmark: commands about files for other runtimes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,13 +25,15 @@ from netbuild.errors import NetbuildError
 
 @command(SHIP)
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An ONNX file, of netbuild or of others.")],
-    imgsz: Annotated[str | None, typer.Option(help="Of images whose size is free: 640, or 640x384.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Of inputs whose batch is free.")] = None,
-    nodes: Annotated[bool, typer.Option("--nodes", help="Every node with output, bytes and FLOPs.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="All of it as data, with every node.")] = False,
+    file: Annotated[Path, typer.Argument(help="An ONNX file, written by netbuild or another program.")],
+    imgsz: Annotated[
+        str | None, typer.Option(help="Image size where the file leaves it free: 640, or 640x384.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch size where the file leaves it free.")] = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List every node with its output, bytes and FLOPs.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with every node.")] = False,
 ) -> None:
-    """Look into an ONNX file: ports, operators, parameters, FLOPs, memory, metadata. It is not run."""
+    """Show an ONNX file's inputs, outputs, operators, parameters, FLOPs, memory and metadata without running it."""
     size = image_size(imgsz)
     refuse_unused("with --json, which has all nodes", **({"nodes": nodes or None} if json else {}))
     from netbuild.export.inspection.inspect import inspect as look
@@ -45,47 +47,58 @@ def inspect(
 
 @command(SHIP)
 def export(
-    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
+    file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
     sizes: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; beside the checkpoint or here unless given.")
+        Path | None,
+        typer.Option("--out", "-o", help="The file to write; unless given, beside the checkpoint or in this folder."),
     ] = None,
     target: Annotated[
         str, typer.Option(help="onnx, onnx-int8, openvino, ncnn, coreml, torch-export or torchscript.")
     ] = "onnx",
     imgsz: Annotated[str | None, typer.Option(help="Image size: 640, 640x384 or 640 384 for height x width.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Pictures at once: 1 unless given.")] = None,
-    dynamic: Annotated[str | None, typer.Option(help="What stays free: batch, size or both.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Batch size: 1 unless given.")] = None,
+    dynamic: Annotated[str | None, typer.Option(help="Dynamic axes: batch, size or both.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16; inputs and outputs stay float32.")] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX: operator set, 18 to 23; 20 unless given.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23: 20 unless given.")] = None,
     simplify: Annotated[bool, typer.Option("--simplify", help="Rewrite the graph where that removes nodes.")] = False,
-    nms: Annotated[bool, typer.Option("--nms", help="Suppression inside: boxes, scores, classes, index.")] = False,
-    conf: Annotated[float | None, typer.Option(help="With --nms: least score of a box, 0.25 unless given.")] = None,
-    iou: Annotated[
-        float | None, typer.Option(help="With --nms: overlap beyond which a box is dropped, 0.7 unless given.")
+    nms: Annotated[
+        bool, typer.Option("--nms", help="Include non-maximum suppression: outputs boxes, scores, classes, index.")
+    ] = False,
+    conf: Annotated[
+        float | None, typer.Option(help="With --nms: lowest confidence of a box, 0.25 unless given.")
     ] = None,
-    max_det: Annotated[int | None, typer.Option(help="With --nms: boxes a picture, 300 unless given.")] = None,
+    iou: Annotated[
+        float | None, typer.Option(help="With --nms: IoU above which a box is suppressed, 0.7 unless given.")
+    ] = None,
+    max_det: Annotated[int | None, typer.Option(help="With --nms: most boxes per picture, 300 unless given.")] = None,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")] = True,
-    input_names: Annotated[str | None, typer.Option(help="Instead of images; with commas between.")] = None,
-    output_names: Annotated[str | None, typer.Option(help="Instead of output0,...; with commas between.")] = None,
+    input_names: Annotated[
+        str | None, typer.Option(help="Names of the inputs instead of images, comma-separated.")
+    ] = None,
+    output_names: Annotated[
+        str | None, typer.Option(help="Names of the outputs instead of output0,..., comma-separated.")
+    ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(help="onnx-int8: a data set, or a folder of pictures, that its ranges are learnt from."),
+        typer.Option(help="onnx-int8: the data set or folder of pictures for calibration."),
     ] = None,
-    pictures: Annotated[int | None, typer.Option(min=1, help="Of --calibrate at most: 128 unless given.")] = None,
+    pictures: Annotated[
+        int | None, typer.Option(min=1, help="Most pictures used for calibration: 128 unless given.")
+    ] = None,
     unproven: Annotated[
-        bool, typer.Option("--unproven", help="coreml off macOS: take a file that cannot be run here to prove it.")
+        bool, typer.Option("--unproven", help="coreml outside macOS: accept a file that cannot be verified here.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of random weights: 0 unless given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of random weights: 0 unless given.")] = None,
     scale: Scale = None,
     nc: Classes = None,
     ch: Channels = None,
-    json: Annotated[bool, typer.Option("--json", help="All that is said, as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Write a network for other runtimes; the file is run and compared with torch. Exit code 1: it differs."""
+    """Export a network to another runtime's format and compare its outputs with torch's. Exit code 1: they differ."""
     size = _size_of(imgsz, sizes)
     filtering = {"conf": conf, "iou": iou, "max_det": max_det}
     refuse_unused("without --nms", **({} if nms else filtering))
@@ -113,22 +126,22 @@ def export(
 
 @command(SHIP)
 def benchmark(
-    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
-    files: Annotated[list[str] | None, typer.Argument(help="Files exported from it, to be run as they are.")] = None,
-    targets: Annotated[str, typer.Option(help="all, or names with commas between; with files none besides.")] = "all",
+    file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
+    files: Annotated[list[str] | None, typer.Argument(help="Files already exported from it, to be timed too.")] = None,
+    targets: Annotated[str, typer.Option(help="all, or comma-separated names; none if files are given.")] = "all",
     imgsz: Size = None,
-    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Pictures at once.")] = 1,
-    data: Annotated[str | None, typer.Option(help="A data set: accuracy, and the ranges of int8.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of every runtime.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each, in turn.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size.")] = 1,
+    data: Annotated[str | None, typer.Option(help="A data set to measure accuracy on and to calibrate int8.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each form, taken in turn.")] = 50,
     scale: Scale = None,
     nc: Classes = None,
-    json: Annotated[bool, typer.Option("--json", help="The rows as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Time a network on the CPU in torch and in every form that it is exported to; compare size, outputs, accuracy."""
+    """Time a network on the CPU in torch and in each exported format; compare sizes, outputs and accuracy."""
     size = image_size(imgsz)
     import torch
 
@@ -151,7 +164,7 @@ def benchmark(
 
 
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:
-    """``--imgsz 96 160`` too: the second number is what stands after it."""
+    """Return the image size, also from ``--imgsz 96 160``, where the second number arrives as an argument."""
     if not more:
         return image_size(imgsz)
     if imgsz is None or len(more) > 1 or not (imgsz.isdecimal() and more[0].isdecimal()):

@@ -90,7 +90,7 @@ Channels = Annotated[int | None, typer.Option(min=1, help="Image channels, inste
 
 Size = Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")]
 
-Flops = Annotated[str, typer.Option(help="How to count: torch, thop, thop-stride, or all side by side.")]
+Flops = Annotated[str, typer.Option(help="How to count FLOPs: torch, thop, thop-stride, or all side by side.")]
 
 Fused = Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")]
 
@@ -149,14 +149,14 @@ def image_size(text: str | None) -> tuple[int, int] | None:
 
 
 def refuse_unused(where: str, **given: Any) -> None:
-    """Refuse the first flag that was given without effect."""
+    """Raise an error for the first flag that was given but has no effect here."""
     for name, value in given.items():
         if value is not None:
             raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
 
 
 def may_run(always: bool) -> Callable[[Path], bool]:
-    """Whether code that a file imports may run: asked for, remembered, or confirmed now at a terminal."""
+    """Return a function that decides whether imported code may run: by --trust, an earlier answer, or asking now."""
 
     def ask(path: Path) -> bool:
         from netbuild.modules import trust
@@ -186,20 +186,20 @@ def is_one_of_several() -> bool:
 
 
 def start_printing() -> None:
-    """Called by commands that only print: they may leave without clearing up."""
+    """Prepare a command that only prints: switch off garbage collection and let it exit without freeing memory."""
     # Importing torch makes a million objects that all stay: collecting among them costs 5 % of the start.
     gc.disable()
     state.only_printed = True
 
 
 def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: Any) -> None:
-    """An exported file holds no code that flags could bring or allow."""
+    """Refuse --modules, --trust and other given flags on an ONNX file, which contains no Python code."""
     if str(file).lower().endswith(".onnx"):
         refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)
 
 
 def say_remarks(summary: "Report") -> None:
-    """What a summary warns of and notes, to stderr."""
+    """Print a summary's warnings and notes to stderr."""
     for warning in summary.graph.spec.warnings:
         say(warning.render("warning"))
     for note in summary.notes:

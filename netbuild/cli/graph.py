@@ -33,13 +33,13 @@ def graph(
     nc: Classes = None,
     ch: Channels = None,
     imgsz: Size = None,
-    flops: Annotated[str, typer.Option(help="How to count: torch, thop or thop-stride.")] = "torch",
+    flops: Annotated[str, typer.Option(help="How to count FLOPs: torch, thop or thop-stride.")] = "torch",
     fused: Fused = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Draw a network: a picture (.svg), a page to look around in (.html), Mermaid (.mmd) or DOT (.dot)."""
+    """Draw a network: a picture (.svg), an interactive page (.html), Mermaid (.mmd) or DOT (.dot)."""
     size = image_size(imgsz)
     start_printing()
     from netbuild.report import diagram

@@ -21,35 +21,42 @@ from netbuild.errors import NetbuildError
 
 @command(SHIP)
 def predict(
-    file: Annotated[str, typer.Argument(help="A checkpoint, or .onnx; of a network's file the weights are random.")],
+    file: Annotated[str, typer.Argument(help="A checkpoint, an .onnx file, or a network's file (random weights).")],
     pictures: Annotated[
         list[str],
         typer.Argument(
             metavar="SOURCE...", help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), - for stdin."
         ),
     ],
-    imgsz: Annotated[str | None, typer.Option(help="Fit pictures into this size: 640, or 640x384.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time, at most.")] = 8,
-    conf: Annotated[float | None, typer.Option(help="Least score of a box: 0.25 unless given.")] = None,
-    iou: Annotated[float | None, typer.Option(help="Overlap beyond which a box is dropped: 0.7 unless given.")] = None,
-    max_det: Annotated[int | None, typer.Option(help="Boxes a picture at most: 300 unless given.")] = None,
-    agnostic: Annotated[bool, typer.Option("--agnostic", help="Boxes of different classes drop one another.")] = False,
+    imgsz: Annotated[str | None, typer.Option(help="Letterbox pictures to this size: 640, or 640x384.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Largest batch size.")] = 8,
+    conf: Annotated[float | None, typer.Option(help="Lowest confidence of a box: 0.25 unless given.")] = None,
+    iou: Annotated[float | None, typer.Option(help="IoU above which NMS drops a box: 0.7 unless given.")] = None,
+    max_det: Annotated[int | None, typer.Option(help="Most boxes per picture: 300 unless given.")] = None,
+    agnostic: Annotated[
+        bool, typer.Option("--agnostic", help="Class-agnostic NMS: boxes of different classes suppress each other.")
+    ] = False,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="A box may have several classes.")] = False,
-    classes: Annotated[str | None, typer.Option(help="Only these: names or numbers, with commas between.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these classes: names or numbers, comma-separated.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
     rect: Annotated[
         bool | None,
-        typer.Option("--rect/--no-rect", help="The canvas as narrow as a picture allows (usual), or square."),
+        typer.Option("--rect/--no-rect", help="Pad to the picture's aspect ratio (default), or to a square."),
     ] = None,
-    save: Annotated[str | None, typer.Option(help="pictures (usual), txt, json, crops, with commas; or none.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new folder; runs/predict unless given.")] = None,
+    save: Annotated[
+        str | None, typer.Option(help="What to save, comma-separated: pictures (default), txt, json, crops; or none.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The folder to write, which must be new; runs/predict unless given."),
+    ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="All results as one document; saves only what --save or --out ask for.")
+        bool, typer.Option("--json", help="Print all results as JSON; save only what --save or --out ask for.")
     ] = False,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Show what a network finds in pictures and videos. Exit code 1: some could not be read."""
+    """Run a network on pictures and videos. Exit code 1: some could not be read."""
     size = image_size(imgsz)
     refuse_code(file, modules, trust)
     import torch

@@ -1,4 +1,4 @@
-"""How a training run goes, for people: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
+"""Progress of a training run on stderr: a bar with rate and losses on a terminal, one line per epoch elsewhere."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from netbuild.training.parts import Onlooker
 
 @contextmanager
 def reporter(trainer: Trainer) -> Iterator[Reporter]:
-    """What tells of a run on stderr while it goes."""
+    """Yield the reporter that prints a run's progress to stderr."""
     if not is_first():
         yield Reporter()
     elif sys.stderr.isatty():
@@ -32,7 +32,7 @@ def reporter(trainer: Trainer) -> Iterator[Reporter]:
 
 
 def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str, float], best: bool) -> str:
-    """An epoch's losses and main measures in one line."""
+    """Return an epoch's losses and main metrics in one line."""
     losses = [f"{name[6:]} {value:.4f}" for name, value in measures.items() if name.startswith("train/")]
     scores = [
         f"{name} {measures[name]:.4f}" for name in ("fitness", *trainer.task.measures) if measures.get(name, -1) >= 0
@@ -72,7 +72,7 @@ def _bar(trainer: Trainer) -> Iterator[Reporter]:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes that a run holds: those of its tensors on a CUDA device, else those of the process in memory."""
+    """Return the bytes in use: those of tensors on a CUDA device, otherwise the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:
@@ -84,10 +84,10 @@ def memory(device: torch.device) -> int:
 
 @contextmanager
 def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], None]]:
-    """A function to call after each of so many steps: a bar on a terminal, once it has taken longer than patience.
+    """Yield a function to call after each step; on a terminal a progress bar appears after `patience` seconds.
 
     Args:
-        total: steps; None while they are not known.
+        total: number of steps; None if unknown.
         patience: seconds before there is a bar.
     """
     if not sys.stderr.isatty():
@@ -114,10 +114,10 @@ def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], 
 
 @contextmanager
 def onlooker(brief: bool = False) -> Iterator[Onlooker]:
-    """What tells of the look at the data on stderr, and of validation.
+    """Yield the onlooker that prints the data set's report and the progress of validation to stderr.
 
     Args:
-        brief: whether nothing is said of data of which nothing is dropped.
+        brief: print the report only if something was dropped.
     """
     with counting(None) as step:
 
@@ -137,7 +137,7 @@ def onlooker(brief: bool = False) -> Iterator[Onlooker]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of figures as an aligned table."""
+    """Return rows of metrics as an aligned table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return "\n".join(align([columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]))
 

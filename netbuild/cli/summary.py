@@ -29,7 +29,7 @@ from netbuild.errors import NetbuildError
 
 
 def _check_view(view: str | None, reverse: bool, form: str, columns: str | None, depth: int) -> None:
-    """No flag is passed over in silence."""
+    """Refuse flags that have no effect with the chosen view or format."""
     if view not in (None, "textbook"):
         raise NetbuildError(f"unknown view '{view}'", hint="there is: textbook")
     if reverse and not view:

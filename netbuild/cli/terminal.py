@@ -1,4 +1,4 @@
-"""What commands say: data to stdout, the rest to stderr, signs of life on a terminal only."""
+"""Output of commands: data to stdout, messages to stderr, spinners on terminals only."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class State:
-    """What this process was asked for."""
+    """Global options of this process."""
 
     debug = bool(os.environ.get("NETBUILD_DEBUG"))
     only_printed = False  # nothing is left that an orderly exit would finish
@@ -18,24 +18,24 @@ state = State()
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal: to stderr."""
+    """Print a message to stderr."""
     print(_encodable(text, sys.stderr), file=sys.stderr)
 
 
 def write(text: str) -> None:
-    """Data, to stdout alone."""
+    """Print data to stdout."""
     print(_encodable(text.rstrip("\n"), sys.stdout))
 
 
 def write_json(data: Any) -> None:
-    """Data as JSON, to stdout."""
+    """Print data as JSON to stdout."""
     import json
 
     write(json.dumps(data, indent=1))
 
 
 def show(renderable: Any) -> None:
-    """A rich renderable to stdout: in colour on a terminal, plain and unwrapped elsewhere."""
+    """Print a rich renderable to stdout: in colour on a terminal, plain and unwrapped elsewhere."""
     from netbuild.report.text import to_text
 
     if not sys.stdout.isatty():
@@ -47,7 +47,7 @@ def show(renderable: Any) -> None:
 
 
 def redraw(renderables: Sequence[Any], title: str, foot: Callable[[], str]) -> None:
-    """A screen of its own on a terminal, elsewhere lines under one with the title; the foot is asked for last."""
+    """Clear a terminal and print there; elsewhere print below a title. `foot` is called after rendering."""
     from netbuild.report.text import to_text
 
     if sys.stdout.isatty():
@@ -65,7 +65,7 @@ def redraw(renderables: Sequence[Any], title: str, foot: Callable[[], str]) -> N
 
 
 def busy(what: str) -> AbstractContextManager[Any]:
-    """A sign of life on a terminal."""
+    """Return a context that shows a spinner on a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
@@ -74,7 +74,7 @@ def busy(what: str) -> AbstractContextManager[Any]:
 
 
 def waiting(file: str) -> AbstractContextManager[Any]:
-    """A sign of life on a terminal while a file of thousands of rows is resolved."""
+    """Return a context that shows a spinner while a file of thousands of rows is resolved."""
     if not os.path.isfile(file) or os.path.getsize(file) < 50_000:
         return nullcontext()
     return busy(f"resolving {file}")

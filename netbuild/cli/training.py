@@ -1,4 +1,4 @@
-"""netbuild train, val: networks taught and measured."""
+"""netbuild train, val: commands that train and evaluate networks."""
 
 import sys
 from pathlib import Path
@@ -25,11 +25,13 @@ from netbuild.cli.flags import (
 from netbuild.cli.terminal import say, state, write, write_json
 from netbuild.errors import NetbuildError
 
-Nproc = Annotated[int, typer.Option(min=1, max=4096, help="Processes on this machine, one a GPU; by torchrun.")]
+Nproc = Annotated[
+    int, typer.Option(min=1, max=4096, help="Processes on this machine, one per GPU, started by torchrun.")
+]
 
 
 def _is_launcher(nproc: int, nnodes: int) -> bool:
-    """Whether this process is to start others: those that it starts have the same flags."""
+    """Whether this process must launch the run's processes; these get the same flags and must not."""
     from netbuild.system.processes import is_launched
 
     return nproc * nnodes > 1 and not is_launched()
@@ -46,13 +48,13 @@ def _launch(
     resume: Path | None,
     **options: Any,
 ) -> NoReturn:
-    """Start this command in several processes, and leave with their exit code."""
+    """Start this command in several processes and exit with their exit code."""
     from netbuild.system import processes
     from netbuild.training.run import look
 
     processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
     look(file, resume, **options)
-    # What was asked and answered here is not asked again in each of them.
+    # The user has been asked for trust here already, so the processes get --trust and do not ask again.
     again = processes.again(sys.argv, command, "--trust")
     arguments = processes.torchrun_arguments(nproc, nnodes, node_rank, rdzv, again)
     raise typer.Exit(processes.launch(arguments, state.debug))
@@ -86,26 +88,28 @@ def train(
         typer.Option("--overfit-batch", help="Self-test: overfit one batch, or exit with code 1."),
     ] = False,
     option: Option = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags go over it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags override it.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint: rows of equal structure take its tensors.")
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
     scale: Scale = None,
     amp: Annotated[str | None, typer.Option(help="Mixed precision: auto, off, bf16, fp16.")] = None,
     no_amp: Annotated[bool, typer.Option("--no-amp", help="The same as --amp off.")] = False,
     nproc: Nproc = 1,
-    nnodes: Annotated[int, typer.Option(min=1, max=65_536, help="Machines, on each of which this is run.")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, max=65_536, help="Number of machines; run the command on each.")] = 1,
     node_rank: Annotated[
-        int | None, typer.Option(min=0, help="Which of the machines; they agree unless given.")
+        int | None, typer.Option(min=0, help="Rank of this machine; agreed on among them unless given.")
     ] = None,
-    rdzv: Annotated[str | None, typer.Option(help="HOST:PORT of one of the machines, where they meet.")] = None,
+    rdzv: Annotated[str | None, typer.Option(help="Rendezvous: HOST:PORT of one of the machines.")] = None,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Train a network on a data set: a run folder with checkpoints, numbers and settings."""
+    """Train a network on a data set; writes a run folder with checkpoints, metrics and settings."""
     from netbuild import settings
 
     named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
@@ -154,7 +158,7 @@ def train(
 
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
-    """Tell whether a batch is learnt by heart; exit code 1 if it is not."""
+    """Check that the network can overfit one batch; exit code 1 if it cannot."""
     from netbuild.cli.progress import onlooker
     from netbuild.training.overfitting import is_overfit
     from netbuild.training.run import overfit_batch
@@ -175,7 +179,9 @@ def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None
 def val(
     file: Annotated[Path, typer.Argument(help="A checkpoint, or an exported .onnx file.")],
     data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
-    split: Annotated[str | None, typer.Option(help="Of the data: val, else test, unless given.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The data set's split: unless given val, or test if there is no val.")
+    ] = None,
     imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Training batch size; validation uses twice as many images per batch.")
@@ -183,16 +189,16 @@ def val(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     option: Option = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A folder for curves, confusion and pictures.")
+        Path | None, typer.Option("--out", "-o", help="A folder for curves, the confusion matrix and pictures.")
     ] = None,
     lenient: Lenient = False,
     strict: Strict = False,
     nproc: Nproc = 1,
-    json: Annotated[bool, typer.Option("--json", help="The measures as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Measure a checkpoint or an ONNX file on a data set, in all and class by class."""
+    """Evaluate a checkpoint or an ONNX file on a data set, overall and per class."""
     from netbuild import settings
 
     refuse_code(file, modules, trust, nproc=nproc if nproc > 1 else None)

@@ -1,4 +1,4 @@
-"""netbuild view: what a network sees."""
+"""netbuild view: draws kernels, feature maps and activation functions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,30 +23,33 @@ from netbuild.errors import NetbuildError
 
 @command(SHIP)
 def view(
-    file: Annotated[str, typer.Argument(help="A checkpoint; of a network's file the weights are random.")],
-    image: Annotated[Path | None, typer.Option(help="The picture whose feature maps are wanted.")] = None,
+    file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
+    image: Annotated[Path | None, typer.Option(help="The picture whose feature maps are drawn.")] = None,
     row: Annotated[
         list[str] | None,
         typer.Option(help="A row by number or name, or a module in it: 2.cv1.conv. May be repeated; all unless given."),
     ] = None,
     what: Annotated[
-        str | None, typer.Option(help="kernels, maps, curves (of activation functions), with commas; all unless given.")
+        str | None,
+        typer.Option(help="kernels, maps, curves (activation functions), comma-separated; all unless given."),
     ] = None,
-    channels: Annotated[int, typer.Option(min=1, max=4096, help="Maps or kernels a picture, at most.")] = 64,
-    weights: Annotated[Path | None, typer.Option(help="Tensors for the rows of the same structure.")] = None,
+    channels: Annotated[int, typer.Option(min=1, max=4096, help="Most maps or kernels per picture.")] = 64,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint: rows of equal structure take its tensors.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A new folder (runs/view), NAME.png of one picture, or NAME.html: the page."),
     ] = None,
-    imgsz: Annotated[str | None, typer.Option(help="Fit the picture into this size: 640, or 640x384.")] = None,
+    imgsz: Annotated[str | None, typer.Option(help="Letterbox the picture to this size: 640, or 640x384.")] = None,
     scale: Scale = None,
     nc: Classes = None,
-    json: Annotated[bool, typer.Option("--json", help="The pictures' files and titles as data.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the pictures' files and titles as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Draw what a network sees: kernels, feature maps of a picture, its activation functions as curves."""
+    """Draw a network's kernels, the feature maps of a picture, and its activation functions as curves."""
     size = image_size(imgsz)
     refuse_unused("without --image", **({} if image else {"imgsz": imgsz}))
     import torch

@@ -45,7 +45,7 @@ def watch(
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Show a network's summary, or its errors, anew at each save. Ctrl-C ends it, with exit code 0."""
+    """Show a network's summary or errors again after each save. Ctrl-C ends it with exit code 0."""
     size = image_size(imgsz)
     from netbuild.author import watch as watching
     from netbuild.grammar.locate import locate
@@ -70,7 +70,7 @@ def watch(
 
 
 def _show(look: "Look", columns: tuple[str, ...]) -> None:
-    """The table, or what is wrong; under it the time, what has changed, and how long it took from the save on."""
+    """Show the table or the errors, then the time, what changed, and the delay since the save."""
     import time
 
     from rich.text import Text
