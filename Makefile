@@ -8,7 +8,7 @@ JOBS ?= auto
 PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --maxprocesses 4 --dist worksteal)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-targets lint types format bench picture browser clean
+.PHONY: help demo test test-all test-targets lint types format bench docs picture browser clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,10 @@ bench: $(VENV)/.dev  ## ratios against importing torch, and against a peer's Pyt
 	@[ -z "$$NETBUILD_PEER" ] || $(BIN)/python benchmarks/network.py
 	@[ -z "$$NETBUILD_PEER" ] || [ -z "$$NETBUILD_DATA" ] || $(BIN)/python benchmarks/training.py
 
+docs: $(VENV)/.core  ## build the manual in site/, strictly: a broken link is an error
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 picture: $(VENV)/.dev  ## draw docs/yolo11n.svg, the picture of README, anew
 	$(BIN)/netbuild graph yolo11n.yaml -o docs/yolo11n.svg
 
@@ -68,4 +72,4 @@ browser:  ## install Chromium for the tests of pages, where apt-get may; without
 	  || { echo "no Chromium, and no apt-get as root: tests of pages will be skipped" >&2; }
 
 clean:  ## remove what was built and cached
-	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import netbuild
 from netbuild.costs.observer import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BROKEN = """\
 # the file of README's section on mistakes
@@ -133,3 +136,16 @@ def test_contributing_shows_the_tree_that_there_is():
     there = {path.name for path in (ROOT / "netbuild").glob("*.py")}
     there |= {f"{path.parent.name}/" for path in (ROOT / "netbuild").glob("*/__init__.py")}
     assert shown == there
+
+
+def test_site_builds_without_a_broken_link_and_has_each_command_and_name(tmp_path):
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = (tmp_path / "commands.html").read_text(encoding="utf-8")
+    assert all(f'id="netbuild-{name}"' in shown for name in ("summary", "train", "data-check", "weights-import"))
+    shown = (tmp_path / "python-reference.html").read_text(encoding="utf-8")
+    assert all(f'id="netbuild{name.lower()}"' in shown for name in netbuild.__all__ if name != "__version__")
+    outside = re.compile(r'<(?:script|link|img)[^>]*(?:src|href)="https?://')
+    assert not [page.name for page in tmp_path.glob("*.html") if outside.search(page.read_text(encoding="utf-8"))]
