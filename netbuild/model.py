@@ -8,7 +8,8 @@ from netbuild.errors import NetbuildError, check_keywords
 from netbuild.export import Exported, export
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions
-from netbuild.prediction.predictor import Result, predict
+from netbuild.prediction.predictor import predict
+from netbuild.prediction.result import Result
 from netbuild.report.summary import Summary, summarize
 from netbuild.training.api import TrainingResult, ValidationResult, ValKeywords, train, val
 from netbuild.weights.building import build

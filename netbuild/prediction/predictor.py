@@ -1,10 +1,10 @@
-"""Prediction: pictures to what a network finds in them, one after another. It knows no task's insides."""
+"""Prediction: reads pictures, runs the network on batches of them, and gives a `Result` for each, for any task."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -12,74 +12,39 @@ from torch import nn
 
 from netbuild.data.fitting import FITTINGS, Image
 from netbuild.data.images import UnreadableImageError, from_pixels
-from netbuild.errors import NetbuildError, shorten
+from netbuild.errors import NetbuildError, check_keywords, did_you_mean, shorten
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
 from netbuild.prediction import sources
+from netbuild.prediction.in_memory import collect
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
-from netbuild.prediction.sources import Shot
+from netbuild.prediction.result import Result
+from netbuild.prediction.sources import Shot, Source
+from netbuild.prediction.trackers import find as find_tracker
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task
-from netbuild.tasks.base import Record, Task, View, refuse
+from netbuild.tasks.base import FrameState, Task, View, refuse
 from netbuild.weights.building import build_graph
 
 Unreadable = Callable[[Path, NetbuildError], None]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a network finds in a picture.
-
-    Attributes:
-        path: the picture's file.
-        size: height and width in pixels, as the picture is seen (after its EXIF orientation).
-        records: what is found, as JSON data; the task says what a record has.
-        frame: number in the video, from 1; None for a picture.
-        fps: frames a second of the video.
-        prediction: the task's own form, in terms of what the network saw.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    records: list[Record]
-    frame: int | None
-    fps: float | None
-    prediction: Any = field(repr=False)
-    view: View = field(repr=False)
-    task: Task = field(repr=False)
-
-    def picture(self) -> Image:
-        """The picture with what is found drawn into it: uint8 (H, W, 3), RGB."""
-        return self.task.draw(self.view.image, self.prediction, self.records).render()
-
-    def line(self) -> str:
-        """Path, height x width, and what is found, in one line."""
-        frame = "" if self.frame is None else f" frame {self.frame}"
-        text = f"{self.path}{frame} {self.size[0]}x{self.size[1]}: {self.task.line(self.records)}"
-        # What a file's or a class's name says must not steer the terminal.
-        return "".join(c if c.isprintable() else " " for c in text)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        frame = {} if self.frame is None else {"frame": self.frame}
-        height, width = self.size
-        return {"path": str(self.path), **frame, "width": width, "height": height, "records": self.records}
-
-
-@dataclass(frozen=True)
 class Predictor:
-    """A network with all that is settled before it sees a picture; see `prepare`.
+    """A network with all options settled, ready to predict; see `prepare`.
 
     Args:
-        network: on its device.
-        task: what it is for.
+        network: the network, on its device.
+        task: the task that decodes its outputs.
         size: height and width that pictures are fitted into.
-        stride: both sides of a letterboxed canvas are multiples of it.
-        batch: pictures that the network sees at once, at most.
-        rect: whether canvases are as narrow as their pictures allow, where the task letterboxes them.
-        options: of the task's `decode`.
+        stride: both sides of a letterboxed input are multiples of it, in pixels.
+        batch: largest number of pictures in a batch.
+        rect: whether letterboxed inputs are padded only up to the stride, not to the whole size.
+        options: keyword arguments of the task's ``decode``.
+        inputs: the network's further inputs, after the image, without the batch.
+        tracker: makes the tracker of a video; None for the task's own `Task.frame_state`.
     """
 
     network: Network
@@ -89,70 +54,94 @@ class Predictor:
     batch: int
     rect: bool
     options: dict[str, Any]
+    inputs: tuple[torch.Tensor, ...] = ()
+    tracker: Callable[[], FrameState] | None = None
 
-    def run(self, files: Iterable[Path], unreadable: Unreadable | None = None) -> Iterator[Result]:
-        """Results in the order of the files, of a video for each frame; pictures are read as results are asked for.
+    def run(self, source: Iterable[Source], unreadable: Unreadable | None = None) -> Iterator[Result]:
+        """Yield results in the order of the pictures, one for each frame of a video.
 
-        A picture's canvas is its own, whatever comes before or after it; neighbours of one canvas share a batch.
+        Pictures are read as results are asked for. The input made of a picture does not depend on its neighbours;
+        neighbours whose inputs have one size share a batch.
+
+        Args:
+            source: files, and pictures in memory.
+            unreadable: called with the path and the error of each picture that cannot be read, which is then skipped.
 
         Raises:
-            UnreadableImageError: for a picture that cannot be read, if ``unreadable`` is not there to be told.
+            UnreadableImageError: for a picture that cannot be read, without ``unreadable``.
             NetbuildError: if the network fails.
         """
-        waiting: list[_Seen] = []
-        for seen in self._seen(files, unreadable):
-            if waiting and waiting[0].pixels.shape != seen.pixels.shape:
-                yield from self._results(waiting)
+        state: FrameState | None = None
+        for batch in self._batches(source, unreadable):
+            for item, prediction in zip(batch, self._predict(batch), strict=True):
+                if item.shot.frame in (None, 1):  # a picture, or a new video
+                    state = self._new_state() if item.shot.frame else None
+                yield self._result(item, prediction, state)
+
+    def _new_state(self) -> FrameState | None:
+        return self.tracker() if self.tracker else self.task.frame_state()
+
+    def _batches(self, source: Iterable[Source], unreadable: Unreadable | None) -> Iterator[list["_Input"]]:
+        waiting: list[_Input] = []
+        for item in self._read(source, unreadable):
+            if waiting and waiting[0].pixels.shape != item.pixels.shape:
+                yield waiting
                 waiting = []
-            waiting.append(seen)
+            waiting.append(item)
             if len(waiting) == self.batch:
-                yield from self._results(waiting)
+                yield waiting
                 waiting = []
         if waiting:
-            yield from self._results(waiting)
+            yield waiting
 
-    def _seen(self, files: Iterable[Path], unreadable: Unreadable | None) -> Iterator["_Seen"]:
+    def _read(self, source: Iterable[Source], unreadable: Unreadable | None) -> Iterator["_Input"]:
         channels = self.network.card.ch
-        for file in files:
+        for one in source:
             try:
-                for shot in sources.shots(file, channels == 4):
+                for shot in sources.shots(one, channels == 4):
                     pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
                     fitted, place = FITTINGS[self.task.fitting](pixels, self.size, self.stride, self.rect)
-                    yield _Seen(shot, fitted, View(shot.pixels[..., :3], place))
+                    yield _Input(shot, fitted, View(shot.pixels[..., :3], place))
             except UnreadableImageError as error:
                 if unreadable is None:
                     raise
-                unreadable(file, error)
+                unreadable(one if isinstance(one, Path) else one.path, error)
 
-    def _results(self, waiting: Sequence["_Seen"]) -> Iterator[Result]:
-        stacked = np.stack([seen.pixels for seen in waiting]).transpose(0, 3, 1, 2)
+    def _predict(self, batch: Sequence["_Input"]) -> list[Any]:
+        """Run the network on a batch and return the task's prediction for each image."""
+        stacked = np.stack([item.pixels for item in batch]).transpose(0, 3, 1, 2)
         outputs = self.outputs(torch.from_numpy(np.ascontiguousarray(stacked)))
         found = self.task.predictions(outputs, stacked.shape[2:], **self.options)
-        for i, seen in enumerate(waiting):
-            shot, view = seen.shot, seen.view
-            records = self.task.records(found[i], view)
-            h, w = view.image.shape[:2]
-            yield Result(shot.path, (h, w), records, shot.frame, shot.fps, found[i], view, self.task)
+        return [found[i] for i in range(len(batch))]
+
+    def _result(self, item: "_Input", prediction: Any, state: FrameState | None) -> Result:
+        shot, view = item.shot, item.view
+        records = self.task.records(prediction, view)
+        if state is not None:
+            records = state.update(records, view)
+        h, w = view.image.shape[:2]
+        return Result(shot.path, (h, w), records, shot.frame, shot.fps, prediction, view, self.task)
 
     def outputs(self, images: torch.Tensor) -> Any:
-        """What the network makes of uint8 images (B, C, H, W), in eval, without gradients.
+        """Run the network on uint8 images (B, C, H, W), in eval mode and without gradients.
 
         Raises:
-            NetbuildError: if it fails, as it may at a size that it was not made for.
+            NetbuildError: if it fails, as it may on images of a size that it was not made for.
         """
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        further = [x.to(device).expand(len(images), *x.shape) for x in self.inputs]
         try:
             with torch.no_grad(), evaluating(self.network):
-                return self.network(images.to(device).float() / 255)
+                return self.network(images.to(device).float() / 255, *further)
         except RuntimeError as error:
-            said = f"the network fails on images of shape {list(images.shape)}: {shorten(error, 200)}"
+            reason = f"the network fails on images of shape {list(images.shape)}: {shorten(error, 200)}"
             hint = "try another --imgsz, or a smaller --batch if memory is short"
-            raise NetbuildError(said, hint=hint) from error
+            raise NetbuildError(reason, hint=hint) from error
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A shot, the pixels (H, W, C) that the network sees of it, and where it lies in them."""
+class _Input:
+    """A picture, the pixels (H, W, C) that the network sees of it, and where it lies in them."""
 
     shot: Shot
     pixels: Image
@@ -161,102 +150,154 @@ class _Seen:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval for now; each module is given back as it was."""
-    learning = [module for module in network.modules() if module.training]
+    """Put a network in eval mode for a ``with`` block; each module gets its own mode back afterwards."""
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
         yield
     finally:
-        for module in learning:
+        for module in training:
             module.training = True
 
 
+class PredictKeywords(TypedDict, total=False):
+    """The keywords of `predict` and `prepare`.
+
+    Attributes:
+        imgsz: side, or (height, width), that pictures are fitted into; that of training, else the network's own.
+        batch: largest number of pictures in a batch.
+        rect: pad letterboxed inputs only up to the stride (the default), not to the whole size.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a network that is given stays where it is.
+        modules, trusted: own modules, as for `netbuild.build`.
+        inputs: values of the network's further inputs, after the image, each without the batch.
+        tracker: name of a tracker, or a class of one; a new one follows the objects of each video.
+        conf, iou, max_det, agnostic, multi_label, classes: options of detection; None means the default.
+    """
+
+    imgsz: Size
+    batch: int
+    rect: bool | None
+    device: str | None
+    modules: Sequence[str | Path]
+    trusted: bool | Callable[[Path], bool]
+    inputs: Sequence[Any]
+    tracker: str | Callable[[], FrameState] | None
+    conf: float | None
+    iou: float | None
+    max_det: int | None
+    agnostic: bool | None
+    multi_label: bool | None
+    classes: str | Sequence[str | int] | None
+
+
 def predict(
-    file: str | Path | Network,
-    pictures: str | Path | Iterable[str | Path],
-    *,
-    unreadable: Unreadable | None = None,
-    **options: Any,
+    model: str | Path | Network, source: Any, *, unreadable: Unreadable | None = None, **options: Any
 ) -> Iterator[Result]:
-    """What a network finds in pictures and videos, one `Result` after another, as they are asked for.
+    """Predict on pictures and videos and yield a `Result` for each, in order; one for each frame of a video.
 
     Args:
-        file: a checkpoint, an exported ONNX file, a network as `netbuild.build` gives it, or a network's file, whose
+        model: a checkpoint, an exported ONNX file, a network as `netbuild.build` gives it, or a network's file, whose
             weights are random.
-        pictures: files, folders, patterns such as ``shots/**/*.jpg``, or ``-`` for a list on stdin.
-        unreadable: told of each picture that cannot be read, and why; without it, the first is an error.
-        options: as for `prepare`.
+        source: a path, folder, glob pattern, array (H, W, 3) or (H, W), PIL picture, tensor (C, H, W) or (B, C, H, W),
+            bytes of a picture's file, or a list of these; see `netbuild.prediction.in_memory.collect`.
+        unreadable: called with the path and the error of each picture that cannot be read; without it, the first such
+            picture raises its error.
+        options: see `PredictKeywords`; a task of a plug-in may have others.
 
     Raises:
-        NetbuildError: at once, for whatever is wrong with network, names or options; or as `Predictor.run` tells.
+        KeywordError: at once, for a keyword that there is not and that resembles one that there is.
+        NetbuildError: at once, for an error in network, source or options; later as `Predictor.run`.
     """
-    found = sources.find(pictures)
-    return prepare(file, **options).run(found, unreadable)
+    pictures = collect(source)
+    return prepare(model, **options).run(pictures, unreadable)
 
 
 def prepare(
-    file: str | Path | Network,
+    model: str | Path | Network,
     *,
     imgsz: Size = None,
     batch: int = 8,
     rect: bool | None = None,
     device: str | None = None,
-    modules: Sequence[str | Path] = (),
-    trusted: bool | Callable[[Path], bool] = False,
+    inputs: Sequence[Any] = (),
+    tracker: str | Callable[[], FrameState] | None = None,
     **options: Any,
 ) -> Predictor:
-    """A network made ready to predict.
-
-    Args:
-        file: a checkpoint, an exported ONNX file, a network, or a network's file.
-        imgsz: side, or (height, width), that pictures are fitted into; that of training, else the network's own.
-        batch: pictures that the network sees at once, at most.
-        rect: of letterboxed pictures, whether the canvas is as narrow as each allows (the default), or square.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a network that is given stays where it is.
-        modules, trusted: own modules, as for `netbuild.build`.
-        options: of the task: of detection conf, iou, max_det, agnostic, multi_label, classes; None is not given.
+    """Open a network and settle all options of prediction; the arguments are those of `predict`.
 
     Raises:
-        NetbuildError: for whatever is wrong with them.
+        KeywordError, NetbuildError: for an error in them.
     """
     if batch < 1:
         raise NetbuildError(f"--batch {batch}: must be at least 1")
-    if isinstance(file, Network):
-        refuse({} if device is None else {"device": device}, "on a network that is built: move it yourself")
-        network, size = file, file.card.imgsz
-    elif is_exported(file):
-        code = {"modules": modules or None, "trusted": trusted if trusted is True else None}
-        refuse({name: value for name, value in code.items() if value}, "on an ONNX file")
-        network = open_exported(file, device)
-        size = network.card.imgsz
-    else:
-        network, size = _opened(file, modules, trusted)
-        network.to(pick_device(device or "auto"))
+    code: dict[str, Any] = {name: options.pop(name) for name in ("modules", "trusted") if name in options}
+    network, size = _open(model, device, code)
     task = _task(network)
-    given = task.options({name: value for name, value in options.items() if value is not None})
+    given = _task_options(task, options)
+    states = find_tracker(tracker) if isinstance(tracker, str) else tracker
+    further = _further_inputs(network, inputs)
     if isinstance(network, OnnxNetwork):
         network.check(options)
-        size, narrow = network.settle(imgsz, rect)
-        return Predictor(network, task, size, 1 if network.file.canvas else task.stride, batch, narrow, given)
-    square = task.fitting == "letterbox"
-    if rect is not None and not square:
+        size, rect = network.settle(imgsz, rect)
+        stride = 1 if network.file.canvas else task.stride
+    else:
+        size, stride = _input_size(task, size, imgsz, rect), task.stride
+    return Predictor(network, task, size, stride, batch, rect is not False, given, further, states)
+
+
+def _task_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task's options of ``decode``; a keyword that it refuses is compared with the known ones first."""
+    try:
+        return task.options({name: value for name, value in options.items() if value is not None})
+    except NetbuildError:
+        known = {*PredictKeywords.__annotations__, "unreadable"}
+        check_keywords([name for name in options if name not in known and did_you_mean(name, known)], known)
+        raise
+
+
+def _open(model: str | Path | Network, device: str | None, code: Mapping[str, Any]) -> tuple[Network, tuple[int, int]]:
+    """Return the network, and the height and width that it was trained on or made for."""
+    if isinstance(model, Network):
+        refuse({} if device is None else {"device": device}, "on a network that is built: move it yourself")
+        return model, model.card.imgsz
+    if is_exported(model):
+        effective = {"modules": code.get("modules"), "trusted": code.get("trusted") is True}
+        refuse({name: value for name, value in effective.items() if value}, "on an ONNX file")
+        exported = open_exported(model, device)
+        return exported, exported.card.imgsz
+    graph = open_graph(model, modules=code.get("modules", ()), trusted=code.get("trusted", False))
+    network = build_graph(graph).eval().fuse()
+    return network.to(pick_device(device or "auto")), trained_size(graph) or graph.imgsz
+
+
+def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | None) -> tuple[int, int]:
+    """Return the height and width that pictures are fitted into."""
+    letterbox = task.fitting == "letterbox"
+    if rect is not None and not letterbox:
         refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
     if asked := pair(imgsz):
-        size = asked
-    elif square:
-        size = (max(size),) * 2
-    return Predictor(network, task, size, task.stride, batch, rect is not False, given)
+        return asked
+    return (max(size),) * 2 if letterbox else size
 
 
-def _opened(file: str | Path, modules: Sequence[str | Path], trusted: Any) -> tuple[Network, tuple[int, int]]:
-    graph = open_graph(file, modules=modules, trusted=trusted)
-    if len(graph.inputs) != 1 or len(graph.inputs[0][1]) != 3:
-        raise NetbuildError(f"{file}: prediction is for networks of one image, this one has other inputs")
-    return build_graph(graph).eval().fuse(), trained_size(graph) or graph.imgsz
+def _further_inputs(network: Network, values: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+    """Check the values of the inputs after the image, which the network's file names."""
+    image, *further = network.card.inputs or (("input", (network.card.ch, *network.card.imgsz)),)
+    if len(image[1]) != 3:
+        raise NetbuildError(f"prediction is for networks of images; the input '{image[0]}' is {list(image[1])}")
+    if len(values) != len(further):
+        names = ", ".join(f"{name} {list(shape)}" for name, shape in further) or "none"
+        hint = "from Python: inputs=[...], each without the batch" if further else "leave inputs out"
+        raise NetbuildError(f"the network's other inputs beside the image are: {names}; {len(values)} given", hint=hint)
+    tensors = tuple(torch.as_tensor(value).float() for value in values)
+    for tensor, (name, shape) in zip(tensors, further, strict=True):
+        if tensor.ndim != len(shape):
+            raise NetbuildError(f"the input '{name}' is {list(shape)} without the batch, not {list(tensor.shape)}")
+    return tensors
 
 
 def trained_size(graph: Graph) -> tuple[int, int] | None:
-    """Height and width of the images that a checkpoint was trained on, if it is one that says so."""
+    """Return the height and width of the images that a checkpoint was trained on, None if it does not record them."""
     settings = graph.spec.stored.training.get("settings") if graph.spec.stored else None
     trained = settings.get("imgsz") if isinstance(settings, dict) else None
     return (trained, trained) if type(trained) is int and 1 <= trained <= MAX_SIDE else None

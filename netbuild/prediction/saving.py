@@ -11,7 +11,7 @@ from typing import Any
 from netbuild.data.fitting import Image
 from netbuild.drawing import encoding
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.prediction.predictor import Result
+from netbuild.prediction.result import Result
 from netbuild.system.files import make_folder, write_bytes, writing
 from netbuild.system.packages import cv2
 from netbuild.tasks.base import Task
@@ -101,10 +101,10 @@ class Writer:
 
     def _picture(self, result: Result, stem: str) -> None:
         if self.video:
-            self.video.add(result.picture())
+            self.video.add(result.plot())
             return
         ending = ".jpg" if result.path.suffix.lower() in encoding.JPEG else ".png"
-        encoding.save(result.picture(), self.folder / f"{stem}{ending}")
+        encoding.save(result.plot(), self.folder / f"{stem}{ending}")
 
     def _video_of(self, result: Result) -> str:
         if self.video is None:

@@ -1,4 +1,4 @@
-"""Pictures to predict on: files, folders, patterns, lists on stdin, and the frames of videos."""
+"""What to predict on: files, folders, glob patterns, lists on stdin, and the frames of videos."""
 
 import glob
 import os
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from netbuild.data.fitting import Image
-from netbuild.data.images import UnreadableImageError, is_picture, read_image
+from netbuild.data.images import UnreadableImageError, decode, from_pixels, is_picture, read_image
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.system.packages import cv2
 
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
-FPS = 25.0  # of a video that does not tell its own
+FPS = 25.0  # assumed for a video that does not state its frame rate
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Shot:
     """A picture, or a frame of a video.
 
     Args:
-        path: the file.
+        path: the file; a made-up name for a picture that was given as data.
         pixels: (H, W, C) upright, RGB or with alpha.
-        frame: number in the video, from 1.
-        fps: frames a second of the video.
+        frame: number of the frame in its video, from 1.
+        fps: frames per second of the video.
     """
 
     path: Path
@@ -39,18 +39,33 @@ class Shot:
     fps: float | None = None
 
 
-def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The files that are meant, in order, each once: pictures and videos.
+@dataclass(frozen=True)
+class InMemory:
+    """A picture that is given as data, not as a file.
 
     Args:
-        names: files, folders (the pictures right in them, 2.png before 10.png), patterns such as ``shots/**/*.jpg``,
-            and ``-`` for a list on stdin, a name a line.
+        path: a made-up name for messages and results.
+        data: the bytes of a picture's file, decoded when its turn comes, or pixels (H, W, C).
+    """
+
+    path: Path
+    data: bytes | Image
+
+
+Source = Path | InMemory
+
+
+def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
+    """List the pictures and videos that are named, in order, each file once.
+
+    Args:
+        names: as for `list_files`; several of them in an iterable.
 
     Raises:
-        NetbuildError: for a name that means nothing, or if there is no picture at all.
+        NetbuildError: for a name that matches nothing, or if there is no picture at all.
     """
     listed = [names] if isinstance(names, (str, Path)) else names
-    files = [file for name in listed for file in (_listed() if str(name) == "-" else _named(str(name)))]
+    files = [file for name in listed for file in list_files(name)]
     if not files:
         raise NetbuildError("there is no picture: nothing was named, or an empty list")
     once: dict[str, Path] = {}
@@ -59,17 +74,30 @@ def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
     return list(once.values())
 
 
+def list_files(name: str | Path) -> list[Path]:
+    """List the pictures and videos that one name stands for.
+
+    Args:
+        name: a file, a folder (the pictures directly in it, 2.png before 10.png), a glob pattern such as
+            ``shots/**/*.jpg``, or ``-`` for a list on stdin with a name per line.
+
+    Raises:
+        NetbuildError: for a name that matches nothing.
+    """
+    return _read_stdin() if str(name) == "-" else _named(str(name))
+
+
 def is_video(path: Path) -> bool:
-    """Whether a file's ending is that of a video."""
+    """Return whether a file's ending is that of a video."""
     return path.suffix.lower() in VIDEOS
 
 
 def natural(path: Path) -> list[tuple[int, int | str]]:
-    """A key that sorts numbers in names by their value."""
+    """Return a sorting key that orders the numbers in names by their value."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
-def _listed() -> list[Path]:
+def _read_stdin() -> list[Path]:
     lines = (line.rstrip("\r\n") for line in sys.stdin)
     return [file for line in lines if line.strip() for file in _named(line)]
 
@@ -78,17 +106,17 @@ def _named(name: str) -> list[Path]:
     path = Path(name).expanduser()
     try:
         if path.is_dir():
-            return _inside(path)
+            return _pictures_in(path)
         if path.exists():
             return [path]
     except (OSError, ValueError) as error:  # too long, a null byte
-        raise NetbuildError(f"{name}: cannot be looked at: {getattr(error, 'strerror', None) or error}") from None
+        raise NetbuildError(f"{name}: cannot be accessed: {getattr(error, 'strerror', None) or error}") from None
     if glob.has_magic(name):
         return _matching(str(path), name)
     raise _missing(path, name)
 
 
-def _inside(folder: Path) -> list[Path]:
+def _pictures_in(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
@@ -122,15 +150,21 @@ def _missing(path: Path, name: str) -> NetbuildError:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def shots(path: Path, alpha: bool = False) -> Iterator[Shot]:
-    """The picture in a file, or the frames of a video, as RGB; a picture's alpha is kept if asked for.
+def shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
+    """Read a picture, or the frames of a video, as RGB; with ``alpha`` as RGBA.
 
     Raises:
         UnreadableImageError: if it cannot be read, or a video not to its end.
         MissingExtraError: without the packages that read it.
     """
+    channels, path = 4 if alpha else 3, source if isinstance(source, Path) else source.path
+    if isinstance(source, InMemory):
+        data = source.data
+        pixels = decode(data, str(path), channels) if isinstance(data, bytes) else from_pixels(data, channels)
+        yield Shot(path, pixels)
+        return
     if not is_video(path):
-        yield Shot(path, read_image(path, 4 if alpha else 3))
+        yield Shot(path, read_image(path, channels))
         return
     with _opened(path) as video:
         rate = video.get(cv2().CAP_PROP_FPS)
@@ -138,16 +172,16 @@ def shots(path: Path, alpha: bool = False) -> Iterator[Shot]:
         count = 0
         for count, pixels in enumerate(_frames(video), 1):
             yield Shot(path, _with_alpha(pixels) if alpha else pixels, count, fps)
-        told = video.get(cv2().CAP_PROP_FRAME_COUNT)
-    # Some containers tell their length only about.
-    if not count or (isfinite(told) and count + max(2, 0.05 * told) < told):
-        raise UnreadableImageError(f"{path}: broken or cut off: {count} of {told:.0f} frames can be read")
+        stated = video.get(cv2().CAP_PROP_FRAME_COUNT)
+    # The number of frames that a container states may be slightly wrong.
+    if not count or (isfinite(stated) and count + max(2, 0.05 * stated) < stated):
+        raise UnreadableImageError(f"{path}: broken or cut off: {count} of {stated:.0f} frames can be read")
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        path.open("rb").close()  # OpenCV does not say why it cannot open a file
+        path.open("rb").close()  # raises an error with the reason, which OpenCV does not give
     except OSError as error:
         raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None
     video = cv2().VideoCapture(str(path))

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,13 @@ class View:
 
     image: Image
     place: Letterbox
+
+
+class FrameState(Protocol):
+    """State that prediction carries through the frames of one video, such as a tracker."""
+
+    def update(self, records: list[Record], view: View) -> list[Record]:
+        """Take the records of the next frame, in the order of the video, and return those of the result."""
 
 
 def class_weights(counts: Tensor, power: float) -> Tensor:
@@ -124,6 +131,8 @@ class Task(ABC):
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
+    record_fields: ClassVar[tuple[str, ...]] = ()  # which of "box", "corners", "mask", "keypoints" each record has
+    gives_probabilities: ClassVar[bool] = False  # whether `decode` gives the probabilities (nc,) of an image's classes
     shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
     summed = False  # whether the loss grows with the batch, rather than being a mean over it
     pool: Pool = staticmethod(alone)  # what a loss is divided by, over the batch of all processes
@@ -251,6 +260,10 @@ class Task(ABC):
     def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
         """Parts of the picture, each with the name of its class."""
         return []
+
+    def frame_state(self) -> FrameState | None:
+        """Return new state for the frames of a video, None if every frame is predicted for itself."""
+        return None
 
     def class_name(self, number: int) -> str:
         """The name of a class; its number where it has none."""

@@ -28,6 +28,7 @@ class BoxTask(Task):
     """
 
     fitting = "letterbox"
+    record_fields: ClassVar[tuple[str, ...]] = ("box",)
     saves: ClassVar[tuple[str, ...]] = ("pictures", "txt", "json", "crops")
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
@@ -131,9 +132,9 @@ class BoxTask(Task):
         return Drawing(image, *self.labelled(records))
 
     def labelled(self, records: Sequence[Record]) -> tuple[NDArray[Any], list[str], list[Colour]]:
-        """Boxes (n, 4), and the label and the colour of each."""
+        """Boxes (n, 4), and the label (with the number that a tracker gave) and the colour of each."""
         boxes = np.array([r["box"] for r in records]).reshape(-1, 4)
-        labels = [f"{r['name']} {r['confidence']:.2f}" for r in records]
+        labels = [f"{'#{} '.format(r['id']) if 'id' in r else ''}{r['name']} {r['confidence']:.2f}" for r in records]
         return boxes, labels, [colour(r["class"]) for r in records]
 
     def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:

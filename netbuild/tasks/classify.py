@@ -31,6 +31,7 @@ class ClassifyTask(Task):
     learns_from = ("classify",)
     measures = ("top1", "top5")
     unused_settings = ("multi_scale", "copy_paste")
+    gives_probabilities = True
     saves = ("pictures", "txt", "json")
 
     def __init__(

@@ -30,6 +30,7 @@ class SemanticTask(PixelTask):
     """The class of every pixel."""
 
     name = "semantic"
+    record_fields = ("mask",)
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Each class that occurs, the largest area first: its share of the picture, its mask in COCO's run lengths."""

@@ -19,6 +19,7 @@ class TurnedTask(ReadTask, BoxTask):
     """Boxes, classes, and how each box is turned. Of boxes that overlap as they lie the best is kept."""
 
     name = "obb"
+    record_fields = ("box", "corners")
 
     @property
     def extra(self) -> tuple[int, ...]:

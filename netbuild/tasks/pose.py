@@ -18,6 +18,7 @@ class PoseTask(ReadTask, BoxTask):
     """Boxes, classes, and the keypoints of each."""
 
     name = "pose"
+    record_fields = ("box", "keypoints")
 
     @property
     def extra(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ class SegmentTask(ReadTask, BoxTask):
     """Boxes, classes, and for each box the pixels of the object."""
 
     name = "segment"
+    record_fields = ("box", "mask")
     saves = ("pictures", "json", "crops")
 
     @property

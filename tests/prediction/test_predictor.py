@@ -257,7 +257,7 @@ def test_a_turned_picture_is_seen_upright(here, detector, orientation):
     a, b = (next(netbuild.predict(detector, here / name, **options)) for name in ("upright.png", "turned.png"))
     assert b.size == (60, 90)
     assert a.records == b.records
-    assert (a.picture() == b.picture()).all()
+    assert (a.plot() == b.plot()).all()
 
 
 def test_a_picture_is_seen_alike_whatever_is_beside_it(here, detector):
