@@ -1,7 +1,7 @@
 """Samples of a data set as a network learns them: read, changed by chance, brought to one size, stacked to batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
@@ -14,7 +14,8 @@ from netbuild.data.fitting import Image, Letterbox, pad, resize
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
 from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, tensor_of
-from netbuild.feed.scenes import Boxes, Scene
+from netbuild.feed.scenes import Scene
+from netbuild.feed.targets import BoxTarget
 from netbuild.settings import Settings
 
 
@@ -42,19 +43,14 @@ class DetectSamples:
     def get(self, index: int, rng: Generator, epoch: int) -> dict[str, Any]:
         """A picture (C, size, size), its boxes as centre and size in fractions, classes, and where it lies."""
         if self.settings is None:
-            image, boxes, letterbox = self.fitted(index)
+            scene, letterbox = self.fitted(index)
         else:
             scene = self.changed(index, rng, epoch)
-            image, boxes = scene.image, scene.boxes
             letterbox = Letterbox.fit((self.size, self.size), (self.size, self.size))
-        h, w = image.shape[:2]
-        scaled = np.concatenate(((boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]), 1) / (w, h, w, h)
-        return {
-            "image": tensor_of(image),
-            "boxes": torch.from_numpy(scaled.astype(np.float32)),
-            "classes": torch.from_numpy(boxes[:, 0].astype(np.int64)),
-            "letterbox": letterbox,
-        }
+        made = {"image": tensor_of(scene.image), "letterbox": letterbox}
+        for target in scene.targets.values():
+            made |= target.tensors(scene.size)
+        return made
 
     def loaded(self, index: int) -> Scene:
         """A picture with its long side as the network's, and its objects in its pixels."""
@@ -63,7 +59,7 @@ class DetectSamples:
         rows = np.zeros((0, 5)) if sample.boxes is None else sample.boxes
         centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
         outlines = tuple(tuple(p * (w, h) for p in outline) for outline in sample.outlines) or ((),) * len(rows)
-        return Scene(image, np.concatenate((rows[:, :1], centre - half, centre + half), 1), outlines)
+        return Scene.of_boxes(image, np.concatenate((rows[:, :1], centre - half, centre + half), 1), outlines)
 
     def read(self, index: int) -> Image:
         """A picture with its long side as the network's."""
@@ -76,7 +72,7 @@ class DetectSamples:
         """Height and width of what the network sees of a picture in validation."""
         return self.size, self.size
 
-    def fitted(self, index: int) -> tuple[Image, Boxes, Letterbox]:
+    def fitted(self, index: int) -> tuple[Scene, Letterbox]:
         """A picture in the middle of its canvas, as validation sees it."""
         scene = self.loaded(index)
         image, (height, width) = scene.image, self.canvas(index)
@@ -84,7 +80,7 @@ class DetectSamples:
         corner = max((height - inner[0]) // 2, 0), max((width - inner[1]) // 2, 0)
         place = Letterbox(original_size(self.samples[index], image), inner, corner)
         top, left = corner
-        return pad(image, (height, width), corner), scene.shifted(left, top).boxes, place
+        return replace(scene.shift(left, top, (height, width)), image=pad(image, (height, width), corner)), place
 
     def changed(self, index: int, rng: Generator, epoch: int) -> Scene:
         """A picture changed by chance, as training sees it."""
@@ -96,7 +92,7 @@ class DetectSamples:
             if composing and chance and rng.random() < chance:
                 scene = combined(scene, self.composed(int(rng.integers(len(self))), rng, composing), rng)
         image = pictures.jitter_colors(scene.image, rng, s)
-        return augment.flip_randomly(Scene(image, scene.boxes, scene.outlines), rng, s)
+        return augment.flip_randomly(replace(scene, image=image), rng, s)
 
     def composed(self, index: int, rng: Generator, composing: bool) -> Scene:
         """One picture or a mosaic of four, turned, scaled and shifted into the square."""
@@ -191,12 +187,9 @@ def original_size(sample: Sample, image: Image) -> tuple[int, int]:
 
 def detect_batch(items: Sequence[dict[str, Any]]) -> Batch:
     """Pictures with boxes as a batch: the boxes of all, and whose each is."""
-    index = torch.cat([torch.full((len(item["boxes"]),), i) for i, item in enumerate(items)])
     return {
         "images": torch.stack([item["image"] for item in items]),
-        "boxes": torch.cat([item["boxes"] for item in items]),
-        "classes": torch.cat([item["classes"] for item in items]),
-        "index": index,
+        **BoxTarget.collate([{name: item[name] for name in ("boxes", "classes")} for item in items]),
         "letterbox": [item["letterbox"] for item in items],
     }
 

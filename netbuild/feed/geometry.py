@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
-from netbuild.data.fitting import Image
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
@@ -40,11 +40,12 @@ def random_affine(
     return np.concatenate((matrix, offset[:, None]), 1), scale
 
 
-def warp_image(image: Image, matrix: Any, size: tuple[int, int], **border: Any) -> Image:
-    """A picture after an affine change (2, 3) of places, on a canvas of (height, width)."""
+def warp_image(image: NDArray[Any], matrix: Any, size: tuple[int, int], *, smooth: bool = True, **border: Any) -> Any:
+    """A picture or map after an affine map (2, 3) of points, on a canvas of (height, width); see OpenCV for borders."""
     turn, offset = matrix[:, :2], matrix[:, 2]
     # OpenCV counts from the middle of the first pixel, boxes and outlines from its corner.
     offset = offset + turn @ (0.5, 0.5) - 0.5
     cv = cv2()
-    out = cv.warpAffine(image, np.column_stack((turn, offset)), size[::-1], flags=cv.INTER_LINEAR, **border)
+    method = cv.INTER_LINEAR if smooth else cv.INTER_NEAREST
+    out = cv.warpAffine(image, np.column_stack((turn, offset)), size[::-1], flags=method, **border)
     return out.reshape(*size, -1)

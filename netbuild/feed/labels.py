@@ -73,7 +73,7 @@ class ClassifySamples:
             image = self.policy(image, rng)
         else:  # a policy changes colours too
             image = pictures.jitter_colors(image, rng, s)
-        image = augment.flip_randomly(Scene(image, np.zeros((0, 5)), ()), rng, s).image
+        image = augment.flip_randomly(Scene(image, {}), rng, s).image
         return pictures.erase_rectangle(image, rng, s.erasing or 0.0)
 
 

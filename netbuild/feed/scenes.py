@@ -1,11 +1,10 @@
-"""Changes of pictures by chance, with the boxes and outlines of what is on them.
+"""Scenes, pictures with their targets, and the augmentation that changes both together.
 
-All chance comes from the generator that is handed in. Mosaic: arXiv 2004.10934. MixUp: 1710.09412. CutMix: 1905.04899.
-Copy-paste: 2012.07177. Random erasing: 1708.04896. Random resized crops: 1409.4842. Policies: AutoAugment 1805.09501,
-RandAugment 1909.13719, TrivialAugment 2103.10158, AugMix 1912.02781.
+All random numbers come from the generator that is passed in. Mosaic: arXiv 2004.10934. MixUp: 1710.09412.
+CutMix: 1905.04899. Copy-paste: 2012.07177.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -16,93 +15,116 @@ from numpy.typing import NDArray
 
 from netbuild.data.fitting import GREY, Image
 from netbuild.feed.geometry import random_affine, random_rectangle, warp_image
+from netbuild.feed.targets import BoxTarget, PolygonTarget, Target
+from netbuild.feed.targets.base import Floats
+from netbuild.feed.targets.boxes import MIN_VISIBLE
+from netbuild.feed.targets.polygons import Outline
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
-Floats = NDArray[np.float64]
 Boxes = Floats  # (N, 5): class, then corners in pixels
-Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; none where only its box is known
-LEAST = 2.0  # pixels of a side below which a box is dropped after a change
-LEAST_PART = 0.1  # of a box's area that must be left
-MOST_ASPECT = 100.0
-HIDDEN = 0.3  # of an object, that a pasted one may cover
+MAX_HIDDEN = 0.3  # largest share of an object that a pasted one may cover
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with its objects.
+    """A picture with its targets.
 
     Args:
         image: (H, W, C).
-        boxes: (N, 5) class and corners in pixels.
-        outlines: for each box its polygons in pixels.
+        targets: by the name of the kind; the same names in all scenes that are combined. The objects of ``boxes``
+            decide which entries of the other targets are kept.
     """
 
     image: Image
-    boxes: Boxes
-    outlines: tuple[Outline, ...]
+    targets: Mapping[str, Target]
 
-    def only(self, chosen: NDArray[np.bool_]) -> "Scene":
-        """With the chosen ones of its objects, (N,)."""
-        kept = tuple(self.outlines[i] for i in chosen.nonzero()[0])
-        return replace(self, boxes=self.boxes[chosen], outlines=kept)
+    @classmethod
+    def of_boxes(cls, image: Image, boxes: Boxes, outlines: tuple[Outline, ...] = ()) -> "Scene":
+        """A scene of boxes (N, 5) and, for each, its polygons in pixels."""
+        return cls(image, {"boxes": BoxTarget(boxes), "polygons": PolygonTarget(outlines)})
 
-    def shifted(self, left: float, top: float, size: tuple[int, int] | None = None) -> "Scene":
-        """With its objects elsewhere; of a canvas of (height, width), boxes are cut at it and those outside go."""
-        boxes = self.boxes + (0, left, top, left, top)
-        moved = replace(self, boxes=boxes, outlines=tuple(tuple(p + (left, top) for p in o) for o in self.outlines))
-        if size is None:
-            return moved
-        h, w = size
-        boxes[:, 1:] = boxes[:, 1:].clip(0, (w, h, w, h))
-        return moved.only((boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2]))
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self.image.shape[0], self.image.shape[1]
 
-    def with_objects(self, *others: "Scene") -> "Scene":
-        """With the objects of others, too."""
-        scenes = (self, *others)
-        return replace(
-            self,
-            boxes=np.concatenate([s.boxes for s in scenes]),
-            outlines=tuple(outline for s in scenes for outline in s.outlines),
-        )
+    @property
+    def boxes(self) -> Boxes:
+        """The rows of the target ``boxes``, (N, 5); none where the scene has no boxes."""
+        target = self.targets.get("boxes")
+        return target.rows if isinstance(target, BoxTarget) else np.zeros((0, 5))
+
+    @property
+    def outlines(self) -> tuple[Outline, ...]:
+        """The outlines of the target ``polygons``."""
+        target = self.targets.get("polygons")
+        return target.outlines if isinstance(target, PolygonTarget) else ()
+
+    def map(self, change: Callable[[Any], Any]) -> "Scene":
+        """The scene with each target changed."""
+        return replace(self, targets={name: change(target) for name, target in self.targets.items()})
+
+    def select(self, chosen: NDArray[np.bool_]) -> "Scene":
+        """The scene with the chosen objects, (N,)."""
+        return self.map(lambda target: target.select(chosen)) if "boxes" in self.targets else self
+
+    def shift(self, left: int, top: int, size: tuple[int, int]) -> "Scene":
+        """The scene's targets moved on a canvas of (height, width)."""
+        return self.map(lambda target: target.shift(left, top, size))
+
+    def clip(self, rectangle: tuple[int, int, int, int]) -> "Scene":
+        """The scene's targets cut at the edges of a rectangle (x1, y1, x2, y2)."""
+        return self.map(lambda target: target.clip(rectangle))
+
+    def join(self, *others: "Scene") -> "Scene":
+        """The scene with the targets of others too."""
+        joined = {n: t.join([other.targets[n] for other in others]) for n, t in self.targets.items()}
+        return replace(self, targets=joined)
+
+    def paste(self, other: "Scene", mask: NDArray[np.bool_]) -> "Scene":
+        """The scene with another's pixels where ``mask`` (H, W) is set, and the other's targets."""
+        image = np.where(mask[..., None], other.image, self.image)
+        return Scene(image, {n: t.paste(other.targets[n], mask) for n, t in self.targets.items()})
 
 
 # -- several pictures -------------------------------------------------------------------------------------------------
 
 
 def make_mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
-    """Four pictures around a point of a canvas of twice the side."""
-    canvas = np.full((2 * side, 2 * side, scenes[0].image.shape[2]), GREY, np.uint8)
+    """Four pictures around a random point of a canvas of twice the side."""
+    size = (2 * side, 2 * side)
+    canvas = np.full((*size, scenes[0].image.shape[2]), GREY, np.uint8)
     cx, cy = (int(rng.uniform(side / 2, 3 * side / 2)) for _ in range(2))
     placed = []
     for place, scene in enumerate(scenes):
-        h, w = scene.image.shape[:2]
+        h, w = scene.size
         left, top = cx - w if place % 2 == 0 else cx, cy - h if place < 2 else cy
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + w, 2 * side), min(top + h, 2 * side)
         canvas[y1:y2, x1:x2] = scene.image[y1 - top : y2 - top, x1 - left : x2 - left]
-        placed.append(scene.shifted(left, top, (2 * side, 2 * side)))
-    return Scene(canvas, np.zeros((0, 5)), ()).with_objects(*placed)
+        moved = scene.shift(left, top, size).clip((0, 0, 2 * side, 2 * side))
+        boxes = moved.boxes
+        placed.append(moved.select((boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2])))
+    return replace(placed[0].join(*placed[1:]), image=canvas)
 
 
 def mix_up(scene: Scene, other: Scene, rng: Generator) -> Scene:
-    """Two pictures of one size laid over each other, about half of each."""
+    """Two pictures of one size blended, about half of each, with the targets of both."""
     share = rng.beta(32, 32)
     image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
-    return replace(scene, image=image).with_objects(other)
+    return replace(scene, image=image).join(other)
 
 
 def cut_mix(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:
-    """A rectangle of another picture of the same size laid where there is no object, with what lies in it."""
-    size = scene.image.shape[0], scene.image.shape[1]
+    """A rectangle of another picture of the same size pasted where there is no object, with the objects in it."""
     for _ in range(tries):
-        x1, y1, x2, y2 = random_rectangle(size, sqrt(1 - rng.beta(1, 1)), rng)
+        x1, y1, x2, y2 = random_rectangle(scene.size, sqrt(1 - rng.beta(1, 1)), rng)
         if x2 <= x1 or y2 <= y1 or coverage(scene.boxes, np.array([[x1, y1, x2, y2]])).any():
             continue
-        image = scene.image.copy()
-        image[y1:y2, x1:x2] = other.image[y1:y2, x1:x2]
-        kept = other.only(coverage(other.boxes, np.array([[x1, y1, x2, y2]])) >= LEAST_PART)
-        kept.boxes[:, 1:] = kept.boxes[:, 1:].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
-        return replace(scene, image=image).with_objects(kept)
+        inside = other.select(coverage(other.boxes, np.array([[x1, y1, x2, y2]])) >= MIN_VISIBLE)
+        mask = np.zeros(scene.size, np.bool_)
+        mask[y1:y2, x1:x2] = True
+        return scene.paste(inside.clip((x1, y1, x2, y2)), mask)
     return scene
 
 
@@ -118,67 +140,56 @@ def coverage(boxes: Boxes, others: Floats) -> Floats:
 def copy_paste(scene: Scene, share: float) -> Scene:
     """A share of the objects, cut out along their outlines, pasted once more where the mirrored picture has them.
 
-    Only where they cover at most `HIDDEN` of any object; those that cover least come first.
+    Only those are pasted that cover at most `MAX_HIDDEN` of any object; those that cover least come first.
     """
-    image, mirrored = scene.image.copy(), flip_left_right(scene)
+    mirrored = flip_left_right(scene)
     known = [i for i, outline in enumerate(mirrored.outlines) if outline]
     cost = [coverage(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
-    wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < HIDDEN][: round(share * len(known))]
-    mask = np.zeros(image.shape[:2], np.uint8)
+    wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < MAX_HIDDEN][: round(share * len(known))]
+    mask = np.zeros(scene.size, np.uint8)
     for i in wanted:
         cv2().fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in mirrored.outlines[i]], 1)
-    image[mask > 0] = mirrored.image[mask > 0]
-    return replace(scene, image=image).with_objects(mirrored.only(np.isin(np.arange(len(mirrored.boxes)), wanted)))
+    return scene.paste(mirrored.select(np.isin(np.arange(len(mirrored.boxes)), wanted)), mask > 0)
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
 
 
 def warp(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
-    """The picture's middle brought to the square's, turned, scaled, sheared and shifted by chance, with its objects."""
-    matrix, scale = random_affine(scene.image.shape[:2], (size, size), 1.0, rng, s)
+    """The picture's centre brought to the square's, randomly rotated, scaled, sheared and shifted, with its targets."""
+    matrix, scale = random_affine(scene.size, (size, size), 1.0, rng, s)
     image = warp_image(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
     return replace(move_objects(scene, matrix, size, scale), image=image)
 
 
 def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
-    """A scene's objects after an affine change (2, 3), cut at the square; those of which too little is left go.
+    """A scene's targets after an affine map (2, 3), cut at the square; objects of which too little is left are dropped.
 
     A box becomes the hull of its outline, where that is known, or of its corners.
     """
-    boxes, (turn, offset) = scene.boxes, (matrix[:, :2], matrix[:, 2])
-    if not len(boxes):
-        return scene
-    outlines = tuple(tuple(polygon @ turn.T + offset for polygon in outline) for outline in scene.outlines)
-    corners = boxes[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ turn.T + offset
-    hulls = [np.concatenate(outline) if outline else box for outline, box in zip(outlines, corners, strict=True)]
-    low, high = (np.array([edge(hull, 0) for hull in hulls]).clip(0, size) for edge in (np.min, np.max))
-    found = replace(scene, boxes=np.concatenate((boxes[:, :1], low, high), 1), outlines=outlines)
-    wide, before = high - low, np.prod(boxes[:, 3:] - boxes[:, 1:3], 1) * scale**2
-    aspect = np.maximum(wide[:, 0] / (wide[:, 1] + 1e-9), wide[:, 1] / (wide[:, 0] + 1e-9))
-    return found.only((wide > LEAST).all(1) & (wide.prod(1) > LEAST_PART * before) & (aspect < MOST_ASPECT))
+    moved = scene.map(lambda target: target.move(matrix, (size, size)))
+    boxes, polygons = moved.targets.get("boxes"), moved.targets.get("polygons")
+    if not isinstance(boxes, BoxTarget):
+        return moved
+    if isinstance(polygons, PolygonTarget):
+        boxes = BoxTarget(polygons.tighten(boxes.rows))
+    boxes = boxes.clip((0, 0, size, size))
+    chosen = boxes.visible(scene.boxes, scale)
+    return replace(moved, targets={**moved.targets, "boxes": boxes}).select(chosen)
 
 
 def flip_left_right(scene: Scene) -> Scene:
-    """A scene mirrored."""
-    w = scene.image.shape[1]
-    boxes = scene.boxes[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0)
-    return Scene(scene.image[:, ::-1], boxes, _mirrored(scene.outlines, (w, 0), (-1, 1)))
+    """A scene mirrored left to right."""
+    return replace(scene, image=scene.image[:, ::-1]).map(lambda target: target.mirror(1, scene.size))
 
 
 def flip_up_down(scene: Scene) -> Scene:
-    """A scene upside down."""
-    h = scene.image.shape[0]
-    boxes = scene.boxes[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h)
-    return Scene(scene.image[::-1], boxes, _mirrored(scene.outlines, (0, h), (1, -1)))
-
-
-def _mirrored(outlines: Sequence[Outline], offset: tuple[int, int], sign: tuple[int, int]) -> tuple[Outline, ...]:
-    return tuple(tuple(polygon * sign + offset for polygon in outline) for outline in outlines)
+    """A scene mirrored upside down."""
+    return replace(scene, image=scene.image[::-1]).map(lambda target: target.mirror(0, scene.size))
 
 
 def flip_randomly(scene: Scene, rng: Generator, s: Settings) -> Scene:
-    """A scene mirrored or upside down by chance."""
+    """A scene mirrored left to right and upside down, each with its probability from the settings."""
     if rng.random() < (s.flip_lr or 0.0):
         scene = flip_left_right(scene)
     return flip_up_down(scene) if rng.random() < s.flip_ud else scene

@@ -32,7 +32,7 @@ def scene(*objects, side=120):
     for i, polygon in enumerate(polygons):
         cv2.fillPoly(image, [np.rint(polygon).astype(np.int32)], (150 + 40 * i,) * 3)
     boxes = np.array([[i, *p.min(0), *p.max(0)] for i, p in enumerate(polygons)], float).reshape(-1, 5)
-    return Scene(image, boxes, tuple((p,) for p in polygons))
+    return Scene.of_boxes(image, boxes, tuple((p,) for p in polygons))
 
 
 def painted(image, kind):
@@ -45,7 +45,7 @@ def test_outlines_give_tighter_boxes_than_corners(seed):
     s = chosen(degrees=45.0, scale=0.2)
     start = scene((60, 60, 30))
     found = scenes.warp(start, 120, np.random.default_rng(seed), s)
-    plain = scenes.warp(Scene(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
+    plain = scenes.warp(Scene.of_boxes(start.image, start.boxes, ((),)), 120, np.random.default_rng(seed), s)
     assert found.boxes[0, 1:] == pytest.approx(painted(found.image, 0), abs=2.5)
     assert np.array_equal(found.image, plain.image)
     assert (plain.boxes[0, 1:3] <= found.boxes[0, 1:3] + 1e-9).all()
@@ -88,7 +88,7 @@ def test_copies_are_pasted_where_there_is_room():
     assert (inside == 150).all()
     assert (found.image[16:20, 81:85] == start.image[16:20, 81:85]).all()  # outside of the outline nothing changes
     assert len(scenes.copy_paste(start, 0.4).boxes) == 3
-    assert len(scenes.copy_paste(Scene(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
+    assert len(scenes.copy_paste(Scene.of_boxes(start.image, start.boxes, ((), ())), 1.0).boxes) == 2
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -108,7 +108,7 @@ def test_a_batch_knows_whose_boxes_are_whose():
 def test_boxes_that_leave_the_picture_go():
     chosen = settings.load(flags=PLAIN.to_dict())
     image, boxes = np.zeros((50, 50, 3), np.uint8), np.array([[0, -40.0, 10, 2, 20], [1, 10, 10, 40, 40]])
-    left = warp(Scene(image, boxes, ((), ())), 50, np.random.default_rng(0), chosen)
+    left = warp(Scene.of_boxes(image, boxes, ((), ())), 50, np.random.default_rng(0), chosen)
     assert left.boxes[:, 0].tolist() == [1]
     mirrored = flip_randomly(left, np.random.default_rng(0), settings.load(flags={"flip_lr": 1.0}))
     assert mirrored.boxes.tolist() == [[1, 10, 10, 40, 40]]

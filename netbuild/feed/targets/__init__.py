@@ -1,0 +1,9 @@
+"""Kinds of targets, a file each: annotations of a picture that follow it through augmentation."""
+
+from netbuild.feed.targets.base import Target
+from netbuild.feed.targets.boxes import BoxTarget
+from netbuild.feed.targets.keypoints import KeypointTarget
+from netbuild.feed.targets.maps import MapTarget
+from netbuild.feed.targets.polygons import PolygonTarget
+
+__all__ = ["BoxTarget", "KeypointTarget", "MapTarget", "PolygonTarget", "Target"]

@@ -1,0 +1,71 @@
+"""Boxes with a class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+
+MIN_SIDE = 2.0  # pixels; a narrower box is dropped after a warp
+MIN_VISIBLE = 0.1  # share of a box's area that must remain on the canvas
+MAX_ASPECT = 100.0
+
+
+@dataclass(frozen=True)
+class BoxTarget(Target):
+    """Boxes.
+
+    Args:
+        rows: (N, 5) of class and corners in pixels.
+    """
+
+    rows: Floats
+
+    def move(self, matrix: Floats, size: Size) -> Self:
+        """The hulls of the moved corners, not yet cut at the canvas."""
+        corners = self.rows[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ matrix[:, :2].T + matrix[:, 2]
+        return type(self)(np.concatenate((self.rows[:, :1], corners.min(1), corners.max(1)), 1))
+
+    def shift(self, left: int, top: int, size: Size) -> Self:
+        return type(self)(self.rows + (0, left, top, left, top))
+
+    def mirror(self, axis: int, size: Size) -> Self:
+        h, w = size
+        if axis == 1:
+            return type(self)(self.rows[:, [0, 3, 2, 1, 4]] * (1, -1, 1, -1, 1) + (0, w, 0, w, 0))
+        return type(self)(self.rows[:, [0, 1, 4, 3, 2]] * (1, 1, -1, 1, -1) + (0, 0, h, 0, h))
+
+    def select(self, chosen: NDArray[np.bool_]) -> Self:
+        return type(self)(self.rows[chosen])
+
+    def clip(self, rectangle: tuple[int, int, int, int]) -> Self:
+        x1, y1, x2, y2 = rectangle
+        corners = self.rows[:, 1:].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
+        return type(self)(np.concatenate((self.rows[:, :1], corners), 1))
+
+    def join(self, others: Sequence[Self]) -> Self:
+        return type(self)(np.concatenate([target.rows for target in (self, *others)]))
+
+    def tensors(self, size: Size) -> Tensors:
+        """``boxes`` (N, 4) as centre and size in fractions of the picture's sides, ``classes`` (N,)."""
+        (h, w), rows = size, self.rows
+        scaled = np.concatenate(((rows[:, 1:3] + rows[:, 3:]) / 2, rows[:, 3:] - rows[:, 1:3]), 1) / (w, h, w, h)
+        boxes = torch.from_numpy(scaled.astype(np.float32))
+        return {"boxes": boxes, "classes": torch.from_numpy(rows[:, 0].astype(np.int64))}
+
+    @classmethod
+    def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
+        """All boxes and classes one after the other, and ``index`` (N,), the picture that each belongs to."""
+        index = torch.cat([torch.full((len(item["boxes"]),), i) for i, item in enumerate(items)])
+        return {**super().collate(items), "index": index}
+
+    def visible(self, whole: Floats, scale: float) -> NDArray[np.bool_]:
+        """(N,) whether enough is left of each box, compared with itself before it was scaled and cut, (N, 5)."""
+        sides = self.rows[:, 3:] - self.rows[:, 1:3]
+        area = np.prod(whole[:, 3:] - whole[:, 1:3], 1) * scale**2
+        aspect = np.maximum(sides[:, 0] / (sides[:, 1] + 1e-9), sides[:, 1] / (sides[:, 0] + 1e-9))
+        return (sides > MIN_SIDE).all(1) & (sides.prod(1) > MIN_VISIBLE * area) & (aspect < MAX_ASPECT)

@@ -1,0 +1,58 @@
+"""Keypoints of objects, with their visibility."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+
+
+@dataclass(frozen=True)
+class KeypointTarget(Target):
+    """Keypoints.
+
+    Args:
+        points: (N, K, 3) of x and y in pixels and visibility, 0 where a point is not annotated.
+        swap: for each of the K points, which one it becomes in a mirror (a left hand a right one); empty for itself.
+    """
+
+    points: Floats
+    swap: tuple[int, ...] = ()
+
+    def move(self, matrix: Floats, size: Size) -> Self:
+        moved = self.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
+        return self._at(moved).clip((0, 0, size[1], size[0]))
+
+    def shift(self, left: int, top: int, size: Size) -> Self:
+        return self._at(self.points[..., :2] + (left, top))
+
+    def mirror(self, axis: int, size: Size) -> Self:
+        h, w = size
+        if axis == 0:
+            return self._at(self.points[..., :2] * (1, -1) + (0, h))
+        mirrored = self._at(self.points[..., :2] * (-1, 1) + (w, 0))
+        return replace(mirrored, points=mirrored.points[:, list(self.swap)]) if self.swap else mirrored
+
+    def select(self, chosen: NDArray[np.bool_]) -> Self:
+        return replace(self, points=self.points[chosen])
+
+    def clip(self, rectangle: tuple[int, int, int, int]) -> Self:
+        """The same points; those outside of the rectangle are no longer annotated."""
+        x1, y1, x2, y2 = rectangle
+        place = self.points[..., :2]
+        inside = np.all((place >= (x1, y1)) & (place <= (x2, y2)), axis=-1, keepdims=True)
+        return replace(self, points=self.points * np.where(inside, 1.0, (1.0, 1.0, 0.0)))
+
+    def join(self, others: Sequence[Self]) -> Self:
+        return replace(self, points=np.concatenate([target.points for target in (self, *others)]))
+
+    def tensors(self, size: Size) -> Tensors:
+        """``keypoints`` (N, K, 3) of x and y in fractions of the picture's sides, and visibility."""
+        return {"keypoints": torch.from_numpy((self.points / (size[1], size[0], 1)).astype(np.float32))}
+
+    def _at(self, place: Floats) -> Self:
+        return replace(self, points=np.concatenate((place, self.points[..., 2:]), -1))

@@ -1,0 +1,56 @@
+"""Outlines of objects as polygons."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+
+Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; empty where only its box is known
+
+
+@dataclass(frozen=True)
+class PolygonTarget(Target):
+    """Polygons, which also tell how tight a box can be after a warp, and what copy-paste cuts out.
+
+    Args:
+        outlines: the polygons of each object, in pixels.
+    """
+
+    outlines: tuple[Outline, ...]
+
+    def move(self, matrix: Floats, size: Size) -> Self:
+        return self._map(lambda polygon: polygon @ matrix[:, :2].T + matrix[:, 2])
+
+    def shift(self, left: int, top: int, size: Size) -> Self:
+        return self._map(lambda polygon: polygon + (left, top))
+
+    def mirror(self, axis: int, size: Size) -> Self:
+        h, w = size
+        sign, offset = ((-1, 1), (w, 0)) if axis == 1 else ((1, -1), (0, h))
+        return self._map(lambda polygon: polygon * sign + offset)
+
+    def select(self, chosen: NDArray[np.bool_]) -> Self:
+        return type(self)(tuple(self.outlines[i] for i in chosen.nonzero()[0]))
+
+    def join(self, others: Sequence[Self]) -> Self:
+        return type(self)(tuple(outline for target in (self, *others) for outline in target.outlines))
+
+    def tensors(self, size: Size) -> Tensors:
+        """Nothing: polygons differ in length, and detection learns from their boxes."""
+        return {}
+
+    def tighten(self, boxes: Floats) -> Floats:
+        """Boxes (N, 5) with the hull of its outline as corners, for each object whose outline is known."""
+        boxes = boxes.copy()
+        for row, outline in zip(boxes, self.outlines, strict=True):
+            if outline:
+                points = np.concatenate(outline)
+                row[1:3], row[3:] = points.min(0), points.max(0)
+        return boxes
+
+    def _map(self, change: Callable[[Floats], Floats]) -> Self:
+        return type(self)(tuple(tuple(change(polygon) for polygon in outline) for outline in self.outlines))
