@@ -53,7 +53,7 @@ class Letterbox:
 
 
 def resize(image: Image, h: int, w: int) -> Image:
-    """A picture of another size: (h, w, C)."""
+    """Resize a picture to (h, w, C)."""
     cv = cv2()
     smaller = h < image.shape[0] or w < image.shape[1]
     out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
@@ -61,7 +61,7 @@ def resize(image: Image, h: int, w: int) -> Image:
 
 
 def center_crop(image: Image, size: tuple[int, int]) -> Image:
-    """The middle of a picture, as much of it as the shape allows."""
+    """The largest center crop with the aspect ratio of ``size``, resized to it."""
     h, w = image.shape[:2]
     ratio = min(h / size[0], w / size[1])
     ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))

@@ -1,4 +1,4 @@
-"""Samples of a data set as a network learns them: read, changed by chance, brought to one size, stacked to batches."""
+"""Samples with boxes for detection: read, augmented, brought to one size and collated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,11 +24,11 @@ class DetectSamples:
     """Pictures with boxes.
 
     Args:
-        samples: what is fed.
+        samples: of a split.
         size: side of the square that the network sees.
         channels: of the network's image.
         settings: of augmentation; without, pictures are only fitted into the square.
-        cache: where pictures stay that were read.
+        cache: of decoded pictures.
     """
 
     samples: Sequence[Sample]
@@ -73,7 +73,7 @@ class DetectSamples:
         return self.size, self.size
 
     def fitted(self, index: int) -> tuple[Scene, Letterbox]:
-        """A picture in the middle of its canvas, as validation sees it."""
+        """A letterboxed picture without augmentation, as validation sees it."""
         scene = self.loaded(index)
         image, (height, width) = scene.image, self.canvas(index)
         inner = image.shape[0], image.shape[1]
@@ -83,7 +83,7 @@ class DetectSamples:
         return replace(scene.shift(left, top, (height, width)), image=pad(image, (height, width), corner)), place
 
     def changed(self, index: int, rng: Generator, epoch: int) -> Scene:
-        """A picture changed by chance, as training sees it."""
+        """A picture with random augmentation, as training sees it."""
         s = self.settings
         assert s is not None
         composing = epoch < s.epochs - s.close_mosaic  # the last epochs see pictures as they are
@@ -95,7 +95,7 @@ class DetectSamples:
         return augment.flip_randomly(replace(scene, image=image), rng, s)
 
     def composed(self, index: int, rng: Generator, composing: bool) -> Scene:
-        """One picture or a mosaic of four, turned, scaled and shifted into the square."""
+        """One picture or a mosaic of four, randomly rotated, scaled and shifted into the square."""
         s = self.settings
         assert s is not None
         if rng.random() < s.mosaic and composing:
@@ -112,12 +112,12 @@ class RectangularSamples(DetectSamples):
     """Pictures sorted by their shape, each batch on a canvas as narrow as its pictures allow.
 
     Args:
-        samples: what is fed; their sizes must be known.
+        samples: of a split; their sizes must be known.
         size: the canvas's long side.
         channels: of the network's image.
         batch: pictures that share a canvas.
         stride: that both sides are multiples of.
-        cache: where pictures stay that were read.
+        cache: of decoded pictures.
     """
 
     def __init__(
@@ -143,10 +143,10 @@ class FixedSizeSamples(DetectSamples):
     """Pictures each as large as fits into one canvas of any shape, for a network that takes no other.
 
     Args:
-        samples: what is fed.
+        samples: of a split.
         shape: height and width of the canvas.
         channels: of the network's image.
-        cache: where pictures stay that were read.
+        cache: of decoded pictures.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def original_size(sample: Sample, image: Image) -> tuple[int, int]:
 
 
 def detect_batch(items: Sequence[dict[str, Any]]) -> Batch:
-    """Pictures with boxes as a batch: the boxes of all, and whose each is."""
+    """Collate pictures with boxes: all boxes one after the other, and ``index``, the picture of each."""
     return {
         "images": torch.stack([item["image"] for item in items]),
         **BoxTarget.collate([{name: item[name] for name in ("boxes", "classes")} for item in items]),

@@ -23,12 +23,12 @@ class ClassifySamples:
     """Pictures with a class.
 
     Args:
-        samples: what is fed.
+        samples: of a split.
         size: height and width of the network's image.
         channels: of it.
-        settings: of augmentation; without, the middle of each picture is taken.
+        settings: of augmentation; without, pictures are center-cropped.
         nc: classes, where pictures are mixed and have several.
-        cache: where pictures stay that were read.
+        cache: of decoded pictures.
     """
 
     samples: Sequence[Sample]
@@ -65,7 +65,7 @@ class ClassifySamples:
         return self.samples[index].image(self.channels)
 
     def changed(self, index: int, rng: Generator, s: Settings) -> Image:
-        """A picture changed by chance, as training sees it."""
+        """A picture with random augmentation, as training sees it."""
         image = self.cache.get(index, self.read)
         image = (pictures.crop_randomly if s.crop else pictures.warp_mildly)(image, self.size, rng, s)
         if s.policy in pictures.POLICIES:

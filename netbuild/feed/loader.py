@@ -1,7 +1,7 @@
-"""Samples to batches, in an order and with chances that follow from seed, epoch and index alone.
+"""The batch loader: order and augmentation depend on seed, epoch and index alone.
 
-Whatever stopped a run, an epoch begun again is the same epoch: nothing depends on how many random numbers were drawn
-before it, nor on the number of worker processes.
+A resumed run therefore repeats an epoch exactly: nothing depends on the random numbers drawn before it or on the number
+of worker processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ Collate = Callable[[Any], Batch]
 
 
 class SampleSource(Protocol):
-    """What can be fed: so many samples, each made with a generator of its own."""
+    """A map-style source of samples, each made with a random generator of its own."""
 
     def __len__(self) -> int: ...
 
     def get(self, index: int, rng: np.random.Generator, epoch: int) -> Any:
-        """A sample; all chance comes from ``rng``."""
+        """Sample ``index`` in an epoch; all random numbers come from ``rng``."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Feeding:
 
 
 class ImageCache:
-    """What was read from pictures, kept for the next time while there is room: in each process its own.
+    """A per-process cache of decoded pictures; what came first stays.
 
     Args:
-        room: bytes.
+        room: the most bytes that it holds.
     """
 
     def __init__(self, room: float = 0) -> None:
         self.room, self.found = room, dict[int, Any]()
 
     def get(self, index: int, read: Callable[[int], Any]) -> Any:
-        """What reading an index gives, an array; it must not be changed."""
+        """The array that ``read(index)`` returns, from the cache if it is there; it must not be changed."""
         if index in self.found:
             return self.found[index]
         value = read(index)
@@ -84,14 +84,14 @@ class ImageCache:
 
 
 class BatchLoader:
-    """Batches of samples, epoch by epoch.
+    """Batches of samples for each epoch, loaded by worker processes and sharded over the ranks of a run.
 
     Args:
-        samples: what is fed.
+        samples: the source of samples.
         batch: samples a batch, over all processes of a distributed run.
         collate: samples to a batch.
-        seed: of order and chances.
-        shuffle: whether each epoch has an order of its own; without, samples come in order.
+        seed: of the order and the augmentation.
+        shuffle: whether each epoch has a random order; otherwise samples keep theirs.
         workers: processes that prepare samples.
         rank, world: this process and how many there are: each gets its share of every step. Of an epoch that does
             not divide, training repeats samples of its beginning; evaluation has each sample once, in one process.
@@ -113,7 +113,7 @@ class BatchLoader:
         self.order = _Order(self)
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch: counted, as it is asked for with every batch."""
+        """The number of batches of this process in an epoch."""
         count = len(self.samples)
         full, rest = divmod(count + (-count % self.world if self.shuffle else 0), self.batch)
         return full * (self.batch > self.rank) + (rest > self.rank)

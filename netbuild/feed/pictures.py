@@ -14,7 +14,7 @@ from netbuild.system.packages import cv2, package
 
 
 def jitter_colors(image: Image, rng: Generator, s: Settings) -> Image:
-    """Hue, saturation and brightness of an RGB picture changed by chance."""
+    """Hue, saturation and brightness of an RGB picture randomly scaled."""
     gains = rng.uniform(-1, 1, 3) * (s.hsv_h, s.hsv_s, s.hsv_v)
     if not gains.any() or image.shape[2] != 3:
         return image
@@ -34,7 +34,7 @@ POLICIES = {
 
 
 def crop_randomly(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """A part of the picture by chance: of its area at least 1 - scale, of an aspect ratio from 3/4 to 4/3."""
+    """A random crop (arXiv 1409.4842): at least 1 - scale of the area, with an aspect ratio from 3/4 to 4/3."""
     h, w = image.shape[:2]
     area, ratio = h * w * rng.uniform(1 - (s.scale or 0.0), 1), sqrt(exp(rng.uniform(log(3 / 4), log(4 / 3))))
     ch, cw = (max(min(round(side), full), 1) for side, full in ((sqrt(area) / ratio, h), (sqrt(area) * ratio, w)))
@@ -43,7 +43,7 @@ def crop_randomly(image: Image, size: tuple[int, int], rng: Generator, s: Settin
 
 
 def warp_mildly(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """The whole picture turned, scaled, sheared and shifted a little by chance; its edge is continued beyond it."""
+    """The whole picture randomly rotated, scaled, sheared and shifted; edge pixels fill what it does not cover."""
     h, w = image.shape[:2]
     matrix, _ = random_affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
     return warp_image(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
@@ -67,7 +67,7 @@ def load_policy(name: str) -> Callable[[Image, Generator], Image]:
 
 
 def erase_rectangle(image: Image, rng: Generator, chance: float) -> Image:
-    """By chance with a rectangle of 2 to 33 % of its area painted in random grains."""
+    """Fill a rectangle of 2 to 33 % of the area with noise, with probability ``chance`` (arXiv 1708.04896)."""
     if rng.random() >= chance:
         return image
     h, w = image.shape[:2]
@@ -80,7 +80,7 @@ def erase_rectangle(image: Image, rng: Generator, chance: float) -> Image:
 
 
 def blend(image: Image, other: Image, rng: Generator, cut: bool) -> tuple[Image, float]:
-    """Two pictures of one size as one, and the share of the first: laid over each other, or one in a rectangle."""
+    """Two pictures of one size combined by MixUp or, with ``cut``, by CutMix; and the share of the first."""
     if not cut:
         share = float(rng.beta(0.2, 0.2))
         return (image * share + other * (1 - share)).astype(np.uint8), share
