@@ -18,6 +18,7 @@ from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
 from netbuild.tasks.base import picture
 from netbuild.tasks.classification_metric import ClassificationMetric
+from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.training import recorder
 from netbuild.training.parts import task_of
@@ -337,6 +338,7 @@ def test_data_stats_draws_a_data_set(cli, tmp_path, monkeypatch):
 def test_progress_tells_memory_and_map(tmp_path):
     class Run:
         progress = type("", (), {"seconds": 3.0})
+        task = DetectTask
 
     line = epoch_line(Run, 1, 2, {"train/box": 1.5, "mAP50": 0.5, "mAP50-95": 0.25, "AR1": 0.1}, True)
     assert line == "epoch 1/2: box 1.5000, mAP50-95 0.2500, mAP50 0.5000, 3.0 s an epoch, best so far"
