@@ -12,7 +12,7 @@ from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.graph.network import Network
-from netbuild.prediction.contract import _flag, check_size, facts, input_shapes, layout, multiple_of, task_of
+from netbuild.prediction.contract import check_size, facts, flag, input_shapes, layout, multiple_of, task_of
 from netbuild.tasks.base import Task
 
 FREE = {"batch": ("batch",), "size": ("height", "width"), "both": ("batch", "height", "width")}
@@ -81,7 +81,7 @@ def make_job(network: Network, wish: Wish) -> Job:
     metadata = {
         **facts(network, (height, width), task),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
-        "half": _flag(wish.options.get("half")),
+        "half": flag(wish.options.get("half")),
         "dynamic": json.dumps(sorted(free)),
         "layout": SUPPRESSED_LAYOUT if nms else layout(network, len(outputs)),
     }

@@ -1,4 +1,4 @@
-"""What a network tells those who run it: inputs, sizes, strides, the form of its outputs."""
+"""The contract between a network and those who run it: inputs, sizes, strides, and the layout of its outputs."""
 
 import json
 
@@ -13,7 +13,7 @@ from netbuild.tasks.base import Task
 
 
 def task_of(network: Network) -> Task | None:
-    """The network's task, if it is one that netbuild can decode with this head."""
+    """Return the network's task, None unless netbuild can decode the outputs of its head."""
     name = network.card.task
     if name is None:
         return None
@@ -24,7 +24,7 @@ def task_of(network: Network) -> Task | None:
 
 
 def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
-    """What a file says of any network, whatever was asked for."""
+    """Return the metadata that every exported file carries; ``size`` is the height and width of its input."""
     card, head = network.card, network.model[-1]
     names = card.names or [str(i) for i in range(card.nc or 0)]
     fitting = task.fitting if task else "letterbox" if strides(head) or ranks(head) else "middle"
@@ -37,7 +37,7 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
         "imgsz": json.dumps(list(size)),
         "channels": str(card.ch),
         "fitting": fitting,
-        "one2one": _flag(ranks(head)),
+        "one2one": flag(ranks(head)),
         "boxes": boxes(head),
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
@@ -45,18 +45,18 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
 
 
 def boxes(head: nn.Module) -> str:
-    """What the first four numbers of a row are, of a head that gives a list of detections."""
+    """Return the form of the boxes in a list of detections: "corners" or another; empty for heads without a list."""
     return str(getattr(head, "box_form", "corners")) if ranks(head) else ""
 
 
 def ranks(head: nn.Module) -> bool:
-    """Whether a head gives a list of detections, best first."""
+    """Return whether a head gives a list of detections, best first, which needs no suppression."""
     found = getattr(head, "ranks", None)
     return bool(found()) if callable(found) else False
 
 
 def layout(network: Network, count: int) -> str:
-    """What the outputs are, in a sentence."""
+    """Describe the layout of a network's outputs in one sentence; ``count`` is how many there are."""
     said = getattr(network.model[-1], "layout", None)
     if callable(said):
         return str(said())
@@ -64,18 +64,21 @@ def layout(network: Network, count: int) -> str:
 
 
 def multiple_of(network: Network) -> int:
-    """Pixels that both sides of an image should be multiples of: the head's largest stride, else that of any row."""
+    """Return the number of pixels that both sides of an image should be multiples of.
+
+    It is the head's largest stride, or else the largest stride of any row.
+    """
     return max(strides(network.model[-1]), default=network.card.stride)
 
 
 def strides(head: nn.Module) -> list[int]:
-    """The strides of a head that gives something for every cell; none of any other module."""
+    """Return the strides in pixels of a head that predicts for every cell; an empty list for any other module."""
     known = getattr(head, "stride", None) if hasattr(head, "layout") else None
     return [int(s) for s in known] if isinstance(known, (list, tuple)) else []
 
 
 def check_size(network: Network, size: tuple[int, int]) -> None:
-    """Refuse a size on which a head's cells would not lie where their strides say.
+    """Refuse an image size that is no multiple of the largest stride: the head's cells would be displaced.
 
     Raises:
         NetbuildError: with the next size that fits.
@@ -89,10 +92,11 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
 
 
 def input_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The network's inputs: name and shape beside the batch."""
+    """Return the network's inputs: the name of each, and its shape without the batch."""
     card = network.card
     return card.inputs or (("input", (card.ch, *card.imgsz)),)
 
 
-def _flag(value: object) -> str:
+def flag(value: object) -> str:
+    """Return a truth value as metadata text: "true" or "false"."""
     return "true" if value else "false"
