@@ -33,7 +33,7 @@ WRITE, TRAIN, SHIP, LOOK_UP = "Write a network", "Train", "Ship", "Look up"
 PANELS = {
     "The network": "scale nc ch set modules trust weights download fused fuse",
     "Data": "data split lenient strict allow_background calibrate pictures",
-    "The run": "epochs batch imgsz seed device lr optimizer freeze workers amp no_amp rect option config",
+    "The run": "epochs batch imgsz seed device lr optimizer freeze workers amp no_amp rect option config callbacks",
     "Boxes": "conf iou max_det agnostic multi_label classes nms",
     "Several processes": "nproc nnodes node_rank rdzv",
     "Output": "out json format columns depth save nodes markdown all exit_code view reverse print_config",

@@ -13,22 +13,9 @@ import torch
 
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
-from netbuild.system.processes import is_first
 from netbuild.system.tables import align
-from netbuild.training.loop import Reporter, Trainer
-from netbuild.training.parts import Onlooker
-
-
-@contextmanager
-def reporter(trainer: Trainer) -> Iterator[Reporter]:
-    """Yield the reporter that prints a run's progress to stderr."""
-    if not is_first():
-        yield Reporter()
-    elif sys.stderr.isatty():
-        with _bar(trainer) as told:
-            yield told
-    else:
-        yield Reporter(epoch=lambda **facts: print(epoch_line(trainer, **facts), file=sys.stderr, flush=True))
+from netbuild.training.callbacks import Callback
+from netbuild.training.loop import Trainer
 
 
 def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str, float], best: bool) -> str:
@@ -41,34 +28,57 @@ def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str,
     return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])
 
 
-@contextmanager
-def _bar(trainer: Trainer) -> Iterator[Reporter]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class ProgressBar(Callback):
+    """Shows a run on stderr: a bar with rate and losses on a terminal, a line after each epoch everywhere."""
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=1, rate="")
-        began, started, seen = [time.monotonic()], time.monotonic(), [0]
+    def __init__(self) -> None:
+        self.bar: Any = None  # rich's, while the run goes, if stderr is a terminal
+        self.seen = 0  # batches since the run began
 
-        def step(epoch: int, batch: int, batches: int, losses: Mapping[str, float], rate: float) -> None:
-            if batch == 1:
-                began[0] = time.monotonic()
-            seen[0] += 1
-            images = batch * trainer.settings.batch / max(time.monotonic() - began[0], 1e-9)
-            ahead = (
-                trainer.settings.epochs - epoch
-            ) * batches - batch  # validation takes its share, as it has till now
-            left = timedelta(seconds=round((time.monotonic() - started) / seen[0] * ahead))
-            facts = f"{images:.0f} images/s, {memory(trainer.device) / 1e9:.2f} GB, {left} left"
-            said = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            title = f"epoch {epoch + 1}/{trainer.settings.epochs} {said}"
-            progress.update(bar, description=title, completed=batch, total=batches, rate=facts)
+    def on_run_begin(self, run: Trainer) -> None:
+        """Start the bar on a terminal."""
+        self.started = time.monotonic()
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        def epoch(**facts: Any) -> None:
-            progress.console.print(epoch_line(trainer, **facts), highlight=False)
+        rate = TextColumn("{task.fields[rate]}")
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.line = self.bar.add_task("", total=1, rate="")
+        self.bar.start()
 
-        yield Reporter(step, epoch)
+    def on_epoch_begin(self, run: Trainer, epoch: int) -> None:
+        """Measure the epoch's images per second from here."""
+        self.epoch_started = time.monotonic()
+
+    def on_batch_end(self, run: Trainer, epoch: int, number: int, losses: Mapping[str, float], rate: float) -> None:
+        """Move the bar: losses, images per second, memory and the time that is left."""
+        self.seen += 1
+        if self.bar is None:
+            return
+        epochs, batches, now = run.settings.epochs, len(run.train), time.monotonic()
+        images = number * run.settings.batch / max(now - self.epoch_started, 1e-9)
+        ahead = (epochs - epoch) * batches - number  # the time so far includes validation, so the estimate does too
+        left = timedelta(seconds=round((now - self.started) / self.seen * ahead))
+        facts = f"{images:.0f} images/s, {memory(run.device) / 1e9:.2f} GB, {left} left"
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        title = f"epoch {epoch + 1}/{epochs} {parts}"
+        self.bar.update(self.line, description=title, completed=number, total=batches, rate=facts)
+
+    def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
+        """Print the epoch's line."""
+        line = epoch_line(run, run.progress.epoch, run.settings.epochs, measures, best)
+        if self.bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self.bar.console.print(line, highlight=False)
+
+    def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.stop()
 
 
 def memory(device: torch.device) -> int:
@@ -113,27 +123,27 @@ def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], 
 
 
 @contextmanager
-def onlooker(brief: bool = False) -> Iterator[Onlooker]:
-    """Yield the onlooker that prints the data set's report and the progress of validation to stderr.
+def scan_progress(brief: bool = False) -> Iterator[Callback]:
+    """A callback that shows on stderr how the scan of the data, and a validation, go.
 
     Args:
-        brief: print the report only if something was dropped.
+        brief: whether the scan's report is printed only if something was dropped.
     """
     with counting(None) as step:
 
-        class Told(Onlooker):
-            def picture(self, split: str, done: int, total: int) -> None:
+        class ScanProgress(Callback):
+            def on_scan_picture(self, split: str, done: int, total: int) -> None:
                 step()
 
-            def batch(self, done: int, total: int) -> None:
+            def on_validation_batch(self, done: int, total: int) -> None:
                 step()
 
-            def report(self, report: Report) -> None:
+            def on_scan_end(self, report: Report) -> None:
                 counts = [split.counts for split in report.splits.values()]
                 if not brief or any(c["dropped_pictures"] or c["dropped_boxes"] for c in counts):
                     print(report.text(), file=sys.stderr, flush=True)
 
-        yield Told()
+        yield ScanProgress()
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -105,6 +105,10 @@ def train(
         int | None, typer.Option(min=0, help="Rank of this machine; agreed on among them unless given.")
     ] = None,
     rdzv: Annotated[str | None, typer.Option(help="Rendezvous: HOST:PORT of one of the machines.")] = None,
+    callbacks: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file with callbacks; its code is run. May be repeated."),
+    ] = None,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
@@ -129,29 +133,30 @@ def train(
     chosen = settings.load(config, flags)
     several = {"nproc": nproc if nproc > 1 else None, "nnodes": nnodes if nnodes > 1 else None}
     if overfit:
-        refuse_unused("with --overfit-batch", out=out, node_rank=node_rank, rdzv=rdzv, **several)
+        refuse_unused("with --overfit-batch", out=out, callbacks=callbacks, node_rank=node_rank, rdzv=rdzv, **several)
         more: dict[str, Any] = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
         _overfit(str(file), data, chosen, **more, **code)
         return
     if _is_launcher(nproc, nnodes):
         _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
     refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
-    from netbuild.cli.progress import onlooker, reporter
+    from netbuild.cli.progress import ProgressBar, scan_progress
     from netbuild.system.files import new_folder
     from netbuild.system.processes import is_first, leave
+    from netbuild.training.callbacks import callbacks_of_file
     from netbuild.training.run import resume as go_on
     from netbuild.training.run import start
 
-    with onlooker(brief=resume is not None) as looker:
+    added = [callback for path in callbacks or () for callback in callbacks_of_file(path)]
+    with scan_progress(brief=resume is not None) as scanning:
+        listeners = [scanning, ProgressBar(), *added]
         if resume is not None:
-            trainer = go_on(resume, flags, onlooker=looker, **code)
+            trainer = go_on(resume, flags, callbacks=listeners, **code)
         else:
             folder = out or new_folder(Path(str(file)).stem)
             more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
-            trainer = start(str(file), data, chosen, folder, onlooker=looker, **more, **code)
-    with reporter(trainer) as told:
-        trainer.reporter = told
-        done = trainer.run()
+            trainer = start(str(file), data, chosen, folder, callbacks=listeners, **more, **code)
+    done = trainer.run()
     if is_first():
         write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
     leave()
@@ -159,12 +164,12 @@ def train(
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
     """Check that the network can overfit one batch; exit code 1 if it cannot."""
-    from netbuild.cli.progress import onlooker
+    from netbuild.cli.progress import scan_progress
     from netbuild.training.overfitting import is_overfit
     from netbuild.training.run import overfit_batch
 
-    with onlooker(brief=True) as looker:
-        losses = overfit_batch(file, data, settings, onlooker=looker, **options)
+    with scan_progress(brief=True) as scanning:
+        losses = overfit_batch(file, data, settings, callbacks=[scanning], **options)
     done, said = (
         is_overfit(losses),
         f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last",
@@ -208,12 +213,12 @@ def val(
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     if _is_launcher(nproc, 1):
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
-    from netbuild.cli.progress import onlooker, table
+    from netbuild.cli.progress import scan_progress, table
     from netbuild.system.processes import is_first, leave
     from netbuild.training.validation import validate
 
-    with onlooker(brief=True) as looker:
-        measures, classes = validate(file, data, split, chosen, out, onlooker=looker, **code)
+    with scan_progress(brief=True) as scanning:
+        measures, classes = validate(file, data, split, chosen, out, callbacks=[scanning], **code)
     speaks = is_first()
     leave()
     if not speaks:

@@ -69,7 +69,7 @@ def _classes(path: Path) -> dict[str, Factory]:
     files = [path] if path.is_file() else _python_files(path)
     if not files:
         raise NetbuildError(f"{path}: no Python file in it")
-    modules = [_run(file) for file in files]
+    modules = [run_file(file) for file in files]
     factories = {name: f for module in modules for name, f in _factories(module)}
     if not factories and not any(has_registered(module.__name__) for module in modules):
         hint = "a task is registered by the decorator netbuild.tasks.task, a target by netbuild.export.base.target"
@@ -82,7 +82,7 @@ def _python_files(folder: Path) -> list[Path]:
     return [package] if package.is_file() else sorted(folder.glob("*.py"))
 
 
-def _run(file: Path) -> ModuleType:
+def run_file(file: Path) -> ModuleType:
     """Import a file once under a name of its own, so that classes can be pickled and a package's own imports work."""
     file = file.resolve()
     stem = file.parent.name if file.name == "__init__.py" else file.stem

@@ -1,6 +1,6 @@
 """Training and validation as Python functions, with the settings of the commands as keywords."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,6 +11,7 @@ from netbuild.graph.opening import NetworkOptions
 from netbuild.report.html import html_table
 from netbuild.settings import FIELDS, SettingKeywords
 from netbuild.system.files import new_folder
+from netbuild.training.callbacks import Callback
 from netbuild.training.run import resume as resume_run
 from netbuild.training.run import start
 from netbuild.training.validation import validate
@@ -106,6 +107,7 @@ def train(
     resume: str | Path | None = None,
     config: str | Path | None = None,
     weights: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     **keywords: Unpack[TrainKeywords],
 ) -> TrainingResult:
     """Train a network on a data set, as ``netbuild train`` does.
@@ -117,6 +119,7 @@ def train(
         resume: the folder of a run that is to go on.
         config: a YAML file of settings, which the keywords override.
         weights: a file whose tensors go to the rows of the same structure.
+        callbacks: objects of `netbuild.training.callbacks.Callback`.
         keywords: any setting of `netbuild.settings.Settings`, and scale, modules, trusted, set, download.
 
     Raises:
@@ -126,13 +129,13 @@ def train(
     settings, options = split_keywords(keywords, {*NetworkOptions.__annotations__, "download"} - {"imgsz", "nc", "ch"})
     if resume is not None:
         _refuse_with_resume(file=file, data=data, out=out, config=config, weights=weights)
-        trainer = resume_run(Path(resume), settings, **options)
+        trainer = resume_run(Path(resume), settings, callbacks=callbacks, **options)
     elif file is None:
         raise NetbuildError("train() needs the network's file, or resume", hint='netbuild.train("lenet5.yaml")')
     else:
         chosen = settings_file.load(config, settings)
         folder = Path(out) if out is not None else new_folder(Path(file).stem)
-        trainer = start(file, data, chosen, folder, weights=weights, **options)
+        trainer = start(file, data, chosen, folder, weights=weights, callbacks=callbacks, **options)
     progress = trainer.run()
     return TrainingResult(
         trainer.folder, progress.epoch, trainer.settings.best, progress.best or 0.0, progress.best_epoch,

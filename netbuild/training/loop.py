@@ -28,6 +28,7 @@ from netbuild.system.processes import agreed, gather, is_first, means, pooled, r
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
 from netbuild.training.batches import fastest_memory_format, mixed_precision, network_inputs, to_device
+from netbuild.training.callbacks import CallbackList
 from netbuild.training.memory import enough_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
@@ -37,30 +38,6 @@ class NotFiniteError(NetbuildError):
     """The loss or a weight is NaN or infinite."""
 
     exit_code = 1
-
-
-@dataclass
-class Reporter:
-    """Who is told how a run goes. Each is called with keywords; the defaults say nothing."""
-
-    step: Callable[..., None] = lambda **_: None
-    epoch: Callable[..., None] = lambda **_: None
-
-
-class Watch:
-    """Who looks at a run as it goes and changes nothing of it, not even chance; by default nobody."""
-
-    def begin(self) -> None:
-        """Before the first batch, of a resumed run too."""
-
-    def batch(self, epoch: int, number: int, batch: Batch) -> None:
-        """A batch before it is learnt; epochs count from 0, batches from 1."""
-
-    def epoch(self, best: bool) -> None:
-        """An epoch that is in the history, before the run's state is kept."""
-
-    def end(self) -> None:
-        """After the last epoch."""
 
 
 @dataclass
@@ -83,8 +60,7 @@ class Trainer:
     settings: Settings
     folder: Path
     names: list[str] | None = None
-    reporter: Reporter = field(default_factory=Reporter)
-    watch: Watch = field(default_factory=Watch)
+    callbacks: CallbackList = field(default_factory=CallbackList)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the task's predictions
 
     def __post_init__(self) -> None:
@@ -106,6 +82,7 @@ class Trainer:
         _check_measure(self.settings.best, self.task)
         self.average = optimisers.Average(self.network, self.settings.ema, self.plan.steps)
         self.progress = Progress()
+        self.stop = False  # a callback may set it: the run ends after the epoch
         self.precision = mixed_precision(self.settings.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
@@ -121,6 +98,7 @@ class Trainer:
             NetbuildError: if there is none that fits.
         """
         self.progress = state.load(self.state_path, self.network, self.average, self.plan.optimizer)
+        self.callbacks.load_state_dict(self.progress.callbacks)
         self.task.epoch_end(self.progress.epoch, self.settings.epochs)
 
     def run(self) -> Progress:
@@ -132,7 +110,19 @@ class Trainer:
             LostError: if another process of the run has ended.
             NetbuildError: if nothing can be written.
         """
-        self.watch.begin()
+        error: BaseException | None = None
+        try:
+            self.callbacks.call("on_run_begin", self)
+            self.run_epochs()
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            self.callbacks.call("on_run_end", self, error)
+        return self.progress
+
+    def run_epochs(self) -> None:
+        """Train and validate epoch by epoch until the run is over."""
         started = time.monotonic() - self.progress.seconds
         with together(), enough_memory(self.settings, self.device):
             while self.progress.epoch < self.settings.epochs:
@@ -146,14 +136,12 @@ class Trainer:
                 self.keep({**losses, **measures})
                 if shared(self.is_over()):  # clocks differ
                     break
-        self.watch.end()
-        return self.progress
 
     def is_over(self) -> bool:
         """Whether patience or time is at its end."""
         waited = self.progress.epoch - self.progress.best_epoch
         late = self.settings.minutes and self.progress.seconds > 60 * self.settings.minutes
-        return bool(late or (self.settings.patience and waited >= self.settings.patience))
+        return bool(self.stop or late or (self.settings.patience and waited >= self.settings.patience))
 
     # -- an epoch -----------------------------------------------------------------------------------------------------
 
@@ -166,9 +154,10 @@ class Trainer:
             self.network.model[row].eval()  # a frozen row's batch norms keep their statistics
         sums: dict[str, float] = {}
         batches, done = len(self.train), 0
+        self.callbacks.call("on_epoch_begin", self, epoch)
         self.plan.optimizer.zero_grad()
         for done, batch in enumerate(self.train.epoch(epoch), 1):
-            self.watch.batch(epoch, done, batch)
+            self.callbacks.call("on_batch_begin", self, epoch, done, batch)
             rate = optimisers.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
             last = done % self.plan.accumulate == 0 or done == batches
             with parallel.accumulate_locally(self.model, last):
@@ -177,7 +166,7 @@ class Trainer:
                 self.step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-            self.reporter.step(epoch=epoch, batch=done, batches=batches, losses=parts, rate=rate)
+            self.callbacks.call("on_batch_end", self, epoch, done, parts, rate)
         return {f"train/{name}": value / max(done, 1) for name, value in sums.items()}
 
     def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
@@ -309,6 +298,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The measures of the averaged weights on the validation data, the same in all processes."""
+        self.callbacks.call("on_validation_begin", self)
         metric = self.task.metric()
         parallel.sync_buffers(self.network, self.average.tensors)
         with self.validated() as network:
@@ -319,7 +309,9 @@ class Trainer:
         self.metric = merged(metric, self.val)
         with agreed():
             measures = self.metric.result() if is_first() else {}
-        return shared(measures)
+        measures = shared(measures)
+        self.callbacks.call("on_validation_end", self, measures)
+        return measures
 
     def dummy_forward(self, network: nn.Module) -> None:
         """A forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
@@ -330,31 +322,33 @@ class Trainer:
     # -- what is kept -------------------------------------------------------------------------------------------------
 
     def keep(self, measures: Mapping[str, float]) -> None:
-        """Write the epoch's numbers, its checkpoints and the run's state; tell the reporter."""
+        """Write the epoch's numbers, its checkpoints and the run's state, and call the callbacks."""
         fitness, epoch = measures.get(self.settings.best, 0.0), self.progress.epoch
         best = self.progress.best is None or fitness > self.progress.best
         if best:
             self.progress.best, self.progress.best_epoch = fitness, epoch
         self.progress.history.append({"epoch": epoch, **measures})
-        self.reporter.epoch(epoch=epoch, epochs=self.settings.epochs, measures=measures, best=best)
-        self.watch.epoch(best)
+        self.callbacks.call("on_epoch_end", self, measures, best)
         if not (is_first() or self.sharded):
             return
         network = self.averaged()
-        if is_first():
-            self.write(network, measures, best)
+        written = self.write(network, measures, best) if is_first() else []
+        self.progress.callbacks = self.callbacks.state_dict() if is_first() else {}
         state.save(self.state_path, self.network, self.average, self.plan.optimizer, self.progress, is_first())
+        self.callbacks.call("on_save", self, written)
 
-    def write(self, network: Network, measures: Mapping[str, float], best: bool) -> None:
-        """The epoch's checkpoints, and the table of all epochs."""
+    def write(self, network: Network, measures: Mapping[str, float], best: bool) -> list[Path]:
+        """Write the epoch's checkpoints and the table of all epochs; the checkpoints' paths."""
         epoch = self.progress.epoch
         training = {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()}
         wanted = ["last", *(["best"] if best else [])]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             wanted.append(f"epoch{epoch}")
-        for name in wanted:
-            checkpoint.save(network, self.folder / f"{name}.safetensors", names=self.names, training=training)
+        paths = [self.folder / f"{name}.safetensors" for name in wanted]
+        for path in paths:
+            checkpoint.save(network, path, names=self.names, training=training)
         _add_result(self.folder / "results.csv", self.progress.history)
+        return paths
 
 
 def merged(metric: Metric, feed: BatchLoader) -> Metric:

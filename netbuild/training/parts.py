@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from netbuild.data import scan
@@ -11,36 +12,25 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader, Collate, Feeding, SampleSource
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.system.processes import is_first, rank, world
+from netbuild.system.processes import rank, world
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
+from netbuild.training.callbacks import CallbackList
 
 
-class Onlooker:
-    """Who is told of the look at the data before anything is done with it, and of validation; by default nobody."""
-
-    def picture(self, split: str, done: int, total: int) -> None:
-        """A picture of a split that was looked at."""
-
-    def report(self, report: Report) -> None:
-        """What was found, where the data is good enough."""
-
-    def batch(self, done: int, total: int) -> None:
-        """A batch that was measured."""
-
-
-def scan_splits(dataset: Dataset, splits: list[str], settings: Settings, onlooker: Onlooker, **allowed: bool) -> Report:
+def scan_splits(
+    dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList, **allowed: bool
+) -> Report:
     """What was found in splits of a data set, where they may be used.
 
     Raises:
         NetbuildError: where they may not.
     """
     allowed = {"allow_empty": settings.allow_background, **allowed}
-    report = scan(dataset, splits=splits, progress=onlooker.picture)
+    report = scan(dataset, splits=splits, progress=partial(callbacks.call, "on_scan_picture"))
     report.demand(lenient=settings.lenient, strict=settings.strict, **allowed)
-    if is_first():
-        onlooker.report(report)
+    callbacks.call("on_scan_end", report)
     return report
 
 

@@ -13,102 +13,129 @@ from netbuild.data.fitting import Letterbox
 from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.settings import Settings
 from netbuild.system.files import make_folder, writing
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
-from netbuild.training.loop import Trainer, Watch
+from netbuild.training.callbacks import Callback
+from netbuild.training.loop import Trainer
 from netbuild.weights import checkpoint
 
 SHOWN = 3  # batches of training and of validation that are drawn
 PAIRS = 12  # pictures of a validation batch, each of them twice
 
 
-class Recorder(Watch):
-    """Draws plots, and writes logs for TensorBoard, as the run's settings ask.
+class Excusing(Callback):
+    """A callback whose faults do not end the run: the first one is printed."""
 
-    Args:
-        trainer: the run; it is looked at and not changed.
-        samples: the training data's, whose labels are drawn.
-
-    Raises:
-        MissingExtraError: if logs are asked for and tensorboard is not installed.
-    """
-
-    def __init__(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
-        self.trainer, self.samples = trainer, samples
-        self.plots, self.excused = trainer.settings.plots, False
-        self.metric: Any = None  # of the best epoch, if it was in this process
-        self.log: Any = None
-        if trainer.settings.tensorboard:
-            package("tensorboard")
-
-    def begin(self) -> None:
-        """Draw the labels, open the logs."""
-        names, folder = self.trainer.names or [], self.trainer.folder
-        if self.plots:
-            with self.excusing():
-                list(charts.draw({"labels": lambda: overview.labels(self.samples, names)}, folder))
-        if self.trainer.settings.tensorboard:
-            with self.excusing():
-                self.log = open_log(folder / "tensorboard", self.trainer.progress.history)
-
-    def batch(self, epoch: int, number: int, batch: Batch) -> None:
-        """Draw the first batches as the network sees them."""
-        if not self.plots or epoch > 0 or number > SHOWN:
-            return
-        with self.excusing():
-            count = min(len(batch["images"]), sheets.MOST)
-            drawings = [self.trainer.task.draw_truth(batch, i) for i in range(count)]
-            encoding.save(sheets.sheet(drawings), self.trainer.folder / f"train_batch{number - 1}.png")
-
-    def epoch(self, best: bool) -> None:
-        """Log the epoch's numbers; remember what the best one was measured by."""
-        if best and self.plots:
-            self.metric = self.trainer.metric
-        if self.log:
-            with self.excusing():
-                log_row(self.log, self.trainer.progress.history[-1], self.trainer.plan.optimizer.param_groups[0]["lr"])
-
-    def end(self) -> None:
-        """Draw the run, and what its best weights see in the validation data."""
-        if self.log:
-            self.log.close()
-        if not self.plots or not self.trainer.progress.history:
-            return
-        folder, history = self.trainer.folder, self.trainer.progress.history
-        for name, draw in {"losses": charts.losses, "metrics": charts.metrics}.items():
-            with self.excusing():
-                list(charts.draw({name: lambda draw=draw: draw(history)}, folder))  # type: ignore[misc]
-        with self.excusing():
-            self.validation()
-
-    def validation(self) -> None:
-        """Draw the first validation batches as the best weights see them, and the metric's charts."""
-        trainer = self.trainer
-        network = checkpoint.fill(trainer.blank(), trainer.folder / "best.safetensors").to(trainer.device).eval()
-        feed = copy.copy(trainer.val)
-        feed.rank, feed.world = 0, 1  # the other processes have ended their work
-        # The best epoch may lie before the run was resumed: then all is measured again.
-        metric = self.metric or trainer.task.metric()
-        for number, (batch, predictions) in enumerate(trainer.predictions(network, feed)):
-            if self.metric is None:
-                metric.update(predictions, batch)
-            elif number >= SHOWN:
-                break
-            if number < SHOWN:
-                with self.excusing():
-                    show(trainer.task, batch, predictions, trainer.folder / f"val_batch{number}.png")
-        list(charts.draw(metric.plots(), trainer.folder))
+    excused = False
 
     @contextmanager
     def excusing(self) -> Iterator[None]:
-        """Say once what went wrong, and go on."""
+        """Print the first exception raised in the block, and go on."""
         try:
             yield
         except Exception as error:  # whatever a drawing library, a task of one's own or a full disk comes up with
             if not self.excused:
                 print(excuse(error), file=sys.stderr, flush=True)
             self.excused = True
+
+
+class Recorder(Excusing):
+    """Draws the run's plots into its folder.
+
+    Args:
+        samples: the training data's, whose labels are drawn.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.metric: Any = None  # of the best epoch, if it was in this process
+
+    def on_run_begin(self, run: Trainer) -> None:
+        """Draw the labels."""
+        with self.excusing():
+            list(charts.draw({"labels": lambda: overview.labels(self.samples, run.names or [])}, run.folder))
+
+    def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
+        """Draw the first batches as the network sees them."""
+        if epoch > 0 or number > SHOWN:
+            return
+        with self.excusing():
+            count = min(len(batch["images"]), sheets.MOST)
+            drawings = [run.task.draw_truth(batch, i) for i in range(count)]
+            encoding.save(sheets.sheet(drawings), run.folder / f"train_batch{number - 1}.png")
+
+    def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
+        """Remember the metric of the best epoch, for its charts."""
+        if best:
+            self.metric = run.metric
+
+    def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
+        """Draw losses and measures, and what the best weights predict on the validation data."""
+        history = run.progress.history
+        if error is not None or not history:
+            return
+        for name, draw in {"losses": charts.losses, "metrics": charts.metrics}.items():
+            with self.excusing():
+                list(charts.draw({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
+        with self.excusing():
+            self.validation(run)
+
+    def validation(self, run: Trainer) -> None:
+        """Draw the first validation batches as the best weights see them, and the metric's charts."""
+        network = checkpoint.fill(run.blank(), run.folder / "best.safetensors").to(run.device).eval()
+        feed = copy.copy(run.val)
+        feed.rank, feed.world = 0, 1  # the other processes have ended their work
+        # The best epoch may lie before the run was resumed: then all is measured again.
+        metric = self.metric or run.task.metric()
+        for number, (batch, predictions) in enumerate(run.predictions(network, feed)):
+            if self.metric is None:
+                metric.update(predictions, batch)
+            elif number >= SHOWN:
+                break
+            if number < SHOWN:
+                with self.excusing():
+                    show(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
+        list(charts.draw(metric.plots(), run.folder))
+
+
+class TensorBoardLogger(Excusing):
+    """Writes losses, measures and the learning rate for TensorBoard into the run's folder.
+
+    Raises:
+        MissingExtraError: if tensorboard is not installed.
+    """
+
+    def __init__(self) -> None:
+        package("tensorboard")
+        self.log: Any = None
+
+    def on_run_begin(self, run: Trainer) -> None:
+        """Open the log."""
+        with self.excusing():
+            self.log = open_log(run.folder / "tensorboard", run.progress.history)
+
+    def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
+        """Log the epoch's numbers."""
+        if self.log:
+            with self.excusing():
+                log_row(self.log, run.progress.history[-1], run.plan.optimizer.param_groups[0]["lr"])
+
+    def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
+        """Close the log."""
+        if self.log:
+            self.log.close()
+
+
+def own_callbacks(settings: Settings, samples: Sequence[Sample]) -> list[Callback]:
+    """The callbacks that a run's settings ask for: plots, TensorBoard.
+
+    Raises:
+        MissingExtraError: if logs are asked for and tensorboard is not installed.
+    """
+    plots = [Recorder(samples)] if settings.plots else []
+    return [*plots, *([TensorBoardLogger()] if settings.tensorboard else [])]
 
 
 def excuse(error: Exception) -> str:

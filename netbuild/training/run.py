@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from netbuild.system.files import make_folder, writing
 from netbuild.system.processes import agreed, is_first, join
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
+from netbuild.training.callbacks import Callback, CallbackList, installed_callbacks
 from netbuild.training.loop import Trainer
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
-    Onlooker,
     embedded_data,
     feed_of,
     make_task,
@@ -34,7 +34,7 @@ from netbuild.training.parts import (
     scan_splits,
     task_class,
 )
-from netbuild.training.recorder import Recorder
+from netbuild.training.recorder import own_callbacks
 from netbuild.training.validation import check_task
 from netbuild.weights import checkpoint
 from netbuild.weights.building import build_graph, transfer
@@ -49,7 +49,7 @@ def start(
     settings: Settings,
     folder: Path,
     *,
-    onlooker: Onlooker | None = None,
+    callbacks: Sequence[Callback] = (),
     weights: str | Path | None = None,
     download: bool = False,
     **options: Any,
@@ -61,7 +61,7 @@ def start(
         data: a data set, see `netbuild.data.open_data`; without one, embedded data of the network's task.
         settings: of the run.
         folder: where it goes; it must be new or empty.
-        onlooker: who is told of the data.
+        callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
         weights: tensors for the rows of the same structure.
         download: whether rows may download published weights.
         options: for the network's file, as for `netbuild.graph.opening.open_graph`.
@@ -72,7 +72,8 @@ def start(
     join()
     with agreed():
         network, dataset = opened(file, data, settings, weights, download, **options)
-        parts, report = _parts(network, dataset, settings, folder, onlooker or Onlooker())
+        hooks = CallbackList([*installed_callbacks(), *callbacks])
+        parts, report = _parts(network, dataset, settings, folder, hooks)
     with agreed():
         trainer = _trainer(parts, report)
         if is_first():
@@ -113,7 +114,7 @@ def overfit_batch(
     data: str | Path | None,
     settings: Settings,
     *,
-    onlooker: Onlooker | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> list[float]:
     """The self-test of network, loss and data: the first batch, unchanged, learnt by heart; the loss of every step.
@@ -127,7 +128,7 @@ def overfit_batch(
     """
     network, dataset = opened(file, data, settings, **options)
     settings = replace(settings.completed(dataset.augmentation == "digits", dataset.task), rect=False)
-    report = scan_splits(dataset, ["train"], settings, onlooker or Onlooker())
+    report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
     device = pick_device(settings.device)
     task = make_task(network.to(device), list(dataset.names), report, settings)
     samples, collate = samples_of(network, task, report, "train", settings, False)
@@ -137,14 +138,14 @@ def overfit_batch(
 
 
 def resume(
-    folder: Path, flags: Mapping[str, Any] | None = None, *, onlooker: Onlooker | None = None, **options: Any
+    folder: Path, flags: Mapping[str, Any] | None = None, *, callbacks: Sequence[Callback] = (), **options: Any
 ) -> Trainer:
     """A run that goes on from its folder.
 
     Args:
         folder: of the run.
         flags: settings that go over those it began with.
-        onlooker: who is told of the data.
+        callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
         options: ``modules`` and ``trusted``, for a network with own modules.
 
     Raises:
@@ -152,7 +153,7 @@ def resume(
     """
     join()
     with agreed():
-        parts = _resumed(folder, flags, onlooker or Onlooker(), options)
+        parts = _resumed(folder, flags, CallbackList([*installed_callbacks(), *callbacks]), options)
     with agreed():
         trainer = _trainer(*parts)
     with agreed():
@@ -162,7 +163,7 @@ def resume(
 
 
 def _resumed(
-    folder: Path, flags: Mapping[str, Any] | None, onlooker: Onlooker, options: Mapping[str, Any]
+    folder: Path, flags: Mapping[str, Any] | None, callbacks: CallbackList, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Report]:
     """What a run that goes on is made of."""
     if not (folder / "run.json").is_file():
@@ -170,7 +171,7 @@ def _resumed(
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     settings = settings_of.load(folder / "args.yaml", flags)
     network = build_graph(open_graph(folder / START, **options))
-    return _parts(network, open_data(facts["data"]), settings, folder, onlooker)
+    return _parts(network, open_data(facts["data"]), settings, folder, callbacks)
 
 
 def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
@@ -186,14 +187,14 @@ def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
 
 
 def _parts(
-    network: Network, dataset: Dataset, settings: Settings, folder: Path, onlooker: Onlooker
+    network: Network, dataset: Dataset, settings: Settings, folder: Path, callbacks: CallbackList
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
     settings = settings.completed(dataset.augmentation == "digits", dataset.task)
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
-    report = scan_splits(dataset, ["train", held_out], settings, onlooker)
+    report = scan_splits(dataset, ["train", held_out], settings, callbacks)
     task = make_task(network, list(dataset.names), report, settings)
     train = feed_of(network, task, report, "train", settings, True)
     val = feed_of(network, task, report, held_out, settings, False)
@@ -206,6 +207,7 @@ def _parts(
         "folder": folder,
         "names": list(dataset.names),
         "options": task.decode_options(settings),
+        "callbacks": callbacks,
     }
     return made, report
 
@@ -213,7 +215,7 @@ def _parts(
 def _trainer(parts: dict[str, Any], report: Report) -> Trainer:
     trainer = Trainer(**parts)
     if is_first():
-        trainer.watch = Recorder(trainer, report.samples("train"))
+        trainer.callbacks[:0] = own_callbacks(trainer.settings, report.samples("train"))
     return trainer
 
 

@@ -28,6 +28,7 @@ class Progress:
     best_epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    callbacks: dict[str, Any] = field(default_factory=dict)  # the states of the run's callbacks
 
 
 def save(

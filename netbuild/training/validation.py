@@ -1,6 +1,6 @@
 """A checkpoint or an exported file measured on a data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, shared
 from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
+from netbuild.training.callbacks import Callback, CallbackList
 from netbuild.training.loop import merged
-from netbuild.training.parts import Onlooker, feed_of, scan_splits, task_class, task_of
+from netbuild.training.parts import feed_of, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show
 from netbuild.weights.building import build_graph
 
@@ -54,7 +55,7 @@ def validate(
     settings: Settings | None = None,
     out: Path | None = None,
     *,
-    onlooker: Onlooker | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The measures of a checkpoint on a data set, and those of each class.
@@ -66,18 +67,18 @@ def validate(
         split: of it; ``val``, else ``test``, unless given.
         settings: of validation.
         out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
-        onlooker: who is told of the data.
+        callbacks: their scan hooks and ``on_validation_batch`` are called.
         options: ``modules`` and ``trusted``, for a network with own modules.
 
     Raises:
         NetbuildError: for whatever is wrong with the two.
     """
-    settings, onlooker = settings or Settings(), onlooker or Onlooker()
+    settings, hooks = settings or Settings(), CallbackList(callbacks)
     join()
     with agreed():
         if out is not None and is_first():
             prepare(out)
-        network, task, feed, device = _to_validate(file, data, split, settings, onlooker, options)
+        network, task, feed, device = _to_validate(file, data, split, settings, hooks, options)
     metric = task.metric()
     with torch.no_grad():
         for number, batch in enumerate(feed.epoch(0)):
@@ -85,7 +86,7 @@ def validate(
             canvas = batch["images"].shape[-2:]
             predictions = task.predictions(network(*network_inputs(batch)), canvas, **task.decode_options(settings))
             metric.update(predictions, batch)
-            onlooker.batch(number + 1, len(feed))
+            hooks.call("on_validation_batch", number + 1, len(feed))
             if out is not None and is_first() and number < SHOWN:
                 show(task, batch, predictions, out / f"val_batch{number}.png")
     metric = merged(metric, feed)
@@ -101,7 +102,7 @@ def _to_validate(
     data: str | Path,
     split: str | None,
     settings: Settings,
-    onlooker: Onlooker,
+    callbacks: CallbackList,
     options: Mapping[str, Any],
 ) -> tuple[Network, Task, BatchLoader, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
@@ -112,7 +113,7 @@ def _to_validate(
     task = task_of(network.to(device).eval(), list(dataset.names))
     check_task(type(task), dataset)
     split = split or dataset.held_out()
-    report = scan_splits(dataset, [split], settings, onlooker, allow_empty=True)
+    report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
         settings = replace(settings, workers=0)
     return network, task, feed_of(network, task, report, split, settings, False), device

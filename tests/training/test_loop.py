@@ -19,7 +19,8 @@ from netbuild.grammar import header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.training import musgd, optimisers
 from netbuild.training.batches import fastest_memory_format, network_inputs
-from netbuild.training.loop import NotFiniteError, Reporter, Trainer
+from netbuild.training.callbacks import Callback
+from netbuild.training.loop import NotFiniteError, Trainer
 from netbuild.training.overfitting import overfit
 
 NET = """
@@ -119,12 +120,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, optimizer):
     whole = trainer(tmp_path / "whole", optimizer=optimizer)
     whole.run()
 
-    def stop(epoch, batch, **_):
-        if (epoch, batch) == (2, 7):
-            raise StopError
+    class Stop(Callback):
+        def on_batch_end(self, run, epoch, number, losses, rate):
+            if (epoch, number) == (2, 7):
+                raise StopError
 
     broken = trainer(tmp_path / "broken", optimizer=optimizer)
-    broken.reporter = Reporter(step=stop)
+    broken.callbacks.append(Stop())
     with pytest.raises(StopError):
         broken.run()
     again = trainer(
@@ -418,7 +420,12 @@ def test_learning_rates_of_rows_that_are_not(tmp_path, line, said):
 
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     run = trainer(tmp_path, epochs=3)
-    run.reporter = Reporter(epoch=lambda **_: run.network.model[0].weight.data.fill_(float("nan")))
+
+    class Spoil(Callback):
+        def on_epoch_end(self, run, measures, best):
+            run.network.model[0].weight.data.fill_(float("nan"))
+
+    run.callbacks.append(Spoil())
     with pytest.raises(NotFiniteError):
         run.run()
     kept = netbuild.build(tmp_path / "best.safetensors")
