@@ -85,10 +85,9 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     lowered = {name.lower(): name for name in names}
     if word.lower() in lowered:
         return f"did you mean '{lowered[word.lower()]}'?"
-    short = word.lower()[:4]
     near = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
-    if not near and len(short) == 4:  # "confidence" for "conf"
-        near = [name for name in names if name.lower().startswith(short)][:3]
+    if not near:  # "confidence" for "conf"
+        near = [name for name in names if len(name) > 2 and word.lower().startswith(name.lower())][:3]
     return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 

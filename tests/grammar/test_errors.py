@@ -42,7 +42,7 @@ def test_error_of_file(cli, path):
 @pytest.mark.parametrize("case", CASES)
 def test_error_of_case(cli, case):
     name, *flags = case.split()
-    check(cli("summary", HERE.parent / "cases" / f"{name}.yaml", *flags), name, HERE / "cases")
+    check(cli("summary", HERE.parent / "cases" / f"{name}.yaml", *flags), name, HERE.parent / "cases")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
