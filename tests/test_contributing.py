@@ -1,0 +1,62 @@
+"""The examples of CONTRIBUTING.md: each is one file, and does what its section says."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from netbuild import tasks
+from netbuild.export.base import TARGETS
+from netbuild.system import plugins
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    for block in re.findall(r"^```(?:python|yaml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
+        (tmp_path / block.split()[1]).write_text(block)
+    for registry in (tasks.TASKS, TARGETS):
+        monkeypatch.setattr(registry, "registered", dict(registry.registered))
+    monkeypatch.setattr(plugins, "_REGISTERED", dict(plugins._REGISTERED))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
+
+
+def test_module(cli, here):
+    done = cli("summary", "scaled.yaml", "--modules", "channel_scale.py", "--imgsz", 64)
+    assert done.code == 0, done.err
+    assert "ChannelScale" in done.out
+
+
+def test_metric(here):
+    import_module("worst_class")
+    metric = tasks.find("classify-worst")(torch.nn.Identity(), ["cat", "dog"]).metric()
+    metric.update(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), {"classes": torch.tensor([0, 1])})
+    assert (metric.result()["top1"], metric.result()["fitness"]) == (0.5, 0.0)
+
+
+def test_export_target(cli, here):
+    import_module("state_target")
+    assert "pickled" in TARGETS.names()
+    done = cli("export", "lenet5.yaml", "--target", "pickled", "-o", "net.pickled")
+    assert done.code == 0, done.err
+    assert (here / "net.pickled").exists()
+
+
+def test_data_format(here):
+    for split in ("train", "val"):
+        (here / "set" / split).mkdir(parents=True)
+        for name in ("cat-1", "dog-1"):
+            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(here / "set" / split / f"{name}.png")
+    data = import_module("prefixed").open_prefixed(here / "set")
+    assert data.names == ("cat", "dog")
+    assert [sample.label for sample in data.part("val").samples] == [0, 1]
