@@ -1,19 +1,15 @@
 """Callbacks: objects whose methods a training run calls as it goes."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.loader import Batch
 from netbuild.modules.own import run_file
 from netbuild.system.plugins import entry_points
-from netbuild.system.processes import is_first
-
-if TYPE_CHECKING:
-    from netbuild.training.loop import Trainer
+from netbuild.training.loop import Trainer
 
 GROUP = "netbuild.callbacks"  # the entry-point group
 
@@ -31,16 +27,16 @@ class Callback:
     def on_scan_end(self, report: Report) -> None:
         """Called with what the scan of the data found, where the data may be used."""
 
-    def on_run_begin(self, run: "Trainer") -> None:
+    def on_run_begin(self, run: Trainer) -> None:
         """Called before the first batch, of a resumed run too."""
 
-    def on_run_end(self, run: "Trainer", error: BaseException | None) -> None:
+    def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
         """Called after the last epoch, or with the exception that ended the run."""
 
-    def on_epoch_begin(self, run: "Trainer", epoch: int) -> None:
+    def on_epoch_begin(self, run: Trainer, epoch: int) -> None:
         """Called before an epoch's first batch; here and in the batch hooks epochs count from 0."""
 
-    def on_epoch_end(self, run: "Trainer", measures: Mapping[str, float], best: bool) -> None:
+    def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
         """Called after validation, when the epoch is in ``run.progress`` and nothing is saved yet.
 
         Args:
@@ -49,22 +45,22 @@ class Callback:
             best: whether this is the best epoch so far.
         """
 
-    def on_batch_begin(self, run: "Trainer", epoch: int, number: int, batch: Batch) -> None:
+    def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Called before a batch is trained on; batches count from 1."""
 
-    def on_batch_end(self, run: "Trainer", epoch: int, number: int, losses: Mapping[str, float], rate: float) -> None:
+    def on_batch_end(self, run: Trainer, epoch: int, number: int, losses: Mapping[str, float], rate: float) -> None:
         """Called after a batch, with the parts of its loss and the learning rate."""
 
-    def on_validation_begin(self, run: "Trainer") -> None:
+    def on_validation_begin(self, run: Trainer) -> None:
         """Called before the validation of an epoch."""
 
     def on_validation_batch(self, done: int, total: int) -> None:
         """Called after each batch of a validation outside of a run, as by ``netbuild val``."""
 
-    def on_validation_end(self, run: "Trainer", measures: Mapping[str, float]) -> None:
+    def on_validation_end(self, run: Trainer, measures: Mapping[str, float]) -> None:
         """Called after the validation of an epoch, with the task's measures."""
 
-    def on_save(self, run: "Trainer", checkpoints: list[Path]) -> None:
+    def on_save(self, run: Trainer, checkpoints: list[Path]) -> None:
         """Called when an epoch's checkpoints and the run's state are written."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,48 +69,6 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave when the run was saved."""
-
-
-class CallbackList(list[Callback]):
-    """The callbacks of a run, called in order."""
-
-    def call(self, hook: str, *arguments: Any) -> None:
-        """Call a hook of every callback, in the first process only."""
-        if is_first():
-            for callback in self:
-                getattr(callback, hook)(*arguments)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The states of all callbacks that have one, by `_names`.
-
-        Raises:
-            NetbuildError: if a state is not JSON data.
-        """
-        states = {name: callback.state_dict() for name, callback in self._names().items()}
-        for name, state in states.items():
-            try:
-                json.dumps(state)
-            except (TypeError, ValueError) as error:
-                raise NetbuildError(f"the state of the callback {name} is not JSON data: {shorten(error)}") from error
-        return {name: state for name, state in states.items() if state}
-
-    def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Give each callback its saved state; callbacks that are new to the run keep their own."""
-        for name, callback in self._names().items():
-            if name in states:
-                callback.load_state_dict(states[name])
-
-    def _names(self) -> dict[str, Callback]:
-        """Each callback by its class's name; a second one of the same class is NAME-2."""
-        named: dict[str, Callback] = {}
-        for callback in self:
-            name = kind = type(callback).__name__
-            count = 1
-            while name in named:
-                count += 1
-                name = f"{kind}-{count}"
-            named[name] = callback
-        return named
 
 
 def callbacks_of_file(path: str | Path) -> list[Callback]:

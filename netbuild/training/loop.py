@@ -28,7 +28,7 @@ from netbuild.system.processes import agreed, gather, is_first, means, pooled, r
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
 from netbuild.training.batches import fastest_memory_format, mixed_precision, network_inputs, to_device
-from netbuild.training.callbacks import CallbackList
+from netbuild.training.callback_list import CallbackList
 from netbuild.training.memory import enough_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint

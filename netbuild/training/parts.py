@@ -16,7 +16,7 @@ from netbuild.system.processes import rank, world
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
-from netbuild.training.callbacks import CallbackList
+from netbuild.training.callback_list import CallbackList
 
 
 def scan_splits(

@@ -23,7 +23,8 @@ from netbuild.system.files import make_folder, writing
 from netbuild.system.processes import agreed, is_first, join
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
-from netbuild.training.callbacks import Callback, CallbackList, installed_callbacks
+from netbuild.training.callback_list import CallbackList
+from netbuild.training.callbacks import Callback, installed_callbacks
 from netbuild.training.loop import Trainer
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (

@@ -20,7 +20,8 @@ from netbuild.system.devices import pick_device
 from netbuild.system.processes import agreed, is_first, join, shared
 from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
-from netbuild.training.callbacks import Callback, CallbackList
+from netbuild.training.callback_list import CallbackList
+from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merged
 from netbuild.training.parts import feed_of, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show

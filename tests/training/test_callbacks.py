@@ -7,7 +7,8 @@ from test_loop import trainer
 import netbuild
 from netbuild.errors import NetbuildError
 from netbuild.training import callbacks as callbacks_module
-from netbuild.training.callbacks import Callback, CallbackList, callbacks_of_file, installed_callbacks
+from netbuild.training.callback_list import CallbackList
+from netbuild.training.callbacks import Callback, callbacks_of_file, installed_callbacks
 
 HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
 

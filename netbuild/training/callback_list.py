@@ -1,0 +1,50 @@
+"""The list of a run's callbacks. It is apart from `Callback`, whose hooks take the `Trainer` that holds this list."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from netbuild.errors import NetbuildError, shorten
+from netbuild.system.processes import is_first
+
+
+class CallbackList(list[Any]):
+    """The callbacks of a run, called in order."""
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        """Call a hook of every callback, in the first process only."""
+        if is_first():
+            for callback in self:
+                getattr(callback, hook)(*arguments)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all callbacks that have one, by `_names`.
+
+        Raises:
+            NetbuildError: if a state is not JSON data.
+        """
+        states = {name: callback.state_dict() for name, callback in self._names().items()}
+        for name, state in states.items():
+            try:
+                json.dumps(state)
+            except (TypeError, ValueError) as error:
+                raise NetbuildError(f"the state of the callback {name} is not JSON data: {shorten(error)}") from error
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Give each callback its saved state; callbacks that are new to the run keep their own."""
+        for name, callback in self._names().items():
+            if name in states:
+                callback.load_state_dict(states[name])
+
+    def _names(self) -> dict[str, Any]:
+        """Each callback by its class's name; a second one of the same class is NAME-2."""
+        named: dict[str, Any] = {}
+        for callback in self:
+            name = kind = type(callback).__name__
+            count = 1
+            while name in named:
+                count += 1
+                name = f"{kind}-{count}"
+            named[name] = callback
+        return named
