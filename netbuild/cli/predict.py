@@ -1,7 +1,7 @@
 """netbuild predict."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,8 +69,8 @@ def predict(
 
     found = find(pictures)
     torch.manual_seed(0)
-    options = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
-    flags = {"agnostic": agnostic or None, "multi_label": multi_label or None}
+    options: dict[str, Any] = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
+    flags: dict[str, Any] = {"agnostic": agnostic or None, "multi_label": multi_label or None}
     with busy(f"opening {file}"):
         predictor = prepare(
             file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),
