@@ -32,19 +32,21 @@ class Targets:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each of A cells shall say.
+    """The target of each of A cells.
 
     Args:
         boxes: (B, A, 4) corners in pixels; meaningless in the background.
         scores: (B, A, nc) soft targets, zeros in the background.
         foreground: (B, A) which cells answer for an object.
         index: (B, A) the object, counted within its image; 0 in the background.
+        rows: (B, A) the object's place in the batch's lists; -1 in the background.
     """
 
     boxes: Tensor
     scores: Tensor
     foreground: Tensor
     index: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Assigner:
                 torch.zeros_like(scores),
                 torch.zeros_like(scores[..., 0], dtype=torch.bool),
                 torch.zeros_like(scores[..., 0], dtype=torch.long),
+                torch.full_like(scores[..., 0], -1, dtype=torch.long),
             )
         candidates = self.candidates(points, targets)
         overlap, align = self.alignment(scores, boxes, targets, candidates)
@@ -133,7 +136,8 @@ def soften(picked: Tensor, overlap: Tensor, align: Tensor, targets: Targets, nc:
     classes = targets.classes.gather(1, index)
     scores = tau.new_zeros(*classes.shape, nc).scatter_(2, classes[..., None], (tau.amax(1) * foreground)[..., None])
     boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return Assignment(boxes, scores, foreground, index)
+    rows = targets.rows.gather(1, index).where(foreground, -1)
+    return Assignment(boxes, scores, foreground, index, rows)
 
 
 def pad(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Targets:

@@ -19,7 +19,8 @@ from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.box_math import ciou, giou, iou, pairwise, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.tasks.detect import DetectionLoss, DetectTask, DualSchedule, Gains, dfl_loss
+from netbuild.tasks.detect import DetectTask, DualSchedule
+from netbuild.tasks.losses.cells import BoxPart, DetectionLoss, Gains, LossPart, dfl_loss, read_cells
 
 
 def generator(seed):
@@ -346,6 +347,37 @@ def test_the_detection_loss_equals_plain_loops(reg_max, topk, topk2, weights):
     expected = {"box": 2 * box, "cls": 3 * cls, "dfl" if reg_max > 1 else "l1": 5 * side}
     assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
     assert min(expected.values()) > 0.1
+
+
+class WidthPart(LossPart):
+    """Squared difference of a cell's predicted width and its target's own, found in the batch by its row."""
+
+    def __call__(self, cells, assigned, batch):
+        fg = assigned.foreground
+        truth = batch["boxes"][assigned.rows[fg], 2]
+        widths = cells.boxes * cells.strides / cells.size[0]
+        return {"width": ((widths[..., 2] - widths[..., 0])[fg] - truth.to(widths)).square().sum()}
+
+
+def test_a_detection_loss_takes_a_part_of_ones_own():
+    head, raw, batch = detection_scene(16)
+    parts = DetectionLoss(head, parts=(BoxPart(2.0), WidthPart()))(raw, batch)
+    assert list(parts) == ["box", "width"]
+    assert parts["box"].item() == DetectionLoss(head, Gains(box=2.0))(raw, batch)["box"].item()
+    parts["width"].backward()
+    assert parts["width"].item() > 0
+    assert raw["boxes"].grad.abs().sum() > 0
+    assert raw["scores"].grad is None  # boxes alone give widths
+
+    loss = DetectionLoss(head)
+    cells = read_cells(head, raw)
+    assigned = loss.assign(cells, loss.targets(cells, batch))
+    fg = assigned.foreground
+    assert torch.equal(fg, assigned.rows >= 0)
+    assert torch.equal(batch["index"][assigned.rows[fg]].long(), fg.nonzero()[:, 0])
+    w, h = cells.size
+    truth = to_corners(batch["boxes"].to(cells.scores) * cells.scores.new_tensor([w, h, w, h]))
+    assert torch.allclose(truth[assigned.rows[fg]], assigned.boxes[fg])
 
 
 @pytest.mark.parametrize("reg_max", [1, 16])

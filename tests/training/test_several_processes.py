@@ -18,8 +18,8 @@ from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.tasks.detect import DetectionLoss
 from netbuild.tasks.detection_metric import DetectionMetric
+from netbuild.tasks.losses.cells import DetectionLoss
 from netbuild.training.loop import Trainer
 from netbuild.training.memory import OutOfMemoryError
 

@@ -1,0 +1,1 @@
+"""Losses of heads, a file for each kind of output that a head learns from."""

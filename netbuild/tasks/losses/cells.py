@@ -1,0 +1,258 @@
+"""The loss of anchor-free detection heads: task-aligned targets for the cells, and a sum of exchangeable parts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netbuild.layers.heads.detect import anchor_points
+from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
+from netbuild.tasks.base import Batch, Pool, alone
+from netbuild.tasks.box_math import ciou, to_corners
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Weights of the parts; ``dfl`` also weighs ``l1``, which replaces it for a head without bins."""
+
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A head's A cells and its predictions for them, in float32 or wider.
+
+    Args:
+        points: (A, 2) centres in cells, x and y.
+        strides: (A, 1) pixels per cell.
+        scores: (B, A, nc) class logits.
+        sides: (B, A, 4 * bins) raw outputs for left, top, right, bottom.
+        distances: (B, A, 4) the decoded sides, in cells.
+        size: the image's width and height in pixels.
+        raw: all training outputs of the head's branch, for parts that learn from more than boxes and scores.
+    """
+
+    points: Tensor
+    strides: Tensor
+    scores: Tensor
+    sides: Tensor
+    distances: Tensor
+    size: tuple[float, float]
+    raw: Raw = field(default_factory=dict)
+
+    @property
+    def boxes(self) -> Tensor:
+        """(B, A, 4) corners in cells."""
+        before, after = self.distances.chunk(2, -1)
+        return torch.cat((self.points - before, self.points + after), -1)
+
+    @property
+    def bins(self) -> int:
+        """Number of bins of a side's distribution; 1 if the head predicts distances directly."""
+        return self.sides.shape[-1] // 4
+
+    def target_distances(self, assigned: Assignment) -> Tensor:
+        """(B, A, 4) distances from each cell's centre to the sides of its assigned box, in cells."""
+        low, high = (assigned.boxes / self.strides).chunk(2, -1)
+        return torch.cat((self.points - low, high - self.points), -1)
+
+
+def read_cells(head: Any, raw: Raw) -> Cells:
+    """Arrange the raw outputs of a head's branch by cells.
+
+    Args:
+        head: module with ``stride`` and ``reg_max``.
+        raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
+    """
+    boxes, scores = (_widen(raw[name]) for name in ("boxes", "scores"))
+    # Only shape and dtype of the maps are read; half precision could not count the cells of a large image.
+    maps = [boxes.new_empty(1).expand(1, 1, *f.shape[2:]) for f in raw["feats"]]
+    points, strides = anchor_points(maps, head.stride)
+    h, w = (side * head.stride[0] for side in raw["feats"][0].shape[2:])
+    sides = boxes.transpose(1, 2)
+    distances = decode_distances(sides, head.reg_max)
+    return Cells(points.T, strides.T, scores.transpose(1, 2), sides, distances, (w, h), raw)
+
+
+def decode_distances(sides: Tensor, bins: int) -> Tensor:
+    """Distances (..., 4) in cells from raw outputs (..., 4 * bins): expectations over the bins, or a single bin as is.
+
+    The head decodes too, but in the precision of its weights.
+    """
+    if bins == 1:
+        return sides
+    return sides.unflatten(-1, (4, bins)).softmax(-1) @ torch.arange(bins, dtype=sides.dtype, device=sides.device)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def dfl_loss(bins: Tensor, target: Tensor) -> Tensor:
+    """Distribution focal loss, mean over the sides: bins (N, 4, R) logits, target (N, 4) in 0..R-1: (N,).
+
+    Cross-entropy with the two bins next to the target, weighted by nearness. Generalized focal loss, arXiv 2006.04388.
+    """
+    count = bins.shape[-1]
+    target = target.clamp(0, count - 1 - 0.01)  # there must be a bin above
+    low = target.long()
+    log_p = bins.log_softmax(-1)
+    below, above = (log_p.gather(-1, (low + i)[..., None])[..., 0] for i in (0, 1))
+    share = target - low
+    return -(below * (1 - share) + above * share).mean(-1)
+
+
+class LossPart(ABC):
+    """A part of a detection loss: one or more named terms, computed from the cells and their assigned targets."""
+
+    @abstractmethod
+    def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
+        """Terms by name, times their gains and summed over the batch; `DetectionLoss` normalises them.
+
+        ``assigned.rows`` finds a cell's target in the lists of the batch, e.g. its mask or keypoints.
+        """
+
+    def least(self, cells: Cells, assigned: Assignment) -> Tensor | float:
+        """The smallest sum of the terms that any prediction for these targets could reach."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class BoxPart(LossPart):
+    """1 - CIoU of the foreground, weighted by the target scores. CIoU, arXiv 1911.08287."""
+
+    gain: float = 7.5
+
+    def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
+        """The term "box"."""
+        fg = assigned.foreground
+        target = (assigned.boxes / cells.strides)[fg]
+        return {"box": self.gain * ((1 - ciou(cells.boxes[fg], target)) * assigned.scores[fg].sum(-1)).sum()}
+
+
+@dataclass(frozen=True)
+class ClassPart(LossPart):
+    """Binary cross-entropy of all cells and classes with the soft target scores.
+
+    Args:
+        gain: weight of the term.
+        class_weights: (nc,) factors of the classes.
+    """
+
+    gain: float = 0.5
+    class_weights: Tensor | None = None
+
+    def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
+        """The term "cls"."""
+        return {"cls": self.gain * self._sum(cells.scores, assigned.scores)}
+
+    def least(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """The entropy of the soft target scores."""
+        return self.gain * self._sum(assigned.scores.logit(1e-7), assigned.scores)
+
+    def _sum(self, logits: Tensor, target: Tensor) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return (loss if self.class_weights is None else loss * self.class_weights.to(loss)).sum()
+
+
+@dataclass(frozen=True)
+class SidesPart(LossPart):
+    """Distribution focal loss of the foreground's sides ("dfl"), or L1 in fractions of the image ("l1")."""
+
+    gain: float = 1.5
+
+    def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
+        """The term "dfl", or "l1" for a head without bins."""
+        return {"dfl" if cells.bins > 1 else "l1": self.gain * self._sum(cells, assigned)}
+
+    def least(self, cells: Cells, assigned: Assignment) -> Tensor | float:
+        """The entropy of targets that lie between two bins."""
+        if cells.bins == 1:
+            return 0.0
+        target = cells.target_distances(assigned).clamp(0, max(cells.bins - 1 - 0.01, 0))[..., None]
+        bins = torch.arange(cells.bins, device=target.device, dtype=target.dtype)
+        exact = (1 - (bins - target).abs()).clamp(min=1e-7).log().flatten(-2)
+        return self.gain * self._sum(replace(cells, sides=exact), assigned)
+
+    def _sum(self, cells: Cells, assigned: Assignment) -> Tensor:
+        fg = assigned.foreground
+        target = cells.target_distances(assigned)[fg]
+        weight = assigned.scores[fg].sum(-1)
+        if cells.bins > 1:
+            return (dfl_loss(cells.sides[fg].unflatten(-1, (4, -1)), target) * weight).sum()
+        scale = (cells.strides / cells.strides.new_tensor([*cells.size, *cells.size])).expand(fg.shape[0], -1, -1)[fg]
+        return (((cells.distances[fg] - target) * scale).abs().mean(-1) * weight).sum()
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Loss of one branch: task-aligned assignment, then the sum of its parts.
+
+    Args:
+        head: module with ``stride`` and ``reg_max``.
+        gains: weights of the three default parts.
+        topk: cells that an object may pick.
+        topk2: cells that it keeps, if another number.
+        class_weights: (nc,) factors of the classes' cross-entropy, in the default parts.
+        pool: the normaliser, from the sum of target scores and its least value, over all ranks.
+        parts: what is summed; by default `BoxPart`, `ClassPart` and `SidesPart`.
+    """
+
+    head: Any
+    gains: Gains = field(default_factory=Gains)
+    topk: int = 10
+    topk2: int | None = None
+    class_weights: Tensor | None = None
+    pool: Pool = alone
+    parts: Sequence[LossPart] | None = None
+
+    def __call__(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
+        """Normalised terms of all parts by name.
+
+        Args:
+            raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
+            batch: "boxes" (M, 4) as centre and size, in fractions of the image; "classes" (M,); "index" (M,) number of
+                the image.
+        """
+        cells = read_cells(self.head, raw)
+        assigned = self.assign(cells, self.targets(cells, batch))
+        total = self.pool(assigned.scores.sum(), 1)
+        return {k: v / total for part in self.all_parts() for k, v in part(cells, assigned, batch).items()}
+
+    @torch.no_grad()
+    def least(self, raw: Raw, batch: Batch) -> float:
+        """The smallest loss that any prediction could reach with this assignment."""
+        cells = read_cells(self.head, raw)
+        assigned = self.assign(cells, self.targets(cells, batch))
+        total = self.pool(assigned.scores.sum(), 1)
+        return float(sum(part.least(cells, assigned) for part in self.all_parts()) / total)
+
+    def all_parts(self) -> Sequence[LossPart]:
+        """The parts given, or the three default parts."""
+        if self.parts is not None:
+            return self.parts
+        gains = self.gains
+        return BoxPart(gains.box), ClassPart(gains.cls, self.class_weights), SidesPart(gains.dfl)
+
+    def targets(self, cells: Cells, batch: Batch) -> Targets:
+        """The batch's objects in pixels."""
+        like = cells.scores
+        w, h = cells.size
+        boxes = batch["boxes"].to(like).view(-1, 4) * like.new_tensor([w, h, w, h])
+        classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
+        return pad(to_corners(boxes), classes, index, like.shape[0])
+
+    def assign(self, cells: Cells, targets: Targets) -> Assignment:
+        """Task-aligned assignment in pixels."""
+        strides = self.head.stride
+        assigner = Assigner(self.topk, self.topk2, floor=strides[min(1, len(strides) - 1)])
+        boxes = cells.boxes.detach() * cells.strides
+        return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
