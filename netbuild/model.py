@@ -72,11 +72,13 @@ class Model:
 
     def val(self, data: str | Path, **keywords: Unpack[ValKeywords]) -> ValidationResult:
         """Measure on a data set; keywords as for `netbuild.val`."""
-        return val(self.file, data, **{**self._code(), **keywords})  # type: ignore[misc]
+        opened, code = self._opened()
+        return val(opened, data, **{**code, **keywords})  # type: ignore[misc]
 
     def predict(self, source: Any, **keywords: Any) -> Iterator[Result]:
         """Find things in pictures and videos, one `Result` after another; keywords as for `netbuild.predict`."""
-        return predict(self.file, source, **{**self._code(), **keywords})
+        opened, code = self._opened()
+        return predict(opened, source, **{**code, **keywords})
 
     def export(self, target: str = "onnx", out: str | Path | None = None, **keywords: Any) -> Exported:
         """Write the network for another runtime, proven equal; keywords as for `netbuild.export`."""
@@ -101,8 +103,10 @@ class Model:
     def _repr_html_(self) -> str | None:
         return None if self.is_exported else self.summary()._repr_html_()
 
-    def _code(self) -> dict[str, Any]:
-        return {name: value for name, value in self.options.items() if name in ("modules", "trusted")}
+    def _opened(self) -> tuple[Path | Network, dict[str, Any]]:
+        """What is measured or predicts: the file and its own modules, or the network that further options built."""
+        code = {name: value for name, value in self.options.items() if name in ("modules", "trusted")}
+        return (self.network, {}) if self.options.keys() - code.keys() else (self.file, code)
 
     def _refuse_exported(self, deed: str) -> None:
         if self.is_exported:

@@ -69,6 +69,13 @@ def test_a_runs_folder_and_its_onnx_file_are_models_too(trained, tmp_path):
             deed()
 
 
+def test_options_of_the_network_hold_for_prediction_too():
+    model = netbuild.Model("yolo11.yaml", scale="n", nc=3, imgsz=64)
+    (result,) = model.predict(np.zeros((64, 64, 3), np.uint8))
+    assert result.task.head is model.network.model[-1]
+    assert result.task.head.nc == 3
+
+
 def test_a_run_goes_on(trained):
     _, result = trained
     more = netbuild.train(resume=result.folder, epochs=2)
