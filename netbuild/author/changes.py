@@ -1,4 +1,4 @@
-"""What differs between two networks, row by row, as data."""
+"""The differences between two networks, row by row, as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def index(self) -> int:
-        """Its number in its network."""
+        """The row's number in its network."""
         return self.layer.row.index
 
     def cost(self, name: str) -> int:
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowDiff:
-    """Two rows that are one, or a row that only one of the networks has. ``changes`` are pairs, by what differs."""
+    """Two matching rows, or a row of only one network; ``changes`` maps properties that differ to both values."""
 
     status: str  # a key of MARKS
     a: Row | None
@@ -57,17 +57,17 @@ class RowDiff:
 
     @property
     def row(self) -> Row:
-        """The row as it is now, or was."""
+        """The row of network B, or of A if it was removed."""
         found = self.b or self.a
         assert found
         return found
 
     def change(self, cost: str) -> int:
-        """What the row adds to one of `COSTS`."""
+        """Return how much the row changes one of `COSTS`."""
         return (self.b.cost(cost) if self.b else 0) - (self.a.cost(cost) if self.a else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the difference as data."""
         sides = {side: row and row.summary.to_dict(row.convention) for side, row in (("a", self.a), ("b", self.b))}
         changes = {name: list(pair) for name, pair in self.changes.items()}
         return {"status": self.status, "changes": changes, **{f"{c}_change": self.change(c) for c in COSTS}, **sides}
@@ -75,7 +75,7 @@ class RowDiff:
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs between two networks; `to_dict` gives the JSON."""
+    """The differences between two networks; `to_dict` gives the JSON."""
 
     a: Summary
     b: Summary
@@ -84,22 +84,22 @@ class Changes:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs: the rows, the facts of the file that a network has, the totals."""
+        """Whether the networks are equal in rows, in the properties set by their files, and in totals."""
         return not (self.facts or any(row.status != "same" for row in self.rows) or self._other_totals())
 
     def _other_totals(self) -> bool:
         return any(pair[0] != pair[1] for pair in self.totals().values())
 
     def counts(self) -> dict[str, int]:
-        """Rows of each status."""
+        """Count the rows of each status."""
         return {status: sum(row.status == status for row in self.rows) for status in MARKS}
 
     def totals(self) -> dict[str, tuple[Any, Any]]:
-        """The totals of both; None where a network cannot tell: it may not train at this size."""
+        """Return both networks' totals; None if unknown, as is training memory where a network cannot train."""
         return {name: (self.a.totals[name], self.b.totals[name]) for name in TOTALS}
 
     def to_dict(self, all: bool = False) -> dict[str, Any]:
-        """The comparison as plain data; without ``all`` only rows that differ."""
+        """Return the comparison as plain data; without ``all`` only rows that differ."""
         return {
             "a": _head(self.a),
             "b": _head(self.b),

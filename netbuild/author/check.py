@@ -1,4 +1,4 @@
-"""Everything that is wrong or doubtful in network files, with places, at once."""
+"""Reports every error and warning of a network file at once, each with its place."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def check(
     modules: Sequence[str | Path] = (),
     trusted: Callable[[Path], bool] = lambda _: False,
 ) -> list[Finding]:
-    """All findings of one file, errors first, each kind in the order of the file.
+    """Return all findings of one file, errors first, each kind in the order of the file.
 
     A file with scales is resolved at every scale, unless ``options`` name one; what scales share is given once.
     """

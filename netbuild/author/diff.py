@@ -1,4 +1,4 @@
-"""Two networks compared row by row: added, removed, changed and moved rows, and what that changes of the costs.
+"""Compares two networks row by row: added, removed, changed and moved rows, and the change of costs.
 
 Rows are aligned by what they are, never by number, so that a row inserted above others changes none of them.
 """
@@ -22,7 +22,7 @@ _DETAIL = 0.1
 
 
 class Diff(Changes):
-    """What differs between two networks. Prints itself; `to_dict` gives the JSON."""
+    """The differences between two networks. Prints itself; `to_dict` gives the JSON."""
 
     def __str__(self) -> str:
         return differences.as_text(self)
@@ -57,7 +57,7 @@ def _rows(summary: Summary) -> list[Row]:
 
 
 def _facts(a: Summary, b: Summary) -> dict[str, tuple[Any, Any]]:
-    """What a network is beside its rows."""
+    """Return the properties that differ apart from rows: task, classes, size, inputs and others."""
     pairs = zip(_facts_of(a).items(), _facts_of(b).values(), strict=True)
     return {name: (before, after) for (name, before), after in pairs if before != after}
 
@@ -97,7 +97,7 @@ def _aligned(before: Sequence[Row], after: Sequence[Row]) -> tuple[dict[Row, Row
 
 
 def _common(before: Sequence[Row], after: Sequence[Row]) -> int:
-    """How many rows at the beginning are alike in all: no alignment is better."""
+    """Count the leading rows that are equal; pairing these is always optimal."""
     same = (a.written == b.written and a.bound == b.bound for a, b in zip(before, after))
     return next((i for i, alike in enumerate(same) if not alike), min(len(before), len(after)))
 
@@ -108,7 +108,7 @@ def _left(before: Sequence[Row], after: Sequence[Row], pairs: Mapping[Row, Row])
 
 
 def _gain(a: Row, b: Row) -> float:
-    """How much two rows are the same."""
+    """Return the similarity of two rows, the gain of pairing them."""
     named = a.summary.name is not None and a.summary.name == b.summary.name
     shaped = _DETAIL * (a.summary.out_shape == b.summary.out_shape)
     if a.layer.row.module != b.layer.row.module:
@@ -173,7 +173,7 @@ class _Wires:
 def _merged(
     before: Sequence[Row], after: Sequence[Row], pairs: Mapping[Row, Row], moves: set[Row], wires: _Wires
 ) -> Iterator[RowDiff]:
-    """All rows in the order of the second network, removed ones where they were."""
+    """Yield all rows in the order of the second network, with removed ones at their former places."""
     taken, i = set(pairs.values()), 0
     for b in after:
         a = pairs.get(b)

@@ -62,7 +62,7 @@ def _both(row: RowDiff, name: str, value: Any, form: Callable[[Any], Any] = lamb
 
 
 def what(row: RowDiff) -> str:
-    """Which of a row's properties differ, in words."""
+    """Describe which of a row's properties differ."""
     if row.status in ("same", "added", "removed"):
         return "" if row.status == "same" else row.status
     words = [f"moved from {row.a.index}"] if row.status == "moved" and row.a else []
@@ -83,7 +83,7 @@ def _signed(change: int, form: Callable[[int], str]) -> str:
 
 
 def total_cells(found: Changes) -> list[list[str]]:
-    """The totals: what, both values, the difference and the ratio."""
+    """Return the cells of the totals: name, both values, difference and ratio."""
     lines = []
     for name, (a, b) in found.totals().items():
         form = size if name.endswith("_bytes") else "{:,}".format
@@ -98,7 +98,7 @@ def total_cells(found: Changes) -> list[list[str]]:
 
 
 def head_lines(found: Changes) -> list[str]:
-    """Which networks are compared, and how they differ beside their rows."""
+    """Return lines that name the two networks and their differences apart from rows."""
     lines = []
     for side, summary in (("a", found.a), ("b", found.b)):
         g = summary.graph
@@ -108,7 +108,7 @@ def head_lines(found: Changes) -> list[str]:
 
 
 def last_line(found: Changes) -> str:
-    """What became of the rows, in one line."""
+    """Return the number of rows of each status in one line."""
     counts = found.counts()
     if found.equal:
         return f"equal: {counts['same']} rows, {found.b.totals['params']:,} parameters"
@@ -123,7 +123,7 @@ def _shown(found: Changes, all: bool) -> list[RowDiff]:
 
 
 def as_table(found: Changes, all: bool = False) -> Any:
-    """A rich renderable: the two networks, rows, totals; one line where nothing differs."""
+    """Return a rich renderable: the two networks, rows, totals; a single line if they are equal."""
     from rich.console import Group
     from rich.text import Text
 
@@ -151,7 +151,7 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[s
 
 
 def as_text(found: Changes, all: bool = False) -> str:
-    """The table without colours, as wide as it needs to be."""
+    """Return the table without colours, never wrapped."""
     return to_text(as_table(found, all))
 
 

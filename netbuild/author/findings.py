@@ -1,4 +1,4 @@
-"""What a check finds, and the doubts that need no shapes. No torch."""
+"""Findings of a check, and the warnings that need no shapes. Imports no torch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Finding:
     hint: str = ""
 
     def render(self) -> str:
-        """As text for a terminal."""
+        """Return the finding as text for a terminal."""
         return NetbuildError(self.message, self.where, self.hint).render(self.level)
 
     def to_dict(self, file: str) -> dict[str, Any]:
-        """As data for an editor: lines and columns count from 1."""
+        """Return the finding as data for an editor; lines and columns count from 1."""
         place = self.where
         return {
             "file": place.file if place else file,
@@ -35,7 +35,7 @@ class Finding:
 
 
 def of_errors(errors: Iterable[NetbuildError]) -> list[Finding]:
-    """Errors, and those found with them, as findings."""
+    """Convert an error, and the errors found with it, to findings."""
     return [Finding("error", e.message, e.where, e.hint) for error in errors for e in error.all()]
 
 
@@ -52,7 +52,7 @@ def of_text(spec: Spec) -> Iterator[Finding]:
 
 
 def of_names(spec: Spec, packaged: set[str]) -> Iterator[Finding]:
-    """Blocks that hide a packaged module."""
+    """Return a warning for each block with the name of a packaged module, which it hides."""
     for block in spec.blocks.values():
         if block.name in packaged:
             message = f"the block '{block.name}' hides the packaged module of this name"
@@ -60,7 +60,7 @@ def of_names(spec: Spec, packaged: set[str]) -> Iterator[Finding]:
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Each once, errors first, in the order of the file."""
+    """Sort findings: errors first, then by place; duplicates are removed."""
     found: dict[tuple[Any, ...], Finding] = {}
     for finding in findings:
         found.setdefault((finding.level, finding.where, finding.message), finding)

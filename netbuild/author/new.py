@@ -1,4 +1,4 @@
-"""A commented starter file that checks and summarises at once."""
+"""Writes a commented starter file, which passes `check` as it is."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def kinds() -> list[str]:
-    """What a file can be started from: templates, and the packaged architectures."""
+    """Return the names that a file can start from: templates and the packaged architectures."""
     return [
         *sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "extends"),
         *(Path(n).stem for n in packaged()),

@@ -14,7 +14,7 @@ _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 
 
 def check(file: str) -> list[Finding]:
-    """The findings of one file that need no shapes; own modules are taken as they are."""
+    """Return the findings of one file that need no shapes; own modules are not loaded or checked."""
     try:
         path, _ = locate(file)
         spec = load(path)

@@ -1,4 +1,4 @@
-"""A network file as text: as it stands, resolved, or what a checkpoint carries."""
+"""Shows a network file as written or resolved, or what a checkpoint contains."""
 
 from netbuild.errors import NetbuildError
 from netbuild.grammar import header

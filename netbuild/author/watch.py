@@ -1,4 +1,4 @@
-"""A network file looked at again whenever it, or a file that it is made of, is saved."""
+"""Summarises a network file again whenever it, or a file that it depends on, is saved."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ Trusted = Callable[[Path], bool]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for beside the file, as for `netbuild.report.summary.summarize`."""
+    """The options of a watch, those of `netbuild.report.summary.summarize`."""
 
     options: Options
     set: Sequence[str] = ()
@@ -43,7 +43,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Look:
-    """What a file was when it was looked at: a summary, or what is wrong."""
+    """The result of one reading of the file: a summary, or its errors."""
 
     summary: Report | None
     findings: tuple[Finding, ...]
@@ -52,7 +52,7 @@ class Look:
 
 
 class Watch:
-    """A network file, and what is asked of it.
+    """A network file that is watched, with the options of its summary.
 
     Args:
         path: of the file.
@@ -66,7 +66,7 @@ class Watch:
         self._code: dict[Path, Stamp] = {}
 
     def looks(self) -> Iterator[Look]:
-        """A look now and one after each save, without end; of files that change meanwhile only the last state."""
+        """Yield a result now and one after each save, forever; saves during a reading are merged into one."""
         while True:
             look = self._look(time.perf_counter())
             if stamps(self.known) == self.known:
@@ -93,13 +93,13 @@ class Watch:
             return Look(None, tuple(of_errors([error])), began)
 
     def _note(self, files: Iterable[Path]) -> None:
-        """Take the stamps of further files, before they are read."""
+        """Record the time stamps of further files before they are read."""
         for file in files:
             if file not in self.known:
                 self.known[file] = _stamp(file)
 
     def _forget_code(self) -> None:
-        """Own modules are loaded anew once any file of theirs has changed."""
+        """Reload own modules if any of their files has changed."""
         code = {file: stamp for file, stamp in self.known.items() if file.suffix not in (".yaml", ".yml")}
         if code != self._code:
             modules.forget()
@@ -120,7 +120,7 @@ class Watch:
 
 
 def change(before: tuple[int, int], now: tuple[int, int]) -> str:
-    """Parameters and FLOPs against those before: ``+1,234 params, +0.1 GFLOPs``."""
+    """Format the change of parameters and FLOPs since the last result: ``+1,234 params, +0.1 GFLOPs``."""
     params, flops = now[0] - before[0], now[1] - before[1]
     if not params and not flops:
         return "params and GFLOPs as before"
@@ -133,7 +133,7 @@ def _imports(spec: Spec) -> Iterator[Path]:
 
 
 def _code(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Files of own modules, and their folders, where further ones may appear."""
+    """Return the files of own modules and their folders, in which new files may appear."""
     for path in map(Path, paths):
         yield path
         if path.is_dir():
@@ -141,7 +141,7 @@ def _code(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
-    """The stamps of files."""
+    """Return the time stamps of files."""
     return {file: _stamp(file) for file in files}
 
 
@@ -154,7 +154,7 @@ def _stamp(file: Path) -> Stamp:
 
 
 def wait(known: dict[Path, Stamp], main: Path) -> None:
-    """Until a file's stamp is another; a main file that is gone or empty gets a moment to come back."""
+    """Wait until a file's stamp changes; a main file that is missing or empty gets a moment to reappear."""
     while (now := stamps(known)) == known:
         time.sleep(PAUSE)
     until = time.perf_counter() + SETTLE
@@ -168,13 +168,13 @@ def _is_between(stamp: Stamp) -> bool:
 
 
 def begin() -> None:
-    """Settings of a process that looks again and again: garbage is collected between looks, no byte code is kept."""
+    """Configure a process that reads files repeatedly: it collects garbage between readings and writes no byte code."""
     # Byte code is held to be valid for a second after a save of the same size.
     sys.dont_write_bytecode = True
     gc.disable()
 
 
 def settle() -> None:
-    """What is there now stays: collections need not look at torch's objects."""
+    """Freeze the objects that exist now, so that garbage collection skips torch's."""
     gc.collect()
     gc.freeze()

@@ -34,13 +34,13 @@ class Entry:
     title: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As data: sizes as a list of mappings."""
+        """Return the entry as data, with sizes as a list of mappings."""
         sizes = [{"scale": s or None, "params": p, "flops": f} for s, (p, f) in self.sizes.items()]
         return {**asdict(self), "imgsz": list(self.imgsz), "sizes": sizes}
 
 
 def measure(name: str, path: Path) -> Entry:
-    """An architecture resolved at every scale."""
+    """Resolve an architecture at every scale and return its entry."""
     from netbuild.graph.options import Options
     from netbuild.graph.resolver import resolve
 
@@ -56,7 +56,7 @@ def measure(name: str, path: Path) -> Entry:
 
 
 def paper(path: Path) -> str | None:
-    """The first arXiv number or DOI of a file's comments, or of the file that it extends."""
+    """Return the first arXiv number or DOI in a file's comments, or in those of the file that it extends."""
     text = path.read_text(encoding="utf-8")
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     found = _PAPER.search(comments)
@@ -67,7 +67,7 @@ def paper(path: Path) -> str | None:
 
 
 def title(text: str) -> str:
-    """The first sentence of a file's comment."""
+    """Return the first sentence of a file's comment."""
     comments = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -78,7 +78,7 @@ def title(text: str) -> str:
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """The list as written."""
+    """Return all entries of the stored list."""
     data = json.loads(FILE.read_text(encoding="utf-8"))
     return tuple(
         Entry(**{**item, "imgsz": tuple(item["imgsz"]), "sizes": {s: tuple(v) for s, v in item["sizes"].items()}})
@@ -87,7 +87,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def pick(pattern: str | None, family: str | None, task: str | None) -> list[Entry]:
-    """The architectures whose name matches a pattern or holds it, of a family and a task.
+    """Return the architectures whose name matches or contains a pattern, of the given family and task.
 
     Raises:
         NetbuildError: if there is none.
@@ -109,7 +109,7 @@ def _matches(name: str, pattern: str | None) -> bool:
 
 
 def rows(found: Iterable[Entry]) -> Iterator[list[str]]:
-    """A line for each scale: name, family, task, parameters, GFLOPs, size, paper."""
+    """Yield the cells of each scale: name, family, task, parameters, GFLOPs, size, paper."""
     for entry in found:
         for scale, (params, flops) in entry.sizes.items():
             size = "x".join(map(str, entry.imgsz))
@@ -130,13 +130,13 @@ HEADS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
 
 
 def as_text(found: Iterable[Entry]) -> str:
-    """The list for a terminal."""
+    """Return the list as a table for a terminal."""
     left = [index for index, name in enumerate(HEADS) if name not in ("parameters", "GFLOPs")]
     return "\n".join(align([HEADS, *rows(found)], left))
 
 
 def as_markdown(found: Iterable[Entry]) -> str:
-    """The list as docs/zoo.md has it: a line for each file."""
+    """Return the Markdown table of docs/zoo.md, one line per file."""
     lines = ["| file | task | scales | parameters | GFLOPs | image | paper |", "|---|---|---|---|---|---|---|"]
     for e in found:
         params, flops = zip(*e.sizes.values())
@@ -163,14 +163,14 @@ def _span(values: list[str]) -> str:
 
 
 def text() -> str:
-    """The file's content: an architecture a line."""
+    """Measure all architectures and return the JSON file's content, one line each."""
     found = [measure(name, path) for name, path in packaged().items()]
     found.sort(key=lambda e: (e.family, e.name))
     return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
 
 
 def with_table(page: str) -> str:
-    """The text of docs/zoo.md with its table made anew."""
+    """Return the text of docs/zoo.md with its table generated again."""
     begin, end = "<!-- zoo: made by python -m netbuild.author.zoo -->\n", "<!-- end of zoo -->"
     before, _, rest = page.partition(begin)
     return f"{before}{begin}{as_markdown(entries())}\n{end}{rest.partition(end)[2]}"

@@ -1,4 +1,4 @@
-"""The data of a summary: rows, totals, and how they stand in JSON."""
+"""The data of a summary: rows, totals, and their JSON form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class RowSummary:
     depth: int = 1
 
     def to_dict(self, convention: str) -> dict[str, Any]:
-        """The row as JSON has it."""
+        """Return the row in its JSON form."""
         row = {
             "i": self.i, "name": self.name, "from": self.from_, "n": self.n, "module": self.module, "args": self.args,
             "params": self.params, "in_shapes": self.in_shapes, "out_shape": self.out_shape,
@@ -64,7 +64,7 @@ class Report:
         return [row for row in self.rows if row.depth == 1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as plain data, stable from run to run."""
+        """Return the summary as plain data, identical from run to run."""
         g = self.graph
         return {
             "name": g.spec.stem, "title": self.title, "file": str(g.spec.path), "scale": g.scale.name or None,

@@ -15,7 +15,7 @@ WIDTH = 240  # characters of a table that goes to a file or a pipe
 
 
 def primary(shape: Any) -> Any:
-    """Of a head's nested shapes the first tensor's: what the next program reads."""
+    """Return the shape of the first tensor; a head's nested shapes are reduced to it."""
     while isinstance(shape, (list, dict)) and shape and not all(isinstance(n, int) for n in shape):
         shape = next(iter(shape.values())) if isinstance(shape, dict) else shape[0]
     return shape
@@ -60,12 +60,12 @@ _ALIASES = {
 
 
 def written(value: Any) -> str:
-    """A ``from`` as the file has it: names without quotes."""
+    """Return a row's ``from`` as written in the file, names without quotes."""
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
 def pick_columns(text: str | None) -> tuple[str, ...]:
-    """The columns that a comma-separated text names; ``+rf,stride`` adds to the default ones, ``all`` is all.
+    """Parse a comma-separated list of columns; ``+rf,stride`` adds to the default ones, ``all`` gives all.
 
     Raises:
         NetbuildError: for an unknown column.
@@ -96,7 +96,7 @@ def _heads(summary: Report, columns: Sequence[str]) -> list[str]:
 
 
 def head_lines(summary: Report) -> list[str]:
-    """Which file, scale, classes and activation were used, and why."""
+    """Return the lines above the table: the file, scale, classes and activation used, and why."""
     g = summary.graph
     facts = [
         _scale_words(summary),
@@ -139,7 +139,7 @@ def _origin(summary: Report, key: str) -> str:
 
 
 def headline(summary: Report) -> str:
-    """The one line that the published logs end with."""
+    """Return the network's totals in one line, as the published logs end."""
     t = summary.totals
     state = " (fused)" if summary.fused else ""
     return (
@@ -149,7 +149,7 @@ def headline(summary: Report) -> str:
 
 
 def foot_lines(summary: Report) -> list[str]:
-    """What the numbers of the headline are."""
+    """Return the lines below the headline, which explain its numbers."""
     t, g = summary.totals, summary.graph
     at = f"{g.imgsz[0]}x{g.imgsz[1]}"
     state = "after merging batch norms" if summary.fused else "batch norms not merged (--fused merges them)"
@@ -189,7 +189,7 @@ def _head_strides(summary: Report) -> str:
 
 
 def _maps(shape: Any) -> Iterator[list[int]]:
-    """The shapes of maps in whatever a row gets."""
+    """Yield the shapes of all maps in a row's nested inputs."""
     if isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) for n in shape):
         yield shape
     elif isinstance(shape, (list, dict)):
@@ -201,7 +201,7 @@ def _maps(shape: Any) -> Iterator[list[int]]:
 
 
 def as_table(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
-    """A rich renderable: head line, table, totals."""
+    """Return a rich renderable: head lines, table, totals."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -223,12 +223,12 @@ def as_table(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
 
 
 def as_text(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
-    """The table without colours, as wide as it needs to be."""
+    """Return the table without colours, never wrapped."""
     return to_text(as_table(summary, columns))
 
 
 def to_text(renderable: Any) -> str:
-    """A rich renderable as plain text."""
+    """Render a rich renderable as plain text."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -237,7 +237,7 @@ def to_text(renderable: Any) -> str:
 
 
 def as_csv(summary: Report, columns: Sequence[str] | None = None) -> str:
-    """Comma-separated values with a heading line; counts are exact whole numbers."""
+    """Return comma-separated values with a heading line; counts are exact integers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     dicts = summary.to_dict()["rows"]
@@ -255,7 +255,7 @@ def _json_key(column: str) -> str:
 
 
 def as_markdown(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
-    """A Markdown table, the headline in bold above it and the notes below."""
+    """Return a Markdown table, with the headline in bold above it and the notes below."""
     lines = [f"**{headline(summary)}**", "", "| " + " | ".join(_heads(summary, columns)) + " |"]
     lines.append("|" + "|".join("---:" if COLUMNS[name][1] else "---" for name in columns) + "|")
     code = {"module", "args", "out", "in", "from"}
@@ -295,12 +295,12 @@ def check_format(name: str) -> str:
 
 
 def as_json(summary: Report) -> str:
-    """The JSON document: one line a row, so that two of them can be compared with diff."""
+    """Return the JSON document with one line per row, so that line-based diffs are readable."""
     return rows_as_json(summary.to_dict())
 
 
 def rows_as_json(data: dict[str, Any]) -> str:
-    """A JSON document that has ``rows``, each a line, at its end."""
+    """Return a JSON document that ends with ``rows``, one line each."""
     import json
 
     data = _finite(data)
@@ -311,7 +311,7 @@ def rows_as_json(data: dict[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same data with infinity and NaN, which JSON lacks, as texts."""
+    """Return the data with infinity and NaN, which JSON lacks, as strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, list):
@@ -320,7 +320,7 @@ def _finite(value: Any) -> Any:
 
 
 def as_explanation(data: dict[str, Any]) -> str:
-    """What `netbuild explain` prints of a module."""
+    """Return the text that `netbuild explain` prints about a module."""
     lines = [data["signature"], f"    {data['doc']}", ""]
     lines += [f"  {name:<12}{role}" for name, role in data["roles"].items()]
     lines += ["", f"example row     - {data['example']}"]

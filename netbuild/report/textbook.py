@@ -22,7 +22,7 @@ _LETTERS = {"Convolution": "C", "Fully connected": "F", "Max pooling": "S", "Mea
 
 
 def textbook_rows(summary: Report, reverse: bool = False) -> list[list[str]]:
-    """The lecture's table, a list of cells for each layer under `TEXTBOOK`; input first unless reversed."""
+    """Return the textbook table, a list of cells per layer with the columns `TEXTBOOK`; input first unless reversed."""
     g = summary.graph
     lines = [["In", "Input", str(g.ch), f"{g.imgsz[0]}x{g.imgsz[1]}", "-", "-", "-", "-"]]
     named = True
@@ -83,7 +83,7 @@ def _times(values: Sequence[int], both: bool = False) -> str:
 
 
 def as_textbook(summary: Report, reverse: bool = False) -> Any:
-    """The lecture's table as a rich renderable."""
+    """Return the textbook table as a rich renderable."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

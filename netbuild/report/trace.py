@@ -1,4 +1,4 @@
-"""Further runs of a resolved network on ``meta``: every module's cost, the fused network, what training keeps."""
+"""Further runs of a resolved network on ``meta``: each module's cost, the fused network, tensors saved for backward."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ FUSE_HINT = "a method named fuse takes no arguments and leaves a module that run
 
 @dataclass
 class Part:
-    """A module of a network as one run saw it: what it cost and what came out; not called means container only."""
+    """A module's cost and output in one run; ``called`` is False for pure containers such as ModuleList."""
 
     path: str
     module: nn.Module

@@ -1,8 +1,8 @@
-"""Counts and bytes as people read them."""
+"""Counts and bytes formatted with units."""
 
 
 def giga(count: float) -> str:
-    """A count in units of 1e9 with enough digits never to read 0.0 for something."""
+    """Format a count in units of 1e9, with enough digits that a positive count never reads 0.0."""
     value = count / 1e9
     if value == 0:
         return "0"
@@ -12,7 +12,7 @@ def giga(count: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes in decimal units."""
+    """Format bytes in decimal units."""
     if count is None:
         return "-"
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -22,7 +22,7 @@ def size(count: int | None) -> str:
 
 
 def short(count: int) -> str:
-    """A count in three digits with its unit, as in 148k."""
+    """Format a count with three digits and a unit, as in 148k."""
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= scale * 0.9995:
             return f"{count / scale:#.3g}".rstrip(".") + unit
