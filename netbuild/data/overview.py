@@ -8,7 +8,7 @@ import numpy as np
 from netbuild.data.dataset import Sample
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts, encoding, sheets
-from netbuild.drawing.annotated import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.system.files import make_folder, writing
 
 
@@ -20,12 +20,12 @@ def labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
     """
     boxes = [s.boxes for s in samples if s.boxes is not None]
     if not boxes:
-        return charts.labels(np.bincount([s.label or 0 for s in samples], minlength=len(names)), names)
+        return charts.plot_labels(np.bincount([s.label or 0 for s in samples], minlength=len(names)), names)
     rows = np.concatenate(boxes)
     sides = np.concatenate([np.tile(s.size or (1, 1), (len(s.boxes), 1)) for s in samples if s.boxes is not None])
     width, height = (rows[:, 3:] * sides).T
     counts = np.bincount(rows[:, 0].astype(int), minlength=len(names))
-    return charts.labels(counts, names, rows[:, 1:], width / np.maximum(height, 1e-9))
+    return charts.plot_labels(counts, names, rows[:, 1:], width / np.maximum(height, 1e-9))
 
 
 def some(samples: Sequence[Sample], names: Sequence[str], seed: int = 0) -> Image:
@@ -34,8 +34,8 @@ def some(samples: Sequence[Sample], names: Sequence[str], seed: int = 0) -> Imag
     Raises:
         NetbuildError: if a picture cannot be read, or Pillow is not installed.
     """
-    chosen = np.random.default_rng(seed).permutation(len(samples))[: sheets.MOST]
-    return sheets.sheet([drawing(samples[i], names) for i in chosen])
+    chosen = np.random.default_rng(seed).permutation(len(samples))[: sheets.MAX_PICTURES]
+    return sheets.make_sheet([drawing(samples[i], names) for i in chosen])
 
 
 def drawing(sample: Sample, names: Sequence[str]) -> Drawing:
@@ -47,7 +47,7 @@ def drawing(sample: Sample, names: Sequence[str]) -> Drawing:
     classes = sample.boxes[:, 0].astype(int).tolist()
     centre, half = sample.boxes[:, 1:3], sample.boxes[:, 3:] / 2
     boxes = np.concatenate((centre - half, centre + half), 1) * (w, h, w, h)
-    return Drawing(image, boxes, [names[c] for c in classes], [colour(c) for c in classes])
+    return Drawing(image, boxes, [names[c] for c in classes], [class_colour(c) for c in classes])
 
 
 def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
@@ -70,9 +70,9 @@ def write(report: Report, folder: Path, seed: int = 0) -> list[Path]:
             sizes = np.array([s.size for s in found.samples if s.size]).reshape(-1, 2)
             figures = {
                 f"labels_{split}": lambda s=found.samples: labels(s, names),
-                f"pictures_{split}": lambda s=sizes: charts.sizes(s),
+                f"pictures_{split}": lambda s=sizes: charts.plot_sizes(s),
             }
-            written += charts.draw(figures, folder)
+            written += charts.save_all(figures, folder)
             written.append(folder / f"samples_{split}.png")
             encoding.save(some(found.samples, names, seed), written[-1])
     return written

@@ -1,3 +1,3 @@
-"""Marks on pictures (`Drawing`), sheets of pictures, charts."""
+"""Draws annotated pictures (`Drawing`), contact sheets and charts."""
 
 from netbuild.drawing.annotated import Drawing as Drawing

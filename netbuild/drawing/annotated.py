@@ -20,7 +20,7 @@ COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def colour(number: int) -> Colour:
+def class_colour(number: int) -> Colour:
     """Return the colour of class ``number``: red, green, blue from 0 to 255. Consecutive classes differ in hue."""
     if number < len(COLOURS):
         return COLOURS[number]
@@ -30,7 +30,7 @@ def colour(number: int) -> Colour:
     return red, green, blue
 
 
-NARROWEST = 240  # width in pixels below which the text of a bar would not fit
+MIN_BAR_WIDTH = 240  # width in pixels below which the text of a bar would not fit
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Imag
         MissingExtraError: if Pillow is not installed.
     """
     pil, draws, fonts = pillow()
-    times = ceil(NARROWEST / image.shape[1])
+    times = ceil(MIN_BAR_WIDTH / image.shape[1])
     image = image.repeat(times, 0).repeat(times, 1)
     size = max(round(image.shape[1] * 0.03), 13)
     font, row = fonts.load_default(size), round(size * 1.6)

@@ -1,6 +1,7 @@
-"""Charts of numbers: losses, measures, precision and recall, confusion, labels. Plain data in, a figure out.
+"""Charts of losses, metrics, precision and recall, confusion matrices and labels, from arrays to matplotlib figures.
 
-matplotlib is loaded when a chart is drawn and only its figures are used: no window, no state of the process.
+matplotlib is imported when a chart is drawn. Only its `Figure` class is used, never pyplot, which would open windows
+and keep global state.
 """
 
 import io
@@ -22,19 +23,19 @@ Figure = Any  # matplotlib.figure.Figure
 Axes = Any
 Numbers = NDArray[Any]
 
-DPI = 110  # pixels an inch: letters of 6 points are 9 pixels high
-FEW = 10  # classes that have a line and a name of their own
-NAMED = 120  # classes whose names are still legible along an axis
-COUNTED = 30  # classes up to which a confusion matrix has all its counts
-LITTLE = 0.05  # share below which the cells of a larger matrix have none
-# Yellow is lost on white.
+DPI = 110  # pixels per inch: letters of 6 points are 9 pixels high
+MAX_LINES = 10  # classes up to which each has a line style and a legend entry of its own
+MAX_NAMES = 120  # classes up to which all names are legible along an axis
+MAX_COUNTS = 30  # classes up to which every cell of a confusion matrix shows its count
+MIN_SHARE = 0.05  # cells of a larger confusion matrix show their count from this share on
+# Without yellow, which is hardly visible on white.
 LINES = [tuple(part / 255 for part in c) for i, c in enumerate(COLOURS) if i != 3]
 STYLES = ("-", "--", ":", "-.")
 MAIN, PALE = "black", "#b0b0b0"
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure, its size in inches.
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure; width and height are in inches.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
@@ -43,29 +44,29 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(drawn: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure atomically as PNG.
 
     Raises:
         NetbuildError: if it cannot be written.
     """
-    write_bytes(path, encoded(drawn))
+    write_bytes(path, encode_png(drawn))
 
 
-def encoded(drawn: Figure) -> bytes:
-    """A figure as a PNG file's bytes."""
+def encode_png(drawn: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
     data = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font lacks becomes a box
+        warnings.simplefilter("ignore")  # of letters that the font lacks: they are drawn as empty boxes
         drawn.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
 
 
-def _named(name: object, limit: int = 24) -> str:
-    # matplotlib would read what stands between two dollars as a formula.
+def _legible(name: object, limit: int = 24) -> str:
+    # matplotlib would typeset text between two dollar signs as a formula.
     return shorten(name, limit).replace("$", r"\$")
 
 
-def _light(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -75,50 +76,50 @@ def _light(axes: Axes) -> None:
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def losses(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """The parts of the loss by epoch; None without any.
+def plot_losses(history: Sequence[Mapping[str, float]]) -> Figure | None:
+    """Plot each loss component over epochs; None if there is none.
 
     Args:
-        history: a row an epoch: "epoch", "train/..." and measures.
+        history: one mapping per epoch with the keys "epoch", "train/..." for losses, and metrics by their names.
     """
-    return _panels(history, [key for key in _keys(history) if key.startswith("train/")])
+    return _plot_panels(history, [key for key in _measure_names(history) if key.startswith("train/")])
 
 
-def metrics(history: Sequence[Mapping[str, float]]) -> Figure | None:
-    """The measures by epoch, the best one of each marked; None without any.
+def plot_metrics(history: Sequence[Mapping[str, float]]) -> Figure | None:
+    """Plot each metric over epochs and mark its best value; None if there is no metric.
 
     Args:
-        history: a row an epoch: "epoch", "train/..." and measures; -1 is none, as COCO's are without objects.
+        history: as for `plot_losses`. A metric of -1 is undefined, as COCO's are when there are no objects.
     """
-    keys = [key for key in _keys(history) if not key.startswith("train/")]
+    keys = [key for key in _measure_names(history) if not key.startswith("train/")]
     found = {key: tuple(row.get(key, -1.0) for row in history) for key in keys}
     known = [key for key in keys if any(value != -1 for value in found[key])]
-    # The fitness is often one of the others.
+    # The fitness often equals another metric: one panel for both is enough.
     shown = [k for k in known if k != "fitness" or all(found[k] != found[other] for other in known if other != k)]
-    return _panels(history, shown, best=True)
+    return _plot_panels(history, shown, best=True)
 
 
-def _keys(history: Sequence[Mapping[str, float]]) -> list[str]:
+def _measure_names(history: Sequence[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(key for row in history for key in row if key != "epoch"))
 
 
-def _panels(history: Sequence[Mapping[str, float]], keys: Sequence[str], best: bool = False) -> Figure | None:
+def _plot_panels(history: Sequence[Mapping[str, float]], keys: Sequence[str], best: bool = False) -> Figure | None:
     if not keys:
         return None
     columns = min(len(keys), 4)
     rows = ceil(len(keys) / columns)
-    drawn = figure(max(3.2 * columns, 4.5), 2.5 * rows)
+    drawn = new_figure(max(3.2 * columns, 4.5), 2.5 * rows)
     for i, key in enumerate(keys):
-        _panel(drawn.add_subplot(rows, columns, i + 1), history, key, best)
+        _plot_panel(drawn.add_subplot(rows, columns, i + 1), history, key, best)
     return drawn
 
 
-def _panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: bool) -> None:
+def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: bool) -> None:
     epochs = np.array([row["epoch"] for row in history if key in row])
     values = np.array([row[key] for row in history if key in row], dtype=float)
     axes.plot(epochs, values, color=LINES[3], marker="o" if len(epochs) < 30 else "", markersize=3)
-    title = _named(key.removeprefix("train/"))
-    if best and np.isfinite(values).any() and key != "confidence":  # which has no better or worse
+    title = _legible(key.removeprefix("train/"))
+    if best and np.isfinite(values).any() and key != "confidence":  # a higher confidence is not better
         at = int(np.nanargmax(values))
         axes.plot(epochs[at], values[at], "o", color=LINES[4], markersize=6)
         title += f", at most {values[at]:.4g}"
@@ -126,48 +127,48 @@ def _panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: b
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(epochs.min(initial=1) - 0.5, max(epochs.max(initial=1), 2) + 0.5)
-    _light(axes)
+    _style_axes(axes)
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
 
 
-def curve(axes: Axes, title: str, x: Numbers, y: Numbers, slope: Numbers) -> None:
-    """A function of one number into a panel, its derivative dashed."""
+def plot_function(axes: Axes, title: str, x: Numbers, y: Numbers, slope: Numbers) -> None:
+    """Plot a scalar function and, dashed, its derivative into a panel."""
     axes.axhline(0, color=PALE, linewidth=0.8)
     axes.axvline(0, color=PALE, linewidth=0.8)
     axes.plot(x, y, color=LINES[3], label="value")
     axes.plot(x, slope, color=LINES[4], linestyle="--", linewidth=1.2, label="derivative")
-    axes.set_title(_named(title, 48), fontsize=9)
+    axes.set_title(_legible(title, 48), fontsize=9)
     axes.legend(fontsize=7, frameon=False, loc="upper left")
     axes.set_xlim(x[0], x[-1])
-    _light(axes)
+    _style_axes(axes)
 
 
 # -- precision and recall ---------------------------------------------------------------------------------------------
 
 
-def curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequence[str], at: int) -> Figure:
-    """Precision by recall, and F1, precision and recall by confidence: each class and the mean.
+def plot_curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequence[str], at: int) -> Figure:
+    """Plot precision over recall, and F1, precision and recall over confidence, for each class and their mean.
 
     Args:
-        confidence: (S,) from 0 to 1.
-        precision, recall: (C, S), 0 where nothing is kept.
-        names: of the C classes.
-        at: place of the confidence at which the measures are told; it is marked.
+        confidence: (S,) thresholds from 0 to 1.
+        precision, recall: (C, S), 0 where no prediction passes the threshold.
+        names: the names of the C classes.
+        at: index of the confidence at which the metrics are reported; the charts mark it.
     """
     both = precision + recall
     f1 = 2 * precision * recall / np.where(both > 0, both, 1)
     places = np.linspace(0, 1, 201)
-    hulls = np.array([_hull(p, r, places) for p, r in zip(precision, recall)]).reshape(-1, len(places))
-    drawn = figure(13 if len(names) <= FEW else 11, 8.5)
+    hulls = np.array([_precision_envelope(p, r, places) for p, r in zip(precision, recall)]).reshape(-1, len(places))
+    drawn = new_figure(13 if len(names) <= MAX_LINES else 11, 8.5)
     grid = [drawn.add_subplot(2, 2, i + 1) for i in range(4)]
-    _lines(
+    _plot_classes(
         grid[0], places, hulls, names, ("recall", "precision"), "Precision by recall", lambda m: f"area {m.mean():.3f}"
     )
     for axes, values, title in zip(grid[1:], (f1, precision, recall), ("F1", "Precision", "Recall")):
         labels = "confidence", title if title == "F1" else title.lower()
-        _lines(
+        _plot_classes(
             axes,
             confidence,
             values,
@@ -178,7 +179,7 @@ def curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequ
         )
         axes.axvline(confidence[at], color=MAIN, linestyle=":", linewidth=1)
     handles, texts = grid[0].get_legend_handles_labels()
-    if len(names) <= FEW:
+    if len(names) <= MAX_LINES:
         drawn.legend(handles, texts, loc="outside right upper", fontsize=9, frameon=False)
     else:
         drawn.legend(handles[-1:] + handles[:1], ["mean of the classes", "each class"], loc="outside upper right",
@@ -186,85 +187,91 @@ def curves(confidence: Numbers, precision: Numbers, recall: Numbers, names: Sequ
     return drawn
 
 
-def _hull(precision: Numbers, recall: Numbers, at: Numbers) -> Numbers:
-    """The best precision at a recall or a greater one, as average precision takes it; 0 beyond the greatest."""
+def _precision_envelope(precision: Numbers, recall: Numbers, at: Numbers) -> Numbers:
+    """Return the largest precision at or beyond each recall in ``at``, as average precision uses it; else 0."""
     order = np.argsort(recall, kind="stable")
     best = np.maximum.accumulate(precision[order][::-1])[::-1]
     place = np.searchsorted(recall[order], at, side="left")
     return np.where(place < len(best), best[np.minimum(place, len(best) - 1)], 0.0)
 
 
-def _lines(
-    axes: Axes, x: Numbers, values: Numbers, names: Sequence[str], labels: tuple[str, str], title: str, said: Any
+def _plot_classes(
+    axes: Axes, x: Numbers, values: Numbers, names: Sequence[str], labels: tuple[str, str], title: str, describe: Any
 ) -> None:
+    """Plot a line per class and their mean, whose description by ``describe`` becomes part of the title."""
     for i, (name, row) in enumerate(zip(names, values)):
-        own = {"color": LINES[i % len(LINES)], "linestyle": STYLES[i // len(LINES) % len(STYLES)], "linewidth": 1.2}
-        look = own if len(names) <= FEW else {"color": PALE, "linewidth": 0.6}
-        axes.plot(x, row, label=_named(name), **look)
+        distinct = {
+            "color": LINES[i % len(LINES)],
+            "linestyle": STYLES[i // len(LINES) % len(STYLES)],
+            "linewidth": 1.2,
+        }
+        style = distinct if len(names) <= MAX_LINES else {"color": PALE, "linewidth": 0.6}
+        axes.plot(x, row, label=_legible(name), **style)
     if len(values):
         mean = values.mean(0)
         axes.plot(x, mean, color=MAIN, linewidth=2.4, label="mean")
-        title += f": mean {said(mean)}"
+        title += f": mean {describe(mean)}"
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, fontsize=10)
-    _light(axes)
+    _style_axes(axes)
 
 
 # -- confusion --------------------------------------------------------------------------------------------------------
 
 
-def confusion(matrix: Numbers, names: Sequence[str]) -> Figure:
-    """Counts, coloured by their share of the column.
+def plot_confusion(matrix: Numbers, names: Sequence[str]) -> Figure:
+    """Plot a confusion matrix: each cell has its count, and a colour for its share of the column.
 
     Args:
-        matrix: (n, n) counts, row: predicted class, column: true class.
-        names: of the n classes, the background among them where there is one.
+        matrix: (n, n) counts, with predicted classes as rows and true classes as columns.
+        names: the names of the n classes, with the background where it counts as a class.
     """
     n = len(names)
     share = matrix / np.maximum(matrix.sum(0, keepdims=True), 1)
-    # Room of 0.6 inches for a cell with few of them, 0.24 with many, whose names are then still legible.
-    side = min(max(0.6 * n, 3.0), 8.0) if n <= COUNTED else min(max(0.24 * n, 8.0), 24.0)
-    if COUNTED >= n > 14:
+    # Cells of 0.6 inches have room for their counts; at 0.24 inches the names along the axes are still legible.
+    side = min(max(0.6 * n, 3.0), 8.0) if n <= MAX_COUNTS else min(max(0.24 * n, 8.0), 24.0)
+    if MAX_COUNTS >= n > 14:
         side = 0.5 * n
-    drawn = figure(side + 2.6, side + 1.8)
+    drawn = new_figure(side + 2.6, side + 1.8)
     axes = drawn.add_subplot(1, 1, 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    _ticks(axes, names)
+    _set_class_ticks(axes, names)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
-    left_out = f"; those below {LITTLE:.0%} are not written" if COUNTED < n <= NAMED else ""
-    axes.set_title(f"Counts; the colour is the share of a true class (of a column){left_out}", fontsize=10)
+    left_out = f"; counts below {MIN_SHARE:.0%} are not shown" if MAX_COUNTS < n <= MAX_NAMES else ""
+    axes.set_title(f"Counts; the colour is the share of the true class (column){left_out}", fontsize=10)
     drawn.colorbar(image, ax=axes, fraction=0.04, pad=0.02).ax.tick_params(labelsize=8)
-    if n <= NAMED:
-        _counts(axes, matrix, share, least=0.0 if n <= COUNTED else LITTLE, points=_points(n))
+    if n <= MAX_NAMES:
+        _write_counts(axes, matrix, share, least=0.0 if n <= MAX_COUNTS else MIN_SHARE, points=_font_size(n))
     return drawn
 
 
-def _points(n: int) -> float:
-    """The size of letters along an axis of so many names."""
-    return 9 if n <= 14 else 8 if n <= COUNTED else 7
+def _font_size(n: int) -> float:
+    """Return the font size in points for an axis with ``n`` names."""
+    return 9 if n <= 14 else 8 if n <= MAX_COUNTS else 7
 
 
-def _ticks(axes: Axes, names: Sequence[str]) -> None:
+def _set_class_ticks(axes: Axes, names: Sequence[str]) -> None:
     n = len(names)
-    places = np.arange(n) if n <= NAMED else np.unique(np.linspace(0, n - 1, 40).astype(int))
-    texts = [_named(names[i]) for i in places.tolist()]
-    axes.set_xticks(places, texts, rotation=90 if n > 5 else 30, fontsize=_points(n), ha="center" if n > 5 else "right",
-                    rotation_mode="anchor" if n <= 5 else "default")  # fmt: skip
-    axes.set_yticks(places, texts, fontsize=_points(n))
+    places = np.arange(n) if n <= MAX_NAMES else np.unique(np.linspace(0, n - 1, 40).astype(int))
+    texts = [_legible(names[i]) for i in places.tolist()]
+    # A few names are tilted, which reads best; many have room only when they are upright.
+    turn = {"rotation": 90, "ha": "center"} if n > 5 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, texts, fontsize=_font_size(n), **turn)
+    axes.set_yticks(places, texts, fontsize=_font_size(n))
 
 
-def _counts(axes: Axes, matrix: Numbers, share: Numbers, least: float, points: float) -> None:
+def _write_counts(axes: Axes, matrix: Numbers, share: Numbers, least: float, points: float) -> None:
     for row, column in zip(*np.nonzero(matrix)):
         if share[row, column] >= least:
-            text, part = _short(int(matrix[row, column])), share[row, column]
+            text, part = _abbreviate(int(matrix[row, column])), share[row, column]
             small = 0 if len(matrix) <= 14 else max(len(text) - 2, 0)
             axes.text(column, row, text, ha="center", va="center", fontsize=points - small,
                       color="white" if part > 0.55 else "black")  # fmt: skip
 
 
-def _short(count: int) -> str:
-    """A count in four letters at most."""
+def _abbreviate(count: int) -> str:
+    """Format a count in at most four characters."""
     for limit, unit in ((1_000_000, "M"), (10_000, "k")):
         if count >= limit:
             return f"{count / (1000 if unit == 'k' else limit):.0f}{unit}"
@@ -274,76 +281,78 @@ def _short(count: int) -> str:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def labels(
+def plot_labels(
     counts: Numbers, names: Sequence[str], boxes: Numbers | None = None, aspects: Numbers | None = None
 ) -> Figure:
-    """Objects of each class; where there are boxes their centres, sizes and shapes.
+    """Plot the number of objects per class and, if there are boxes, their centres, sizes and aspect ratios.
 
     Args:
-        counts: (C,) objects, or pictures where a picture has one class.
-        names: of the C classes.
-        boxes: (N, 4) centre x, centre y, width, height as parts of the picture.
-        aspects: (N,) width over height in pixels.
+        counts: (C,) objects, or pictures if each picture has one class.
+        names: the names of the C classes.
+        boxes: (N, 4) centre x, centre y, width and height, normalised to the picture's size.
+        aspects: (N,) aspect ratios, width over height in pixels.
     """
-    wide = len(names) if len(names) <= NAMED else 60
-    drawn = figure(
+    wide = len(names) if len(names) <= MAX_NAMES else 60
+    drawn = new_figure(
         min(max(12.0 if boxes is not None else 5.0, 0.17 * wide + 1.5), 22.0), 8.0 if boxes is not None else 4.2
     )
     if boxes is None:
-        _bars(drawn.add_subplot(1, 1, 1), counts, names, "pictures")
+        _plot_bars(drawn.add_subplot(1, 1, 1), counts, names, "pictures")
         return drawn
     grid = drawn.add_gridspec(2, 3)
-    _bars(drawn.add_subplot(grid[0, :]), counts, names, "objects")
+    _plot_bars(drawn.add_subplot(grid[0, :]), counts, names, "objects")
     cells = [drawn.add_subplot(grid[1, i]) for i in range(3)]
-    _density(drawn, cells[0], boxes[:, 0], boxes[:, 1], ("centre x", "centre y"), "Centres of boxes")
-    cells[0].invert_yaxis()  # as a picture lies
-    _density(drawn, cells[1], boxes[:, 2], boxes[:, 3], ("width", "height"), "Sizes, as parts of the picture")
-    _aspects(cells[2], aspects if aspects is not None else boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9), "boxes")
+    _plot_density(drawn, cells[0], boxes[:, 0], boxes[:, 1], ("centre x", "centre y"), "Centres of boxes")
+    cells[0].invert_yaxis()  # y points down in pictures
+    _plot_density(drawn, cells[1], boxes[:, 2], boxes[:, 3], ("width", "height"), "Sizes relative to the picture")
+    _plot_aspects(cells[2], aspects if aspects is not None else boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9), "boxes")
     return drawn
 
 
-def _bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> None:
+def _plot_bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> None:
     n, places = len(names), np.arange(len(names))
-    axes.bar(places, counts, color=LINES[3], width=0.8 if n <= NAMED else 1.0)
-    if n <= NAMED:
+    axes.bar(places, counts, color=LINES[3], width=0.8 if n <= MAX_NAMES else 1.0)
+    if n <= MAX_NAMES:
         upright = max(map(len, names), default=0) * n > 12 * axes.figure.get_figwidth()
-        axes.set_xticks(places, [_named(name) for name in names], rotation=90 if upright else 0, fontsize=_points(n))
+        axes.set_xticks(
+            places, [_legible(name) for name in names], rotation=90 if upright else 0, fontsize=_font_size(n)
+        )
     if n <= 24:
         for place, count in zip(places, counts):
             axes.text(place, count, f"{int(count):,}", ha="center", va="bottom", fontsize=8)
     axes.set_xlim(-0.7, n - 0.3)
-    axes.set_title(f"{what.capitalize()} of each class: {int(np.sum(counts)):,} in {n} classes", fontsize=10)
+    axes.set_title(f"{what.capitalize()} per class: {int(np.sum(counts)):,} in {n} classes", fontsize=10)
     axes.set_ylabel(what)
-    _light(axes)
+    _style_axes(axes)
     axes.grid(False, axis="x")
-    axes.tick_params(axis="x", labelsize=_points(n))
+    axes.tick_params(axis="x", labelsize=_font_size(n))
 
 
-def _density(drawn: Figure, axes: Axes, x: Numbers, y: Numbers, names: tuple[str, str], title: str) -> None:
+def _plot_density(drawn: Figure, axes: Axes, x: Numbers, y: Numbers, names: tuple[str, str], title: str) -> None:
     counts, _, _ = np.histogram2d(np.clip(y, 0, 1), np.clip(x, 0, 1), bins=50, range=((0, 1), (0, 1)))
     shown = np.ma.masked_equal(counts, 0)
     image = axes.imshow(shown, extent=(0, 1, 0, 1), origin="lower", cmap="viridis", aspect="equal", vmin=0)
     drawn.colorbar(image, ax=axes, fraction=0.045).ax.tick_params(labelsize=7)
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_title(title, fontsize=10)
-    _light(axes)
+    _style_axes(axes)
 
 
-def _aspects(axes: Axes, values: Numbers, what: str) -> None:
-    """Width over height, wide and tall alike far from 1."""
+def _plot_aspects(axes: Axes, values: Numbers, what: str) -> None:
+    """Plot a histogram of aspect ratios on a logarithmic axis, on which 1:2 and 2:1 are equally far from 1."""
     good = values[np.isfinite(values) & (values > 0)]
     axes.hist(np.clip(np.log2(good), -4, 4), bins=np.linspace(-4, 4, 41), color=LINES[3])
     ticks = np.arange(-4, 5, 2)
     axes.set_xticks(ticks, [f"1:{2**-t}" if t < 0 else f"{2**t}:1" for t in ticks.tolist()])
     axes.set(xlabel="width : height in pixels", ylabel=what)
-    axes.set_title(f"Shapes of {what}", fontsize=10)
-    _light(axes)
+    axes.set_title(f"Aspect ratios of {what}", fontsize=10)
+    _style_axes(axes)
 
 
-def sizes(width_height: Numbers) -> Figure:
-    """Sizes and shapes of pictures: (N, 2) of width and height in pixels."""
+def plot_sizes(width_height: Numbers) -> Figure:
+    """Plot the sizes and aspect ratios of pictures, given as (N, 2) widths and heights in pixels."""
     found, counts = np.unique(width_height.reshape(-1, 2), axis=0, return_counts=True)
-    drawn = figure(10, 4.4)
+    drawn = new_figure(10, 4.4)
     axes = drawn.add_subplot(1, 2, 1)
     area = 10 + 190 * (counts - 1) / max(counts.max(initial=1) - 1, 1)
     axes.scatter(found[:, 0], found[:, 1], s=area, color=LINES[3], alpha=0.5, linewidths=0)
@@ -351,14 +360,19 @@ def sizes(width_height: Numbers) -> Figure:
     axes.plot((0, most), (0, most), color=PALE, linewidth=0.8, zorder=0)
     axes.set(xlabel="width", ylabel="height", xlim=(0, most), ylim=(0, most), aspect="equal")
     axes.set_title(f"Sizes of {len(width_height):,} pictures in pixels: {len(found):,} different", fontsize=10)
-    _light(axes)
+    _style_axes(axes)
     shapes = width_height.reshape(-1, 2)
-    _aspects(drawn.add_subplot(1, 2, 2), shapes[:, 0] / np.maximum(shapes[:, 1], 1), "pictures")
+    _plot_aspects(drawn.add_subplot(1, 2, 2), shapes[:, 0] / np.maximum(shapes[:, 1], 1), "pictures")
     return drawn
 
 
-def draw(figures: Mapping[str, Any], folder: Path) -> Iterator[Path]:
-    """Write figures under their names, one after the other; what draws one is called when its turn comes."""
+def save_all(figures: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    """Draw and save figures one at a time, so that only one is in memory; yield the path of each file.
+
+    Args:
+        figures: functions that draw a figure, or return None for none, by the name of the file.
+        folder: the folder for the files.
+    """
     for name, make in figures.items():
         if (drawn := make()) is not None:
             save(drawn, folder / f"{name}.png")

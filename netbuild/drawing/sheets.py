@@ -8,17 +8,17 @@ import numpy as np
 
 from netbuild.drawing.annotated import Drawing, Image, pillow
 
-SIDE = 320  # largest side of a cell in pixels: four cells are about as wide as half a screen
-MOST = 16  # largest number of pictures on a sheet
+MAX_SIDE = 320  # largest side of a cell in pixels: four cells are about as wide as half a screen
+MAX_PICTURES = 16  # largest number of pictures on a sheet
 GAP, TEXT = 6, 16  # space between cells and height of a line of text, in pixels
-SMALLEST = (96, 240)  # least side of a cell in pixels for its caption to fit, and for labels on its picture to fit
+MIN_SIDES = (96, 240)  # least side of a cell in pixels for its caption to fit, and for labels on its picture to fit
 
 
 def cell_side(drawings: Sequence[Drawing]) -> int:
     """Return the side of the cells in pixels: that of the largest picture, a multiple of it where pictures are tiny."""
     labelled = any(len(d.boxes) or len(d.points) for d in drawings)
-    side, least = max(max(d.image.shape[:2]) for d in drawings), SMALLEST[labelled]
-    return min(side * max(-(-least // side), 1), SIDE)
+    side, least = max(max(d.image.shape[:2]) for d in drawings), MIN_SIDES[labelled]
+    return min(side * max(-(-least // side), 1), MAX_SIDE)
 
 
 def render_cell(drawing: Drawing, side: int) -> Image:
@@ -26,7 +26,7 @@ def render_cell(drawing: Drawing, side: int) -> Image:
     return replace(drawing.scale(side / max(drawing.image.shape[:2])), bars=()).render()
 
 
-def sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = ()) -> Image:
+def make_sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = ()) -> Image:
     """Arrange drawings row by row in equal cells, each with its caption, and return the sheet (H, W, 3).
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netbuild.drawing.annotated import Colour, Drawing, Image, colour
+from netbuild.drawing.annotated import Colour, Drawing, Image, class_colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.tasks.base import Record, Task, View, refuse
 from netbuild.tasks.box_math import to_corners
@@ -135,7 +135,7 @@ class BoxTask(Task):
         """Boxes (n, 4), and the label (with the number that a tracker gave) and the colour of each."""
         boxes = np.array([r["box"] for r in records]).reshape(-1, 4)
         labels = [f"{'#{} '.format(r['id']) if 'id' in r else ''}{r['name']} {r['confidence']:.2f}" for r in records]
-        return boxes, labels, [colour(r["class"]) for r in records]
+        return boxes, labels, [class_colour(r["class"]) for r in records]
 
     def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
         """The part of the picture in each box, with all pixels that it touches."""

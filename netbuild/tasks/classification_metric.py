@@ -65,4 +65,4 @@ class ClassificationMetric(Metric):
 
     def plots(self) -> dict[str, Callable[[], Any]]:
         """The confusion matrix."""
-        return {"confusion": partial(charts.confusion, self.confusion(), self.names)}
+        return {"confusion": partial(charts.plot_confusion, self.confusion(), self.names)}

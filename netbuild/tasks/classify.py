@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netbuild.data.dataset import Sample
-from netbuild.drawing.annotated import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.settings import Settings
 from netbuild.tasks.base import Batch, Losses, Record, Task, View, class_counts, class_weights, picture
@@ -115,7 +115,7 @@ class ClassifyTask(Task):
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """The guesses as bars, the first one as caption."""
-        bars = [(r["name"], r["confidence"], colour(r["class"])) for r in records]
+        bars = [(r["name"], r["confidence"], class_colour(r["class"])) for r in records]
         caption = "".join(f"{r['name']}: {r['confidence']:.2f}" for r in records[:1])
         return Drawing(image, bars=bars, caption=caption)
 

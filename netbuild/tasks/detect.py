@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from netbuild.data.dataset import Sample
-from netbuild.drawing.annotated import Drawing, colour
+from netbuild.drawing.annotated import Drawing, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.feed.boxes import feed_boxes
 from netbuild.feed.loader import Collate, Feeding, SampleSource
@@ -142,7 +142,7 @@ class DetectTask(BoxTask):
         h, w = batch["images"].shape[-2:]
         boxes = to_corners(batch["boxes"].view(-1, 4)[own].detach().cpu().float()) * torch.tensor([w, h, w, h])
         classes = batch["classes"].view(-1)[own].int().tolist()
-        labels, colours = [self.class_name(c) for c in classes], [colour(c) for c in classes]
+        labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
         return Drawing(picture(batch["images"][i]), boxes.numpy(), labels, colours)
 
     def epoch_end(self, finished: int, epochs: int) -> None:

@@ -177,8 +177,8 @@ class DetectionMetric(Metric):
         found = self.curves()
         names = [self.names[number] for number in found.classes]
         return {
-            "curves": partial(charts.curves, found.confidence, found.precision, found.recall, names, best(found)),
-            "confusion": partial(charts.confusion, self.confusion(), [*self.names, "background"]),
+            "curves": partial(charts.plot_curves, found.confidence, found.precision, found.recall, names, best(found)),
+            "confusion": partial(charts.plot_confusion, self.confusion(), [*self.names, "background"]),
         }
 
 

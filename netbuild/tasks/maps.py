@@ -9,7 +9,7 @@ from torch import Tensor
 from netbuild import runtime
 from netbuild.costs.outputs import first_tensor
 from netbuild.data.fitting import Letterbox
-from netbuild.drawing.annotated import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.tasks.base import ReadTask, Record, View
 
 
@@ -43,8 +43,8 @@ class SemanticTask(PixelTask):
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """The picture tinted by class, the names under it."""
-        parts = [(runtime.mask_of(record["mask"]), colour(record["class"])) for record in records]
-        shares = [(record["name"], record["share"], colour(record["class"])) for record in records]
+        parts = [(runtime.mask_of(record["mask"]), class_colour(record["class"])) for record in records]
+        shares = [(record["name"], record["share"], class_colour(record["class"])) for record in records]
         return Drawing(image, areas=parts, bars=shares)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.drawing.annotated import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.box_task import BoxTask
 
@@ -42,6 +42,8 @@ class PoseTask(ReadTask, BoxTask):
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Boxes, and the keypoints that are likelier seen than not."""
-        points = [([p[:2] for p in r["keypoints"] if len(p) < 3 or p[2] >= SEEN], colour(r["class"])) for r in records]
+        points = [
+            ([p[:2] for p in r["keypoints"] if len(p) < 3 or p[2] >= SEEN], class_colour(r["class"])) for r in records
+        ]
         dots = [(np.array(places).reshape(-1, 2), tint) for places, tint in points]
         return Drawing(image, *self.labelled(records), points=dots)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.drawing.annotated import Drawing, Image, colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.layers.heads.segment import mask_count
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.box_task import BoxTask
@@ -43,5 +43,5 @@ class SegmentTask(ReadTask, BoxTask):
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Boxes and masks in the colours of their classes."""
-        parts = [(runtime.mask_of(record["mask"]), colour(record["class"])) for record in records]
+        parts = [(runtime.mask_of(record["mask"]), class_colour(record["class"])) for record in records]
         return Drawing(image, *self.labelled(records), areas=parts)

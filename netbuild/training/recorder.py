@@ -55,16 +55,16 @@ class Recorder(Excusing):
     def on_run_begin(self, run: Trainer) -> None:
         """Draw the labels."""
         with self.excusing():
-            list(charts.draw({"labels": lambda: overview.labels(self.samples, run.names or [])}, run.folder))
+            list(charts.save_all({"labels": lambda: overview.labels(self.samples, run.names or [])}, run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Draw the first batches as the network sees them."""
         if epoch > 0 or number > SHOWN:
             return
         with self.excusing():
-            count = min(len(batch["images"]), sheets.MOST)
+            count = min(len(batch["images"]), sheets.MAX_PICTURES)
             drawings = [run.task.draw_truth(batch, i) for i in range(count)]
-            encoding.save(sheets.sheet(drawings), run.folder / f"train_batch{number - 1}.png")
+            encoding.save(sheets.make_sheet(drawings), run.folder / f"train_batch{number - 1}.png")
 
     def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
         """Remember the metric of the best epoch, for its charts."""
@@ -76,9 +76,9 @@ class Recorder(Excusing):
         history = run.progress.history
         if error is not None or not history:
             return
-        for name, draw in {"losses": charts.losses, "metrics": charts.metrics}.items():
+        for name, draw in {"losses": charts.plot_losses, "metrics": charts.plot_metrics}.items():
             with self.excusing():
-                list(charts.draw({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
+                list(charts.save_all({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
         with self.excusing():
             self.validation(run)
 
@@ -97,7 +97,7 @@ class Recorder(Excusing):
             if number < SHOWN:
                 with self.excusing():
                     show(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
-        list(charts.draw(metric.plots(), run.folder))
+        list(charts.save_all(metric.plots(), run.folder))
 
 
 class TensorBoardLogger(Excusing):
@@ -157,7 +157,7 @@ def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
     for i in range(min(len(batch["images"]), PAIRS)):
         drawings += [task.draw_truth(batch, i), seen(task, picture(batch["images"][i]), predictions[i])]
     if drawings:
-        encoding.save(sheets.sheet(drawings, 4, ("truth", "predicted") * 2), path)
+        encoding.save(sheets.make_sheet(drawings, 4, ("truth", "predicted") * 2), path)
 
 
 def seen(task: Task, image: Image, prediction: Any) -> Drawing:
@@ -206,7 +206,7 @@ def prepare(folder: Path) -> None:
     Raises:
         NetbuildError: if it cannot be made, or matplotlib is missing.
     """
-    charts.figure(1, 1)
+    charts.new_figure(1, 1)
     make_folder(folder)
     with writing(folder):
         (folder / ".probe").write_bytes(b"")

@@ -93,7 +93,7 @@ def validate(
     metric = merged(metric, feed)
     with agreed():
         if out is not None and is_first():
-            list(charts.draw(metric.plots(), out))
+            list(charts.save_all(metric.plots(), out))
         found = (metric.result(), metric.classes()) if is_first() else ({}, [])
     return shared(found)
 

@@ -1,4 +1,4 @@
-"""What a run's folder shows: pictures and logs that are there, depend on the data, are legible, and change no run."""
+"""The pictures and logs of a run's folder: they exist, depend on the data, are legible, and do not affect training."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from netbuild.cli.progress import epoch_line, memory
 from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
-from netbuild.drawing.annotated import COLOURS, Drawing, colour, draw_boxes
+from netbuild.drawing.annotated import COLOURS, Drawing, class_colour, draw_boxes
 from netbuild.tasks.base import picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detect import DetectTask
@@ -69,7 +69,7 @@ def events(folder):
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
-def test_a_run_leaves_its_pictures_and_logs_and_a_resumed_one_brings_them_up_to_date(cli, tmp_path):
+def test_a_run_writes_its_pictures_and_logs_and_a_resumed_run_updates_them(cli, tmp_path):
     folder = tmp_path / "run"
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "2", "-O", "tensorboard=true", "-o", folder)
     assert done.code == 0, done.err
@@ -77,7 +77,7 @@ def test_a_run_leaves_its_pictures_and_logs_and_a_resumed_one_brings_them_up_to_
     assert pngs(folder) == CHARTS | BATCHES
     before = {name: image(folder / name) for name in pngs(folder)}
     assert all(min(found.shape[:2]) > 150 and found.std() > 10 for found in before.values())
-    # A run that was killed after it logged epoch 3 and before it kept its state.
+    # A run that was killed after it logged epoch 3 and before it saved its state.
     recorder.log_row(recorder.open_log(folder / "tensorboard", history(2)), {"epoch": 3, "top1": 7.0})
     more = cli("train", "--resume", folder, "--epochs", "3")
     assert more.code == 0, more.err
@@ -92,7 +92,7 @@ def test_a_run_leaves_its_pictures_and_logs_and_a_resumed_one_brings_them_up_to_
         after = image(folder / name)
         assert after.shape != before[name].shape or (after != before[name]).any()
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
-    # The best epoch lies before this process: what is drawn of it is measured again, and is the same.
+    # The best epoch was trained by another process: its metrics are measured again and give the same chart.
     confusion = image(folder / "confusion.png")
     (folder / "confusion.png").unlink()
     assert cli("train", "--resume", folder).code == 0
@@ -111,7 +111,7 @@ def test_the_weights_are_the_same_with_plots_and_without(cli, tmp_path):
     assert (tmp_path / "with" / "results.csv").read_text() == (tmp_path / "without" / "results.csv").read_text()
 
 
-def test_drawing_leaves_chance_and_its_input_alone(tmp_path):
+def test_drawing_changes_neither_random_generators_nor_its_input(tmp_path):
     torch.manual_seed(1)
     np.random.seed(1)
     random.seed(1)
@@ -122,8 +122,8 @@ def test_drawing_leaves_chance_and_its_input_alone(tmp_path):
     recorder.show(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
     metric = ClassificationMetric(NAMES[:10])
     metric.update(torch.eye(10)[:3], batch)
-    assert len(list(charts.draw(metric.plots(), tmp_path))) == 1
-    drawn(charts.losses(history(4)))
+    assert len(list(charts.save_all(metric.plots(), tmp_path))) == 1
+    drawn(charts.plot_losses(history(4)))
     overview.some([Sample("x", (48, 64), label=1, pixels=kept[0].permute(1, 2, 0).numpy())], NAMES)
     assert torch.equal(batch["images"], kept)
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -132,7 +132,7 @@ def test_drawing_leaves_chance_and_its_input_alone(tmp_path):
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_without_matplotlib_a_run_goes_on_and_says_so_once(cli, tmp_path, monkeypatch):
+def test_without_matplotlib_a_run_continues_with_a_single_note(cli, tmp_path, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
@@ -140,14 +140,14 @@ def test_without_matplotlib_a_run_goes_on_and_says_so_once(cli, tmp_path, monkey
     assert [line for line in done.err.splitlines() if "note" in line] == [
         "note: plots are left out: it needs the package 'matplotlib'; pip install matplotlib (or netbuild[train])"
     ]
-    assert pngs(tmp_path / "run") == BATCHES  # these need none
+    assert pngs(tmp_path / "run") == BATCHES  # these need no matplotlib
     for command in (("val", tmp_path / "run" / "best.safetensors", "--data", "digits"), ("data", "stats", "digits")):
         refused = cli(*command, "-o", tmp_path / "drawn")
         assert refused.code == 3
         assert "netbuild[train]" in refused.err
 
 
-def test_without_tensorboard_a_run_that_asks_for_it_does_not_begin(cli, tmp_path, monkeypatch):
+def test_a_run_with_tensorboard_is_refused_if_it_is_not_installed(cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     done = cli("train", "lenet5-modern.yaml", *QUICK, "-O", "tensorboard=true", "-o", tmp_path / "run")
     assert done.code == 3
@@ -155,19 +155,19 @@ def test_without_tensorboard_a_run_that_asks_for_it_does_not_begin(cli, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_whatever_goes_wrong_in_drawing_ends_no_run(cli, tmp_path, monkeypatch):
+def test_errors_of_drawing_do_not_end_a_run(cli, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("a fault of the drawing")
 
-    monkeypatch.setattr(sheets, "sheet", broken)
-    monkeypatch.setattr(charts, "losses", broken)
+    monkeypatch.setattr(sheets, "make_sheet", broken)
+    monkeypatch.setattr(charts, "plot_losses", broken)
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert done.err.count("a fault of the drawing") == 1
     assert pngs(tmp_path / "run") == CHARTS - {"losses.png"}
 
 
-def test_val_draws_where_it_is_told_to(cli, tmp_path):
+def test_val_draws_into_the_given_folder(cli, tmp_path):
     netbuild.save(netbuild.build("lenet5.yaml"), tmp_path / "net.safetensors")
     flags = ("--data", "digits", "--device", "cpu", "-O", "workers=0", "--json")
     plain = cli("val", tmp_path / "net.safetensors", *flags)
@@ -185,14 +185,14 @@ def test_val_draws_where_it_is_told_to(cli, tmp_path):
 @pytest.mark.parametrize("n", [1, 3, 10, 80, 200])
 def test_charts_have_room_for_their_classes(n):
     names = [*NAMES, *map(str, range(200))][:n]
-    confusion = drawn(charts.confusion(matrix(n + 1), [*names, "background"]))
-    if n <= charts.NAMED:
+    confusion = drawn(charts.plot_confusion(matrix(n + 1), [*names, "background"]))
+    if n <= charts.MAX_NAMES:
         assert min(confusion.shape[:2]) > 24 * (n + 1)  # a name of 7 points is 11 pixels high
     assert max(confusion.shape[:2]) < 3200
-    bars = drawn(charts.labels(np.arange(n), names, np.random.default_rng(0).random((50, 4))))
-    assert bars.shape[1] > (13 * n if n <= charts.NAMED else 800)
-    assert drawn(charts.labels(np.arange(n), names)).shape[0] < bars.shape[0]
-    lines = charts.curves(np.linspace(0, 1, 50), np.full((n, 50), 0.7), np.full((n, 50), 0.5), names, 20)
+    bars = drawn(charts.plot_labels(np.arange(n), names, np.random.default_rng(0).random((50, 4))))
+    assert bars.shape[1] > (13 * n if n <= charts.MAX_NAMES else 800)
+    assert drawn(charts.plot_labels(np.arange(n), names)).shape[0] < bars.shape[0]
+    lines = charts.plot_curves(np.linspace(0, 1, 50), np.full((n, 50), 0.7), np.full((n, 50), 0.5), names, 20)
     assert [len(axes.lines) for axes in lines.axes] == [n + 1, *[n + 2] * 3]  # each class, the mean, a mark
 
 
@@ -204,12 +204,16 @@ def test_charts_show_their_data():
         np.random.default_rng(0).random((9, 4)),
     )
     for make, data, other in (
-        (charts.confusion, (matrix(4), names), (matrix(4, seed=1), names)),
-        (charts.labels, (counts, names, boxes), (counts, names, boxes / 2)),
-        (charts.labels, (counts, names), (counts[::-1], names)),
-        (charts.curves, (steps, *np.full((2, 4, 50), 0.7), names, 9), (steps, *np.full((2, 4, 50), 0.3), names, 9)),
-        (charts.losses, (history(5),), (history(5)[:-1],)),
-        (charts.sizes, (boxes[:, :2] * 99,), (boxes[:, 2:] * 99,)),
+        (charts.plot_confusion, (matrix(4), names), (matrix(4, seed=1), names)),
+        (charts.plot_labels, (counts, names, boxes), (counts, names, boxes / 2)),
+        (charts.plot_labels, (counts, names), (counts[::-1], names)),
+        (
+            charts.plot_curves,
+            (steps, *np.full((2, 4, 50), 0.7), names, 9),
+            (steps, *np.full((2, 4, 50), 0.3), names, 9),
+        ),
+        (charts.plot_losses, (history(5),), (history(5)[:-1],)),
+        (charts.plot_sizes, (boxes[:, :2] * 99,), (boxes[:, 2:] * 99,)),
     ):
         first, again, second = (drawn(make(*given)) for given in (data, data, other))
         assert (first == again).all(), make
@@ -217,53 +221,57 @@ def test_charts_show_their_data():
 
 
 def test_charts_of_little_or_nothing():
-    assert charts.losses([]) is None
-    assert charts.metrics([{"epoch": 1, "train/box": 1.0, "AR-small": -1.0}]) is None
-    assert drawn(charts.losses(history(1))).shape[0] > 200
+    assert charts.plot_losses([]) is None
+    assert charts.plot_metrics([{"epoch": 1, "train/box": 1.0, "AR-small": -1.0}]) is None
+    assert drawn(charts.plot_losses(history(1))).shape[0] > 200
     nan = [{"epoch": 1, "train/box": float("nan"), "top1": float("nan")}, {"epoch": 3, "top1": 0.5}]
-    assert drawn(charts.metrics(nan)).shape[0] > 200
-    # The fitness that repeats a measure, and what COCO has no objects for, take no room.
-    assert len(charts.metrics(history(3)).axes) == 1
+    assert drawn(charts.plot_metrics(nan)).shape[0] > 200
+    # A fitness that equals another metric, and metrics of COCO that are undefined, get no panel.
+    assert len(charts.plot_metrics(history(3)).axes) == 1
     empty = DetectionMetric(["a", "b"])
     for make in empty.plots().values():
         assert drawn(make()).shape[0] > 200
-    assert drawn(charts.labels(np.zeros(2, int), ["a", "b"], np.zeros((0, 4)))).shape[0] > 200
-    assert drawn(charts.sizes(np.zeros((0, 2)))).shape[0] > 200
+    assert drawn(charts.plot_labels(np.zeros(2, int), ["a", "b"], np.zeros((0, 4)))).shape[0] > 200
+    assert drawn(charts.plot_sizes(np.zeros((0, 2)))).shape[0] > 200
 
 
-def test_the_hull_of_a_curve_is_what_average_precision_takes():
+def test_the_precision_envelope_is_that_of_average_precision():
     recall, precision = np.array([0.8, 0.6, 0.6, 0.2, 0.0]), np.array([0.4, 0.5, 0.3, 0.9, 0.0])
-    found = charts._hull(precision, recall, np.array([0.0, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9]))
+    found = charts._precision_envelope(precision, recall, np.array([0.0, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9]))
     assert found.tolist() == [0.9, 0.9, 0.5, 0.5, 0.4, 0.4, 0.0]
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_drawn_in_their_colours_and_labels_cover_no_other():
+def test_boxes_are_drawn_in_their_colours_and_labels_do_not_overlap():
     grey = np.full((200, 300, 3), 120, np.uint8)
     boxes = np.array([[20.3, 30, 280, 190], [60, 80, 120, 150.6]])
-    found = draw_boxes(grey, boxes, ["large", "small"], [colour(0), colour(4)])
+    found = draw_boxes(grey, boxes, ["large", "small"], [class_colour(0), class_colour(4)])
     assert (grey == 120).all()
     assert tuple(found[30, 200]) == COLOURS[0]
     assert tuple(found[120, 60]) == COLOURS[4]
 
     def labelled(count):
-        crowd = draw_boxes(grey, np.tile([100.0, 100, 140, 130], (count, 1)), ["name"] * count, [colour(1)] * count)
+        crowd = draw_boxes(
+            grey, np.tile([100.0, 100, 140, 130], (count, 1)), ["name"] * count, [class_colour(1)] * count
+        )
         return int((crowd == COLOURS[1]).all(-1).sum())
 
-    # Boxes in one place: a few labels find room around it, no more are written over those.
+    # Boxes in one place: a few labels find room around it, the others are left out.
     assert labelled(1) < labelled(3) <= labelled(50) < 8 * labelled(1)
-    outside = draw_boxes(grey, np.array([[-50.0, -50, 900, 900], [280, 190, 260, 180]]), ["a", ""], [colour(2)] * 2)
+    outside = draw_boxes(
+        grey, np.array([[-50.0, -50, 900, 900], [280, 190, 260, 180]]), ["a", ""], [class_colour(2)] * 2
+    )
     assert tuple(outside[3, 1]) == COLOURS[2]  # the label is pushed into the picture
 
 
 def test_sheets_have_a_cell_for_each_picture():
     small = [Drawing(np.full((8, 6, 3), 10 * i, np.uint8), caption="a name " * i) for i in range(1, 7)]
-    found = sheets.sheet(small, 4)
+    found = sheets.make_sheet(small, 4)
     assert found.shape == (2 * (96 + 18 + 6) + 6, 4 * 102 + 6, 3)
     assert tuple(found[6 + 48, 6 + 48]) == (10, 10, 10)
-    large = Drawing(np.zeros((640, 320, 3), np.uint8), np.array([[10, 10, 200, 300]]), ["x"], [colour(0)])
+    large = Drawing(np.zeros((640, 320, 3), np.uint8), np.array([[10, 10, 200, 300]]), ["x"], [class_colour(0)])
     assert sheets.render_cell(large, 320).shape == (320, 160, 3)
     assert picture(torch.full((1, 4, 5), 0.5)).tolist() == np.full((4, 5, 3), 128).tolist()
     assert picture(torch.full((5, 4, 5), 9, dtype=torch.uint8)).shape == (4, 5, 3)
@@ -283,7 +291,7 @@ def test_sheets_show_every_kind_of_annotation_where_it_is(kind):
         "points": Drawing(plain, points=[(np.array([[510.0, 320]]), red)]),
         "bars": Drawing(plain, bars=[("name", 0.5, red)]),
     }[kind]
-    cell = sheets.sheet([drawing])[6:326, 6:326].astype(int)
+    cell = sheets.make_sheet([drawing])[6:326, 6:326].astype(int)
     rows, columns = np.nonzero(cell[..., 0] - cell[..., 1] > 60)
     if kind == "bars":  # a cell has no room for them
         assert not len(rows)
@@ -315,7 +323,7 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
     assert image(tmp_path / "val.png").shape[1] == 4 * (256 + 6) + 6
     metric = task.metric()
     metric.update(found, batch)
-    assert sorted(p.name for p in charts.draw(metric.plots(), tmp_path)) == ["confusion.png", "curves.png"]
+    assert sorted(p.name for p in charts.save_all(metric.plots(), tmp_path)) == ["confusion.png", "curves.png"]
 
 
 def test_data_stats_draws_a_data_set(cli, tmp_path, monkeypatch):
@@ -335,7 +343,7 @@ def test_data_stats_draws_a_data_set(cli, tmp_path, monkeypatch):
     assert len(overview.labels([sample], ["a", "b", "c"]).axes[0].patches) == 3
 
 
-def test_progress_tells_memory_and_map(tmp_path):
+def test_progress_shows_memory_and_map(tmp_path):
     class Run:
         progress = type("", (), {"seconds": 3.0})
         task = DetectTask

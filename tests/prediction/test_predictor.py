@@ -312,7 +312,7 @@ def test_a_classifier_gives_five_names(cli, here):
     assert done.out == "one.png 20x33: " + ", ".join(f"{r['name']} {r['confidence']:.2f}" for r in records) + "\n"
     lines = (here / "out/labels/one.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == [r["name"] for r in records]
-    assert read_image(here / "out/one.png").shape[1] >= annotated.NARROWEST
+    assert read_image(here / "out/one.png").shape[1] >= annotated.MIN_BAR_WIDTH
 
 
 def test_an_autoencoder_gives_a_picture(cli, here):
@@ -369,7 +369,7 @@ def test_size_is_that_of_training(here, detector):
 
 
 def test_colours_and_names_are_told_apart():
-    assert len({annotated.colour(i) for i in range(100)}) == 100
+    assert len({annotated.class_colour(i) for i in range(100)}) == 100
     assert (annotated._ink((255, 255, 0)), annotated._ink((0, 0, 120))) == ((0, 0, 0), (255, 255, 255))
     assert [saving.safe(n) for n in ("a b", "../x", "CON", "..", "café", "")] == ["a_b", "_x", "_CON", "_", "café", "_"]
     paths = sorted(map(Path, ("b10", "b9", "a", "b9/2", "10", "9")), key=sources.natural)

@@ -21,7 +21,7 @@ def activations(network: Network) -> list[Sight]:
         return []
     drawn = curves({f"{name}: {_listed(rows)}": module for name, (module, rows) in found.items()})
     title = f"activation functions: {', '.join(found)}"
-    return [Sight(None, "", "", "curves", title, charts.encoded(drawn))]
+    return [Sight(None, "", "", "curves", title, charts.encode_png(drawn))]
 
 
 def functions(network: Network) -> dict[str, tuple[nn.Module, list[int]]]:
@@ -80,12 +80,14 @@ def curves(named: dict[str, nn.Module]) -> charts.Figure:
     """A panel a function: its value, and its derivative dashed."""
     columns = min(len(named), 3)
     rows = math.ceil(len(named) / columns)
-    drawn = charts.figure(max(3.6 * columns, 4.5), 3.0 * rows)
+    drawn = charts.new_figure(max(3.6 * columns, 4.5), 3.0 * rows)
     x = torch.linspace(-SPAN, SPAN, 1201)
     for i, (title, module) in enumerate(named.items()):
         given = x.clone().requires_grad_()
         with torch.enable_grad(), evaluating(module):
             y = module(given.reshape(1, 1, 1, -1)).reshape(-1)
             slope = torch.autograd.grad(y.sum(), given)[0] if y.requires_grad else torch.zeros_like(x)
-        charts.curve(drawn.add_subplot(rows, columns, i + 1), title, x.numpy(), y.detach().numpy(), slope.numpy())
+        charts.plot_function(
+            drawn.add_subplot(rows, columns, i + 1), title, x.numpy(), y.detach().numpy(), slope.numpy()
+        )
     return drawn
