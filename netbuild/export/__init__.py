@@ -11,7 +11,7 @@ from typing import Any
 
 from netbuild.errors import NetbuildError, Where
 from netbuild.export import base
-from netbuild.export.jobs import Wish, make_job
+from netbuild.export.jobs import ExportRequest, make_job
 from netbuild.export.making import Exported, make
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
@@ -79,7 +79,7 @@ def export(
     network, rows = _opened(file, size, fuse, opening)
     path = Path(out) if out is not None else _usual(file, network, chosen.suffix)
     check_out(path, chosen)
-    wish = Wish(size, batch, dynamic, input_names, output_names, options)
+    wish = ExportRequest(size, batch, dynamic, input_names, output_names, options)
     job = replace(make_job(network, wish), rows=tuple(rows))
     return make(network, job, chosen, path)
 

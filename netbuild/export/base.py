@@ -17,7 +17,7 @@ from netbuild.system.plugins import Registry
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})  # not every target's
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
-CALLED = {"PIL": "pillow"}  # packages whose modules have another name
+PIP_NAMES = {"PIL": "pillow"}  # packages whose modules have another name
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 T = TypeVar("T", bound="type[Target]")
 TARGETS: "Registry[Target]" = Registry(
@@ -175,7 +175,7 @@ def check_packages(chosen: Target) -> None:
     Raises:
         MissingExtraError: with the extra that brings it.
     """
-    missing = [CALLED.get(package, package) for package in chosen.packages if not _is_there(package)]
+    missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not _is_there(package)]
     if missing:
         said = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
         raise MissingExtraError(said, hint=f"pip install 'netbuild[{chosen.extra}]'")

@@ -15,8 +15,8 @@ from netbuild.data import open_data
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.base import Job, Run, Target
-from netbuild.export.jobs import Wish, make_job
-from netbuild.export.making import plain
+from netbuild.export.jobs import ExportRequest, make_job
+from netbuild.export.making import torch_reference
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, open_graph, pair
@@ -118,7 +118,7 @@ def benchmark(
     named = _named(targets, bool(files), data)
     size = pair(imgsz)
     network = build_graph(open_graph(file, imgsz=size, **opening)).float().eval().fuse()
-    job = make_job(network, Wish(size, batch, None, None, None, {}))
+    job = make_job(network, ExportRequest(size, batch, None, None, None, {}))
     if data is not None:
         _check_data(network, data)
     folder, before = Path(tempfile.mkdtemp(prefix="netbuild-")), torch.get_num_threads()
@@ -148,7 +148,7 @@ def text(rows: Sequence[Row]) -> str:
 
 def plain_run(job: Job) -> Run:
     """The network itself, from arrays to arrays."""
-    run = plain(job)
+    run = torch_reference(job)
     return lambda arrays: run([torch.from_numpy(x) for x in arrays])
 
 
@@ -240,7 +240,7 @@ def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
     try:
         run = chosen.quick(path, threads)
         match = "rows" if ranks(network.model[-1]) else ""
-        found = prove(job, run, plain(job), base.ANY, match)
+        found = prove(job, run, torch_reference(job), base.ANY, match)
     except NetbuildError as error:
         error.message = f"{path}: {error.message}"
         raise

@@ -40,7 +40,7 @@ class CoremlTarget(Target):
     def write(self, job: Job, path: Path) -> Sequence[str]:
         wanted = _ports(job)
         with _tools() as tools:
-            made = _converted(tools, job, wanted)
+            made = _convert(tools, job, wanted)
             for key, text in job.metadata.items():
                 made.user_defined_metadata[key] = text
             made.save(str(path))
@@ -104,7 +104,7 @@ def _ports(job: Job) -> Ports:
     return {name: (tuple(x.shape), "FLOAT32" if x.is_floating_point() else "INT32") for name, x in named}
 
 
-def _converted(tools: Any, job: Job, ports: Ports) -> Any:
+def _convert(tools: Any, job: Job, ports: Ports) -> Any:
     """The job as coremltools' model.
 
     Raises:
@@ -115,7 +115,7 @@ def _converted(tools: Any, job: Job, ports: Ports) -> Any:
     outputs = [tools.TensorType(name=name, dtype=types[ports[name][1]]) for name in job.outputs]
     precision = tools.precision.FLOAT16 if job.half else tools.precision.FLOAT32
     wishes = {"inputs": inputs, "outputs": outputs, "convert_to": "mlprogram", "compute_precision": precision}
-    program, lacks = tracing.capture(job).run_decompositions(PARTS), set[str]()
+    program, lacks = tracing.capture(job).run_decompositions(DECOMPOSITIONS), set[str]()
     while True:
         _drop_aliases(program)
         try:
@@ -143,7 +143,7 @@ def _unconverted(error: Exception, program: torch.export.ExportedProgram, rows: 
         return NetbuildError(f"the network cannot be written for CoreML: {shorten(error, 300)}")
     said, places = f"coremltools has no operator for {found[1]}", tracing.rows_with(program, found[1])
     if places:
-        return tracing.at_row(said, places[0], rows, "use another module there, or another --target")
+        return tracing.row_error(said, places[0], rows, "use another module there, or another --target")
     return NetbuildError(said)
 
 
@@ -156,14 +156,14 @@ def _drop_aliases(program: torch.export.ExportedProgram) -> None:
             program.graph.erase_node(node)
 
 
-def counted(*numbers: Any, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
+def float_arange(*numbers: Any, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
     """Whole numbers as floats: of arange coremltools forgets the type, and goes on in whole numbers."""
     if dtype is None or not dtype.is_floating_point or not all(isinstance(x, int) for x in numbers):
         return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
     return torch.arange(*numbers).to(dtype)
 
 
-def cropped(x: torch.Tensor, pad: Sequence[int], *_: Any) -> torch.Tensor:
+def crop_by_negative_pad(x: torch.Tensor, pad: Sequence[int], *_: Any) -> torch.Tensor:
     """What padding by less than nothing is: coremltools refuses it."""
     if any(side > 0 for side in pad):
         return NotImplemented  # type: ignore[no-any-return]
@@ -173,9 +173,9 @@ def cropped(x: torch.Tensor, pad: Sequence[int], *_: Any) -> torch.Tensor:
     return x
 
 
-PARTS = {
-    **dict.fromkeys((aten.arange.default, aten.arange.start, aten.arange.start_step), counted),
-    **dict.fromkeys((aten.pad.default, aten.constant_pad_nd.default), cropped),
+DECOMPOSITIONS = {
+    **dict.fromkeys((aten.arange.default, aten.arange.start, aten.arange.start_step), float_arange),
+    **dict.fromkeys((aten.pad.default, aten.constant_pad_nd.default), crop_by_negative_pad),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from netbuild.errors import NetbuildError
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Rules, adaptive_max, average, pad, taken_apart
+from netbuild.export.parts import Rules, adaptive_max, average, decompose, pad
 
 METADATA = "netbuild"  # a method of the file that gives our metadata, as JSON
 aten = torch.ops.aten
@@ -34,15 +34,15 @@ class ExecutorchTarget(Target):
     takes = frozenset({"dynamic"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = taken_apart(_captured(job), PARTS)
+        program = decompose(_captured(job), PARTS)
         try:
-            with tracing.quiet(), tracing.hushed():
+            with tracing.quiet(), tracing.silenced():
                 made, known = _lowered(program, job), _kernels()
         except Exception as error:  # what cannot be lowered is told by several classes
-            raise tracing.unheld(str(error), program, job.rows, "ExecuTorch") from error
+            raise tracing.unsupported_error(str(error), program, job.rows, "ExecuTorch") from error
         for operator in _operators(made):
             if operator not in known:
-                raise tracing.at_operator(operator.replace("::", "."), program, job.rows, "ExecuTorch")
+                raise tracing.operator_error(operator.replace("::", "."), program, job.rows, "ExecuTorch")
         path.write_bytes(made.buffer)
         free = [f"batches of 1 to {MOST}"] if job.dynamic else []
         return [f"executorch {version('executorch')}, delegated to XNNPACK where it can be", *free]
@@ -54,7 +54,7 @@ class ExecutorchTarget(Target):
         return Method(path, threads)
 
     def facts(self, path: Path) -> dict[str, str]:
-        with tracing.quiet(), tracing.hushed():
+        with tracing.quiet(), tracing.silenced():
             program = _program(path)
             if METADATA not in program.method_names:
                 return {}
@@ -81,7 +81,7 @@ class Method:
         return [x.numpy() for x in self.method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in arrays])]
 
     def _load(self) -> None:
-        with tracing.quiet(), tracing.hushed():
+        with tracing.quiet(), tracing.silenced():
             from executorch.extension.pybindings import portable_lib
 
             there = portable_lib._threadpool_get_thread_count()  # the first call makes the pool, and talks

@@ -45,7 +45,7 @@ class Int8Target(OnnxTarget):
             model = convert(job, OPSET)
             finish(model, job)
             store(model, source)
-            kept = quantised(source, path, job.inputs[0], images)
+            kept = quantise(source, path, job.inputs[0], images)
             job.metadata["int8"] = json.dumps({"pictures": len(images)})
             _name(path, job)
             notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {kept}"]
@@ -57,7 +57,7 @@ class Int8Target(OnnxTarget):
         return ANY
 
 
-def quantised(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) -> str:
+def quantise(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) -> str:
     """Write the file at ``path``; what was quantised, in a few words.
 
     Args:

@@ -23,7 +23,7 @@ SUPPRESSED_LAYOUT = (
 )
 
 
-class Flat(nn.Module):
+class FlatOutputs(nn.Module):
     """A network whose outputs are a flat tuple of tensors: of a head, its prediction without what training needs."""
 
     def __init__(self, network: Network) -> None:
@@ -38,7 +38,7 @@ class Flat(nn.Module):
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What a user asks for: None is left open.
 
     Args:
@@ -57,7 +57,7 @@ class Wish:
     options: Mapping[str, Any]
 
 
-def make_job(network: Network, wish: Wish) -> Job:
+def make_job(network: Network, wish: ExportRequest) -> Job:
     """The job of a network in eval.
 
     Raises:
@@ -70,7 +70,7 @@ def make_job(network: Network, wish: Wish) -> Job:
     height, width = wish.imgsz or network.card.imgsz
     check_size(network, (height, width))
     examples = _examples(network, (height, width), wish.batch or (2 if "batch" in free else 1))
-    module = Flat(network).eval()
+    module = FlatOutputs(network).eval()
     count = _count_outputs(module, examples)
     inputs = _names("--input-names", wish.input_names, _input_names(network))
     outputs = _names("--output-names", wish.output_names, SUPPRESSED if nms else [f"output{i}" for i in range(count)])
@@ -89,7 +89,7 @@ def make_job(network: Network, wish: Wish) -> Job:
     return Job(module, examples, inputs, outputs, free, axes, metadata, options, multiple=multiple)
 
 
-def _free(wish: Wish) -> tuple[str, ...]:
+def _free(wish: ExportRequest) -> tuple[str, ...]:
     if wish.dynamic is None:
         return ()
     if wish.dynamic not in FREE:
@@ -107,7 +107,7 @@ def _check_free_size(network: Network, free: frozenset[str]) -> None:
         raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
 
 
-def _suppression(network: Network, task: Task | None, wish: Wish) -> Any:
+def _suppression(network: Network, task: Task | None, wish: ExportRequest) -> Any:
     given = wish.options.get("nms")
     if given is None or given is False:
         return None

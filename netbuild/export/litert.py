@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Rules, adaptive_max, taken_apart
+from netbuild.export.parts import Rules, adaptive_max, decompose
 from netbuild.export.torch_export import METADATA
 
 PARTS: Rules = {torch.ops.aten.adaptive_max_pool2d.default: adaptive_max}  # the converter does not know it
@@ -40,13 +40,13 @@ class LitertTarget(Target):
     takes = frozenset({"half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = taken_apart(tracing.capture(job), PARTS)
+        program = decompose(tracing.capture(job), PARTS)
         try:
-            with tracing.quiet(), tracing.hushed(), torch.no_grad():
+            with tracing.quiet(), tracing.silenced(), torch.no_grad():
                 content = _converted(program, job)
                 content = _halved(content) if job.half else content
         except Exception as error:  # what cannot be converted is told by several classes
-            raise tracing.unheld(str(error), program, job.rows, "LiteRT") from error
+            raise tracing.unsupported_error(str(error), program, job.rows, "LiteRT") from error
         path.write_bytes(content)
         with zipfile.ZipFile(path, "a") as attached:  # the format's own way: a zip after the graph
             attached.writestr(METADATA, json.dumps(job.metadata))
@@ -57,7 +57,7 @@ class LitertTarget(Target):
         return self.quick(path, 1)
 
     def quick(self, path: Path, threads: int) -> Run:
-        with tracing.quiet(), tracing.hushed():
+        with tracing.quiet(), tracing.silenced():
             from ai_edge_litert.interpreter import Interpreter
 
             opened = Interpreter(str(path), num_threads=threads)

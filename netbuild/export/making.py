@@ -1,6 +1,6 @@
-"""From a job to a proven file: write a draft, run it beside torch, give it its name; what failed gets another.
+"""Export a job: write a draft, compare it with torch, then move it to its final name, or to NAME.failed if it differs.
 
-Only where a target's files cannot be run on this machine, and the user says so, is a file without proof.
+A file stays unproven only if its target cannot run on this machine and the user has agreed to that.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch import nn
 
 from netbuild.errors import NetbuildError
 from netbuild.export.base import ANY, FLOAT, Job, Run, Target
-from netbuild.export.parts import Halved
+from netbuild.export.parts import Half
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import ranks, task_of
@@ -26,25 +26,25 @@ from netbuild.system.files import cannot_write, temporary_folder, writing
 from netbuild.system.tables import align
 from netbuild.tasks.nms import Filter
 
-ENOUGH = 2000  # cells of highest score among which a proof of suppression chooses, where no box is found by itself
-Shapes = list[tuple[str, tuple[int, ...]]]  # type and shape of an output, case by case
-Port = dict[str, Any]  # name, type and shape of an input or output; a free side is a text
+MAX_SCORES = 2000  # best scores among which `safe_threshold` looks for the widest gap
+Shapes = list[tuple[str, tuple[int, ...]]]  # type and shape of an output in each case
+Port = dict[str, Any]  # name, type and shape of an input or output; a free side is its name
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, and proven unless it cannot be run here.
+    """The result of an export: the file, and its comparison with torch unless it cannot be run here.
 
     Args:
-        path: of the file or folder.
-        target: its kind.
+        path: the exported file or folder.
+        target: name of the target.
         network: name of the network.
-        size: bytes, with a second file of weights if there is one.
-        notes: exporter, opset, and what came of flags.
+        size: in bytes, with a separate file of weights if there is one.
+        notes: exporter, opset, and the effect of flags.
         inputs, outputs: names, types and shapes.
-        proof: every output of every case beside torch's; empty of a file that cannot be run here.
-        seconds: of ``write`` and ``proof``.
-        metadata: what the file says of itself.
+        proof: the comparison of every output in every case; empty if the file cannot be run here.
+        seconds: duration of ``write`` and ``proof``.
+        metadata: the metadata stored in the file.
         barrier: why there is no proof.
     """
 
@@ -62,7 +62,7 @@ class Exported:
 
     @property
     def proven(self) -> bool:
-        """Whether the file was run beside torch."""
+        """Whether the file was run and compared with torch."""
         return bool(self.proof)
 
     @property
@@ -72,7 +72,7 @@ class Exported:
 
     @property
     def equal(self) -> bool:
-        """Whether the file was held to a tolerance; a quantised one is not, nor one without proof."""
+        """Whether the file met a tolerance; False for quantised and unproven files."""
         return self.proven and all(c.tolerance < ANY for c in self.proof)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,36 +81,38 @@ class Exported:
         return {**known, "proven": self.proven, "difference": self.difference, "equal": self.equal}
 
     def text(self) -> str:
-        """For people: how it was written, what goes in and out, the table of differences, the file."""
+        """A report for people: how the file was written, its inputs and outputs, the differences, its size."""
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
         lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *(table(self.proof) if self.proven else ())]
         return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {self._verdict()}"])
 
     def _verdict(self) -> str:
         if not self.proven:
-            return f"NOT PROVEN here: {self.barrier}; there `netbuild benchmark` compares it with torch"
-        return "proven equal to torch" if self.equal else "not equal to torch, nor meant to be: see the differences"
+            return f"NOT PROVEN here: {self.barrier}; run `netbuild benchmark` there to compare it with torch"
+        return "proven equal to torch" if self.equal else "quantised, so not equal to torch: see the differences"
 
     def _ways(self) -> list[tuple[str, tuple[Port, ...]]]:
         return [("input", self.inputs), ("output", self.outputs)]
 
 
 def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
-    """Write into a folder of its own beside the target, prove where it runs, move; nothing half-written is ever seen.
+    """Write the file in a temporary folder, prove it if it can run here, and move it to its path in one step.
 
     Raises:
-        ProofError: if the file differs from the network; it is kept as NAME.failed.
+        ProofError: if the file differs from the network; it is moved to NAME.failed.
         NetbuildError: if it cannot be written.
     """
     with temporary_folder(path) as folder:
         draft = folder / path.name
         start = time.perf_counter()
-        notes = _written(chosen, job, draft, path)
+        notes = _write(chosen, job, draft, path)
         middle = time.perf_counter()
         try:
             proof = [] if chosen.barrier() else proven(network, job, chosen, draft)
         except ProofError as error:
-            error.message = f"{path}: {error.message}\nit is kept as {_keep(folder, draft, path, chosen.suffix)}"
+            error.message = (
+                f"{path}: {error.message}\nit was moved to {_keep_failed(folder, draft, path, chosen.suffix)}"
+            )
             raise
         seconds = {"write": middle - start, "proof": time.perf_counter() - middle}
         size = sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
@@ -121,24 +123,24 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
 
 
 def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comparison]:
-    """The file beside torch, output by output.
+    """Compare the file with torch, output by output.
 
     Raises:
-        ProofError: with the table, if one is beyond tolerance.
+        ProofError: with the table of differences, if one exceeds the tolerance.
     """
     tolerance = chosen.tolerance(job.options)
     if job.options.get("nms"):
         found = suppression_proof(network, job, chosen, draft, tolerance)
     else:
-        found = looked(job, chosen.open(draft), tolerance, "rows" if ranks(network.model[-1]) else "")
+        found = prove_twice(job, chosen.open(draft), tolerance, "rows" if ranks(network.model[-1]) else "")
     if not all(c.ok for c in found):
         worst = f"the file differs from torch by {max(c.part for c in found):.1e}"
-        raise ProofError("\n".join([worst, *table(found)]), hint=blamed(job))
+        raise ProofError("\n".join([worst, *table(found)]), hint=harmless_cause(job))
     return found
 
 
-def plain(job: Job) -> Reference:
-    """What the network gives."""
+def torch_reference(job: Job) -> Reference:
+    """A function that runs the network in torch."""
 
     def run(inputs: Sequence[torch.Tensor]) -> Arrays:
         with torch.no_grad():
@@ -148,48 +150,49 @@ def plain(job: Job) -> Reference:
 
 
 def suppression_proof(network: Network, job: Job, chosen: Target, draft: Path, tolerance: float) -> list[Comparison]:
-    """What the file keeps beside what netbuild keeps; where that tells nothing, in two steps.
+    """Compare the detections of a file that contains suppression with netbuild's own.
 
-    Without a box there is nothing to compare, and which of two close scores passes a threshold is up to noise. Then the
-    raw outputs are compared with torch's, and what becomes of them with what netbuild makes of the same.
+    If no box is found there is nothing to compare, and float noise decides which of two close scores passes one.
+    In these cases compare in two steps: the raw outputs with torch's, then the file's suppression with netbuild's on
+    the same raw outputs, at a threshold that noise cannot cross.
     """
     nms = job.options["nms"]
-    found = prove(job, chosen.open(draft), Suppressed(network, job, nms), tolerance, "index")
+    found = prove(job, chosen.open(draft), SuppressionReference(network, job, nms), tolerance, "index")
     some = any(np.prod(c.shape) for c in found)
     if some and all(c.ok for c in found):
         return found
-    conf = nms.conf if some else telling(job)
+    conf = nms.conf if some else safe_threshold(job)
     run = chosen.loosened(draft, conf)
 
     def raw(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.from_numpy(run([x.numpy() for x in inputs])[-1])
 
-    steps = looked(replace(job, outputs=("raw",)), lambda x: run(x)[-1:], tolerance, "")
+    steps = prove_twice(replace(job, outputs=("raw",)), lambda x: run(x)[-1:], tolerance, "")
     looser = replace(job, options={**job.options, "nms": replace(nms, conf=conf)})
-    reference = Suppressed(network, looser, looser.options["nms"], raw)
+    reference = SuppressionReference(network, looser, looser.options["nms"], raw)
     said = prove(looser, lambda x: run(x)[:-1], reference, tolerance, "index")
     return [*([] if some else found), *steps, *(replace(c, case=f"{c.case}, conf {conf:.1e}") for c in said)]
 
 
-def looked(job: Job, run: Run, tolerance: float, match: str) -> list[Comparison]:
-    """As `prove`, with a second look at what is beyond tolerance."""
-    found = prove(job, run, plain(job), tolerance, match)
+def prove_twice(job: Job, run: Run, tolerance: float, match: str) -> list[Comparison]:
+    """Run `prove`, then `second_look` if an output exceeds the tolerance."""
+    found = prove(job, run, torch_reference(job), tolerance, match)
     return found if all(c.ok for c in found) else second_look(job, run, found, match)
 
 
 def second_look(job: Job, run: Run, found: Sequence[Comparison], match: str) -> list[Comparison]:
-    """What is beyond tolerance, judged once more where torch itself loses as much.
+    """Judge outputs beyond tolerance again, since torch itself may lose as much precision.
 
-    In float32 the file is held to the same tolerance beside torch in float64, so that the noise of torch's own float32
-    does not count against it. With half weights it may lose what torch's own float16 loses on the same pictures.
+    A float32 file is compared with torch in float64 at the same tolerance, so that torch's own rounding does not count
+    against it. A float16 file may differ as far as torch's own float16 differs on the same pictures.
     """
-    with suppress(Exception):  # a module that knows float32 only: then the first look stands
+    with suppress(Exception):  # a module may support float32 only: then the first comparison stands
         if job.half:
-            own = prove(job, _numpy(Halved(job.module)), plain(job), ANY, match)
+            own = prove(job, _numpy(Half(job.module)), torch_reference(job), ANY, match)
             return [_allowed(c, torchs) for c, torchs in zip(found, own, strict=True)]
-        exact = prove(job, run, _exactly(job), FLOAT, match)
+        exact = prove(job, run, float64_reference(job), FLOAT, match)
         return [
-            replace(wide, remark="beside torch in float64") if wide.ok and not c.ok else c
+            replace(wide, remark="compared with torch in float64") if wide.ok and not c.ok else c
             for c, wide in zip(found, exact, strict=True)
         ]
     return list(found)
@@ -198,7 +201,7 @@ def second_look(job: Job, run: Run, found: Sequence[Comparison], match: str) -> 
 def _allowed(file: Comparison, torchs: Comparison) -> Comparison:
     if file.ok or file.failed or not np.isfinite(torchs.part) or torchs.part < file.tolerance:
         return file
-    return replace(file, tolerance=torchs.part, remark="torch's own float16 is that far from its float32")
+    return replace(file, tolerance=torchs.part, remark="torch's own float16 differs as much from its float32")
 
 
 def _numpy(module: nn.Module) -> Run:
@@ -209,9 +212,9 @@ def _numpy(module: nn.Module) -> Run:
     return run
 
 
-def _exactly(job: Job) -> Reference:
-    """What the network gives in float64."""
-    return plain(replace(job, module=_Double(job.module)))
+def float64_reference(job: Job) -> Reference:
+    """A function that runs the network in torch in float64."""
+    return torch_reference(replace(job, module=_Double(job.module)))
 
 
 class _Double(nn.Module):
@@ -225,20 +228,20 @@ class _Double(nn.Module):
         return tuple(self.module(*(x.double() if x.is_floating_point() else x for x in inputs)))
 
 
-def blamed(job: Job) -> str:
-    """Why a file may differ that was written rightly; "" where nothing of the kind is seen."""
-    with suppress(Exception):  # a module that knows float32 only says nothing
-        again = prove(job, _numpy(job.module), plain(job), FLOAT)
+def harmless_cause(job: Job) -> str:
+    """A harmless cause of a mismatch (random numbers, rounding of these weights); "" if none is found."""
+    with suppress(Exception):  # a module may support float32 only
+        again = prove(job, _numpy(job.module), torch_reference(job), FLOAT)
         if not all(c.ok for c in again):
-            return "torch itself gives another output each time: a module draws random numbers in eval"
-        noise = max(c.part for c in prove(job, _numpy(job.module), _exactly(job), ANY))
+            return "torch's own output changes from run to run: a module draws random numbers in eval mode"
+        noise = max(c.part for c in prove(job, _numpy(job.module), float64_reference(job), ANY))
         if noise > FLOAT / 10:
-            return f"torch's float32 is {noise:.0e} from its float64 here: these weights lose that much"
+            return f"torch's float32 differs from its float64 by {noise:.0e}: these weights lose that much precision"
     return ""
 
 
-class Suppressed:
-    """What netbuild makes of the network's detections, or those given: boxes, scores, classes, index."""
+class SuppressionReference:
+    """The reference for suppression: netbuild's own, on the network's raw outputs or those of ``raw``."""
 
     def __init__(
         self,
@@ -259,27 +262,27 @@ class Suppressed:
         return [rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), index.astype(np.int64)]
 
 
-def telling(job: Job) -> float:
-    """A least score that some cells pass, where scores are farthest apart: noise is not to decide which pass."""
-    best = [plain(job)(case.inputs)[0][:, 4:].max(1).ravel() for case in cases(job)]
-    ordered = -np.sort(-np.concatenate(best).astype(np.float64))[:ENOUGH]
+def safe_threshold(job: Job) -> float:
+    """A confidence in the widest gap between the best scores, so that float noise moves no box across it."""
+    best = [torch_reference(job)(case.inputs)[0][:, 4:].max(1).ravel() for case in cases(job)]
+    ordered = -np.sort(-np.concatenate(best).astype(np.float64))[:MAX_SCORES]
     at = int((ordered[:-1] / ordered[1:].clip(1e-30)).argmax())
     return float(np.sqrt(ordered[at] * ordered[at + 1]))
 
 
-def _written(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]:
+def _write(chosen: Target, job: Job, draft: Path, path: Path) -> Sequence[str]:
     try:
         return chosen.write(job, draft)
     except OSError as error:
         raise cannot_write(path, error) from error
     except NetbuildError as error:
-        if isinstance(error.__cause__, OSError):  # it names the temporary file
+        if isinstance(error.__cause__, OSError):  # its message names the temporary file
             raise cannot_write(path, error.__cause__) from error
         raise
 
 
 def _move(folder: Path, draft: Path, path: Path) -> None:
-    """The finished file to its name, what lies beside it first."""
+    """Move the finished file to its path, after the files that belong to it."""
     with writing(path):
         for entry in sorted(folder.iterdir(), key=lambda entry: entry == draft):
             final = path.parent / entry.name if entry != draft else path
@@ -288,8 +291,8 @@ def _move(folder: Path, draft: Path, path: Path) -> None:
             entry.replace(final)
 
 
-def _keep(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
-    """The file that failed, under a name that says so; with what lies beside it, in a folder of that name."""
+def _keep_failed(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
+    """Move a file that failed to NAME.failed; if it has other files beside it, as a folder of that name."""
     alone = len(list(folder.iterdir())) == 1
     kept = path.with_name(f"{path.name.removesuffix(suffix)}.failed{suffix if alone else ''}")
     with suppress(OSError, NetbuildError):
@@ -303,20 +306,20 @@ def _keep(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
 
 
 def _shapes(proof: Sequence[Comparison]) -> dict[str, Shapes]:
-    """Of each output its type and shape in every case."""
+    """Type and shape of each output in every case."""
     return {name: [(c.type, c.shape) for c in proof if c.output == name] for name in {c.output: 0 for c in proof}}
 
 
 def _own_shapes(network: Network, job: Job) -> dict[str, Shapes]:
-    """The same as the network itself has it, of a file that cannot be run here."""
+    """Type and shape of each output by running the network, for a file that cannot be run here."""
     nms = job.options.get("nms")
-    reference = Suppressed(network, job, nms) if nms else plain(job)
+    reference = SuppressionReference(network, job, nms) if nms else torch_reference(job)
     found = [reference(case.inputs) for case in cases(job)]
     return {name: [(str(x[i].dtype), x[i].shape) for x in found] for i, name in enumerate(job.outputs)}
 
 
 def ports(job: Job, shapes: Mapping[str, Shapes]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs: a side that followed a free one has its name, one that changed otherwise is free."""
+    """Inputs and outputs; a side that follows a free axis has its name, one that varies otherwise is "free"."""
     given = [[tuple(x.shape) for x in case.inputs] for case in cases(job)]
     free = {name: [case[0][axis] for case in given] for axis, name in job.axes[0].items()} if job.axes else {}
     inputs = [_port(name, "float32", [case[i] for case in given], free) for i, name in enumerate(job.inputs)]

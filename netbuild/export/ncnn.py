@@ -178,7 +178,7 @@ def _unknown_at(lacks: Counter[str], job: Job) -> NetbuildError:
     said = f"ncnn has no operator for {', '.join(sorted(lacks))}"
     rows = tracing.rows_with(tracing.capture(job), kind.rpartition(".")[2])
     if rows and (len(rows) == count or len(set(rows)) == 1):
-        return tracing.at_row(said, rows[0], job.rows, "use another module there, or another --target")
+        return tracing.row_error(said, rows[0], job.rows, "use another module there, or another --target")
     return NetbuildError(said, hint="use another --target")
 
 

@@ -11,7 +11,7 @@ import torch
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Halved, taken_apart
+from netbuild.export.parts import Half, decompose
 from netbuild.system.files import writing
 
 OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
@@ -96,7 +96,7 @@ def session_of(path: Path, **settings: Any) -> Any:
 
 def convert(job: Job, opset: int) -> Any:
     """The job as an ONNX model in memory, its constants folded."""
-    program = taken_apart(tracing.capture(job, Halved(job.module) if job.half else None))
+    program = decompose(tracing.capture(job, Half(job.module) if job.half else None))
     nms = bool(job.options.get("nms"))
     names: dict[str, Any] = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
     try:
@@ -127,7 +127,7 @@ def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: S
     found = re.search(r"target=torch\.ops\.(\w+\.\w+)", text) or re.search(r"op='(\w+\.\w+)'", text)
     if not found:
         return NetbuildError(f"the network cannot be written as ONNX: {shorten(causes[-1], 300)}")
-    return tracing.at_operator(found[1], program, rows, "ONNX")
+    return tracing.operator_error(found[1], program, rows, "ONNX")
 
 
 def finish(model: Any, job: Job) -> None:

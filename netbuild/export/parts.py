@@ -13,7 +13,7 @@ aten = torch.ops.aten
 Rules = Mapping[Any, Callable[..., Any]]
 
 
-class Halved(nn.Module):
+class Half(nn.Module):
     """A float16 copy of a module whose inputs and outputs stay float32."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -24,14 +24,14 @@ class Halved(nn.Module):
         return tuple(x.float() for x in self.module(*(x.half() for x in inputs)))
 
 
-def taken_apart(program: torch.export.ExportedProgram, rules: Rules | None = None) -> torch.export.ExportedProgram:
+def decompose(program: torch.export.ExportedProgram, rules: Rules | None = None) -> torch.export.ExportedProgram:
     """The program without operators that cannot be written as they stand; the same one if it has none.
 
     Args:
         program: of the network.
         rules: what to make of which operator; those of ONNX unless given.
     """
-    rules = PARTS if rules is None else rules
+    rules = DECOMPOSITIONS if rules is None else rules
     calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target in rules]
     needed = {node.target for node in calls if _is_needed(node)}
     if not needed:
@@ -103,4 +103,7 @@ def pad(x: Tensor, sides: list[int], mode: str = "constant", value: float | None
     return torch.constant_pad_nd(x, kept, value or 0.0) if any(kept) else x
 
 
-PARTS: Rules = {aten.scaled_dot_product_attention.default: attention, aten.adaptive_max_pool2d.default: adaptive_max}
+DECOMPOSITIONS: Rules = {
+    aten.scaled_dot_product_attention.default: attention,
+    aten.adaptive_max_pool2d.default: adaptive_max,
+}

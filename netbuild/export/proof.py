@@ -1,4 +1,4 @@
-"""The proof: a written file and the network see the same pictures, and every output is compared."""
+"""The proof: run the exported file and the network on the same inputs, and compare every output."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,23 +11,23 @@ import torch
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export.base import ANY, Job, Run
-from netbuild.export.tracing import Watch, at_row
+from netbuild.export.tracing import RowTracker, row_error
 
-PICTURES = ("digits.png", "strip.jpg")  # two that ship with the package, see pictures/README.md
-BATCHES = (1, 3)  # of a free batch
+SAMPLE_IMAGES = ("digits.png", "strip.jpg")  # packaged, see pictures/README.md
+BATCHES = (1, 3)  # batch sizes tried if the batch is free
 Arrays = list[np.ndarray]
 Reference = Callable[[Sequence[torch.Tensor]], Arrays]
 
 
 class ProofError(NetbuildError):
-    """A file does not do what its network does."""
+    """The outputs of an exported file differ from the network's."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, and what they are in a few words."""
+    """Inputs of one comparison, with a short description."""
 
     title: str
     inputs: tuple[torch.Tensor, ...]
@@ -35,17 +35,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An output of a case: how far the file's is from torch's.
+    """The difference between the file's and torch's output in one case.
 
     Args:
-        output: its name.
-        case: pictures and size.
+        output: name of the output.
+        case: description of the inputs.
         shape: of the output.
         difference: largest |difference|.
         part: largest |difference| / max(1, |reference|).
-        tolerance: what ``part`` may be.
-        type: of its numbers.
-        remark: what was not compared, or why it cannot be.
+        tolerance: upper bound of ``part``.
+        type: numpy name of its dtype.
+        remark: what was not compared, or why nothing can be.
     """
 
     output: str
@@ -70,8 +70,8 @@ class Comparison:
 
 
 @cache
-def picture(name: str, channels: int) -> torch.Tensor:
-    """A picture of the package: (channels, H, W), 0 to 1; of more channels than three they come again."""
+def sample_image(name: str, channels: int) -> torch.Tensor:
+    """A packaged picture: float (channels, H, W), 0 to 1; beyond three the channels repeat."""
     from netbuild.data.images import read_image
 
     pixels = read_image(Path(__file__).with_name("pictures") / name, 1 if channels == 1 else 3)
@@ -80,26 +80,28 @@ def picture(name: str, channels: int) -> torch.Tensor:
 
 
 def cases(job: Job) -> Iterator[Case]:
-    """A static job on two pictures, a free one at two values of all that is free."""
+    """Two cases: two pictures for a fixed job, two values of every free axis otherwise."""
     own = [tuple(x.shape) for x in job.examples]
     batches = BATCHES if "batch" in job.dynamic else (own[0][0],) * 2
     for number, batch in enumerate(batches):
-        grown = [_grown(shape, axes, job.multiple if number else 0) for shape, axes in zip(own, job.axes, strict=True)]
-        inputs = tuple(_input((batch, *shape[1:]), number, i) for i, shape in enumerate(grown))
+        grown = [
+            _enlarge(shape, axes, job.multiple if number else 0) for shape, axes in zip(own, job.axes, strict=True)
+        ]
+        inputs = tuple(_make_input((batch, *shape[1:]), number, i) for i, shape in enumerate(grown))
         yield Case(_title(inputs, number), inputs)
 
 
-def _grown(shape: tuple[int, ...], axes: dict[int, str], step: int) -> tuple[int, ...]:
-    """A second size: a step taller and two steps wider."""
+def _enlarge(shape: tuple[int, ...], axes: dict[int, str], step: int) -> tuple[int, ...]:
+    """The shape one step taller and two steps wider."""
     steps = {"height": 1, "width": 2}
     return tuple(side + step * steps.get(axes.get(axis, ""), 0) for axis, side in enumerate(shape))
 
 
-def _input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
-    """Pictures where four axes ask for some of a size, else numbers by chance from a fixed seed."""
+def _make_input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor:
+    """Packaged pictures for an image input (B, C, H, W), else random numbers from a fixed seed."""
     if not _is_picture(shape):
         return torch.randn(shape, generator=torch.Generator().manual_seed(10 * number + place))
-    chosen = [picture(PICTURES[(number + i) % len(PICTURES)], shape[1]) for i in range(shape[0])]
+    chosen = [sample_image(SAMPLE_IMAGES[(number + i) % len(SAMPLE_IMAGES)], shape[1]) for i in range(shape[0])]
     return torch.cat(
         [torch.nn.functional.interpolate(p[None], shape[2:], mode="bilinear", antialias=True) for p in chosen]
     )
@@ -112,19 +114,19 @@ def _is_picture(shape: Sequence[int]) -> bool:
 def _title(inputs: Sequence[torch.Tensor], number: int) -> str:
     first = inputs[0]
     if not _is_picture(first.shape):
-        return f"{len(first)} by chance"
-    names = [PICTURES[(number + i) % len(PICTURES)] for i in range(min(len(first), 2))]
+        return f"{len(first)} random"
+    names = [SAMPLE_IMAGES[(number + i) % len(SAMPLE_IMAGES)] for i in range(min(len(first), 2))]
     return f"{len(first)} x {first.shape[2]}x{first.shape[3]}: {', '.join(names)}"
 
 
 def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str = "") -> list[Comparison]:
-    """Compare the file with torch on every case.
+    """Compare the file with torch in every case.
 
     Args:
-        job: what was written.
-        run: runs the file.
-        reference: runs the network, outputs as the file gives them.
-        tolerance: of |difference| / max(1, |reference|).
+        job: the exported job.
+        run: a function that runs the file.
+        reference: a function that runs the network, with outputs in the file's form.
+        tolerance: upper bound of |difference| / max(1, |reference|).
         match: "" for outputs in fixed places; "rows" where output 0 is a list of detections, whose rows are matched;
             "index" where four outputs are such a list.
 
@@ -133,47 +135,47 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
     """
     found: list[Comparison] = []
     for case in cases(job):
-        wanted = _wanted(job, reference, case)
+        wanted = _run_reference(job, reference, case)
         shapes = [x.shape for x in wanted]
         try:
             given = run([x.numpy() for x in case.inputs])
-        except Exception as error:  # whatever the runtime says
+        except Exception as error:  # runtimes raise classes of their own
             raise ProofError(f"the file does not run on {case.title}: {shorten(error, 300)}") from error
         if match == "index":
-            given, wanted, remark = _in_order(given, wanted, tolerance)
+            given, wanted, remark = _match_detections(given, wanted, tolerance)
         elif match == "rows":
-            given, wanted, remark = _matched(given, wanted, tolerance)
+            given, wanted, remark = _match_rows(given, wanted, tolerance)
         else:
             remark = ""
         for i, name in enumerate(job.outputs):
             one = given[i] if i < len(given) else None
             result = compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else "")
-            found.append(replace(result, shape=shapes[i]))  # as they came, before rows were matched
+            found.append(replace(result, shape=shapes[i]))  # the shape before rows were matched
     return found
 
 
-def _wanted(job: Job, reference: Reference, case: Case) -> Arrays:
-    """What the network itself makes of a case.
+def _run_reference(job: Job, reference: Reference, case: Case) -> Arrays:
+    """Run the network on a case.
 
     Raises:
-        NetbuildError: at the row that fails, as one may at a size that it was not made for.
+        NetbuildError: at the row that fails, for example at a size that it does not support.
     """
-    watch = Watch(job.module, ())
-    with watch.looking():
+    watch = RowTracker(job.module, ())
+    with watch.tracking():
         try:
             return reference(case.inputs)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             said = f"its module fails on {case.title}: {shorten(error, 200)}"
-            hint = "it takes its own size only: leave --dynamic out, or --dynamic batch" if job.dynamic else ""
+            hint = "it supports one size only: leave --dynamic out, or use --dynamic batch" if job.dynamic else ""
             if watch.row is None:
                 raise NetbuildError(f"the network fails on {case.title}: {shorten(error, 200)}", hint=hint) from error
-            raise at_row(said, watch.row, job.rows, hint) from error
+            raise row_error(said, watch.row, job.rows, hint) from error
 
 
 def compare(
     name: str, case: str, given: np.ndarray | None, wanted: np.ndarray, tolerance: float, remark: str = ""
 ) -> Comparison:
-    """One output; numbers that are not finite must be so in both."""
+    """Compare one output; NaN and infinity must agree."""
     if given is None or given.shape != wanted.shape:
         shape = "nothing" if given is None else str(list(given.shape))
         said = f"{shape} instead of {list(wanted.shape)}"
@@ -192,8 +194,8 @@ def compare(
 # -- lists of detections ----------------------------------------------------------------------------------------------
 
 
-def _matched(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
-    """Rows (B, K, 6+) of output 0 in the order of the reference's; those exchanged for others of equal rank go."""
+def _match_rows(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
+    """Sort the rows (B, K, 6+) of output 0 as the reference's; drop rows that only a tie in score exchanged."""
     if given[0].shape != wanted[0].shape:
         return given, wanted, ""
     parts = [pair_rows(a, b, tolerance) for a, b in zip(given[0], wanted[0], strict=True)]
@@ -203,8 +205,8 @@ def _matched(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, A
     return [a, *given[1:]], [b, *wanted[1:]], remark if exchanged else ""
 
 
-def _in_order(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
-    """Boxes, scores, classes, index: rows of each picture in the order of the reference's."""
+def _match_detections(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
+    """Sort the detections (boxes, scores, classes, index) of each picture as the reference's."""
     remark = "" if len(wanted[0]) else "no box on these pictures"
     if any(a.shape != b.shape for a, b in zip(given, wanted, strict=True)):
         return given, wanted, remark
@@ -224,10 +226,10 @@ def _rows(arrays: Arrays, at: np.ndarray) -> np.ndarray:
 
 
 def pair_rows(given: np.ndarray, wanted: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Detections (K, 6+) of a picture side by side, and how many were left out.
+    """Pair the detections (K, 6+) of a picture, and count those left out.
 
-    Which rows are the last of a list of fixed length is up to noise where scores are equal: such a row may be in one
-    list only. Equal is what differs by less than a tenth of a percent, or the tolerance where it is looser.
+    Noise decides which of several equal scores end a list of fixed length, so such a row may be in one list only.
+    Scores are equal if they differ by less than 0.1 %, or the tolerance if that is larger.
     """
     order = nearest(given, wanted)
     given = given[order]
@@ -242,7 +244,7 @@ def pair_rows(given: np.ndarray, wanted: np.ndarray, tolerance: float) -> tuple[
 
 
 def nearest(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted row the number of the given one that is nearest, every one once."""
+    """For each wanted row the index of the nearest given row; each is used once."""
     order = np.arange(len(wanted))
     if not len(wanted) or not (_cost(given, wanted) > 1e-6).any():
         return order
@@ -255,6 +257,6 @@ def nearest(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _cost(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Largest |difference| / max(1, |reference|) of rows; another class is beyond everything."""
+    """Largest |difference| / max(1, |reference|) of rows; infinite if the classes differ."""
     apart = np.abs(a.astype(np.float64) - b) / np.maximum(1, np.abs(b))
     return np.where(np.isclose(a[:, 5], b[:, 5]), apart.max(-1), np.inf) if a.shape[1] > 5 else apart.max(-1)

@@ -12,7 +12,7 @@ import torch
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Halved
+from netbuild.export.parts import Half
 
 METADATA = "netbuild.json"  # the file's own name for our metadata, among its extra files
 
@@ -27,7 +27,7 @@ class TorchExportTarget(Target):
     takes = frozenset({"dynamic", "half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = tracing.capture(job, Halved(job.module) if job.half else None)
+        program = tracing.capture(job, Half(job.module) if job.half else None)
         _forget(program)
         try:
             data = io.BytesIO()  # not a file: torch's writer ends the process where the disk is full

@@ -11,7 +11,7 @@ import torch
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
-from netbuild.export.parts import Halved
+from netbuild.export.parts import Half
 from netbuild.export.torch_export import METADATA, runner
 
 
@@ -45,13 +45,13 @@ def traced(job: Job) -> torch.jit.ScriptModule:
     Raises:
         NetbuildError: at the row that cannot be traced.
     """
-    module = Halved(job.module) if job.half else job.module
-    watch = tracing.Watch(getattr(module, "module", module), ())
+    module = Half(job.module) if job.half else job.module
+    watch = tracing.RowTracker(getattr(module, "module", module), ())
     try:
-        with tracing.quiet(), watch.looking(), torch.no_grad():
+        with tracing.quiet(), watch.tracking(), torch.no_grad():
             return torch.jit.trace(module, job.examples, check_trace=False)
     except Exception as error:  # whatever modules and the tracer say
-        raise tracing.untraced(error, watch, job.rows) from error
+        raise tracing.tracing_error(error, watch, job.rows) from error
 
 
 def _save(traced: torch.jit.ScriptModule, job: Job, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A module as torch's graph, its free axes truly free; what goes wrong is an error at its row."""
+"""Trace a module with torch.export and free axes; an error names the row that caused it."""
 
 import io
 import logging
@@ -17,26 +17,26 @@ from torch import nn
 from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.export.base import Job
 
-MOST = 2**31  # what torch takes for endless may come as a very large number
-ONE_WAY = "make it one way, or leave --dynamic out"
+MOST = 2**31  # torch may state an unbounded side as a very large number
+BRANCH_HINT = "compute the same for every size, or leave --dynamic out"
 Row = tuple[str, Where | None]  # how a row is called, and its place in its file
 
 
 @dataclass(frozen=True)
 class Limit:
-    """From and up to which side a graph is right, and the row that last said so; None is no end."""
+    """The range of sides for which a graph is valid, and the row that narrowed it last; None: no upper bound."""
 
     row: int
     low: int
     high: int | None
 
 
-class Watch:
-    """Which row runs, and which was the first to fix an axis that was to be free.
+class RowTracker:
+    """Track by hooks which row runs, and which was the first to fix an axis that should stay free.
 
     Args:
         module: with its rows as the children of ``model``.
-        axes: of each input its free axes.
+        axes: the free axes of each input.
     """
 
     def __init__(self, module: nn.Module, axes: Sequence[dict[int, str]]) -> None:
@@ -47,8 +47,8 @@ class Watch:
         self.inputs: tuple[Any, ...] = ()
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look on while this lasts."""
+    def tracking(self) -> Iterator[None]:
+        """Install the hooks for the duration of the context."""
         rows = getattr(self.module, "model", None)
         handles = [self.module.register_forward_pre_hook(self._begin)]
         for index, row in enumerate(rows.children() if isinstance(rows, nn.Module) else ()):
@@ -78,16 +78,16 @@ class Watch:
         return leave
 
     def _lost(self) -> Iterator[str]:
-        """Names of free axes that tracing has come to take for a number."""
+        """Names of free axes that tracing has specialised to a number."""
         for x, axes in zip(self.inputs, self.axes, strict=False):
             for axis, name in axes.items():
                 side = x.shape[axis]
-                with suppress(Exception):  # a look into torch's insides, for a better message only
+                with suppress(Exception):  # private attributes of torch, used only for a better message
                     if isinstance(side, int) or side.node.maybe_as_int() is not None:
                         yield name
 
     def _note_limits(self, index: int) -> None:
-        """From and up to which side the graph so far is right, and which row said so last."""
+        """Record the range of sides for which the graph so far is valid, and the row that narrowed it."""
         for x, axes in zip(self.inputs, self.axes, strict=False):
             for axis, name in axes.items():
                 with suppress(Exception):  # as above
@@ -101,7 +101,7 @@ class Watch:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and log lines of exporters, which are for their makers."""
+    """Suppress the warnings and log lines of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -113,8 +113,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Without what libraries print, and without what those in C++ write to the process's own stderr, past Python."""
+def silenced() -> Iterator[None]:
+    """Suppress all that libraries print; C++ code writes to file descriptor 2 directly, so that is redirected too."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -127,31 +127,31 @@ def hushed() -> Iterator[None]:
 
 
 def capture(job: Job, module: nn.Module | None = None, most: int | None = None) -> torch.export.ExportedProgram:
-    """The job's module as torch's graph.
+    """Trace the job's module to torch's graph.
 
     Args:
-        job: whose examples and free axes are used.
-        module: instead of the job's.
-        most: the largest of free batches, where a target must know it.
+        job: its examples and free axes are used.
+        module: to trace instead of the job's.
+        most: upper bound of a free batch, if the target needs one.
 
     Raises:
-        NetbuildError: with the row that fixes an axis which is to be free, or that cannot be traced.
+        NetbuildError: at the row that fixes a free axis, or that cannot be traced.
     """
     module = module or job.module
-    watch = Watch(getattr(module, "module", module), job.axes)
+    watch = RowTracker(getattr(module, "module", module), job.axes)
     shapes = tuple(free_shapes(job, most)) if job.dynamic else None
-    with quiet(), watch.looking(), torch.no_grad():
+    with quiet(), watch.tracking(), torch.no_grad():
         try:
             # The module takes *inputs, whose shapes are those of one argument.
             program = torch.export.export(module, job.examples, dynamic_shapes=(shapes,) if shapes else None)
         except Exception as error:
-            raise untraced(error, watch, job.rows) from error
+            raise tracing_error(error, watch, job.rows) from error
     refuse_branches(job, watch.limits, most)
     return program
 
 
 def refuse_branches(job: Job, limits: Mapping[str, Limit], most: int | None = None) -> None:
-    """Refuse a module that does another thing beyond some size: the graph has one of its ways only.
+    """Refuse a module that branches on the size: the graph contains only one of its branches.
 
     Raises:
         NetbuildError: with its row.
@@ -160,19 +160,19 @@ def refuse_branches(job: Job, limits: Mapping[str, Limit], most: int | None = No
         step = 1 if name == "batch" else job.multiple
         bound = most if name == "batch" and most else MOST
         if limit.high is not None and limit.high < bound:
-            raise at_row(_branch(name, f"above {limit.high}"), limit.row, job.rows, ONE_WAY)
+            raise row_error(_branch(name, f"above {limit.high}"), limit.row, job.rows, BRANCH_HINT)
         below = (limit.low - 1) // step * step
-        # Torch itself takes any free number for two at least.
+        # torch.export itself assumes at least 2 for every free side.
         if name != "batch" and limit.low > 2 * step and _runs(job, name, below):
-            raise at_row(_branch(name, f"below {limit.low}"), limit.row, job.rows, ONE_WAY)
+            raise row_error(_branch(name, f"below {limit.low}"), limit.row, job.rows, BRANCH_HINT)
 
 
 def _branch(name: str, beyond: str) -> str:
-    return f"its module takes another way where {name} is {beyond}, which a file with a free {name} cannot"
+    return f"its module branches where {name} is {beyond}, which a file with a free {name} cannot express"
 
 
 def _runs(job: Job, name: str, side: int) -> bool:
-    """Whether the network itself takes a side that its graph does not."""
+    """Whether the network runs at a side for which its graph is not valid."""
     shapes = [
         [side if axes.get(axis) == name else length for axis, length in enumerate(x.shape)]
         for x, axes in zip(job.examples, job.axes, strict=True)
@@ -180,13 +180,13 @@ def _runs(job: Job, name: str, side: int) -> bool:
     try:
         with torch.no_grad():
             job.module(*(torch.zeros(shape) for shape in shapes))
-    except Exception:  # too small for it: then there is no other way
+    except Exception:  # too small for the network: then there is no other branch
         return False
     return True
 
 
 def free_shapes(job: Job, most: int | None = None) -> Iterator[dict[int, Any]]:
-    """Of each input what stays free: batches up to ``most``, sides as multiples of what the network needs."""
+    """torch.export's dynamic shapes of each input: batches up to ``most``, sides as multiples of the stride."""
     dims = {"batch": torch.export.Dim("batch", max=most)}
     for side in ("height", "width"):
         unit = torch.export.Dim(f"{side}_units")
@@ -195,76 +195,80 @@ def free_shapes(job: Job, most: int | None = None) -> Iterator[dict[int, Any]]:
         yield {axis: dims[name] for axis, name in axes.items()}
 
 
-def untraced(error: Exception, watch: Watch, rows: Sequence[Row]) -> NetbuildError:
-    """What stops tracing, as an error at its row."""
+def tracing_error(error: Exception, watch: RowTracker, rows: Sequence[Row]) -> NetbuildError:
+    """The error for a failed trace, at the row that caused it."""
     text = shorten(str(error) or type(error).__name__, 300)
     if watch.row is not None:
-        return at_row(
-            f"its module cannot be traced: {text}", watch.row, rows, "what it does depends on values or sizes"
+        return row_error(
+            f"its module cannot be traced: {text}", watch.row, rows, "its computation depends on values or sizes"
         )
     if watch.fixed is not None:
         index, name = watch.fixed
-        said = f"its module works at one {name} only, so {name} cannot stay free"
-        return at_row(said, index, rows, f"take {name} from the shape of what arrives, or leave --dynamic out")
+        said = f"its module supports one {name} only, so {name} cannot stay free"
+        return row_error(said, index, rows, f"read {name} from the input's shape, or leave --dynamic out")
     return NetbuildError(f"the network cannot be traced: {text}")
 
 
-def at_row(said: str, index: int, rows: Sequence[Row], hint: str = "") -> NetbuildError:
+def row_error(said: str, index: int, rows: Sequence[Row], hint: str = "") -> NetbuildError:
     """An error at a row."""
     label, where = rows[index] if index < len(rows) else (f"row {index}", None)
     return NetbuildError(f"{label}: {said}", where, hint)
 
 
-def unheld(text: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
-    """What an exporter says it cannot write, as an error at the row of the operator that it names."""
+def unsupported_error(
+    text: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str
+) -> NetbuildError:
+    """The error for an operator that an exporter's message names as unsupported, at its row."""
     found = re.search(r"\baten(?:\.|::)\w+", text)
     if found is None:
         return NetbuildError(f"the network cannot be written as {form}: {shorten(text, 300)}")
     reason = text.strip().partition("\n")[0]
-    error = at_operator(found[0].replace("::", "."), program, rows, form)
+    error = operator_error(found[0].replace("::", "."), program, rows, form)
     error.message += "" if found[0] in reason else f": {shorten(reason, 200)}"
     return error
 
 
-def at_operator(operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str) -> NetbuildError:
-    """An operator that a form has not, as an error at the first row that uses it.
+def operator_error(
+    operator: str, program: torch.export.ExportedProgram, rows: Sequence[Row], form: str
+) -> NetbuildError:
+    """The error for an operator that a format lacks, at the first row that uses it.
 
     Args:
-        operator: as torch calls it, such as aten.cummax.
+        operator: torch's name, such as aten.cummax.
         program: of the network.
-        rows: how its rows are called.
-        form: how messages call it.
+        rows: labels and places of its rows.
+        form: name of the format in messages.
     """
     said, plain = f"the operator {operator} cannot be written as {form}", operator.split(".")[1].removesuffix("_copy")
-    for graph in _taken_apart(program):
+    for graph in _graph_variants(program):
         nodes = [node for node in graph.nodes if node.op == "call_function" and plain in str(node.target)]
         places = [row for row in map(row_of_node, nodes) if row is not None]
         if places:
-            return at_row(said, places[0], rows, "use another module there, or another --target")
+            return row_error(said, places[0], rows, "use another module there, or another --target")
     return NetbuildError(said)
 
 
-def _taken_apart(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
-    """The graph as it is, then after torch's own rules: what an exporter stumbles over may have its name from these."""
+def _graph_variants(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
+    """Yield the graph, then its decomposition by torch: exporters may name operators of either."""
     yield program.graph
     with suppress(Exception), quiet():
         yield program.run_decompositions().graph
 
 
 def row_of(text: str) -> int | None:
-    """The row that a name of torch's graph belongs to."""
+    """The row number in a module path of torch's graph."""
     found = re.search(r"\bmodel\.(\d+)\b", text)
     return int(found[1]) if found else None
 
 
 def row_of_node(node: Any) -> int | None:
-    """The row in which a node of torch's graph was made."""
+    """The row that a node of torch's graph comes from."""
     stack = getattr(node, "meta", {}).get("nn_module_stack") or {}
     found = [row_of(str(path)) for path, _ in stack.values()]
     return next((row for row in found if row is not None), None)
 
 
 def rows_with(program: torch.export.ExportedProgram, operator: str) -> list[int]:
-    """The row of each operator of torch's graph that has this in its name."""
+    """The rows of the nodes of torch's graph whose operator's name contains this."""
     nodes = [node for node in program.graph.nodes if node.op == "call_function" and operator in str(node.target)]
     return [row for row in map(row_of_node, nodes) if row is not None]

@@ -357,7 +357,7 @@ def test_weights_beside_a_file_that_would_be_too_large(here, monkeypatch):
     assert any("big.onnx.data" in note for note in done.notes)
     assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)
     trapped("Other")
-    with pytest.raises(NetbuildError, match=r"kept as big\.failed") as caught:
+    with pytest.raises(NetbuildError, match=r"moved to big\.failed") as caught:
         export("trap.yaml", "big.onnx", imgsz=32, modules=["traps.py"], set=())
     assert caught.value.exit_code == 1
     assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)  # the older file is whole
@@ -423,10 +423,10 @@ def test_any_batch_and_size(free, batch, height, width, seed):
 @pytest.mark.parametrize(
     ("module", "dynamic", "said"),
     [
-        ("TwoPictures", "batch", "works at one batch only"),
-        ("OneByOne", "both", "works at one batch only"),
-        ("Small", "size", "takes another way where height is below 21"),
-        ("Large", "both", "takes another way where width is above 80"),
+        ("TwoPictures", "batch", "supports one batch only"),
+        ("OneByOne", "both", "supports one batch only"),
+        ("Small", "size", "branches where height is below 21"),
+        ("Large", "both", "branches where width is above 80"),
         ("Bessel", None, "bessel_j0 cannot be written as ONNX"),
         ("Values", None, "cannot be traced"),
     ],
@@ -479,7 +479,7 @@ def test_noise_of_torch_itself_does_not_count_against_a_file(large, half, off, o
     """A file that is right where torch rounds is equal; one that is wrong is not excused by that."""
     images, tolerance = torch.rand(1, 3, 32, 32), 2e-2 if half else 1e-4
     job = Job(Noisy(large), (images,), ("images",), ("output0",), axes=({},), options={"half": half})
-    found = making.looked(job, lambda x: [x[0] + off], tolerance, "")
+    found = making.prove_twice(job, lambda x: [x[0] + off], tolerance, "")
     assert all(c.ok for c in found) == ok
     assert not ok or any(c.remark for c in found)
 

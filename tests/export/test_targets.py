@@ -19,9 +19,9 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.benchmark import benchmark, text
 from netbuild.export.executorch import PARTS
-from netbuild.export.jobs import Wish, make_job
-from netbuild.export.making import plain
-from netbuild.export.parts import taken_apart
+from netbuild.export.jobs import ExportRequest, make_job
+from netbuild.export.making import torch_reference
+from netbuild.export.parts import decompose
 from netbuild.export.proof import ProofError, prove
 from netbuild.prediction.contract import ranks
 
@@ -262,7 +262,7 @@ def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
 def test_operators_without_kernels_are_taken_apart_alike(module, gone):
     x = images(2, 6, 8, 8)
     before = torch.export.export(torch.nn.Sequential(module), (x,))
-    after = taken_apart(before, PARTS)
+    after = decompose(before, PARTS)
     called = " ".join(str(node.target) for node in after.graph.nodes)
     assert gone is None or (gone in str(before.graph) and gone not in called)
     assert (after.module()(x) - module(x)).abs().max() == 0
@@ -412,9 +412,9 @@ def test_architectures_on_devices(here, name, target):
     done = export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
     difference = done.difference
     if difference is None:  # then of its program, done by torch
-        job = make_job(network, Wish(side and (side, side), None, None, None, None, {}))
+        job = make_job(network, ExportRequest(side and (side, side), None, None, None, None, {}))
         match = "rows" if ranks(network.model[-1]) else ""
-        difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), plain(job), 1e-4, match))
+        difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), torch_reference(job), 1e-4, match))
     assert difference < 1e-4
     print(f"| {name} | {target} | {difference:.0e} |")  # with -s the rows of the table in docs/export.md
 
@@ -439,7 +439,7 @@ def test_int8_of_pictures_without_labels(cli, pictures):
     floats = [n for n in model.graph.node if n.op_type == "Conv" and makers[n.input[0]].op_type != "DequantizeLinear"]
     assert len(floats) == 1
     plain = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--pictures", "1")
-    assert "not equal to torch, nor meant to be" in plain.out
+    assert "quantised, so not equal to torch" in plain.out
     assert "ranges of 1 pictures" in plain.out
     assert cli("predict", "net.int8.onnx", "pictures", "--json").code == 0
 
