@@ -1,4 +1,4 @@
-"""What a target is to those who export: it writes a job into a file, and runs that file. It proves nothing itself."""
+"""The base class of export targets: a target writes a job to a file and runs that file; the proof is made elsewhere."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from netbuild.errors import MissingExtraError, NetbuildError, Where
 from netbuild.system.plugins import Registry
 
-FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})  # not every target's
+# Flags that only some targets take; `Target.takes` names them.
+FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})
 FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
-ANY = math.inf  # a tolerance of files that are not meant to be equal: differences are told, not judged
-PIP_NAMES = {"PIL": "pillow"}  # packages whose modules have another name
+ANY = math.inf  # tolerance of quantised files: differences are reported, not judged
+PIP_NAMES = {"PIL": "pillow"}  # module name to package name, where they differ
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 T = TypeVar("T", bound="type[Target]")
 TARGETS: "Registry[Target]" = Registry(
@@ -39,19 +40,19 @@ TARGETS: "Registry[Target]" = Registry(
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be written.
+    """A network prepared for export.
 
     Args:
-        module: on the CPU, in eval and in float32: takes the network's inputs, gives a flat tuple of tensors.
-        examples: an input each, of the sizes that are fixed; with a free batch of two at least.
+        module: on the CPU, in eval mode and float32; takes the network's inputs, returns a flat tuple of tensors.
+        examples: one tensor an input, of the fixed sizes; a free batch is at least 2 in them.
         inputs: names of the inputs.
         outputs: names of the outputs.
-        dynamic: of "batch", "height", "width": those that stay free.
-        axes: for each input the names of its free axes, by number.
-        metadata: what the file is to say of itself.
-        options: flags by name, those of `FLAGS` that were given; for "nms" the `netbuild.tasks.nms.Filter`.
-        rows: how messages call each row, and its place in its file, if it has one.
-        multiple: what free heights and widths are multiples of, in pixels.
+        dynamic: those of "batch", "height", "width" that stay free.
+        axes: for each input, axis number to name of its free axes.
+        metadata: to be stored in the file.
+        options: those of `FLAGS` that were given, by name; for "nms" the `netbuild.tasks.nms.Filter`.
+        rows: label of each row in messages, and its place in the network's file, if known.
+        multiple: free heights and widths are multiples of this many pixels.
     """
 
     module: nn.Module
@@ -67,22 +68,22 @@ class Job:
 
     @property
     def half(self) -> bool:
-        """Whether weights are to be float16; inputs and outputs stay float32."""
+        """Whether weights become float16; inputs and outputs stay float32."""
         return bool(self.options.get("half"))
 
 
 class Target(ABC):
-    """A form that networks are exported to. ``write`` raises `NetbuildError` for what the target cannot hold.
+    """A format that networks are exported to.
 
     Attributes:
-        name: by which it is asked for.
-        suffix: what the name of its file or folder ends in, such as ".onnx" or "_openvino".
-        holds: of a target that writes a folder the suffixes of the files in it, and names of folders; empty where it
-            writes a file.
-        extra: of netbuild, that brings its packages.
-        packages: that it imports, checked before any work.
-        takes: those of `FLAGS` that it takes; others are refused by name.
-        needs: those that it cannot do without.
+        name: the value of ``--target``.
+        suffix: ending of its file or folder, such as ".onnx" or "_openvino".
+        holds: for a target that writes a folder, the suffixes of the files and the names of the folders in it; empty
+            for a target that writes one file.
+        extra: extra of netbuild that installs its packages.
+        packages: modules that it imports; they are checked before any work.
+        takes: those of `FLAGS` that it supports; others are refused by name.
+        needs: those that it requires.
     """
 
     name: ClassVar[str]
@@ -95,45 +96,45 @@ class Target(ABC):
 
     @abstractmethod
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        """Write the job; the caller renames the draft when it is proven.
+        """Write the job to a draft, which the caller renames once it is proven.
 
         Args:
-            job: what to write.
-            path: a draft, file or folder, in the folder of the final one and with the target's suffix.
+            job: the network to write.
+            path: file or folder to write, with the target's suffix.
 
         Returns:
-            Sentences on how it was done: exporter, its version, and what a flag came to.
+            Notes for the user: exporter, its version, the effect of flags.
 
         Raises:
-            NetbuildError: if the network cannot be written so, with the row and the operator where they are known.
+            NetbuildError: if the format cannot express the network, with row and operator if known.
         """
 
     @abstractmethod
     def open(self, path: Path) -> Run:
-        """A function that runs the file: inputs as numpy arrays in the file's order, to its outputs."""
+        """Open the file; return a function from input arrays to output arrays, both in the file's order."""
 
     def quick(self, path: Path, threads: int) -> Run:
-        """As ``open``, as fast as the target's runtime is with so many threads: what `netbuild benchmark` times."""
+        """As ``open``, in the runtime's fastest mode with this many threads; `netbuild benchmark` times it."""
         return self.open(path)
 
     def barrier(self) -> str:
-        """Why its files cannot be run on this machine, as a part of a sentence; empty where they can."""
+        """Why files of this target cannot run on this machine, as a clause; empty if they can."""
         return ""
 
     def facts(self, path: Path) -> dict[str, str]:
-        """The metadata that a file of this target has in it; empty if it has none."""
+        """The metadata stored in a file of this target; empty if there is none."""
         return {}
 
     def loosened(self, path: Path, conf: float) -> Run:
-        """As ``open``, of a file with suppression inside, but for another least score: proofs must see some boxes.
+        """As ``open``, with another confidence threshold in the file's suppression, so that a proof finds boxes.
 
         Raises:
-            NetbuildError: where a target that takes --nms has no such way.
+            NetbuildError: if a target that takes --nms does not implement this.
         """
         raise NetbuildError(f"the target '{self.name}' cannot prove suppression where no box is found")
 
     def tolerance(self, options: Mapping[str, Any]) -> float:
-        """How far outputs may be from torch's, in parts of max(1, |reference|); `ANY` where that is only told."""
+        """Upper bound of |difference| / max(1, |reference|); `ANY` if differences are only reported."""
         return HALF if options.get("half") else FLOAT
 
 
@@ -149,31 +150,31 @@ def names() -> list[str]:
 
 
 def find(name: str) -> "Target":
-    """A target by name: registered, built in, or offered by an installed package (group ``netbuild.targets``).
+    """Return a target by name: registered, built in, or from an installed package (group ``netbuild.targets``).
 
     Raises:
-        NetbuildError: if there is none of this name, or the package's does not load.
+        NetbuildError: if no target has this name, or its package fails to load.
     """
     return TARGETS.get(name)()
 
 
 def file_in(folder: Path, suffix: str) -> Path:
-    """The one file of a suffix in a folder that a target has written.
+    """Return the only file with a suffix in an exported folder.
 
     Raises:
-        NetbuildError: if there is none, or several.
+        NetbuildError: if there is not exactly one.
     """
     found = sorted(folder.glob(f"*{suffix}"))
     if len(found) != 1:
-        raise NetbuildError(f"{folder}: one {suffix} is wanted in it, there are {len(found)}")
+        raise NetbuildError(f"{folder}: must contain one {suffix} file, and contains {len(found)}")
     return found[0]
 
 
 def check_packages(chosen: Target) -> None:
-    """Say at once which package a target lacks.
+    """Refuse a target whose packages are not installed.
 
     Raises:
-        MissingExtraError: with the extra that brings it.
+        MissingExtraError: with the extra that installs them.
     """
     missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not _is_there(package)]
     if missing:
@@ -182,10 +183,10 @@ def check_packages(chosen: Target) -> None:
 
 
 def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
-    """Refuse flags that a target does not take, and a call without those that it needs.
+    """Refuse flags that a target does not take, and the lack of a flag that it needs.
 
     Raises:
-        NetbuildError: that names the first.
+        NetbuildError: with the first such flag.
     """
     for flag in chosen.needs:
         if not options.get(flag):

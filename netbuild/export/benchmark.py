@@ -1,4 +1,4 @@
-"""A network in all its forms, side by side: time, size, difference to torch, accuracy."""
+"""Benchmark a network in torch and in exported formats: time, size, difference to torch, accuracy."""
 
 import shutil
 import tempfile
@@ -27,22 +27,22 @@ from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
 
-EAGER = "torch"  # the row of the network as it is
-WARM = 3  # runs that are not counted
+EAGER = "torch"  # name of the row for the network in eager torch
+WARM = 3  # warm-up runs before timing
 
 
 @dataclass(frozen=True)
 class Row:
-    """A target's figures; None where there is none.
+    """The measurements of one target; None where one is missing.
 
     Args:
-        target: its name.
-        median_ms, p95_ms: of a batch, in milliseconds.
-        images_per_s: by the median.
-        size: of the file or folder, in bytes.
-        difference: largest |difference| / max(1, |torch|) on pictures of the package.
+        target: name of the target or file.
+        median_ms, p95_ms: time of a batch in milliseconds.
+        images_per_s: computed from the median.
+        size: size of the file or folder in bytes.
+        difference: largest |difference| / max(1, |torch|) on packaged pictures.
         accuracy: name and value of the task's main measure.
-        remark: why figures are missing.
+        remark: why measurements are missing.
     """
 
     target: str
@@ -59,7 +59,7 @@ class Row:
         return {**vars(self), "accuracy": dict([self.accuracy]) if self.accuracy else None}
 
     def cells(self) -> dict[str, str]:
-        """For a table."""
+        """The row as text cells, by column."""
         measure = {self.accuracy[0]: f"{self.accuracy[1]:.4f}"} if self.accuracy else {}
         return {
             "target": self.target,
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass
 class _Runner:
-    """What is measured: a function, and what is known of it before it is timed."""
+    """A function to time, with its row so far and its measured seconds."""
 
     row: Row
     run: Run
@@ -99,19 +99,19 @@ def benchmark(
 
     Args:
         file: a checkpoint, or a network's file, whose weights are random.
-        files: exported already, to be run as they are.
-        targets: "all", or names with commas between.
+        files: exported files to measure too.
+        targets: "all", or comma-separated names.
         imgsz: side, or (height, width), in pixels; the network's own unless given.
-        batch: pictures at once.
-        data: a data set for accuracy, and for the ranges of int8.
-        threads: of every runtime.
-        rounds: times that each is run.
-        step: called after every round, and after every target that was made ready.
+        batch: batch size.
+        data: a data set for accuracy and for int8 calibration.
+        threads: number of threads of every runtime.
+        rounds: number of timed runs of each target.
+        step: called after every round, and after every prepared target.
         opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
 
     Raises:
-        NetbuildError: for whatever is wrong with file, targets or data. Under "all" a target that cannot be had is
-            a row with a remark.
+        NetbuildError: if file, targets or data are wrong. With targets="all" a target that fails is a row with
+            a remark instead.
     """
     if batch < 1 or threads < 1 or rounds < 1:
         raise NetbuildError("batch, threads and rounds are at least 1")
@@ -139,7 +139,7 @@ def benchmark(
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The rows as one table."""
+    """The rows as a text table."""
     cells = [row.cells() for row in rows]
     columns = sorted({key for row in cells for key in row}, key=lambda key: _place(key, cells))
     lines = [columns, *([row.get(column, "") for column in columns] for row in cells)]
@@ -147,33 +147,33 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def plain_run(job: Job) -> Run:
-    """The network itself, from arrays to arrays."""
+    """A function that runs the network in torch, from arrays to arrays."""
     run = torch_reference(job)
     return lambda arrays: run([torch.from_numpy(x) for x in arrays])
 
 
 def _place(key: str, cells: Sequence[dict[str, str]]) -> tuple[bool, int]:
-    """Columns as they come, remarks last."""
+    """Sort key of a column: in order of appearance, remarks last."""
     return key == "remark", max(list(row).index(key) for row in cells if key in row)
 
 
 def _named(targets: str, given: bool, data: str | None) -> list[str]:
-    """The targets that are asked for; of all, none where files are given."""
+    """Names of the requested targets; "all" means none if files are given."""
     if targets == "all":
         return [] if given else base.names()
     found = [name.strip() for name in targets.split(",") if name.strip() != EAGER]
     for name in found:
         base.check_packages(base.find(name))
         if "calibrate" in base.find(name).needs and data is None:
-            raise NetbuildError(f"the target '{name}' needs pictures to learn ranges from", hint="name them by --data")
+            raise NetbuildError(f"the target '{name}' needs calibration pictures", hint="give them by --data")
     return found
 
 
 def _check_data(network: Network, data: str) -> None:
-    """Refuse data of another task or of other classes before anything is timed.
+    """Refuse data of another task or with other classes before anything is timed.
 
     Raises:
-        NetbuildError: if it is.
+        NetbuildError: if task or classes differ.
     """
     dataset = open_data(data)
     check_task(task_class(network.card.task), dataset)
@@ -189,7 +189,7 @@ def _all(
     named: Sequence[str], files: Sequence[str | Path], network: Network, job: Job, folder: Path, threads: int,
     data: str | None, lenient: bool,
 ) -> Iterator[_Runner | Row]:  # fmt: skip
-    """Every target and file, ready to run; or a row that says why not."""
+    """Yield every target and file ready to run, or a row that says why it cannot."""
     for name in named:
         try:
             yield _exported(base.find(name), network, job, folder, threads, data)
@@ -202,7 +202,7 @@ def _all(
 
 
 def _reason(error: NetbuildError) -> str:
-    """In a line, without the name of the file, which was only for now."""
+    """The error in one line, without the name of the temporary file."""
     said = error.message.splitlines()[0]
     if isinstance(error, ProofError):
         said = said.partition(": ")[2] or said
@@ -212,11 +212,11 @@ def _reason(error: NetbuildError) -> str:
 def _exported(
     chosen: Target, network: Network, job: Job, folder: Path, threads: int, data: str | None
 ) -> _Runner:  # fmt: skip
-    """A target written now and proven."""
+    """Export to a target and prove the file."""
     more = {}
     if "calibrate" in chosen.needs:
         if data is None:
-            raise NetbuildError("needs pictures to learn ranges from: name them by --data")
+            raise NetbuildError("needs calibration pictures: give them by --data")
         more = {"calibrate": data}
     batch, _, *size = job.examples[0].shape if job.examples[0].ndim == 4 else (len(job.examples[0]), 0)
     place, sides = folder / f"net{chosen.suffix}", (size[0], size[1]) if size else None
@@ -225,15 +225,15 @@ def _exported(
 
 
 def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
-    """A file that is there, run beside the network.
+    """Open an exported file and compare it with the network.
 
     Raises:
-        NetbuildError: if its ending is no target's, a package is missing, or it does not take the network's inputs.
+        NetbuildError: if no target has its suffix, a package is missing, or its inputs differ from the network's.
     """
     fits = [t for t in map(base.find, base.names()) if path.name.endswith(t.suffix)]
     if not fits or not path.exists():
         known = ", ".join(base.find(name).suffix for name in base.names())
-        said = "is not there" if not path.exists() else f"its name ends in none of {known}"
+        said = "does not exist" if not path.exists() else f"its name ends in none of {known}"
         raise NetbuildError(f"{path}: {said}")
     chosen = max(fits, key=lambda t: len(t.suffix))
     base.check_packages(chosen)
@@ -244,10 +244,10 @@ def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
     except NetbuildError as error:
         error.message = f"{path}: {error.message}"
         raise
-    except Exception as error:  # whatever the runtime says
+    except Exception as error:  # runtimes raise classes of their own
         raise NetbuildError(f"{path}: cannot be run: {' '.join(str(error).split())[:200]}") from error
     if other := next((c for c in found if c.failed), None):
-        raise NetbuildError(f"{path}: is of another network: its {other.output} is {other.remark}")
+        raise NetbuildError(f"{path}: does not match the network: its {other.output} is {other.remark}")
     return _Runner(Row(path.name, size=_bytes(path), difference=max(c.part for c in found)), run)
 
 
@@ -257,7 +257,7 @@ def _bytes(path: Path) -> int:
 
 
 def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int, step: Callable[[], None]) -> None:
-    """Each in turn, round by round, so that what else the machine does meets all alike."""
+    """Time all runners in turn, round by round, so that other load on the machine affects all alike."""
     for runner in runners:
         for _ in range(WARM):
             runner.run(inputs)
@@ -270,7 +270,7 @@ def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int,
 
 
 def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> Row:
-    """The row with its times, and with accuracy where there is data."""
+    """The row with its times, and with accuracy if there is data."""
     median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
     rate = len(job.examples[0]) / median
     row = replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=rate)

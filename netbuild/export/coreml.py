@@ -1,7 +1,7 @@
-"""The CoreML target: for Apple's devices; an ML program that coremltools makes of torch's own graph.
+"""The CoreML target for Apple's devices: an ML program that coremltools converts from torch's graph.
 
-coremltools converts on any system, but CoreML itself, which runs the file, is a part of macOS: elsewhere there is no
-proof. What can be looked at without it is: the file is read again, and what goes in and out must be the job's.
+coremltools converts on any system, but CoreML, which runs the file, exists on macOS only: elsewhere there is no proof.
+The file is still read back there, and its inputs and outputs are compared with the job's.
 """
 
 import io
@@ -19,16 +19,16 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
 
-APPLES = "com.github.apple"  # how metadata begins that coremltools adds of itself
-HANDLES = "executorch_debug_handle_mapping.json"  # which runs of ExecuTorch read, and CoreML does not
+APPLES = "com.github.apple"  # prefix of metadata that coremltools adds itself
+HANDLES = "executorch_debug_handle_mapping.json"  # only ExecuTorch reads it, CoreML does not
 LACKING = re.compile(r"(?:Unsupported fx node \w+, kind |PyTorch convert function for op ')(\w+)")
 aten = torch.ops.aten
-Ports = dict[str, tuple[tuple[int, ...], str]]  # of each name the shape, and the type as CoreML calls it
+Ports = dict[str, tuple[tuple[int, ...], str]]  # name to shape and CoreML's name of the type
 
 
 @target
 class CoremlTarget(Target):
-    """A package NAME.mlpackage, a folder; run by CoreML on macOS, on the CPU where it is proven."""
+    """A package NAME.mlpackage, which is a folder; CoreML on macOS runs it, for the proof on the CPU."""
 
     name = "coreml"
     suffix = ".mlpackage"
@@ -49,7 +49,7 @@ class CoremlTarget(Target):
         said = "float16" if job.half else "float32"
         return [
             f"coremltools {tools.__version__} of torch.export of torch {torch.__version__}, {said}",
-            "read again: names, shapes and types of inputs and outputs are the network's",
+            "read back: names, shapes and types of inputs and outputs match the network's",
         ]
 
     def barrier(self) -> str:
@@ -59,7 +59,7 @@ class CoremlTarget(Target):
         if self.barrier():
             raise NetbuildError(f"{path}: cannot be run here: {self.barrier()}")
         with _tools() as tools:
-            # Other units reckon in float16 if they like; what is proven is the file, not the shortcuts of a machine.
+            # Other units may compute in float16; the proof is about the file, not about a device's precision.
             model = tools.models.MLModel(str(path), compute_units=tools.ComputeUnit.CPU_ONLY)
         about = model.get_spec().description
         inputs, outputs = ([port.name for port in ports] for ports in (about.input, about.output))
@@ -77,27 +77,27 @@ class CoremlTarget(Target):
 
 
 def check(path: Path, job: Job, wanted: Ports) -> None:
-    """Read a package again, and hold its inputs and outputs to the job's.
+    """Read a package back, and compare its inputs and outputs with the job's.
 
     Raises:
-        NetbuildError: if it cannot be read, or a name, a shape or a type is another.
+        NetbuildError: if it cannot be read, or a name, a shape or a type differs.
     """
     try:
         with _tools() as tools:
             about = tools.utils.load_spec(str(path)).description
             kinds = tools.proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
-    except Exception as error:  # whatever protobuf and the file system say
+    except Exception as error:  # protobuf and the file system raise classes of their own
         raise NetbuildError(f"the written package cannot be read: {shorten(error, 200)}") from error
     found: Ports = {}
     for port in [*about.input, *about.output]:
         array = port.type.multiArrayType
         found[port.name] = (tuple(array.shape), kinds.Name(array.dataType))
     if list(found.items()) != list(wanted.items()):
-        raise NetbuildError(f"the written package takes and gives {found} instead of {wanted}")
+        raise NetbuildError(f"the written package has the inputs and outputs {found} instead of {wanted}")
 
 
 def _ports(job: Job) -> Ports:
-    """What goes in and out of a job; whole numbers have 32 bits in CoreML."""
+    """The inputs and outputs of a job; integers have 32 bits in CoreML."""
     with torch.no_grad():
         outputs = job.module(*job.examples)
     named = [*zip(job.inputs, job.examples, strict=True), *zip(job.outputs, outputs, strict=True)]
@@ -105,39 +105,39 @@ def _ports(job: Job) -> Ports:
 
 
 def _convert(tools: Any, job: Job, ports: Ports) -> Any:
-    """The job as coremltools' model.
+    """Convert the job to coremltools' model.
 
     Raises:
-        NetbuildError: if it cannot be converted, with the row where one operator is the cause.
+        NetbuildError: if it cannot be converted, with the row, if one operator is the cause.
     """
     inputs = [tools.TensorType(name=name, shape=ports[name][0], dtype=np.float32) for name in job.inputs]
     types = {"FLOAT32": np.float32, "INT32": np.int32}
     outputs = [tools.TensorType(name=name, dtype=types[ports[name][1]]) for name in job.outputs]
     precision = tools.precision.FLOAT16 if job.half else tools.precision.FLOAT32
-    wishes = {"inputs": inputs, "outputs": outputs, "convert_to": "mlprogram", "compute_precision": precision}
-    program, lacks = tracing.capture(job).run_decompositions(DECOMPOSITIONS), set[str]()
+    options = {"inputs": inputs, "outputs": outputs, "convert_to": "mlprogram", "compute_precision": precision}
+    program, missing = tracing.capture(job).run_decompositions(DECOMPOSITIONS), set[str]()
     while True:
         _drop_aliases(program)
         try:
-            return tools.convert(program, **wishes)
-        except Exception as error:  # coremltools raises what Python has
+            return tools.convert(program, **options)
+        except Exception as error:  # coremltools raises plain Python exceptions
             found = LACKING.search(str(error))
             parts = _parts(program, found[1]) if found else {}
-            if not found or not parts or found[1] in lacks:
+            if not found or not parts or found[1] in missing:
                 raise _unconverted(error, program, job.rows) from error
-            lacks.add(found[1])
+            missing.add(found[1])
             program = program.run_decompositions(parts)
 
 
 def _parts(program: torch.export.ExportedProgram, operator: str) -> dict[Any, Any]:
-    """How torch takes an operator of the program apart; nothing where it does not."""
+    """torch's decomposition of an operator of the program; empty if there is none."""
     known = torch.export.default_decompositions()
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
     return {x: known[x] for x in targets if x in known and operator in str(x).split(".")}  # type: ignore[index]
 
 
 def _unconverted(error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]) -> NetbuildError:
-    """What coremltools says, at the row of the operator that it lacks."""
+    """The error for coremltools' message, at the row of the operator that it lacks."""
     found = LACKING.search(str(error))
     if found is None:
         return NetbuildError(f"the network cannot be written for CoreML: {shorten(error, 300)}")
@@ -148,7 +148,7 @@ def _unconverted(error: Exception, program: torch.export.ExportedProgram, rows: 
 
 
 def _drop_aliases(program: torch.export.ExportedProgram) -> None:
-    """Let what reads another name of a tensor read the tensor: coremltools knows no such names."""
+    """Replace aliases by their tensors: coremltools does not know aten.alias."""
     for node in list(program.graph.nodes):
         if node.target is aten.alias.default:
             program.graph_signature.replace_all_uses(node.name, node.args[0].name)
@@ -157,18 +157,18 @@ def _drop_aliases(program: torch.export.ExportedProgram) -> None:
 
 
 def float_arange(*numbers: Any, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
-    """Whole numbers as floats: of arange coremltools forgets the type, and goes on in whole numbers."""
+    """arange in integers, cast afterwards: coremltools drops its float dtype."""
     if dtype is None or not dtype.is_floating_point or not all(isinstance(x, int) for x in numbers):
         return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
     return torch.arange(*numbers).to(dtype)
 
 
 def crop_by_negative_pad(x: torch.Tensor, pad: Sequence[int], *_: Any) -> torch.Tensor:
-    """What padding by less than nothing is: coremltools refuses it."""
+    """Negative padding as slicing: coremltools refuses it."""
     if any(side > 0 for side in pad):
         return NotImplemented  # type: ignore[no-any-return]
     for i in range(0, len(pad), 2):
-        axis = -1 - i // 2  # torch has the last axis first
+        axis = -1 - i // 2  # torch's padding starts with the last axis
         x = x.narrow(axis, -pad[i], x.shape[axis] + pad[i] + pad[i + 1])
     return x
 
@@ -181,7 +181,7 @@ DECOMPOSITIONS = {
 
 @contextmanager
 def _tools() -> Iterator[Any]:
-    """coremltools, without its warnings and bars of progress, which go to stderr unasked."""
+    """Import coremltools without its warnings and progress bars on stderr."""
     with tracing.quiet(), redirect_stderr(io.StringIO()):
         import coremltools
 

@@ -1,4 +1,4 @@
-"""int8: ONNX whose convolutions reckon in 8 bits, with ranges learnt from pictures. It does not equal torch."""
+"""The onnx-int8 target: ONNX with 8-bit convolutions, calibrated on pictures; its outputs differ from torch's."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ from netbuild.prediction.sources import natural
 from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
 
-PICTURES = 128  # that ranges are learnt from, unless told
-WEIGHED = ("Conv", "Gemm", "MatMul")  # with constant weights they take nearly all of the time
-MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"}  # they change no number
+PICTURES = 128  # calibration pictures by default
+WEIGHED = ("Conv", "Gemm", "MatMul")  # quantised if their weights are constant: nearly all of the time
+MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"}  # values stay the same
 
 
 @target
 class Int8Target(OnnxTarget):
-    """ONNX in QDQ form, run by onnxruntime like any other; how far it is from torch is told, not judged."""
+    """ONNX in QDQ form, run by onnxruntime; its difference to torch is reported, not judged."""
 
     name = "onnx-int8"
     suffix = ".int8.onnx"
@@ -58,12 +58,12 @@ class Int8Target(OnnxTarget):
 
 
 def quantise(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) -> str:
-    """Write the file at ``path``; what was quantised, in a few words.
+    """Quantise a file; return a note on which layers were.
 
     Args:
-        source: in float32.
-        path: of the result.
-        name: of the input.
+        source: the float32 file.
+        path: the file to write.
+        name: name of the input.
         images: (1, C, H, W) each, from 0 to 1.
 
     Raises:
@@ -75,7 +75,7 @@ def quantise(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) 
     graph = onnx.load(source).graph
     chosen, left = _choice(graph)
     if not chosen:
-        raise NetbuildError("there is no convolution or linear layer to quantise")
+        raise NetbuildError("the network has no convolution or linear layer to quantise")
     try:
         with tracing.quiet():
             quantize_static(
@@ -85,13 +85,13 @@ def quantise(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) 
             )  # fmt: skip
     except Exception as error:  # onnxruntime's own classes share no base
         raise NetbuildError(f"the network cannot be quantised: {shorten(error, 300)}") from error
-    return f"{len(chosen)} of {len(chosen) + left} layers with weights; all else in float32"
+    return f"{len(chosen)} of {len(chosen) + left} layers with weights, the rest in float32"
 
 
 def _choice(graph: Any) -> tuple[list[str], int]:
-    """Nodes with constant weights that come before no decoding, and how many others of their kinds there are.
+    """Names of the nodes to quantise, and the number of others with the same operators.
 
-    What reads a softmax is the decoding of a head, whose 8 bits would be 8 bits of a box's side.
+    Nodes that read a softmax stay in float32: they decode a head's boxes, whose sides would be rounded to 8 bits.
     """
     weights = {tensor.name for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
@@ -107,7 +107,7 @@ def _decodes(name: str, makers: Mapping[str, Any]) -> bool:
 
 
 class _Reader:
-    """What onnxruntime asks for pictures, one by one."""
+    """onnxruntime's calibration data reader."""
 
     def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
         self.name, self.rest = name, iter(images)
@@ -118,7 +118,7 @@ class _Reader:
 
 
 def _opened(named: str) -> Dataset | None:
-    """The data set of a name; None of a folder of pictures alone.
+    """Open a data set; None for a plain folder of pictures.
 
     Raises:
         NetbuildError: if it is neither.
@@ -136,17 +136,17 @@ def _files(folder: str | Path) -> list[Path]:
 
 
 def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
-    """Batches of the pictures as the network sees them, evenly from all over the data; never more than ``most``.
+    """Yield calibration batches in the network's input form, at most ``most``, evenly spaced over the data.
 
     Raises:
-        NetbuildError: if there is none, or one cannot be read.
+        NetbuildError: if there is no picture, or one cannot be read.
     """
     if len(job.examples) != 1 or job.examples[0].ndim != 4:
-        raise NetbuildError("--calibrate takes pictures, and the network takes something else or more")
+        raise NetbuildError("--calibrate takes pictures, but the network's input is not one image")
     batch, channels, height, width = job.examples[0].shape
     samples = _files(data) if isinstance(data, str) else data.part(_learnt(data)).samples
     if not samples:
-        raise NetbuildError("--calibrate: there is no picture")
+        raise NetbuildError("--calibrate: the folder contains no picture")
     fit = FITTINGS[job.metadata["fitting"]]
     for i in np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)):
         sample: Any = samples[i]
@@ -157,12 +157,12 @@ def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
 
 
 def _learnt(data: Dataset) -> str:
-    """The split that ranges are learnt from: not the one that accuracy is measured on, where there are two."""
+    """The split for calibration: not the one that accuracy is measured on, if there are two."""
     return "train" if "train" in data.splits else data.held_out()
 
 
 def _name(path: Path, job: Job) -> None:
-    """Our metadata into the written file, and a full check of it."""
+    """Store netbuild's metadata in the written file, and check it."""
     import onnx
 
     model = onnx.load(path)
@@ -171,7 +171,7 @@ def _name(path: Path, job: Job) -> None:
 
 
 def _accuracy(task: str, source: Path, path: Path, named: str, data: Dataset | None) -> list[str]:
-    """What both files reach on the labels of the data, in a sentence, or why that is not known."""
+    """A note on the accuracy of both files on the data, or on why it was not measured."""
     if data is None:
         return ["accuracy not measured: the pictures have no labels"]
     try:

@@ -1,4 +1,4 @@
-"""A network as a job: what goes in and out, the names of both, what stays free, and what the file says of itself."""
+"""Prepare a network for export: example inputs, names, free axes and metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ SUPPRESSED_LAYOUT = (
 
 
 class FlatOutputs(nn.Module):
-    """A network whose outputs are a flat tuple of tensors: of a head, its prediction without what training needs."""
+    """A network with a flat tuple of output tensors; of a head's outputs only the prediction is kept."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class FlatOutputs(nn.Module):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What a user asks for: None is left open.
+    """The export options that shape a job; None means the default.
 
     Args:
-        batch: pictures at once, where the batch is fixed.
-        dynamic: "batch", "size" or "both".
-        imgsz: height and width.
-        input_names, output_names: instead of the usual.
+        batch: batch size, if it is fixed.
+        dynamic: axes that stay free: "batch", "size" or "both".
+        imgsz: height and width in pixels.
+        input_names, output_names: in place of the default names.
         options: flags by name, as `Job.options`; "nms" a mapping of conf, iou, max_det.
     """
 
@@ -57,31 +57,33 @@ class ExportRequest:
     options: Mapping[str, Any]
 
 
-def make_job(network: Network, wish: ExportRequest) -> Job:
-    """The job of a network in eval.
+def make_job(network: Network, request: ExportRequest) -> Job:
+    """Prepare the job of a network in eval mode.
 
     Raises:
-        NetbuildError: for a wish that the network cannot fulfil.
+        NetbuildError: for an option that the network does not support.
     """
-    free = frozenset(_free(wish))
+    free = frozenset(_free(request))
     task = task_of(network)
-    nms = _suppression(network, task, wish)
+    nms = _suppression(network, task, request)
     _check_free_size(network, free)
-    height, width = wish.imgsz or network.card.imgsz
+    height, width = request.imgsz or network.card.imgsz
     check_size(network, (height, width))
-    examples = _examples(network, (height, width), wish.batch or (2 if "batch" in free else 1))
+    examples = _examples(network, (height, width), request.batch or (2 if "batch" in free else 1))
     module = FlatOutputs(network).eval()
     count = _count_outputs(module, examples)
-    inputs = _names("--input-names", wish.input_names, _input_names(network))
-    outputs = _names("--output-names", wish.output_names, SUPPRESSED if nms else [f"output{i}" for i in range(count)])
+    inputs = _names("--input-names", request.input_names, _input_names(network))
+    outputs = _names(
+        "--output-names", request.output_names, SUPPRESSED if nms else [f"output{i}" for i in range(count)]
+    )
     if twice := set(inputs) & set(outputs):
         raise NetbuildError(f"'{min(twice)}' is the name of an input and of an output")
     axes = tuple(_free_axes(example, free) for example in examples)
-    options = {**wish.options, "nms": nms}
+    options = {**request.options, "nms": nms}
     metadata = {
         **facts(network, (height, width), task),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
-        "half": flag(wish.options.get("half")),
+        "half": flag(request.options.get("half")),
         "dynamic": json.dumps(sorted(free)),
         "layout": SUPPRESSED_LAYOUT if nms else layout(network, len(outputs)),
     }
@@ -89,26 +91,28 @@ def make_job(network: Network, wish: ExportRequest) -> Job:
     return Job(module, examples, inputs, outputs, free, axes, metadata, options, multiple=multiple)
 
 
-def _free(wish: ExportRequest) -> tuple[str, ...]:
-    if wish.dynamic is None:
+def _free(request: ExportRequest) -> tuple[str, ...]:
+    if request.dynamic is None:
         return ()
-    if wish.dynamic not in FREE:
-        raise NetbuildError(f"--dynamic {wish.dynamic}: must be batch, size or both")
-    free = FREE[wish.dynamic]
-    if "batch" in free and wish.batch is not None:
-        raise NetbuildError(f"--batch {wish.batch} has no effect with --dynamic {wish.dynamic}", hint="leave it out")
+    if request.dynamic not in FREE:
+        raise NetbuildError(f"--dynamic {request.dynamic}: must be batch, size or both")
+    free = FREE[request.dynamic]
+    if "batch" in free and request.batch is not None:
+        raise NetbuildError(
+            f"--batch {request.batch} has no effect with --dynamic {request.dynamic}", hint="leave it out"
+        )
     return free
 
 
 def _check_free_size(network: Network, free: frozenset[str]) -> None:
     sizes = {shape[1:] for _, shape in input_shapes(network) if len(shape) == 3}
     if "height" in free and len(sizes) != 1:
-        said = "images of sizes of their own" if sizes else "no image"
+        said = "images of different sizes" if sizes else "no image"
         raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
 
 
-def _suppression(network: Network, task: Task | None, wish: ExportRequest) -> Any:
-    given = wish.options.get("nms")
+def _suppression(network: Network, task: Task | None, request: ExportRequest) -> Any:
+    given = request.options.get("nms")
     if given is None or given is False:
         return None
     if task is None:
@@ -142,7 +146,7 @@ def _count_outputs(module: nn.Module, examples: Sequence[Tensor]) -> int:
         shapes = ", ".join("x".join(map(str, example.shape)) for example in examples)
         raise NetbuildError(f"the network fails on inputs {shapes}: {' '.join(str(error).split())[:300]}") from error
     if not count:
-        raise NetbuildError("the network's last row gives no tensor: there is nothing to export")
+        raise NetbuildError("the network's last row outputs no tensor: there is nothing to export")
     return count
 
 
@@ -150,6 +154,6 @@ def _names(flag: str, given: Sequence[str] | None, usual: Sequence[str]) -> tupl
     if given is None:
         return tuple(usual)
     if len(given) != len(usual) or len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
-        said = f"{flag} {','.join(given)}: {len(usual)} different names are needed, of letters, digits and _"
-        raise NetbuildError(said, hint=f"the usual are {','.join(usual)}")
+        said = f"{flag} {','.join(given)}: {len(usual)} distinct names are needed, made of letters, digits and _"
+        raise NetbuildError(said, hint=f"the default is {','.join(usual)}")
     return tuple(given)

@@ -1,4 +1,4 @@
-"""What is done to a module before it is written: halved; operators that an exporter does not know taken apart."""
+"""Prepare a module for an exporter: convert it to float16, decompose operators that the exporter lacks."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ class Half(nn.Module):
 
 
 def decompose(program: torch.export.ExportedProgram, rules: Rules | None = None) -> torch.export.ExportedProgram:
-    """The program without operators that cannot be written as they stand; the same one if it has none.
+    """Decompose the operators that an exporter lacks; return the same program if it has none.
 
     Args:
-        program: of the network.
-        rules: what to make of which operator; those of ONNX unless given.
+        program: the traced network.
+        rules: operator to its decomposition; ONNX's by default.
     """
     rules = DECOMPOSITIONS if rules is None else rules
     calls = [node for node in program.graph.nodes if node.op == "call_function" and node.target in rules]
@@ -57,19 +57,20 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What attention is in eval, of any number of axes (windows beside heads); masks are added."""
+    """Scaled dot-product attention in eval mode with any number of batch axes; float masks only."""
     if is_causal or enable_gqa or (mask is not None and mask.dtype == torch.bool):
-        return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
+        return NotImplemented  # type: ignore[no-any-return]  # torch then keeps the operator
     scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
     return (scores if mask is None else scores + mask).softmax(-1) @ v
 
 
 def adaptive_max(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
-    """Maxima over the parts into which each axis is cut: (..., H, W) to (..., *size); the places are not told."""
+    """Adaptive max pooling (..., H, W) to (..., *size) by slices; the indices are zeros."""
     for axis, count in zip((-2, -1), size, strict=True):
         length = x.shape[axis]
         starts = [i * length // count for i in range(count)]
-        ends = [((i + 1) * length + count - 1) // count for i in range(count)]  # ONNX divides below zero otherwise
+        # Ceiling division without negative numbers, which ONNX divides differently.
+        ends = [((i + 1) * length + count - 1) // count for i in range(count)]
         parts = [x.narrow(axis, a, b - a).amax(axis) for a, b in zip(starts, ends, strict=True)]
         x = torch.stack(parts, axis)
     return x, torch.zeros_like(x, dtype=torch.long)
@@ -84,15 +85,15 @@ def average(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Means of (B, 1, C, H, W) over channels alone, as local response normalisation takes them, in two dimensions."""
+    """3-d average pooling over channels alone, as in local response normalisation, by 2-d pooling."""
     deep = len(kernel_size) == 3 and kernel_size[1:] == [1, 1]
     if not deep or any(s != 1 for s in stride or kernel_size) or any(padding) or divisor_override is not None:
-        return NotImplemented  # type: ignore[no-any-return]  # then the operator stays as it is
+        return NotImplemented  # type: ignore[no-any-return]  # torch then keeps the operator
     return nn.functional.avg_pool2d(x.flatten(-2), (kernel_size[0], 1), 1).unflatten(-1, x.shape[-2:])
 
 
 def pad(x: Tensor, sides: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Padding whose negative sides, which cut off, are cuts: the last axis first, two numbers each."""
+    """Constant padding whose negative sides, which crop, become slices; ``sides``: two an axis, last axis first."""
     if mode != "constant":
         return NotImplemented  # type: ignore[no-any-return]
     for i, (before, after) in enumerate(zip(sides[::2], sides[1::2], strict=True)):

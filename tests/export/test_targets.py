@@ -504,9 +504,9 @@ def test_benchmark_of_files_that_are_there(here):
     ("flags", "said"),
     [
         (["--targets", "nix"], "no target 'nix'"),
-        (["--targets", "onnx-int8"], "name them by --data"),
+        (["--targets", "onnx-int8"], "give them by --data"),
         (["--data", "digits"], "is a data set for 'classify'"),
-        (["none.onnx"], "is not there"),
+        (["none.onnx"], "does not exist"),
     ],
 )
 def test_wrong_benchmarks(cli, here, flags, said):
