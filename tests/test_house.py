@@ -35,6 +35,7 @@ LIGHT = (
     "grammar.extends",
     "grammar.rows",
     "grammar.spec",
+    "grammar.ultralytics",
     "grammar.locate",
     "grammar.header",
     "settings",

@@ -14,7 +14,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Parameter
-from netbuild.modules.gather import gather
+from netbuild.modules.gather import load_own_modules
 from netbuild.roles import SUPPLIED, Role
 
 LEAST_WIDTH = 8  # a smaller number is a kernel, a stride, a ratio
@@ -33,7 +33,7 @@ def check(
     try:
         path, letter = locate(file)
         spec = load(path)
-        own = gather(spec, modules, trusted)
+        own = load_own_modules(spec, modules, trusted)
     except NetbuildError as error:
         return of_errors([error])
     base = options or Options()

@@ -162,7 +162,7 @@ class _Wires:
     def of(self, row: Row, side: str) -> list[Any]:
         """The sources of a row as numbers of the first network, inputs below 0, each with the output that is meant."""
         step = row.layer.row
-        return [(self._through(s, side), pick) for s, pick in zip(step.sources, step.picks, strict=True)]
+        return [(self._through(s, side), pick) for s, pick in zip(step.sources, step.selections, strict=True)]
 
     def _through(self, source: int, side: str) -> int:
         while source >= 0 and self.rows[side][source] not in self.known:

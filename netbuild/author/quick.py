@@ -55,7 +55,7 @@ def _arity(
     free = [p for p in parameters if full or p[1] not in _SUPPLIED]
     if len(row.args) > len(free):
         takes = f"at most {len(free)}: {', '.join(str(p[0]) for p in free)}" if free else "none"
-        message = f"{row.label}: {len(row.args)} values given, but a row gives it {takes}"
+        message = f"{row.label}: {len(row.args)} values given, but a row may give {takes}"
         yield Finding("error", message, row.args[len(free)].where)
     given = {str(p[0]) for p in free[: len(row.args)]} | {name for name, _ in row.kwargs}
     missing = [str(p[0]) for p in free if p[2] and str(p[0]) not in given]

@@ -15,7 +15,7 @@ from netbuild.grammar.spec import Spec, load
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import own as modules
-from netbuild.modules.gather import gather
+from netbuild.modules.gather import load_own_modules
 from netbuild.report.rows import Report
 from netbuild.report.summary import summarize_graph
 from netbuild.report.units import giga
@@ -107,7 +107,7 @@ class Watch:
 
     def _summary(self, spec: Spec) -> Report:
         w = self.wanted
-        own = gather(spec, w.modules, w.trusted)
+        own = load_own_modules(spec, w.modules, w.trusted)
         graph = resolve(spec, replace(w.options, modules=own))
         return summarize_graph(graph, flops=w.flops, fuse=w.fused, batch=w.batch, depth=w.depth)
 

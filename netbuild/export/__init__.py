@@ -14,7 +14,7 @@ from netbuild.export import base
 from netbuild.export.jobs import ExportRequest, make_job
 from netbuild.export.making import Exported, make
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph, pair
+from netbuild.graph.opening import Size, expand_size, open_graph
 from netbuild.system.files import check_parent
 from netbuild.weights.building import build_graph
 
@@ -73,7 +73,7 @@ def export(
     base.check_packages(chosen)
     check_barrier(chosen, unproven)
     options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
-    size = pair(imgsz)
+    size = expand_size(imgsz)
     if out is not None:
         check_out(Path(out), chosen)
     network, rows = _opened(file, size, fuse, opening)

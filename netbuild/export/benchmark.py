@@ -19,7 +19,7 @@ from netbuild.export.jobs import ExportRequest, make_job
 from netbuild.export.making import torch_reference
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph, pair
+from netbuild.graph.opening import Size, expand_size, open_graph
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
 from netbuild.system.tables import align
@@ -116,7 +116,7 @@ def benchmark(
     if batch < 1 or threads < 1 or rounds < 1:
         raise NetbuildError("batch, threads and rounds are at least 1")
     named = _named(targets, bool(files), data)
-    size = pair(imgsz)
+    size = expand_size(imgsz)
     network = build_graph(open_graph(file, imgsz=size, **opening)).float().eval().fuse()
     job = make_job(network, ExportRequest(size, batch, None, None, None, {}))
     if data is not None:

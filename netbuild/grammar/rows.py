@@ -26,7 +26,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 class Row:
     """One row. ``sources`` are absolute row indices (`INPUT` is the image); ``listed`` tells that they were a list.
 
-    ``picks`` has for each source the one output that is meant of a row with several, by number or name, or None.
+    ``selections`` has for each source the one output that is meant of a row with several, by number or name, or None.
     """
 
     index: int
@@ -34,7 +34,7 @@ class Row:
     name: str | None
     written_from: Any
     sources: tuple[int, ...]
-    picks: tuple[int | str | None, ...]
+    selections: tuple[int | str | None, ...]
     listed: bool
     n: int | Node
     module: str
@@ -147,10 +147,22 @@ def _row(node: Node, index: int, section: str, context: Context) -> Row:
     items = written.value if isinstance(written.value, list) else [written]
     if not items:
         raise written.error(f"row {index} {module.value}: the list of sources is empty")
-    sources, picks = zip(*(_picked(item, index, module.value, context) for item in items), strict=True)
+    sources, selections = zip(*(_picked(item, index, module.value, context) for item in items), strict=True)
     listed = isinstance(written.value, list)
     return Row(
-        index, section, name, written.plain(), sources, picks, listed, repeats, module.value, args, kwargs, node, module
+        index,
+        section,
+        name,
+        written.plain(),
+        sources,
+        selections,
+        listed,
+        repeats,
+        module.value,
+        args,
+        kwargs,
+        node,
+        module,
     )
 
 

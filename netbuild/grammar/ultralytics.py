@@ -1,44 +1,41 @@
-"""What files of the Ultralytics kind mean that a constructor's signature cannot say: all of it, and only here."""
+"""Special cases of Ultralytics network files that a constructor's signature cannot express; they stand only here."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.rows import INPUT, Row
 from netbuild.grammar.spec import Input, Scale, Spec
 
-# A row of one of these modules moves every head of the file to the light class branch.
+# A row of one of these modules gives every head of the file the newer, light class branch.
 _NON_LEGACY = {"C3k2", "A2C2f", "C2fCIB"}
 
-# Rows of these torch modules are written like own ones: [c2, kernel, stride, padding], c1 supplied, c2 scaled.
+# Rows of these torch modules are written like ours: [c2, kernel, stride, padding], with c1 supplied and c2 scaled.
 OWN_STYLE = {"nn.ConvTranspose2d"}
 
-# (module, scales) -> arguments that the scale sets, whatever the row says.
+# module -> (scales, arguments): at these scales the arguments replace those of the row.
 _BY_SCALE: dict[str, tuple[str, dict[str, Any]]] = {
     "C3k2": ("mlx", {"c3k": True}),
     "A2C2f": ("lx", {"residual": True, "mlp_ratio": 1.2}),
 }
 
-
-# Names of other repositories for what has one here.
+# Module names of other repositories -> the equivalent module here.
 _ALIASES = {"Silence": "nn.Identity"}
 
 
 def translate(spec: Spec) -> Spec:
-    """The rows of older repositories in today's names.
+    """Rewrite rows of older repositories for today's modules.
 
-    A file with ``anchors`` means by Detect a head of anchor boxes where it hands them over. YOLOv7's convolutions have
-    no dilation: what stands in its place and is no number is the activation.
+    A Detect row with anchors becomes AnchorDetect. YOLOv7's Conv has no dilation: where a sixth argument is not a
+    number it is the activation, so a dilation of 1 is put before it.
     """
     if spec.is_plain:
         return spec
-    return replace(spec, rows=tuple(map(_translated, spec.rows)))
+    return replace(spec, rows=tuple(map(_translate_row, spec.rows)))
 
 
-def _translated(row: Row) -> Row:
+def _translate_row(row: Row) -> Row:
     if row.module in _ALIASES:
         return replace(row, module=_ALIASES[row.module])
     if row.module == "Detect" and len(row.args) == 2 and _is_anchors(row.args[1]):
@@ -53,27 +50,29 @@ def _is_anchors(node: Node) -> bool:
     return node.value == "anchors" or isinstance(node.value, list)
 
 
-# Rows of these begin with the channels that they give, which only that parser needs.
+# Rows of these modules begin with their output channels, which only Ultralytics' parser needs.
 _DECLARES_WIDTH = {"Index", "TorchVision"}
 
 
-def without_declared_width(row: Row) -> Row:
-    """The row without a first value that its module does not take."""
+def drop_declared_width(row: Row) -> Row:
+    """Drop the first argument of a row whose module does not take its output channels."""
     return replace(row, args=row.args[1:]) if row.module in _DECLARES_WIDTH else row
 
 
-# Modules whose output is text features: later rows read it in place of the network's text.
+# Modules whose output is text features: later rows read them instead of the network's text input.
 _GIVES_TEXT = {"ImagePoolingAttn"}
-_TEXT_HEADS = "Detect", "Segment"  # how the names of heads end or go on: they read the text as it came in
-_TEXT_WIDTH = 512  # of the text encoder that such files are made for
+_TEXT_HEADS = "Detect", "Segment"  # in the names of heads, which always read the text input itself
+_TEXT_WIDTH = 512  # features per text of the CLIP encoder that these files are made for
 
 
-def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
-    """A file whose rows take text features although no source says so, with a second input and the sources written.
+def add_text_input(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
+    """Add a text input to a file whose rows take text features, and name it among these rows' sources.
+
+    Ultralytics' files leave the text out: their model class passes it to such modules beside the graph.
 
     Args:
-        spec: the file; one that names its inputs is taken as it stands.
-        takes_text: tells whether a row's module takes text.
+        spec: the file; returned unchanged if it lists its inputs or no row takes text.
+        takes_text: whether the module of this name takes text.
     """
     if spec.inputs or spec.is_plain or not any(takes_text(row.module) for row in spec.rows):
         return spec
@@ -82,11 +81,11 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
     text, rows = INPUT - 1, []
     image_of: dict[int, int] = {}
     for row in spec.rows:
-        # A row that gives text leaves the stream of maps as it was.
+        # A row that returns text is skipped by readers of feature maps: they read the row before it.
         sources = tuple(image_of.get(source, source) for source in row.sources)
         if takes_text(row.module):
             given = INPUT - 1 if any(part in row.module for part in _TEXT_HEADS) else text
-            row = replace(row, sources=(*sources, given), picks=(*row.picks, None))
+            row = replace(row, sources=(*sources, given), selections=(*row.selections, None))
         else:
             row = replace(row, sources=sources)
         if row.module in _GIVES_TEXT:
@@ -95,21 +94,21 @@ def with_text(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
     return replace(spec, rows=tuple(rows), inputs=inputs)
 
 
-# Tasks whose networks have batch norms with constants of their own.
+# Tasks whose networks have other batch-norm constants than torch's defaults.
 _DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
 
 
-def adjust(module: str, values: dict[str, Any], scale: Scale) -> None:
-    """Set the arguments that the scale decides."""
+def apply_scale(module: str, values: dict[str, Any], scale: Scale) -> None:
+    """Set, in place, the arguments of a module that depend on the scale."""
     letters, changes = _BY_SCALE.get(module, ("", {}))
     if len(scale.name) == 1 and scale.name in letters:
         values.update(changes)
     if module == "C2fAttn":
-        _guide(values, scale)
+        _scale_guided_block(values, scale)
 
 
-def _guide(values: dict[str, Any], scale: Scale) -> None:
-    """The embedding of a guided block is as wide as its hidden channels, and its heads are scaled."""
+def _scale_guided_block(values: dict[str, Any], scale: Scale) -> None:
+    """Make the embedding of a text-guided block as wide as its hidden channels, and scale its attention heads."""
     if isinstance(values.get("c2"), int):
         values["ec"] = int(values["c2"] * values.get("e", 0.5))
     heads = values.get("nh", 1)
@@ -118,21 +117,11 @@ def _guide(values: dict[str, Any], scale: Scale) -> None:
         values["nh"] = int(max(most * scale.width, 1))
 
 
-def legacy(modules: Iterable[str]) -> bool:
-    """Whether detection heads of a file with these modules have the older, dense class branch."""
+def is_legacy(modules: Iterable[str]) -> bool:
+    """Whether the detection heads of a file with these modules have the older class branch of full convolutions."""
     return _NON_LEGACY.isdisjoint(modules)
 
 
 def norm_constants(task: str | None) -> tuple[float, float] | None:
-    """eps and momentum of batch norms in networks of a task; None where torch's stay, as in classifiers."""
+    """Return eps and momentum of the batch norms in networks of a task; None for torch's defaults (classifiers)."""
     return (1e-3, 0.03) if task in _DETECTION_LIKE else None
-
-
-def finish(module: nn.Module, task: str | None) -> nn.Module:
-    """Give batch norms the constants of detection-like networks; classifiers and nets of other kinds keep torch's."""
-    constants = norm_constants(task)
-    if constants:
-        for child in module.modules():
-            if type(child) is nn.BatchNorm2d:
-                child.eps, child.momentum = constants
-    return module

@@ -1,4 +1,7 @@
-"""A row is a call with holes: its values, the file's settings and what arrives, bound to a constructor's parameters."""
+"""Bind a row to a module's constructor: its arguments, the file's settings and the shapes of its sources fill the call.
+
+Each parameter has a `Role`, which decides where its value comes from.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from netbuild.errors import NetbuildError, did_you_mean, shorten
-from netbuild.grammar import ultralytics as compat
+from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import Call
 from netbuild.grammar.keys import SETTINGS
 from netbuild.grammar.nodes import Node
@@ -22,94 +25,103 @@ MAX_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """What a row's sources bring: channels (None where an output is no single map), sizes and strides."""
+class SourceShapes:
+    """Channels, sizes and strides of the outputs that a row reads; None where an output is not a single feature map."""
 
     channels: tuple[int | None, ...]
-    sizes: tuple[tuple[int, int] | None, ...]
-    strides: tuple[float | None, ...]
+    sizes: tuple[tuple[int, int] | None, ...]  # (height, width)
+    strides: tuple[float | None, ...]  # image pixels per step
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What rows may refer to: names with values, settings of the file, the scale, and the rule for widths."""
+    """The values that rows may refer to, and the rule that scales their widths."""
 
-    names: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    names: Mapping[str, Any]  # names that expressions may use
+    settings: Mapping[str, Any]  # top-level keys of the file
     scale: Scale
-    divisor: int = 1
-    ultralytics: bool = False  # whether compat applies: a backbone/head file
-    file_names: Mapping[str, Any] = field(default_factory=dict)  # those of the file: what a block sees beside its own
+    divisor: int = 1  # widths are rounded up to a multiple of it
+    ultralytics: bool = False  # a backbone/head file, to which `netbuild.grammar.ultralytics` applies
+    file_names: Mapping[str, Any] = field(default_factory=dict)  # the file's names, which a block sees beside its own
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A bound call: the constructor's keyword arguments, and the arguments as a table shows them."""
+class BoundCall:
+    """A constructor call with all its arguments, and the arguments that a table shows."""
 
     factory: Factory
-    call: Mapping[str, Any]
+    call: Mapping[str, Any]  # keyword arguments
     positional: tuple[Any, ...] = ()
     shown: tuple[Any, ...] = ()
     shown_keywords: Mapping[str, Any] = field(default_factory=dict)
-    takes_repeats: bool = False
-    listed: bool = False  # the module takes a list of inputs
+    takes_repeats: bool = False  # the module repeats its parts itself, so the row is built once
+    takes_list: bool = False  # the module's forward takes a list of inputs
 
     def make(self) -> nn.Module:
-        """A new module of this call."""
-        return self.factory.make(*map(_made, self.positional), **{k: _made(v) for k, v in self.call.items()})
+        """Build a new module."""
+        keywords = {name: _build_nested(value) for name, value in self.call.items()}
+        return self.factory.make(*map(_build_nested, self.positional), **keywords)
 
     def arguments(self) -> list[Any]:
-        """The arguments as a list: keywords, if any, in a mapping at the end."""
-        shown = [_plain(value) for value in self.shown]
+        """Return the shown arguments as plain values; keyword arguments form a dict at the end of the list."""
+        shown = [_to_plain(value) for value in self.shown]
         if self.shown_keywords:
-            shown.append({key: _plain(value) for key, value in self.shown_keywords.items()})
+            shown.append({key: _to_plain(value) for key, value in self.shown_keywords.items()})
         return shown
 
 
-def _made(value: Any) -> Any:
+def _build_nested(value: Any) -> Any:
+    """Build the module of an argument such as ``nn.ReLU()``; return any other value as it is."""
     return registry.instantiate(value) if isinstance(value, Call) else value
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def scaled_width(value: int, scope: Scope) -> int:
-    """Channels after the scale: capped, multiplied, rounded up to a multiple of the divisor."""
+def scale_width(value: int, scope: Scope) -> int:
+    """Apply the scale to a number of channels: cap it, multiply it, round it up to a multiple of the divisor."""
     return math.ceil(min(value, scope.scale.max_channels) * scope.scale.width / scope.divisor) * scope.divisor
 
 
-def bind(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Scope) -> Bound:
+def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope) -> BoundCall:
     """Bind a row to a factory.
 
+    Args:
+        factory: builds the row's module.
+        row: its arguments are bound.
+        n: the row's repeats after scaling.
+        sources: shapes of the outputs that the row reads.
+        scope: the values that its arguments may refer to.
+
     Raises:
-        NetbuildError: at the value that does not fit, or at the row.
+        NetbuildError: at the argument that does not fit, or at the row.
     """
-    own_style = not factory.foreign or (scope.ultralytics and factory.name in compat.OWN_STYLE)
+    own_style = not factory.foreign or (scope.ultralytics and factory.name in ultralytics.OWN_STYLE)
     if not own_style and row.args:
-        return _bind_full(factory, row, scope)
-    supplied = _supplied(factory, row, n, arriving, scope)
+        return _bind_full_signature(factory, row, scope)
+    supplied = _supply(factory, row, n, sources, scope)
     if scope.ultralytics:
-        row = compat.without_declared_width(row)
+        row = ultralytics.drop_declared_width(row)
     free = [p for p in factory.parameters if p.role not in SUPPLIED]
     if len(row.args) > len(free) and not factory.variadic:
-        raise _too_many(factory, row, free, supplied, scope)
-    values = {p.name: _value(p, node, row, scope) for p, node in zip(free, row.args, strict=False)}
-    keywords = _keywords(factory, row, values, supplied if own_style else {}, scope)
+        raise _too_many_error(factory, row, free, supplied, scope)
+    values = {p.name: _bind_value(p, node, row, scope) for p, node in zip(free, row.args, strict=False)}
+    keywords = _bind_keywords(factory, row, values, supplied if own_style else {}, scope)
     if scope.ultralytics:
-        compat.adjust(factory.name, values, scope.scale)
+        ultralytics.apply_scale(factory.name, values, scope.scale)
     call = {**supplied, **values, **keywords}
     _check_complete(factory, row, call, supplied)
     shown = {k: v for k, v in {**supplied, **values}.items() if k not in keywords}
-    return Bound(
+    return BoundCall(
         factory,
         call,
         shown=tuple(shown[p.name] for p in factory.parameters if p.name in shown and _is_shown(p)),
         shown_keywords=keywords,
         takes_repeats=factory.takes(Depth),
-        listed=any(p.role is In and p.wants_list for p in factory.parameters),
+        takes_list=any(p.role is In and p.wants_list for p in factory.parameters),
     )
 
 
@@ -117,69 +129,76 @@ def _is_shown(parameter: Parameter) -> bool:
     return parameter.role not in (Size, Stride, Setting)
 
 
-def _supplied(factory: Factory, row: Row, n: int, arriving: Arriving, scope: Scope) -> dict[str, Any]:
+def _supply(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope) -> dict[str, Any]:
+    """Collect the arguments that a row does not write: shapes of its sources, repeats, settings of the file."""
     values: dict[str, Any] = {}
     for p in factory.parameters:
         if p.role is In:
-            if p.types == (int,) and len(arriving.channels) > 1:
-                message = f"{row.label} takes one source, {len(arriving.channels)} are given"
+            if p.types == (int,) and len(sources.channels) > 1:
+                message = f"{row.label} takes one source, {len(sources.channels)} are given"
                 raise NetbuildError(message, row.where, "join them first, with a Concat or Add row")
-            values[p.name] = _pick(p, [_channels(c, row) for c in arriving.channels])
+            values[p.name] = _one_or_list(p, [_check_channels(c, row) for c in sources.channels])
         elif p.role is Depth and not factory.foreign:
             values[p.name] = n
         elif p.role is Size:
-            values[p.name] = _pick(p, arriving.sizes)
-        elif p.role is Stride and None not in arriving.strides:
-            values[p.name] = _pick(p, arriving.strides)
+            values[p.name] = _one_or_list(p, sources.sizes)
+        elif p.role is Stride and None not in sources.strides:
+            values[p.name] = _one_or_list(p, sources.strides)
         elif p.role is Setting and scope.settings.get(p.name) is not None:
             values[p.name] = scope.settings[p.name]
     return values
 
 
-def _pick(parameter: Parameter, values: Sequence[Any]) -> Any:
+def _one_or_list(parameter: Parameter, values: Sequence[Any]) -> Any:
+    """Return the value of the only source, or a list with one value for each source."""
     return list(values) if parameter.wants_list or len(values) > 1 else values[0]
 
 
-def _channels(channels: int | None, row: Row) -> int:
+def _check_channels(channels: int | None, row: Row) -> int:
     if channels is None:
         raise NetbuildError(
-            f"{row.label} needs input channels, but a source gives no single map",
+            f"{row.label} needs input channels, but the output of a source is not a single feature map",
             row.where,
-            "take its maps from earlier rows",
+            "read feature maps of earlier rows",
         )
     return channels
 
 
-def _bind_full(factory: Factory, row: Row, scope: Scope) -> Bound:
+def _bind_full_signature(factory: Factory, row: Row, scope: Scope) -> BoundCall:
+    """Bind a module of another package whose row has positional arguments: they are its full signature, unscaled."""
     parameters = factory.parameters
     if len(row.args) > len(parameters) and not factory.variadic:
-        raise _too_many(factory, row, list(parameters), {}, scope)
-    extra = [Parameter(f"value {i}", Role.PLAIN, (), None, False) for i in range(len(row.args))]
-    # Positional values of torch's own modules are their full signature, and exact.
+        raise _too_many_error(factory, row, list(parameters), {}, scope)
+    extra = [Parameter(f"value {i}", Role.PLAIN, (), None, False) for i in range(len(row.args))]  # for *args
     values = [
-        _checked(p, argument(node, scope.names), node, row)
+        _check_value(p, argument(node, scope.names), node, row)
         for p, node in zip((*parameters, *extra[len(parameters) :]), row.args, strict=False)
     ]
-    given = {p.name: v for p, v in zip(parameters, values, strict=False)}
-    keywords = _keywords(factory, row, given, {}, scope)
-    _check_complete(factory, row, {**given, **keywords}, {})
-    return Bound(factory, keywords, tuple(values), tuple(values), keywords)
+    by_name = {p.name: v for p, v in zip(parameters, values, strict=False)}
+    keywords = _bind_keywords(factory, row, by_name, {}, scope)
+    _check_complete(factory, row, {**by_name, **keywords}, {})
+    return BoundCall(factory, keywords, tuple(values), tuple(values), keywords)
 
 
-def _value(parameter: Parameter, node: Node, row: Row, scope: Scope) -> Any:
+def _bind_value(parameter: Parameter, node: Node, row: Row, scope: Scope) -> Any:
+    """Evaluate an argument of a row, scale it if it is a width, and check that it fits the parameter."""
     value = argument(node, scope.names)
     if parameter.role is Activation:
-        return _activation(value, node, row)
+        return _check_activation(value, node, row)
+    # Only a literal width is scaled: `nc` and expressions are exact.
     if parameter.role is Width and type(value) is int and value >= 1 and isinstance(node.value, int):
-        value = scaled_width(min(value, MAX_CHANNELS + 1), scope)
-    value = _checked(parameter, value, node, row)
+        value = scale_width(min(value, MAX_CHANNELS + 1), scope)
+    value = _check_value(parameter, value, node, row)
     if parameter.role is Width and not (type(value) is int and 1 <= value <= MAX_CHANNELS):
-        what = "a whole number" if type(value) is int else node.kind() + " where a whole number"
-        raise node.error(f"{row.label}: {parameter.name} must be {what} from 1 to {MAX_CHANNELS} channels")
+        found = "" if type(value) is int else f", not {node.kind()}"
+        raise node.error(
+            f"{row.label}: {parameter.name} must be a whole number from 1 to {MAX_CHANNELS} channels{found}"
+        )
     return value
 
 
-def _activation(value: Any, node: Node, row: Row) -> Any:
+def _check_activation(value: Any, node: Node, row: Row) -> Any:
+    """Return an activation argument as it is, after a try to build it."""
     if value is None or isinstance(value, bool):
         return value
     try:
@@ -189,7 +208,8 @@ def _activation(value: Any, node: Node, row: Row) -> Any:
     return value
 
 
-def _checked(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
+def _check_value(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
+    """Return a value as it is, or raise an error at its place if the parameter cannot take it."""
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise node.error(f"{row.label}: {parameter.name} is {value}: too large")
     if isinstance(value, Call):
@@ -197,12 +217,12 @@ def _checked(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
             registry.instantiate(value)
         except NetbuildError as error:
             raise node.error(f"{row.label}: {error.message}", error.hint) from None
-    elif not _fits(value, parameter):
-        raise _misfit(parameter, value, node, row)
+    elif not _accepts(parameter, value):
+        raise _type_mismatch(parameter, value, node, row)
     return value
 
 
-def _misfit(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildError:
+def _type_mismatch(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildError:
     numeric = not parameter.types or set(parameter.types) & {int, float}
     if isinstance(value, str):
         found, wanted = f"the text {shorten(repr(value))}", "a number is needed" if numeric else ""
@@ -211,10 +231,10 @@ def _misfit(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildE
     wanted = wanted or f"{' or '.join(dict.fromkeys(map(_type_name, parameter.types)))} is needed"
     position = f"argument {list(row.args).index(node) + 1}, " if node in row.args else ""
     message = f"{row.label}: {position}{parameter.name}: {found} stands where {wanted}"
-    return node.error(message, _misfit_hint(value) if isinstance(value, str) else "")
+    return node.error(message, _type_mismatch_hint(value) if isinstance(value, str) else "")
 
 
-def _misfit_hint(text: str) -> str:
+def _type_mismatch_hint(text: str) -> str:
     if text in SETTINGS:
         return f"'{text}' has no value here: set it in the file{f' or by --{text}' if text in ('nc', 'ch') else ''}"
     words = {"none": "None", "nan": ".nan", "inf": ".inf", "on": "true", "yes": "true", "off": "false", "no": "false"}
@@ -227,13 +247,14 @@ def _type_name(t: type) -> str:
     )
 
 
-def _fits(value: Any, parameter: Parameter) -> bool:
+def _accepts(parameter: Parameter, value: Any) -> bool:
+    """Whether a parameter takes a value, by its annotation or else by its default."""
     if not parameter.types:
-        # Without an annotation the default tells whether a text can be meant.
+        # Without an annotation, a numeric default shows that the parameter takes no text.
         return not (isinstance(value, str) and isinstance(parameter.default, (int, float)))
-    types = {t for t in parameter.types if not issubclass(t, nn.Module)}  # only a call stands for a module
+    types = {t for t in parameter.types if not issubclass(t, nn.Module)}  # only a call such as nn.ReLU() is a module
     if not types <= {int, float, bool, str, list, tuple, type(None)}:
-        return True  # a type of the module's own: its constructor knows
+        return True  # a type that only the module's constructor can check
     if value is None:
         return type(None) in types or parameter.default is None
     if isinstance(value, bool):
@@ -247,9 +268,18 @@ def _fits(value: Any, parameter: Parameter) -> bool:
     return isinstance(value, str) and str in types
 
 
-def _keywords(
-    factory: Factory, row: Row, given: Mapping[str, Any], supplied: Mapping[str, Any], scope: Scope
+def _bind_keywords(
+    factory: Factory, row: Row, positional: Mapping[str, Any], supplied: Mapping[str, Any], scope: Scope
 ) -> dict[str, Any]:
+    """Bind the keyword arguments of a row.
+
+    Args:
+        factory: builds the row's module.
+        row: its keyword arguments are bound.
+        positional: arguments already bound by position, by name.
+        supplied: arguments that netbuild supplies, which the row may not set; settings of the file excepted.
+        scope: the values that arguments may refer to.
+    """
     by_name = {p.name: p for p in factory.parameters}
     values = {}
     for name, node in row.kwargs:
@@ -259,28 +289,24 @@ def _keywords(
         if parameter is None:
             hint = did_you_mean(name, by_name) or f"it takes {factory.signature(supplied)}"
             raise node.error(f"{row.label} has no argument '{name}'", hint)
-        if name in given:
+        if name in positional:
             raise node.error(f"{row.label}: '{name}' is given twice, by position and by keyword")
         if name in supplied and parameter.role is not Setting:
             raise node.error(
                 f"{row.label}: '{name}' is supplied by netbuild ({supplied[name]} arrives)", "leave it out"
             )
-        values[name] = _value(parameter, node, row, scope)
+        values[name] = _bind_value(parameter, node, row, scope)
     return values
 
 
-def _too_many(
+def _too_many_error(
     factory: Factory, row: Row, free: Sequence[Parameter], supplied: Mapping[str, Any], scope: Scope
 ) -> NetbuildError:
-    given = shorten([argument(node, scope.names) for node in row.args])
+    values = shorten([argument(node, scope.names) for node in row.args])
     count = f"at most {len(free)}" if free else "none"
-    message = f"{row.label}: {len(row.args)} values given, {given}, but a row gives it {count}"
+    message = f"{row.label}: {len(row.args)} values given, {values}, but a row may give {count}"
     message += f": {', '.join(p.name for p in free)}" if free else ""
-    inputs = {
-        name: value
-        for name, value in supplied.items()
-        if any(p.name == name and p.role is In for p in factory.parameters)
-    }
+    inputs = {p.name: supplied[p.name] for p in factory.parameters if p.role is In and p.name in supplied}
     hint = f"it takes {factory.signature(supplied)}"
     for name, value in inputs.items():
         at = f" at scale {scope.scale.name}" if scope.scale.name else ""
@@ -297,6 +323,7 @@ def _check_complete(factory: Factory, row: Row, call: Mapping[str, Any], supplie
     hint = f"it takes {factory.signature(supplied)}"
     if factory.foreign and factory.takes(In):
         hint += (
-            "; positional values of torch's modules are the full signature, keywords get the input channels filled in"
+            "; by position a module of another package takes its full signature,"
+            " by keyword netbuild fills in the input channels"
         )
     raise NetbuildError(f"{row.label}: {', '.join(missing)} missing", row.where, hint)

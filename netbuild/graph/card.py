@@ -1,4 +1,4 @@
-"""A network's card: its name, task, inputs, class names and rows, and the YAML text that builds it again."""
+"""The card of a network: its name, task, inputs, class names and rows, and a YAML text that rebuilds it."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,33 +8,33 @@ from typing import Any
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.header import CodeFile
 from netbuild.grammar.spec import Spec
-from netbuild.graph.options import Facts
+from netbuild.graph.options import NetworkConfig
 from netbuild.modules.factory import Factory
-from netbuild.modules.own import carried
+from netbuild.modules.own import collect_sources
 
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """What a built network knows of itself: plain data, enough to write a checkpoint that builds it again.
+    """The description of a built network as plain data, complete enough that a checkpoint can rebuild it.
 
     Attributes:
         name: the file's stem with its scale, such as ``yolo11n-seg``.
-        scale: the entry of the file's ``scales`` that was built; empty where there is none.
-        task: the name of its task, None where neither the file nor the head states one.
+        scale: the entry of the file's ``scales`` that was built; empty where the file has none.
+        task: the name of the network's task, None where neither the file nor the head states one.
         nc: number of classes, None where the file has none.
-        ch: channels of its (first) image.
-        imgsz: height and width of its (first) image in pixels.
-        names: names of the classes, None where they are not known.
+        ch: channels of the (first) image.
+        imgsz: height and width of the (first) image in pixels.
+        names: class names, None where they are unknown.
         rows: module and name (or None) of each row.
         inputs: name and shape, without the batch, of each input.
-        stride: the largest stride of a row, in pixels; 1 where none is known.
-        canvas: height and width that every image must have, None where any size will do.
-        lr_factors: factor of the learning rate by row number (as text).
+        stride: the largest known stride of a row in pixels, at least 1.
+        canvas: height and width that every image must have, None where any size fits.
+        lr_factors: learning-rate factors by row number (as text).
         params: the values of the file's ``params``.
         file: the name of the YAML file.
-        yaml: the text of a YAML file that builds this very network.
-        modules: the source of the own modules that its rows use.
-        requires: packages beside torch that its rows name.
+        yaml: the text of a YAML file that builds exactly this network.
+        modules: the source files of the own modules that the rows use.
+        requires: top-level packages, torch excepted, that the rows name.
     """
 
     name: str
@@ -56,44 +56,44 @@ class NetworkCard:
     requires: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name; `json.dumps` takes them, except for ``modules``, which are dataclasses."""
+        """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-def make_card(name: str, facts: Facts, stride: int, own: Iterable[Factory]) -> NetworkCard:
-    """The card of a resolved network.
+def make_card(name: str, config: NetworkConfig, stride: int, own_modules: Iterable[Factory]) -> NetworkCard:
+    """Make the card of a resolved network.
 
     Args:
-        name: of the network.
-        facts: the values that its rows were resolved with.
-        stride: the largest stride of its rows, in pixels.
-        own: the own modules that its rows use.
+        name: the network's name.
+        config: the values that its rows were resolved with.
+        stride: the largest stride of its rows in pixels.
+        own_modules: factories of the own modules that its rows use.
     """
-    spec = facts.spec
+    spec = config.spec
     return NetworkCard(
-        name, facts.scale.name, facts.task, facts.nc, facts.ch, facts.imgsz,
+        name, config.scale.name, config.task, config.nc, config.ch, config.imgsz,
         names=spec.stored.names if spec.stored else None, rows=tuple((row.module, row.name) for row in spec.rows),
-        inputs=facts.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
-        params=dict(spec.params), file=spec.path.name, yaml=yaml_of(facts), modules=carried(own, facts.task),
-        requires=_packages(spec),
+        inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
+        params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
+        modules=collect_sources(own_modules, config.task), requires=_required_packages(spec),
     )  # fmt: skip
 
 
-def yaml_of(facts: Facts) -> str:
-    """The file that gives this very network: what it extends read in, the options asked for written down."""
-    scale = facts.scale
+def resolved_yaml(config: NetworkConfig) -> str:
+    """Return a YAML file that builds exactly this network: without ``extends``, and with the user's options set."""
+    scale = config.scale
     multiples = [scale.depth, scale.width, *([] if scale.max_channels == math.inf else [scale.max_channels])]
     changes = {
-        "nc": facts.nc,
-        "ch": facts.ch,
-        "imgsz": list(facts.imgsz),
-        "params": facts.spec.params,
+        "nc": config.nc,
+        "ch": config.ch,
+        "imgsz": list(config.imgsz),
+        "params": config.spec.params,
         "scales": {scale.name: multiples} if scale.name else None,
     }
-    return to_yaml(facts.spec.root, {key: value for key, value in changes.items() if value}, without=("imports",))
+    return to_yaml(config.spec.root, {key: value for key, value in changes.items() if value}, without=("imports",))
 
 
-def _packages(spec: Spec) -> tuple[str, ...]:
-    """Packages beside torch that rows name by a dotted path."""
+def _required_packages(spec: Spec) -> tuple[str, ...]:
+    """Find the top-level packages, torch excepted, of modules that rows name by a dotted path."""
     tops = {row.module.split(".")[0] for row in spec.all_rows() if "." in row.module}
     return tuple(sorted(tops - {"nn", "torch"}))

@@ -1,4 +1,4 @@
-"""What resolving a file gives: `Layer`, a row with its shapes and cost, and `Graph`, all of them."""
+"""The result of resolving a network file: a `Layer` for each row, with its shapes and costs, and the `Graph` of all."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from netbuild.costs.outputs import Shape, parameter_count
 from netbuild.costs.receptive_field import Field
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.rows import Row
-from netbuild.graph.bind import Bound
-from netbuild.graph.blame import placed
+from netbuild.graph.bind import BoundCall
 from netbuild.graph.card import make_card
 from netbuild.graph.network import Network, Plan, Rows, Step
-from netbuild.graph.options import Facts
+from netbuild.graph.options import NetworkConfig
+from netbuild.graph.row_errors import add_location
 from netbuild.layers.activation import using_activation
 from netbuild.layers.initial import INITIAL
 from netbuild.modules.factory import Factory
@@ -24,14 +24,14 @@ from netbuild.roles import Role
 
 @dataclass(frozen=True)
 class Layer:
-    """A row resolved: its bound call, its module on ``meta``, shapes, costs, and how to make it with weights."""
+    """A resolved row: its bound call, its module on the ``meta`` device, its shapes and its costs."""
 
     row: Row
-    n: int
+    n: int  # repeats after scaling
     factory: Factory
-    arguments: list[Any]
-    module: nn.Module
-    make: Callable[[], nn.Module]
+    arguments: list[Any]  # as tables show them
+    module: nn.Module  # on ``meta``, without storage
+    make: Callable[[], nn.Module]  # builds it with weights
     step: Step
     in_shapes: list[Shape]
     out_shape: Shape
@@ -39,89 +39,93 @@ class Layer:
     field: Field | None
     source_strides: tuple[float | None, ...]
     tally: Tally
-    bound: Bound
-    result_names: tuple[str, ...] = ()  # of a block that returns several rows: their names
-    inside: tuple["Inside", ...] = ()  # of a block, once for each copy
+    bound: BoundCall
+    result_names: tuple[str, ...] = ()  # names of the rows that a block returns, where it returns several
+    block_copies: tuple["BlockCopy", ...] = ()  # one for each repeat, where the module is a block of the file
 
     @property
     def copies(self) -> int:
-        """How many modules stand in sequence for the row."""
+        """The number of modules that run in sequence for the row."""
         return 1 if self.bound.takes_repeats else self.n
 
     @property
     def params(self) -> int:
-        """Number of parameters."""
+        """The number of parameters."""
         return parameter_count(self.module)
 
     @property
-    def starts_anew(self) -> bool:
-        """Whether `init` is for its weights: heads know their biases, and published weights must stay."""
+    def uses_init(self) -> bool:
+        """Whether the file's ``init`` applies: heads set their own biases, and published weights must stay."""
         return self.factory.task is None and not self.row.module.lower().startswith(("timm.", "torchvision"))
 
     @property
     def strides(self) -> list[float | None] | None:
-        """Of a module that decodes by the strides of its sources, these strides; None of any other."""
+        """The strides of its sources, for a module such as a head that is given them; None for any other."""
         return list(self.source_strides) if self.factory.takes(Role.STRIDE) else None
 
 
 @dataclass(frozen=True)
-class Inside:
-    """What a block of the file is at a row: its inner rows, their names in the state dict, and the wiring."""
+class BlockCopy:
+    """One copy of a block of the file, resolved for the row that uses it: its inner layers and their wiring."""
 
     layers: tuple[Layer, ...]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # names of the layers in the state dict
     plan: Plan
-    inputs: tuple[str, ...]  # names, where the block names them
-    names: Mapping[str, Any]  # its parameters, and c1
+    inputs: tuple[str, ...]  # names of its inputs, where the block names them
+    names: Mapping[str, Any]  # values of its parameters, and c1
 
     def skeleton(self, title: str) -> Rows:
-        """The inner rows on ``meta``."""
+        """Return the inner rows on ``meta``."""
         return Rows({key: layer.module for key, layer in zip(self.keys, self.layers, strict=True)}, self.plan, title)
 
     def make(self, title: str) -> Rows:
-        """The inner rows with weights."""
+        """Build the inner rows with weights."""
         return Rows({key: layer.make() for key, layer in zip(self.keys, self.layers, strict=True)}, self.plan, title)
 
 
 @dataclass(frozen=True)
-class Graph(Facts):
-    """A resolved network: layers without weights, and the facts they were resolved with."""
+class Graph(NetworkConfig):
+    """A resolved network: its layers without weights, and the configuration that they were resolved with."""
 
-    activation: str
+    activation: str  # class name of the default activation
     layers: tuple[Layer, ...]
     plan: Plan
-    peak_bytes: int
-    own: tuple[Factory, ...] = ()  # own modules that the rows use
+    peak_bytes: int  # largest total size of the outputs that are alive at one time
+    own_modules: tuple[Factory, ...] = ()  # those that the rows use
 
     @property
     def name(self) -> str:
-        """The file's stem with its scale, as in yolo11n-seg; a file of one scale is that scale's."""
+        """The file's stem with its scale, as in yolo11n-seg; without the scale where the file has only one."""
         if self.spec.stored:
             return self.spec.stored.name
         return scaled_name(self.spec.stem, self.scale.name if len(self.spec.scales) > 1 else "")
 
     def skeleton(self) -> Rows:
-        """The rows on ``meta``: modules with shapes and no storage."""
+        """Return the rows on ``meta``: modules with shapes and no storage."""
         return Rows({str(i): layer.module for i, layer in enumerate(self.layers)}, self.plan)
 
     def build(self) -> Network:
-        """The network with weights, initialised as torch and the layers do or the file says, on the default device."""
+        """Build the network with weights on torch's default device.
+
+        Weights are initialised by the modules themselves, and then by the file's ``init`` where it has one.
+        """
         with using_activation(self.make_activation()):
-            modules = {str(i): _made(layer) for i, layer in enumerate(self.layers)}
+            modules = {str(i): _build_layer(layer) for i, layer in enumerate(self.layers)}
         if init := self.spec.settings.get("init"):
             for layer, module in zip(self.layers, modules.values(), strict=True):
-                if layer.starts_anew:
+                if layer.uses_init:
                     INITIAL[init](module)
-        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.own))
+        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.own_modules))
 
     @property
     def stride(self) -> int:
-        """The largest stride of a row in whole pixels that is known; pooling to a fixed size gives others."""
+        """The largest known stride of a row in pixels, at least 1."""
         fields = [layer.field for layer in self.layers if layer.field and layer.field.known]
+        # Pooling to a fixed size can give fractional strides, which no image size must be a multiple of.
         known = [max(f.stride) for f in fields if all(float(s).is_integer() for s in f.stride)]
         return int(max(known, default=1))
 
 
-def _made(layer: Layer) -> nn.Module:
-    with placed(layer.row):
+def _build_layer(layer: Layer) -> nn.Module:
+    with add_location(layer.row):
         return layer.make()

@@ -1,4 +1,4 @@
-"""The network itself: rows of modules, wired by number, each output kept until its last reader has run."""
+"""The runnable network: modules wired by row number; each output is freed once its last reader has run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,30 @@ from netbuild.layers.fuse import fuse as fuse_modules
 
 @dataclass(frozen=True)
 class Step:
-    """How one row is called: the values it reads, how they are passed, and those nobody reads after it."""
+    """How a row is called."""
 
-    sources: tuple[int, ...]
-    passing: str  # "one" tensor, a "list", or "spread" over the arguments of forward; "+text": the last apart
-    frees: tuple[int, ...]
-    picks: tuple[int | str | None, ...]  # of each source the output that is meant, None where it is the whole
+    sources: tuple[int, ...]  # rows whose outputs it reads; negative numbers are inputs
+    call_style: str  # "one" value, a "list", or "spread" over forward's parameters; "+text": the last one separately
+    frees: tuple[int, ...]  # values that no later row reads
+    selections: tuple[int | str | None, ...]  # per source: index or key of the output to read, None for all of it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The wiring of rows: a step each, and the values that are returned."""
+    """The wiring of rows: one step for each, and the rows whose outputs are returned."""
 
     steps: tuple[Step, ...]
     result: tuple[int, ...]
-    listed: bool = False
+    listed: bool = False  # return a list even of a single output
 
 
 def last_readers(sources: Sequence[Sequence[int]], result: Sequence[int]) -> list[tuple[int, ...]]:
-    """For each row the values that it is the last to read; the result is never freed, nor is an unread output kept."""
+    """Find for each row the values to free after it ran: those it is the last to read, and its own unread output.
+
+    Args:
+        sources: for each row the values that it reads.
+        result: values to return, which are never freed.
+    """
     last = {value: index for index, values in enumerate(sources) for value in values}
     last.update({index: index for index in range(len(sources)) if index not in last})
     frees: list[list[int]] = [[] for _ in sources]
@@ -45,12 +50,12 @@ def last_readers(sources: Sequence[Sequence[int]], result: Sequence[int]) -> lis
 
 
 class Rows(nn.Module):
-    """Modules run in order, each on the outputs that its step names. Children are called by number, or by row name.
+    """Modules that run in order, each on the outputs that its step names.
 
     Args:
-        modules: name to module, in order.
-        plan: the wiring.
-        title: the block's name, where the rows are a block of the file.
+        modules: the modules by row number, or by row name in a block, in order.
+        plan: their wiring.
+        title: name of the block, where the rows form a block of the file.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], plan: Plan, title: str = "Rows") -> None:
@@ -61,10 +66,10 @@ class Rows(nn.Module):
         self.plan = plan
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the rows on one input, or on several that their sources name in order."""
+        """Run the rows; inputs come in the order in which the file names them."""
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
-            values[index] = call(module, gather(values, step.sources, step.picks), step.passing)
+            values[index] = call_module(module, select_inputs(values, step.sources, step.selections), step.call_style)
             for value in step.frees:
                 del values[value]
         result = [values[i] for i in self.plan.result]
@@ -74,13 +79,13 @@ class Rows(nn.Module):
         return len(self._modules)
 
     def __getitem__(self, index: int) -> nn.Module:
-        """The module of a row, by number; negative ones count from the end."""
+        """Return the module of a row by number; negative numbers count from the end."""
         return list(self.children())[index]
 
     def fuse(self) -> None:
-        """Fold each batch norm row into the convolution row that only it reads.
+        """Fold each batch-norm row into the convolution row before it, if no other row reads that convolution.
 
-        One that keeps no running statistics normalises by its batch, and stays.
+        A batch norm without running statistics depends on its batch and stays.
         """
         names, modules = zip(*self.named_children(), strict=True)
         readers = Counter([s for step in self.plan.steps for s in step.sources] + list(self.plan.result))
@@ -94,20 +99,25 @@ class Rows(nn.Module):
                 setattr(self, name, nn.Identity())
 
 
-def gather(values: Mapping[int, Any], sources: Sequence[int], picks: Sequence[int | str | None]) -> list[Any]:
-    """What a row reads: each source whole, or the one of its outputs that is meant."""
-    return [values[s] if key is None else values[s][key] for s, key in zip(sources, picks, strict=True)]
+def select_inputs(
+    values: Mapping[int, Any], sources: Sequence[int], selections: Sequence[int | str | None]
+) -> list[Any]:
+    """Collect the inputs of a row: the output of each source, or the selected part of it."""
+    return [values[s] if key is None else values[s][key] for s, key in zip(sources, selections, strict=True)]
 
 
-def call(module: nn.Module, inputs: list[Any], passing: str) -> Any:
-    """Call a module on its inputs as its step says."""
-    how, _, text = passing.partition("+")
-    values, last = (inputs[:-1], inputs[-1:]) if text else (inputs, [])
-    return module(values, *last) if how == "list" else module(*values, *last)
+def call_module(module: nn.Module, inputs: list[Any], call_style: str) -> Any:
+    """Call a module on its inputs in the given style, see `Step`."""
+    style, _, text = call_style.partition("+")
+    values, text_features = (inputs[:-1], inputs[-1:]) if text else (inputs, [])
+    return module(values, *text_features) if style == "list" else module(*values, *text_features)
 
 
 class Network(nn.Module):
-    """A built network: image (B, ch, H, W) to the last row's output. State-dict keys are ``model.<row>.<...>``."""
+    """A built network: an image (B, ch, H, W) to the last row's output.
+
+    State-dict keys are ``model.<row>.<...>``, the layout of existing checkpoints.
+    """
 
     def __init__(self, model: Rows, card: NetworkCard) -> None:
         super().__init__()
@@ -116,14 +126,14 @@ class Network(nn.Module):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The card as a dict, for plug-ins written before there was `card`; a change to it has no effect."""
+        """A copy of the card as a dict, for plug-ins that were written before there was `card`."""
         return self.card.to_dict()
 
     def forward(self, *images: torch.Tensor) -> Any:
-        """The last row's output for one image, or for the inputs that the file names, in its order."""
+        """Return the last row's output for an image, or for several inputs in the order of the file."""
         return self.model(*images)
 
     def fuse(self) -> "Network":
-        """Merge batch norms and parallel branches for inference, in place; returns itself."""
+        """Merge batch norms and parallel branches for inference, in place, and return the network itself."""
         fuse_modules(self.model)
         return self

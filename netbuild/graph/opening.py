@@ -1,4 +1,4 @@
-"""From a file's name to a resolved graph: packaged networks, YAML files, checkpoints."""
+"""Open a network by name: a YAML file, a packaged architecture or a checkpoint becomes a resolved graph."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,22 +10,22 @@ from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
-from netbuild.modules.gather import gather
+from netbuild.modules.gather import load_own_modules
 
 Size = int | tuple[int, int] | None
 
 
 class NetworkOptions(TypedDict, total=False):
-    """The keywords of every function that opens a network's file; those left out are the file's own, or the default.
+    """The keywords of every function that opens a network file; what is left out comes from the file or a default.
 
     Attributes:
-        scale: the entry of the file's ``scales``.
-        nc: number of classes, instead of the file's.
-        ch: image channels, instead of the file's.
-        imgsz: side, or (height, width), in pixels.
+        scale: an entry of the file's ``scales``.
+        nc: number of classes.
+        ch: image channels.
+        imgsz: image side, or (height, width), in pixels.
         modules: Python files or folders whose module classes the rows may use; their code is run.
-        trusted: whether code that the file imports or carries may run, or a function that decides for each path.
-        set: values of the file's ``params``, such as ``reduction=8``.
+        trusted: whether to run code that the file imports or a checkpoint carries, or a function that decides by path.
+        set: new values of the file's ``params``, such as ``reduction=8``.
     """
 
     scale: str | None
@@ -41,23 +41,23 @@ def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
     """Load and resolve a network: no weights yet.
 
     Args:
-        file: a YAML file, the name of a packaged architecture (``yolo11n.yaml`` is ``yolo11.yaml`` at scale n), or a
-            checkpoint.
+        file: a YAML file, a packaged architecture (``yolo11n.yaml`` means ``yolo11.yaml`` at scale n) or a checkpoint.
         options: see `NetworkOptions`.
 
     Raises:
-        KeywordError: for a keyword that is none of them.
+        KeywordError: for an unknown keyword.
         NetbuildError: with the place of every mistake in the file.
     """
     check_keywords(options, NetworkOptions.__annotations__)
     path, letter = locate(str(file))
     spec = load(path, options.get("set", ()))
     trusted = options.get("trusted", False)
-    own = gather(spec, options.get("modules", ()), trusted if callable(trusted) else lambda _: bool(trusted))
-    given = Options(options.get("scale"), letter, options.get("nc"), options.get("ch"), pair(options.get("imgsz")), own)
-    return resolve(spec, given)
+    may_run = trusted if callable(trusted) else lambda _: bool(trusted)
+    own = load_own_modules(spec, options.get("modules", ()), may_run)
+    size = expand_size(options.get("imgsz"))
+    return resolve(spec, Options(options.get("scale"), letter, options.get("nc"), options.get("ch"), size, own))
 
 
-def pair(size: Size) -> tuple[int, int] | None:
-    """(height, width) of a size that is given as one side, as both, or not at all."""
+def expand_size(size: Size) -> tuple[int, int] | None:
+    """Return (height, width) of a size that is one side, both sides, or None."""
     return (size, size) if isinstance(size, int) else size

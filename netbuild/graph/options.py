@@ -1,4 +1,4 @@
-"""What rows are resolved with: a file's facts and the user's options, before any row is looked at."""
+"""The configuration of a network: a file's values after the user's options, fixed before any row is resolved."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ CLASSIFY_SIZE = 224
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks for beside the file: None leaves the file's own value, or the default."""
+    """The user's choices for a network file; None keeps the file's value, or the default where the file has none."""
 
     scale: str | None = None
-    letter: str | None = None  # of the name by which the file was found
+    letter: str | None = None  # scale letter in the requested file name: n of yolo11n.yaml, found as yolo11.yaml
     nc: int | None = None
     ch: int | None = None
     imgsz: tuple[int, int] | None = None
@@ -35,8 +35,22 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a network is resolved with. ``inputs`` are names with shapes beside the batch."""
+class NetworkConfig:
+    """The values that a network's rows are resolved with.
+
+    Attributes:
+        spec: the network file.
+        scale: the chosen scale; its name is empty where the file has none.
+        scale_from: origin of the scale: ``flag``, ``name`` or ``default``; None where the file has none.
+        task: the file's task, else that of its head, else None.
+        nc: number of classes, None where the file has none.
+        ch: channels of the first image.
+        imgsz: height and width of the first image in pixels.
+        inputs: name and shape, without the batch, of each input.
+        scope: the names and settings that rows may refer to.
+        notes: remarks for the user, such as an option that overrides a value of the file.
+        make_activation: makes the default activation of the network's layers.
+    """
 
     spec: Spec
     scale: Scale
@@ -50,8 +64,13 @@ class Facts:
     notes: tuple[str, ...]
     make_activation: Callable[[], nn.Module] = field(repr=False)
 
-    def images(self, batch: int = 1, imgsz: tuple[int, int] | None = None) -> list[torch.Tensor]:
-        """Empty inputs on torch's default device, images with their receptive field; of one size if it is given."""
+    def make_inputs(self, batch: int = 1, imgsz: tuple[int, int] | None = None) -> list[torch.Tensor]:
+        """Uninitialised input tensors on torch's default device; images carry the start of their receptive field.
+
+        Args:
+            batch: size of the first dimension.
+            imgsz: height and width of all images, instead of the configured ones.
+        """
         tensors = []
         for _, shape in self.inputs:
             is_image = len(shape) == 3
@@ -61,92 +80,95 @@ class Facts:
         return tensors
 
 
-def prepare(spec: Spec, options: Options) -> Facts:
-    """The facts that a file's rows are resolved with.
+def make_config(spec: Spec, options: Options) -> NetworkConfig:
+    """Combine a network file with the user's options.
 
     Raises:
-        NetbuildError: for a scale, an input or an option that the file does not take.
+        NetbuildError: for a scale, an input or an option that does not fit the file.
     """
     scale, scale_from = choose_scale(spec, options.scale, options.letter)
     spec = ultralytics.translate(spec)
-    spec = ultralytics.with_text(spec, lambda name: _takes_text(name, options.modules))
-    settings, notes = _settings(spec, options)
-    task = settings.get("task") or _head_task(spec, options.modules)
+    spec = ultralytics.add_text_input(spec, lambda name: _takes_text(name, options.modules))
+    settings, notes = _merge_settings(spec, options)
+    task = settings.get("task") or _task_of_head(spec, options.modules)
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
-    inputs = _inputs(spec, _names(spec, settings, scale), imgsz, options.imgsz is not None)
+    inputs = _input_shapes(spec, _expression_names(spec, settings, scale), imgsz, options.imgsz is not None)
     ch, height, width = next((shape for _, shape in inputs if len(shape) == 3), (settings["ch"], *imgsz))
+    # The first image of `inputs:` decides `ch` for the rows, so the names are made anew.
     settings["ch"] = ch
-    names = _names(spec, settings, scale)
+    names = _expression_names(spec, settings, scale)
     scope = Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
-    size = (height, width)
-    return Facts(spec, scale, scale_from, task, settings.get("nc"), ch, size, inputs, scope, notes, _activation(spec))
+    size, make_activation = (height, width), _activation_maker(spec)
+    return NetworkConfig(
+        spec, scale, scale_from, task, settings.get("nc"), ch, size, inputs, scope, notes, make_activation
+    )
 
 
 def _takes_text(name: str, own: Mapping[str, Factory]) -> bool:
     try:
         return registry.find(name, own).takes_text
     except NetbuildError:
-        return False  # said at its row
+        return False  # resolving the row reports the unknown module
 
 
-def _inputs(
-    spec: Spec, names: Mapping[str, Any], imgsz: tuple[int, int], asked: bool
+def _input_shapes(
+    spec: Spec, names: Mapping[str, Any], imgsz: tuple[int, int], is_override: bool
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The network's inputs; a size that is asked for goes for all images."""
+    """The network's inputs by name; an image size of the user's (``is_override``) replaces those of all images."""
     if not spec.inputs:
         return (("input", (names["ch"], *imgsz)),)
     shapes = [(item.name, item.shape(names)) for item in spec.inputs]
     return tuple(
-        (name, (shape[0], *imgsz) if len(shape) == 1 or (len(shape) == 3 and asked) else shape)
+        (name, (shape[0], *imgsz) if len(shape) == 1 or (len(shape) == 3 and is_override) else shape)
         for name, shape in shapes
     )
 
 
-def _settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _merge_settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The file's settings with the user's ``nc`` and ``ch``, and remarks on what these override."""
     notes = []
     settings = {"ch": 3, **spec.settings}
-    if (
-        options.ch is not None
-        and spec.inputs
-        and not any(_names_ch(side.value) for i in spec.inputs for side in i.sides)
-    ):
+    uses_ch = any(_mentions_ch(side.value) for item in spec.inputs for side in item.sides)
+    if options.ch is not None and spec.inputs and not uses_ch:
         where = spec.root.keys["inputs"].where
-        raise NetbuildError("--ch goes with a file of one image: this one names its inputs", where, "edit them there")
+        raise NetbuildError("--ch has no effect on a file that lists its inputs", where, "edit them there")
     for key in ("nc", "ch"):
-        asked = getattr(options, key)
-        if asked is None:
+        value = getattr(options, key)
+        if value is None:
             continue
-        if key == "ch" and key in spec.settings and spec.settings[key] != asked:
-            notes.append(f"the file says ch: {spec.settings[key]}, --ch {asked} was asked for and is used")
-        settings[key] = asked
-    settings["legacy"] = ultralytics.legacy(row.module for row in spec.rows)
+        if key == "ch" and key in spec.settings and spec.settings[key] != value:
+            notes.append(f"--ch {value} overrides ch: {spec.settings[key]} of the file")
+        settings[key] = value
+    settings["legacy"] = ultralytics.is_legacy(row.module for row in spec.rows)
     return settings, tuple(notes)
 
 
-def _names_ch(side: Any) -> bool:
+def _mentions_ch(side: Any) -> bool:
     return isinstance(side, str) and "ch" in re.findall(r"\w+", side)
 
 
-def _names(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
-    """What arguments may refer to."""
+def _expression_names(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    """The names that expressions in rows may use, with their values."""
     names = {key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}
     names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
-    names.update(spec.params)  # a parameter of the file may take one of these names
+    names.update(spec.params)  # last: a parameter of the file may reuse one of the names above
     return names
 
 
-def _head_task(spec: Spec, own: Mapping[str, Factory]) -> str | None:
+def _task_of_head(spec: Spec, own: Mapping[str, Factory]) -> str | None:
+    """The task of the last row whose module has one."""
     for row in reversed(spec.rows):
         try:
             task = (own.get(row.module) or registry.factory(row.module)).task
         except NetbuildError:
-            continue
+            continue  # resolving the row reports the unknown module
         if task:
             return task
     return None
 
 
-def _activation(spec: Spec) -> Callable[[], nn.Module]:
+def _activation_maker(spec: Spec) -> Callable[[], nn.Module]:
+    """A function that makes the activation of the file's ``activation:``, or the default one."""
     node = spec.root.value.get("activation")
     if node is None:
         return default_activation

@@ -1,4 +1,4 @@
-"""Rows to layers: each row bound, built without weights, and run once on the ``meta`` device for shapes and costs."""
+"""Resolve rows to layers: bind each row, build it without weights and run it once on ``meta`` for shapes and costs."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,18 +10,19 @@ from torch import nn
 
 from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
 from netbuild.costs.outputs import bytes_of, first_tensor, shape_of, tensors_of
-from netbuild.costs.receptive_field import Field, field_of
+from netbuild.costs.receptive_field import field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.grammar.spec import Scale, Spec
-from netbuild.graph.bind import Arriving, Bound, Scope, bind
-from netbuild.graph.blame import SourceFailedError, blame
-from netbuild.graph.layers import Graph, Inside, Layer
-from netbuild.graph.network import Plan, Step, call, gather, last_readers
-from netbuild.graph.options import Options, prepare
+from netbuild.graph.bind import BoundCall, Scope, bind
+from netbuild.graph.layers import BlockCopy, Graph, Layer
+from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs
+from netbuild.graph.options import NetworkConfig, Options, make_config
+from netbuild.graph.row_errors import SourceFailedError, errors_at_row
+from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
 from netbuild.layers.activation import using_activation
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
@@ -29,66 +30,80 @@ from netbuild.roles import NAMES, Plain, Role
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 
-_FAILED = object()
-_TAKEN = {*vars(nn.Module()), "plan", "title"}  # attributes that a Rows module has
-
-
-def _used(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:
-    return tuple(own[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in own)
+_RESERVED = {*vars(nn.Module()), "plan", "title"}  # attributes of `Rows`, which no child module may be named
 
 
 def resolve(spec: Spec, options: Options | None = None) -> Graph:
-    """Resolve a network file: bind, build on ``meta`` and run every row.
+    """Resolve a network file: bind every row, build it on ``meta`` and run it.
 
     Raises:
         NetbuildError: with the place of every row that does not bind, build or run.
     """
     options = options or Options()
-    facts = prepare(spec, options)
-    walk = _Walk(facts.spec.blocks, facts.task, facts.imgsz, options.modules)
-    walk.observer.limit = MAX_OPERATORS
-    with on_meta(walk.observer), using_activation(facts.make_activation()) as default:
-        images = facts.images()
-        for image in images:
-            walk.observer.live.add(image)
-        result = (facts.spec.rows[-1].index,)
-        layers, _ = walk.rows(facts.spec.rows, images, facts.scope, result)
-    for error, indices in walk.unknown.values():
-        if len(indices) > 1:
-            error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
-    raise_all(walk.errors)
-    plan = Plan(tuple(layer.step for layer in layers), result)
-    own = _used(spec, options.modules)
+    config = make_config(spec, options)
+    resolver = _Resolver(config, options.modules)
+    with on_meta(resolver.observer), using_activation(config.make_activation()) as activation:
+        inputs = config.make_inputs()
+        for x in inputs:
+            resolver.observer.live.add(x)
+        result = (config.spec.rows[-1].index,)
+        layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope, result)
+    resolver.raise_errors()
     return Graph(
-        **vars(facts),
-        activation=type(default).__name__,
+        **vars(config),
+        activation=type(activation).__name__,
         layers=tuple(layers),
-        plan=plan,
-        peak_bytes=walk.observer.live.peak,
-        own=own,
+        plan=Plan(tuple(layer.step for layer in layers), result),
+        peak_bytes=resolver.observer.live.peak,
+        own_modules=_used_modules(spec, options.modules),
     )
 
 
-class _Walk:
-    """The one walk over rows: keeps the values alive that later rows read, collects errors, bounds the work."""
+def _used_modules(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:
+    return tuple(own[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in own)
 
-    def __init__(
-        self,
-        blocks: Mapping[str, Block],
-        task: str | None,
-        imgsz: tuple[int, int],
-        own: Mapping[str, Factory],
-    ) -> None:
-        self.blocks, self.task, self.imgsz, self.own = blocks, task, imgsz, own
+
+class _Resolver:
+    """Walks over the rows of a file and of its blocks; collects errors and limits the work.
+
+    Args:
+        config: the network's configuration.
+        own: own modules, by the name that rows use.
+    """
+
+    def __init__(self, config: NetworkConfig, own: Mapping[str, Factory]) -> None:
+        self.blocks, self.task, self.imgsz, self.own = config.spec.blocks, config.task, config.imgsz, own
         self.observer = Observer(counting=False)
+        self.observer.limit = MAX_OPERATORS
         self.errors: list[NetbuildError] = []
-        self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # modules that cannot be had, and their rows
-        self.modules = 0
+        self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # unknown module -> its error and its rows
+        self.modules = 0  # modules built so far
 
-    def rows(
+    def raise_errors(self) -> None:
+        """Raise all collected errors, if there are any; that of an unknown module lists all its rows."""
+        for error, indices in self.unknown.values():
+            if len(indices) > 1:
+                error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
+        raise_all(self.errors)
+
+    def resolve_rows(
         self, rows: Sequence[Row], inputs: Sequence[Any], scope: Scope, result: Sequence[int], nested: bool = False
     ) -> tuple[list[Layer], dict[int, Any]]:
-        """Resolve rows in order; errors are collected, and rows that read a failed one are passed over."""
+        """Resolve rows in order.
+
+        At the top level errors are collected, and rows that read a failed row are skipped; inside a block
+        (``nested``) an error is raised, so that the row which uses the block gets it.
+
+        Args:
+            rows: the rows of the file or of a block.
+            inputs: the network's or the block's inputs.
+            scope: the values that the rows may refer to.
+            result: rows whose outputs are returned.
+            nested: whether the rows are those of a block.
+
+        Returns:
+            The layers, and the outputs that are still alive by row number.
+        """
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         layers: list[Layer] = []
         frees = last_readers([row.sources for row in rows], result)
@@ -96,15 +111,15 @@ class _Walk:
             try:
                 if not nested:
                     self._start_row(row)
-                layer = self._row(row, values, free, scope, layers)
+                layer = self._resolve_row(row, values, free, scope, layers)
                 layers.append(layer)
             except NetbuildError as error:
                 if nested:
                     raise
                 self.errors.append(error)
-                values[row.index] = _FAILED
+                values[row.index] = FAILED
             except SourceFailedError:
-                values[row.index] = _FAILED
+                values[row.index] = FAILED
             for value in free:
                 del values[value]
         return layers, values
@@ -114,161 +129,153 @@ class _Walk:
         if self.observer.steps > MAX_TOTAL:
             raise NetbuildError(f"{row.label}: the rows before it run more than {MAX_TOTAL} operators", row.where)
 
-    def _row(self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]) -> Layer:
+    def _resolve_row(
+        self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]
+    ) -> Layer:
+        """Bind, build and run one row; its output is added to ``values``."""
         block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else self._factory(row)
-        n = _repeats(row, scope)
-        picks = _picks(row, values, above)
+        factory = _block_factory(block, scope) if block else self._find_factory(row)
+        n = _scale_repeats(row, scope)
+        selections = select_outputs(row, values, above)
         if factory.takes_text and len(row.sources) < 2:
             hint = f"name them in inputs:, and write [[from, text], {row.n}, {row.module}, ...]"
             raise NetbuildError(f"{row.label} takes text features as its last source", row.where, hint)
-        inputs = gather(values, row.sources, picks)
-        if any(x is _FAILED for x in inputs):
+        inputs = select_inputs(values, row.sources, selections)
+        if any(x is FAILED for x in inputs):
             raise SourceFailedError
-        arriving = _arriving(inputs[:-1] if factory.takes_text else inputs, self.imgsz)
-        bound = bind(factory, row, n, arriving, scope)
-        passing = _passing(row, bound, block, len(arriving.channels))
+        shapes = measure_sources(inputs[:-1] if factory.takes_text else inputs, self.imgsz)
+        bound = bind(factory, row, n, shapes, scope)
+        call_style = choose_call_style(row, bound, block, len(shapes.channels))
         in_shapes = [shape_of(x) for x in inputs]
         tally = Tally()
         self.observer.tallies.append(tally)
         copies = 1 if bound.takes_repeats else n
         try:
-            with blame(row, inputs, above, factory, self.imgsz):
-                inside: tuple[Inside, ...] = ()
+            with errors_at_row(row, inputs, above, factory, self.imgsz):
+                block_copies: tuple[BlockCopy, ...] = ()
                 if block:
-                    module, make, inside, out = self._block(block, row, bound, inputs, copies, scope)
+                    module, make, block_copies, out = self._build_block(block, row, bound, inputs, copies, scope)
                 else:
-                    module, make = self._module(row, bound, copies)
-                    out = self._run(module, inputs, passing)
+                    module, make = self._build_module(row, bound, copies)
+                    out = self._run(module, inputs, call_style)
         finally:
             self.observer.tallies.pop()
         values[row.index] = out
-        step = Step(row.sources, passing, frees, picks)
+        step = Step(row.sources, call_style, frees, selections)
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
-            field_of(first_tensor(out)), arriving.strides, tally, bound, _result_names(block), inside,
+            field_of(first_tensor(out)), shapes.strides, tally, bound, _result_names(block), block_copies,
         )  # fmt: skip
 
-    def _factory(self, row: Row) -> Factory:
-        """A row's factory; a name that cannot be had is an error once, which counts its rows."""
+    def _find_factory(self, row: Row) -> Factory:
+        """Find a row's factory; the error of an unknown module is reported once for all its rows."""
         if row.module in self.unknown:
             self.unknown[row.module][1].append(row.index)
             raise SourceFailedError
         try:
             return registry.find(row.module, self.own)
         except NetbuildError as error:
-            placed = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
-            placed.exit_code = error.exit_code
-            self.unknown[row.module] = placed, [row.index]
-            raise placed from None
+            located = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
+            located.exit_code = error.exit_code
+            self.unknown[row.module] = located, [row.index]
+            raise located from None
 
-    def _module(self, row: Row, bound: Bound, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
-        self._count(copies, row)
+    def _build_module(self, row: Row, bound: BoundCall, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
+        """Build a row's module on ``meta``; return it with a function that builds it again, with weights."""
+        self._count_modules(copies, row)
 
         def make() -> nn.Module:
-            made = [bound.make() for _ in range(copies)]
-            return ultralytics.finish(made[0] if copies == 1 else nn.Sequential(*made), self.task)
+            modules = [bound.make() for _ in range(copies)]
+            module = modules[0] if copies == 1 else nn.Sequential(*modules)
+            _set_batch_norm_constants(module, self.task)
+            return module
 
         module = make().eval()
         self.observer.live.exempt(module)
         return module, make
 
-    def _count(self, copies: int, row: Row) -> None:
+    def _count_modules(self, copies: int, row: Row) -> None:
         self.modules += copies
         if self.modules > MAX_MODULES:
             raise NetbuildError(
                 f"{row.label}: more than {MAX_MODULES} modules once repeats and blocks are expanded", row.where
             )
 
-    def _run(self, module: nn.Module, inputs: list[Any], passing: str) -> Any:
+    def _run(self, module: nn.Module, inputs: list[Any], call_style: str) -> Any:
+        """Run a module while the observer counts its operators."""
         self.observer.counting = True
         try:
             for x in tensors_of(inputs):
-                _check_filled(x, "a source is empty")
-            out = call(module, inputs, passing)
-            _check_filled(first_tensor(out), "its output is empty")
+                _check_not_empty(x, "a source is empty")
+            out = call_module(module, inputs, call_style)
+            _check_not_empty(first_tensor(out), "its output is empty")
             return out
         finally:
             self.observer.counting = False
 
-    def _block(
-        self, block: Block, row: Row, bound: Bound, inputs: list[Any], copies: int, scope: Scope
-    ) -> tuple[nn.Module, Callable[[], nn.Module], tuple[Inside, ...], Any]:
+    def _build_block(
+        self, block: Block, row: Row, bound: BoundCall, inputs: list[Any], copies: int, scope: Scope
+    ) -> tuple[nn.Module, Callable[[], nn.Module], tuple[BlockCopy, ...], Any]:
+        """Resolve a block as often as its row repeats it, each copy on the output of the one before."""
         values: Any = inputs
-        inside: list[Inside] = []
+        resolved: list[BlockCopy] = []
         for _ in range(copies):
-            self._count(1, row)
-            copy, values = self._block_copy(block, row, bound, values, scope)
-            inside.append(copy)
+            self._count_modules(1, row)
+            copy, values = self._resolve_block(block, row, bound, values, scope)
+            resolved.append(copy)
         title = block.name
         if copies == 1:
-            return inside[0].skeleton(title), lambda: inside[0].make(title), tuple(inside), values[0]
-        skeleton = nn.Sequential(*(copy.skeleton(title) for copy in inside))
-        return skeleton, lambda: nn.Sequential(*(copy.make(title) for copy in inside)), tuple(inside), values[0]
+            return resolved[0].skeleton(title), lambda: resolved[0].make(title), tuple(resolved), values[0]
+        skeleton = nn.Sequential(*(copy.skeleton(title) for copy in resolved))
+        return skeleton, lambda: nn.Sequential(*(copy.make(title) for copy in resolved)), tuple(resolved), values[0]
 
-    def _block_copy(
-        self, block: Block, row: Row, bound: Bound, inputs: list[Any], scope: Scope
-    ) -> tuple[Inside, list[Any]]:
-        channels = list(_arriving(inputs, self.imgsz).channels)
-        given = _block_inputs(block, row, inputs)
+    def _resolve_block(
+        self, block: Block, row: Row, bound: BoundCall, inputs: list[Any], scope: Scope
+    ) -> tuple[BlockCopy, list[Any]]:
+        """Resolve the rows of a block; return them with the block's output in a list, the input of the next copy."""
+        channels = list(measure_sources(inputs, self.imgsz).channels)
+        block_inputs = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
-        own = {"c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
-        # Inside a block numbers are exact, as they are inside a module class.
-        names = {**scope.file_names, **own}
+        block_names = {"c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
+        # Numbers inside a block are not scaled, just as those inside a module class.
+        names = {**scope.file_names, **block_names}
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         try:
-            layers, values = self.rows(block.rows, given, inner, block.result, nested=True)
+            layers, values = self.resolve_rows(block.rows, block_inputs, inner, block.result, nested=True)
         except NetbuildError as error:
             error.message += f"\n  in block {block.name}, used at line {row.where.line} by {row.label}"
             raise
         plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
         keys = tuple(_child_name(layer.row) for layer in layers)
         result = [values[i] for i in block.result]
-        inside = Inside(tuple(layers), keys, plan, tuple(block.inputs), own)
-        return inside, [result if block.listed_result else result[0]]
+        copy = BlockCopy(tuple(layers), keys, plan, tuple(block.inputs), block_names)
+        return copy, [result if block.listed_result else result[0]]
 
 
 def _child_name(row: Row) -> str:
-    """A row of a block is called by its name in the state dict, unless a module has an attribute of that name."""
-    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in _TAKEN else str(row.index)
+    """The name of a block's row in the state dict: the row's own, or its number where `Rows` has such an attribute."""
+    return row.name if row.name and not hasattr(nn.Module, row.name) and row.name not in _RESERVED else str(row.index)
 
 
-def _picks(row: Row, values: Mapping[int, Any], above: Sequence[Layer]) -> tuple[int | str | None, ...]:
-    """Which output of each source is meant, as a number or a dict's key; names of a block's results become numbers."""
-    keys: list[int | str | None] = []
-    for source, pick in zip(row.sources, row.picks, strict=True):
-        value = values[source]
-        if pick is None or value is _FAILED:
-            keys.append(None)
-            continue
-        names = next((layer.result_names for layer in above if layer.row.index == source), ())
-        key = names.index(pick) if pick in names else pick
-        if isinstance(value, dict) and isinstance(key, int) and key < len(value):
-            key = list(value)[key]
-        known = isinstance(value, dict) and key in value
-        if not known and not (isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)):
-            raise NetbuildError(f"{row.label}: its source has no output '{pick}'", row.where, _outputs(value, names))
-        keys.append(key)
-    return tuple(keys)
-
-
-def _outputs(value: Any, names: Sequence[str]) -> str:
-    if isinstance(value, dict):
-        return f"its outputs are named {', '.join(map(str, value))}"
-    if isinstance(value, (list, tuple)):
-        named = f", named {', '.join(names)}" if names else ""
-        return f"it gives {len(value)} outputs, 0..{len(value) - 1}{named}"
-    return "it gives one output: leave the selection out"
-
-
-def _repeats(row: Row, scope: Scope) -> int:
+def _scale_repeats(row: Row, scope: Scope) -> int:
+    """Evaluate a row's repeats and multiply them by the scale's depth; 1 stays 1."""
     n = row.n
     if isinstance(n, Node):
         n = check_repeats(argument(n, scope.names), n, row.index)
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
 
 
+def _set_batch_norm_constants(module: nn.Module, task: str | None) -> None:
+    """Set eps and momentum of all batch norms to those of Ultralytics, for tasks whose networks have other ones."""
+    constants = ultralytics.norm_constants(task)
+    if constants:
+        for child in module.modules():
+            if type(child) is nn.BatchNorm2d:
+                child.eps, child.momentum = constants
+
+
 def _block_factory(block: Block, scope: Scope) -> Factory:
+    """A factory with a block's parameters, to bind rows to; the block itself is built from its rows."""
     parameters = []
     for p in block.params:
         role = NAMES.get(p.name, Plain)
@@ -280,7 +287,11 @@ def _block_factory(block: Block, scope: Scope) -> Factory:
                 raise block.node.error(f"block '{block.name}': unknown role {p.role!r}", f"roles: {known}") from None
         default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.file_names)
         parameters.append(Parameter(p.name, role, (), default, False))
-    return Factory(block.name, _no_class, tuple(parameters), path=f"blocks.{block.name}")
+    return Factory(block.name, _refuse_call, tuple(parameters), path=f"blocks.{block.name}")
+
+
+def _refuse_call(*_: Any, **__: Any) -> nn.Module:
+    raise TypeError("a block of the file is built from its rows")
 
 
 def _result_names(block: Block | None) -> tuple[str, ...]:
@@ -289,66 +300,16 @@ def _result_names(block: Block | None) -> tuple[str, ...]:
     return tuple(block.rows[i].name or str(i) if i >= 0 else "input" for i in block.result)
 
 
-def _check_filled(x: torch.Tensor | None, what: str) -> None:
+def _check_not_empty(x: torch.Tensor | None, message: str) -> None:
     if x is not None and x.numel() == 0:
-        raise ShapeError(f"{what}: {shape_text(x.shape)}")
-
-
-def _no_class(*_: Any, **__: Any) -> nn.Module:
-    raise TypeError("a block of the file is built from its rows")
+        raise ShapeError(f"{message}: {shape_text(x.shape)}")
 
 
 def _block_inputs(block: Block, row: Row, inputs: list[Any]) -> list[Any]:
+    """The inputs of a block: one for each name in its ``inputs``, or a single value where it has none."""
     if not block.inputs:
         return [inputs[0] if len(inputs) == 1 else inputs]
     if len(block.inputs) != len(inputs):
         names = ", ".join(block.inputs)
-        raise NetbuildError(
-            f"{row.label} takes {len(block.inputs)} sources ({names}), {len(inputs)} are given", row.where
-        )
+        raise NetbuildError(f"{row.label} takes {len(block.inputs)} sources ({names}), not {len(inputs)}", row.where)
     return inputs
-
-
-def _passing(row: Row, bound: Bound, block: Block | None, count: int) -> str:
-    """How ``count`` values, text features left out, are handed to the row's module."""
-    if block:
-        # Rows takes its inputs one by one where the block names them, else as one value.
-        return "spread" if block.inputs or count == 1 else "list"
-    text = "+text" if bound.factory.takes_text else ""
-    if bound.listed:
-        return "list" + text
-    # With text a list of sources says nothing: there are always two.
-    if count == 1 and (text or not row.listed or bound.factory.takes(Role.IN)):
-        return "one" + text
-    return ("spread" if count > 1 and _spreads(bound.factory.make) else "list") + text
-
-
-def _spreads(cls: Any) -> bool:
-    """Whether a module's forward takes several inputs as several arguments."""
-    forward = getattr(cls, "forward", None)
-    if forward is None:
-        return False
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-
-
-def _arriving(inputs: Sequence[Any], imgsz: tuple[int, int]) -> Arriving:
-    maps = [x if isinstance(x, torch.Tensor) and x.ndim >= 2 else None for x in inputs]
-    fields = [field_of(x) for x in maps]
-    return Arriving(
-        tuple(None if x is None else x.shape[1] for x in maps),
-        tuple(None if x is None or x.ndim < 4 else (x.shape[-2], x.shape[-1]) for x in maps),
-        tuple(_stride(x, f, imgsz) for x, f in zip(maps, fields, strict=True)),
-    )
-
-
-def _stride(x: torch.Tensor | None, field: Field | None, imgsz: tuple[int, int]) -> float | None:
-    """Image pixels to a step of a map; where an operator hides it, as many as go into the image without remainder."""
-    if field and field.known:
-        return field.stride[0]
-    if x is None or x.ndim < 4 or imgsz[0] % x.shape[-2] or imgsz[0] * x.shape[-1] != imgsz[1] * x.shape[-2]:
-        return None
-    return imgsz[0] // x.shape[-2]

@@ -27,7 +27,7 @@ from netbuild.modules.registry import is_known_path
 Trusted = Callable[[Path], bool]  # whether the code of a path may run
 
 
-def gather(spec: Spec, paths: Sequence[str | Path], trusted: Trusted) -> dict[str, Factory]:
+def load_own_modules(spec: Spec, paths: Sequence[str | Path], trusted: Trusted) -> dict[str, Factory]:
     """All own modules of a run: those the user names, and those the file imports or names by path. The user's win.
 
     Code that a checkpoint carries is passed over where the user names code.

@@ -149,7 +149,7 @@ def fingerprint(file: Path) -> str:
     return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
 
 
-def carried(factories: Iterable[Factory], task: str | None = None) -> tuple[tuple[CodeFile, ...], ...]:
+def collect_sources(factories: Iterable[Factory], task: str | None = None) -> tuple[tuple[CodeFile, ...], ...]:
     """The text of the files that define own modules and an own task, for a checkpoint: each file, or package, once.
 
     Args:

@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError, check_keywords, did_you_mean, shorten
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, open_graph, pair
+from netbuild.graph.opening import Size, expand_size, open_graph
 from netbuild.prediction import sources
 from netbuild.prediction.in_memory import collect
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
@@ -275,7 +275,7 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     letterbox = task.fitting == "letterbox"
     if rect is not None and not letterbox:
         refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
-    if asked := pair(imgsz):
+    if asked := expand_size(imgsz):
         return asked
     return (max(size),) * 2 if letterbox else size
 

@@ -49,7 +49,7 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
     handles = _watch(parts, observer)
     try:
         with on_meta(observer):
-            images = graph.images(imgsz=imgsz)
+            images = graph.make_inputs(imgsz=imgsz)
             for image in images:
                 observer.live.add(image)
             model.eval()(*images)
@@ -134,7 +134,7 @@ def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
     model.train()
     try:
         with on_meta(Observer(counting=False)), torch.enable_grad():
-            images = graph.images(batch)
+            images = graph.make_inputs(batch)
             return saved_for_backward(lambda: model(*images), set(kept))
     finally:
         model.eval()

@@ -201,7 +201,7 @@ def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, n
     edges = {
         (f"in{-source}" if source < 0 else f"r{source}", str(pick or ""), f"r{row.index}")
         for row in rows
-        for source, pick in zip(row.sources, ["" if p is None else str(p) for p in row.picks], strict=True)
+        for source, pick in zip(row.sources, ["" if p is None else str(p) for p in row.selections], strict=True)
     }
     mermaid, dot = FORMS[".mmd"](summary), FORMS[".dot"](summary)
     assert set(re.findall(r'^  (\w+) -->(?:\|"(.*)"\|)? (r\d+)$', mermaid, re.M)) == edges

@@ -101,7 +101,7 @@ class Blocks:
 
 
 def _wiring(plan: Plan) -> Any:
-    return tuple((s.sources, s.passing, s.picks) for s in plan.steps), plan.result, plan.listed
+    return tuple((s.sources, s.call_style, s.selections) for s in plan.steps), plan.result, plan.listed
 
 
 def _values(rows: Sequence[Row]) -> Iterator[Argument]:

@@ -11,8 +11,8 @@ from netbuild.author.ejecting.layout import Doc, Group, flat, literal, prefixed
 from netbuild.author.ejecting.modules import Import
 from netbuild.author.ejecting.sources import Key, is_ours
 from netbuild.grammar.expressions import Call
-from netbuild.graph.bind import Bound
-from netbuild.graph.layers import Inside, Layer
+from netbuild.graph.bind import BoundCall
+from netbuild.graph.layers import BlockCopy, Layer
 from netbuild.layers.activation import ACTIVATIONS
 from netbuild.modules import builders, registry
 from netbuild.modules.factory import Factory
@@ -51,7 +51,7 @@ class Expansion:
     """A block of the file where a row uses it: the calls of its inner rows, each once a copy."""
 
     name: str
-    inside: Inside
+    inside: BlockCopy
     rows: tuple[tuple["Made | Expansion", ...], ...]
 
 
@@ -64,13 +64,14 @@ class Calls:
 
     def of(self, layer: Layer) -> tuple[Made | Expansion, ...]:
         """The calls of a row, one for each module in sequence."""
-        if layer.inside:
+        if layer.block_copies:
             return tuple(
-                Expansion(layer.factory.name, inside, tuple(map(self.of, inside.layers))) for inside in layer.inside
+                Expansion(layer.factory.name, inside, tuple(map(self.of, inside.layers)))
+                for inside in layer.block_copies
             )
         return (self._bound(layer.bound),) * layer.copies
 
-    def _bound(self, bound: Bound) -> Made:
+    def _bound(self, bound: BoundCall) -> Made:
         factory = bound.factory
         given = {**_by_position(bound), **bound.call}
         if factory.name == builders.TIMM:
@@ -151,7 +152,7 @@ class Calls:
         return Made(self.take(NN), f".{kind.__name__}", tuple(starmap(Argument, options.items())))
 
 
-def _by_position(bound: Bound) -> dict[Any, Any]:
+def _by_position(bound: BoundCall) -> dict[Any, Any]:
     """Values given by position, by their parameters' names; those beyond the parameters by number."""
     names = [p.name for p in bound.factory.parameters]
     if bound.factory.variadic:

@@ -81,7 +81,7 @@ class Classes:
             yield "        for module in self.modules():"
             yield "            if type(module) is nn.BatchNorm2d:"
             yield f"                module.eps, module.momentum = {constants[0]}, {constants[1]}"
-        rows = [i for i, layer in enumerate(self.graph.layers) if layer.starts_anew]
+        rows = [i for i, layer in enumerate(self.graph.layers) if layer.uses_init]
         if not self.graph.spec.settings.get("init") or not rows:
             return
         he = self.names[HE, "he"]

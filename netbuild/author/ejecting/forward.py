@@ -66,12 +66,12 @@ def _identifier(name: str) -> str:
 
 
 def _call(module: str, step: Step, variables: dict[int, str]) -> Doc:
-    """As `netbuild.graph.network.call` has it."""
+    """As `netbuild.graph.network.call_module` has it."""
     values: list[Doc] = [
         variables[source] + ("" if pick is None else f"[{literal(pick)}]")
-        for source, pick in zip(step.sources, step.picks, strict=True)
+        for source, pick in zip(step.sources, step.selections, strict=True)
     ]
-    how, _, text = step.passing.partition("+")
+    how, _, text = step.call_style.partition("+")
     values, last = (values[:-1], values[-1:]) if text else (values, [])
     passed = [Group("[", tuple(values), "]")] if how == "list" else values
     return Group(f"{module}(", (*passed, *last), ")")

@@ -97,7 +97,7 @@ class _File:
 
     def _gather(self) -> Gathered:
         activation = _default_activation(self.default)
-        if not self.graph.own and not any(map(_names_activation, _all_layers(self.graph.layers))):
+        if not self.graph.own_modules and not any(map(_names_activation, _all_layers(self.graph.layers))):
             activation += _WITHOUT_NAMES
         sources = Sources({ACTIVATION: activation, BUILDERS: _TORCHVISION})
         roots = [*self.calls.roots, *([(HE, "he")] if self.graph.spec.settings.get("init") else [])]
@@ -259,5 +259,5 @@ def _all_layers(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Layers, and those inside of blocks."""
     for layer in layers:
         yield layer
-        for inside in layer.inside:
+        for inside in layer.block_copies:
             yield from _all_layers(inside.layers)

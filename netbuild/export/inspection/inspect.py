@@ -22,7 +22,7 @@ from netbuild.export.inspection.model import (
     with_fixed_sizes,
 )
 from netbuild.export.inspection.shapes import Shapes, infer_shapes
-from netbuild.graph.opening import pair
+from netbuild.graph.opening import expand_size
 from netbuild.report.units import giga, size
 
 SHOWN = 8  # nodes that the text lists
@@ -139,7 +139,7 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
     """
     path, onnx = Path(file), import_onnx()
     model = read_model(path, onnx)
-    sides = pair(imgsz)
+    sides = expand_size(imgsz)
     params, external = constant_sizes(model, onnx)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     operators = Counter(operator_name(node) for graph in all_graphs(model.graph) for node in graph.node)

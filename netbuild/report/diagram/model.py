@@ -123,7 +123,7 @@ def _edges(graph: Graph) -> tuple[Edge, ...]:
     found = [
         Edge(source, layer.row.index, "" if pick is None else str(pick))
         for layer in graph.layers
-        for source, pick in zip(layer.row.sources, layer.row.picks, strict=True)
+        for source, pick in zip(layer.row.sources, layer.row.selections, strict=True)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -141,8 +141,8 @@ def _input_node(number: int, name: str, shape: Sequence[int]) -> Node:
 
 def _row_node(layer: Layer, row: RowSummary, convention: str, names: Mapping[int, str], first_of_many: bool) -> Node:
     before = (layer.row.index - 1 if layer.row.index else INPUT,)
-    plain = layer.row.sources == before and layer.row.picks == (None,) and not first_of_many
-    sources = "" if plain else ", ".join(_source(s, p, names) for s, p in zip(layer.row.sources, layer.row.picks))
+    plain = layer.row.sources == before and layer.row.selections == (None,) and not first_of_many
+    sources = "" if plain else ", ".join(_source(s, p, names) for s, p in zip(layer.row.sources, layer.row.selections))
     values = {"params": row.params, "flops": row.flops[convention], "memory": row.out_bytes}
     return Node(
         layer.row.index, layer.row.section, row.module + (f" ×{row.n}" if row.n > 1 else ""), row.name or "", sources,
@@ -156,7 +156,7 @@ def _source(index: int, pick: int | str | None, names: Mapping[int, str]) -> str
 
 
 def _facts(layer: Layer, row: RowSummary, convention: str, names: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
-    sources = zip(layer.row.sources, layer.row.picks, strict=True)
+    sources = zip(layer.row.sources, layer.row.selections, strict=True)
     facts = {
         "name": row.name,
         "section": layer.row.section,

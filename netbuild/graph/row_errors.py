@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a module becomes an error at its row, with what arrives at it and how to repair it."""
+"""Exceptions of modules as errors at their row, with the input shapes and a hint for the repair."""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,33 +16,44 @@ from netbuild.grammar.rows import Row
 from netbuild.modules.factory import Factory
 
 
-class Resolved(Protocol):
-    """What blame must know of the rows above."""
+class ResolvedRow(Protocol):
+    """The parts of a resolved row that error messages of later rows show; `netbuild.graph.layers.Layer` has them."""
 
     @property
     def row(self) -> Row:
-        """The row."""
+        """The row of the file."""
 
     @property
     def out_shape(self) -> Shape:
-        """What came out of it."""
+        """The shape of its output."""
 
     @property
     def field(self) -> Field | None:
-        """Its receptive field."""
+        """Its receptive field, None where it is unknown."""
 
 
 class SourceFailedError(Exception):
-    """A source of the row has an error of its own."""
+    """A source of the row failed, so the row cannot be resolved; the source's own error is reported already."""
 
 
 @contextmanager
-def blame(
-    row: Row, inputs: Sequence[Any], above: Sequence[Resolved], factory: Factory, imgsz: Sequence[int]
+def errors_at_row(
+    row: Row, inputs: Sequence[Any], above: Sequence[ResolvedRow], factory: Factory, imgsz: Sequence[int]
 ) -> Iterator[None]:
-    """Turn whatever goes wrong in a module into an error at its row, with what arrives at it."""
+    """Convert any exception of a module into an error at its row.
+
+    Args:
+        row: the row whose module is built and run.
+        inputs: the values of its sources.
+        above: the rows resolved before it.
+        factory: builds its module.
+        imgsz: height and width of the image in pixels.
+
+    Raises:
+        NetbuildError: with the shapes of the inputs and a hint for the repair.
+    """
     try:
-        with placed(row):
+        with add_location(row):
             yield
     except (NetbuildError, SourceFailedError):
         raise
@@ -51,8 +62,8 @@ def blame(
 
 
 @contextmanager
-def placed(row: Row) -> Iterator[None]:
-    """Give an error that knows no place the row's."""
+def add_location(row: Row) -> Iterator[None]:
+    """Give an error without a place that of the row."""
     try:
         yield
     except NetbuildError as error:
@@ -62,22 +73,21 @@ def placed(row: Row) -> Iterator[None]:
 
 
 def _row_error(
-    row: Row, inputs: Sequence[Any], above: Sequence[Resolved], factory: Factory, imgsz: Sequence[int], error: Exception
+    row: Row,
+    inputs: Sequence[Any],
+    above: Sequence[ResolvedRow],
+    factory: Factory,
+    imgsz: Sequence[int],
+    error: Exception,
 ) -> NetbuildError:
     text = shorten(str(error) or type(error).__name__, 300)
     labels = {layer.row.index: layer.row.label for layer in above}
-    place = _own_place(factory, error)
-    if place:
+    if place := _place_in_own_code(factory, error):
         text += f" (raised at {place})"
-    arriving = [
-        f"  from {labels.get(s, 'the input')}: {_shape_words(x)}" for s, x in zip(row.sources, inputs, strict=True)
-    ]
-    sides = [
-        (s, tuple(x.shape[-2:]))
-        for s, x in zip(row.sources, inputs, strict=True)
-        if isinstance(x, torch.Tensor) and x.ndim == 4
-    ]
-    lines = [f"{row.label}: {text}", *arriving]
+    sources = list(zip(row.sources, inputs, strict=True))
+    input_lines = [f"  from {labels.get(s, 'the input')}: {_format_shape(x)}" for s, x in sources]
+    sides = [(s, tuple(x.shape[-2:])) for s, x in sources if isinstance(x, torch.Tensor) and x.ndim == 4]
+    lines = [f"{row.label}: {text}", *input_lines]
     hint = f"it takes {factory.signature()}"
     if isinstance(error, ShapeError):
         hint += f"; the image here is {'x'.join(map(str, imgsz))} (--imgsz gives another)"
@@ -85,24 +95,25 @@ def _row_error(
         lines[0] = f"{row.label}: the spatial sizes of its sources differ: " + " and ".join(
             f"{h}x{w}" for _, (h, w) in sides
         )
-        hint = _stride_hint(above, imgsz) or _matching(sides, above) or hint
+        hint = _stride_hint(above, imgsz) or _matching_rows_hint(sides, above) or hint
     return NetbuildError("\n".join(lines), row.where, hint)
 
 
-def _own_place(factory: Factory, error: Exception) -> str:
-    """Where in an own module's file an error was raised: file:line and the line's text."""
+def _place_in_own_code(factory: Factory, error: Exception) -> str:
+    """Return ``file:line: text`` of the line of an own module that raised an error; empty for other modules."""
     if not factory.file or factory.path.startswith("netbuild."):
         return ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == factory.file]
     return f"{Path(factory.file).name}:{frames[-1].lineno}: {shorten(frames[-1].line)}" if frames else ""
 
 
-def _shape_words(value: Any) -> str:
+def _format_shape(value: Any) -> str:
     shape = shape_of(value)
     return shape_text(shape) if isinstance(shape, list) else str(shape)
 
 
-def _stride_hint(above: Sequence[Resolved], imgsz: Sequence[int]) -> str:
+def _stride_hint(above: Sequence[ResolvedRow], imgsz: Sequence[int]) -> str:
+    """Suggest an image size that the largest stride divides; empty if the present one is divisible."""
     strides = [max(layer.field.stride) for layer in above if layer.field and layer.field.known]
     largest = int(max(strides, default=1))
     if all(side % largest == 0 for side in imgsz):
@@ -111,7 +122,8 @@ def _stride_hint(above: Sequence[Resolved], imgsz: Sequence[int]) -> str:
     return f"the image {imgsz[0]}x{imgsz[1]} is no multiple of the largest stride so far, {largest}: try --imgsz {fits}"
 
 
-def _matching(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[Resolved]) -> str:
+def _matching_rows_hint(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[ResolvedRow]) -> str:
+    """List the last rows, not yet among the sources, whose outputs have the spatial size of the first source."""
     (_, wanted), *_ = sides
     used = {index for index, _ in sides}
     rows = [
@@ -119,4 +131,4 @@ def _matching(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[Reso
         if layer.row.index not in used and isinstance(layer.out_shape, list) and tuple(layer.out_shape[-2:]) == wanted
     ]  # fmt: skip
     size = "x".join(map(str, wanted))
-    return f"of the size {size}: " + ", ".join(layer.row.label for layer in rows[-4:]) if rows else ""
+    return f"rows whose output is {size}: " + ", ".join(layer.row.label for layer in rows[-4:]) if rows else ""
