@@ -12,6 +12,7 @@ from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.graph.network import Network
+from netbuild.layers.heads.base import traits
 from netbuild.prediction.contract import check_size, facts, flag, input_shapes, layout, multiple_of, task_of
 from netbuild.tasks.base import Task
 
@@ -32,7 +33,7 @@ class FlatOutputs(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(*inputs)
-        if hasattr(self.model[-1], "layout") and isinstance(outputs, tuple):
+        if traits(self.model[-1]).returns_raw and isinstance(outputs, tuple):
             outputs = outputs[0]
         return tuple(tensors_of(outputs))
 

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from netbuild.layers.conv import Conv
+from netbuild.layers.heads.base import Head
 from netbuild.roles import In, Stride
 
 
-class AnchorDetect(nn.Module):
+class AnchorDetect(Head):
     """Detection by anchor boxes on maps (B, ch[i], H_i, W_i), finest first. YOLOv3, arXiv 1804.02767.
 
     Args:
@@ -25,6 +26,7 @@ class AnchorDetect(nn.Module):
     """
 
     task = "detect"
+    returns_raw = True
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class AnchorDetect(nn.Module):
         return raw if self.training else (torch.cat([self.decode(i, x) for i, x in enumerate(raw)], 1), raw)
 
     def layout(self) -> str:
-        """What an exported file's output is, in a sentence."""
+        """Describe the boxes in one sentence."""
         return (
             "output 0: a row a box: centre x, centre y, width, height in pixels, objectness, then"
             f" {self.nc} class probabilities"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from netbuild.layers.heads.base import check_head_class
 from netbuild.roles import NAMES, Plain, Role
 
 
@@ -82,6 +83,8 @@ def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
     stated = getattr(cls, "__netbuild__", {})
     parameters = tuple(replace(p, role=stated.get("roles", {}).get(p.name, p.role)) for p in parameters)
     task = stated.get("task") or getattr(cls, "task", None)
+    if task and not foreign:
+        check_head_class(cls, task)
     file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
     return Factory(name, cls, parameters, foreign, path, variadic, task=task, file="" if foreign else file)
 

@@ -8,6 +8,7 @@ from torch import nn
 from netbuild import __version__
 from netbuild.errors import NetbuildError
 from netbuild.graph.network import Network
+from netbuild.layers.heads.base import traits
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 
@@ -25,9 +26,9 @@ def task_of(network: Network) -> Task | None:
 
 def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
     """Return the metadata that every exported file carries; ``size`` is the height and width of its input."""
-    card, head = network.card, network.model[-1]
+    card, head = network.card, traits(network.model[-1])
     names = card.names or [str(i) for i in range(card.nc or 0)]
-    fitting = task.fitting if task else "letterbox" if strides(head) or ranks(head) else "middle"
+    fitting = task.fitting if task else "letterbox" if head.stride or head.ranks else "middle"
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
@@ -37,29 +38,22 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
         "imgsz": json.dumps(list(size)),
         "channels": str(card.ch),
         "fitting": fitting,
-        "one2one": flag(ranks(head)),
-        "boxes": boxes(head),
+        "one2one": flag(head.ranks),
+        "boxes": head.box_form if head.ranks else "",
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
     }
 
 
-def boxes(head: nn.Module) -> str:
-    """Return the form of the boxes in a list of detections: "corners" or another; empty for heads without a list."""
-    return str(getattr(head, "box_form", "corners")) if ranks(head) else ""
-
-
 def ranks(head: nn.Module) -> bool:
     """Return whether a head gives a list of detections, best first, which needs no suppression."""
-    found = getattr(head, "ranks", None)
-    return bool(found()) if callable(found) else False
+    return traits(head).ranks
 
 
 def layout(network: Network, count: int) -> str:
     """Describe the layout of a network's outputs in one sentence; ``count`` is how many there are."""
-    said = getattr(network.model[-1], "layout", None)
-    if callable(said):
-        return str(said())
+    if text := traits(network.model[-1]).layout:
+        return text
     return f"{count} output{'s' if count > 1 else ''}, as the network's last row gives {'them' if count > 1 else 'it'}"
 
 
@@ -73,8 +67,7 @@ def multiple_of(network: Network) -> int:
 
 def strides(head: nn.Module) -> list[int]:
     """Return the strides in pixels of a head that predicts for every cell; an empty list for any other module."""
-    known = getattr(head, "stride", None) if hasattr(head, "layout") else None
-    return [int(s) for s in known] if isinstance(known, (list, tuple)) else []
+    return [int(s) for s in traits(head).stride or ()]
 
 
 def check_size(network: Network, size: tuple[int, int]) -> None:

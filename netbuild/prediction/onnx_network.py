@@ -13,7 +13,10 @@ from netbuild import runtime
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
+from netbuild.layers.heads.base import Head
+from netbuild.prediction.contract import task_of
 from netbuild.runtime import PackageError, RunError
+from netbuild.tasks.base import Task, read_exported
 
 
 def is_exported(file: object) -> bool:
@@ -21,17 +24,25 @@ def is_exported(file: object) -> bool:
     return isinstance(file, (str, Path)) and str(file).lower().endswith(".onnx")
 
 
-class _Head(nn.Module):
-    """What a task asks of a head, as the file says it."""
+class _FileHead(Head):
+    """The head of an exported file: the members of the protocol, as the file's metadata give them."""
 
-    def __init__(self, nc: int, stride: int, ranked: bool, extra: tuple[int, ...]) -> None:
+    def __init__(self, facts: runtime.Facts, nc: int) -> None:
         super().__init__()
-        self.nc, self.stride, self.reg_max, self.ranked = nc, [float(stride)], 1, ranked
-        self.kpt_shape = extra
+        self.nc, self.stride = nc, [float(facts.stride)]
+        self.box_form = facts.boxes or "corners"
+        self.shape_of_extra = tuple(facts.extra)
+        # A file with suppression inside lists detections, too.
+        self.is_ranked = facts.one2one or facts.nms is not None
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """The file's metadata "extra"."""
+        return self.shape_of_extra
 
     def ranks(self) -> bool:
-        """Whether its rows need no suppression; those of a file that has it inside need no other."""
-        return self.ranked
+        """Return whether the file lists detections that need no (further) suppression."""
+        return self.is_ranked
 
 
 class OnnxNetwork(Network):
@@ -45,14 +56,13 @@ class OnnxNetwork(Network):
 
     def __init__(self, file: runtime.Model) -> None:
         nn.Module.__init__(self)
-        said, nc = file.facts, file.classes or 0
-        names = None if said.names is None else list(said.names)
-        head = _Head(nc, said.stride, said.one2one or said.nms is not None, said.extra)
-        self.model = nn.ModuleList([head])  # type: ignore[assignment]
+        facts, nc = file.facts, file.classes or 0
+        names = None if facts.names is None else list(facts.names)
+        self.model = nn.ModuleList([_FileHead(facts, nc)])  # type: ignore[assignment]
         self.card = NetworkCard(
-            file.path.name, task=said.task, nc=nc, ch=said.channels, imgsz=said.size, names=names, canvas=file.canvas
+            file.path.name, task=facts.task, nc=nc, ch=facts.channels, imgsz=facts.size, names=names, canvas=file.canvas
         )
-        self.file = file
+        self.file, self.task = file, task_of(self)
 
     def forward(self, *images: torch.Tensor) -> Any:
         """The outputs of the file for one batch of images.
@@ -62,22 +72,11 @@ class OnnxNetwork(Network):
         """
         try:
             outputs = self.file.run(images[0].cpu().numpy())
-            return self._as_read(outputs, images[0].shape)
         except RunError as error:
             _pass_on(error)
-
-    def _as_read(self, outputs: list[Any], shape: Sequence[int]) -> Any:
-        """Outputs in the form in which this task's heads give them."""
-        task, said = self.card.task, self.file.facts
-        if task == "detect" and said.nms is not None:
-            return _stacked(runtime.listed(outputs, shape[0]))
-        if task == "detect" and said.one2one:
-            return torch.from_numpy(runtime.cornered(outputs[0], said.boxes, (shape[2], shape[3])))
-        if task == "classify":
-            # The task takes logits: the softmax of logarithms gives the probabilities back.
-            return torch.from_numpy(self.file.probabilities(outputs)).log()
-        values = tuple(torch.from_numpy(output) for output in outputs)
-        return values[0] if task == "detect" or len(values) == 1 else values
+        if self.file.facts.nms is not None:
+            return _stack_detections(runtime.listed(outputs, len(images[0])))
+        return outputs_for(self.task, outputs)
 
     def settle(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
         """Size that pictures are fitted into, and whether canvases are narrow, as `runtime.Model.settle` has it.
@@ -116,23 +115,24 @@ class RunNetwork(Network):
         self.model = nn.ModuleList([network.model[-1]])  # type: ignore[assignment]
         size = shape[2], shape[3]
         self.card = replace(network.card, canvas=size, imgsz=size)
-        self.run, self.batch = run, shape[0]
+        self.run, self.batch, self.task = run, shape[0], task_of(network)
 
     def forward(self, *images: torch.Tensor) -> Any:
         """The outputs for images of any number: the last batch is filled up."""
         values = images[0].cpu().numpy()
         parts = [self._part(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
-        outputs = [np.concatenate(several) for several in zip(*parts)]
-        if self.card.task == "classify":
-            likely = outputs[0] if runtime.likely(outputs[0]) else runtime.softmax(outputs[0])
-            return torch.from_numpy(likely).log()
-        tensors = tuple(map(torch.from_numpy, outputs))
-        return tensors[0] if self.card.task == "detect" or len(tensors) == 1 else tensors
+        return outputs_for(self.task, [np.concatenate(several) for several in zip(*parts)])
 
     def _part(self, values: Any) -> list[Any]:
         missing = self.batch - len(values)
         whole = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype))) if missing else values
         return [output[: len(values)] for output in self.run([np.ascontiguousarray(whole)])]
+
+
+def outputs_for(task: Task | None, outputs: Sequence[Any]) -> Any:
+    """Return a file's output arrays as the outputs that the task decodes; without a task as tensors."""
+    tensors = [torch.from_numpy(output) for output in outputs]
+    return read_exported(tensors) if task is None else task.read_exported(tensors)
 
 
 def open_exported(file: str | Path, device: str | None = None) -> OnnxNetwork:
@@ -171,7 +171,7 @@ def _providers(device: str) -> list[Any]:
     return [*gpu, "CPUExecutionProvider"]
 
 
-def _stacked(found: list[Any]) -> torch.Tensor:
+def _stack_detections(found: list[Any]) -> torch.Tensor:
     """Rows (n, 6) of each image as one tensor (B, k, 6), filled up with rows of no score."""
     rows = np.zeros((len(found), max((len(image) for image in found), default=0), 6), np.float32)
     for i, image in enumerate(found):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
+from netbuild.layers.heads.base import REQUIRED_METHODS
 from netbuild.system.plugins import Registry
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ T = TypeVar("T", bound="type[Task]")
 def task(cls: T) -> T:
     """Class decorator: register a `Task` under its ``name``."""
     TASKS.register(cls.name, cls)
+    REQUIRED_METHODS[cls.name] = cls.head_methods
     return cls
 
 

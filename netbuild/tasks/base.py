@@ -16,6 +16,7 @@ from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels
 from netbuild.feed.loader import Collate, Feeding, SampleSource
+from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
@@ -129,6 +130,7 @@ class Task(ABC):
     measures: ClassVar[tuple[str, ...]] = ()  # what tables and progress show of the metric, the main measure first
     # Settings that have no effect for the task: giving one is an error.
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
+    head_methods: ClassVar[tuple[str, ...]] = ()  # methods that a module class must have to state this task
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
     record_fields: ClassVar[tuple[str, ...]] = ()  # which of "box", "corners", "mask", "keypoints" each record has
@@ -183,6 +185,10 @@ class Task(ABC):
         """
         return outputs
 
+    def read_exported(self, outputs: Sequence[Tensor]) -> Any:
+        """Return the output tensors of an exported file in the form of the head's outputs in eval."""
+        return read_exported(outputs)
+
     def predictions(self, outputs: Any, canvas: Sequence[int], **options: Any) -> Any:
         """Predictions in terms of the images, whose height and width are ``canvas``, from a head's outputs of eval."""
         return self.decode(self.placed(outputs, canvas), **options)
@@ -206,8 +212,8 @@ class Task(ABC):
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """The shape of what the head tells of a box after its classes: (17, 3) of 17 keypoints."""
-        return ()
+        """The shape of the values that follow each box's classes, as the head states it: (17, 3) for 17 keypoints."""
+        return traits(self.head).extra
 
     @property
     def stride(self) -> int:
@@ -290,6 +296,11 @@ class ReadTask(Task):
             NetbuildError: always.
         """
         raise NetbuildError(f"the task '{self.name}' cannot be scored yet: it has no metric")
+
+
+def read_exported(outputs: Sequence[Tensor]) -> Any:
+    """Return a single tensor for a file with one output, a tuple for one with several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def refuse(given: Mapping[str, Any], where: str) -> dict[str, Any]:

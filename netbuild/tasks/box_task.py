@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from netbuild.drawing.annotated import Colour, Drawing, Image, class_colour
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.layers.heads.base import traits
 from netbuild.tasks.base import Record, Task, View, refuse
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.nms import Filter, best_rows, suppress
@@ -33,15 +34,21 @@ class BoxTask(Task):
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         super().__init__(head, names)
-        kind = type(head).__name__
-        if not all(hasattr(head, name) for name in ("nc", "ranks")):
-            raise NetbuildError(f"the task '{self.name}' cannot read the head {kind}")
-        if not getattr(head, "stride", True):
+        kind, has = type(head).__name__, traits(head)
+        if has.nc is None or not has.box_form:
+            hint = "the task needs a head that lists boxes, such as Detect; see netbuild.layers.heads.base.Head"
+            raise NetbuildError(f"the task '{self.name}' cannot read the head {kind}", hint=hint)
+        if has.stride == ():
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
+
+    @property
+    def nc(self) -> int:
+        """Number of classes of the head."""
+        return int(traits(self.head).nc or 0)
 
     def placed(self, outputs: Any, canvas: Sequence[int]) -> Any:
         """With corners in pixels for the boxes of a head that gives centres and sizes in parts of the image."""
-        if getattr(self.head, "box_form", "corners") != "parts":
+        if traits(self.head).box_form != "parts":
             return outputs
         y = outputs[0] if isinstance(outputs, tuple | list) else outputs
         sides = y.new_tensor([canvas[1], canvas[0]] * 2)
@@ -58,9 +65,7 @@ class BoxTask(Task):
 
     def chosen(self, y: Tensor, wanted: Filter) -> list[Tensor]:
         """The rows of each image that are kept, of a head's prediction (B, 4+nc+extra, A), or (B, k, 6+extra)."""
-        if self.head.ranks():  # type: ignore[operator]
-            return best_rows(y, wanted)
-        return suppress(y, wanted, int(self.head.nc))  # type: ignore[arg-type]
+        return best_rows(y, wanted) if traits(self.head).ranks else suppress(y, wanted, self.nc)
 
     @property
     def stride(self) -> int:
@@ -73,8 +78,7 @@ class BoxTask(Task):
         Raises:
             NetbuildError: for any other, for those of suppression where the head needs none, or a wrong value.
         """
-        needless = self.head.ranks()  # type: ignore[operator]
-        if needless:
+        if traits(self.head).ranks:
             refuse({k: v for k, v in given.items() if k in ("iou", "agnostic", "multi_label")}, "without suppression")
         super().options({k: v for k, v in given.items() if k not in Filter.__dataclass_fields__})
         for name in ("conf", "iou"):
@@ -101,7 +105,7 @@ class BoxTask(Task):
             NetbuildError: for one that there is not.
         """
         texts = wanted.split(",") if isinstance(wanted, str) else wanted
-        known = [self.class_name(i) for i in range(int(self.head.nc))]  # type: ignore[arg-type]
+        known = [self.class_name(i) for i in range(self.nc)]
         return tuple(_number(str(text).strip(), known) for text in texts)
 
     def records(self, prediction: Any, view: View) -> list[Record]:
@@ -147,8 +151,8 @@ class BoxTask(Task):
 
 
 def stride_of(head: nn.Module) -> int:
-    """What both sides of a letterboxed picture are multiples of: the largest stride of a head, 32 at least."""
-    return max([32, *map(int, getattr(head, "stride", []))])
+    """Return the pixels that both sides of a letterboxed picture are multiples of: the largest stride, at least 32."""
+    return max([32, *map(int, traits(head).stride or ())])
 
 
 def _number(text: str, known: Sequence[str]) -> int:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from netbuild import runtime
 from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
@@ -74,6 +76,15 @@ class ClassifyTask(Task):
     def decode(self, outputs: Any, **options: Any) -> Tensor:
         """Probabilities (B, nc)."""
         return _logits(outputs).detach().float().softmax(1)
+
+    def read_exported(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return logits (B, nc): the logarithm of the file's probabilities, whose softmax gives them back."""
+        y = outputs[0].float().numpy()
+        if y.ndim != 2:
+            raise NetbuildError(f"the file's output has the shape {list(y.shape)}, not (B, classes)")
+        if self.names and y.shape[1] != len(self.names):
+            raise NetbuildError(f"the file's output has {y.shape[1]} classes, its metadata {len(self.names)} names")
+        return torch.from_numpy(y if runtime.likely(y) else runtime.softmax(y)).log()
 
     def metric(self) -> ClassificationMetric:
         """Accuracy of the first guess and of the first five.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image
+from netbuild.layers.heads.base import traits
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.box_task import BoxTask
@@ -21,16 +22,11 @@ class TurnedTask(ReadTask, BoxTask):
     name = "obb"
     record_fields = ("box", "corners")
 
-    @property
-    def extra(self) -> tuple[int, ...]:
-        """The angles, of which the first turns the box."""
-        return (int(self.head.ne),)  # type: ignore[arg-type]
-
     def chosen(self, y: Tensor, wanted: Filter) -> list[Tensor]:
         """Rows (n, 6+ne) of each image, best first: corners before the box is turned, score, class, angle."""
-        if self.head.ranks():  # type: ignore[operator]
+        if traits(self.head).ranks:
             return [torch.cat((to_corners(rows[:, :4]), rows[:, 4:]), 1) for rows in best_rows(y, wanted)]
-        found = [candidates(image.float(), int(self.head.nc), wanted) for image in y.detach()]  # type: ignore[arg-type]
+        found = [candidates(image.float(), self.nc, wanted) for image in y.detach()]
         same = runtime.Filter(**vars(wanted))
         return [rows[runtime.kept_turned(rows.cpu().numpy(), same)] for rows in found]
 

@@ -20,11 +20,6 @@ class PoseTask(ReadTask, BoxTask):
     name = "pose"
     record_fields = ("box", "keypoints")
 
-    @property
-    def extra(self) -> tuple[int, ...]:
-        """How many keypoints, and of how many numbers each."""
-        return tuple(self.head.kpt_shape)  # type: ignore[arg-type]
-
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """As of detection, and keypoints: x, y in pixels, perhaps outside the picture, and whether each is seen."""
         found = runtime.keypoints(prediction.cpu().numpy(), self.extra, view.place)

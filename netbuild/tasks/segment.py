@@ -7,7 +7,6 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image, class_colour
-from netbuild.layers.heads.segment import mask_count
 from netbuild.tasks.base import ReadTask, Record, View
 from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.nms import Filter
@@ -19,11 +18,6 @@ class SegmentTask(ReadTask, BoxTask):
     name = "segment"
     record_fields = ("box", "mask")
     saves = ("pictures", "json", "crops")
-
-    @property
-    def extra(self) -> tuple[int, ...]:
-        """The coefficients of a mask."""
-        return (mask_count(self.head.proto),)
 
     def decode(self, outputs: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
         """Of each image detections (n, 6+nm), best first, and prototypes (nm, h, w).

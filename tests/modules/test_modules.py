@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import textwrap
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from netbuild import NetbuildError
+from netbuild import NetbuildError, layers
 from netbuild.grammar.spec import load as load_spec
 from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
+from netbuild.layers.heads.base import Head, check_head_class
 from netbuild.modules import trust
 from netbuild.modules.own import load
 from netbuild.system import plugins
@@ -323,3 +325,33 @@ def test_trust_given_before_the_settings_moved_still_counts(cli, importing, tmp_
     assert trust.is_remembered(importing.parent / "own.py")
     monkeypatch.setattr(trust, "old_settings_folder", lambda: tmp_path / "nothing")
     assert not trust.is_remembered(importing.parent / "own.py")
+
+
+HEADS = {
+    "a head of boxes without a layout": (
+        "class Bad(nn.Module):\n    task = 'detect'\n    def ranks(self): return True\n",
+        "Bad states the task 'detect' and has no method 'layout'",
+    ),
+    "an unknown form of boxes": (
+        "class Bad(Head):\n    task = 'detect'\n    box_form = 'polar'\n",
+        "Bad has box_form 'polar'; it must be one of corners, centres, parts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_that_breaks_the_protocol_is_refused_at_its_class(tmp_path, name):
+    code, message = HEADS[name]
+    file = tmp_path / "bad.py"
+    file.write_text(f"from torch import nn\nfrom netbuild.layers.heads.base import Head\n\n{code}")
+    with pytest.raises(NetbuildError, match=re.escape(message)) as caught:
+        load([file])
+    assert (caught.value.where.file, caught.value.where.line) == (str(file), 4)
+    assert "netbuild.layers.heads.base.Head" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [name for name in layers.__all__ if hasattr(getattr(layers, name), "task")])
+def test_packaged_heads_keep_to_the_protocol(name):
+    cls = getattr(layers, name)
+    assert issubclass(cls, Head)
+    check_head_class(cls, cls.task)

@@ -6,16 +6,18 @@ import torch
 from torch import nn
 
 from netbuild.layers.conv import Conv, Size2
+from netbuild.layers.heads.base import Head
 from netbuild.roles import In, Plain
 
 
-class Classify(nn.Module):
+class Classify(Head):
     """Convolution to 1280 channels, global mean, linear layer: (B, c1, H, W) -> (B, c2).
 
     Training: logits. Eval: (probabilities, logits). Several sources of one size are joined on channels.
     """
 
     task = "classify"
+    returns_raw = True
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class Classify(nn.Module):
         self.linear = nn.Linear(1280, c2)
 
     def layout(self) -> str:
-        """What an exported file's output is, in a sentence."""
+        """Describe the probabilities in one sentence."""
         return f"output 0: probabilities of {self.linear.out_features} classes, which sum to 1"
 
     def forward(self, x: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from netbuild.layers.conv import Conv, DWConv
+from netbuild.layers.heads.base import Head
 from netbuild.roles import In, Setting, Stride
 
 Raw = dict[str, Any]  # tensors by name, and the list of maps
@@ -56,7 +57,7 @@ def top_rows(y: torch.Tensor, nc: int, limit: int) -> torch.Tensor:
     return torch.cat((boxes, scores[..., None], (pairs % nc)[..., None].to(y.dtype), extra), 2)
 
 
-class Detect(nn.Module):
+class Detect(Head):
     """Anchor-free detection head on maps (B, ch[i], H_i, W_i), finest first; A cells in all.
 
     Training: {"boxes": (B, 4*reg_max, A), "scores": (B, nc, A) logits, "feats"}; with a second, one-to-one branch
@@ -66,7 +67,9 @@ class Detect(nn.Module):
     """
 
     task = "detect"
-    box_form = "corners"  # of the list of detections: corners, or centres and sizes, or those in parts of the image
+    learns = "cells"
+    box_form = "corners"
+    returns_raw = True
     max_det = 300
     parts: tuple[str, ...] = ("cv2", "cv3")  # lists of modules over levels, of which a second branch has copies
 
@@ -133,7 +136,7 @@ class Detect(nn.Module):
         if prefix and self.training:  # the one-to-one branch learns, but teaches the layers before the head nothing
             feats = [f.detach() for f in feats]
         boxes, scores = self.per_cell("cv2", prefix, feats), self.scores(feats, prefix, *guides)
-        return {"boxes": boxes, "scores": scores, "feats": feats, **self.extras(feats, prefix)}
+        return {"boxes": boxes, "scores": scores, "feats": feats, **self.raw_extras(feats, prefix)}
 
     def per_cell(self, part: str, prefix: str, feats: list[torch.Tensor]) -> torch.Tensor:
         """Each level through its module of a part, the cells of all levels in one row: (B, channels, A)."""
@@ -143,18 +146,18 @@ class Detect(nn.Module):
         """Class logits (B, nc, A)."""
         return self.per_cell("cv3", prefix, feats)
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        """What a kind of head tells of each cell beside box and classes, raw."""
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+        """Return the raw outputs (B, channels, A) that a kind of head has beside boxes and scores, by name."""
         return {}
 
-    def decoded(self, raw: Raw) -> list[torch.Tensor]:
-        """What a kind of head appends to boxes and probabilities: (B, channels, A) each."""
+    def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
+        """Return the decoded extras (B, channels, A) that a kind of head appends to boxes and probabilities."""
         return []
 
     def predict(self, raw: Raw, one2one: bool) -> torch.Tensor:
         """Final boxes, scores and what follows them, from a branch's raw outputs."""
         scores = raw["scores"].sigmoid()
-        y = torch.cat((self.boxes(raw, corners=one2one), scores, *self.decoded(raw)), 1)
+        y = torch.cat((self.boxes(raw, corners=one2one), scores, *self.decode_extras(raw)), 1)
         return top_rows(y, scores.shape[1], self.max_det) if one2one else y
 
     def cells(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,12 +179,12 @@ class Detect(nn.Module):
         return torch.cat((points + (after - before) / 2, before + after), 1) * scales
 
     def ranks(self) -> bool:
-        """Whether y is a list of detections, best first, rather than one entry a cell."""
+        """Return whether y is a list of detections: that of the one-to-one branch is."""
         return self.one2one()
 
     def layout(self) -> str:
-        """What an exported file's outputs are, in a sentence."""
-        more = "".join(f", {text}" for text in self.told())
+        """Describe y, and the further outputs, in one sentence."""
+        more = "".join(f", {text}" for text in self.describe_extras())
         if self.ranks():
             return f"output 0: a row a detection, best first: x1, y1, x2, y2 in pixels, score, class{more}"
         return (
@@ -189,8 +192,8 @@ class Detect(nn.Module):
             f" {self.nc} class scores from 0 to 1{more}"
         )
 
-    def told(self) -> list[str]:
-        """What a kind of head appends to each detection, and its further outputs, in words."""
+    def describe_extras(self) -> list[str]:
+        """Describe the extras of each detection and the further outputs, one phrase each, for `layout`."""
         return []
 
     def fuse(self) -> None:

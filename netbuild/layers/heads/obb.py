@@ -37,20 +37,25 @@ class OBB(Detect):
         self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, ne), ne) for c in ch)
         self.copy_parts(end2end, "cv4")
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """(ne,), the angles."""
+        return (self.ne,)
+
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         return {"angle": self.radians(self.per_cell("cv4", prefix, feats))}
 
     def radians(self, x: torch.Tensor) -> torch.Tensor:
         """Angles from what the head gives."""
         return (x.sigmoid() - 0.25) * pi
 
-    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+    def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
         return [raw["angle"]]
 
     def layout(self) -> str:
         return super().layout().replace("x1, y1, x2, y2 in pixels", "centre x, centre y, width, height in pixels")
 
-    def told(self) -> list[str]:
+    def describe_extras(self) -> list[str]:
         return ["angle in radians" if self.ne == 1 else f"{self.ne} angles in radians"]
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:

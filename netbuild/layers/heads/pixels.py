@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from netbuild.layers.conv import Conv
+from netbuild.layers.heads.base import Head
 from netbuild.roles import In
 
 
-class Depth(nn.Module):
+class Depth(Head):
     """Distances from maps (B, ch[i], H_i, W_i), finest first, each half the size of the one before.
 
     Training: {"depth": (B, 1, 2*H_0, 2*W_0)}. Eval: the same as a tensor, its logarithm corrected by the calibration
@@ -36,7 +37,7 @@ class Depth(nn.Module):
             self.head[-1].bias.fill_(0.182)  # a start of 1.2 metres
 
     def layout(self) -> str:
-        """What an exported file's output is, in a sentence."""
+        """Describe the map in one sentence."""
         return "output 0: a map of distances, a number for every pixel of the finest map"
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
@@ -49,7 +50,7 @@ class Depth(nn.Module):
         return (self.cal_a * logarithm + self.cal_b).exp()
 
 
-class SemanticSegment(nn.Module):
+class SemanticSegment(Head):
     """Class logits of every pixel, from the finest of maps (B, ch[i], H_i, W_i): (B, nc, H_0, W_0).
 
     Training, with a second map: (logits, logits of the second map (B, nc, H_1, W_1)).
@@ -63,7 +64,7 @@ class SemanticSegment(nn.Module):
         self.aux_head = nn.Sequential(Conv(ch[1], ch[0], 3), nn.Conv2d(ch[0], nc, 1)) if len(ch) > 1 else None
 
     def layout(self) -> str:
-        """What an exported file's output is, in a sentence."""
+        """Describe the logits in one sentence."""
         return f"output 0: logits of {self.classifier[-1].out_channels} classes for every position of the finest map"
 
     def forward(self, feats: list[torch.Tensor]) -> Any:

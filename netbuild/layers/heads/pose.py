@@ -39,10 +39,15 @@ class Pose(Detect):
         self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nk), nk) for c in ch)
         self.copy_parts(end2end, "cv4")
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """`kpt_shape`: number of keypoints, and of numbers for each."""
+        return tuple(self.kpt_shape)
+
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         return {"kpts": self.per_cell("cv4", prefix, feats)}
 
-    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+    def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
         points, scales = self.cells(raw)
         kpts = raw["kpts"].unflatten(1, self.kpt_shape)  # (B, K, D, A)
         parts = [self.places(kpts[:, :, :2], points) * scales]
@@ -50,7 +55,7 @@ class Pose(Detect):
             parts.append(kpts[:, :, 2:].sigmoid())
         return [torch.cat(parts, 2).flatten(1, 2)]
 
-    def told(self) -> list[str]:
+    def describe_extras(self) -> list[str]:
         numbers = "x, y in pixels" + (", and whether it is seen," if self.kpt_shape[1] == 3 else "")
         return [f"{numbers} of {self.kpt_shape[0]} keypoints"]
 
@@ -127,7 +132,7 @@ class Pose26(Pose):
         self.cv4_sigma = nn.ModuleList(nn.Conv2d(inner, count * 2, 1) for _ in ch)
         self.copy_parts(end2end, "cv4", "cv4_kpts", "cv4_sigma")
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         inner = [m(f) for m, f in zip(getattr(self, f"{prefix}cv4"), feats, strict=True)]
         found = {"kpts": self.per_cell("cv4_kpts", prefix, inner)}
         if self.training:

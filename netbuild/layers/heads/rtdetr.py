@@ -11,6 +11,7 @@ from torch import nn
 
 from netbuild.layers.activation import Act, resolve_activation
 from netbuild.layers.fuse import fold_bn, set_weights
+from netbuild.layers.heads.base import Head
 from netbuild.layers.heads.denoise import Noised, noised
 from netbuild.roles import In
 
@@ -151,7 +152,7 @@ def logit(x: torch.Tensor) -> torch.Tensor:
     return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
-class RTDETRDecoder(nn.Module):
+class RTDETRDecoder(Head):
     """nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl layers of queries. No suppression is needed.
 
     Training: boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), those of the query
@@ -163,6 +164,7 @@ class RTDETRDecoder(nn.Module):
 
     task = "detect"
     box_form = "parts"
+    returns_raw = True
 
     def __init__(
         self,
@@ -287,11 +289,11 @@ class RTDETRDecoder(nn.Module):
         return torch.cat((boxes, best[..., None], (pairs % self.nc)[..., None].to(boxes.dtype)), -1)
 
     def ranks(self) -> bool:
-        """Its prediction is a list of detections, best first."""
+        """Return True: its prediction is always a list."""
         return True
 
     def layout(self) -> str:
-        """What an exported file's output is, in a sentence."""
+        """Describe the list of detections in one sentence."""
         return (
             "output 0: a row a detection, best first: centre x, centre y, width, height in parts of the image,"
             " score, class"

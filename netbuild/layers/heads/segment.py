@@ -73,6 +73,7 @@ class Segment(Detect):
         stride: Annotated[list[float], Stride] = (),
     ):
         super().__init__(nc, ch, reg_max, end2end, legacy, stride)
+        self.nm = nm
         self.proto = self.make_proto(ch, npr, nm, nc)
         self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nm), nm) for c in ch)
         self.copy_parts(end2end, "cv4")
@@ -81,18 +82,23 @@ class Segment(Detect):
         """The module that makes the prototypes."""
         return Proto(ch[0], npr, nm)
 
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """(nm,), the mask coefficients."""
+        return (self.nm,)
+
     def prototypes(self, feats: list[torch.Tensor]) -> Any:
-        """The prototypes of a picture's maps."""
+        """Compute the prototypes from the maps."""
         return self.proto(feats[0])
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         return {"mask_coefficient": self.per_cell("cv4", prefix, feats)}
 
-    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+    def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
         return [raw["mask_coefficient"]]
 
-    def told(self) -> list[str]:
-        return mask_words(self.proto)
+    def describe_extras(self) -> list[str]:
+        return describe_masks(self.nm)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
@@ -108,15 +114,9 @@ class Segment26(Segment):
         return self.proto(feats)
 
 
-def mask_words(proto: Any) -> list[str]:
-    """What a head with these prototypes appends to its detections, in words."""
-    count = mask_count(proto)
+def describe_masks(count: int) -> list[str]:
+    """Describe the extras of a head with so many prototypes, for `Head.layout`."""
     return [f"{count} mask coefficients; output 1: {count} prototypes, whose sum by the coefficients is a mask's logit"]
-
-
-def mask_count(proto: Any) -> int:
-    """How many prototypes there are."""
-    return int(proto.cv3.conv.out_channels)
 
 
 def with_prototypes(outputs: Any, proto: Any, training: bool) -> Any:

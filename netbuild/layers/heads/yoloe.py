@@ -12,7 +12,7 @@ from torch import nn
 from netbuild.layers.conv import Conv
 from netbuild.layers.heads.detect import Detect, Raw, dense_branch
 from netbuild.layers.heads.prompts import LRPCHead, cells_kept, with_texts
-from netbuild.layers.heads.segment import Proto, Proto26, mask_words, with_prototypes
+from netbuild.layers.heads.segment import Proto, Proto26, describe_masks, with_prototypes
 from netbuild.layers.heads.world import BNContrastiveHead, fold_comparisons, guided_scores
 from netbuild.roles import In, Setting, Stride, Width
 
@@ -183,7 +183,7 @@ class YOLOEDetect(Detect):
             "feats": feats,
             "kept": None if any(k is None for k in kept) else torch.cat(kept),
         }
-        return {**found, **self.extras(feats, prefix)}
+        return {**found, **self.raw_extras(feats, prefix)}
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
         return cells_kept(super().boxes(raw, corners), raw.get("kept"))
@@ -218,6 +218,7 @@ class YOLOESegment(YOLOEDetect):
         stride: Annotated[list[float], Stride] = (),
     ):
         super().__init__(nc, embed, with_bn, ch=ch, reg_max=reg_max, end2end=end2end, legacy=legacy, stride=stride)
+        self.nm = nm
         self.proto = self.make_proto(ch, npr, nm, nc)
         self.cv5 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nm), nm) for c in ch)
         self.copy_parts(end2end, "cv5")
@@ -226,18 +227,23 @@ class YOLOESegment(YOLOEDetect):
         """The module that makes the prototypes."""
         return Proto(ch[0], npr, nm)
 
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """(nm,), the mask coefficients."""
+        return (self.nm,)
+
     def prototypes(self, feats: list[torch.Tensor]) -> Any:
-        """The prototypes of a picture's maps."""
+        """Compute the prototypes from the maps."""
         return self.proto(feats[0])
 
-    def extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         return {"mask_coefficient": self.per_cell("cv5", prefix, feats)}
 
-    def decoded(self, raw: Raw) -> list[torch.Tensor]:
+    def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
         return [cells_kept(raw["mask_coefficient"], raw.get("kept"))]
 
-    def told(self) -> list[str]:
-        return mask_words(self.proto)
+    def describe_extras(self) -> list[str]:
+        return describe_masks(self.nm)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
         return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
