@@ -100,6 +100,12 @@ class Settings:
     max_det: int = _of(300, "largest number of boxes per image", 1, 100_000)
     plots: bool = _of(True, "draw losses, measures, curves, confusion, labels and some batches into the run's folder")
     tensorboard: bool = _of(False, "write logs for TensorBoard into the run's folder; needs the package tensorboard")
+    wandb: bool = _of(
+        False, "log to Weights & Biases, offline unless WANDB_MODE says otherwise; needs the package wandb"
+    )
+    mlflow: bool = _of(
+        False, "log to MLflow at MLFLOW_TRACKING_URI, else into the run's folder; needs netbuild[mlflow]"
+    )
     lenient: bool = _of(False, "drop wrong labels instead of stopping")
     strict: bool = _of(False, "stop at unreadable pictures instead of dropping them")
     allow_background: bool = _of(False, "detection: train even if no training picture has an object")
@@ -191,6 +197,8 @@ class SettingKeywords(TypedDict, total=False):
     max_det: int
     plots: bool
     tensorboard: bool
+    wandb: bool
+    mlflow: bool
     lenient: bool
     strict: bool
     allow_background: bool

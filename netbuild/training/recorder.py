@@ -1,9 +1,7 @@
 """The pictures and logs of a run's folder. Nothing of a run changes by them, and none of their faults ends it."""
 
 import copy
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +10,20 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image
-from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.settings import Settings
 from netbuild.system.files import make_folder, writing
-from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Task, View, picture
 from netbuild.training.callbacks import Callback
+from netbuild.training.loggers import make_loggers
 from netbuild.training.loop import Trainer
+from netbuild.training.tolerant import TolerantCallback
 from netbuild.weights import checkpoint
 
 SHOWN = 3  # batches of training and of validation that are drawn
 PAIRS = 12  # pictures of a validation batch, each of them twice
 
 
-class Excusing(Callback):
-    """A callback whose faults do not end the run: the first one is printed."""
-
-    excused = False
-
-    @contextmanager
-    def excusing(self) -> Iterator[None]:
-        """Print the first exception raised in the block, and go on."""
-        try:
-            yield
-        except Exception as error:  # whatever a drawing library, a task of one's own or a full disk comes up with
-            if not self.excused:
-                print(excuse(error), file=sys.stderr, flush=True)
-            self.excused = True
-
-
-class Recorder(Excusing):
+class Recorder(TolerantCallback):
     """Draws the run's plots into its folder.
 
     Args:
@@ -54,14 +36,14 @@ class Recorder(Excusing):
 
     def on_run_begin(self, run: Trainer) -> None:
         """Draw the labels."""
-        with self.excusing():
+        with self.tolerate_errors():
             list(charts.save_all({"labels": lambda: overview.labels(self.samples, run.names or [])}, run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Draw the first batches as the network sees them."""
         if epoch > 0 or number > SHOWN:
             return
-        with self.excusing():
+        with self.tolerate_errors():
             count = min(len(batch["images"]), sheets.MAX_PICTURES)
             drawings = [run.task.draw_truth(batch, i) for i in range(count)]
             encoding.save(sheets.make_sheet(drawings), run.folder / f"train_batch{number - 1}.png")
@@ -77,9 +59,9 @@ class Recorder(Excusing):
         if error is not None or not history:
             return
         for name, draw in {"losses": charts.plot_losses, "metrics": charts.plot_metrics}.items():
-            with self.excusing():
+            with self.tolerate_errors():
                 list(charts.save_all({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
-        with self.excusing():
+        with self.tolerate_errors():
             self.validation(run)
 
     def validation(self, run: Trainer) -> None:
@@ -95,55 +77,19 @@ class Recorder(Excusing):
             elif number >= SHOWN:
                 break
             if number < SHOWN:
-                with self.excusing():
+                with self.tolerate_errors():
                     show(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
         list(charts.save_all(metric.plots(), run.folder))
 
 
-class TensorBoardLogger(Excusing):
-    """Writes losses, measures and the learning rate for TensorBoard into the run's folder.
-
-    Raises:
-        MissingExtraError: if tensorboard is not installed.
-    """
-
-    def __init__(self) -> None:
-        package("tensorboard")
-        self.log: Any = None
-
-    def on_run_begin(self, run: Trainer) -> None:
-        """Open the log."""
-        with self.excusing():
-            self.log = open_log(run.folder / "tensorboard", run.progress.history)
-
-    def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
-        """Log the epoch's numbers."""
-        if self.log:
-            with self.excusing():
-                log_row(self.log, run.progress.history[-1], run.plan.optimizer.param_groups[0]["lr"])
-
-    def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
-        """Close the log."""
-        if self.log:
-            self.log.close()
-
-
 def own_callbacks(settings: Settings, samples: Sequence[Sample]) -> list[Callback]:
-    """The callbacks that a run's settings ask for: plots, TensorBoard.
+    """The callbacks that a run's settings turn on: plots, and loggers such as TensorBoard's.
 
     Raises:
-        MissingExtraError: if logs are asked for and tensorboard is not installed.
+        MissingExtraError: if a logger's package is not installed.
     """
     plots = [Recorder(samples)] if settings.plots else []
-    return [*plots, *([TensorBoardLogger()] if settings.tensorboard else [])]
-
-
-def excuse(error: Exception) -> str:
-    """A line on plots that are missing."""
-    if isinstance(error, MissingExtraError):
-        return f"note: plots are left out: {error.message}; {error.hint}"
-    said = error.message if isinstance(error, NetbuildError) else f"{type(error).__name__}: {error}"
-    return f"note: a plot or log is left out: {shorten(said, 200)}"
+    return [*plots, *make_loggers(settings)]
 
 
 def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
@@ -165,36 +111,6 @@ def seen(task: Task, image: Image, prediction: Any) -> Drawing:
     size = image.shape[0], image.shape[1]
     records = task.records(prediction, View(image, Letterbox.fit(size, size)))
     return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.shown])
-
-
-# -- TensorBoard ------------------------------------------------------------------------------------------------------
-
-
-def open_log(folder: Path, history: Sequence[Mapping[str, float]]) -> Any:
-    """A writer of logs that goes on after the epochs of the history; where there are no logs yet it writes those first.
-
-    Raises:
-        MissingExtraError: if tensorboard is not installed.
-    """
-    package("tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    new = not any(folder.glob("events*"))
-    # What a killed run logged of an epoch that is done again is not to be shown twice.
-    log = SummaryWriter(str(folder), purge_step=len(history) + 1)
-    for row in history if new else ():
-        log_row(log, row)
-    return log
-
-
-def log_row(log: Any, row: Mapping[str, float], rate: float | None = None) -> None:
-    """Write an epoch's numbers: losses as train/..., measures as val/..., the learning rate as lr."""
-    for name, value in row.items():
-        if name != "epoch":
-            log.add_scalar(name if name.startswith("train/") else f"val/{name}", value, int(row["epoch"]))
-    if rate is not None:
-        log.add_scalar("lr", rate, int(row["epoch"]))
-    log.flush()
 
 
 # -- validation by itself ---------------------------------------------------------------------------------------------
