@@ -14,7 +14,7 @@ from netbuild.author.changes import COSTS, Changes, Row, RowDiff
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Layer
 from netbuild.report.summary import Summary, summarize
-from netbuild.weights.align import in_order, moved
+from netbuild.weights.align import align_in_order, pair_unique
 
 _EQUAL = 1.0  # what pairs of rows win: written or bound alike, of one name
 _KIND = 0.2  # of one module; less than half of the above, so that a row which moves leaves the others in place
@@ -87,11 +87,11 @@ def _aligned(before: Sequence[Row], after: Sequence[Row]) -> tuple[dict[Row, Row
     ends = [*zip(before[:start], after[:start]), *zip(before[len(before) - end :], after[len(after) - end :])]
     pairs = {b: a for a, b in ends}
     middle = before[start : len(before) - end], after[start : len(after) - end]
-    pairs |= {b: a for a, b in in_order(*middle, _gain, lambda row: row.written)}
+    pairs |= {b: a for a, b in align_in_order(*middle, _gain, lambda row: row.written)}
     left = _left(before, after, pairs)
-    moves = {b: a for a, b in moved(*left, lambda row: row.summary.name or row)}
+    moves = {b: a for a, b in pair_unique(*left, lambda row: row.summary.name or row)}
     left = _left(before, after, pairs | moves)
-    moves |= {b: a for a, b in moved(*left, lambda row: row.written)}
+    moves |= {b: a for a, b in pair_unique(*left, lambda row: row.written)}
     pairs |= {b: a for a, b in _replaced(before, after, pairs, set(moves) | set(moves.values()))}
     return pairs | moves, set(moves)
 
@@ -127,7 +127,7 @@ def _replaced(
         if len(old) == len(new) == 1:
             yield old[0], new[0]
         elif old and new:
-            yield from in_order(old, new, _same_shape, lambda row: repr(row.summary.out_shape))
+            yield from align_in_order(old, new, _same_shape, lambda row: repr(row.summary.out_shape))
 
 
 def _same_shape(a: Row, b: Row) -> float:

@@ -52,9 +52,9 @@ def build(
 
     from netbuild.graph.opening import open_graph
     from netbuild.weights.building import build_graph, transfer
-    from netbuild.weights.checkpoint import check_target, save
+    from netbuild.weights.checkpoint import check_path, save
 
-    check_target(out)
+    check_path(out)
     graph = open_graph(
         file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=may_run(trust), set=set or ()
     )
@@ -100,10 +100,10 @@ def import_(
     trust: Trust = False,
 ) -> None:
     """Convert another program's checkpoint to netbuild's format; every tensor is checked."""
-    from netbuild.weights.checkpoint import check_target, save
-    from netbuild.weights.importing import halved, import_weights
+    from netbuild.weights.checkpoint import check_path, save
+    from netbuild.weights.importing import convert_to_half, import_weights
 
-    check_target(out)
+    check_path(out)
     if prefer not in ("ema", "model"):
         raise NetbuildError(f"--prefer {prefer}: must be ema or model")
     refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "set": set}))
@@ -112,9 +112,9 @@ def import_(
         found = import_weights(
             file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})
         )
-        network = halved(found.network) if half else found.network
-        save(network, out, names=found.names, training=found.said)
+        network = convert_to_half(found.network) if half else found.network
+        save(network, out, names=found.names, training=found.origin)
     if json:
-        write_json({"file": str(out), "name": found.network.card.name, "names": found.names, **found.fit.report()})
+        write_json({"file": str(out), "name": found.network.card.name, "names": found.names, **found.match.report()})
     else:
-        write(f"{found.fit}\n{out}: {found.network.card.name}")
+        write(f"{found.match}\n{out}: {found.network.card.name}")

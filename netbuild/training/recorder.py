@@ -66,7 +66,7 @@ class Recorder(TolerantCallback):
 
     def validation(self, run: Trainer) -> None:
         """Draw the first validation batches as the best weights see them, and the metric's charts."""
-        network = checkpoint.fill(run.blank(), run.folder / "best.safetensors").to(run.device).eval()
+        network = checkpoint.load_weights(run.blank(), run.folder / "best.safetensors").to(run.device).eval()
         feed = copy.copy(run.val)
         feed.rank, feed.world = 0, 1  # the other processes have ended their work
         # The best epoch may lie before the run was resumed: then all is measured again.

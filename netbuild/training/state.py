@@ -63,7 +63,7 @@ def save(
         "groups": groups,
         "steps": average.steps,
     }
-    checkpoint.write(tensors, {KEY: json.dumps(facts)}, path)
+    checkpoint.write_safetensors(tensors, {KEY: json.dumps(facts)}, path)
 
 
 def _parts(network: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:

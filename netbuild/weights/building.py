@@ -1,4 +1,4 @@
-"""The verbs on a file's name: open a graph, build a network, carry weights into it."""
+"""Build a network from a file and load weights into it: `build`, `transfer` and what they share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
 from netbuild.weights import checkpoint
-from netbuild.weights.transfer import RowTensors, Transfer, rows_of
-from netbuild.weights.transfer import transfer as transfer_rows
+from netbuild.weights.transfer import RowTensors, Transfer, group_by_row, transfer_rows
 
 
 def build(
@@ -26,12 +25,13 @@ def build(
     download: bool = False,
     **options: Unpack[NetworkOptions],
 ) -> Network:
-    """Build a network with weights: a plain ``nn.Module`` from (B, ch, H, W) to the last row's output.
+    """Build a network with weights: a plain ``nn.Module`` that maps (B, ch, H, W) to the last row's output.
 
     Args:
-        file: as for `netbuild.graph.opening.open_graph`; a checkpoint brings its weights.
-        weights: a file whose tensors go to the rows of the same structure, as `transfer` tells.
-        download: whether rows that say ``pretrained: true`` may download their weights.
+        file: a network file or a checkpoint, as for `netbuild.graph.opening.open_graph`. A checkpoint's weights are
+            loaded; otherwise the network is initialised randomly.
+        weights: a file whose tensors are loaded into the rows of equal structure, as by `transfer`.
+        download: download the weights of rows with ``pretrained: true``; such rows are an error otherwise.
         options: see `NetworkOptions`.
 
     Raises:
@@ -45,68 +45,81 @@ def build(
 
 
 def build_graph(graph: Graph, download: bool = False) -> Network:
-    """Build a resolved network; one read from a checkpoint gets its weights."""
+    """Build a resolved network; if it was read from a checkpoint, load that checkpoint's weights."""
     source = graph.spec.checkpoint
+    # Downloaded weights would be overwritten by the checkpoint's, so its rows skip the download.
     with builders.pretrained("skip" if source else "download" if download else "refuse"):
         network = graph.build()
-    return checkpoint.fill(network, source) if source else network
+    return checkpoint.load_weights(network, source) if source else network
 
 
 def transfer(network: Network, weights: str | Path) -> Transfer:
-    """Load a file's tensors into the rows of a network that have their structure, whatever their numbers.
+    """Load a file's tensors into the network's rows of equal structure, also where the row numbers differ.
 
     Args:
-        network: as `build` gives it; changed in place.
-        weights: a checkpoint of netbuild, a safetensors file, or a file of torch.save, of which no code is run.
+        network: built by `build`; changed in place.
+        weights: a netbuild checkpoint, a safetensors file, or a file of ``torch.save`` (its code is never run).
+
+    Returns:
+        A report: for each row, where its tensors came from and which were skipped.
 
     Raises:
-        NetbuildError: if the file cannot be read or has no tensor of a row.
+        NetbuildError: if the file cannot be read or no key in it has the form ``model.<row>.<...>``.
     """
     path = Path(weights)
-    found = tensors_of(path)
-    source = rows_of(found.tensors, found.labels)
+    found = read_weights(path)
+    source = group_by_row(found.tensors, found.labels)
     if not source:
-        raise NetbuildError(f"{path}: no tensor of a row in it: keys are model.<row>.<...>")
-    return transfer_rows(source, network_rows(network))
+        raise NetbuildError(f"{path}: no tensor belongs to a row: keys of the form model.<row>.<...> are expected")
+    return transfer_rows(source, rows_of_network(network))
 
 
-def network_rows(network: Network) -> list[RowTensors]:
-    """The rows of a network with their tensors: those that live in it, not copies."""
-    return rows_of(network.state_dict(), dict(enumerate(network.card.rows)))
+def rows_of_network(network: Network) -> list[RowTensors]:
+    """The network's tensors grouped by row; they share memory with the network."""
+    return group_by_row(network.state_dict(), dict(enumerate(network.card.rows)))
 
 
 @dataclass(frozen=True)
-class Source:
-    """The tensors of a file by key; of rows that are known, module and name; and what a foreign file says of itself."""
+class WeightsFile:
+    """The tensors of a weights file by key.
+
+    Args:
+        path: the file.
+        tensors: key to tensor.
+        labels: row number to (module, row name), for the rows that the file describes.
+        metadata: for files of other programs, see `netbuild.weights.pickles.contents.extract_metadata`.
+    """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
     labels: Mapping[int, tuple[str, str | None]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tensors_of(path: Path, prefer: str = "ema") -> Source:
-    """The tensors of any checkpoint; no code of it is run.
+def read_weights(path: Path, prefer: str = "ema") -> WeightsFile:
+    """Read the tensors of a checkpoint of any origin without running code from it.
 
     Args:
-        path: a checkpoint of netbuild, a safetensors file, or a file of torch.save.
-        prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
+        path: a netbuild checkpoint, a safetensors file, or a file of ``torch.save``.
+        prefer: ``ema`` to take the averaged weights where the file has some, ``model`` to take the last weights.
 
     Raises:
-        NetbuildError: if it cannot be read, or asks for code to be run.
+        NetbuildError: if the file cannot be read, or unpickling it would call a function that is not allowed.
     """
     if is_checkpoint(path):
         spec = load(path) if find(path) else None
-        return Source(path, checkpoint.tensors(path), {r.index: (r.module, r.name) for r in spec.rows} if spec else {})
-    from netbuild.weights.pickles import unpickle
+        labels = {row.index: (row.module, row.name) for row in spec.rows} if spec else {}
+        return WeightsFile(path, checkpoint.load_tensors(path), labels)
+    from netbuild.weights.pickles import contents, unpickle
 
     foreign = unpickle.read(path)
-    facts = unpickle.facts(foreign, prefer)
-    return Source(path, unpickle.state_dict(foreign, prefer), _foreign_labels(facts), facts)
+    metadata = contents.extract_metadata(foreign, prefer)
+    return WeightsFile(path, contents.extract_state_dict(foreign, prefer), _label_rows(metadata), metadata)
 
 
-def _foreign_labels(facts: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
-    rows = facts.get("yaml")
-    listed = [rows.get(section) for section in ("backbone", "head")] if isinstance(rows, dict) else []
-    flat = [row for section in listed if isinstance(section, list) for row in section]
-    return {i: (str(row[2]), None) for i, row in enumerate(flat) if isinstance(row, list) and len(row) > 2}
+def _label_rows(metadata: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
+    """Row number to (module, None), from the YAML rows that an Ultralytics checkpoint carries."""
+    spec = metadata.get("yaml")
+    sections = [spec.get(section) for section in ("backbone", "head")] if isinstance(spec, dict) else []
+    rows = [row for section in sections if isinstance(section, list) for row in section]
+    return {i: (str(row[2]), None) for i, row in enumerate(rows) if isinstance(row, list) and len(row) > 2}

@@ -1,6 +1,7 @@
-"""netbuild's checkpoints: one safetensors file with the tensors and, in its metadata, all that rebuilds the network.
+"""netbuild's checkpoint format: one safetensors file whose metadata holds all that is needed to rebuild the network.
 
-Nothing in it is executable; own modules travel as text and run only where they are trusted. See docs/checkpoint.md.
+Nothing in it is executable; the source of own modules is stored as text and runs only with trust. The format is
+documented in docs/checkpoint.md.
 """
 
 import os
@@ -20,34 +21,38 @@ from netbuild.system.files import atomic_path, cannot_write, check_parent
 def save(
     network: Network, path: str | Path, *, names: list[str] | None = None, training: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a network with its weights: to a temporary file first, renamed when it is whole.
+    """Write a network and its weights to a checkpoint, atomically.
 
     Args:
-        network: as `netbuild.build` gives it.
-        path: of the file, ``.safetensors``.
-        names: of the classes, in order.
-        training: whatever a run wants to keep, as JSON data.
+        network: built by `netbuild.build`.
+        path: where to write; must end in ``.safetensors``.
+        names: class names in order; by default those on the network's card.
+        training: JSON data about the training run, stored as it is.
+
+    Returns:
+        The path.
 
     Raises:
-        NetbuildError: if the path ends otherwise or cannot be written.
+        NetbuildError: if the path has another suffix or cannot be written.
     """
     path = Path(path)
-    check_target(path)
-    tensors, aliases = _distinct(network.state_dict())
+    check_path(path)
+    tensors, aliases = _deduplicate(network.state_dict())
     versions = {"netbuild": __version__, "torch": str(torch.__version__)}
-    known = {key: value for key, value in network.card.to_dict().items() if key in Stored.__dataclass_fields__}
-    own = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
-    facts = Stored(**{**known, **own, "names": names or network.card.names})
-    # One entry: safetensors writes several in an order of chance, and equal networks are to give equal files.
-    write(tensors, {KEY: to_json(facts)}, path)
+    card = {key: value for key, value in network.card.to_dict().items() if key in Stored.__dataclass_fields__}
+    more = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
+    stored = Stored(**{**card, **more, "names": names or network.card.names})
+    # All metadata goes under one key: safetensors writes several keys in random order, and saving equal networks must
+    # give equal files.
+    write_safetensors(tensors, {KEY: to_json(stored)}, path)
     return path
 
 
-def check_target(path: Path) -> None:
-    """Refuse a path that no checkpoint can be written to, before work is done for it.
+def check_path(path: Path) -> None:
+    """Check that a checkpoint can be written to a path, before time is spent on producing it.
 
     Raises:
-        NetbuildError: if it does not end in .safetensors, or its folder is missing or read-only.
+        NetbuildError: if it does not end in .safetensors, is a folder, or its parent is missing or read-only.
     """
     if path.suffix != SUFFIX:
         raise NetbuildError(f"{path}: a checkpoint's name ends in {SUFFIX}")
@@ -56,25 +61,29 @@ def check_target(path: Path) -> None:
         raise NetbuildError(f"{path}: is a folder")
 
 
-def _distinct(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors that a file holds once, and for every other name of one of them the name that it has there."""
+def _deduplicate(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Split a state dict into distinct tensors and aliases (tied weights: name to the name stored in the file).
+
+    safetensors refuses tensors that share memory.
+    """
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
+        location = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and location in seen:
+            aliases[name] = seen[location]
             continue
-        seen[place] = name
-        # A copy where it is a part of a larger storage: the file has each tensor by itself.
-        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-        tensors[name] = tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
+        seen[location] = name
+        # A view into a larger storage is copied: safetensors stores only contiguous tensors that own their storage.
+        owns_storage = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        tensor = tensor.detach()
+        tensors[name] = tensor if owns_storage else tensor.clone(memory_format=torch.contiguous_format)
     return tensors, aliases
 
 
-def write(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Write a safetensors file whole, and on the disk when this is done.
+def write_safetensors(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write a safetensors file atomically; on return it is flushed to the disk (fsync).
 
     Raises:
         NetbuildError: if it cannot be written.
@@ -84,57 +93,58 @@ def write(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], path: P
     with atomic_path(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata)
-        except Exception as error:  # safetensors raises its own class where the disk is full
+        except Exception as error:  # safetensors raises a class of its own if, for example, the disk is full
             raise cannot_write(path, error) from error
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # safetensors lets the owner alone read
+        # safetensors creates files with mode 0600; give the file the usual permissions.
+        temporary.chmod(0o666 & ~_read_umask())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
+def _read_umask() -> int:
+    mask = os.umask(0)  # the umask can only be read by setting it
     os.umask(mask)
     return mask
 
 
-def tensors(path: str | Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, of netbuild or not, under all their names.
+def load_tensors(path: str | Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Load the tensors of any safetensors file; in a netbuild checkpoint also under their aliases.
 
     Raises:
-        NetbuildError: if it cannot be read.
+        NetbuildError: if the file cannot be read.
     """
     from safetensors.torch import load_file
 
     path = Path(path)
     header(path)
     try:
-        found: dict[str, torch.Tensor] = load_file(path, device)
-    except Exception as error:  # SafetensorError, and what the system says
-        raise NetbuildError(f"{path}: no whole safetensors file: {shorten(error)}") from None
-    facts = find(path)
-    for name, kept in (facts.aliases if facts else {}).items():
-        if kept not in found:
-            raise NetbuildError(f"{path}: '{name}' stands for '{kept}', which is not in it")
-        found[name] = found[kept]
-    return found
+        tensors: dict[str, torch.Tensor] = load_file(path, device)
+    except Exception as error:  # SafetensorError, OSError
+        raise NetbuildError(f"{path}: damaged or incomplete safetensors file: {shorten(error)}") from None
+    stored = find(path)
+    for alias, name in (stored.aliases if stored else {}).items():
+        if name not in tensors:
+            raise NetbuildError(f"{path}: '{alias}' is an alias of '{name}', which the file does not contain")
+        tensors[alias] = tensors[name]
+    return tensors
 
 
-def fill(network: Network, path: str | Path) -> Network:
-    """Load a checkpoint's tensors into the network that it describes; every one must fit.
+def load_weights(network: Network, path: str | Path) -> Network:
+    """Load a checkpoint's tensors into the network that it describes, strictly.
 
     Raises:
-        NetbuildError: with the first tensors that are missing, left over or of another shape.
+        NetbuildError: if a tensor is missing, unexpected or has another shape; the first three are named.
     """
-    found, own = tensors(path), network.state_dict()
-    wrong = [f"'{name}' is missing" for name in own if name not in found]
-    wrong += [f"'{name}' is left over" for name in found if name not in own]
-    wrong += [
-        f"'{name}' is {list(found[name].shape)} there, {list(tensor.shape)} here"
-        for name, tensor in own.items()
-        if name in found and found[name].shape != tensor.shape
+    tensors, state = load_tensors(path), network.state_dict()
+    problems = [f"'{name}' is missing" for name in state if name not in tensors]
+    problems += [f"'{name}' is unexpected" for name in tensors if name not in state]
+    problems += [
+        f"'{name}' has shape {list(tensors[name].shape)} in the file, {list(tensor.shape)} in the network"
+        for name, tensor in state.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
-    if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise NetbuildError(f"{path}: its tensors do not fit its network: {'; '.join(wrong[:3])}{more}")
-    network.load_state_dict(found, assign=False)
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise NetbuildError(f"{path}: its tensors do not fit its network: {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(tensors, assign=False)
     return network

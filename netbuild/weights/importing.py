@@ -1,4 +1,4 @@
-"""Foreign checkpoints as networks of ours: the architecture from the file's own rows, every tensor checked."""
+"""Import checkpoints of other programs: take the architecture from the rows in the file and check every tensor."""
 
 import json
 from collections.abc import Mapping
@@ -20,21 +20,30 @@ from netbuild.graph.opening import open_graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import builders
-from netbuild.weights.building import Source, tensors_of
+from netbuild.weights.building import WeightsFile, read_weights
 from netbuild.weights.matching import Match, match
 
-_OWN = ("scale", "yaml_file", "channels", "text_model")  # what their builder notes beside a file's keys
-_KEPT = ("epoch", "date", "version", "license", "task")
+# Keys that Ultralytics adds to a network's YAML when it builds it; they are no keys of the file.
+_ADDED_KEYS = ("scale", "yaml_file", "channels", "text_model")
+# Metadata of the foreign file that is recorded in the new checkpoint.
+_ORIGIN_KEYS = ("epoch", "date", "version", "license", "task")
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A network with a foreign file's weights, what fitted, the classes' names, and what the file said of itself."""
+class ImportedWeights:
+    """A network with the weights of a foreign file.
+
+    Args:
+        network: the network, weights loaded.
+        match: which tensors fitted.
+        names: class names in order, or None if the file has none.
+        origin: ``{"imported": {"file": ..., ...}}``, to be stored as the checkpoint's ``training``.
+    """
 
     network: Network
-    fit: Match
+    match: Match
     names: list[str] | None
-    said: dict[str, Any]
+    origin: dict[str, Any]
 
 
 def import_weights(
@@ -45,89 +54,89 @@ def import_weights(
     strict: bool = False,
     prefer: str = "ema",
     **options: Any,
-) -> Imported:
-    """Read a foreign checkpoint into a network of ours; no code of the file is run.
+) -> ImportedWeights:
+    """Read a foreign checkpoint into a netbuild network without running code from the file.
 
     Args:
-        path: a file of torch.save (a whole model, or a state dict), or safetensors.
-        model: the network's file; without it the file must tell its own rows, as Ultralytics' do.
-        mapping: how tensors find their places, see `netbuild.weights.matching.match`.
-        strict: refuse a file that does not fit whole.
-        prefer: ``ema`` for averaged weights where there are some, ``model`` for the last.
+        path: a file of ``torch.save`` (a whole model or a state dict) or a safetensors file.
+        model: the network's file; may be omitted if the checkpoint contains its rows, as those of Ultralytics do.
+        mapping: how keys are matched, see `netbuild.weights.matching.match`.
+        strict: raise unless every tensor of both sides is matched.
+        prefer: ``ema`` to take the averaged weights where the file has some, ``model`` to take the last weights.
         options: for the network's file, as for `netbuild.graph.opening.open_graph`.
 
     Raises:
-        NetbuildError: if the file cannot be read, tells no network, or does not fit.
+        NetbuildError: if the file cannot be read, describes no network, or does not fit.
     """
-    source = tensors_of(Path(path), prefer)
-    graph = open_graph(model, **options) if model else graph_of(source)
-    with builders.pretrained("skip"):
+    source = read_weights(Path(path), prefer)
+    graph = open_graph(model, **options) if model else resolve_graph(source)
+    with builders.pretrained("skip"):  # the file's weights replace pretrained ones
         network = graph.build()
     found = match(source.tensors, network.state_dict(), mapping)
     if strict or not found.tensors:
         found.require(path)
     network.load_state_dict(dict(found.tensors), strict=False)
-    said = {key: source.facts[key] for key in _KEPT if key in source.facts}
-    return Imported(
-        network, found, class_names(source.facts.get("names")), {"imported": {"file": Path(path).name, **said}}
-    )
+    origin = {key: source.metadata[key] for key in _ORIGIN_KEYS if key in source.metadata}
+    names = list_class_names(source.metadata.get("names"))
+    return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}})
 
 
-def graph_of(source: Source) -> Graph:
-    """The network that a foreign file tells of.
+def resolve_graph(source: WeightsFile) -> Graph:
+    """Resolve the network whose rows a foreign checkpoint carries.
 
     Raises:
-        NetbuildError: if it tells of none, or its rows do not resolve.
+        NetbuildError: if it carries none, or they do not resolve.
     """
-    rows = source.facts.get("yaml")
+    rows = source.metadata.get("yaml")
     if not isinstance(rows, dict) or "backbone" not in rows:
         raise NetbuildError(
-            f"{source.path}: it does not tell its network's rows", hint="name the network's file: --model"
+            f"{source.path}: the checkpoint does not contain its network's rows",
+            hint="name the network's file: --model",
         )
     scale = rows.get("scale") if isinstance(rows.get("scale"), str) else None
-    file = PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem
-    text = yaml_of(rows, source.facts)
-    spec = read(text, Path(f"{_unscaled(file, scale)}.yaml"))
+    stem = PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem
+    text = rows_to_yaml(rows, source.metadata)
+    spec = read(text, Path(f"{_remove_scale(stem, scale)}.yaml"))
     return resolve(spec, Options(scale if spec.scales and scale in {s.name for s in spec.scales} else None))
 
 
-def _unscaled(stem: str, scale: str | None) -> str:
-    """The stem of the file with all scales: ``yolo11n-seg`` is ``yolo11-seg`` at scale n."""
+def _remove_scale(stem: str, scale: str | None) -> str:
+    """The file name without its scale letter: ``yolo11n-seg`` at scale n becomes ``yolo11-seg``."""
     for i in range(1, len(stem) + 1):
         if scale and stem[i - 1 : i] == scale and scaled_name(stem[: i - 1] + stem[i:], scale) == stem:
             return stem[: i - 1] + stem[i:]
     return stem
 
 
-def yaml_of(rows: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """The rows of a foreign file as a network file of ours.
+def rows_to_yaml(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write the rows that a foreign checkpoint carries as a netbuild network file.
 
     Raises:
-        NetbuildError: if they are no rows.
+        NetbuildError: if they are not plain data.
     """
-    kept = {key: value for key, value in rows.items() if key not in _OWN and key in KNOWN_KEYS and value is not None}
+    keys = {k: value for k, value in rows.items() if k not in _ADDED_KEYS and k in KNOWN_KEYS and value is not None}
     channels = rows.get("ch", rows.get("channels"))
-    size = facts.get("imgsz")
+    size = metadata.get("imgsz")
     if type(channels) is int:
-        kept["ch"] = channels
+        keys["ch"] = channels
     if type(size) is int and 1 <= size <= MAX_SIDE:
-        kept["imgsz"] = size
+        keys["imgsz"] = size
     try:
-        return to_yaml(parse(json.dumps(kept), "the file's rows"))
+        return to_yaml(parse(json.dumps(keys), "the file's rows"))
     except (TypeError, ValueError) as error:
-        raise NetbuildError(f"the file's rows are no plain data: {shorten(error)}") from None
+        raise NetbuildError(f"the checkpoint's rows are not plain data: {shorten(error)}") from None
 
 
-def class_names(names: Any) -> list[str] | None:
-    """Class names in order, from a list or a mapping from numbers."""
+def list_class_names(names: Any) -> list[str] | None:
+    """Class names in order, from a list or a mapping of class numbers 0, 1, ... to names; None for anything else."""
     if isinstance(names, dict):
         numbers = sorted(key for key in names if type(key) is int)
         return [str(names[i]) for i in numbers] if numbers == list(range(len(names))) else None
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def halved(network: Network) -> Network:
-    """The network in half precision, for a file of half the size; opened again it computes in single precision."""
+def convert_to_half(network: Network) -> Network:
+    """Convert floating-point tensors to float16 in place, which halves the saved file; a loaded network is float32."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(torch.float16)

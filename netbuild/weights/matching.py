@@ -1,4 +1,4 @@
-"""A foreign state dict fitted to a network's: by equal keys, or in the order in which both define their tensors."""
+"""Match a foreign state dict to a network's: by equal keys, or by the order in which both define their tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,19 +8,27 @@ from torch import Tensor
 
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 
-# What wrapping a network puts before all its keys: data parallelism, compilation, and the attribute that holds it.
+# Prefixes that wrappers put before all keys: DataParallel, torch.compile, and the attribute that holds the network.
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
-# How often a batch norm was trained. Files from before torch 0.4.1 lack it, and no output depends on it.
+# A batch norm's step counter. Files written before torch 0.4.1 lack it, and with a fixed momentum no output depends on
+# it, so its absence is no mismatch.
 COUNTER = "num_batches_tracked"
-# Names of which one never means another.
+# Parameter names with a fixed meaning: a tensor called by one of them never matches one called by another.
 LEAVES = {"weight", "bias", "running_mean", "running_var"}
-# Heads of torchvision's networks that only train, by the first part of their keys.
+# First key parts of the auxiliary heads of torchvision's networks, which are used in training only.
 AUXILIARY = ("aux1", "aux2", "AuxLogits", "aux_classifier")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two tensors that do not fit: keys and shapes in the network and in the file, either empty, and why."""
+    """Two tensors that do not match.
+
+    Args:
+        key: the network's key; empty if the network has no more tensors.
+        source: the file's key; empty if the file has no more tensors.
+        shape, source_shape: their shapes, () for an empty key.
+        why: the reason.
+    """
 
     key: str
     source: str
@@ -29,25 +37,25 @@ class Difference:
     why: str
 
     def __str__(self) -> str:
-        own = f"{self.key} {list(self.shape)}" if self.key else "nothing more"
-        theirs = f"{self.source} {list(self.source_shape)}" if self.source else "nothing more"
-        return f"{self.why}: the network has {own}, the file {theirs}"
+        network_side = f"{self.key} {list(self.shape)}" if self.key else "nothing more"
+        file_side = f"{self.source} {list(self.source_shape)}" if self.source else "nothing more"
+        return f"{self.why}: the network has {network_side}, the file {file_side}"
 
 
 @dataclass(frozen=True)
 class Match:
-    """What of a file fits a network.
+    """Which tensors of a file match which of a network.
 
     Args:
         tensors: network key to the file's tensor, for ``load_state_dict(..., strict=False)``.
         sources: network key to the file's key.
         missing: keys of the network without a tensor in the file.
-        unexpected: keys of the file that the network has no place for.
-        mismatched: pairs of tensors that do not fit.
-        ignored: keys that one side has alone and no output depends on: batch norms' ``num_batches_tracked``, and of
-            torchvision's and timm's files the heads that only train.
-        how: how keys were paired.
-        stopped: where the orders disagree, which ends a match in order.
+        unexpected: keys of the file without a place in the network.
+        mismatched: pairs of equal keys, or the first pair in order, whose tensors do not match.
+        ignored: unmatched keys that no output depends on: ``num_batches_tracked`` of batch norms, and the auxiliary
+            heads in files of torchvision and timm.
+        how: how keys were paired, for the report.
+        stopped: why a match in order ended early; empty if it did not.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -61,30 +69,33 @@ class Match:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every tensor of either side has its counterpart."""
+        """Whether every tensor of either side is matched or ignored."""
         return not (self.missing or self.unexpected or self.mismatched or self.stopped)
 
-    def require(self, name: object) -> None:
-        """Raise what does not fit as a `NetbuildError`; ``name`` is the file's. Do nothing if all of it fits."""
+    def require(self, file: object) -> None:
+        """Raise unless the match is complete.
+
+        Args:
+            file: the file's name, for the message.
+
+        Raises:
+            NetbuildError: with the first keys that do not match.
+        """
         if self.is_complete:
             return
-        said = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in self._sides() if keys]
-        said += [self.stopped] if self.stopped else [str(pair) for pair in self.mismatched[:3]]
         raise NetbuildError(
-            f"{name}: the weights do not fit the network: {len(self.tensors)} fit, " + "; ".join(said),
+            f"{file}: the weights do not fit the network: {len(self.tensors)} fit, " + "; ".join(self._problems()),
             hint="is it the same network, at the same scale and number of classes?",
         )
 
     def __str__(self) -> str:
-        lines = [f"{len(self.tensors)} tensors loaded, {self.how}"]
-        lines += [f"{len(keys)} {what}: {_some(keys)}" for what, keys in self._sides() if keys]
-        lines += [self.stopped] if self.stopped else [str(pair) for pair in self.mismatched[:3]]
+        lines = [f"{len(self.tensors)} tensors loaded, {self.how}", *self._problems()]
         if len(self.mismatched) > 3:
-            lines.append(f"... {len(self.mismatched)} that differ in all")
+            lines.append(f"... {len(self.mismatched)} mismatched tensors in total")
         return "\n".join(lines)
 
     def report(self) -> dict[str, Any]:
-        """The match as plain data, without the tensors."""
+        """The match as JSON data, without the tensors."""
         return {
             "how": self.how,
             "loaded": dict(self.sources),
@@ -95,72 +106,84 @@ class Match:
             "stopped": self.stopped,
         }
 
-    def _sides(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        return ("of the network missing", self.missing), ("of the file unexpected", self.unexpected)
+    def _problems(self) -> list[str]:
+        """One text each for the missing keys, the unexpected keys, and the first three mismatches."""
+        sides = ("missing in the file", self.missing), ("unexpected in the file", self.unexpected)
+        problems = [f"{len(keys)} {problem}: {_abbreviate(keys)}" for problem, keys in sides if keys]
+        return problems + ([self.stopped] if self.stopped else [str(pair) for pair in self.mismatched[:3]])
 
 
-def _some(keys: Sequence[str]) -> str:
+def _abbreviate(keys: Sequence[str]) -> str:
     return ", ".join(shorten(key) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
 
 
 def match(tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor], mapping: str | None = None) -> Match:
-    """Fit a file's tensors to those of a network.
+    """Match a file's tensors to those of a network.
 
-    Without a mapping, keys must be equal, after removing prefixes that all of the file's keys bear (``module.``,
-    ``_orig_mod.``, ``model.``, ...) or putting ``model.`` before them: whatever fits most. With ``order`` the tensors
-    are paired as both sides define them, as long as shape, module and kind (weight, bias, ...) agree; at the first
-    pair that does not, the match stops, and pairs before it that a shift by some tensors would explain as well are
-    left out. ``torchvision`` and ``timm`` mean files of these libraries: the same, without the heads that only train.
+    Without a mapping, tensors are matched by key, after prefixes common to all keys of the file (``module.``,
+    ``_orig_mod.``, ``model.``, ...) are removed or ``model.`` is added, whichever matches most tensors.
+
+    With ``order``, the n-th tensor of the file is matched to the network's n-th, as long as shapes, modules and
+    parameter names (weight, bias, ...) agree. The match stops at the first pair that disagrees, and drops the pairs
+    before it that would also agree if they were shifted by some tensors: they might be wrong.
+
+    ``torchvision`` and ``timm`` are for files of these libraries: ``order`` without the auxiliary heads.
 
     Args:
-        tensors: the file's keys to tensors, in its order.
-        network_state: the network's own state dict.
+        tensors: the file's tensors by key, in its order.
+        network_state: the network's state dict.
         mapping: None, ``order``, ``torchvision`` or ``timm``.
 
     Raises:
-        NetbuildError: if there is no such mapping.
+        NetbuildError: if the mapping does not exist.
     """
     if mapping is None:
-        return _by_keys(tensors, network_state)
+        return _match_by_keys(tensors, network_state)
     if mapping not in ("order", "torchvision", "timm"):
         hint = did_you_mean(mapping, ("order", "torchvision", "timm")) or "there are order, torchvision and timm"
         raise NetbuildError(f"there is no mapping '{mapping}'", hint=hint)
-    return _in_order(tensors, network_state, AUXILIARY if mapping != "order" else ())
+    return _match_in_order(tensors, network_state, AUXILIARY if mapping != "order" else ())
 
 
 # -- by keys
 
 
-def _by_keys(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Match:
-    """The renaming under which most tensors fit; of equals the one that changes least."""
+def _match_by_keys(tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor]) -> Match:
+    """Match under the renaming that matches most tensors; among equals, the one that changes keys least."""
 
-    def fitting(renaming: tuple[str, dict[str, str]]) -> int:
-        return sum(key in own and own[key].shape == tensors[source].shape for key, source in renaming[1].items())
+    def count_matches(renaming: tuple[str, dict[str, str]]) -> int:
+        return sum(
+            key in network_state and network_state[key].shape == tensors[source].shape
+            for key, source in renaming[1].items()
+        )
 
-    how, sources = max(_renamings(tensors), key=fitting)
-    pairs = {key: source for key, source in sources.items() if key in own}
-    differing = [_difference(key, source, tensors, own) for key, source in pairs.items()]
-    return _match(pairs, [d for d in differing if d], tensors, own, how)
+    how, sources = max(_list_renamings(tensors), key=count_matches)
+    pairs = {key: source for key, source in sources.items() if key in network_state}
+    differences = [_compare(key, source, tensors, network_state) for key, source in pairs.items()]
+    return _make_match(pairs, [d for d in differences if d], tensors, network_state, how)
 
 
-def _renamings(keys: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Ways to rename a file's keys: how it was done, and new key to the file's."""
+def _list_renamings(keys: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """List ways to rename the file's keys: a description of each, and new key to the file's key."""
     removed, sources = "", {key: key for key in keys}
-    found = [("equal keys", sources)]
-    while prefix := _common_prefix(sources):
+    renamings = [("equal keys", sources)]
+    while prefix := _find_common_prefix(sources):
         removed += prefix
         sources = {key.removeprefix(prefix): source for key, source in sources.items()}
-        found.append((f"keys without '{removed}'", sources))
-    added = [(how, {f"model.{key}": source for key, source in sources.items()}) for how, sources in found]
-    return found + [(f"{how}, 'model.' put before them", sources) for how, sources in added]
+        renamings.append((f"keys without '{removed}'", sources))
+    prefixed = [(how, {f"model.{key}": source for key, source in sources.items()}) for how, sources in renamings]
+    return renamings + [(f"{how}, prefixed by 'model.'", sources) for how, sources in prefixed]
 
 
-def _common_prefix(keys: Mapping[str, Any]) -> str:
-    """The prefix that all keys bear, besides counts that a wrapper keeps under a name without a dot."""
+def _find_common_prefix(keys: Mapping[str, Any]) -> str:
+    """The wrapper's prefix that all dotted keys share, or "".
+
+    Keys without a dot are the wrapper's own, such as ``n_averaged`` of torch's AveragedModel.
+    """
     dotted = [key for key in keys if "." in key]
     for prefix in PREFIXES:
         if dotted and all(key.startswith(prefix) for key in dotted):
-            # A key that would meet another one is none of the wrapped network's.
+            # If removing the prefix makes a key equal to another, it is part of the network's own names.
             return "" if any(key.removeprefix(prefix) in keys for key in dotted) else prefix
     return ""
 
@@ -168,108 +191,123 @@ def _common_prefix(keys: Mapping[str, Any]) -> str:
 # -- in order
 
 
-def _in_order(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], skipped: Sequence[str]) -> Match:
-    theirs = [key for key in tensors if _leaf(key) != COUNTER and key.partition(".")[0] not in skipped]
-    ours = [key for key in own if _leaf(key) != COUNTER]
-    count, stop = _agreeing(ours, theirs, tensors, own)
-    stopped, differing = "", []
+def _match_in_order(
+    tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor], skipped: Sequence[str]
+) -> Match:
+    """Match the n-th tensor of the file to the network's n-th; first key parts in `skipped` are left out."""
+    # Batch norm counters are left out at first, since either side may lack them.
+    sources = [key for key in tensors if _leaf(key) != COUNTER and key.partition(".")[0] not in skipped]
+    keys = [key for key in network_state if _leaf(key) != COUNTER]
+    count, stop = _count_agreeing(keys, sources, tensors, network_state)
+    stopped, differences = "", []
     if stop:
-        sure = min(_before_any_shift(side, count) for side in _signs(ours, theirs, tensors, own))
-        left = f"; {count - sure} pairs before it are left out, since they fit shifted too" if sure < count else ""
-        stopped, count = f"in order {stop}{left}", sure
-        differing = [stop] if stop.key and stop.source else []
-    pairs = dict(zip(ours[:count], theirs[:count], strict=True))
+        unambiguous = min(
+            _count_unambiguous(side, count) for side in _signatures(keys, sources, tensors, network_state)
+        )
+        dropped = count - unambiguous
+        note = f"; {dropped} pairs before it are left out, since they also fit when shifted" if dropped else ""
+        stopped, count = f"in order {stop}{note}", unambiguous
+        differences = [stop] if stop.key and stop.source else []
+    pairs = dict(zip(keys[:count], sources[:count], strict=True))
     modules = {_module(key): _module(source) for key, source in pairs.items()}
-    for key in own:  # the counters of the batch norms that were paired
-        source = _joined(modules.get(_module(key)), COUNTER)
-        if _leaf(key) == COUNTER and source in tensors:
+    for key in network_state:  # add the counters of the batch norms that were paired
+        source = _join(modules.get(_module(key)), COUNTER)
+        if _leaf(key) == COUNTER and source in tensors and not _compare(key, source, tensors, network_state):
             pairs[key] = source
-    pairs = {key: pairs[key] for key in own if key in pairs}
-    return _match(pairs, differing, tensors, own, "in order", stopped, skipped)
+    pairs = {key: pairs[key] for key in network_state if key in pairs}
+    return _make_match(pairs, differences, tensors, network_state, "in order", stopped, skipped)
 
 
-def _agreeing(
-    ours: Sequence[str], theirs: Sequence[str], tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+def _count_agreeing(
+    keys: Sequence[str], sources: Sequence[str], tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor]
 ) -> tuple[int, Difference | None]:
-    """How many pairs agree from the start, and the one that does not."""
-    modules: dict[str, str] = {}
-    back: dict[str, str] = {}
-    for i, (key, source) in enumerate(zip(ours, theirs, strict=False)):
-        difference = _difference(key, source, tensors, own)
+    """Count the pairs that agree from the start, and return the first that does not."""
+    # Tensors of one module must be paired with tensors of one module, in both directions.
+    source_module: dict[str, str] = {}
+    network_module: dict[str, str] = {}
+    for i, (key, source) in enumerate(zip(keys, sources, strict=False)):
+        difference = _compare(key, source, tensors, network_state)
         a, b = _module(key), _module(source)
-        if not difference and (modules.setdefault(a, b) != b or back.setdefault(b, a) != a):
-            difference = _differ(key, source, tensors, own, "modules have other tensors")
+        if not difference and (source_module.setdefault(a, b) != b or network_module.setdefault(b, a) != a):
+            difference = _difference(key, source, tensors, network_state, "modules have other tensors")
         if difference:
             return i, difference
-    count = min(len(ours), len(theirs))
-    if len(ours) == len(theirs):
+    count = min(len(keys), len(sources))
+    if len(keys) == len(sources):
         return count, None
-    key, source = (ours[count], "") if len(ours) > count else ("", theirs[count])
-    return count, _differ(key, source, tensors, own, "one has more tensors")
+    key, source = (keys[count], "") if len(keys) > count else ("", sources[count])
+    return count, _difference(key, source, tensors, network_state, "one has more tensors")
 
 
-def _signs(
-    ours: Sequence[str], theirs: Sequence[str], tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+def _signatures(
+    keys: Sequence[str], sources: Sequence[str], tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor]
 ) -> tuple[list[Any], list[Any]]:
-    """What a pair must have in common: the shape, and the kind where no name of either side leaves it open."""
-    known = {_leaf(key) for key in (*ours, *theirs)} <= LEAVES
-    a, b = ([(_leaf(key) if known else "", tuple(state[key].shape)) for key in keys]
-            for keys, state in ((ours, own), (theirs, tensors)))  # fmt: skip
+    """For each side, what two tensors must have in common to be paired: the shape, and the name if it is in LEAVES.
+
+    Names count only if all names of both sides are in LEAVES; otherwise a name such as "gamma" may mean any of them.
+    """
+    names_count = {_leaf(key) for key in (*keys, *sources)} <= LEAVES
+    a, b = ([(_leaf(key) if names_count else "", tuple(state[key].shape)) for key in side]
+            for side, state in ((keys, network_state), (sources, tensors)))  # fmt: skip
     return a, b
 
 
-def _before_any_shift(signs: Sequence[Any], count: int) -> int:
-    """How many of the first tensors cannot be others of their own side, some places later.
+def _count_unambiguous(signatures: Sequence[Any], count: int) -> int:
+    """Count the leading tensors, of `count` that agree, which would not agree if one side were shifted.
 
-    Where blocks repeat, one that the other side lacks is noticed only where the repetition ends: everything from that
-    block on fits, and is wrong. Of pairs that agree so far, only those count that no such shift explains.
+    Where equal blocks repeat and one side lacks a block, the disagreement shows only at the end of the repetition:
+    everything after the missing block agrees and is wrong. Only pairs that no such shift explains are safe.
     """
-    sure = count
-    for shift in range(1, len(signs) - count + 1):
+    unambiguous = count
+    for shift in range(1, len(signatures) - count + 1):
         start = count
-        while start and signs[start - 1] == signs[start - 1 + shift]:
+        while start and signatures[start - 1] == signatures[start - 1 + shift]:
             start -= 1
-        sure = min(sure, start)
-    return sure
+        unambiguous = min(unambiguous, start)
+    return unambiguous
 
 
 # -- both
 
 
-def _difference(key: str, source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Difference | None:
-    """Why a tensor of the file cannot stand for one of the network, or None if it can."""
-    a, b = own[key], tensors[source]
+def _compare(
+    key: str, source: str, tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor]
+) -> Difference | None:
+    """Why a tensor of the file cannot be loaded into one of the network, or None if it can."""
+    a, b = network_state[key], tensors[source]
     if a.shape != b.shape:
-        return _differ(key, source, tensors, own, "shapes differ")
+        return _difference(key, source, tensors, network_state, "shapes differ")
     if a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
-        return _differ(key, source, tensors, own, f"types differ, {a.dtype} and {b.dtype}")
+        return _difference(key, source, tensors, network_state, f"types differ, {a.dtype} and {b.dtype}")
     if _leaf(key) != _leaf(source) and {_leaf(key), _leaf(source)} <= LEAVES:
-        return _differ(key, source, tensors, own, "kinds differ")
+        return _difference(key, source, tensors, network_state, "kinds differ")
     return None
 
 
-def _differ(key: str, source: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], why: str) -> Difference:
-    return Difference(key, source, _shape(own, key), _shape(tensors, source), why)
+def _difference(
+    key: str, source: str, tensors: Mapping[str, Tensor], network_state: Mapping[str, Tensor], why: str
+) -> Difference:
+    return Difference(key, source, _shape(network_state, key), _shape(tensors, source), why)
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
     return tuple(state[key].shape) if key else ()
 
 
-def _match(
+def _make_match(
     pairs: Mapping[str, str],
-    differing: Sequence[Difference],
+    differences: Sequence[Difference],
     tensors: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    network_state: Mapping[str, Tensor],
     how: str,
     stopped: str = "",
     skipped: Sequence[str] = (),
 ) -> Match:
-    """The match of pairs, of which some differ; what is in no pair is missing or unexpected."""
-    wrong = {difference.key for difference in differing}
+    """The match of the pairs without those in `differences`; keys in neither are missing, unexpected or ignored."""
+    wrong = {difference.key for difference in differences}
     sources = {key: source for key, source in pairs.items() if key not in wrong}
-    seen = {*sources.values(), *(difference.source for difference in differing)}
-    missing = [key for key in own if key not in sources and key not in wrong]
+    seen = {*sources.values(), *(difference.source for difference in differences)}
+    missing = [key for key in network_state if key not in sources and key not in wrong]
     unexpected = [key for key in tensors if key not in seen]
     ignored = [key for key in (*missing, *unexpected) if _leaf(key) == COUNTER]
     ignored += [key for key in unexpected if key.partition(".")[0] in skipped and key not in ignored]
@@ -278,7 +316,7 @@ def _match(
         sources,
         tuple(key for key in missing if key not in ignored),
         tuple(key for key in unexpected if key not in ignored),
-        tuple(differing),
+        tuple(differences),
         tuple(ignored),
         how,
         stopped,
@@ -293,5 +331,5 @@ def _module(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _joined(module: str | None, leaf: str) -> str:
+def _join(module: str | None, leaf: str) -> str:
     return leaf if not module else f"{module}.{leaf}"

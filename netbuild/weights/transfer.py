@@ -1,27 +1,35 @@
-"""Weights carried from one network to another that was edited: row by row, whatever a row's number has become.
+"""Transfer weights between two networks row by row, although an edit changed the rows' numbers.
 
-Rows are aligned as texts are when they are compared: in order, so that as many parameters as possible find a row of the
-same structure. Rows that bear the same name and fit are paired first; rows that moved out of order last.
+Rows are aligned in three passes: rows of equal name and structure; then in order, so that as many parameters as
+possible find a row of the same structure; last, rows of a unique structure that moved out of order.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from netbuild.weights.align import in_order, moved
+from netbuild.weights.align import align_in_order, pair_unique
 
 _ROW = re.compile(r"(?:.*?\bmodel\.)?(\d+)\.(.+)")
-_ITEM = re.compile(r"((?:.*?\.)?)(\d+)\.(.+)")  # of a numbered list in a module
-_SAME = 0.5  # what structure, name and module weigh, where the number of parameters does not decide
+_LIST_ITEM = re.compile(r"((?:.*?\.)?)(\d+)\.(.+)")  # a key inside a numbered child, as of a ModuleList
+# Gains below one parameter: they only break ties between rows with equally many parameters.
+_SAME_STRUCTURE = 0.5
 _SAME_MODULE = 0.2
 
 
 @dataclass(frozen=True)
 class RowTensors:
-    """A row with tensors: its number, the rest of their keys to the tensors, and what is known of it."""
+    """The tensors of a network's row.
+
+    Args:
+        index: the row's number.
+        tensors: the rest of the key, after ``model.<row>.``, to the tensor.
+        module: the row's module, empty if unknown.
+        name: the row's own name, None if it has none.
+    """
 
     index: int
     tensors: Mapping[str, torch.Tensor]
@@ -30,18 +38,25 @@ class RowTensors:
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """Keys and shapes: what an equal row shares."""
+        """Keys and shapes, equal for rows of the same structure."""
         return tuple((key, tuple(tensor.shape)) for key, tensor in self.tensors.items())
 
     @property
     def params(self) -> int:
-        """Number of values in the tensors."""
+        """Number of values in all tensors, buffers included."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
 @dataclass
 class RowTransfer:
-    """What became of a row: the row its tensors came from, those loaded, and those left with the reason."""
+    """What was transferred into a row.
+
+    Args:
+        row: the target row.
+        source: the row that its tensors came from; None if no row fits.
+        loaded: keys that were loaded.
+        skipped: keys that were not, to the reason.
+    """
 
     row: RowTensors
     source: RowTensors | None = None
@@ -49,21 +64,21 @@ class RowTransfer:
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
-        """Whether all of its tensors were loaded."""
+    def is_complete(self) -> bool:
+        """Whether all of the row's tensors were loaded."""
         return self.source is not None and not self.skipped
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """The report of a transfer: every row with tensors, and the source's rows that nothing took."""
+    """The report of a transfer: every target row that has tensors, and the source rows that were not used."""
 
     rows: tuple[RowTransfer, ...]
     unused: tuple[RowTensors, ...]
 
     def counts(self) -> dict[str, int]:
-        """Tensors and values, loaded and in all."""
-        loaded = [(r.row.tensors[key]) for r in self.rows for key in r.loaded]
+        """Numbers of tensors and of values, loaded and in total."""
+        loaded = [row.row.tensors[key] for row in self.rows for key in row.loaded]
         return {
             "tensors_loaded": len(loaded),
             "tensors": sum(len(r.row.tensors) for r in self.rows),
@@ -72,7 +87,7 @@ class Transfer:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """The report as JSON data."""
         rows = [
             {
                 "row": r.row.index,
@@ -86,172 +101,181 @@ class Transfer:
         return {**self.counts(), "rows": rows, "unused": [{"row": r.index, "module": r.module} for r in self.unused]}
 
     def __str__(self) -> str:
-        return "\n".join([*_lines(self.rows), *map(_unused_line, self.unused), _total_line(self.counts())])
+        return "\n".join([*_format_rows(self.rows), *map(_format_unused, self.unused), _format_total(self.counts())])
 
 
-def rows_of(state: Mapping[str, torch.Tensor], labels: Mapping[int, tuple[str, str | None]]) -> list[RowTensors]:
-    """The tensors of a state dict by row: keys are ``model.<row>.<rest>``, whatever stands before.
+def group_by_row(state: Mapping[str, torch.Tensor], labels: Mapping[int, tuple[str, str | None]]) -> list[RowTensors]:
+    """Group the tensors of a state dict by row.
 
     Args:
-        state: the tensors by key.
-        labels: of rows that are known, the module and the name.
+        state: tensors by key; keys have the form ``model.<row>.<rest>`` after any prefix, others are left out.
+        labels: row number to (module, row name), for the rows that are known.
     """
     grouped: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in state.items():
         match = _ROW.fullmatch(key)
         if match:
             grouped.setdefault(int(match[1]), {})[match[2]] = tensor
-    return [RowTensors(i, found, *labels.get(i, ("", None))) for i, found in sorted(grouped.items())]
+    return [RowTensors(i, tensors, *labels.get(i, ("", None))) for i, tensors in sorted(grouped.items())]
 
 
-def align(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
-    """For rows of the target, by number, the row of the source whose tensors serve it."""
+def align_rows(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
+    """Map the number of each target row to the source row whose tensors it takes; rows without one are left out."""
     pairs: dict[int, RowTensors] = {}
     named = {row.name: row for row in source if row.name}
     for row in target:
-        twin = named.get(row.name) if row.name else None
-        if twin and twin.structure == row.structure:
-            pairs[row.index] = twin
-    _extend(pairs, _in_order, source, target)
-    _extend(pairs, _moved, source, target)
+        candidate = named.get(row.name) if row.name else None
+        if candidate and candidate.structure == row.structure:
+            pairs[row.index] = candidate
+    for method in (_align_in_order, _pair_moved):
+        _pair_remaining(pairs, method, source, target)
     return pairs
 
 
-def _extend(
-    pairs: dict[int, RowTensors], method: Any, source: Sequence[RowTensors], target: Sequence[RowTensors]
+def _pair_remaining(
+    pairs: dict[int, RowTensors],
+    method: Callable[[Sequence[RowTensors], Sequence[RowTensors]], dict[int, RowTensors]],
+    source: Sequence[RowTensors],
+    target: Sequence[RowTensors],
 ) -> None:
-    taken = {row.index for row in pairs.values()}
-    left = [row for row in source if row.index not in taken]
-    pairs.update(method(left, [row for row in target if row.index not in pairs]))
+    """Add pairs among the rows that are in none yet."""
+    used = {row.index for row in pairs.values()}
+    remaining = [row for row in source if row.index not in used]
+    pairs.update(method(remaining, [row for row in target if row.index not in pairs]))
 
 
-def _in_order(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
-    return {b.index: a for a, b in in_order(source, target, _gain, _structure)}
+def _align_in_order(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
+    return {b.index: a for a, b in align_in_order(source, target, _gain, _structure)}
 
 
 def _gain(a: RowTensors, b: RowTensors) -> float:
-    """How much is won by serving row b from row a; 0 if it makes no sense."""
+    """The gain of loading source row a into target row b, about the number of values loaded; 0 forbids it."""
     same_module = a.module == b.module and bool(a.module)
     if a.structure == b.structure:
-        return b.params + _SAME + _SAME_MODULE * same_module
+        return b.params + _SAME_STRUCTURE + _SAME_MODULE * same_module
     if a.module and b.module and not same_module:
         return 0.0
-    served = _served(a, b)
-    fitting = [b.tensors[key] for key, there in served.items() if a.tensors[there].shape == b.tensors[key].shape]
-    # Norms and counters alone are nothing to begin from.
+    keys = _map_keys(a, b)
+    fitting = [b.tensors[key] for key, source in keys.items() if a.tensors[source].shape == b.tensors[key].shape]
+    # Half the gain, so that a row of equal structure is preferred. Norms and counters alone (no tensor with two or
+    # more dimensions) are no reason to load a row.
     return sum(t.numel() for t in fitting) / 2 if any(t.ndim >= 2 for t in fitting) else 0.0
 
 
-def _served(a: RowTensors, b: RowTensors) -> dict[str, str]:
-    """For keys of row b the keys of row a that mean the same, where the rows are of one kind.
+def _map_keys(a: RowTensors, b: RowTensors) -> dict[str, str]:
+    """Map keys of target row b to the corresponding keys of source row a; empty if the rows have other modules.
 
-    A head with a level more or less has a list of branches longer or shorter: these are aligned as rows are.
+    A detection head with one level more or less has a longer or shorter list of branches: the items of such lists are
+    aligned in order, as rows are.
     """
     if a.tensors.keys() == b.tensors.keys():
         return {key: key for key in b.tensors}
     if not a.module or a.module != b.module:
         return {}
-    here, there = _lists(b), _lists(a)
-    keys = {key: key for key in b.tensors if key in a.tensors and not _ITEM.fullmatch(key)}
-    for parent in here.keys() & there.keys():
-        items, others = here[parent], there[parent]
-        equal = len(items) == len(others)
-        pairs = {r.index: other for r, other in zip(items, others)} if equal else _in_order(others, items)
+    target_lists, source_lists = _group_list_items(b), _group_list_items(a)
+    keys = {key: key for key in b.tensors if key in a.tensors and not _LIST_ITEM.fullmatch(key)}
+    for parent in target_lists.keys() & source_lists.keys():
+        items, source_items = target_lists[parent], source_lists[parent]
+        if len(items) == len(source_items):
+            pairs = {item.index: source for item, source in zip(items, source_items)}
+        else:
+            pairs = _align_in_order(source_items, items)
         for index, item in pairs.items():
             keys |= {f"{parent}{index}.{rest}": f"{parent}{item.index}.{rest}" for rest in item.tensors}
     return {key: source for key, source in keys.items() if key in b.tensors}
 
 
-def _lists(row: RowTensors) -> dict[str, list[RowTensors]]:
-    """The numbered children of a row's module, by what stands before their number."""
+def _group_list_items(row: RowTensors) -> dict[str, list[RowTensors]]:
+    """The numbered children in a row's module (ModuleList items), by the key prefix before their number."""
     lists: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
     for key, tensor in row.tensors.items():
-        if match := _ITEM.fullmatch(key):
+        if match := _LIST_ITEM.fullmatch(key):
             lists.setdefault(match[1], {}).setdefault(int(match[2]), {})[match[3]] = tensor
-    return {parent: [RowTensors(i, found) for i, found in items.items()] for parent, items in lists.items()}
+    return {parent: [RowTensors(i, tensors) for i, tensors in items.items()] for parent, items in lists.items()}
 
 
-def _moved(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
-    """Rows left over on both sides whose structure occurs once on each."""
-    return {b.index: a for a, b in moved(source, target, _structure)}
+def _pair_moved(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> dict[int, RowTensors]:
+    """Pair rows whose structure occurs exactly once on each side."""
+    return {b.index: a for a, b in pair_unique(source, target, _structure)}
 
 
 def _structure(row: RowTensors) -> tuple[Any, ...]:
     return row.structure
 
 
-def transfer(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> Transfer:
-    """Copy the source's tensors into the target's, in place, and tell what was done."""
-    pairs = align(source, target)
-    rows = tuple(_copied(RowTransfer(row, pairs.get(row.index))) for row in target)
-    taken = {row.index for row in pairs.values()}
-    return Transfer(rows, tuple(row for row in source if row.index not in taken))
+def transfer_rows(source: Sequence[RowTensors], target: Sequence[RowTensors]) -> Transfer:
+    """Copy the source's tensors into the target's, in place, and report what was copied."""
+    pairs = align_rows(source, target)
+    rows = tuple(_copy_row(RowTransfer(row, pairs.get(row.index))) for row in target)
+    used = {row.index for row in pairs.values()}
+    return Transfer(rows, tuple(row for row in source if row.index not in used))
 
 
 @torch.no_grad()
-def _copied(done: RowTransfer) -> RowTransfer:
-    if done.source is None:
-        return done
-    served = _served(done.source, done.row)
-    for key, tensor in done.row.tensors.items():
-        given = done.source.tensors.get(served.get(key, ""))
-        if given is None:
-            done.skipped[key] = "nothing like it there"
-        elif given.shape != tensor.shape:
-            done.skipped[key] = f"{list(given.shape)} there, {list(tensor.shape)} here"
+def _copy_row(result: RowTransfer) -> RowTransfer:
+    """Copy the tensors of ``result.source`` into ``result.row`` and fill in the result."""
+    if result.source is None:
+        return result
+    keys = _map_keys(result.source, result.row)
+    for key, tensor in result.row.tensors.items():
+        source = result.source.tensors.get(keys.get(key, ""))
+        if source is None:
+            result.skipped[key] = "not in the source row"
+        elif source.shape != tensor.shape:
+            result.skipped[key] = f"{list(source.shape)} in the source, {list(tensor.shape)} in the network"
         else:
-            tensor.copy_(given)
-            done.loaded.append(key)
-    return done
+            tensor.copy_(source)
+            result.loaded.append(key)
+    return result
 
 
 # -- the report as text -----------------------------------------------------------------------------------------------
 
 
-def _lines(rows: Sequence[RowTransfer]) -> Iterator[str]:
-    """A line for each row, one for neighbours that were moved by the same number."""
+def _format_rows(rows: Sequence[RowTransfer]) -> Iterator[str]:
+    """One line a row; neighbours that were loaded whole from rows at the same distance share a line."""
     run: list[RowTransfer] = []
-    for done in rows:
-        if run and not (done.whole and run[-1].whole and _shift(done) == _shift(run[-1])):
-            yield _run_line(run)
+    for row in rows:
+        if run and not (row.is_complete and run[-1].is_complete and _offset(row) == _offset(run[-1])):
+            yield _format_run(run)
             run = []
-        if done.whole:
-            run.append(done)
+        if row.is_complete:
+            run.append(row)
         else:
-            yield _row_line(done)
+            yield _format_incomplete(row)
     if run:
-        yield _run_line(run)
+        yield _format_run(run)
 
 
-def _shift(done: RowTransfer) -> int:
-    return done.row.index - done.source.index if done.source else 0
+def _offset(row: RowTransfer) -> int:
+    return row.row.index - row.source.index if row.source else 0
 
 
-def _run_line(run: Sequence[RowTransfer]) -> str:
-    here, there = _span([r.row for r in run]), _span([r.source for r in run if r.source])
+def _format_run(run: Sequence[RowTransfer]) -> str:
+    target, source = _format_span([r.row for r in run]), _format_span([r.source for r in run if r.source])
     count = sum(len(r.loaded) for r in run)
-    return f"{here}: loaded from {there}, {count} tensors, {sum(r.row.params for r in run):,} values"
+    return f"{target}: loaded from {source}, {count} tensors, {sum(r.row.params for r in run):,} values"
 
 
-def _span(rows: Sequence[RowTensors]) -> str:
+def _format_span(rows: Sequence[RowTensors]) -> str:
     first, last = rows[0].index, rows[-1].index
     return f"row {first} {rows[0].module}".rstrip() if first == last else f"rows {first} to {last}"
 
 
-def _row_line(done: RowTransfer) -> str:
-    label = f"row {done.row.index} {done.row.module}".rstrip()
-    if done.source is None:
-        return f"{label}: new, {done.row.params:,} values as initialised"
-    (key, why), *others = done.skipped.items()
+def _format_incomplete(row: RowTransfer) -> str:
+    label = f"row {row.row.index} {row.row.module}".rstrip()
+    if row.source is None:
+        return f"{label}: new, {row.row.params:,} values as initialised"
+    (key, why), *others = row.skipped.items()
     more = f" and {len(others)} more" if others else ""
-    count = f"{len(done.loaded)} of {len(done.row.tensors)} tensors"
-    return f"{label}: {count} from row {done.source.index}; skipped {key} ({why}){more}"
+    count = f"{len(row.loaded)} of {len(row.row.tensors)} tensors"
+    return f"{label}: {count} from row {row.source.index}; skipped {key} ({why}){more}"
 
 
-def _unused_line(row: RowTensors) -> str:
-    return f"the source's row {row.index} {row.module}".rstrip() + f": not used, {row.params:,} values"
+def _format_unused(row: RowTensors) -> str:
+    return f"row {row.index} {row.module}".rstrip() + f" of the source: not used, {row.params:,} values"
 
 
-def _total_line(counts: Mapping[str, int]) -> str:
+def _format_total(counts: Mapping[str, int]) -> str:
     values, tensors = "{values_loaded:,} of {values:,} values", "{tensors_loaded} of {tensors} tensors"
     return "loaded " + f"{values} ({tensors})".format(**counts)

@@ -17,7 +17,7 @@ import netbuild
 from netbuild import NetbuildError
 from netbuild.grammar import header
 from netbuild.weights import checkpoint
-from netbuild.weights.transfer import align, rows_of
+from netbuild.weights.transfer import align_rows, group_by_row
 
 GATE = """
 import torch.nn as nn
@@ -50,7 +50,7 @@ def net(tmp_path):
     return tmp_path / "net.yaml"
 
 
-def same(a, b):
+def equal_states(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_alone_is_the_network(net, tmp_path, monkeypatch):
     (tmp_path / "gate.py").unlink()
     monkeypatch.chdir("/")
     opened = netbuild.build(file, trusted=True)
-    assert same(made.state_dict(), opened.state_dict())
+    assert equal_states(made.state_dict(), opened.state_dict())
     x = torch.rand(2, 4, 64, 32)
     assert torch.equal(made.eval()(x)[0], opened.eval()(x)[0])
     kept = ("name", "scale", "task", "nc", "ch", "imgsz", "params", "modules", "yaml")
@@ -74,10 +74,10 @@ def test_a_checkpoint_alone_is_the_network(net, tmp_path, monkeypatch):
     assert "x" in opened.card.names
     again = netbuild.save(opened, tmp_path / "again.safetensors", training={"epoch": 3})
     assert again.read_bytes() == file.read_bytes()
-    assert (again.stat().st_mode & 0o777) == (0o666 & ~_umask())
+    assert (again.stat().st_mode & 0o777) == (0o666 & ~read_umask())
 
 
-def _umask():
+def read_umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -134,7 +134,7 @@ def test_tied_and_viewed_tensors_come_back(tmp_path):
     made.model[1].weight = torch.nn.Parameter(torch.rand(16, 8, 1, 1)[::2])
     path = netbuild.save(made, tmp_path / "net.safetensors")
     assert header.read(path).aliases == {"model.1.bias": "model.0.bias"}
-    assert same(netbuild.build(path).state_dict(), made.state_dict())
+    assert equal_states(netbuild.build(path).state_dict(), made.state_dict())
     assert path.stat().st_size < 4000
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_left_half_written(cli, tmp_path, monkeypatch):
         assert said in done.err
 
 
-def with_facts(data):
+def make_tensors_and_metadata(data):
     return {"a": torch.zeros(1)}, {"netbuild": data if isinstance(data, str) else json.dumps(data)}
 
 
@@ -182,13 +182,13 @@ CODE = {"path": "../x.py", "text": "x = 1\n", "sha256": "0"}
         ({**GOOD, "yaml": "layers:\n  - [-1, 1, Cnov, [3]]\n"}, "a.yaml:2:13: row 0: unknown module 'Cnov'"),
         ({**GOOD, "modules": [[CODE]]}, "no path for a module file"),
         ({**GOOD, "modules": [[{**CODE, "path": "x.py"}]]}, "its SHA-256 differs"),
-        ({**GOOD, "aliases": {"b": "c"}}, "'b' stands for 'c'"),
-        (GOOD, "'model.0.weight' is missing; 'model.0.bias' is missing; 'a' is left over"),
+        ({**GOOD, "aliases": {"b": "c"}}, "'b' is an alias of 'c'"),
+        (GOOD, "'model.0.weight' is missing; 'model.0.bias' is missing; 'a' is unexpected"),
     ],
 )
 def test_what_is_no_checkpoint_is_an_error(cli, tmp_path, data, said):
     file = tmp_path / "bad.safetensors"
-    tensors, metadata = with_facts(data) if data is not None else ({"a": torch.zeros(1)}, None)
+    tensors, metadata = make_tensors_and_metadata(data) if data is not None else ({"a": torch.zeros(1)}, None)
     save_file(tensors, file, metadata)
     done = cli("build", file, "-o", tmp_path / "out.safetensors", "--trust")
     assert done.code == 2
@@ -219,7 +219,7 @@ def test_a_cut_off_file_is_an_error(cli, tmp_path):
     assert cli("summary", file).code == 0  # its header is whole
     done = cli("build", file, "-o", tmp_path / "x.safetensors")
     assert done.code == 2
-    assert "no whole safetensors file" in done.err
+    assert "damaged or incomplete safetensors file" in done.err
 
 
 # -- transfer ---------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ edits:
 """
 
 
-def edited(tmp_path, nc=80):
+def write_edited_file(tmp_path, nc=80):
     (tmp_path / "edited.yaml").write_text(EDITS.format(nc=nc))
     return tmp_path / "edited.yaml"
 
@@ -242,20 +242,30 @@ def edited(tmp_path, nc=80):
 def test_rows_find_their_weights_whatever_their_numbers(cli, tmp_path):
     base = netbuild.build("yolo11n.yaml")
     file = netbuild.save(base, tmp_path / "base.safetensors")
-    done = cli("build", edited(tmp_path), "--scale", "n", "--weights", file, "-o", tmp_path / "out.safetensors")
+    done = cli(
+        "build", write_edited_file(tmp_path), "--scale", "n", "--weights", file, "-o", tmp_path / "out.safetensors"
+    )
     assert done.code == 0
     assert "row 3 Conv: new" in done.out
     assert "row 7 C2f: new" in done.out
-    assert "the source's row 6 C3k2: not used" in done.out
+    assert "row 6 C3k2 of the source: not used" in done.out
     network = netbuild.build(tmp_path / "out.safetensors")
     rows = {0: 0, 1: 1, 2: 2, 4: 3, 5: 4, 6: 5, 8: 7, 9: 8, 10: 9, 11: 10, 15: 13, 25: 23}
     for here, there in rows.items():
-        assert same(network.model[here].state_dict(), base.model[there].state_dict()), here
+        assert equal_states(network.model[here].state_dict(), base.model[there].state_dict()), here
     new = [m for i in (3, 7, 12) for m in network.model[i].parameters()]
     total = sum(p.numel() for p in network.parameters())
     data = json.loads(
         cli(
-            "build", edited(tmp_path), "--scale", "n", "--weights", file, "-o", tmp_path / "o.safetensors", "--json"
+            "build",
+            write_edited_file(tmp_path),
+            "--scale",
+            "n",
+            "--weights",
+            file,
+            "-o",
+            tmp_path / "o.safetensors",
+            "--json",
         ).out
     )["weights"]
     buffers = sum(b.numel() for b in network.buffers())
@@ -274,9 +284,9 @@ def test_another_number_of_classes_keeps_what_fits(tmp_path):
     assert set(head.skipped) == {
         k for k, v in network.model[23].state_dict().items() if v.shape != base.model[23].state_dict()[k].shape
     }
-    assert all(r.whole for r in report.rows[:-1])
+    assert all(r.is_complete for r in report.rows[:-1])
     assert "row 23 Detect: " in str(report)
-    assert "there, [64, " in head.skipped["cv3.0.0.1.conv.weight"]
+    assert "in the source, [64, " in head.skipped["cv3.0.0.1.conv.weight"]
 
 
 @pytest.mark.parametrize(
@@ -299,23 +309,23 @@ def test_a_head_with_other_levels_keeps_those_that_stay(tmp_path, edits, levels)
     for here, there in levels.items():
         for branch in ("cv2", "cv3"):
             mine, theirs = (getattr(n.model[-1], branch)[i] for n, i in ((network, here), (base, there)))
-            assert same(mine.state_dict(), theirs.state_dict()), (branch, here)
+            assert equal_states(mine.state_dict(), theirs.state_dict()), (branch, here)
 
 
 def test_the_same_network_loses_nothing_and_plain_tensors_will_do(tmp_path):
     base = netbuild.build("yolov8n.yaml")
     save_file({f"module.{k}": v.clone() for k, v in base.state_dict().items()}, tmp_path / "plain.safetensors")
     network = netbuild.build("yolov8n.yaml", weights=tmp_path / "plain.safetensors")
-    assert same(network.state_dict(), base.state_dict())
+    assert equal_states(network.state_dict(), base.state_dict())
 
 
 def test_names_first_then_order_then_what_moved():
     def rows(*shapes, names=()):
         state = {f"model.{i}.w": torch.zeros(*shape) for i, shape in enumerate(shapes)}
-        return rows_of(state, {i: ("", name) for i, name in enumerate(names)})
+        return group_by_row(state, {i: ("", name) for i, name in enumerate(names)})
 
     def pairs(a, b):
-        return {here: row.index for here, row in align(a, b).items()}
+        return {here: row.index for here, row in align_rows(a, b).items()}
 
     equal = rows((4, 4), (4, 4), (4, 4), names=["a", "b", "c"])
     assert pairs(equal, rows((4, 4), (4, 4), (4, 4), names=["c", "x", "a"])) == {0: 2, 1: 1, 2: 0}
@@ -328,7 +338,7 @@ def test_weights_without_a_row_in_common_are_an_error(cli, tmp_path):
     save_file({"fc.weight": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
     done = cli("build", "lenet5.yaml", "--weights", tmp_path / "w.safetensors", "-o", tmp_path / "x.safetensors")
     assert done.code == 2
-    assert "no tensor" in done.err
+    assert "no tensor belongs to a row" in done.err
     assert (
         cli("build", "lenet5.yaml", "--weights", tmp_path / "no.safetensors", "-o", tmp_path / "x.safetensors").code
         == 2
@@ -344,19 +354,19 @@ PLAIN = {"yolo11n.yaml": 64, "lenet5.yaml": 32, "resnet18.yaml": 64}
 def test_a_built_network_is_a_plain_module(name):
     network = netbuild.build(name).eval()
     x = torch.rand(2, network.card.ch, PLAIN[name], PLAIN[name])
-    wanted = first(network(x))
-    assert torch.equal(first(copy.deepcopy(network)(x)), wanted)
-    assert torch.equal(first(pickle.loads(pickle.dumps(network))(x)), wanted)
-    assert torch.equal(first(torch.nn.DataParallel(network)(x)), wanted)
+    wanted = first_tensor(network(x))
+    assert torch.equal(first_tensor(copy.deepcopy(network)(x)), wanted)
+    assert torch.equal(first_tensor(pickle.loads(pickle.dumps(network))(x)), wanted)
+    assert torch.equal(first_tensor(torch.nn.DataParallel(network)(x)), wanted)
     exported = torch.export.export(network, (x,)).module()
-    assert torch.allclose(first(exported(x)), wanted, atol=1e-5)
+    assert torch.allclose(first_tensor(exported(x)), wanted, atol=1e-5)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
-        assert torch.allclose(first(compiled(x)), wanted, atol=1e-5)
+        assert torch.allclose(first_tensor(compiled(x)), wanted, atol=1e-5)
     torch.compiler.reset()
 
 
-def first(value):
+def first_tensor(value):
     while not isinstance(value, torch.Tensor):
         value = value[0]
     return value

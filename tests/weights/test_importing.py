@@ -149,8 +149,8 @@ def test_what_does_not_fit_is_told_and_strictly_refused(cli, tmp_path):
     done = cli(*arguments)
     assert done.code == 0
     for said in (
-        f"1 of the network missing: {keys[1]}",
-        "1 of the file unexpected: further",
+        f"1 missing in the file: {keys[1]}",
+        "1 unexpected in the file: further",
         "the file model.0.weight [1, 2, 3]",
     ):
         assert said in done.out
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_told_and_strictly_refused(cli, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (None, "does not tell its network's rows"),
+        (None, "does not contain its network's rows"),
         ({"backbone": 7}, "must be a list of rows"),
         ({**ROWS, "backbone": [[-1, 1, "Nowhere", [8]]]}, "unknown module 'Nowhere'"),
         ({**ROWS, "nc": 5}, "shapes differ"),

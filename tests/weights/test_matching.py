@@ -18,18 +18,19 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import load
 from netbuild.graph.resolver import Options, resolve
 from netbuild.weights.matching import match
-from netbuild.weights.pickles.unpickle import read, state_dict
+from netbuild.weights.pickles.contents import extract_state_dict
+from netbuild.weights.pickles.unpickle import read
 
 FILES = {path.stem: path for path in (Path(__file__).parents[2] / "architectures").rglob("*.yaml")}
 COUNTER = "num_batches_tracked"
 
 
 @cache
-def built(stem, **options):
+def build_cached(stem, **options):
     return resolve(load(FILES[stem]), Options(**options)).build()
 
 
-def theirs_of(name, **options):
+def make_torchvision_model(name, **options):
     if name == "googlenet":
         options |= {"init_weights": False}
     return fill(torchvision.models.get_model(name, weights=None, **options), gain=1.0).eval()
@@ -48,9 +49,9 @@ def theirs_of(name, **options):
     ],
 )
 def test_torchvision_weights_give_torchvisions_output(tmp_path, stem, name, mapping, ignored):
-    theirs, ours = theirs_of(name), copy.deepcopy(built(stem)).eval()
+    theirs, ours = make_torchvision_model(name), copy.deepcopy(build_cached(stem)).eval()
     torch.save({"state_dict": theirs.state_dict()}, tmp_path / "a.pth")
-    found = match(state_dict(read(tmp_path / "a.pth")), ours.state_dict(), mapping)
+    found = match(extract_state_dict(read(tmp_path / "a.pth")), ours.state_dict(), mapping)
     found.require("a.pth")
     assert (len(found.ignored), found.how) == (ignored, "in order")
     assert list(found.tensors) == list(ours.state_dict())
@@ -61,7 +62,7 @@ def test_torchvision_weights_give_torchvisions_output(tmp_path, stem, name, mapp
 
 
 def test_another_number_of_classes_leaves_out_the_last_layer_alone():
-    theirs, ours = theirs_of("resnet18"), built("resnet18", nc=7)
+    theirs, ours = make_torchvision_model("resnet18"), build_cached("resnet18", nc=7)
     found = match(theirs.state_dict(), ours.state_dict(), "torchvision")
     keys = list(ours.state_dict())
     assert list(found.tensors) == keys[:-2]
@@ -78,7 +79,7 @@ def test_another_number_of_classes_leaves_out_the_last_layer_alone():
 
 def test_a_file_in_another_order_gives_nothing_wrong():
     """Files of safetensors are sorted by name."""
-    theirs, ours = theirs_of("resnet18").state_dict(), built("resnet18").state_dict()
+    theirs, ours = make_torchvision_model("resnet18").state_dict(), build_cached("resnet18").state_dict()
     found = match(dict(sorted(theirs.items())), ours, "order")
     assert not found.tensors
     assert found.stopped
@@ -93,7 +94,7 @@ class Net(nn.Module):
         self.model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, outputs))
 
 
-def state_of(prefix="", drop=(), **more):
+def make_file_state(prefix="", drop=(), **more):
     """The keys of a network's file after a change of its prefix, each with a value of its own."""
     state = {key: torch.full_like(tensor, i) for i, (key, tensor) in enumerate(Net().state_dict().items())}
     renamed = {prefix + key.removeprefix("model."): value for key, value in state.items() if key not in drop}
@@ -110,24 +111,24 @@ KEYS = list(Net().state_dict())
         ("module.model.", "keys without 'module.'"),
         ("module._orig_mod.model.", "keys without 'module._orig_mod.'"),
         ("model.model.", "keys without 'model.'"),
-        ("", "equal keys, 'model.' put before them"),
-        ("module.", "keys without 'module.', 'model.' put before them"),
-        ("net._orig_mod.", "keys without 'net._orig_mod.', 'model.' put before them"),
+        ("", "equal keys, prefixed by 'model.'"),
+        ("module.", "keys without 'module.', prefixed by 'model.'"),
+        ("net._orig_mod.", "keys without 'net._orig_mod.', prefixed by 'model.'"),
     ],
 )
 @pytest.mark.parametrize("more", [{}, {"n_averaged": torch.tensor(3)}])
 def test_prefixes_of_wrappers(prefix, how, more):
-    found = match(state_of(prefix, **more), Net().state_dict())
+    found = match(make_file_state(prefix, **more), Net().state_dict())
     assert found.how == how
     assert found.unexpected == tuple(more)
     assert {key: tensor.flatten()[0].item() for key, tensor in found.tensors.items()} == dict(
         zip(KEYS, range(len(KEYS)), strict=True)
     )
-    assert list(found.sources.values()) == list(state_of(prefix))
+    assert list(found.sources.values()) == list(make_file_state(prefix))
 
 
 def test_what_does_not_fit_is_reported():
-    state = state_of("module.model.", drop=("model.1.bias", f"model.1.{COUNTER}"))
+    state = make_file_state("module.model.", drop=("model.1.bias", f"model.1.{COUNTER}"))
     state |= {"module.model.9.weight": torch.ones(1), "module.model.2.weight": torch.ones(5, 4)}
     state["module.model.1.weight"] = torch.ones(4, dtype=torch.int32)
     found = match(state, Net().state_dict())
@@ -145,7 +146,7 @@ def test_what_does_not_fit_is_reported():
         "why": "shapes differ",
     }
     assert report["loaded"] == {key: f"module.{key}" for key in found.tensors}
-    with pytest.raises(NetbuildError, match="1 of the network missing") as caught:
+    with pytest.raises(NetbuildError, match="1 missing in the file") as caught:
         found.require("a.pt")
     for part in ("model.1.bias", "module.model.9.weight", "[3, 4]", "[5, 4]", "4 fit"):
         assert part in str(caught.value)
@@ -154,7 +155,7 @@ def test_what_does_not_fit_is_reported():
 @pytest.mark.parametrize("mapping", [None, "order"])
 @pytest.mark.parametrize("side", ["file", "network"])
 def test_counters_of_batch_norms_may_be_absent(mapping, side):
-    state, own = state_of("model."), Net().state_dict()
+    state, own = make_file_state("model."), Net().state_dict()
     del (state if side == "file" else own)[f"model.1.{COUNTER}"]
     found = match(state, own, mapping)
     found.require("a.pt")
@@ -178,7 +179,7 @@ def test_mappings_are_known_by_name():
 # -- in order: one place where the sides differ is never the cause of a wrong tensor elsewhere
 
 
-def blocks(widths):
+def make_blocks(widths):
     """Convolution and batch norm by turns, with repeats that look alike."""
     layers = []
     for a, b in pairwise(widths):
@@ -198,7 +199,7 @@ changes = st.tuples(st.sampled_from(["drop", "double", "widen", "bias"]), st.flo
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(widths=st.lists(st.sampled_from([2, 3]), min_size=2, max_size=8), change=changes)
 def test_a_change_at_one_place_never_moves_a_tensor(side, widths, change):
-    own = blocks(widths).state_dict()
+    own = make_blocks(widths).state_dict()
     theirs = renamed(own)
     right = {id(tensor): key for key, tensor in zip(own, theirs.values(), strict=True)}
     kind, share, length = change
@@ -224,11 +225,11 @@ def test_a_change_at_one_place_never_moves_a_tensor(side, widths, change):
 
 
 def test_a_missing_block_among_equal_ones_leaves_out_what_could_be_shifted():
-    own = blocks([2, 3, 3, 3, 3]).state_dict()
+    own = make_blocks([2, 3, 3, 3, 3]).state_dict()
     theirs = {f"x.{key}": tensor for key, tensor in own.items() if not key.startswith(("4.", "5."))}
     found = match(theirs, own, "order")
     assert {key.partition(".")[0] for key in found.tensors} == {"0"}
-    assert "left out, since they fit shifted too" in found.stopped
+    assert "left out, since they also fit when shifted" in found.stopped
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from netbuild.errors import NetbuildError
-from netbuild.weights.pickles import machine, tensors, unpickle
+from netbuild.weights.pickles import contents, machine, tensors, unpickle
+from netbuild.weights.pickles.contents import extract_metadata, extract_state_dict, locate_weights
 from netbuild.weights.pickles.stubs import Stub
-from netbuild.weights.pickles.unpickle import facts, read, source, state_dict
+from netbuild.weights.pickles.unpickle import read
 
 LEGACY_TYPES = {dtype for dtype in tensors.STORAGES.values() if dtype}  # others torch saves only in an archive
 FORMATS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}
 
-# -- the watch: while a file is read, nothing of these may happen
+# -- an audit hook: none of these events may occur while a file is read
 
 DEEDS = ("compile", "exec", "os.", "pickle.", "subprocess.", "shutil.", "socket.", "ctypes.", "import", "marshal.")
 seen, watching = [], []
@@ -45,8 +46,8 @@ sys.addaudithook(_watch)
 str(b"x", "raw-unicode-escape")  # of the opcode UNICODE: Python imports the codec at its first use
 
 
-def watched(call, *args):
-    """What a call gives, after making sure that it ran nothing."""
+def run_watched(call, *args):
+    """Call a function, fail if an audit event shows that it ran or imported something, and return its result."""
     seen.clear()
     watching.append(True)
     try:
@@ -58,32 +59,32 @@ def watched(call, *args):
 
 def test_the_watch_sees(tmp_path):
     with pytest.raises(AssertionError, match=r"pickle\.find_class pathlib"):
-        watched(pickle.loads, pickle.dumps(pathlib.Path("a")))
+        run_watched(pickle.loads, pickle.dumps(pathlib.Path("a")))
 
 
 # -- files
 
 
 @pytest.fixture
-def file(tmp_path):
-    """``file(content)`` is the path of a file that holds these bytes, or this object saved."""
+def write_file(tmp_path):
+    """``write_file(content)`` is the path of a file that holds these bytes, or this object saved."""
 
     def write(content, **options):
         path = tmp_path / "weights.pt"
-        path.write_bytes(content if isinstance(content, bytes) else saved(content, **options))
+        path.write_bytes(content if isinstance(content, bytes) else save_to_bytes(content, **options))
         return path
 
     return write
 
 
-def saved(content, **options):
+def save_to_bytes(content, **options):
     target = io.BytesIO()
     torch.save(content, target, **options)
     return target.getvalue()
 
 
-def archive(program, storages=(), **more):
-    """A zip as torch.save writes it, with a pickle of one's own."""
+def make_archive(program, storages=(), **more):
+    """A zip archive as torch.save writes it, with the given pickle."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as z:
         z.writestr("x/data.pkl", program)
@@ -94,13 +95,13 @@ def archive(program, storages=(), **more):
     return target.getvalue()
 
 
-def legacy(program):
+def make_legacy(program):
     facts_of_system = {"protocol_version": 1001, "little_endian": sys.byteorder == "little", "type_sizes": {}}
     head = [pickle.dumps(x, 2) for x in (unpickle.LEGACY_MAGIC, unpickle.LEGACY_VERSION, facts_of_system)]
     return b"".join((*head, program, pickle.dumps([], 2)))
 
 
-WRITERS = {"zip": archive, "legacy": legacy}
+WRITERS = {"zip": make_archive, "legacy": make_legacy}
 
 
 def same(a, b):
@@ -147,25 +148,25 @@ TENSORS = {
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("content", [*TENSORS.values(), trained()], ids=[*TENSORS, "training"])
-def test_what_was_saved_is_read(file, form, content):
+def test_what_was_saved_is_read(write_file, form, content):
     if form == "legacy" and isinstance(content, list) and isinstance(content[0], torch.Tensor):
         content = [tensor for tensor in content if tensor.dtype in LEGACY_TYPES]
-    path = file(content, **FORMATS[form])
-    foreign = watched(read, path)
+    path = write_file(content, **FORMATS[form])
+    foreign = run_watched(read, path)
     assert foreign.format == form
     assert same(foreign.root, content)
     assert same(foreign.root, torch.load(path, weights_only=True))
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_shared_values_stay_shared(file, form):
+def test_shared_values_stay_shared(write_file, form):
     base = torch.arange(6.0)
-    a, b, whole = read(file([base[:4], base[2:], base], **FORMATS[form])).root
+    a, b, whole = read(write_file([base[:4], base[2:], base], **FORMATS[form])).root
     whole[3] = 40.0
     assert (a[3].item(), b[1].item()) == (40.0, 40.0)
 
 
-def test_data_beside_tensors_is_data(file):
+def test_data_beside_tensors_is_data(write_file):
     tagged = torch.ones(2)
     tagged.note = "kept in the file, not here"
     buffers = nn.Module()
@@ -181,7 +182,7 @@ def test_data_beside_tensors_is_data(file):
         "tagged": tagged,
         "buffer": buffers.b,
     }
-    root = watched(read, file(content)).root
+    root = run_watched(read, write_file(content)).root
     assert root["numpy"] == [2.5, -3, True, "text"]
     assert all(np.array_equal(a.value, b) for a, b in zip(root["arrays"], content["arrays"], strict=True))
     assert root["sets"] == content["sets"]
@@ -196,22 +197,22 @@ def test_data_beside_tensors_is_data(file):
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_every_protocol_of_torch_save(file, protocol):
+def test_every_protocol_of_torch_save(write_file, protocol):
     content = {"a": torch.arange(3.0), "s": {1, 2}, "b": b"x" * 300, "text": "y" * 70_000, "set": frozenset("z")}
-    assert same(watched(read, file(content, pickle_protocol=protocol)).root, content)
+    assert same(run_watched(read, write_file(content, pickle_protocol=protocol)).root, content)
 
 
 def test_safetensors(tmp_path):
     path, content = tmp_path / "a.safetensors", {"a.weight": torch.arange(3.0), "b": torch.ones(2, 1).half()}
     safetensors.torch.save_file(content, path, metadata={"epoch": "3"})
     foreign = read(path)
-    assert (foreign.format, source(foreign)) == ("safetensors", "")
-    assert same({key: state_dict(foreign)[key] for key in content}, content)
-    assert facts(foreign) == {"metadata": {"epoch": "3"}}
+    assert (foreign.format, locate_weights(foreign)) == ("safetensors", "")
+    assert same({key: extract_state_dict(foreign)[key] for key in content}, content)
+    assert extract_metadata(foreign) == {"metadata": {"epoch": "3"}}
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:9], whole.replace(b"F32", b"Q32"), b"\xff" * 7 + b"\x7f" + whole[8:]):
         path.write_bytes(broken)
-        with pytest.raises(NetbuildError, match="no sound safetensors file"):
+        with pytest.raises(NetbuildError, match="damaged safetensors file"):
             read(path)
 
 
@@ -252,8 +253,8 @@ def helper(): pass
 
 
 @pytest.fixture
-def gone(tmp_path, monkeypatch):
-    """``gone(make, **options)`` saves what ``make(package)`` gives; when it is read, the package is no more."""
+def save_without_package(tmp_path, monkeypatch):
+    """``save_without_package(make)`` saves ``make(package)`` and deletes the package, then returns path and object."""
 
     def write(make, **options):
         (tmp_path / "gone_package.py").write_text(PACKAGE)
@@ -283,30 +284,30 @@ def gone(tmp_path, monkeypatch):
         lambda p: nn.MultiheadAttention(4, 2, add_bias_kv=True),
     ],
 )
-def test_a_module_of_no_known_class_has_its_state_dict(gone, form, make):
-    path, content = gone(make, **FORMATS[form])
+def test_a_module_of_no_known_class_has_its_state_dict(save_without_package, form, make):
+    path, content = save_without_package(make, **FORMATS[form])
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("gone_package")
     module = content
     while isinstance(module, dict):
         module = next(value for key, value in module.items() if key in ("model", "weights"))
-    weights = state_dict(watched(read, path))
+    weights = extract_state_dict(run_watched(read, path))
     assert same(weights, {**module.state_dict()})
 
 
 @pytest.mark.parametrize(("prefer", "place", "value"), [("ema", "ema.ema", 1.0), ("model", "model", 2.0)])
-def test_averaged_weights_are_preferred_unless_asked_otherwise(gone, prefer, place, value):
+def test_averaged_weights_are_preferred_unless_asked_otherwise(save_without_package, prefer, place, value):
     def make(package):
         average, last = nn.Linear(1, 1), nn.Linear(1, 1)
         nn.init.constant_(average.weight, 1.0)
         nn.init.constant_(last.weight, 2.0)
         return {"epoch": 1, "model": last, "ema": package.Average(average)}
 
-    foreign = read(gone(make)[0])
-    assert source(foreign, prefer) == place
-    assert state_dict(foreign, prefer)["weight"].item() == value
+    foreign = read(save_without_package(make)[0])
+    assert locate_weights(foreign, prefer) == place
+    assert extract_state_dict(foreign, prefer)["weight"].item() == value
     with pytest.raises(ValueError, match="prefer"):
-        state_dict(foreign, "best")
+        extract_state_dict(foreign, "best")
 
 
 @pytest.mark.parametrize(
@@ -319,23 +320,23 @@ def test_averaged_weights_are_preferred_unless_asked_otherwise(gone, prefer, pla
         ({"a": np.ones(1, dtype=">f4")}, ""),
     ],
 )
-def test_where_weights_stand(file, content, place):
-    foreign = read(file(content))
-    assert source(foreign) == place
-    assert same(state_dict(foreign), {"a": torch.ones(1)})
+def test_where_weights_stand(write_file, content, place):
+    foreign = read(write_file(content))
+    assert locate_weights(foreign) == place
+    assert same(extract_state_dict(foreign), {"a": torch.ones(1)})
 
 
 @pytest.mark.parametrize(
     "content", [{}, [torch.ones(1)], torch.ones(1), {"model": None, "epoch": 3}, {3: torch.ones(1)}, 5]
 )
-def test_no_weights_is_an_error(file, content):
-    foreign = read(file(content))
-    for call in (state_dict, source, facts):
+def test_no_weights_is_an_error(write_file, content):
+    foreign = read(write_file(content))
+    for call in (extract_state_dict, locate_weights, extract_metadata):
         with pytest.raises(NetbuildError, match=r"weights\.pt: holds no weights"):
             call(foreign)
 
 
-def test_facts_are_what_stands_there(gone, file):
+def test_facts_are_what_stands_there(save_without_package, write_file):
     def make(package):
         train_args = {
             "save_dir": pathlib.PurePosixPath("runs/a"),
@@ -345,8 +346,8 @@ def test_facts_are_what_stands_there(gone, file):
         }
         return {"model": package.Net(), "train_args": train_args, "epoch": -1, "date": "2020-01-02", "version": None}
 
-    path, content = gone(make)
-    said = watched(facts, read(path))
+    path, content = save_without_package(make)
+    said = run_watched(extract_metadata, read(path))
     assert said == {
         "yaml": content["model"].yaml,
         "names": {0: "a", 1: "b"},
@@ -359,7 +360,7 @@ def test_facts_are_what_stands_there(gone, file):
         "imgsz": 320,
         "model_class": "gone_package.Net",
     }
-    assert facts(read(file({"weight": torch.ones(1)}))) == {}
+    assert extract_metadata(read(write_file({"weight": torch.ones(1)}))) == {}
 
 
 # -- hostile pickles: short names for the opcodes that they are made of
@@ -441,21 +442,21 @@ def test_the_attacks_are_real(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("name", RUN)
-def test_a_file_that_wants_to_run_something_is_refused(file, tmp_path, monkeypatch, form, name):
+def test_a_file_that_wants_to_run_something_is_refused(write_file, tmp_path, monkeypatch, form, name):
     monkeypatch.chdir(tmp_path)
-    path = file(WRITERS[form](b"\x80\x04}" + text("model") + RUN[name] + b"s."))
+    path = write_file(WRITERS[form](b"\x80\x04}" + text("model") + RUN[name] + b"s."))
     with pytest.raises(NetbuildError, match=r"weights\.pt: the file tries to (run|change) \S+: refused") as caught:
-        watched(read, path)
+        run_watched(read, path)
     assert caught.value.hint
     assert caught.value.exit_code == 2
     assert not (tmp_path / "CANARY").exists()
 
 
-def test_what_only_looks_harmful_is_kept_as_data(file):
+def test_what_only_looks_harmful_is_kept_as_data(write_file):
     """Other packages' names, whatever they are, are never looked up."""
     inner = call("evil.os.system", SHELL)
     program = b"\x80\x04" + inner + b"(" + SHELL + b"tR" + b"}" + text("__reduce__") + glob("evil.x") + b"sb."
-    stub = watched(read, file(archive(program))).root
+    stub = run_watched(read, write_file(make_archive(program))).root
     assert isinstance(stub, Stub)
     assert (stub.kind, stub.args) == ("evil.os.system()", ("touch CANARY",))
     assert str(stub.get("__reduce__")) == "evil.x"
@@ -500,7 +501,7 @@ BROKEN = {
     "parameter of a list": (call("torch._utils._rebuild_parameter", b"]"), "no tensor"),
     "state of a tensor": (
         tensor() + b"(" + pid() + number(9) + row(9) + row(1) + b"tb",
-        "attributes to a value of type Tensor",
+        "attributes of a value of type Tensor",
     ),
     "item of a tensor": (tensor() + b"K\x00K\x00s", "items of a value of type Tensor"),
     "numpy objects": (call("numpy.dtype", text("O8"), b"\x89\x88"), "not supported"),
@@ -520,7 +521,7 @@ BROKEN = {
     # opcodes
     "empty stack": (b"0", "empty stack"),
     "no mark": (b"t", "not begun"),
-    "no memo": (b"h\x07", "recalls"),
+    "no memo": (b"h\x07", "memo entry"),
     "call of a list": (b"])R", "calls a value of type list"),
     "arguments in a list": (glob("evil.C") + b"]R", "arguments"),
     "call of a tensor": (tensor() + b")R", "calls a value of type Tensor"),
@@ -528,13 +529,13 @@ BROKEN = {
     "odd items": (b"}(K\x01u", "key without a value"),
     "list as key": (b"}]K\x01s", "may not be a value of type list"),
     "tensor as key": (b"}" + tensor() + b"K\x01s", "may not be a value of type Tensor"),
-    "state of a number": (b"K\x01}b", "attributes to a value of type int"),
+    "state of a number": (b"K\x01}b", "attributes of a value of type int"),
     "extension": (b"\x82\x01", "extension"),
     "buffer": (b"\x97", "buffer"),
     "unknown opcode": (b"\xff", "cut short or no pickle"),
-    "wide text as bytes": (call("_codecs.encode", text("€"), text("latin1")), "wider characters"),
+    "wide text as bytes": (call("_codecs.encode", text("€"), text("latin1")), "outside Latin-1"),
     "other encoding": (call("_codecs.encode", text("x"), text("zip")), "Latin-1"),
-    "makes itself": (glob("copyreg.__newobj__") + b"2" * 3 + b"\x87R" + b"R", "object of no class"),
+    "makes itself": (glob("copyreg.__newobj__") + b"2" * 3 + b"\x87R" + b"R", "object of something that is no class"),
     # lengths that lie, and what is small in the file and large in memory
     "bytes": (b"\x8e" + struct.pack("<Q", 2**40), "cut short"),
     "bytearray": (b"\x96" + struct.pack("<Q", 2**40), "cut short"),
@@ -571,7 +572,10 @@ BROKEN = {
         + b"h\x00h\x01R" * FEW,
         "more objects",
     ),
-    "makes itself for long": (glob("copyreg.__newobj__") + b"\x94(" + b"h\x00" * 5000 + b"tR", "object of no class"),
+    "makes itself for long": (
+        glob("copyreg.__newobj__") + b"\x94(" + b"h\x00" * 5000 + b"tR",
+        "object of something that is no class",
+    ),
     "copied lists": (
         glob("builtins.list") + b"\x94](" + b"N" * 9999 + b"e\x85\x94" + b"h\x00h\x01R" * MANY,
         "more objects",
@@ -589,22 +593,22 @@ BROKEN = {
 }
 
 
-def test_truth_has_two_values(file):
+def test_truth_has_two_values(write_file):
     program = b"\x80\x02}" + text("a") + tensor(pid("torch.BoolStorage")) + b"s."
-    weights = state_dict(read(file(archive(program, [bytes((0, 1, 2, 255))]))))
+    weights = extract_state_dict(read(write_file(make_archive(program, [bytes((0, 1, 2, 255))]))))
     assert weights["a"].view(torch.uint8).tolist() == [0, 1, 1, 1]
 
 
-def test_a_storage_of_another_size_in_the_early_format(file):
-    content = saved({"a": torch.arange(4.0)}, **FORMATS["legacy"])
+def test_a_storage_of_another_size_in_the_early_format(write_file):
+    content = save_to_bytes({"a": torch.arange(4.0)}, **FORMATS["legacy"])
     assert content[-24:-16] == (4).to_bytes(8, "little")
     with pytest.raises(NetbuildError, match="another size"):
-        read(file(content[:-24] + (3).to_bytes(8, "little") + content[-16:]))
+        read(write_file(content[:-24] + (3).to_bytes(8, "little") + content[-16:]))
 
 
 @pytest.fixture
-def bounded(monkeypatch):
-    """``bounded(call, *args)``: neither Python nor torch may take more than a few MiB."""
+def run_bounded(monkeypatch):
+    """``run_bounded(call, *args)`` fails if Python or torch allocates more than a few MiB."""
     real, taken = torch.empty, []
 
     def empty(size, dtype, device):
@@ -614,13 +618,14 @@ def bounded(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(unpickle, "ALLOWANCE", 3 << 20)
-    monkeypatch.setattr(unpickle, "MAX_VALUES", 30_000)
+    monkeypatch.setattr(contents, "ALLOWANCE", 3 << 20)
+    monkeypatch.setattr(contents, "MAX_VALUES", 30_000)
     monkeypatch.setattr(machine, "MAX_TUPLE_KEYS", 100)
 
     def run(call, *args):
         tracemalloc.start()
         try:
-            return watched(call, *args)
+            return run_watched(call, *args)
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -630,14 +635,14 @@ def bounded(monkeypatch):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_pickle_is_an_error(file, bounded, name):
+def test_a_broken_pickle_is_an_error(write_file, run_bounded, name):
     program, message = BROKEN[name]
-    path = file(archive(b"\x80\x04" + program + b".", [bytes(16)]))
+    path = write_file(make_archive(b"\x80\x04" + program + b".", [bytes(16)]))
     if message is None:
-        bounded(read, path)
+        run_bounded(read, path)
     else:
         with pytest.raises(NetbuildError, match=message) as caught:
-            bounded(read, path)
+            run_bounded(read, path)
         assert len(str(caught.value)) < 500
 
 
@@ -651,18 +656,20 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_facts_without_end_are_an_error(file, bounded, name):
+def test_facts_without_end_are_an_error(write_file, run_bounded, name):
     weights = text("model") + b"}" + text("a") + tensor() + b"s"
-    foreign = read(file(archive(b"\x80\x04}(" + weights + text("args") + ENDLESS[name] + b"u.", [bytes(16)])))
-    assert list(state_dict(foreign)) == ["a"]
-    with pytest.raises(NetbuildError, match="its facts have more than"):
-        bounded(facts, foreign)
+    foreign = read(
+        write_file(make_archive(b"\x80\x04}(" + weights + text("args") + ENDLESS[name] + b"u.", [bytes(16)]))
+    )
+    assert list(extract_state_dict(foreign)) == ["a"]
+    with pytest.raises(NetbuildError, match="its metadata has more than"):
+        run_bounded(extract_metadata, foreign)
 
 
-def test_a_file_that_holds_itself_has_no_weights(file, bounded):
-    program = b"\x80\x04}\x94(" + b"".join(text(key) + b"h\x00" for key in unpickle.EMA + unpickle.MODEL) + b"u."
+def test_a_file_that_holds_itself_has_no_weights(write_file, run_bounded):
+    program = b"\x80\x04}\x94(" + b"".join(text(key) + b"h\x00" for key in contents.EMA + contents.MODEL) + b"u."
     with pytest.raises(NetbuildError, match="holds no weights"):
-        bounded(state_dict, read(file(archive(program))))
+        run_bounded(extract_state_dict, read(write_file(make_archive(program))))
 
 
 def module(children, parameters=b"}"):
@@ -674,7 +681,7 @@ CYCLE = glob("evil.Module") + b")\x81\x94}(" + text("_modules") + b"}" + text("x
 CYCLE += text("_parameters") + b"}" + text("_buffers") + b"}ub"
 
 
-def doubled_modules(times):
+def make_shared_modules(times):
     """A module whose children are twice the same module, and so on."""
     program = module(b"}") + b"\x94"
     for i in range(times):
@@ -690,14 +697,14 @@ def doubled_modules(times):
         (module(b"}", b"}" + text("w") + b"K\x01s"), "w is no tensor"),
         (module(b"}", b"N"), "has no _parameters"),
         (module(b"}", b"}K\x01Ns"), "has no _parameters"),
-        (doubled_modules(40), "more objects"),
+        (make_shared_modules(40), "more objects"),
     ],
     ids=["cycle", "number", "none", "name", "doubling"],
 )
-def test_a_module_without_end_is_an_error(file, bounded, program, message):
-    foreign = read(file(archive(b"\x80\x04" + program + b".")))
+def test_a_module_without_end_is_an_error(write_file, run_bounded, program, message):
+    foreign = read(write_file(make_archive(b"\x80\x04" + program + b".")))
     with pytest.raises(NetbuildError, match=message):
-        bounded(state_dict, foreign)
+        run_bounded(extract_state_dict, foreign)
 
 
 # -- hostile archives
@@ -705,7 +712,7 @@ def test_a_module_without_end_is_an_error(file, bounded, program, message):
 PROGRAM = b"\x80\x02}" + text("a") + tensor() + b"s."
 
 
-def packed(**options):
+def make_compressed_archive(**options):
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("x/data.pkl", PROGRAM)
@@ -713,54 +720,57 @@ def packed(**options):
     return target.getvalue()
 
 
-def doubled():
-    target = io.BytesIO(archive(PROGRAM, [bytes(16)]))
+def make_duplicate_archive():
+    target = io.BytesIO(make_archive(PROGRAM, [bytes(16)]))
     with zipfile.ZipFile(target, "a") as z:
         z.writestr("x/data/0", bytes(range(16)))
     return target.getvalue()
 
 
-def patched(data, at, new):
+def patch_directory(data, at, new):
     """An archive with other bytes at an offset of its first directory record, or of its end record if negative."""
     place = data.rindex(b"PK\x05\x06") + ~at if at < 0 else data.index(b"PK\x01\x02") + at
     return data[:place] + new + data[place + len(new) :]
 
 
-WHOLE = archive(PROGRAM, [bytes(16)])
-ROOMY = archive(PROGRAM, [bytes(200)])
+WHOLE = make_archive(PROGRAM, [bytes(16)])
+ROOMY = make_archive(PROGRAM, [bytes(200)])
 ARCHIVES = {
     "empty": (b"", "is empty"),
-    "text": (b"weights: none\n", "no checkpoint"),
+    "text": (b"weights: none\n", "neither a file of torch.save"),
     "tar": (bytes(257) + b"ustar" + bytes(300), "tar archive"),
-    "plain pickle": (pickle.dumps({"a": 1}), "none of torch.save"),
-    "compressed": (packed(), "entry x/data.pkl is compressed"),
-    "two of a name": (doubled, "two entries of the name x/data/0"),
-    "encrypted": (patched(WHOLE, 8, b"\x01"), "encrypted"),
-    "two sizes": (patched(WHOLE, 20, b"\x01\x00"), "two sizes"),
-    "overlap": (patched(WHOLE, 20, struct.pack("<2L", 2000, 2000)), "overlap"),
-    "far entry": (patched(WHOLE, 42, struct.pack("<L", 2**31)), "cut short"),
-    "wrong entry": (patched(ROOMY, 42, struct.pack("<L", ROOMY.index(bytes(99)))), "not where its directory says"),
+    "plain pickle": (pickle.dumps({"a": 1}), "not one of torch.save"),
+    "compressed": (make_compressed_archive(), "entry x/data.pkl is compressed"),
+    "two of a name": (make_duplicate_archive, "two entries named x/data/0"),
+    "encrypted": (patch_directory(WHOLE, 8, b"\x01"), "encrypted"),
+    "two sizes": (patch_directory(WHOLE, 20, b"\x01\x00"), "two sizes"),
+    "overlap": (patch_directory(WHOLE, 20, struct.pack("<2L", 2000, 2000)), "overlap"),
+    "far entry": (patch_directory(WHOLE, 42, struct.pack("<L", 2**31)), "cut short"),
+    "wrong entry": (
+        patch_directory(ROOMY, 42, struct.pack("<L", ROOMY.index(bytes(99)))),
+        "not where its directory says",
+    ),
     "checksum": (WHOLE.replace(b"\x80\x02}", b"\x80\x02]", 1), "checksum"),
-    "many entries": (patched(WHOLE, ~10, b"\xfe\xff"), "directory is cut short"),
-    "far directory": (patched(WHOLE, ~16, struct.pack("<L", 2**31)), "cut short"),
-    "large directory": (patched(WHOLE, ~12, struct.pack("<L", 2**31)), "more than"),
-    "zip64 without a record": (patched(WHOLE, ~16, b"\xff" * 4), "directory is damaged"),
-    "no pickle": (archive(b"").replace(b"data.pkl", b"data.pkx"), "0 entries data.pkl"),
-    "two pickles": (archive(PROGRAM, aa_aa_ab=b"").replace(b"x/aa_aa_ab", b"y/data.pkl"), "2 entries data.pkl"),
-    "program": (archive(PROGRAM, **{"constants.pkl": b"."}), "TorchScript"),
-    "byte order": (archive(PROGRAM, byteorder=b"big" if sys.byteorder == "little" else b"little"), "byte order"),
-    "archive in it": (archive(WHOLE), "cut short or no pickle"),
-    "large pickle": (lambda: archive(bytes(unpickle.MAX_PICKLE + 1)), "more than"),
+    "many entries": (patch_directory(WHOLE, ~10, b"\xfe\xff"), "directory is cut short"),
+    "far directory": (patch_directory(WHOLE, ~16, struct.pack("<L", 2**31)), "cut short"),
+    "large directory": (patch_directory(WHOLE, ~12, struct.pack("<L", 2**31)), "more than"),
+    "zip64 without a record": (patch_directory(WHOLE, ~16, b"\xff" * 4), "directory is damaged"),
+    "no pickle": (make_archive(b"").replace(b"data.pkl", b"data.pkx"), "0 entries data.pkl"),
+    "two pickles": (make_archive(PROGRAM, aa_aa_ab=b"").replace(b"x/aa_aa_ab", b"y/data.pkl"), "2 entries data.pkl"),
+    "program": (make_archive(PROGRAM, **{"constants.pkl": b"."}), "TorchScript"),
+    "byte order": (make_archive(PROGRAM, byteorder=b"big" if sys.byteorder == "little" else b"little"), "byte order"),
+    "archive in it": (make_archive(WHOLE), "cut short or no pickle"),
+    "large pickle": (lambda: make_archive(bytes(unpickle.MAX_PICKLE + 1)), "more than"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_broken_archive_is_an_error(file, name):
+def test_a_broken_archive_is_an_error(write_file, name):
     content, message = ARCHIVES[name]
-    path = file(content() if callable(content) else content)
+    path = write_file(content() if callable(content) else content)
     with pytest.raises(NetbuildError, match=message):
-        watched(read, path)
+        run_watched(read, path)
 
 
 # -- mutations: whatever is done to a file, an error of ours or tensors that can be used
@@ -781,7 +791,7 @@ def checkpoint():
     return {"ema": None, "model": network, "date": "today", "mask": mask, "grid": TENSORS["views"]}
 
 
-SOUND = {(form, name): saved(content, **FORMATS[form])
+SOUND = {(form, name): save_to_bytes(content, **FORMATS[form])
          for form in FORMATS
          for name, content in {"state": small_network().state_dict(), "module": checkpoint()}.items()}  # fmt: skip
 WEIGHTS = {"state": {**small_network().state_dict()}, "module": {**small_network().half().state_dict()}}
@@ -804,7 +814,7 @@ edits = st.lists(
 )
 
 
-def edited(content, changes):
+def apply_edits(content, changes):
     """Some bytes after edits, each at a place between 0 and 1."""
     content = bytearray(content)
     for kind, share, value in changes:
@@ -832,20 +842,20 @@ def with_program(name, program):
     """A sound archive with another pickle, whose checksum is right."""
     entries = entries_of(SOUND["zip", name])
     del entries["data.pkl"]
-    return archive(program, **entries)
+    return make_archive(program, **entries)
 
 
-def opened(path):
-    foreign = watched(read, path)
-    watched(facts, foreign)
-    return watched(state_dict, foreign)
+def open_weights(path):
+    foreign = run_watched(read, path)
+    run_watched(extract_metadata, foreign)
+    return run_watched(extract_state_dict, foreign)
 
 
-def survives(path, content):
-    """The weights of a file, or None where it is an error of ours, and with no memory that is not there."""
+def read_or_none(path, content):
+    """Read a file's weights, None if that raises a NetbuildError; check that they claim no memory beyond the file."""
     path.write_bytes(content)
     try:
-        weights = opened(path)
+        weights = open_weights(path)
     except NetbuildError:
         weights = {}
     for value in weights.values():
@@ -857,13 +867,13 @@ def survives(path, content):
 
 
 def whole_file(path, form, name, changes):
-    weights = survives(path, edited(SOUND[form, name], changes))
+    weights = read_or_none(path, apply_edits(SOUND[form, name], changes))
     # An archive's checksums leave no damage unseen; the early format has none.
     assert weights is None or form == "legacy" or same(weights, WEIGHTS[name])
 
 
 def program(path, name, changes):
-    survives(path, with_program(name, edited(PROGRAMS[name], changes)))
+    read_or_none(path, with_program(name, apply_edits(PROGRAMS[name], changes)))
 
 
 def swapped(path, name, moves):
@@ -873,7 +883,7 @@ def swapped(path, name, moves):
     for a, b, kind in moves:
         i, j = int(a * len(parts)), int(b * len(parts))
         parts[i : i + kind] = [parts[j]]
-    survives(path, with_program(name, b"".join(parts)))
+    read_or_none(path, with_program(name, b"".join(parts)))
 
 
 quick = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -888,9 +898,9 @@ MUTATE = {
 
 def test_the_mutated_files_are_sound(tmp_path):
     for (_, name), content in SOUND.items():
-        assert same(survives(tmp_path / "a.pt", content), WEIGHTS[name])
+        assert same(read_or_none(tmp_path / "a.pt", content), WEIGHTS[name])
     for name, content in PROGRAMS.items():
-        assert same(survives(tmp_path / "a.pt", with_program(name, content)), WEIGHTS[name])
+        assert same(read_or_none(tmp_path / "a.pt", with_program(name, content)), WEIGHTS[name])
 
 
 @pytest.mark.parametrize("kind", MUTATE)
@@ -905,23 +915,23 @@ def test_a_mutated_file_gives_tensors_or_an_error(tmp_path, kind, profile):
 def test_a_file_cut_short_anywhere_is_an_error(tmp_path, form, name):
     content = SOUND[form, name]
     for size in {*range(0, len(content), 37), *range(len(content) - 30, len(content))}:
-        assert survives(tmp_path / "a.pt", content[:size]) is None
+        assert read_or_none(tmp_path / "a.pt", content[:size]) is None
 
 
-def test_archives_without_checksums_are_read(file):
+def test_archives_without_checksums_are_read(write_file):
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        content = saved(WEIGHTS["state"])
+        content = save_to_bytes(WEIGHTS["state"])
     finally:
         torch.serialization.set_crc32_options(before)
-    assert same(state_dict(read(file(content))), WEIGHTS["state"])
+    assert same(extract_state_dict(read(write_file(content))), WEIGHTS["state"])
 
 
-def test_torchs_default_device_is_left_alone(file):
-    path = file({"a": torch.arange(3.0), "b": torch.zeros(0)})
+def test_torchs_default_device_is_left_alone(write_file):
+    path = write_file({"a": torch.arange(3.0), "b": torch.zeros(0)})
     with torch.device("meta"):
-        weights = state_dict(read(path))
+        weights = extract_state_dict(read(path))
     assert same(weights, {"a": torch.arange(3.0), "b": torch.zeros(0)})
 
 

@@ -104,7 +104,7 @@ def built(graph: Graph) -> Network:
     with torch.random.fork_rng(devices=[]), builders.pretrained("skip"):
         torch.manual_seed(0)
         network = graph.build()
-    return checkpoint.fill(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
+    return checkpoint.load_weights(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
 
 
 def is_shared(network: Network) -> bool:

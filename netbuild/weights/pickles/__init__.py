@@ -1,1 +1,1 @@
-"""Pickles of other programs, read as data: no code of theirs is run."""
+"""A safe reader for the pickles of other programs: it decodes them as data and never runs their code."""

@@ -1,8 +1,8 @@
-"""A pickle read as data: each opcode is carried out here, and none calls or imports anything that the file names.
+"""A pickle machine that decodes a pickle as data: it never imports or calls anything that the file names.
 
-What a class or function would have made stays an inert `Stub`. The opcodes are those of Python's own documentation,
-the module ``pickletools``, which also cuts the stream into them; Python's ``pickle`` itself is not used, since it calls
-what it finds, and allocates what a file declares.
+Whatever a class or function would have returned becomes an inert `Stub`. The opcodes are those documented in Python's
+``pickletools``, which also splits the stream into them. Python's ``pickle`` is not used, because it calls the functions
+that a file names and allocates whatever sizes a file declares.
 """
 
 import sys
@@ -15,13 +15,14 @@ from netbuild.errors import NetbuildError
 from netbuild.weights.pickles.names import RENAMED, may_be_called, may_be_named
 from netbuild.weights.pickles.stubs import Budget, MalformedError, Named, Pending, Stub, UnsupportedError
 
-MAX_BITS = 4096  # of a whole number; printing a longer one is an error in Python
+MAX_BITS = 4096  # of an int; Python refuses to print much longer ones
 MAX_NAME = 1000  # characters of a module and class
-MAX_KEY = 64  # items of a tuple that is a key, those inside it included
-MAX_TUPLE_KEYS = 10_000  # unlike texts, their hashes can be made to collide
+MAX_KEY_ITEMS = 64  # items of a tuple used as a dict key, nested ones included: hashing recurses through them
+MAX_TUPLE_KEYS = 10_000  # hashes of tuples, unlike those of str, are not salted: a file can make them collide
+# Ints at least this large hash like small ones, so that they too could be made to collide.
 MODULUS = sys.hash_info.modulus
 
-# About the bytes of memory that things take.
+# Estimated bytes of memory: of carrying out an opcode, of an empty container, a dict item, a list item, an object.
 STEP, CONTAINER, PAIR, ITEM, OBJECT = 32, 80, 104, 16, 320
 
 
@@ -30,17 +31,17 @@ Handler = Callable[["Machine", Any], None]
 
 
 class Machine:
-    """Runs pickles of one file, one after another where they follow each other in the stream.
+    """Decodes the pickles of one file; several may follow each other in the stream.
 
     Args:
         file: the file's name, for errors.
         stream: the bytes.
-        part: what the bytes are of, for errors: an entry of the archive.
-        builders: ``(module, name)`` to what makes a value of the arguments, for the names that are understood.
-        constants: ``(module, name)`` to a value.
-        persistent: from a persistent id to the value it stands for.
-        budget: shared with the builders.
-        handlers: opcode name to what carries it out.
+        part: which part of the file the bytes are, such as an entry of the archive; for errors.
+        builders: ``(module, name)`` of an allowed callable to our function that builds its result from the arguments.
+        constants: ``(module, name)`` to the value of a name that is no callable.
+        persistent: returns the value for a persistent id.
+        budget: the memory that may still be allocated; shared with the builders.
+        handlers: opcode name to the function that carries it out.
     """
 
     def __init__(
@@ -60,71 +61,76 @@ class Machine:
         self.tuple_keys = 0
 
     def run(self) -> Any:
-        """The value of the next pickle in the stream.
+        """Decode the next pickle in the stream and return its value.
 
         Raises:
-            NetbuildError: where the stream is damaged, or asks for what no checkpoint needs.
+            NetbuildError: if the stream is damaged, too large, or calls something that no checkpoint needs.
         """
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under each open mark
+        self.outer_stacks: list[list[Any]] = []  # the stacks that were set aside at each open mark
         self.memo: dict[int, Any] = {}
         self.result: Any = None
         position: int | None = self.stream.tell()
         try:
-            for opcode, argument, position in genops(self.stream):  # noqa: B007 (read where it fails)
+            for opcode, argument, position in genops(self.stream):  # noqa: B007 (used in the except clauses)
                 self.budget.spend(STEP)
                 self.handlers[opcode.name](self, argument)
         except MalformedError as error:
             raise self.error(position, error) from error
-        except (ValueError, OverflowError, EOFError, Warning) as error:  # from genops, not worth a user's reading
+        except (ValueError, OverflowError, EOFError, Warning) as error:
+            # Raised by genops, with messages that do not help a user.
             raise self.error(self.stream.tell(), MalformedError("it is cut short or no pickle")) from error
         return self.result
 
-    def error(self, position: int | None, what: MalformedError) -> NetbuildError:
-        """An error at a byte of the pickle."""
+    def error(self, position: int | None, cause: MalformedError) -> NetbuildError:
+        """Make the error for a user, with the byte of the pickle at which it occurred."""
         place = f"{self.part}, byte {position}"
-        if isinstance(what, UnsupportedError):
+        if isinstance(cause, UnsupportedError):
             return NetbuildError(
-                f"{self.file}: {what} is not supported ({place})", hint="save the plain state dict of the model"
+                f"{self.file}: {cause} is not supported ({place})", hint="save the plain state dict of the model"
             )
-        return NetbuildError(f"{self.file}: damaged or hostile: {what} ({place})")
+        return NetbuildError(f"{self.file}: damaged or hostile: {cause} ({place})")
 
-    def refuse(self, what: object, deed: str = "run") -> NetbuildError:
-        """An error for a file that wants more than to be read."""
+    def refuse(self, name: object, action: str = "run") -> NetbuildError:
+        """Make the error for a file that tries to run or change something."""
         return NetbuildError(
-            f"{self.file}: the file tries to {deed} {what}: refused",
-            hint="a file of weights has no need of it; it may do harm where it is loaded without such a check",
+            f"{self.file}: the file tries to {action} {name}: refused",
+            hint="a file of weights does not need this; loading it without such a check could do harm",
         )
 
     # -- the stack
 
     def push(self, value: Any) -> None:
-        """Put a value on the stack."""
+        """Push a value on the stack."""
         self.stack.append(value)
 
     def pop(self) -> Any:
-        """The topmost value, taken off the stack."""
+        """Take the topmost value off the stack and return it."""
         if not self.stack:
-            raise MalformedError("it takes a value from an empty stack")
+            raise MalformedError("it pops a value from an empty stack")
         return self.stack.pop()
 
     def top(self) -> Any:
-        """The topmost value, left there."""
+        """Return the topmost value and leave it on the stack."""
         if not self.stack:
-            raise MalformedError("it reads a value of an empty stack")
+            raise MalformedError("it reads a value from an empty stack")
         return self.stack[-1]
 
-    def since_mark(self) -> list[Any]:
-        """The values above the last mark, taken off with it."""
-        if not self.below:
-            raise MalformedError("it ends a list that it has not begun")
-        values, self.stack = self.stack, self.below.pop()
+    def pop_since_mark(self) -> list[Any]:
+        """Take the last mark and the values above it off the stack and return the values."""
+        if not self.outer_stacks:
+            raise MalformedError("it ends a sequence that it has not begun")
+        values, self.stack = self.stack, self.outer_stacks.pop()
         return values
 
     # -- objects
 
-    def named(self, module: str, name: str) -> Any:
-        """A name as the file's mention of it."""
+    def resolve_name(self, module: str, name: str) -> Any:
+        """Return what a name in the file stands for: a known constant, or an inert `Named`.
+
+        Raises:
+            NetbuildError: if the name may not be mentioned.
+        """
         if len(module) + len(name) > MAX_NAME:
             raise MalformedError("it names a class by more than a name")
         module = RENAMED.get(module, module)
@@ -136,11 +142,15 @@ class Machine:
         return Named(module, name)
 
     def call(self, target: Any, args: Any, kwargs: Any = None) -> Any:
-        """What a call stands for: a value that is understood, else a stub of it."""
+        """Return the result of a call: built by our own builder if there is one, otherwise an inert `Stub`.
+
+        Raises:
+            NetbuildError: if the name may not be called.
+        """
         if not isinstance(args, tuple) or not isinstance(kwargs, (dict, type(None))):
-            raise MalformedError("it calls something whose arguments are no tuple")
+            raise MalformedError("it calls something with arguments that are no tuple")
         self.budget.spend(OBJECT)
-        if isinstance(target, Stub):  # what an unknown object gives is unknown
+        if isinstance(target, Stub):  # the result of calling an unknown object is unknown
             return Stub(f"{target.kind.removesuffix('()')}()", args, kwargs or {})
         if not isinstance(target, Named):
             raise MalformedError(f"it calls a value of type {type(target).__name__}")
@@ -152,7 +162,7 @@ class Machine:
         return Stub(str(target), args, kwargs or {})
 
     def build(self, target: Any, state: Any) -> None:
-        """Give an object its state. A dict takes none: attributes of an ordered dict are dropped."""
+        """Set an object's state, as ``__setstate__`` does; for a dict it is dropped (attributes of an OrderedDict)."""
         if isinstance(target, Stub):
             target.state = state
         elif isinstance(target, Pending):
@@ -160,26 +170,26 @@ class Machine:
         elif isinstance(target, Named):
             raise self.refuse(target, "change")
         elif not isinstance(target, dict):
-            raise MalformedError(f"it gives attributes to a value of type {type(target).__name__}")
+            raise MalformedError(f"it sets attributes of a value of type {type(target).__name__}")
 
     def extend(self, target: Any, values: Iterable[Any]) -> None:
-        """Append to a list."""
+        """Append values to a list or to a stub of a list subclass."""
         elements = target.elements if isinstance(target, Stub) else target
         if type(elements) is not list:
             raise MalformedError(f"it appends to a value of type {type(target).__name__}")
         elements.extend(values)
 
     def update(self, target: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
-        """Set items of a dict."""
+        """Set items of a dict or of a stub of a dict subclass."""
         items = target.items if isinstance(target, Stub) else target
         if type(items) is not dict:
             raise MalformedError(f"it sets items of a value of type {type(target).__name__}")
         for key, value in pairs:
             self.budget.spend(PAIR)
-            items[self.key(key)] = value
+            items[self.check_key(key)] = value
 
     def add(self, target: Any, values: Iterable[Any]) -> None:
-        """Add to a set."""
+        """Add values to a set or to a stub of a set subclass."""
         if isinstance(target, Stub):
             target.elements.extend(values)
             return
@@ -187,10 +197,16 @@ class Machine:
             raise MalformedError(f"it adds to a value of type {type(target).__name__}")
         for value in values:
             self.budget.spend(PAIR)
-            target.add(self.key(value))
+            target.add(self.check_key(value))
 
-    def key(self, value: Any) -> Any:
-        """A value that may be hashed: quickly, without deep recursion, and to few equal hashes."""
+    def check_key(self, value: Any) -> Any:
+        """Return a value that is to be a dict key or set item, after checking that hashing it is cheap.
+
+        Deep tuples would recurse, and many keys of equal hash would make a dict slow.
+
+        Raises:
+            MalformedError: if it is not.
+        """
         if isinstance(value, tuple):
             self.tuple_keys += 1
             if self.tuple_keys > MAX_TUPLE_KEYS:
@@ -198,7 +214,7 @@ class Machine:
         rest, seen = [value], 0
         while rest:
             item, seen = rest.pop(), seen + 1
-            if isinstance(item, tuple) and len(item) <= MAX_KEY and seen <= MAX_KEY:
+            if isinstance(item, tuple) and len(item) <= MAX_KEY_ITEMS and seen <= MAX_KEY_ITEMS:
                 rest.extend(item)
             elif not _hashable(item):
                 raise MalformedError(f"a key may not be a value of type {type(item).__name__}")
@@ -208,5 +224,5 @@ class Machine:
 def _hashable(value: Any) -> bool:
     if type(value) is int:
         return abs(value) < MODULUS
-    by_identity: Any = type(value).__hash__  # as of stubs and of torch's types
+    by_identity: Any = type(value).__hash__  # of stubs and torch's dtypes, for example
     return value is None or isinstance(value, (str, bytes, float, bool)) or by_identity is object.__hash__

@@ -1,11 +1,11 @@
-"""Which names a checkpoint may use: a few of the standard library, as data, and any class from elsewhere."""
+"""Which names of classes and functions a pickle may contain: a few of the standard library, and any class of others."""
 
 import sys
 
-# Python 2 called these otherwise; files of pickle protocol 2 still do.
+# Modules under their Python 2 names, which files of pickle protocol 2 still use.
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
-# Of the standard library, what holds or rebuilds data. Nothing of it is looked up: the names alone are kept.
+# The names of the standard library that hold or rebuild data. They are never imported: only the names are stored.
 STANDARD = {
     "builtins": "bool bytearray bytes complex dict Ellipsis float frozenset int list NotImplemented object range set"
     " slice str tuple",
@@ -23,11 +23,11 @@ STANDARD = {
 }
 _STANDARD = {(module, name) for module, names in STANDARD.items() for name in names.split()}
 
-# Packages whose pickles carry code, or that install some; and modules that Python 2 had.
-_ACTING = {"cloudpickle", "dill", "joblib", "pip", "pkg_resources", "setuptools"}
-_ACTING |= {"__builtins__", "cPickle", "commands", "exceptions", "imp", "popen2", "urllib2"}
+# Packages that run or install code when unpickled; then modules of Python 2's standard library.
+_REFUSED = {"cloudpickle", "dill", "joblib", "pip", "pkg_resources", "setuptools"}
+_REFUSED |= {"__builtins__", "cPickle", "commands", "exceptions", "imp", "popen2", "urllib2"}
 
-# Functions of torch that give no tensor, and whose result may stay unknown.
+# Functions of torch that return no tensor; their result is not needed and may stay a stub.
 _TORCH_DATA = {
     ("torch", "device"),
     ("torch.nn.backends.thnn", "_get_thnn_function_backend"),
@@ -36,17 +36,17 @@ _TORCH_DATA = {
 
 
 def may_be_named(module: str, name: str) -> bool:
-    """Whether a file may mention a class or function at all, even without calling it."""
+    """Whether a pickle may mention a class or function, even without calling it."""
     root = module.partition(".")[0]
-    if root in sys.stdlib_module_names or root in _ACTING:
+    if root in sys.stdlib_module_names or root in _REFUSED:
         return (module, name) in _STANDARD
     return True
 
 
 def may_be_called(module: str, name: str) -> bool:
-    """Whether a call of it may be kept as data: a function of torch outside the known ones may not.
+    """Whether a call may be represented as a stub; functions of torch, other than the known ones, may not.
 
-    By their spelling classes and functions are told apart, since looking one up would import it.
+    Classes and functions are distinguished by their capitalisation, since looking the name up would import it.
     """
     if module.partition(".")[0] != "torch" or (module, name) in _TORCH_DATA:
         return True

@@ -1,4 +1,4 @@
-"""What stands for the content of a foreign file: objects that hold what the file says and do nothing."""
+"""Inert objects that represent the classes and instances in a pickle, the errors, and the memory budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from typing import Any
 
 
 class MalformedError(Exception):
-    """What is wrong with a pickle or an archive, without the place."""
+    """A pickle or archive is damaged; the message is a sentence about "it", without file and position."""
 
 
 class UnsupportedError(MalformedError):
-    """What a sound file has that is not read here."""
+    """A valid file contains something that this reader does not support; the message names it."""
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Named:
-    """A class or function that a file names. It is never imported."""
+    """A class or function that a pickle names; it is never imported."""
 
     module: str
     name: str
@@ -28,10 +28,14 @@ class Named:
 
 @dataclass(eq=False, slots=True, repr=False)
 class Stub:
-    """An object as its file describes it: the name of its class, the arguments it was made with, its state and content.
+    """An object of a class that is not imported, as the pickle describes it.
 
-    ``state`` is what the file gives: mostly a dict of attributes, or a pair of dicts where the class has slots.
-    ``items`` and ``elements`` are the content of a class that is a kind of dict or list.
+    Args:
+        kind: the class, ``module.name``; with ``()`` after it, the result of calling such an object.
+        args, kwargs: the arguments that it was constructed with.
+        state: the argument of BUILD: usually a dict of attributes, or a pair of dicts if the class has slots.
+        items: the items, if the class is a subclass of dict.
+        elements: the elements, if the class is a subclass of list or set.
     """
 
     kind: str
@@ -42,7 +46,7 @@ class Stub:
     elements: list[Any] = field(default_factory=list)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An attribute, or the default where the file has none of that name."""
+        """Return an attribute from the state, or the default if there is none of that name."""
         for part in self.state if isinstance(self.state, tuple) else (self.state,):
             if isinstance(part, dict) and name in part:
                 return part[name]
@@ -53,21 +57,21 @@ class Stub:
 
 
 class Pending:
-    """An object whose state comes later, by the file's BUILD."""
+    """Base class of objects that are built in two steps: created empty, then filled by the opcode BUILD."""
 
     def build(self, state: Any) -> None:
-        """Take the state; raises `MalformedError` where it is none."""
+        """Take the state; raise `MalformedError` if it is not understood."""
         raise NotImplementedError
 
 
 class Budget:
-    """Bytes that a file may still cause to be allocated."""
+    """The number of bytes that decoding a file may still allocate."""
 
     def __init__(self, limit: int) -> None:
         self.left = limit
 
     def spend(self, size: int) -> None:
-        """Count an allocation before it is made; raises `MalformedError` when there have been too many."""
+        """Count an allocation before it is made; raise `MalformedError` if the budget is exceeded."""
         self.left -= size
         if self.left < 0:
-            raise MalformedError("it makes more objects than a checkpoint has")
+            raise MalformedError("it creates more objects than a checkpoint has")
