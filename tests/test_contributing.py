@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from netbuild import tasks
+from netbuild.data import open_data
+from netbuild.data.formats import FORMATS
 from netbuild.export.base import TARGETS
 from netbuild.system import plugins
 
@@ -21,7 +23,7 @@ PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8
 def here(tmp_path, monkeypatch):
     for block in re.findall(r"^```(?:python|yaml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
         (tmp_path / block.split()[1]).write_text(block)
-    for registry in (tasks.TASKS, TARGETS):
+    for registry in (tasks.TASKS, TARGETS, FORMATS):
         monkeypatch.setattr(registry, "registered", dict(registry.registered))
     monkeypatch.setattr(plugins, "_REGISTERED", dict(plugins._REGISTERED))
     monkeypatch.chdir(tmp_path)
@@ -52,11 +54,14 @@ def test_export_target(cli, here):
     assert (here / "net.pickled").exists()
 
 
-def test_data_format(here):
+def test_data_format(cli, here, monkeypatch):
+    monkeypatch.setenv("NETBUILD_CACHE", str(here / "cache"))
     for split in ("train", "val"):
         (here / "set" / split).mkdir(parents=True)
-        for name in ("cat-1", "dog-1"):
-            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(here / "set" / split / f"{name}.png")
-    data = import_module("prefixed").open_prefixed(here / "set")
-    assert data.names == ("cat", "dog")
-    assert [sample.label for sample in data.part("val").samples] == [0, 1]
+        for number, name in enumerate(("cat-1", "dog-1", "dog-2")):
+            Image.fromarray(np.full((32, 32), 80 * number, np.uint8)).save(here / "set" / split / f"{name}.png")
+    quick = ("--epochs", 1, "--device", "cpu", "-O", "workers=0", "-O", "plots=false", "-O", "policy=off")
+    done = cli("train", "lenet5.yaml", "--data", "set", "--modules", "prefixed.py", "--trust", "-o", "run", *quick)
+    assert done.code == 0, done.err
+    assert "set: classify, 2 classes (cat, dog), format prefixed" in done.err
+    assert [sample.label for sample in open_data("set").part("val").samples] == [0, 1, 1]

@@ -65,10 +65,10 @@ def stats(
         report = scan(open_data(data))
         found = stats_of(report)
     if out is not None:
-        from netbuild.data.overview import write as write_pictures
+        from netbuild.data.overview import write_overview
 
         with busy(f"drawing {data}"):
-            write_pictures(report, out, seed)
+            write_overview(report, out, seed)
     if json:
         write_json(found)
     else:

@@ -1,4 +1,4 @@
-"""What every format is read into: samples, the problems met on the way, and the data set that names its splits."""
+"""The common form that every format is read into: samples, problems found while reading, and data sets of splits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.data.images import Bytes
+from netbuild.data.images import Bytes, from_pixels, read_image, read_values
 from netbuild.errors import NetbuildError, did_you_mean
 
 Floats = NDArray[np.float64]
 
-DETECT, CLASSIFY = "detect", "classify"
+DETECT, CLASSIFY, PAIRS = "detect", "classify", "pairs"
 AUGMENTATIONS = ("pictures", "digits")  # digits and letters must not be mirrored or cropped
-# How a problem weighs: a wrong label stops by default, an unreadable picture is dropped and listed, a note only tells.
+EXTRA_KINDS = ("picture", "classes", "values")
+# How severe a problem is: a wrong label stops training unless --lenient is given, an unreadable picture is dropped and
+# listed unless --strict is given, a note changes nothing.
 LABEL, PICTURE, NOTE = "label", "picture", "note"
 
 
@@ -24,8 +26,14 @@ LABEL, PICTURE, NOTE = "label", "picture", "note"
 class Problem:
     """Something wrong, or worth knowing, about one place of a data set.
 
-    ``kind`` is a short fixed word for counting, ``weight`` one of ``label``, ``picture`` and ``note``, ``drops`` what
-    is left out because of it (``box``, ``picture``, ``outline`` or nothing), ``line`` 1-based where there are lines.
+    Attributes:
+        kind: a short fixed word by which problems are counted.
+        weight: how severe it is: ``label``, ``picture`` or ``note``.
+        message: what was found, and what was expected.
+        file: the file that it was found in.
+        line: the line in the file, from 1, where the format has lines.
+        drops: what is left out because of it: ``box``, ``picture``, ``outline``, or empty for nothing.
+        hint: how to repair it.
     """
 
     kind: str
@@ -41,7 +49,7 @@ class Problem:
         return f"{place}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return the problem as JSON data."""
         return {
             "kind": self.kind,
             "weight": self.weight,
@@ -53,20 +61,37 @@ class Problem:
         }
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What a data set states about one of its samples' extras, such as a mask or a second picture.
+
+    Attributes:
+        kind: one of `EXTRA_KINDS`: ``picture`` (colours in 8 bits), ``classes`` (a class number for each pixel) or
+            ``values`` (a number for each pixel, such as a distance).
+        scale: how many times as wide and as high as the sample's picture it is.
+    """
+
+    kind: str = "picture"
+    scale: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and what is said of it.
+    """One picture with its labels.
 
     Attributes:
         path: the picture's file, or the file of many pictures that ``pixels`` is one of.
-        size: width and height in pixels as the picture is seen (after its EXIF orientation); None while unknown.
-        boxes: (N, 5) of class, cx, cy, w, h, the last four as parts of the picture's size; None in classification.
-        label: the class in classification.
+        size: width and height in pixels after EXIF orientation; None while unknown.
+        boxes: (N, 5) of class, cx, cy, w, h, the last four as fractions of the picture's size; None unless the data
+            set is for detection.
+        label: the class, in classification.
         source: the file that the boxes or the label come from; None if the picture has none.
-        lines: 1-based line of each box in ``source``, empty where the format has no lines.
-        outlines: for each box its polygons, arrays (K, 2) of x, y normalised; empty if the data has none.
-        keypoints: (N, K, 2 or 3) of x, y normalised and visibility; None if the data has none.
+        lines: line of each box in ``source``, from 1; empty where the format has no lines.
+        outlines: for each box its polygons, arrays (K, 2) of normalised x, y; empty if the data has none.
+        keypoints: (N, K, 2 or 3) of normalised x, y and visibility; None if the data has none.
         pixels: uint8 (H, W) or (H, W, C), for formats that hold pictures in arrays.
+        extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, or
+            an array (H, W) or (H, W, C). The data set states the kind of each in `Dataset.extras`.
     """
 
     path: Path
@@ -78,9 +103,17 @@ class Sample:
     outlines: tuple[tuple[Floats, ...], ...] = ()
     keypoints: Floats | None = None
     pixels: Bytes | None = None
+    extras: Mapping[str, Path | NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """(N,) the class of each object, in classification of the picture; empty where there are no labels."""
+        if self.boxes is not None:
+            return self.boxes[:, 0].astype(np.int64)
+        return np.array([] if self.label is None else [self.label], np.int64)
 
     def only(self, chosen: NDArray[np.bool_]) -> "Sample":
-        """The sample with the chosen ones of its boxes, (N,)."""
+        """Return the sample with those of its boxes that are ``chosen``, (N,)."""
         if self.boxes is None or chosen.all():
             return self
         places = chosen.nonzero()[0].tolist()
@@ -93,42 +126,77 @@ class Sample:
         )
 
     def image(self, channels: int = 3) -> Bytes:
-        """The picture as uint8 (H, W, channels), RGB.
+        """Return the picture as uint8 (H, W, channels), RGB.
 
         Raises:
             NetbuildError: if it cannot be read.
         """
-        from netbuild.data.images import from_pixels, read_image
-
         return read_image(self.path, channels) if self.pixels is None else from_pixels(self.pixels, channels)
+
+    def extra(self, name: str, kind: str = "picture", channels: int = 3) -> NDArray[Any]:
+        """Return one of the extras as an array (H, W, C).
+
+        Args:
+            name: the extra's name.
+            kind: one of `EXTRA_KINDS`; pictures have 8 bits, the others keep their values and have one channel.
+            channels: number of channels of a picture.
+
+        Raises:
+            NetbuildError: if the sample has no extra of this name, or it cannot be read.
+        """
+        if name not in self.extras:
+            there = ", ".join(self.extras) or "none"
+            raise NetbuildError(f"{self.path}: the sample has no extra '{name}', there is: {there}")
+        extra = self.extras[name]
+        if kind == "picture":
+            return read_image(extra, channels) if isinstance(extra, Path) else from_pixels(extra, channels)
+        values = read_values(extra) if isinstance(extra, Path) else extra
+        return values.reshape(*values.shape[:2], -1)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split as read: its samples, what was wrong with their labels, and where labels were looked for."""
+    """One split as a format has read it.
+
+    Attributes:
+        samples: the samples, without those that are dropped because of their labels.
+        problems: what was wrong with the labels.
+        looked: where the label of one picture was looked for; shown when there are no labels at all.
+        found: the number of pictures, with those that are dropped.
+    """
 
     samples: list[Sample]
     problems: list[Problem] = field(default_factory=list)
-    looked: str = ""  # of one picture, where its label was looked for: shown when there are no labels at all
-    found: int = 0  # pictures, with those that are left out because of their labels
+    looked: str = ""
+    found: int = 0
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The facts of a data set; its splits are read when they are asked for.
+    """A data set; each split is read when it is first used.
 
-    ``splits`` maps each split to the function that reads it. ``augmentation`` is one of `AUGMENTATIONS`: which changes
-    leave the pictures' labels true, and so the augmentation that training uses unless settings say otherwise.
+    Attributes:
+        name: as the user named it.
+        root: the folder that it is in.
+        form: the name of its format, such as ``yolo``.
+        task: what its labels are for: ``detect``, ``classify`` or ``pairs``, or another word that a task names in
+            ``learns_from``.
+        names: names of the classes; empty where there are none.
+        splits: for each split the function that reads it.
+        keypoint_shape: number of keypoints of an object, and of values of each; None without keypoints.
+        extras: the extras that every sample has, by name.
+        augmentation: one of `AUGMENTATIONS`: which changes leave the labels true, and so what training uses unless
+            settings say otherwise.
     """
 
     name: str
     root: Path
-    form: str  # yolo, coco, voc, folders, idx, csv
-    task: str  # detect or classify
+    form: str
+    task: str
     names: tuple[str, ...]
     splits: Mapping[str, Callable[[], Part]]
     keypoint_shape: tuple[int, int] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Extra] = field(default_factory=dict)
     augmentation: str = "pictures"
 
     @property
@@ -141,10 +209,10 @@ class Dataset:
         return {}
 
     def part(self, split: str) -> Part:
-        """A split, read once.
+        """Return a split; it is read once.
 
         Raises:
-            NetbuildError: if there is none of this name, or it cannot be read at all.
+            NetbuildError: if there is no split of this name, or it cannot be read at all.
         """
         if split not in self.splits:
             found = ", ".join(self.splits) or "none"
@@ -156,7 +224,7 @@ class Dataset:
         return self._parts[split]
 
     def held_out(self) -> str:
-        """The split to measure on: ``val``, else ``test``.
+        """Return the name of the split to measure on: ``val``, else ``test``.
 
         Raises:
             NetbuildError: if there is neither.

@@ -1,4 +1,4 @@
-"""Pictures as arrays: whatever a file holds comes out upright, in 8 bits, grey or RGB; or as an error that says why."""
+"""Reading picture files as arrays: upright, in 8 bits, grey or RGB; or as an error that says why that is impossible."""
 
 import io
 from dataclasses import dataclass
@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jpe .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tga .tif .tiff .webp".split()
 )
-FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split())  # pictures that Pillow does not read
-MAX_PIXELS = 178_956_970  # half a GiB as RGB; what Pillow refuses too
+FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split())  # formats that Pillow cannot read
+MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow has the same limit
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; converting them, Pillow would clip
+_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; its own conversion to 8 bits clips
 
 
 Bytes = NDArray[np.uint8]
 
 
 class UnreadableImageError(NetbuildError):
-    """A file that should be a picture and is none, or one that cannot be shown rightly in 8 bits."""
+    """Raised for a file that is not a picture, or whose values cannot be represented in 8 bits."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a look at a picture tells: its size upright (width, height), and why it cannot be used, or an empty text."""
+    """What was found when a picture was decoded.
+
+    Attributes:
+        size: width and height after EXIF orientation; None if the picture cannot be used.
+        fault: why it cannot be used, or empty.
+        remark: what is unusual about it, or empty.
+    """
 
     size: tuple[int, int] | None
     fault: str = ""
@@ -39,7 +45,7 @@ class Facts:
 
 
 def pillow() -> Any:
-    """The module `PIL.Image`.
+    """Return the module `PIL.Image`.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
@@ -52,27 +58,40 @@ def pillow() -> Any:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file's ending is that of a picture; hidden files (such as ``._a.jpg`` of macOS) are none."""
+    """Whether a file name ends as a picture's; hidden files (such as ``._a.jpg`` of macOS) are not pictures."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path: str | Path, channels: int = 3) -> Bytes:
-    """A picture as uint8 (H, W, channels): 1 is grey, 3 RGB, 4 RGB and alpha.
+    """Read a picture as uint8 (H, W, channels): 1 is grey, 3 RGB, 4 RGB and alpha.
 
-    It is turned as its EXIF orientation says. 16 bits are scaled to 8, CMYK and palettes converted, alpha is left out
-    unless asked for; of several frames the first is read.
+    It is turned upright by its EXIF orientation. 16 bits are scaled to 8, CMYK and palettes are converted, alpha is
+    dropped unless there are 4 channels; of several frames the first is read.
 
     Raises:
-        UnreadableImageError: if the file is no picture, is cut off, too large, or has no right form in 8 bits.
+        UnreadableImageError: if the file is not a picture, is cut off, too large, or cannot be represented in 8 bits.
     """
     path = Path(path)
     if channels not in _MODES:
         raise NetbuildError(f"{path}: pictures are read with 1, 3 or 4 channels, not {channels}")
-    return decode(content(path), str(path), channels)
+    return decode(read_file(path), str(path), channels)
 
 
-def content(path: Path) -> bytes:
-    """A file's bytes.
+def read_values(path: str | Path) -> NDArray[Any]:
+    """Read a picture file as the numbers that it holds, (H, W): class numbers, or measured values such as distances.
+
+    It is turned upright by its EXIF orientation. Of a palette picture these are the indices, not the colours. 8 and 16
+    bits and floating point keep their type.
+
+    Raises:
+        UnreadableImageError: if the file is not a picture, is cut off, too large, or has several channels.
+    """
+    path = Path(path)
+    return decode_values(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes.
 
     Raises:
         UnreadableImageError: if it cannot be read.
@@ -84,35 +103,59 @@ def content(path: Path) -> bytes:
 
 
 def decode(data: bytes, name: str, channels: int = 3) -> Bytes:
-    """The picture that a file's bytes are, see `read_image`."""
-    image = _loaded(_opened(data, name), name)
-    turned = _turn(image)
-    level = _levelled(image if turned is None else image.transpose(turned), name, channels)
+    """Decode the bytes of a picture file, see `read_image`."""
+    level = _to_8_bits(_upright(_load(_open(data, name), name)), name, channels)
     return np.ascontiguousarray(level).reshape(*level.shape[:2], channels)
 
 
-def look(data: bytes, name: str) -> Facts:
-    """Decode a picture whole, to know its size and that it can be used."""
+def decode_values(data: bytes, name: str) -> NDArray[Any]:
+    """Decode the bytes of a picture file as numbers, see `read_values`."""
+    values = np.asarray(_upright(_load(_open(data, name), name)))
+    if values.ndim != 2:
+        message = f"{name}: has {values.shape[2]} channels, a map of numbers has one"
+        raise UnreadableImageError(message, hint="save it as a grey or palette picture")
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.dtype == np.int32:  # Pillow's mode I, which holds 16 bits as a rule; OpenCV warps no int32
+        return values.astype(np.uint16 if values.min() >= 0 and values.max() <= 65535 else np.float32)
+    return np.ascontiguousarray(values)
+
+
+def inspect_image(data: bytes, name: str, numbers: bool = False) -> Facts:
+    """Decode a picture completely, to find its size and whether it can be used.
+
+    Args:
+        data: the file's bytes.
+        name: what messages call it.
+        numbers: whether it is read by `read_values` rather than by `read_image`.
+    """
     try:
-        image = _opened(data, name)
+        image = _open(data, name)
         width, height = image.size
-        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # of JPEG: every byte read, fewer pixels made
-        _loaded(image, name)
-        turned = _turn(image)
-        remark = _remark(image, name)
+        if numbers:
+            decode_values(data, name)
+        else:
+            # For JPEG: every byte is read, but at an eighth of the resolution.
+            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+        _load(image, name)
+        turned = _orientation(image)
+        remark = "" if numbers else _remark(image, name)
     except UnreadableImageError as error:
         return Facts(None, error.message.removeprefix(f"{name}: "))
     return Facts((height, width) if turned in _sideways() else (width, height), remark=remark)
 
 
 def from_pixels(pixels: Bytes, channels: int) -> Bytes:
-    """A picture given as (H, W) or (H, W, C) with the number of channels asked for."""
+    """Convert a picture (H, W) or (H, W, C) to another number of channels, (H, W, channels)."""
     image = pillow().fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
     return np.asarray(image.convert(_MODES[channels])).reshape(*pixels.shape[:2], channels)
 
 
-def _opened(data: bytes, name: str) -> "Image":
-    """The picture with its header read. A decoder meets any bytes, so any of its failures is the file's fault."""
+def _open(data: bytes, name: str) -> "Image":
+    """Open a picture and read its header.
+
+    Every exception of a decoder is reported as a fault of the file: on damaged bytes decoders raise almost anything.
+    """
     if not data:
         raise UnreadableImageError(f"{name}: the file is empty")
     library = pillow()
@@ -121,7 +164,7 @@ def _opened(data: bytes, name: str) -> "Image":
     except library.DecompressionBombError:
         raise _too_large(name) from None
     except library.UnidentifiedImageError:
-        raise UnreadableImageError(f"{name}: not a picture: no format that Pillow reads here") from None
+        raise UnreadableImageError(f"{name}: not a picture: Pillow knows no such format") from None
     except Exception as error:
         raise UnreadableImageError(f"{name}: not a picture: {_reason(error)}") from None
     if image.width * image.height > MAX_PIXELS:
@@ -129,7 +172,7 @@ def _opened(data: bytes, name: str) -> "Image":
     return image
 
 
-def _loaded(image: "Image", name: str) -> "Image":
+def _load(image: "Image", name: str) -> "Image":
     try:
         image.load()
     except Exception as error:
@@ -149,28 +192,34 @@ def _too_large(name: str, size: tuple[int, int] | None = None) -> UnreadableImag
     )
 
 
-def _turn(image: "Image") -> Any:
-    """Pillow's transposition that sets a picture upright, from its EXIF; None if it is, or the EXIF is damaged."""
-    how = pillow().Transpose
+def _upright(image: "Image") -> "Image":
+    turned = _orientation(image)
+    return image if turned is None else image.transpose(turned)
+
+
+def _orientation(image: "Image") -> Any:
+    """Return Pillow's transposition that sets a picture upright; None if it is upright, or its EXIF is damaged."""
+    method = pillow().Transpose
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:
         return None
-    first = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM)  # of the orientations 2, 3, ...
-    turns = (*first, how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE, how.ROTATE_90)
+    first = (method.FLIP_LEFT_RIGHT, method.ROTATE_180, method.FLIP_TOP_BOTTOM)  # EXIF orientations 2, 3, 4
+    turns = (*first, method.TRANSPOSE, method.ROTATE_270, method.TRANSVERSE, method.ROTATE_90)  # and 5 to 8
     return turns[orientation - 2] if orientation in range(2, 9) else None
 
 
 def _sideways() -> tuple[int, ...]:
-    how = pillow().Transpose
-    return (how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE, how.ROTATE_90)
+    """Return the transpositions that exchange width and height."""
+    method = pillow().Transpose
+    return (method.TRANSPOSE, method.ROTATE_270, method.TRANSVERSE, method.ROTATE_90)
 
 
 def _remark(image: "Image", name: str) -> str:
     if image.mode in _DEEP:
-        top = int(_deep(image, name).max())
-        return f"16 bits, of which the values up to {top} use little: it will be dark" if 0 < top < 4096 else ""
-    _levelled(image.crop((0, 0, 1, 1)), name, 3)  # whether its mode has a rule
+        top = int(_deep_values(image, name).max())
+        return f"16 bits, but no value is above {top}: it will be dark in 8 bits" if 0 < top < 4096 else ""
+    _to_8_bits(image.crop((0, 0, 1, 1)), name, 3)  # raises if the mode cannot be converted
     try:
         frames = getattr(image, "n_frames", 1)
     except Exception:
@@ -178,23 +227,23 @@ def _remark(image: "Image", name: str) -> str:
     return f"{frames} frames: only the first is used" if frames > 1 else ""
 
 
-def _deep(image: "Image", name: str) -> Any:
+def _deep_values(image: "Image", name: str) -> Any:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise UnreadableImageError(f"{name}: values outside 0..65535 have no right form in 8 bits")
+        raise UnreadableImageError(f"{name}: values outside 0..65535 cannot be represented in 8 bits")
     return values
 
 
-def _levelled(image: "Image", name: str, channels: int) -> Bytes:
-    """8 bits a channel, in the mode asked for."""
+def _to_8_bits(image: "Image", name: str, channels: int) -> Bytes:
+    """Convert a picture to 8 bits per channel and the given number of channels."""
     if image.mode in _DEEP:
-        image = pillow().fromarray(((_deep(image, name).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        image = pillow().fromarray(((_deep_values(image, name).astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
-        raise UnreadableImageError(f"{name}: floating-point values have no right form in 8 bits")
+        raise UnreadableImageError(f"{name}: floating-point values cannot be represented in 8 bits")
     elif image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # through its colours; straight to grey, Pillow may take the numbers
+        image = image.convert("RGBA")  # Pillow may convert a palette to grey by its indices, not by its colours
     elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"):
-        raise UnreadableImageError(f"{name}: pictures of Pillow's mode {image.mode} have no rule")
+        raise UnreadableImageError(f"{name}: pictures of Pillow's mode {image.mode} cannot be converted")
     if channels == 1 and image.mode not in ("1", "L"):
         image = image.convert("RGB")
     return np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))

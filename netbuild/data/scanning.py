@@ -1,39 +1,51 @@
-"""One full look at a data set before anything is trained on it: every label, every picture, each fault with its place.
+"""The scan of a data set before anything is trained on it: all labels are read, all pictures decoded.
 
-Whether a picture can be read is kept in the cache folder under the hash of the file's content, so a second scan only
-reads the files and a changed file is always looked at again. Labels are read anew each time.
+What was found out about a picture is cached by the hash of its file's content (`netbuild.data.scan_cache`); labels are
+read anew each time.
 """
 
-import contextlib
-import gzip
-import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Problem, Sample
+from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Extra, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
-from netbuild.data.images import Facts, UnreadableImageError, content, look, pillow
-from netbuild.errors import MissingExtraError, NetbuildError, raise_all, shorten
-from netbuild.system.files import make_folder, write_bytes
-from netbuild.system.folders import cache_folder
+from netbuild.data.images import Facts
+from netbuild.data.scan_cache import ScanCache
+from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.system.tables import align
 
-SHOWN = 10  # problems of a kind that the text lists; the dict has all
-Look = tuple[str, Facts]  # the hash of a picture's file, and what it is
-_SCHEMA = 1  # of the cache's files: a change of what is looked for needs a new number
+SHOWN = 10  # problems of each kind that the text lists; the dict has all
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What decoding found out about a sample's picture and its extras.
+
+    Attributes:
+        digest: hash of the picture's file; empty where it is no file or cannot be read.
+        facts: of the picture.
+        extras: of each extra, by name.
+    """
+
+    digest: str
+    facts: Facts
+    extras: dict[str, Facts]
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split after the scan: the samples that can be used, and what was found.
+    """One split after the scan.
 
-    ``found`` counts the pictures before any was dropped, ``looked`` says where one picture's label was looked for.
+    Attributes:
+        samples: the samples that can be used.
+        problems: all problems of labels and pictures.
+        found: the number of pictures before any was dropped.
+        looked: where the label of one picture was looked for.
     """
 
     samples: list[Sample]
@@ -43,9 +55,13 @@ class SplitReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Pictures that can be used; of them with objects, without a label file, without objects; and so on."""
-        objects = [1 if sample.boxes is None else len(sample.boxes) for sample in self.samples]
-        bare = [sample for sample, count in zip(self.samples, objects) if not count]
+        """The numbers of the report's table, by name.
+
+        ``pictures`` can be used; of these ``labelled`` have an object, a class or an extra, ``missing`` have no label
+        file, ``empty`` a label file without objects.
+        """
+        objects = [len(sample.classes) for sample in self.samples]
+        bare = [s for s, count in zip(self.samples, objects) if not count and (s.boxes is not None or not s.extras)]
         missing = sum(sample.source is None for sample in bare)
         return {
             "pictures": len(self.samples),
@@ -58,32 +74,37 @@ class SplitReport:
         }
 
     def weighing(self, weight: str) -> list[Problem]:
-        """The problems of a weight."""
+        """Return the problems of a weight."""
         return [problem for problem in self.problems if problem.weight == weight]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a scan found, by split; `demand` decides whether it is good enough."""
+    """What a scan found, by split; `demand` decides whether the data set may be used.
+
+    Attributes:
+        dataset: the data set that was scanned.
+        splits: for each split what was found.
+    """
 
     dataset: Dataset
     splits: dict[str, SplitReport]
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples of a split that can be used."""
+        """Return the samples of a split that can be used."""
         return self.splits[split].samples
 
     def problems(self, *weights: str) -> list[Problem]:
-        """All problems, or those of the weights given."""
+        """Return all problems, or only those of some weights."""
         return [p for split in self.splits.values() for p in split.problems if not weights or p.weight in weights]
 
     def faults(self, *, lenient: bool = False, strict: bool = False, allow_empty: bool = False) -> list[NetbuildError]:
-        """Why the data set must not be used as it is; empty if it may.
+        """Return the errors that forbid using the data set; empty if it may be used.
 
         Args:
-            lenient: wrong labels are dropped, not errors.
-            strict: unreadable pictures are errors, not dropped.
-            allow_empty: detection may train on pictures without any object.
+            lenient: whether wrong labels are dropped, and no errors.
+            strict: whether unreadable pictures are errors, and not dropped.
+            allow_empty: whether detection may train on pictures without any object.
         """
         found = []
         if not lenient and (labels := self._listing(LABEL)):
@@ -96,23 +117,23 @@ class Report:
             counts = split.counts
             if not counts["pictures"]:
                 found.append(NetbuildError(f"{self.dataset.name}: no picture of '{name}' can be used"))
-            elif name == "train" and not counts["objects"] and not allow_empty:
+            elif name == "train" and not counts["labelled"] and not allow_empty:
                 message = f"{self.dataset.name}: 0 boxes in {counts['pictures']} training pictures\n  {split.looked}"
                 hint = "are the labels elsewhere? --allow-background learns from background alone"
                 found.append(NetbuildError(message, hint=hint))
         return found
 
     def demand(self, *, lenient: bool = False, strict: bool = False, allow_empty: bool = False) -> "Report":
-        """This report, if the data set may be used; see `faults`.
+        """Return this report if the data set may be used; the arguments are those of `faults`.
 
         Raises:
-            NetbuildError: with all that stands against it.
+            NetbuildError: with all faults, if it may not.
         """
         raise_all(self.faults(lenient=lenient, strict=strict, allow_empty=allow_empty))
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON, with every problem."""
+        """Return the report with every problem as JSON data."""
         data = self.dataset
         return {
             "dataset": data.name,
@@ -121,6 +142,7 @@ class Report:
             "task": data.task,
             "nc": data.nc,
             "names": list(data.names),
+            "extras": {name: {"kind": extra.kind, "scale": extra.scale} for name, extra in data.extras.items()},
             "splits": {
                 name: {**split.counts, "problems": [problem.to_dict() for problem in split.problems]}
                 for name, split in self.splits.items()
@@ -128,18 +150,15 @@ class Report:
         }
 
     def text(self) -> str:
-        """As a table and lists for a terminal, the longest lists cut."""
-        data = self.dataset
-        plural = "class" if data.nc == 1 else "classes"
-        named = shorten(", ".join(data.names))
-        lines = [f"{data.name}: {data.task}, {data.nc} {plural} ({named}), format {data.form}", *self._table()]
+        """Return the report for a terminal: a table, then the problems, at most `SHOWN` of each kind."""
+        lines = [f"{describe(self.dataset)}, format {self.dataset.form}", *self._table()]
         for weight in _TITLES:
             lines += self._listing(weight)
-        # What a file says must not steer the terminal.
+        # Names and texts of the data set's files may hold escape sequences, which must not reach the terminal.
         return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
 
     def _listing(self, weight: str) -> list[str]:
-        """The problems of a weight, split by split."""
+        """Return lines that list the problems of a weight, split by split."""
         each = weight == PICTURE or (weight == LABEL and self.dataset.form in _FILE_EACH)
         lines = []
         for name, split in self.splits.items():
@@ -154,7 +173,18 @@ class Report:
         return align(rows)
 
 
-_FILE_EACH = ("yolo", "voc")  # forms in which each picture has a file of labels
+def describe(dataset: Dataset) -> str:
+    """Return a data set's name, task, classes and extras in one line."""
+    parts = [f"{dataset.name}: {dataset.task}"]
+    if dataset.nc:
+        plural = "class" if dataset.nc == 1 else "classes"
+        parts.append(f"{dataset.nc} {plural} ({shorten(', '.join(dataset.names))})")
+    for name, extra in dataset.extras.items():
+        parts.append(f"{name} ({extra.kind}{f', {extra.scale} times the size' if extra.scale > 1 else ''})")
+    return ", ".join(parts)
+
+
+_FILE_EACH = ("yolo", "voc")  # formats in which each picture has its own label file
 _TITLES = {LABEL: "label error", PICTURE: "unreadable picture", NOTE: "note"}
 
 
@@ -167,41 +197,49 @@ def scan(
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
-    """Look at all labels and decode all pictures.
+    """Read all labels and decode all pictures and extras.
 
-    Nothing is raised for what is found; `Report.demand` does that. The report's samples are those that are left when
-    all that is wrong is dropped.
+    Problems raise nothing here; `Report.demand` does that. The report's samples are those that are left when everything
+    wrong is dropped.
 
     Args:
         dataset: from `netbuild.data.opening.open_data`.
-        nc: the classes that the network has, if not as many as there are names.
-        splits: which to look at; all unless given.
-        cache: whether to use and keep what is known of pictures seen before.
-        workers: threads that decode; as many as there are processors, at most 16, unless given.
-        progress: called after each picture with the split, how many are done, and how many there are.
+        nc: number of the network's classes, if it differs from the number of names.
+        splits: which to scan; all unless given.
+        cache: whether what earlier scans found out about pictures is used, and new facts are written.
+        workers: number of threads that decode; the number of processors, at most 16, unless given.
+        progress: called after each picture with the split, the number done, and the total.
 
     Raises:
         NetbuildError: if a split cannot be read at all.
     """
     if nc is not None and nc < 1:
-        raise NetbuildError(f"a network has 1 class at least, not {nc}")
-    known = _Known(dataset, cache)
+        raise NetbuildError(f"a network has at least 1 class, not {nc}")
+    known = ScanCache(dataset, cache)
     seen: dict[str, tuple[str, Path]] = {}
     reports = {}
     for name in splits if splits is not None else tuple(dataset.splits):
         part = dataset.part(name)
         samples, ranged = _in_range(part.samples, dataset.nc if nc is None else nc, dataset.nc)
         with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-            looks = _told(pool.map(known.look, samples), name, len(samples), progress)
-            samples, pictures = _judged(name, samples, looks, seen)
+            inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
+            counted = _report_progress(inspected, name, len(samples), progress)
+            samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
         problems = [*part.problems, *ranged, *pictures]
         reports[name] = SplitReport(samples, problems, max(part.found, len(part.samples)), part.looked)
     known.save()
     return Report(dataset, _without_false_hints(reports))
 
 
+def _inspect(sample: Sample, extras: Mapping[str, Extra], known: ScanCache) -> Inspection:
+    digest, facts = known.inspect(sample)
+    there = {name: extra for name, extra in extras.items() if name in sample.extras}
+    found = {name: known.inspect_extra(sample.extras[name], e.kind != "picture") for name, e in there.items()}
+    return Inspection(digest, facts, found)
+
+
 def _in_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample], list[Problem]]:
-    """Without what a network of fewer classes than there are names cannot learn."""
+    """Drop boxes and pictures whose class a network of ``nc`` classes, fewer than the names, does not have."""
     kept, problems = [], []
     for sample in samples if nc < named else ():
         message = f"outside 0..{nc - 1} (the network has {nc} classes, the data set {named} names)"
@@ -223,45 +261,74 @@ def _in_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample],
     return (kept if nc < named else samples), problems
 
 
-def _told(
-    looks: Iterator[Look], split: str, total: int, progress: Callable[[str, int, int], None] | None
-) -> Iterator[Look]:
-    for done, found in enumerate(looks, 1):
+def _report_progress(
+    inspected: Iterator[Inspection], split: str, total: int, progress: Callable[[str, int, int], None] | None
+) -> Iterator[Inspection]:
+    """Yield the inspections on, calling ``progress`` after each."""
+    for done, found in enumerate(inspected, 1):
         if progress:
             progress(split, done, total)
         yield found
 
 
-def _judged(
-    split: str, samples: list[Sample], looks: Iterator[Look], seen: dict[str, tuple[str, Path]]
+def _split_usable(
+    split: str,
+    samples: list[Sample],
+    inspected: Iterator[Inspection],
+    extras: Mapping[str, Extra],
+    seen: dict[str, tuple[str, Path]],
 ) -> tuple[list[Sample], list[Problem]]:
-    """The samples whose pictures can be used, with their sizes."""
-    kept: list[Sample] = []
+    """Return the samples that can be used, with their sizes, and the problems of all.
+
+    Args:
+        split: the split's name.
+        samples: all samples of the split.
+        inspected: what decoding found out about each.
+        extras: what the data set states about extras.
+        seen: by hash, the split and path where a picture was first met; it is filled here.
+    """
+    usable: list[Sample] = []
     problems: list[Problem] = []
-    for sample, (digest, facts) in zip(samples, looks):
-        found = list(_judge(sample, facts))
-        problems += found
-        if digest and not facts.fault:
-            problems += _repeated(split, sample, seen.setdefault(digest, (split, sample.path)))
-        if not any(problem.drops == "picture" for problem in found):
-            kept.append(replace(sample, size=facts.size))
-    return kept, problems
+    for sample, found in zip(samples, inspected):
+        faults = [*_find_faults(sample, found.facts), *_find_faults_of_extras(sample, found, extras)]
+        problems += faults
+        if found.digest and not found.facts.fault:
+            problems += _note_repeated(split, sample, seen.setdefault(found.digest, (split, sample.path)))
+        if not any(problem.drops == "picture" for problem in faults):
+            usable.append(replace(sample, size=found.facts.size))
+    return usable, problems
 
 
-def _judge(sample: Sample, facts: Facts) -> Iterator[Problem]:
+def _find_faults_of_extras(sample: Sample, found: Inspection, extras: Mapping[str, Extra]) -> Iterator[Problem]:
+    """Yield a problem for each extra that is missing, cannot be read, or has the wrong size."""
+    for name, extra in extras.items():
+        there = sample.extras.get(name)
+        file = there if isinstance(there, Path) else sample.path
+        if there is None:
+            yield Problem("extra", LABEL, f"there is no '{name}' for this picture", sample.path, drops="picture")
+        elif fault := found.extras[name].fault:
+            yield Problem("unreadable", PICTURE, f"{name}: {fault}", file, drops="picture")
+        elif found.facts.size and found.extras[name].size != tuple(extra.scale * side for side in found.facts.size):
+            (width, height), (w, h) = found.extras[name].size or (0, 0), found.facts.size
+            wanted = f"{extra.scale} times as large" if extra.scale > 1 else "of the same size"
+            message = f"{name} is {width} x {height}, its picture is {w} x {h}: it must be {wanted}"
+            yield Problem("extra size", LABEL, message, file, drops="picture")
+
+
+def _find_faults(sample: Sample, facts: Facts) -> Iterator[Problem]:
     if facts.fault:
         yield Problem("unreadable", PICTURE, facts.fault, sample.path, drops="picture")
     elif sample.size and sample.size != facts.size and facts.size:
-        said, has = (f"{width} x {height}" for width, height in (sample.size, facts.size))
-        message = f"its size is given as {said}, the picture has {has}: the boxes may not fit"
+        stated, real = (f"{width} x {height}" for width, height in (sample.size, facts.size))
+        message = f"its size is stated as {stated}, the picture is {real}: the boxes may not fit"
         hint = "was it turned by its EXIF orientation?" if sample.size == facts.size[::-1] else ""
         yield Problem("picture size", LABEL, message, sample.path, drops="picture", hint=hint)
     elif facts.remark:
         yield Problem("picture", NOTE, facts.remark, sample.path)
 
 
-def _repeated(split: str, sample: Sample, first: tuple[str, Path]) -> Iterator[Problem]:
-    """A note if the same file was met before, above all in another split: then the measured results flatter."""
+def _note_repeated(split: str, sample: Sample, first: tuple[str, Path]) -> Iterator[Problem]:
+    """Yield a note if the same picture was met before: in two splits it makes the measured results too good."""
     if first[1] != sample.path or first[0] != split:
         where = f" of '{first[0]}'" if first[0] != split else ""
         kind = "duplicate picture" if first[0] == split else "shared picture"
@@ -269,7 +336,7 @@ def _repeated(split: str, sample: Sample, first: tuple[str, Path]) -> Iterator[P
 
 
 def _without_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitReport]:
-    """Whether classes were counted from 1 only all files together tell."""
+    """Remove the hint that classes were counted from 1 if any file has an object of class 0."""
     boxes = (sample.boxes for report in reports.values() for sample in report.samples if sample.boxes is not None)
     if not any((found[:, 0] == 0).any() for found in boxes):
         return reports
@@ -280,7 +347,7 @@ def _without_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitRepo
 
 
 def _listing(title: str, problems: Sequence[Problem], of: str) -> list[str]:
-    """A line with the count, then the problems, of each kind no more than `SHOWN`."""
+    """Return a line with the count, then the problems, at most `SHOWN` of each kind."""
     files = len({problem.file for problem in problems})
     kinds = Counter(problem.kind for problem in problems)
     dropped = Counter(problem.drops for problem in problems if problem.drops)
@@ -304,51 +371,3 @@ def _consequence(problem: Problem) -> str:
 def _plural(count: int, word: str) -> str:
     plural = word + ("es" if word.endswith("x") else "s")
     return f"{count:,} {word if count == 1 else plural}"
-
-
-class _Known:
-    """What is known of pictures by the hash of their files' content."""
-
-    def __init__(self, dataset: Dataset, use: bool) -> None:
-        self.use, self.new = use, False
-        name = hashlib.blake2b(str(dataset.root).encode(errors="replace"), digest_size=12).hexdigest()
-        self.path = cache_folder() / "pictures" / f"{name}-{_SCHEMA}.json.gz"
-        self.facts: dict[str, Facts] = self._load() if use else {}
-
-    def look(self, sample: Sample) -> Look:
-        """The hash of a sample's file and what it is; arrays are taken as they are."""
-        if sample.pixels is not None:
-            return "", Facts(sample.size)
-        try:
-            data = content(sample.path)
-        except UnreadableImageError as error:
-            return "", Facts(None, error.message.removeprefix(f"{sample.path}: "))
-        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        if digest not in self.facts:
-            self.facts[digest] = look(data, str(sample.path))
-            self.new = True
-        return digest, self.facts[digest]
-
-    def save(self) -> None:
-        """Keep what is new."""
-        if not (self.use and self.new):
-            return
-        facts = {digest: [f.size, f.fault, f.remark] for digest, f in self.facts.items()}
-        data = {"pillow": pillow().__version__, "facts": facts}
-        with contextlib.suppress(NetbuildError):  # a cache that cannot be written costs time, nothing else
-            make_folder(self.path.parent)
-            write_bytes(self.path, gzip.compress(json.dumps(data).encode(), 5, mtime=0))
-
-    def _load(self) -> dict[str, Facts]:
-        try:
-            data = json.loads(gzip.decompress(self.path.read_bytes()))
-            if data["pillow"] != pillow().__version__:  # another one may read more, or less
-                return {}
-            return {
-                digest: Facts(tuple(size) if size else None, fault, remark)
-                for digest, (size, fault, remark) in data["facts"].items()
-            }
-        except MissingExtraError:
-            raise
-        except Exception:  # none yet, or damaged: it is made again
-            return {}

@@ -63,9 +63,13 @@ def stats_of(report: Report) -> dict[str, Any]:
 
 def stats_text(found: dict[str, Any]) -> str:
     """The result of `stats` for a terminal."""
-    lines = [f"{found['dataset']}: {found['task']}, {len(found['names'])} classes"]
+    classes = f", {len(found['names'])} classes" if found["names"] else ""
+    lines = [f"{found['dataset']}: {found['task']}{classes}"]
     for name, split in found["splits"].items():
-        lines += ["", f"{name}: {split['pictures']['count']:,} pictures, {split['objects']:,} objects"]
+        counts = [f"{split['pictures']['count']:,} pictures"]
+        counts += [f"{split['objects']:,} objects"] if found["names"] else []
+        counts += [f"{extra['count']:,} {kind} ({extra['kind']})" for kind, extra in split["extras"].items()]
+        lines += ["", f"{name}: {', '.join(counts)}"]
         lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]])
         for title in ("pictures", "boxes"):
             rows = [(key, *value.values()) for key, value in split.get(title, {}).items() if isinstance(value, dict)]
@@ -75,7 +79,7 @@ def stats_text(found: dict[str, Any]) -> str:
 
 
 def _split(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
-    classes = [np.array([s.label]) if s.boxes is None else s.boxes[:, 0].astype(int) for s in samples]
+    classes = [sample.classes for sample in samples]
     flat = np.concatenate(classes) if classes else np.zeros(0, int)
     objects = np.bincount(flat, minlength=dataset.nc)
     single = np.concatenate([np.unique(found) for found in classes]) if classes else flat
@@ -85,6 +89,10 @@ def _split(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
         "objects": len(flat),
         "classes": [{"name": name, "objects": count, "pictures": within} for name, count, within in rows],
         "pictures": _pictures(samples),
+        "extras": {
+            name: {"kind": extra.kind, "scale": extra.scale, "count": sum(name in s.extras for s in samples)}
+            for name, extra in dataset.extras.items()
+        },
     }
     if any(sample.boxes is not None for sample in samples):
         result["boxes"] = _boxes(samples)

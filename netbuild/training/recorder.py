@@ -37,7 +37,9 @@ class Recorder(TolerantCallback):
     def on_run_begin(self, run: Trainer) -> None:
         """Draw the labels."""
         with self.tolerate_errors():
-            list(charts.save_all({"labels": lambda: overview.labels(self.samples, run.names or [])}, run.folder))
+            if run.names:
+                figures = {"labels": lambda: overview.draw_labels(self.samples, run.names or [])}
+                list(charts.save_all(figures, run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Draw the first batches as the network sees them."""

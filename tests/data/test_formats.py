@@ -19,7 +19,7 @@ from netbuild.data import open_data, scan
 from netbuild.data.formats.idx import read_idx
 from netbuild.data.formats.labels import LabelFile, Rules
 from netbuild.data.formats.voc import parse_xml
-from netbuild.data.images import UnreadableImageError, decode, look, read_image
+from netbuild.data.images import UnreadableImageError, decode, inspect_image, read_image
 from netbuild.data.statistics import check, stats, stats_text
 from netbuild.errors import MissingExtraError
 
@@ -96,7 +96,7 @@ def test_pictures_stand_upright(orientation):
     data = encoded(Image.fromarray(RGB), "PNG", exif=exif)
     expected = TURNED[orientation](RGB)
     np.testing.assert_array_equal(decode(data, "a.png"), expected)
-    assert look(data, "a.png").size == (expected.shape[1], expected.shape[0])
+    assert inspect_image(data, "a.png").size == (expected.shape[1], expected.shape[0])
 
 
 DEEP = np.arange(35, dtype=np.uint16).reshape(5, 7) * 1900 + 257
@@ -132,7 +132,7 @@ def test_every_kind_of_picture_becomes_8_bits(kind):
     expected = np.broadcast_to(np.asarray(expected), found.shape)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.uint8
-    facts = look(data, kind)
+    facts = inspect_image(data, kind)
     assert (facts.size, facts.fault) == (found.shape[1::-1], "")
     grey = decode(data, kind, 1)
     assert grey.shape == (*found.shape[:2], 1)
@@ -168,7 +168,7 @@ def test_what_is_no_picture_is_said_so(kind, tmp_path):
     with pytest.raises(UnreadableImageError, match=words) as caught:
         read_image(path)
     assert str(path) in caught.value.message
-    assert look(data, str(path)).fault == caught.value.message.removeprefix(f"{path}: ")
+    assert inspect_image(data, str(path)).fault == caught.value.message.removeprefix(f"{path}: ")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, about damaged files
@@ -183,7 +183,7 @@ def test_damaged_pictures_are_read_or_reported_and_both_looks_agree():
         data = bytearray(seeds[turn % len(seeds)])
         for place in random.integers(0, len(data), 4):
             data[place] = random.integers(0, 256)
-        facts = look(bytes(data), "a")
+        facts = inspect_image(bytes(data), "a")
         try:
             size = decode(bytes(data), "a").shape[1::-1]
         except UnreadableImageError:
@@ -194,8 +194,8 @@ def test_damaged_pictures_are_read_or_reported_and_both_looks_agree():
 
 
 def test_remarks_on_pictures():
-    assert "2 frames" in look(KINDS["several frames"][0], "a").remark
-    assert "dark" in look(encoded(Image.fromarray(DEEP // 64), "TIFF"), "a").remark
+    assert "2 frames" in inspect_image(KINDS["several frames"][0], "a").remark
+    assert "dark" in inspect_image(encoded(Image.fromarray(DEEP // 64), "TIFF"), "a").remark
     with pytest.raises(NetbuildError, match="not 2"):
         read_image("a.png", 2)
 
@@ -365,10 +365,15 @@ def test_what_is_known_of_pictures_is_kept_and_never_stale(tmp_path, cache, monk
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     first = scan(open_data(file))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    looked = []
-    monkeypatch.setattr("netbuild.data.scanning.look", lambda data, name: looked.append(name) or look(data, name))
+    inspected = []
+
+    def inspect(data, name, numbers):
+        inspected.append(name)
+        return inspect_image(data, name, numbers)
+
+    monkeypatch.setattr("netbuild.data.scan_cache.inspect_image", inspect)
     second = scan(open_data(file))
-    assert looked == []
+    assert inspected == []
     assert second.to_dict() == first.to_dict()
     stat = (tmp_path / "images/train/1.png").stat()
     data = bytearray((tmp_path / "images/train/1.png").read_bytes())
@@ -686,7 +691,7 @@ def test_csv(tmp_path):
 def test_what_is_no_data_set(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.bin").write_bytes(b"")
-    with pytest.raises(NetbuildError, match=r"no data set|did you mean 'digits'"):
+    with pytest.raises(NetbuildError, match=r"(no|not a) data set|did you mean 'digits'"):
         open_data(name)
 
 

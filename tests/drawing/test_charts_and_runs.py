@@ -126,7 +126,7 @@ def test_drawing_changes_neither_random_generators_nor_its_input(tmp_path):
     metric.update(torch.eye(10)[:3], batch)
     assert len(list(charts.save_all(metric.plots(), tmp_path))) == 1
     drawn(charts.plot_losses(history(4)))
-    overview.some([Sample("x", (48, 64), label=1, pixels=kept[0].permute(1, 2, 0).numpy())], NAMES)
+    overview.draw_samples([Sample("x", (48, 64), label=1, pixels=kept[0].permute(1, 2, 0).numpy())], NAMES)
     assert torch.equal(batch["images"], kept)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
@@ -335,14 +335,16 @@ def test_data_stats_draws_a_data_set(cli, tmp_path, monkeypatch):
     kinds = [f"{kind}_{split}.png" for kind in ("labels", "pictures", "samples") for split in ("train", "test")]
     assert pngs(tmp_path / "a") == set(kinds)
     report = scan(open_data("digits"))
-    first, again, other = (overview.some(report.samples("train"), report.dataset.names, seed) for seed in (0, 0, 1))
+    first, again, other = (
+        overview.draw_samples(report.samples("train"), report.dataset.names, seed) for seed in (0, 0, 1)
+    )
     assert (first == again).all()
     assert (first != other).any()
     boxes = np.array([[0, 0.5, 0.5, 0.5, 0.5], [2, 0.25, 0.5, 0.5, 1.0]])
     sample = Sample("x", (40, 20), boxes, pixels=np.full((20, 40, 3), 90, np.uint8))
-    shown = overview.drawing(sample, ["a", "b", "c"])
+    shown = overview.draw_sample(sample, ["a", "b", "c"])
     assert (shown.boxes.tolist(), list(shown.labels)) == ([[10, 5, 30, 15], [0, 0, 20, 20]], ["a", "c"])
-    assert len(overview.labels([sample], ["a", "b", "c"]).axes[0].patches) == 3
+    assert len(overview.draw_labels([sample], ["a", "b", "c"]).axes[0].patches) == 3
 
 
 def test_progress_shows_memory_and_map(tmp_path):

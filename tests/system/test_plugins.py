@@ -1,10 +1,11 @@
-"""One registry for modules, tasks and targets; packages show their public names."""
+"""One registry for modules, tasks, targets and formats; packages show their public names."""
 
 import pytest
 from torch import nn
 
 import netbuild
 from netbuild import graph, training
+from netbuild.data.formats import FORMATS
 from netbuild.errors import NetbuildError
 from netbuild.export.base import TARGETS
 from netbuild.modules.registry import MODULES, factory
@@ -15,7 +16,9 @@ class Own(nn.Module):
     pass
 
 
-@pytest.mark.parametrize(("registry", "group"), [(MODULES, "modules"), (TASKS, "tasks"), (TARGETS, "targets")])
+@pytest.mark.parametrize(
+    ("registry", "group"), [(MODULES, "modules"), (TASKS, "tasks"), (TARGETS, "targets"), (FORMATS, "formats")]
+)
 def test_a_registry_finds_what_is_built_in_and_registered(registry, group, monkeypatch):
     monkeypatch.setattr(registry, "registered", {})
     assert registry.group == f"netbuild.{group}"

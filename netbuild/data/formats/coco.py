@@ -13,11 +13,22 @@ from typing import Any
 import numpy as np
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
-from netbuild.data.formats.files import read_text
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLITS, read_text
 from netbuild.data.formats.labels import Objects, WrongObjectError, fit_box, spoilt
 from netbuild.errors import NetbuildError, shorten
 
-_SPLITS = ("train", "val", "test")
+
+class CocoFormat(Format):
+    """A JSON file, or a folder with annotation files in one of the usual places."""
+
+    name = "coco"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.suffix.lower() == ".json" if path.is_file() else bool(annotation_files(path))
+
+    def open(self, path: Path) -> Dataset:
+        return open_coco([path] if path.is_file() else annotation_files(path), str(path))
 
 
 def open_coco(files: Sequence[Path], name: str) -> Dataset:
@@ -43,13 +54,13 @@ def open_coco(files: Sequence[Path], name: str) -> Dataset:
 def split_of(file: Path) -> str:
     """The split that a file's name tells of, or else its folder's; ``train`` if neither does."""
     words = (file.stem.lower(), file.resolve().parent.name.lower())
-    return next((split for word in words for split in _SPLITS if split in word), "train")
+    return next((split for word in words for split in SPLITS if split in word), "train")
 
 
 def annotation_files(folder: Path) -> list[Path]:
     """The annotation files with boxes in a folder's usual places, one a split; captions and results are left out."""
     found = [*folder.glob("annotations/*.json"), *folder.glob("*.json"), *folder.glob("*/_annotations.coco.json")]
-    return sorted(path for path in found if path.stem.startswith(("instances", "_annotations", *_SPLITS)))
+    return sorted(path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS)))
 
 
 def _load(file: Path) -> dict[str, Any]:

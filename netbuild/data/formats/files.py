@@ -10,6 +10,8 @@ from netbuild.data.dataset import NOTE, Problem
 from netbuild.data.images import FOREIGN, is_picture
 from netbuild.errors import NetbuildError, shorten
 
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = dict(zip(SPLITS, SPLITS)) | {"training": "train", "valid": "val", "validation": "val"}
 MAX_TEXT = 2 * 2**30  # bytes; annotations of a million pictures take less
 
 

@@ -5,10 +5,25 @@ from functools import partial
 from pathlib import Path
 
 from netbuild.data.dataset import CLASSIFY, LABEL, NOTE, Dataset, Part, Problem, Sample
-from netbuild.data.formats.files import left_out, pictures_below, subfolders
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, left_out, pictures_below, subfolders
 from netbuild.errors import NetbuildError
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+class FoldersFormat(Format):
+    """Any folder: it is tried last."""
+
+    name = "folders"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def open(self, path: Path) -> Dataset:
+        described = sorted(path.glob("*.y*ml"))
+        if (path / "labels").is_dir() or described:  # a data set of YOLO's format whose file was not named
+            hint = f"name its file: {described[0]}" if described else "write data.yaml with train, val and names"
+            raise NetbuildError(f"{path.absolute()}: there is no data.yaml", hint=hint)
+        return open_folders(path)
 
 
 def open_folders(root: Path) -> Dataset:
@@ -19,13 +34,13 @@ def open_folders(root: Path) -> Dataset:
     Raises:
         NetbuildError: if there are no folders of classes.
     """
-    found = {path: _SPLITS[path.name.lower()] for path in subfolders(root) if path.name.lower() in _SPLITS}
+    found = {path: SPLIT_NAMES[path.name.lower()] for path in subfolders(root) if path.name.lower() in SPLIT_NAMES}
     places = {split: path for path, split in found.items()} or {"train": root}
     names = tuple(path.name for path in subfolders(places.get("train", next(iter(places.values())))))
     if not names:
         hint = "one folder a class, with its pictures, in folders train and val"
         raise NetbuildError(f"{root.resolve()}: no folders of classes", hint=hint)
-    order: list[str] = [split for split in ("train", "val", "test") if split in places]
+    order: list[str] = [split for split in SPLITS if split in places]
     splits = {split: partial(_part, places[split], names) for split in order}
     return Dataset(str(root), root.resolve(), "folders", CLASSIFY, names, splits)
 

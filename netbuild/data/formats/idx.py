@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from netbuild.data.dataset import CLASSIFY, NOTE, Dataset, Part, Problem, Sample
-from netbuild.data.formats.files import read_bytes
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLITS, read_bytes
 from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError
 
@@ -27,12 +28,19 @@ _NOTES = {
     "pictures": "not MNIST's digits: augmented as pictures, mirrored and cropped; "
     "for letters or digits set flip_lr=0 and crop=false",
 }
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "t10k": "test", "test": "test"}
+_PREFIXES = {"train": "train", "val": "val", "valid": "val", "t10k": "test", "test": "test"}
 
 
-def is_idx(folder: Path) -> bool:
-    """Whether a folder has files of this kind."""
-    return bool(_files(folder))
+class IdxFormat(Format):
+    """A folder with files such as ``train-images-idx3-ubyte.gz``, or one of these files."""
+
+    name = "idx"
+
+    def recognizes(self, path: Path) -> bool:
+        return "ubyte" in path.name if path.is_file() else bool(_files(path))
+
+    def open(self, path: Path) -> Dataset:
+        return open_idx(path.parent if path.is_file() else path)
 
 
 def open_idx(folder: Path) -> Dataset:
@@ -92,9 +100,9 @@ def _files(folder: Path) -> dict[str, Path]:
     """The files of pictures, by split."""
     found = {}
     for path in sorted(folder.glob("*images*ubyte*")):
-        if split := _SPLITS.get(path.name.split("-")[0]):
+        if split := _PREFIXES.get(path.name.split("-")[0]):
             found[split] = path
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _partner(images: Path) -> Path:

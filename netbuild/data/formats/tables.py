@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from netbuild.data.dataset import CLASSIFY, LABEL, Dataset, Part, Problem, Sample
-from netbuild.data.formats.files import read_text
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, read_text
 from netbuild.errors import NetbuildError, shorten
 
 _COLUMNS = ("path", "label", "split")
 _ALIASES = {"image": "path", "file": "path", "filename": "path", "class": "label"}
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,17 @@ class _Line:
     label: str
 
 
-def is_tables(folder: Path) -> bool:
-    """Whether a folder holds the lists of its splits."""
-    return (folder / "train.csv").is_file()
+class CsvFormat(Format):
+    """A CSV file, or a folder with ``train.csv``."""
+
+    name = "csv"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.suffix.lower() == ".csv" if path.is_file() else (path / "train.csv").is_file()
+
+    def open(self, path: Path) -> Dataset:
+        tables = [path / f"{split}.csv" for split in SPLITS]
+        return open_tables([path] if path.is_file() else [file for file in tables if file.is_file()], str(path))
 
 
 def open_tables(files: Sequence[Path], name: str) -> Dataset:
@@ -42,13 +50,13 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
     lines: dict[str, list[_Line]] = {}
     problems: dict[str, list[Problem]] = {}
     for file in files:
-        _read(file, _SPLITS.get(file.stem.lower(), "train"), lines, problems)
+        _read(file, SPLIT_NAMES.get(file.stem.lower(), "train"), lines, problems)
     if not lines:
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
     labels = {line.label for part in lines.values() for line in part}
     names = _classes(labels)
     numbers = {label: int(label) if names[0] == "0" and label.isdecimal() else names.index(label) for label in labels}
-    order: list[str] = [split for split in ("train", "val", "test") if split in lines]
+    order: list[str] = [split for split in SPLITS if split in lines]
     homeless = [problem for split, found in problems.items() if split not in lines for problem in found]
     problems[order[0]] = [*problems.get(order[0], []), *homeless]
     splits = {split: partial(_part, lines[split], problems.get(split, []), numbers) for split in order}
@@ -97,7 +105,7 @@ def _line(
     lines: dict[str, list[_Line]],
     problems: dict[str, list[Problem]],
 ) -> None:
-    split = _SPLITS.get(cells.get("split", "").lower(), "") if cells.get("split") else split
+    split = SPLIT_NAMES.get(cells.get("split", "").lower(), "") if cells.get("split") else split
     message = ""
     if surplus:
         message = f"{abs(surplus)} column{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}"

@@ -13,6 +13,7 @@ from typing import Any
 from xml.parsers import expat
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Part, Problem, Sample
+from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import read_text
 from netbuild.data.formats.labels import ROUNDING, Objects, WrongObjectError, fit_box, spoilt
 from netbuild.data.images import is_picture
@@ -47,6 +48,18 @@ class Element:
         """The text at a path, or an empty one."""
         found = self.find(path)
         return found.text.strip() if found else ""
+
+
+class VocFormat(Format):
+    """A folder with ``Annotations/``."""
+
+    name = "voc"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.is_dir() and is_voc(path)
+
+    def open(self, path: Path) -> Dataset:
+        return open_voc(path)
 
 
 def parse_xml(text: str, name: str) -> Element:

@@ -5,23 +5,54 @@ is a folder of pictures, a text file that lists pictures, or a list of these. Th
 is ``.../labels/a/1.txt``; without a folder ``images`` it stands beside the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import AUGMENTATIONS, DETECT, LABEL, NOTE, PICTURE, Dataset, Part, Problem, Sample
-from netbuild.data.formats.files import left_out, pictures_below, read_text
+from netbuild.data.dataset import (
+    AUGMENTATIONS,
+    DETECT,
+    EXTRA_KINDS,
+    LABEL,
+    NOTE,
+    PICTURE,
+    Dataset,
+    Extra,
+    Part,
+    Problem,
+    Sample,
+)
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLITS, left_out, pictures_below, read_text
 from netbuild.data.formats.labels import LabelFile, Rules, spoilt
+from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml
 
-SPLITS = ("train", "val", "test")
 MAX_LABELS = 16 * 2**20  # bytes of a label file
 
 
+class YoloFormat(Format):
+    """A YAML file, or a folder with ``data.yaml``."""
+
+    name = "yolo"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.suffix.lower() in (".yaml", ".yml") if path.is_file() else _data_file(path) is not None
+
+    def open(self, path: Path) -> Dataset:
+        return open_yolo(_data_file(path) or path)
+
+
+def _data_file(path: Path) -> Path | None:
+    """Return the file ``data.yaml`` of a folder, None if there is none."""
+    return next((file for file in (path / "data.yaml", path / "data.yml") if file.is_file()), None)
+
+
 def open_yolo(file: Path) -> Dataset:
-    """The data set that a YAML file describes.
+    """Return the data set that a YAML file describes.
 
     Raises:
         NetbuildError: if the file is wrong, with its line.
@@ -32,24 +63,33 @@ def open_yolo(file: Path) -> Dataset:
     names = _names(node)
     root = _root(node, file)
     shape = _keypoint_shape(node)
+    extras = _extras(node)
     splits = {}
     for split in SPLITS:
         entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
         if entry is not None and entry.value not in (None, ""):
-            splits[split] = partial(_part, _sources(entry, root), root, Rules(names, shape))
+            splits[split] = partial(_part, _sources(entry, root), root, Rules(names, shape), extras)
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
-    return Dataset(str(file), root, "yolo", DETECT, names, splits, shape, augmentation=_augmentation(node))
+    stated = {name: found.extra for name, found in extras.items()}
+    return Dataset(
+        str(file), root, "yolo", DETECT, names, splits, shape, extras=stated, augmentation=_augmentation(node)
+    )
 
 
 def label_path(picture: Path) -> Path:
-    """Where the label file of a picture is looked for."""
+    """Return where the label file of a picture is looked for."""
+    return _beside(picture, "labels").with_suffix(".txt")
+
+
+def _beside(picture: Path, folder: str) -> Path:
+    """Return a picture's path with its last folder ``images`` replaced by another one."""
     parts = list(picture.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
-            parts[index] = "labels"
+            parts[index] = folder
             break
-    return Path(*parts).with_suffix(".txt")
+    return Path(*parts)
 
 
 def _root(node: Node, file: Path) -> Path:
@@ -72,6 +112,59 @@ def _augmentation(node: Node) -> str:
     if entry.value not in AUGMENTATIONS:
         raise entry.error(f"augmentation must be one of {', '.join(AUGMENTATIONS)}, not {entry.value!r}")
     return str(entry.value)
+
+
+@dataclass(frozen=True)
+class _ExtraFolder:
+    """An extra that the data file names, and the folder that stands in place of ``images``."""
+
+    extra: Extra
+    folder: str
+
+
+def _extras(node: Node) -> dict[str, _ExtraFolder]:
+    """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale."""
+    entry = node.value.get("extras")
+    if entry is None or entry.value is None:
+        return {}
+    if not isinstance(entry.value, dict):
+        raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.kind()}")
+    return {name: _extra(name, item) for name, item in entry.value.items()}
+
+
+def _extra(name: str, item: Node) -> _ExtraFolder:
+    fields = item.value if isinstance(item.value, dict) else {"kind": item}
+    for key, field in fields.items():
+        if key not in ("kind", "folder", "scale"):
+            raise field.error(f"unknown key '{key}'; an extra has kind, folder and scale")
+    plain = {key: field.plain() for key, field in fields.items()}
+    kind, folder, scale = plain.get("kind"), plain.get("folder", name), plain.get("scale", 1)
+    if kind not in EXTRA_KINDS:
+        raise fields.get("kind", item).error(f"the kind of an extra is one of {', '.join(EXTRA_KINDS)}, not {kind!r}")
+    if type(scale) is not int or scale < 1:
+        raise fields["scale"].error(f"scale must be a whole number above 0, not {scale!r}")
+    if not isinstance(folder, str) or folder == "images":
+        raise fields.get("folder", item).error(f"folder must be a name other than images, not {folder!r}")
+    return _ExtraFolder(Extra(kind, scale), folder)
+
+
+def _find_extras(sample: Sample, folders: Mapping[str, _ExtraFolder], problems: list[Problem]) -> Sample | None:
+    """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
+    found = {}
+    for name, place in folders.items():
+        wanted = _beside(sample.path, place.folder)
+        if wanted == sample.path:
+            message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
+            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
+            return None
+        tried = (wanted, *(wanted.with_suffix(suffix) for suffix in sorted(SUFFIXES)))
+        file = next((path for path in tried if path.is_file()), None)
+        if file is None:
+            message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
+            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
+            return None
+        found[name] = file
+    return replace(sample, extras=found)
 
 
 def _names(node: Node) -> tuple[str, ...]:
@@ -148,7 +241,7 @@ def _below(root: Path, text: str) -> Path:
     return beside.resolve() if not path.exists() and beside.exists() else path.resolve()
 
 
-def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules) -> Part:
+def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules, extras: Mapping[str, _ExtraFolder]) -> Part:
     part = Part([])
     pictures: dict[Path, None] = {}  # a set that keeps its order
     for node, source in sources:
@@ -156,8 +249,11 @@ def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules) -> Par
         if not found:
             raise node.error(f"no pictures in {source}")
         pictures.update(dict.fromkeys(found))
-    read = (_sample(picture, rules, part.problems) for picture in pictures)
-    part.samples.extend(sample for sample in read if sample)
+    for picture in pictures:
+        sample = _sample(picture, rules, part.problems)
+        complete = sample and _find_extras(sample, extras, part.problems)
+        if complete:
+            part.samples.append(complete)
     if all(source.is_dir() for _, source in sources):  # a list may leave pictures out on purpose
         part.problems.extend(_lonely(pictures))
     first = next(iter(pictures))

@@ -1,0 +1,105 @@
+"""Pairs of pictures, matched by name: the input of a network and its target, for denoising or super-resolution.
+
+``train/inputs/a/1.jpg`` belongs to ``train/targets/a/1.png``; so do ``val`` and ``test``, or ``inputs`` and ``targets``
+right in the folder. A target is as large as its input, or 2, 3, ... times as large; the first pair decides.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from netbuild.data.dataset import LABEL, PAIRS, Dataset, Extra, Part, Problem, Sample
+from netbuild.data.formats.base import Format
+from netbuild.data.formats.files import SPLITS, left_out, pictures_below
+from netbuild.data.images import inspect_image, read_file
+from netbuild.errors import NetbuildError
+
+TARGET = "target"  # the name of the extra
+
+
+class PairsFormat(Format):
+    """A folder with ``inputs`` and ``targets``, or with folders of splits that have these."""
+
+    name = "pairs"
+
+    def recognizes(self, path: Path) -> bool:
+        return path.is_dir() and bool(_split_folders(path))
+
+    def open(self, path: Path) -> Dataset:
+        folders = _split_folders(path)
+        pairs = {split: _match(folder) for split, folder in folders.items()}
+        scale = next((_scale_of(*both[0]) for both, _ in pairs.values() if both), 1)
+        splits = {split: partial(_read_split, folder, *pairs[split]) for split, folder in folders.items()}
+        return Dataset(
+            str(path), path.resolve(), self.name, PAIRS, (), splits, extras={TARGET: Extra("picture", scale)}
+        )
+
+
+Pair = tuple[Path, Path]  # an input and its target
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """Return for each split the folder that has ``inputs`` and ``targets``."""
+    found = {split: path / split for split in SPLITS if _has_pairs(path / split)}
+    return found or ({"train": path} if _has_pairs(path) else {})
+
+
+def _has_pairs(folder: Path) -> bool:
+    return (folder / "inputs").is_dir() and (folder / "targets").is_dir()
+
+
+def _match(folder: Path) -> tuple[list[Pair], list[Problem]]:
+    """Match inputs and targets of a split by their paths without suffix."""
+    problems = [*left_out(folder / "inputs"), *left_out(folder / "targets")]
+    inputs, targets = (_by_name(folder / side, problems) for side in ("inputs", "targets"))
+    for name, path in inputs.items():
+        if name not in targets:
+            message = f"there is no target named {name} in {folder / 'targets'}"
+            problems.append(Problem("no target", LABEL, message, path, drops="picture", hint=_NAMES))
+    for name, path in targets.items():
+        if name not in inputs:
+            message = f"there is no input named {name} in {folder / 'inputs'}"
+            problems.append(Problem("no input", LABEL, message, path, hint=_NAMES))
+    return [(path, targets[name]) for name, path in inputs.items() if name in targets], problems
+
+
+_NAMES = "an input and its target have the same name, perhaps with another suffix"
+
+
+def _by_name(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+    """Return the pictures below a folder by their path in it without suffix."""
+    found: dict[str, Path] = {}
+    for path in pictures_below(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            message = f"has the same name as {found[name].name}, which is used"
+            problems.append(Problem("same name", LABEL, message, path, drops="picture", hint="rename one of them"))
+        else:
+            found[name] = path
+    return found
+
+
+def _scale_of(picture: Path, target: Path) -> int:
+    """Return how many times as wide and high a target is as its input; 1 if one of them cannot be read.
+
+    Raises:
+        NetbuildError: if that is not a whole number.
+    """
+    small, large = (inspect_image(read_file(path), str(path)).size for path in (picture, target))
+    if small is None or large is None:  # the scan reports it
+        return 1
+    (w, h), (width, height) = small, large
+    scale = width // w
+    if scale < 1 or (width, height) != (scale * w, scale * h):
+        message = f"{target}: is {width} x {height}, its input {picture.name} is {w} x {h}"
+        hint = "a target must be as large as its input, or 2, 3, ... times as wide and as high"
+        raise NetbuildError(message, hint=hint)
+    return scale
+
+
+def _read_split(folder: Path, pairs: Sequence[Pair], problems: Sequence[Problem]) -> Part:
+    if not pairs:
+        raise NetbuildError(f"{folder.resolve()}: no picture in inputs has a target of the same name", hint=_NAMES)
+    samples = [Sample(picture, source=target, extras={TARGET: target}) for picture, target in pairs]
+    unmatched = sum(problem.kind == "no target" for problem in problems)
+    return Part(samples, list(problems), found=len(samples) + unmatched)

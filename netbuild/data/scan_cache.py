@@ -1,0 +1,86 @@
+"""A cache of what decoding found out about picture files, in the user's cache folder."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from netbuild.data.dataset import Dataset, Sample
+from netbuild.data.images import Facts, UnreadableImageError, inspect_image, pillow, read_file
+from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.system.files import make_folder, write_bytes
+from netbuild.system.folders import cache_folder
+
+_SCHEMA = 1  # version of the cache's files: increase it when other facts are looked for
+
+
+class ScanCache:
+    """The facts of picture files by the hash of their content, so that a second scan decodes nothing.
+
+    A changed file has another hash, so facts cannot become stale.
+
+    Args:
+        dataset: the data set; each has a file of its own in the cache folder.
+        use: whether facts of earlier scans are read and new ones written.
+    """
+
+    def __init__(self, dataset: Dataset, use: bool) -> None:
+        self.use, self.changed = use, False
+        name = hashlib.blake2b(str(dataset.root).encode(errors="replace"), digest_size=12).hexdigest()
+        self.path = cache_folder() / "pictures" / f"{name}-{_SCHEMA}.json.gz"
+        self.facts: dict[str, Facts] = self._load() if use else {}
+
+    def inspect(self, sample: Sample) -> tuple[str, Facts]:
+        """Return the hash of a sample's picture file and its facts; arrays have no hash and are taken as they are."""
+        return ("", Facts(sample.size)) if sample.pixels is not None else self._inspect_file(sample.path)
+
+    def inspect_extra(self, extra: Path | NDArray[Any], numbers: bool) -> Facts:
+        """Return the facts of one of a sample's extras.
+
+        Args:
+            extra: a file or an array.
+            numbers: whether it holds numbers, such as classes, rather than colours.
+        """
+        if not isinstance(extra, Path):
+            return Facts((extra.shape[1], extra.shape[0]))
+        return self._inspect_file(extra, numbers)[1]
+
+    def _inspect_file(self, path: Path, numbers: bool = False) -> tuple[str, Facts]:
+        try:
+            data = read_file(path)
+        except UnreadableImageError as error:
+            return "", Facts(None, error.message.removeprefix(f"{path}: "))
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        key = f"{digest}-numbers" if numbers else digest
+        if key not in self.facts:
+            self.facts[key] = inspect_image(data, str(path), numbers)
+            self.changed = True
+        return digest, self.facts[key]
+
+    def save(self) -> None:
+        """Write the facts, if there are new ones."""
+        if not (self.use and self.changed):
+            return
+        facts = {digest: [f.size, f.fault, f.remark] for digest, f in self.facts.items()}
+        data = {"pillow": pillow().__version__, "facts": facts}
+        with contextlib.suppress(NetbuildError):  # a cache that cannot be written only costs time
+            make_folder(self.path.parent)
+            write_bytes(self.path, gzip.compress(json.dumps(data).encode(), 5, mtime=0))
+
+    def _load(self) -> dict[str, Facts]:
+        try:
+            data = json.loads(gzip.decompress(self.path.read_bytes()))
+            if data["pillow"] != pillow().__version__:  # another version may read more files, or fewer
+                return {}
+            return {
+                digest: Facts(tuple(size) if size else None, fault, remark)
+                for digest, (size, fault, remark) in data["facts"].items()
+            }
+        except MissingExtraError:
+            raise
+        except Exception:  # there is no cache yet, or it is damaged: it is written anew
+            return {}
