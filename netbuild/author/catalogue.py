@@ -1,4 +1,4 @@
-"""What may stand in a row: signatures with roles, one line each, papers; and one module explained with an example."""
+"""The catalogue of modules for rows: signature, roles, summary and paper of each; explains one with an example."""
 
 import fnmatch
 import inspect
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from netbuild.author.formula import formula
+from netbuild.author.formula import fit_formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.spec import read
@@ -27,12 +27,12 @@ _EXAMPLES: dict[str, Any] = {
     "kernel_size": 3, "begin": 0, "end": 32, "model": "resnet18", "model_name": "resnet18",
     "dims": [0, 2, 3, 1], "factor": 0.1, "shape": [64, 1, 1], "p": 0.1, "features": 32,
 }  # fmt: skip
-_CHANNELS = 64  # of the example's source, and of what it gives
+_CHANNELS = 64  # input and output channels of an example
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A module as the catalogue shows it."""
+    """A module's entry in the catalogue."""
 
     name: str
     signature: str
@@ -41,14 +41,15 @@ class Entry:
     paper: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the entry as data."""
         return asdict(self)
 
 
-def entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None) -> list[Entry]:
-    """The modules whose name matches a pattern with * and ?, or holds it; without one the packaged and own ones.
+def find_entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None) -> list[Entry]:
+    """Return the entries of packaged and own modules whose name matches a pattern with * and ?, or contains it.
 
-    A pattern that begins with ``nn.`` looks among torch's layers.
+    A pattern that begins with ``nn.`` searches torch's layers. Without a pattern all packaged and own modules are
+    returned.
     """
     names = [*(own or {}), *sorted(registry.names(), key=str.lower)]
     if pattern and pattern.startswith("nn."):
@@ -56,11 +57,11 @@ def entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None
     wanted = [
         n for n in names if not pattern or fnmatch.fnmatch(n.lower(), pattern.lower()) or pattern.lower() in n.lower()
     ]
-    return [entry(registry.find(name, own or {}), name) for name in wanted]
+    return [make_entry(registry.find(name, own or {}), name) for name in wanted]
 
 
-def entry(factory: Factory, name: str) -> Entry:
-    """The catalogue's line on a module."""
+def make_entry(factory: Factory, name: str) -> Entry:
+    """Return the catalogue's entry of a module."""
     doc = inspect.cleandoc(factory.make.__doc__ or "") or str(getattr(factory.make, "__netbuild__", {}).get("doc", ""))
     first = doc.split("\n\n")[0].replace("\n", " ")
     roles = {p.name: p.role.value for p in factory.parameters if p.role is not Role.PLAIN}
@@ -69,8 +70,8 @@ def entry(factory: Factory, name: str) -> Entry:
     return Entry(name, factory.call_text(marks), roles, first, found.group() if found else "")
 
 
-def example(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1) -> str:
-    """A row of the module with plausible arguments."""
+def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1) -> str:
+    """Return a YAML row of the module with plausible values for its required arguments."""
     values = []
     for p in factory.parameters:
         if p.role in SUPPLIED and not factory.foreign:
@@ -84,11 +85,11 @@ def example(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNEL
     return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
 
 
-def sample(
+def resolve_example(
     name: str, factory: Factory, own: Mapping[str, Factory], c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1
 ) -> Graph | None:
-    """The example row resolved on a map of c1 channels, else on an image; None where a module wants other inputs."""
-    row = example(name, factory, c1, c2, n)
+    """Resolve the example row on a map of c1 channels, else on an image; None if the module needs other inputs."""
+    row = make_example_row(name, factory, c1, c2, n)
     for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
@@ -99,29 +100,29 @@ def sample(
     return None
 
 
-def parameter_formula(name: str, factory: Factory, own: Mapping[str, Factory]) -> str | None:
-    """The parameter count in c1, c2 and n, where it is one polynomial of them."""
+def fit_parameter_formula(name: str, factory: Factory, own: Mapping[str, Factory]) -> str | None:
+    """Return the parameter count as a formula in c1, c2 and n; None if it is no polynomial of these."""
     roles = {Role.IN: "c1", Role.WIDTH: "c2", Role.DEPTH: "n"}
     names = [roles[p.role] for p in factory.parameters if p.role in roles]
 
     def count(c1: int, c2: int, n: int) -> int:
-        graph = sample(name, factory, own, c1, c2, n)
+        graph = resolve_example(name, factory, own, c1, c2, n)
         if graph is None or graph.ch != c1:
             raise LookupError
         return graph.layers[-1].params
 
-    # Some modules give as many channels as they take, and only so many.
-    same = [part for part in names if part != "c2"]
-    for wanted, counted in ((names, count), (same, lambda c1, _, n: count(c1, c1, n))):
+    # Some modules need as many output channels as input channels: their formula has c1 alone.
+    without_c2 = [name for name in names if name != "c2"]
+    for variables, counter in ((names, count), (without_c2, lambda c1, _, n: count(c1, c1, n))):
         try:
-            return formula(counted, wanted) if "c1" in wanted else None
+            return fit_formula(counter, variables) if "c1" in variables else None
         except LookupError:
             continue
     return None
 
 
 def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, Any]:
-    """All there is to say about a module: its catalogue entry, an example row, what that row costs, its inner modules.
+    """Explain a module: its catalogue entry, an example row, the costs of that row, and its submodules.
 
     Raises:
         NetbuildError: for an unknown name, with the nearest known ones.
@@ -131,12 +132,12 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
     except NetbuildError as error:
         near = did_you_mean(name, [*(own or {}), *registry.names()])
         raise NetbuildError(error.message, hint=near or error.hint) from None
-    graph = sample(name, factory, own or {})
+    graph = resolve_example(name, factory, own or {})
     data = {
-        **entry(factory, name).to_dict(),
+        **make_entry(factory, name).to_dict(),
         "path": factory.path,
         "task": factory.task,
-        "example": example(name, factory),
+        "example": make_example_row(name, factory),
     }
     if graph is None:
         return {**data, "sample": None, "inner": []}
@@ -146,14 +147,14 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
         "out_shape": layer.out_shape,
         "params": layer.params,
         "macs": layer.tally.macs,
-        "params_formula": parameter_formula(name, factory, own or {}),
+        "params_formula": fit_parameter_formula(name, factory, own or {}),
     }
-    return {**data, "sample": cost, "inner": list(_inner(layer.module))}
+    return {**data, "sample": cost, "inner": list(_list_submodules(layer.module))}
 
 
-def _inner(module: nn.Module, prefix: str = "", level: int = 0) -> Iterator[dict[str, Any]]:
+def _list_submodules(module: nn.Module, prefix: str = "", level: int = 0) -> Iterator[dict[str, Any]]:
     for name, child in module.named_children():
         path = f"{prefix}.{name}" if prefix else name
         yield {"path": path, "module": type(child).__name__, "params": parameter_count(child), "level": level}
         if level < 1:
-            yield from _inner(child, path, level + 1)
+            yield from _list_submodules(child, path, level + 1)

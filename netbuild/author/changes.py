@@ -26,14 +26,14 @@ class Row:
 
     @cached_property
     def written(self) -> str:
-        """Module, repeats and arguments as the file has them."""
+        """Module, repeats and arguments as written in the file, for comparison."""
         row = self.layer.row
         n = row.n if isinstance(row.n, int) else row.n.plain()
         return repr((row.module, n, [a.plain() for a in row.args], sorted((k, v.plain()) for k, v in row.kwargs)))
 
     @cached_property
     def bound(self) -> str:
-        """Module, repeats and arguments as they were bound, and the shape of what it gives."""
+        """Module, repeats and arguments after scaling, and the output's shape, for comparison."""
         return repr((self.summary.module, self.summary.n, self.summary.args, self.summary.out_shape))
 
     @property
@@ -42,7 +42,7 @@ class Row:
         return self.layer.row.index
 
     def cost(self, name: str) -> int:
-        """One of `COSTS`."""
+        """Return one of the row's `COSTS`."""
         return self.summary.flops[self.convention] if name == "flops" else getattr(self.summary, name)
 
 
@@ -85,10 +85,8 @@ class Changes:
     @property
     def equal(self) -> bool:
         """Whether the networks are equal in rows, in the properties set by their files, and in totals."""
-        return not (self.facts or any(row.status != "same" for row in self.rows) or self._other_totals())
-
-    def _other_totals(self) -> bool:
-        return any(pair[0] != pair[1] for pair in self.totals().values())
+        has_other_totals = any(a != b for a, b in self.totals().values())
+        return not (self.facts or any(row.status != "same" for row in self.rows) or has_other_totals)
 
     def counts(self) -> dict[str, int]:
         """Count the rows of each status."""
@@ -101,22 +99,22 @@ class Changes:
     def to_dict(self, all: bool = False) -> dict[str, Any]:
         """Return the comparison as plain data; without ``all`` only rows that differ."""
         return {
-            "a": _head(self.a),
-            "b": _head(self.b),
+            "a": _describe_network(self.a),
+            "b": _describe_network(self.b),
             "equal": self.equal,
             "flops_convention": self.a.convention,
             "facts": {name: list(pair) for name, pair in self.facts.items()},
             "counts": self.counts(),
-            "totals": {name: _total(*pair) for name, pair in self.totals().items()},
+            "totals": {name: _diff_total(*pair) for name, pair in self.totals().items()},
             "rows": [row.to_dict() for row in self.rows if all or row.status != "same"],
         }
 
 
-def _head(summary: Summary) -> dict[str, Any]:
+def _describe_network(summary: Summary) -> dict[str, Any]:
     g = summary.graph
     return {"title": summary.title, "file": str(g.spec.checkpoint or g.spec.path), "scale": g.scale.name or None}
 
 
-def _total(a: int | None, b: int | None) -> dict[str, Any]:
+def _diff_total(a: int | None, b: int | None) -> dict[str, Any]:
     known = a is not None and b is not None
     return {"a": a, "b": b, "change": b - a if known else None, "ratio": b / a if known and a else None}  # type: ignore[operator]

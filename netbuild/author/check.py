@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
+from netbuild.author.findings import Finding, convert_errors, find_hiding_blocks, find_text_warnings, sort_findings
 from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
@@ -17,7 +17,7 @@ from netbuild.modules.factory import Parameter
 from netbuild.modules.gather import load_own_modules
 from netbuild.roles import SUPPLIED, Role
 
-LEAST_WIDTH = 8  # a smaller number is a kernel, a stride, a ratio
+MIN_WIDTH = 8  # smaller numbers are taken for a kernel size, a stride or a ratio
 
 
 def check(
@@ -28,43 +28,50 @@ def check(
 ) -> list[Finding]:
     """Return all findings of one file, errors first, each kind in the order of the file.
 
-    A file with scales is resolved at every scale, unless ``options`` name one; what scales share is given once.
+    A file with scales is resolved at every scale, unless ``options`` name one; findings that scales share are
+    returned once.
+
+    Args:
+        file: a path or the name of a packaged network.
+        options: scale, classes, channels and size, as for `netbuild.build`.
+        modules: Python files or folders with own modules.
+        trusted: whether the code of a file that the network imports may run.
     """
     try:
         path, letter = locate(file)
         spec = load(path)
         own = load_own_modules(spec, modules, trusted)
     except NetbuildError as error:
-        return of_errors([error])
+        return convert_errors([error])
     base = options or Options()
-    asked = base.scale or letter
-    return in_order(
+    chosen = base.scale or letter
+    return sort_findings(
         finding
-        for scale in ([asked] if asked else _scales(spec))
-        for finding in _resolved(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own))
+        for scale in ([chosen] if chosen else _scale_names(spec))
+        for finding in _check_scale(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own))
     )
 
 
-def _scales(spec: Spec) -> Sequence[str | None]:
+def _scale_names(spec: Spec) -> Sequence[str | None]:
     return [scale.name for scale in spec.scales] or [None]
 
 
-def _resolved(spec: Spec, options: Options) -> Iterator[Finding]:
-    yield from of_text(spec)
-    yield from of_names(spec, set(registry.names()))
-    yield from _shadowed(spec, options)
+def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
+    yield from find_text_warnings(spec)
+    yield from find_hiding_blocks(spec, set(registry.names()))
+    yield from _find_hiding_modules(spec, options)
     try:
         graph = resolve(spec, options)
     except NetbuildError as error:
-        yield from of_errors([error])
+        yield from convert_errors([error])
         return
-    yield from _unread(graph)
-    yield from _odd_heads(graph)
-    yield from _wrong_widths(graph)
-    yield from _written_inputs(graph)
+    yield from _find_unread_rows(graph)
+    yield from _find_unordered_sources(graph)
+    yield from _find_fixed_widths(graph)
+    yield from _find_written_inputs(graph)
 
 
-def _shadowed(spec: Spec, options: Options) -> Iterator[Finding]:
+def _find_hiding_modules(spec: Spec, options: Options) -> Iterator[Finding]:
     packaged = set(registry.names())
     for row in spec.rows:
         if row.module in options.modules and row.module in packaged:
@@ -72,16 +79,16 @@ def _shadowed(spec: Spec, options: Options) -> Iterator[Finding]:
             yield Finding("warning", message, row.module_node.where)
 
 
-def _unread(graph: Graph) -> Iterator[Finding]:
+def _find_unread_rows(graph: Graph) -> Iterator[Finding]:
     read = {s for layer in graph.layers for s in layer.step.sources} | set(graph.plan.result)
     for layer in graph.layers:
         if layer.row.index not in read:
             cost = f" ({layer.params:,} parameters)" if layer.params else ""
             hint = "remove it, or read it by its number or name"
-            yield Finding("warning", f"{layer.row.label}: nobody reads its output{cost}", layer.row.where, hint)
+            yield Finding("warning", f"{layer.row.label}: no row reads its output{cost}", layer.row.where, hint)
 
 
-def _odd_heads(graph: Graph) -> Iterator[Finding]:
+def _find_unordered_sources(graph: Graph) -> Iterator[Finding]:
     for layer in graph.layers:
         known = [s for s in layer.strides or () if s is not None]
         if known != sorted(known):
@@ -90,23 +97,21 @@ def _odd_heads(graph: Graph) -> Iterator[Finding]:
             yield Finding("warning", message, layer.row.where, "order them by stride")
 
 
-def _wrong_widths(graph: Graph) -> Iterator[Finding]:
-    """A channel count written out in a row of torch's own modules is exact: the width multiple passes it by."""
+def _find_fixed_widths(graph: Graph) -> Iterator[Finding]:
+    """Warn of literal channel counts in rows of torch's own modules: the width multiple does not scale these."""
     if graph.scale.width == 1:
         return
     for layer in graph.layers:
-        written = [
-            node for name, node in _by_parameter(layer) if name in ("out_channels", "in_channels") and _literal(node)
-        ]
-        for node in written[:1]:
+        channels = [node for name, node in _pair_arguments(layer) if name in ("out_channels", "in_channels")]
+        for node in [node for node in channels if type(node.value) is int][:1]:
             message = f"{layer.row.label}: {node.value} channels stay as written at every scale"
             yield Finding(
                 "warning", message, node.where, "a packaged Conv, or a block with c2, follows the width multiple"
             )
 
 
-def _written_inputs(graph: Graph) -> Iterator[Finding]:
-    """A first value that is the channels that arrive, where the call would make more sense without it."""
+def _find_written_inputs(graph: Graph) -> Iterator[Finding]:
+    """Warn of a first argument that equals the input channels, if the row makes more sense without it."""
     for layer in graph.layers:
         free = [p for p in layer.factory.parameters if p.role not in SUPPLIED]
         values = [node.value for node in layer.row.args]
@@ -115,9 +120,9 @@ def _written_inputs(graph: Graph) -> Iterator[Finding]:
         arriving = _arriving_channels(layer)
         if arriving is None or type(values[0]) is not int or values[0] not in arriving:
             continue
-        if _is_shifted(free, values):
+        if _looks_shifted(free, values):
             message = f"{layer.row.label}: {values[0]} looks like the input channels, which are supplied already"
-            hint = f"leave it out, if so: here {free[0].name} is {values[0]}"
+            hint = f"leave it out, if so: as written, {free[0].name} is {values[0]}"
             yield Finding("warning", message, layer.row.args[0].where, hint)
 
 
@@ -128,21 +133,21 @@ def _arriving_channels(layer: Layer) -> set[int] | None:
     return {shape[1]}
 
 
-def _is_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
-    """Whether the second value fits a width better than the parameter that gets it, or the first gets no width."""
+def _looks_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
+    """Return whether the values seem to begin one parameter too early.
+
+    This is so if the second value looks like a width but its parameter takes none, or if the first value looks like
+    a width but its parameter takes a small integer.
+    """
     if free[0].role is not Role.WIDTH:
-        return values[0] >= LEAST_WIDTH and type(free[0].default) is int and free[0].default < values[0]
+        return values[0] >= MIN_WIDTH and type(free[0].default) is int and free[0].default < values[0]
     second = values[1] if len(values) > 1 else None
     takes_width = len(free) > 1 and (free[1].role is Role.WIDTH or "c" in free[1].name)
-    return type(second) is int and second >= LEAST_WIDTH and not takes_width
+    return type(second) is int and second >= MIN_WIDTH and not takes_width
 
 
-def _by_parameter(layer: Layer) -> list[tuple[str, Any]]:
+def _pair_arguments(layer: Layer) -> list[tuple[str, Any]]:
     if not layer.factory.foreign or layer.factory.name in ultralytics.OWN_STYLE:
         return []
     names = [p.name for p in layer.factory.parameters]
     return list(zip(names, layer.row.args, strict=False))
-
-
-def _literal(node: Any) -> bool:
-    return type(node.value) is int

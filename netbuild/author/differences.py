@@ -1,4 +1,4 @@
-"""A comparison of two networks as text: a rich table in colours, Markdown, JSON."""
+"""Formats a comparison of two networks: a coloured rich table, Markdown, HTML, JSON."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -12,7 +12,8 @@ from netbuild.report.units import giga, size
 
 COLORS = {"same": "dim", "added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
 HEADINGS = ("", "a", "b", "module", "arguments", "output", "params", "GFLOPs", "memory", "what")
-RIGHT = {"a", "b", "params", "GFLOPs", "memory"}
+RIGHT = {"a", "b", "params", "GFLOPs", "memory"}  # columns that are aligned right
+TOTAL_HEADINGS = ("", "a", "b", "change", "ratio")
 WORDS = {
     "module": "module", "args": "arguments", "output": "output", "params": "params", "flops": "FLOPs",
     "out_bytes": "memory",
@@ -26,10 +27,10 @@ FORMATS = ("table", "markdown", "json")
 
 
 def check_format(name: str) -> str:
-    """A known format's name.
+    """Return the name of a format if it is one of `FORMATS`.
 
     Raises:
-        NetbuildError: for another.
+        NetbuildError: otherwise.
     """
     if name not in FORMATS:
         hint = did_you_mean(name, FORMATS) or f"formats: {', '.join(FORMATS)}"
@@ -40,28 +41,28 @@ def check_format(name: str) -> str:
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 
-def cells(row: RowDiff) -> list[str]:
-    """A row's cells under `HEADINGS`: both values where they differ."""
+def row_cells(row: RowDiff) -> list[str]:
+    """Return a row's cells for the columns `HEADINGS`, with both values where they differ."""
     numbers = [str(side.index) if side else "" for side in (row.a, row.b)]
-    module = _both(row, "module", row.row.summary.module)
-    args = _both(row, "args", row.row.summary.args)
-    output = _both(row, "output", row.row.summary.out_shape, primary)
+    module = _show_change(row, "module", row.row.summary.module)
+    args = _show_change(row, "args", row.row.summary.args)
+    output = _show_change(row, "output", row.row.summary.out_shape, primary)
     costs = [
-        _signed(row.change("params"), "{:,}".format),
-        _signed(row.change("flops"), giga),
-        _signed(row.change("out_bytes"), size),
+        _show_signed(row.change("params"), "{:,}".format),
+        _show_signed(row.change("flops"), giga),
+        _show_signed(row.change("out_bytes"), size),
     ]
-    return [MARKS[row.status], *numbers, module, args, output, *costs, what(row)]
+    return [MARKS[row.status], *numbers, module, args, output, *costs, describe_changes(row)]
 
 
-def _both(row: RowDiff, name: str, value: Any, form: Callable[[Any], Any] = lambda value: value) -> str:
+def _show_change(row: RowDiff, name: str, value: Any, form: Callable[[Any], Any] = lambda value: value) -> str:
     if name not in row.changes:
         return str(form(value))
     before, after = map(form, row.changes[name])
     return f"{before} -> {after}" if before != after else str(after)
 
 
-def what(row: RowDiff) -> str:
+def describe_changes(row: RowDiff) -> str:
     """Describe which of a row's properties differ."""
     if row.status in ("same", "added", "removed"):
         return "" if row.status == "same" else row.status
@@ -78,7 +79,7 @@ def what(row: RowDiff) -> str:
     return ", ".join(words)
 
 
-def _signed(change: int, form: Callable[[int], str]) -> str:
+def _show_signed(change: int, form: Callable[[int], str]) -> str:
     return "" if not change else f"{'+' if change > 0 else '-'}{form(abs(change))}"
 
 
@@ -89,7 +90,7 @@ def total_cells(found: Changes) -> list[list[str]]:
         form = size if name.endswith("_bytes") else "{:,}".format
         known = a is not None and b is not None
         texts = ["-" if value is None else form(value) for value in (a, b)]
-        change = (_signed(b - a, form) or "0") if known else "-"
+        change = (_show_signed(b - a, form) or "0") if known else "-"
         lines.append([TOTALS[name], *texts, change, f"{b / a:.3f}" if known and a else "-"])
     return lines
 
@@ -115,7 +116,7 @@ def last_line(found: Changes) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in ("added", "removed", "changed", "moved", "same"))
 
 
-def _shown(found: Changes, all: bool) -> list[RowDiff]:
+def _shown_rows(found: Changes, all: bool) -> list[RowDiff]:
     return [row for row in found.rows if all or row.status != "same"]
 
 
@@ -130,15 +131,18 @@ def as_table(found: Changes, all: bool = False) -> Any:
     last = Text(last_line(found), style="bold")
     if found.equal and not all:
         return last
-    rows = _shown(found, all)
+    rows = _shown_rows(found, all)
     parts: list[Any] = [Text(line, style="dim" if line[0] != "~" else COLORS["changed"]) for line in head_lines(found)]
     if rows:
-        parts.append(_table(HEADINGS, [cells(row) for row in rows], RIGHT, [COLORS[row.status] for row in rows]))
-    headings = ("", "a", "b", "change", "ratio")
-    return Group(*parts, Text(), _table(headings, total_cells(found), set(headings[1:])), last)
+        colors = [COLORS[row.status] for row in rows]
+        parts.append(_make_table(HEADINGS, [row_cells(row) for row in rows], RIGHT, colors))
+    totals = _make_table(TOTAL_HEADINGS, total_cells(found), set(TOTAL_HEADINGS[1:]))
+    return Group(*parts, Text(), totals, last)
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], styles: Sequence[str] = ()) -> Any:
+def _make_table(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], styles: Sequence[str] = ()
+) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -156,15 +160,17 @@ def as_text(found: Changes, all: bool = False) -> str:
 
 
 def as_markdown(found: Changes, all: bool = False) -> str:
-    """Two Markdown tables, rows and totals, for a comment on a change."""
+    """Return two Markdown tables, rows and totals, such as for a comment on a pull request."""
     lines = [f"- {line}" for line in head_lines(found)]
-    if rows := _shown(found, all):
-        lines += ["", *_markdown(HEADINGS, [cells(row) for row in rows], RIGHT, {"", "arguments", "output"})]
-    headings = ("", "a", "b", "change", "ratio")
-    return "\n".join([*lines, "", *_markdown(headings, total_cells(found), set(headings), set()), "", last_line(found)])
+    if rows := _shown_rows(found, all):
+        lines += ["", *_markdown_lines(HEADINGS, [row_cells(row) for row in rows], RIGHT, {"", "arguments", "output"})]
+    totals = _markdown_lines(TOTAL_HEADINGS, total_cells(found), set(TOTAL_HEADINGS), set())
+    return "\n".join([*lines, "", *totals, "", last_line(found)])
 
 
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], code: set[str]) -> list[str]:
+def _markdown_lines(
+    headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], code: set[str]
+) -> list[str]:
     rule = "|".join("---:" if heading in right else "---" for heading in headings)
     texts = [[f"`{text}`" if text and name in code else text for name, text in zip(headings, line)] for line in lines]
     rows = [[text.replace("|", "\\|") for text in line] for line in texts]
@@ -172,13 +178,13 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]], right: se
 
 
 def as_html(found: Changes, all: bool = False) -> str:
-    """Two HTML tables, rows and totals, for a notebook."""
+    """Return two HTML tables, rows and totals, for a notebook."""
     lines = "<br>".join(map(escape, [*head_lines(found), last_line(found)]))
-    rows = [dict(zip(HEADINGS, cells(row), strict=True)) for row in _shown(found, all)]
-    totals = [dict(zip(("", "a", "b", "change", "ratio"), line, strict=True)) for line in total_cells(found)]
+    rows = [dict(zip(HEADINGS, row_cells(row), strict=True)) for row in _shown_rows(found, all)]
+    totals = [dict(zip(TOTAL_HEADINGS, line, strict=True)) for line in total_cells(found)]
     return f"<p>{lines}</p>{html_table(rows) if rows else ''}{html_table(totals)}"
 
 
 def as_json(found: Changes, all: bool = False) -> str:
-    """The JSON document, a row a line."""
+    """Return the JSON document with one line per row."""
     return rows_as_json(found.to_dict(all))

@@ -34,39 +34,39 @@ class Finding:
         }
 
 
-def of_errors(errors: Iterable[NetbuildError]) -> list[Finding]:
+def convert_errors(errors: Iterable[NetbuildError]) -> list[Finding]:
     """Convert an error, and the errors found with it, to findings."""
     return [Finding("error", e.message, e.where, e.hint) for error in errors for e in error.all()]
 
 
-def of_text(spec: Spec) -> Iterator[Finding]:
-    """Warnings of the reading, and words in quotes that are read as words."""
+def find_text_warnings(spec: Spec) -> Iterator[Finding]:
+    """Yield the warnings of the reader, and a warning for each quoted None, True or False."""
     for warning in spec.warnings:
         yield Finding("warning", warning.message, warning.where, warning.hint)
     for row in spec.rows:
         for node in row.args:
             if node.quoted and node.value in ("None", "True", "False"):
                 word = {"None": "None", "True": "true", "False": "false"}[node.value]
-                message = f"{row.label}: the text '{node.value}' is read as the word"
-                yield Finding("warning", message, node.where, f"write {word}")
+                message = f"{row.label}: '{node.value}' in quotes is read as {word}, not as a text"
+                yield Finding("warning", message, node.where, f"write {word} without quotes")
 
 
-def of_names(spec: Spec, packaged: set[str]) -> Iterator[Finding]:
-    """Return a warning for each block with the name of a packaged module, which it hides."""
+def find_hiding_blocks(spec: Spec, packaged: set[str]) -> Iterator[Finding]:
+    """Yield a warning for each block that has the name of a packaged module and so hides it."""
     for block in spec.blocks.values():
         if block.name in packaged:
             message = f"the block '{block.name}' hides the packaged module of this name"
             yield Finding("warning", message, block.node.where)
 
 
-def in_order(findings: Iterable[Finding]) -> list[Finding]:
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Sort findings: errors first, then by place; duplicates are removed."""
     found: dict[tuple[Any, ...], Finding] = {}
     for finding in findings:
         found.setdefault((finding.level, finding.where, finding.message), finding)
-    return sorted(found.values(), key=_order)
+    return sorted(found.values(), key=_sort_key)
 
 
-def _order(finding: Finding) -> tuple[str, int, int]:
+def _sort_key(finding: Finding) -> tuple[str, int, int]:
     place = finding.where
     return finding.level, place.line if place else 0, place.column if place else 0

@@ -1,4 +1,4 @@
-"""A module's parameter count as a formula in its channels and repeats, found from samples and proven on others."""
+"""A module's parameter count as a formula in its channels and repeats, fitted to samples and checked on others."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -8,11 +8,11 @@ import numpy as np
 
 CHANNELS = (64, 128, 192, 320)
 REPEATS = (1, 2, 4)
-PROOF = ((256, 448, 3), (384, 128, 5), (512, 512, 2))  # (c1, c2, n) that the fit has not seen
-LARGEST_DENOMINATOR = 64  # of a coefficient: e=0.25 in both factors of a product gives sixteenths
+HELD_OUT = ((256, 448, 3), (384, 128, 5), (512, 512, 2))  # samples (c1, c2, n) for the check, not used by the fit
+MAX_DENOMINATOR = 64  # of coefficients, which are fractions: e=0.25 in both factors of a product gives sixteenths
 
-Count = Callable[[int, int, int], int]  # (c1, c2, n) to the number of parameters
-_TERMS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
+Count = Callable[[int, int, int], int]  # from (c1, c2, n) to the number of parameters
+_BASIS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
     ("c1*c1", lambda a, b: a * a),
     ("c1*c2", lambda a, b: a * b),
     ("c2*c2", lambda a, b: b * b),
@@ -22,28 +22,29 @@ _TERMS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
 )
 
 
-def formula(count: Count, names: Sequence[str]) -> str | None:
-    """The count as a polynomial of second order in the ``names`` among c1, c2 and linear in n; None if it is none.
+def fit_formula(count: Count, names: Sequence[str]) -> str | None:
+    """Fit a parameter count by a polynomial of second degree in c1 and c2 and linear in n; None if it is none.
 
-    Raises:
-        Whatever ``count`` raises.
+    Args:
+        count: the number of parameters for given c1, c2 and n; its errors are passed on.
+        names: the variables of the polynomial, among "c1", "c2" and "n".
     """
-    terms = _terms(names)
+    terms = _select_terms(names)
     points = list(product(CHANNELS, CHANNELS if "c2" in names else (64,), REPEATS if "n" in names else (1,)))
     matrix = np.array([[value(*point) for _, value in terms] for point in points], dtype=float)
     counts = np.array([count(*point) for point in points], dtype=float)
     scale = np.abs(matrix).max(axis=0)
     found, *_ = np.linalg.lstsq(matrix / scale, counts, rcond=None)
-    factors = [Fraction(float(x)).limit_denominator(LARGEST_DENOMINATOR) for x in found / scale]
-    proof = [(c1, c2, n if "n" in names else 1) for c1, c2, n in PROOF]
+    factors = [Fraction(float(x)).limit_denominator(MAX_DENOMINATOR) for x in found / scale]
+    proof = [(c1, c2, n if "n" in names else 1) for c1, c2, n in HELD_OUT]
     if any(_evaluate(terms, factors, point) != count(*point) for point in (*points, *proof)):
         return None
-    return _text([(name, factor) for (name, _), factor in zip(terms, factors, strict=True) if factor])
+    return _format_polynomial([(name, factor) for (name, _), factor in zip(terms, factors, strict=True) if factor])
 
 
-def _terms(names: Sequence[str]) -> list[tuple[str, Callable[[int, int, int], int]]]:
+def _select_terms(names: Sequence[str]) -> list[tuple[str, Callable[[int, int, int], int]]]:
     terms: list[tuple[str, Callable[[int, int, int], int]]] = []
-    for name, value in _TERMS:
+    for name, value in _BASIS:
         if any(part and part not in names for part in name.split("*")):
             continue
         terms.append((name, lambda a, b, n, value=value: value(a, b)))  # type: ignore[misc]
@@ -60,7 +61,7 @@ def _evaluate(
     return sum((factor * value(*point) for (_, value), factor in zip(terms, factors, strict=True)), Fraction())
 
 
-def _text(parts: Sequence[tuple[str, Fraction]]) -> str:
+def _format_polynomial(parts: Sequence[tuple[str, Fraction]]) -> str:
     text = ""
     for name, factor in parts:
         size = abs(factor)

@@ -1,6 +1,6 @@
-"""The signatures of packaged and torch layers as a file, so that names and arity can be checked without torch.
+"""The signatures of packaged and torch layers in a JSON file, so that names and arity can be checked without torch.
 
-``python -m netbuild.author.index`` writes it anew; a test keeps it true.
+``python -m netbuild.author.index`` writes the file again; a test fails when it is out of date.
 """
 
 import json
@@ -17,45 +17,45 @@ Parameters = list[list[object]]
 
 
 def generate() -> dict[str, dict[str, Any]]:
-    """Name to what `entry` has of it."""
+    """Return the entries of all modules by name."""
     from netbuild.modules import registry
 
     names = (*sorted(registry.names()), *registry.torch_names())
-    return {name: entry(name, registry.factory(name)) for name in names}
+    return {name: make_entry(name, registry.factory(name)) for name in names}
 
 
-def entry(name: str, factory: "Factory") -> dict[str, Any]:
-    """A module's parameters, its signature, and of one that is not torch's a line on it.
+def make_entry(name: str, factory: "Factory") -> dict[str, Any]:
+    """Return a module's parameters, its signature and, unless it is torch's, the first line of its docstring.
 
-    Parameters are [name, role, whether it must be given], and a last ["*", ...] where any number fits.
+    A parameter is [name, role, is required]; a last one ["*", ...] stands for any number of arguments.
     """
     from netbuild.author import catalogue
 
     parameters: Parameters = [[p.name, p.role.value, p.required] for p in factory.parameters]
     if factory.variadic:
         parameters.append(["*", "plain", False])
-    shown = catalogue.entry(factory, name)
+    shown = catalogue.make_entry(factory, name)
     return {"parameters": parameters, "signature": shown.signature, "doc": "" if factory.foreign else shown.doc}
 
 
-def text() -> str:
-    """The file's content: a module a line."""
+def to_json() -> str:
+    """Return the JSON file's content, one line per module."""
     lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in generate().items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 @cache
-def entries() -> Mapping[str, Mapping[str, Any]]:
-    """The index as written."""
+def load_entries() -> Mapping[str, Mapping[str, Any]]:
+    """Return the entries of the stored file by module name."""
     data: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
     return data
 
 
 @cache
-def load() -> dict[str, Parameters]:
-    """The parameters of each module."""
-    return {name: found["parameters"] for name, found in entries().items()}
+def load_parameters() -> dict[str, Parameters]:
+    """Return the parameters of each module by its name."""
+    return {name: found["parameters"] for name, found in load_entries().items()}
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(to_json(), encoding="utf-8")

@@ -9,7 +9,7 @@ from netbuild.system.files import writing
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def kinds() -> list[str]:
+def list_origins() -> list[str]:
     """Return the names that a file can start from: templates and the packaged architectures."""
     return [
         *sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "extends"),
@@ -17,7 +17,7 @@ def kinds() -> list[str]:
     ]
 
 
-def start(name: str, origin: str) -> Path:
+def write_starter(name: str, origin: str) -> Path:
     """Write ``name``.yaml from a template or as an extension of a packaged architecture.
 
     Raises:
@@ -25,9 +25,9 @@ def start(name: str, origin: str) -> Path:
     """
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     origin = origin.removesuffix(".yaml")
-    if origin not in kinds():
-        hint = did_you_mean(origin, kinds()) or f"known: {', '.join(kinds())}"
-        raise NetbuildError(f"nothing to start from is called '{origin}'", hint=hint)
+    if origin not in list_origins():
+        hint = did_you_mean(origin, list_origins()) or f"known: {', '.join(list_origins())}"
+        raise NetbuildError(f"there is no template or packaged network '{origin}'", hint=hint)
     template = TEMPLATES / f"{origin}.yaml"
     text = (template if template.is_file() else TEMPLATES / "extends.yaml").read_text(encoding="utf-8")
     text = text.replace("NAME", path.stem).replace("BASE", f"{origin}.yaml")

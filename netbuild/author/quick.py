@@ -1,9 +1,9 @@
-"""A check without shapes and without torch: syntax, names, sources and arity, quick enough for every keystroke."""
+"""Checks a network file without torch: syntax, names, sources and arity, fast enough for every keystroke."""
 
 from collections.abc import Iterator, Sequence
 
 from netbuild.author import index
-from netbuild.author.findings import Finding, in_order, of_errors, of_names, of_text
+from netbuild.author.findings import Finding, convert_errors, find_hiding_blocks, find_text_warnings, sort_findings
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.locate import locate
 from netbuild.grammar.rows import Block, Row
@@ -19,30 +19,29 @@ def check(file: str) -> list[Finding]:
         path, _ = locate(file)
         spec = load(path)
     except NetbuildError as error:
-        return of_errors([error])
-    return in_order(
-        [*of_text(spec), *of_names(spec, set(index.load())), *(f for row in spec.all_rows() for f in _row(row, spec))]
-    )
+        return convert_errors([error])
+    rows = (finding for row in spec.all_rows() for finding in _check_row(row, spec))
+    return sort_findings([*find_text_warnings(spec), *find_hiding_blocks(spec, set(index.load_parameters())), *rows])
 
 
-def _row(row: Row, spec: Spec) -> Iterator[Finding]:
-    known = index.load()
+def _check_row(row: Row, spec: Spec) -> Iterator[Finding]:
+    known = index.load_parameters()
     if row.module in spec.blocks:
-        yield from _arity(row, _parameters(spec.blocks[row.module]))
+        yield from _check_arity(row, _block_parameters(spec.blocks[row.module]))
     elif row.module.removeprefix("torch.") in known:
         name = row.module.removeprefix("torch.")
-        yield from _arity(row, known[name], foreign=name.startswith("nn."), own_style=not spec.is_plain)
+        yield from _check_arity(row, known[name], foreign=name.startswith("nn."), own_style=not spec.is_plain)
     elif not spec.imports and row.module != "timm.create_model" and row.module.count(".") < 2:
         hint = did_you_mean(row.module, [*spec.blocks, *known])
-        message = f"row {row.index}: unknown module '{row.module}' (own modules are not looked at here)"
+        message = f"row {row.index}: unknown module '{row.module}' (own modules are not loaded without shapes)"
         yield Finding("error", message, row.module_node.where, hint)
 
 
-def _parameters(block: Block) -> list[list[object]]:
+def _block_parameters(block: Block) -> list[list[object]]:
     return [[p.name, p.role or NAMES.get(p.name, Plain).value, p.default is None] for p in block.params]
 
 
-def _arity(
+def _check_arity(
     row: Row, parameters: Sequence[Sequence[object]], foreign: bool = False, own_style: bool = False
 ) -> Iterator[Finding]:
     if any(p[0] == "*" for p in parameters):
@@ -51,6 +50,7 @@ def _arity(
     for name, node in row.kwargs:
         if name not in names:
             yield Finding("error", f"{row.label} has no argument '{name}'", node.where, did_you_mean(name, names))
+    # Positional arguments of a foreign module are its full signature, input channels included.
     full = foreign and bool(row.args) and not (own_style and row.module.endswith("nn.ConvTranspose2d"))
     free = [p for p in parameters if full or p[1] not in _SUPPLIED]
     if len(row.args) > len(free):

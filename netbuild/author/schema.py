@@ -1,7 +1,7 @@
 """A JSON Schema (draft-07) of network files, for editors: keys, rows, module names and their keyword arguments.
 
-Made from the constants that the reader checks by and from the index of signatures: no torch is imported. A schema knows
-one file's text only: whether sources exist, names are known and shapes fit, `netbuild check` says.
+It is generated from the constants of the reader and from the index of signatures, without torch. A schema sees the text
+of one file only: `netbuild check` finds out whether sources exist, names are known and shapes fit.
 """
 
 import json
@@ -25,67 +25,68 @@ TORCH_PAGE = "https://docs.pytorch.org/docs/stable/generated/torch.{}.html"
 KEYS = {
     "nc": "Number of classes; rows may use the name.",
     "ch": "Channels of the image, 3 unless given.",
-    "imgsz": "Side of the image in pixels, or [height, width]; 640, of classifiers 224, unless given.",
+    "imgsz": "Side of the image in pixels, or [height, width]; 640 unless given, 224 for classifiers.",
     "scales": "Sizes of the network: {n: [depth multiple, width multiple, max channels]}. The first is the default.",
-    "depth_multiple": "What repeats above 1 are multiplied by, in a file without scales.",
-    "width_multiple": "What widths are multiplied by, in a file without scales.",
-    "width_divisor": "Widths are rounded up to a multiple of it: 8, in a layers file without scales 1.",
-    "activation": "Activation of layers that do not say another: a name such as relu, or a call, nn.LeakyReLU(0.1).",
-    "init": "How weights begin: he as He et al. have it. Without it as torch does.",
-    "kpt_shape": "Key points: [how many, 2 for x, y or 3 with visibility].",
-    "reg_max": "Of detection heads: bins of a box side's distribution.",
-    "end2end": "Of detection heads: a second branch that needs no suppression.",
-    "anchors": "Of older heads: number of anchor boxes a level, or their widths and heights level by level.",
-    "task": "What the network is for, where the head does not say it.",
-    "params": "Your own names with values, usable in arguments; --set NAME=VALUE replaces them.",
+    "depth_multiple": "Factor of repeats above 1, in a file without scales.",
+    "width_multiple": "Factor of widths, in a file without scales.",
+    "width_divisor": "Widths are rounded up to a multiple of this: 8 unless given, 1 in a layers file without scales.",
+    "activation": "Default activation of the layers: a name such as relu, or a call such as nn.LeakyReLU(0.1).",
+    "init": "Initial weights: he for the method of He et al. (2015); torch's defaults unless given.",
+    "kpt_shape": "Keypoints: [number, 2 for x, y or 3 with visibility].",
+    "reg_max": "For detection heads: bins of the distribution of a box side.",
+    "end2end": "For detection heads: add a second branch, which needs no non-maximum suppression.",
+    "anchors": "For older heads: number of anchor boxes per level, or their widths and heights level by level.",
+    "task": "The network's task, if its head does not state one.",
+    "params": "Your own names with values, for use in arguments; --set NAME=VALUE replaces them.",
     "blocks": "Modules written in YAML: a name with params, inputs, rows, result.",
     "imports": "Python files or folders with own modules, relative to this file. Their code runs with --trust only.",
     "inputs": "Several inputs by name: [channels], [channels, height, width], [count, width] of features, [] a number.",
-    "extends": "The file that this one builds on: a path, or a packaged network.",
-    "edits": "Changes of the rows of the file that extends names: insert_before, insert_after, replace, remove.",
+    "extends": "The base file: a path, or a packaged network.",
+    "edits": "Changes of the base file's rows: insert_before, insert_after, replace, remove.",
     "lr_factors": "Factors of the learning rate by a row's name, number, range such as 0-9, or section.",
     "layers": "The rows of a plain network, instead of backbone and head.",
-    "backbone": "The first rows: what sees the image.",
+    "backbone": "The first rows, which read the image.",
     "neck": "Rows between backbone and head.",
     "head": "The last rows; the last one's output is the network's.",
 }  # fmt: skip
 ROW_DOCS = {
-    "from": "What the row reads: a row's number, an offset such as -1, a row's name, input, or a list of them; "
+    "from": "The row's sources: a row's number, an offset such as -1, a row's name, input, or a list of these; "
     "name.output or 'name[1]' for one of several outputs.",
-    "n": "Repeats, scaled by the depth multiple: a whole number, a name, or arithmetic.",
+    "n": "Repeats, scaled by the depth multiple: an integer, a name, or an expression.",
     "module": "A packaged layer, nn.* of torch, a block, an own module, or a dotted path.",
-    "args": "The module's arguments without its input channels; keywords in a mapping at the end, or all in one.",
-    "name": "The row's name, by which others read it.",
+    "args": "The module's arguments without its input channels: a list, whose last item may be a mapping of keyword "
+    "arguments, or one mapping.",
+    "name": "The row's name, for use as a source.",
 }
 BLOCK_DOCS = {
-    "params": "Parameters: a list such as [c2, {k: 3}], or names with defaults. c1, the input channels, is there.",
-    "inputs": "Names of several sources, for from.",
-    "rows": "The block's rows; input is its source.",
-    "result": "The row whose output it gives, the last unless said; a list gives several.",
-    "roles": "What fills parameters whose names do not say it: {b1: width}.",
+    "params": "Parameters: a list such as [c2, {k: 3}], or names with defaults. c1, the input channels, is predefined.",
+    "inputs": "Names of several sources, for use in from.",
+    "rows": "The block's rows; they read its source as input.",
+    "result": "The row whose output is the block's, the last unless given; a list for several outputs.",
+    "roles": "The roles of parameters whose names do not imply one: {b1: width}.",
 }  # fmt: skip
 VERB_DOCS = {
-    "insert_before": "Put rows before this one, by the base's number or its name.",
-    "insert_after": "Put rows after this one, by the base's number or its name.",
-    "replace": "Put rows in the place of this one; who read it reads the last of them.",
-    "remove": "Take out this row, or those of a list.",
+    "insert_before": "Insert rows before this one, given by its number in the base file or its name.",
+    "insert_after": "Insert rows after this one, given by its number in the base file or its name.",
+    "replace": "Replace this row by others; its readers read the last of these.",
+    "remove": "Remove this row, or the rows of a list.",
 }
 ROLES = {
     "in": "input channels", "width": "output channels, scaled by the width multiple", "depth": "repeats",
-    "setting": "the file's key of this name", "activation": "an activation: a name, a call, true or false",
+    "setting": "value of the file's key of this name", "activation": "an activation: a name, a call, true or false",
 }  # fmt: skip
 _NAME = f"^{NAME.pattern}$"
 _PICKED = r"^([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(\[[0-9]{1,4}\]|\.[A-Za-z_][A-Za-z0-9_]*)$"
-_OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # of a module that only the file, or Python, knows
+_OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # names of blocks, own modules and dotted paths
 
 
-def schema(own: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """The schema.
+def make_schema(own: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the schema.
 
     Args:
-        own: own modules beside the packaged ones, by name, as `netbuild.author.index.entry` has them.
+        own: entries of own modules by name, as made by `netbuild.author.index.make_entry`.
     """
-    modules = {**index.entries(), **(own or {})}
+    modules = {**index.load_entries(), **(own or {})}
     return {
         "$schema": DRAFT,
         "title": "netbuild network",
@@ -106,7 +107,7 @@ def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/definitions/{name}"}
 
 
-def _whole(low: int, high: int) -> dict[str, Any]:
+def _integer(low: int, high: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
@@ -115,35 +116,35 @@ def _list(items: Any, low: int = 0, high: int | None = None) -> dict[str, Any]:
 
 
 def _mapping(values: Any, keys: Any = None, low: int = 0) -> dict[str, Any]:
-    """Of any keys; the file may leave its value empty."""
+    """Return the schema of a mapping with at least ``low`` entries; the key may also have no value in the file."""
     names = {"propertyNames": keys} if keys else {}
     return {"type": ["object", "null"], "additionalProperties": values, "minProperties": low, **names}
 
 
 _TEXT = {"type": "string"}
-_CHANNELS = _whole(1, MAX_CHANNELS)
-_PIXELS = _whole(1, MAX_SIDE)
+_CHANNELS = _integer(1, MAX_CHANNELS)
+_PIXELS = _integer(1, MAX_SIDE)
 _MULTIPLE = {"type": "number", "exclusiveMinimum": 0, "maximum": 100}
 
 
 def _properties() -> dict[str, Any]:
-    """The top-level keys, in the order of `KNOWN_KEYS`."""
+    """Return the schemas of the top-level keys, in the order of `KNOWN_KEYS`."""
     boxes = _list({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SIDE}, 2)
     name = {"pattern": _NAME}
     found = {
-        "nc": _whole(1, 1_000_000),
+        "nc": _integer(1, 1_000_000),
         "ch": _CHANNELS,
         "depth_multiple": _MULTIPLE,
         "width_multiple": _MULTIPLE,
         "activation": _TEXT,
-        "kpt_shape": {"type": "array", "items": [_whole(1, 10_000), _whole(2, 3)], "minItems": 2, "maxItems": 2},
+        "kpt_shape": {"type": "array", "items": [_integer(1, 10_000), _integer(2, 3)], "minItems": 2, "maxItems": 2},
         "end2end": {"anyOf": [{"type": ["boolean", "null"]}, {"enum": sorted(WORDS)}]},
-        "reg_max": _whole(1, 1024),
+        "reg_max": _integer(1, 1024),
         "imgsz": {"anyOf": [_PIXELS, _list(_PIXELS, 2, 2)]},
         "task": _TEXT,
-        "width_divisor": _whole(1, 1024),
+        "width_divisor": _integer(1, 1024),
         "init": {"enum": [*INITIAL]},
-        "anchors": {"anyOf": [_whole(1, 100), _list(boxes, 1)]},
+        "anchors": {"anyOf": [_integer(1, 100), _list(boxes, 1)]},
         **dict.fromkeys(SECTIONS, _ref("rows")),
         "scales": _mapping(_scale(), low=1),
         "params": _mapping({"not": {"type": "object"}}, {**name, "not": {"enum": [*SETTINGS, "input"]}}),
@@ -158,7 +159,7 @@ def _properties() -> dict[str, Any]:
 
 
 def _scale() -> dict[str, Any]:
-    cap = {"type": "number", "minimum": 1, "description": "Most channels, before the multiple."}
+    cap = {"type": "number", "minimum": 1, "description": "Maximum number of channels, before the multiple."}
     multiples = [{**_MULTIPLE, "description": f"{what} multiple."} for what in ("Depth", "Width")]
     return {"type": "array", "items": [*multiples, cap], "minItems": 2, "maxItems": 3}
 
@@ -167,12 +168,12 @@ def _scale() -> dict[str, Any]:
 
 
 def _definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    fields = {key: {"description": ROW_DOCS[key], **_ref_in(key)} for key in ROW_KEYS}
+    fields = {key: {"description": ROW_DOCS[key], **_described_ref(key)} for key in ROW_KEYS}
     return {
         "rows": _list(_ref("row")),
         "row": {
             "type": ["array", "object"],
-            "description": "[from, repeats, module, args], a fifth field names the row; or a mapping with these keys.",
+            "description": "[from, repeats, module, args], with an optional name; or a mapping with these keys.",
             "items": [fields[key] for key in ROW_KEYS],
             "minItems": len(ROW_KEYS) - 1,
             "maxItems": len(ROW_KEYS),
@@ -184,8 +185,8 @@ def _definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "anyOf": [{"type": "integer"}, {"type": "string", "pattern": _NAME}, {"type": "string", "pattern": _PICKED}]
         },
         "from": {"anyOf": [_ref("source"), _list(_ref("source"), 1)]},
-        "n": {"anyOf": [_whole(1, MAX_REPEATS), _TEXT]},
-        "module": {"anyOf": [_names(modules), {"type": "string", "pattern": _OWN}]},
+        "n": {"anyOf": [_integer(1, MAX_REPEATS), _TEXT]},
+        "module": {"anyOf": [_module_names(modules), {"type": "string", "pattern": _OWN}]},
         "args": {"type": ["array", "object"]},
         "name": {"type": "string", "pattern": _NAME, "not": {"const": "input"}},
         "block": _block(),
@@ -193,12 +194,12 @@ def _definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _ref_in(name: str) -> dict[str, Any]:
-    # Keywords beside $ref are passed over in draft-07.
+def _described_ref(name: str) -> dict[str, Any]:
+    # draft-07 ignores keywords beside $ref, a description among them; inside allOf it does not.
     return {"allOf": [_ref(name)]}
 
 
-def _names(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _module_names(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "type": "string",
         "enum": [*modules],
@@ -252,7 +253,11 @@ def _edit() -> dict[str, Any]:
 
 
 def _keyword_checks(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Names of keyword arguments are checked unless the file has a module of its own by a name in the index."""
+    """Return the check of keyword arguments' names.
+
+    It applies only if no block or import of the file has the name of a module in the index: such a module has other
+    arguments.
+    """
     other = {"propertyNames": {"not": {"enum": [*modules]}}}
     lists = {"items": _ref("known row")}
     block = {"properties": {"rows": lists}}
@@ -270,9 +275,10 @@ def _keyword_checks(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _keyword_definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of modules whose signature is known, and for each signature its keywords.
+    """Return the definitions of rows with a known module, and of the keywords of each module.
 
-    Modules are told apart by how they begin, then by name: editors check a file anew at every keystroke.
+    A row's module is looked up by its first letter, then by its name. This saves most comparisons, which matters
+    because editors check a file at every keystroke.
     """
     known = {name: m["parameters"] for name, m in modules.items() if not any(p[0] == "*" for p in m["parameters"])}
     groups: dict[str, list[str]] = {}
@@ -287,50 +293,51 @@ def _keyword_definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def _row_of(module: dict[str, str]) -> dict[str, Any]:
-    """A whole row whose module is like this."""
+    """Return the schema of a complete row whose module fits ``module``."""
     of_list = {"items": [{}, {}, module], "minItems": len(ROW_KEYS) - 1}
     return {**of_list, "properties": {"module": module}, "required": ["module"]}
 
 
 def _keywords_of(name: str) -> dict[str, Any]:
-    """Of a row with this module: the keywords, in a list or alone."""
+    """Return the check of the keywords in a row with this module: in a list's mapping, or as the only argument."""
     args = {"allOf": [_ref(f"keywords of {name}")], "items": _ref(f"keywords of {name}")}
     return {"if": _row_of({"const": name}), "then": {"items": [{}, {}, {}, args], "properties": {"args": args}}}
 
 
 def _keywords(parameters: Sequence[Sequence[Any]], name: str) -> dict[str, Any]:
-    # Of torch's modules everything may be given, of others not what netbuild supplies; a stride may be missing.
+    # Rows of torch's modules may have every argument, rows of other modules none that netbuild supplies. A stride is
+    # supplied only if it is left out.
     supplied = () if name.startswith("nn.") else ("in", "depth", "size")
     return {
-        "properties": {p[0]: _described(p[1]) for p in parameters if p[1] not in supplied},
+        "properties": {p[0]: _describe_role(p[1]) for p in parameters if p[1] not in supplied},
         "additionalProperties": False,
     }
 
 
-def _described(role: str) -> dict[str, Any]:
+def _describe_role(role: str) -> dict[str, Any]:
     return {"description": ROLES[role]} if role in ROLES else {}
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def text(own: Mapping[str, Mapping[str, Any]] | None = None) -> str:
-    """The schema as JSON, a key or a definition a line."""
-    data = schema(own)
+def to_json(own: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return the schema as JSON, one line per key or definition."""
+    data = make_schema(own)
     definitions = data.pop("definitions")
-    lines = [f" {json.dumps(key)}: {_short(value)}" for key, value in data.items()]
-    inner = ",\n".join(f"  {json.dumps(key)}: {_short(value)}" for key, value in definitions.items())
+    lines = [f" {json.dumps(key)}: {_compact_json(value)}" for key, value in data.items()]
+    inner = ",\n".join(f"  {json.dumps(key)}: {_compact_json(value)}" for key, value in definitions.items())
     return "{\n" + ",\n".join([*lines, f' "definitions": {{\n{inner}\n }}']) + "\n}\n"
 
 
-def _short(value: Any) -> str:
+def _compact_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
 def save(path: Path, own: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Write the schema.
+    """Write the schema to a file.
 
     Raises:
         NetbuildError: if it cannot be written.
     """
-    write_text(path, text(own))
+    write_text(path, to_json(own))

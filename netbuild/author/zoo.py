@@ -1,6 +1,7 @@
-"""The packaged architectures as a list with sizes, costs and papers: kept as a file, so that showing it takes no time.
+"""The list of packaged architectures with sizes, costs and papers, stored in a file so that it is shown at once.
 
-``python -m netbuild.author.zoo`` measures them and writes the file anew; tests keep it true.
+``python -m netbuild.author.zoo`` measures the architectures and writes the file again; tests fail when it is out of
+date.
 """
 
 import fnmatch
@@ -23,7 +24,7 @@ _PAPER = re.compile(r"(?:arXiv|doi) (\d{4}\.\d{4,5}|10\.\d{4,5}/[\w.()/-]*\w)")
 
 @dataclass(frozen=True)
 class Entry:
-    """A packaged architecture. ``sizes`` are, for each scale (or the one without a name), parameters and FLOPs."""
+    """A packaged architecture. ``sizes`` maps each scale, or "" without scales, to its parameters and FLOPs."""
 
     name: str
     family: str
@@ -52,10 +53,12 @@ def measure(name: str, path: Path) -> Entry:
     }
     first = next(iter(graphs.values()))
     text = path.read_text(encoding="utf-8")
-    return Entry(name.removesuffix(".yaml"), path.parent.name, first.task, first.imgsz, sizes, paper(path), title(text))
+    return Entry(
+        name.removesuffix(".yaml"), path.parent.name, first.task, first.imgsz, sizes, find_paper(path), find_title(text)
+    )
 
 
-def paper(path: Path) -> str | None:
+def find_paper(path: Path) -> str | None:
     """Return the first arXiv number or DOI in a file's comments, or in those of the file that it extends."""
     text = path.read_text(encoding="utf-8")
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
@@ -63,10 +66,10 @@ def paper(path: Path) -> str | None:
     base = re.search(r"^extends: (\S+)", text, re.MULTILINE)
     if found:
         return found[1]
-    return paper(packaged()[base[1]]) if base and base[1] in packaged() else None
+    return find_paper(packaged()[base[1]]) if base and base[1] in packaged() else None
 
 
-def title(text: str) -> str:
+def find_title(text: str) -> str:
     """Return the first sentence of a file's comment."""
     comments = []
     for line in text.splitlines():
@@ -77,7 +80,7 @@ def title(text: str) -> str:
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
+def load_entries() -> tuple[Entry, ...]:
     """Return all entries of the stored list."""
     data = json.loads(FILE.read_text(encoding="utf-8"))
     return tuple(
@@ -86,21 +89,23 @@ def entries() -> tuple[Entry, ...]:
     )
 
 
-def pick(pattern: str | None, family: str | None, task: str | None) -> list[Entry]:
+def find(pattern: str | None, family: str | None, task: str | None) -> list[Entry]:
     """Return the architectures whose name matches or contains a pattern, of the given family and task.
 
     Raises:
         NetbuildError: if there is none.
     """
     found = [
-        e for e in entries() if _matches(e.name, pattern) and family in (None, e.family) and task in (None, e.task)
+        e for e in load_entries() if _matches(e.name, pattern) and family in (None, e.family) and task in (None, e.task)
     ]
     if found:
         return found
-    families, tasks = (sorted({str(v) for v in values}) for values in zip(*((e.family, e.task) for e in entries())))
-    near = did_you_mean(pattern or family or task or "", [*(e.name for e in entries()), *families, *tasks])
+    families, tasks = (
+        sorted({str(v) for v in values}) for values in zip(*((e.family, e.task) for e in load_entries()))
+    )
+    near = did_you_mean(pattern or family or task or "", [*(e.name for e in load_entries()), *families, *tasks])
     raise NetbuildError(
-        "no packaged architecture is so", hint=near or f"families: {', '.join(families)}; tasks: {', '.join(tasks)}"
+        "no packaged architecture matches", hint=near or f"families: {', '.join(families)}; tasks: {', '.join(tasks)}"
     )
 
 
@@ -108,12 +113,12 @@ def _matches(name: str, pattern: str | None) -> bool:
     return not pattern or pattern.lower() in name or fnmatch.fnmatch(name, pattern.lower())
 
 
-def rows(found: Iterable[Entry]) -> Iterator[list[str]]:
+def table_rows(entries: Iterable[Entry]) -> Iterator[list[str]]:
     """Yield the cells of each scale: name, family, task, parameters, GFLOPs, size, paper."""
-    for entry in found:
+    for entry in entries:
         for scale, (params, flops) in entry.sizes.items():
             size = "x".join(map(str, entry.imgsz))
-            paper = _named(entry.paper)
+            paper = _paper_label(entry.paper)
             name = scaled_name(entry.name, scale if len(entry.sizes) > 1 else "")
             yield [name, entry.family, entry.task or "", f"{params:,}", _billions(flops), size, paper]
 
@@ -122,29 +127,29 @@ def _is_doi(paper: str | None) -> bool:
     return bool(paper and paper.startswith("10.") and "/" in paper)
 
 
-def _named(paper: str | None) -> str:
+def _paper_label(paper: str | None) -> str:
     return f"{'doi' if _is_doi(paper) else 'arXiv'} {paper}" if paper else ""
 
 
-HEADS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
+HEADINGS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
 
 
-def as_text(found: Iterable[Entry]) -> str:
+def as_text(entries: Iterable[Entry]) -> str:
     """Return the list as a table for a terminal."""
-    left = [index for index, name in enumerate(HEADS) if name not in ("parameters", "GFLOPs")]
-    return "\n".join(align([HEADS, *rows(found)], left))
+    left = [index for index, name in enumerate(HEADINGS) if name not in ("parameters", "GFLOPs")]
+    return "\n".join(align([HEADINGS, *table_rows(entries)], left))
 
 
-def as_markdown(found: Iterable[Entry]) -> str:
+def as_markdown(entries: Iterable[Entry]) -> str:
     """Return the Markdown table of docs/zoo.md, one line per file."""
     lines = ["| file | task | scales | parameters | GFLOPs | image | paper |", "|---|---|---|---|---|---|---|"]
-    for e in found:
+    for e in entries:
         params, flops = zip(*e.sizes.values())
         scales = " ".join(filter(None, e.sizes))
         home = "https://doi.org" if _is_doi(e.paper) else "https://arxiv.org/abs"
-        paper = f"[{_named(e.paper)}]({home}/{e.paper})" if e.paper else ""
+        paper = f"[{_paper_label(e.paper)}]({home}/{e.paper})" if e.paper else ""
         size = f"{e.imgsz[0]}" if e.imgsz[0] == e.imgsz[1] else "x".join(map(str, e.imgsz))
-        spans = _span([_millions(p) for p in params]), _span([_billions(f) for f in flops])
+        spans = _value_range([_millions(p) for p in params]), _value_range([_billions(f) for f in flops])
         lines.append(f"| `{e.name}` | {e.task or ''} | {scales} | {spans[0]} | {spans[1]} | {size} | {paper} |")
     return "\n".join(lines)
 
@@ -158,25 +163,25 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count:,}"
 
 
-def _span(values: list[str]) -> str:
+def _value_range(values: list[str]) -> str:
     return values[0] if len(set(values)) == 1 else f"{values[0]} … {values[-1]}"
 
 
-def text() -> str:
+def to_json() -> str:
     """Measure all architectures and return the JSON file's content, one line each."""
     found = [measure(name, path) for name, path in packaged().items()]
     found.sort(key=lambda e: (e.family, e.name))
     return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
 
 
-def with_table(page: str) -> str:
+def update_table(page: str) -> str:
     """Return the text of docs/zoo.md with its table generated again."""
     begin, end = "<!-- zoo: made by python -m netbuild.author.zoo -->\n", "<!-- end of zoo -->"
     before, _, rest = page.partition(begin)
-    return f"{before}{begin}{as_markdown(entries())}\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}{as_markdown(load_entries())}\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(to_json(), encoding="utf-8")
     page = Path("docs/zoo.md")
-    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page.write_text(update_table(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -28,9 +28,9 @@ def new(
     origin: Annotated[str, typer.Option("--from", help="classifier, segmenter, autoencoder, or a packaged network.")],
 ) -> None:
     """Write a commented starter file."""
-    from netbuild.author.new import start
+    from netbuild.author.new import write_starter
 
-    path = start(name, origin)
+    path = write_starter(name, origin)
     write(f"{path}: next, netbuild summary {path}")
 
 
@@ -43,9 +43,9 @@ def show_file(
     code: Annotated[bool, typer.Option("--code", help="Print the code of own modules stored in a checkpoint.")] = False,
 ) -> None:
     """Print a network file, or the one stored in a checkpoint, as written or resolved."""
-    from netbuild.author.show import text
+    from netbuild.author.show import show
 
-    write(text(file, resolved, code))
+    write(show(file, resolved, code))
 
 
 @command(WRITE)
@@ -96,10 +96,10 @@ def modules(
 ) -> None:
     """List the modules that rows can use: signature (<supplied> by netbuild), summary, paper."""
     start_printing()
-    from netbuild.author.catalogue import entries
+    from netbuild.author.catalogue import find_entries
     from netbuild.modules.own import load as load_modules
 
-    found = entries(pattern, load_modules(own or ()))
+    found = find_entries(pattern, load_modules(own or ()))
     if not found:
         raise NetbuildError(
             f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
@@ -119,9 +119,9 @@ def zoo(
     json: Annotated[bool, typer.Option("--json", help="Print sizes, costs and papers as JSON.")] = False,
 ) -> None:
     """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
-    from netbuild.author.zoo import as_text, pick
+    from netbuild.author.zoo import as_text, find
 
-    found = pick(pattern, family, task)
+    found = find(pattern, family, task)
     if json:
         write_json([entry.to_dict() for entry in found])
     else:

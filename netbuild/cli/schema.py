@@ -21,12 +21,12 @@ def schema(
     target, own = out or output, {}
     if modules:  # torch is needed for these alone
         start_printing()
-        from netbuild.author.index import entry
+        from netbuild.author.index import make_entry
         from netbuild.modules.own import load
 
-        own = {name: entry(name, factory) for name, factory in load(modules).items()}
+        own = {name: make_entry(name, factory) for name, factory in load(modules).items()}
     if target is None:
-        write(schemas.text(own))
+        write(schemas.to_json(own))
     else:
         schemas.save(target, own)
         write(f'{target}: in the first line of a network write "# yaml-language-server: $schema={target}"')

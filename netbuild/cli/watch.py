@@ -26,7 +26,7 @@ from netbuild.cli.flags import (
 from netbuild.cli.terminal import redraw, say
 
 if TYPE_CHECKING:
-    from netbuild.author.watch import Look
+    from netbuild.author.watch import Snapshot
 
 
 @command(WRITE)
@@ -56,20 +56,20 @@ def watch(
     picked = text.pick_columns(columns)
     conventions_of(flops)
     path, letter = locate(file)
-    wanted = watching.Wanted(
+    options = watching.WatchOptions(
         Options(scale, letter, nc, ch, size), set or (), modules or (), may_run(trust), flops, fused, batch, depth
     )
-    watching.begin()
+    watching.configure_process()
     try:
-        for count, look in enumerate(watching.Watch(Path(path), wanted).looks()):
-            _show(look, picked)
+        for count, snapshot in enumerate(watching.Watcher(Path(path), options).snapshots()):
+            _show(snapshot, picked)
             if not count:
-                watching.settle()
+                watching.freeze_objects()
     except KeyboardInterrupt:
         say("")
 
 
-def _show(look: "Look", columns: tuple[str, ...]) -> None:
+def _show(snapshot: "Snapshot", columns: tuple[str, ...]) -> None:
     """Show the table or the errors, then the time, what changed, and the delay since the save."""
     import time
 
@@ -79,10 +79,11 @@ def _show(look: "Look", columns: tuple[str, ...]) -> None:
 
     clock = time.strftime("%H:%M:%S")
     shown: list[Any] = []
-    if look.summary:
-        shown += [Text(w.render("warning")) for w in look.summary.graph.spec.warnings]
-        shown.append(text.as_table(look.summary, columns))
+    if snapshot.summary:
+        shown += [Text(w.render("warning")) for w in snapshot.summary.graph.spec.warnings]
+        shown.append(text.as_table(snapshot.summary, columns))
     else:
-        shown += [Text(finding.render()) for finding in look.findings]
-    told = [clock, *([look.change] if look.change else [] if look.summary else [f"{len(look.findings)} error(s)"])]
-    redraw(shown, clock, lambda: "  ".join([*told, f"{(time.perf_counter() - look.began) * 1e3:.0f} ms"]))
+        shown += [Text(finding.render()) for finding in snapshot.findings]
+    errors = "" if snapshot.summary else f"{len(snapshot.findings)} error(s)"
+    foot = list(filter(None, (clock, snapshot.change or errors)))
+    redraw(shown, clock, lambda: "  ".join([*foot, f"{(time.perf_counter() - snapshot.began) * 1e3:.0f} ms"]))

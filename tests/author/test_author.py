@@ -10,9 +10,9 @@ import torch
 
 import netbuild
 from netbuild.author import index, quick, zoo
-from netbuild.author.catalogue import entries, explain, sample
+from netbuild.author.catalogue import explain, find_entries, resolve_example
 from netbuild.author.check import check
-from netbuild.author.new import kinds
+from netbuild.author.new import list_origins
 from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged
 from netbuild.grammar.spec import load
@@ -20,7 +20,7 @@ from netbuild.graph.options import Options
 from netbuild.modules import registry
 
 CASES = Path(__file__).parents[1] / "cases"
-DOUBTFUL = """\
+SUSPECT = """\
 blocks:
   Conv: {params: [c2], rows: [[input, 1, nn.Conv2d, [c1, c2, 1]]]}
 scales: {n: [1, 0.5, 64], s: [1, 1, 64]}
@@ -36,11 +36,11 @@ head:
 """
 
 
-# Of families that differ, for what takes a second a network; `make test-all` tries the others.
+# Tests that take a second per network run for these, each of another family; `make test-all` runs the others.
 QUICK = "classifier segmenter autoencoder lenet5 yolo11 yolov8-cls rtdetr-l yolov8-world yolov10s".split()
 
 
-def few(name):
+def mark_slow(name):
     return pytest.param(name, marks=() if Path(name).stem in QUICK else pytest.mark.slow)
 
 
@@ -56,9 +56,9 @@ def test_packaged_files_have_no_finding_at_any_scale(name):
     assert check(name) == []
 
 
-def test_doubts_are_warnings_at_their_place(cli, tmp_path):
+def test_likely_mistakes_are_warnings_at_their_place(cli, tmp_path):
     file = tmp_path / "net.yaml"
-    file.write_text(DOUBTFUL)
+    file.write_text(SUSPECT)
     done = cli("check", file, "--scale", "n", "--imgsz", "64")
     assert done.code == 1
     assert "1 file(s): 0 error(s), 7 warning(s)" in done.out
@@ -66,17 +66,17 @@ def test_doubts_are_warnings_at_their_place(cli, tmp_path):
         ("2:3", "hides the packaged module"),
         ("5:1", "unknown key 'something'"),
         ("8:24", "8 channels stay as written"),
-        ("8:5", "nobody reads its output (2,336 parameters)"),
-        ("10:26", "the text 'None' is read as the word"),
-        ("10:5", "nobody reads its output"),
+        ("8:5", "no row reads its output (2,336 parameters)"),
+        ("10:26", "'None' in quotes is read as None"),
+        ("10:5", "no row reads its output"),
         ("12:5", "strides [4, 2], not from fine to coarse"),
     ]:
         assert any(f"net.yaml:{place}: " in line and said in line for line in done.err.splitlines()), (place, done.err)
 
 
-def test_all_errors_of_all_files_and_all_scales(cli, tmp_path):
+def test_check_reports_all_errors_of_all_files_at_all_scales(cli, tmp_path):
     (tmp_path / "a.yaml").write_text("layers:\n  - [-1, 1, Cnov, [8]]\n  - [-1, 0, Conv, [8]]\n")
-    # Right at scale n alone: at s the convolution gets 8 channels.
+    # Correct at scale n only: at s the convolution gets 8 channels.
     text = "scales: {n: [1, 0.5, 64], s: [1, 1, 64]}\nwidth_divisor: 1\nbackbone:\n  - [-1, 1, Conv, [8]]\n"
     (tmp_path / "b.yaml").write_text(text + "  - [-1, 1, nn.Conv2d, [4, 8, 1]]\n")
     done = cli("check", tmp_path / "a.yaml", tmp_path / "b.yaml", "yolo11.yaml", "--imgsz", "64", "--json")
@@ -86,8 +86,8 @@ def test_all_errors_of_all_files_and_all_scales(cli, tmp_path):
     assert "built for 4 input channels, 8 arrive" in found[1]["message"]
 
 
-def test_the_index_of_signatures_is_true():
-    assert index.FILE.read_text() == index.text(), "run: python -m netbuild.author.index"
+def test_the_index_of_signatures_is_up_to_date():
+    assert index.FILE.read_text() == index.to_json(), "run: python -m netbuild.author.index"
 
 
 @pytest.mark.parametrize("name", sorted(packaged()))
@@ -128,22 +128,22 @@ def test_a_check_without_shapes_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_check_of_what_is_not_there(cli):
+def test_check_of_a_missing_file(cli):
     assert cli("check", "nothere.yaml").code == 2
     assert cli("check", "yolo11.yaml").code == 0
 
 
 def test_the_catalogue_describes_every_packaged_module():
-    found = entries()
+    found = find_entries()
     assert [e.name for e in found] == sorted(registry.names(), key=str.lower)
     assert all(e.doc and e.signature.startswith(f"{e.name}(") for e in found)
 
 
 def test_examples_of_the_catalogue_build():
-    # These want other inputs.
+    # These need other inputs.
     without = {"CBFuse", "RBF", "TableConv", "TimeEmbedding", "TransformerEncoderLayer", "TransformerLayer"}
     for name in set(registry.names()) - without:
-        assert sample(name, registry.factory(name), {}) is not None, name
+        assert resolve_example(name, registry.factory(name), {}) is not None, name
 
 
 def test_modules_by_pattern(cli):
@@ -166,8 +166,8 @@ def test_explain(cli):
     assert "did you mean 'GhostConv'" in cli("explain", "GostConv").err
 
 
-@pytest.mark.parametrize("origin", [few(kind) for kind in kinds()])
-def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
+@pytest.mark.parametrize("origin", [mark_slow(origin) for origin in list_origins()])
+def test_a_new_file_passes_check_and_summary(cli, tmp_path, monkeypatch, origin):
     monkeypatch.chdir(tmp_path)
     done = cli("new", "mine", "--from", origin)
     assert (done.code, done.err) == (0, "")
@@ -177,17 +177,17 @@ def test_a_new_file_checks_and_summarises(cli, tmp_path, monkeypatch, origin):
 
 
 @pytest.mark.parametrize("origin", ["classifier", "segmenter", "autoencoder", "yolo11"])
-def test_a_new_file_learns(cli, tmp_path, monkeypatch, origin):
+def test_a_new_file_gets_gradients(cli, tmp_path, monkeypatch, origin):
     monkeypatch.chdir(tmp_path)
     cli("new", "mine", "--from", origin)
     network = netbuild.build("mine.yaml").train()
     outputs = network(torch.rand(2, network.card.ch, 64, 64))
     sum(t.square().mean() for t in tensors_of(outputs)).backward()
-    still = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
-    assert still == []
+    without_gradient = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert without_gradient == []
 
 
-def test_a_new_file_of_an_unknown_kind(cli, tmp_path, monkeypatch):
+def test_a_new_file_from_an_unknown_origin(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("new", "mine", "--from", "yolo1l")
     assert done.code == 2
@@ -235,7 +235,7 @@ def test_set_checks_names_and_types(cli, tmp_path, text, said):
         ("Conv", "c1*c2 + 2*c2"),
         ("nn.Conv2d", "9*c1*c2 + c2"),
         ("SPPF", "0.5*c1*c1 + 2*c1*c2 + c1 + 2*c2"),
-        ("C2PSA", "2*c1*c1 + 1.75*n*c1*c1 + 4*c1 + 11.5*n*c1"),  # gives as many channels as it takes
+        ("C2PSA", "2*c1*c1 + 1.75*n*c1*c1 + 4*c1 + 11.5*n*c1"),  # has as many output channels as input channels
         ("Detect", None),  # has a maximum in it
         ("Concat", None),
     ],
@@ -269,7 +269,7 @@ class Gate(nn.Module):
         ("RepNCSPELAN4, [32, 32, 16]", None),
     ],
 )
-def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
+def test_input_channels_in_the_arguments_are_a_warning(tmp_path, row, said):
     (tmp_path / "gate.py").write_text(SHIFTED)
     (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, {row}]\n")
     found = check(str(tmp_path / "net.yaml"), Options(imgsz=(64, 64)), [tmp_path / "gate.py"])
@@ -279,17 +279,17 @@ def test_input_channels_written_twice_are_a_doubt(tmp_path, row, said):
 # -- the zoo ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [few(name) for name in sorted(packaged())])
-def test_the_zoo_is_true(name):
-    (entry,) = (e for e in zoo.entries() if e.name == Path(name).stem)
+@pytest.mark.parametrize("name", [mark_slow(name) for name in sorted(packaged())])
+def test_the_zoo_is_up_to_date(name):
+    (entry,) = (e for e in zoo.load_entries() if e.name == Path(name).stem)
     assert zoo.measure(name, packaged()[name]) == entry, "run: python -m netbuild.author.zoo"
 
 
-def test_the_zoo_lists_what_is_packaged():
-    assert {e.name for e in zoo.entries()} == {Path(n).stem for n in packaged()}
-    assert all(e.title and e.task and e.sizes for e in zoo.entries())
+def test_the_zoo_lists_all_packaged_networks():
+    assert {e.name for e in zoo.load_entries()} == {Path(n).stem for n in packaged()}
+    assert all(e.title and e.task and e.sizes for e in zoo.load_entries())
     page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
-    assert zoo.with_table(page) == page
+    assert zoo.update_table(page) == page
 
 
 def test_zoo(cli):

@@ -1,4 +1,4 @@
-"""Networks compared: rows aligned by what they are, edits found as what they are, costs that add up."""
+"""Comparisons of networks: rows are aligned, edits are recognised, and changes of costs add up."""
 
 import json
 import re
@@ -22,7 +22,7 @@ NEW = ["nn.Identity, []", "nn.GELU, []", "Conv, [8, 1, 1, {act: false}]", "nn.Dr
 
 
 def check_sums(found) -> None:
-    """What rows add is what the network adds."""
+    """Check that the rows' changes add up to the network's, and that no row is missing."""
     for cost in ("params", "flops"):
         a, b = found.totals()[cost]
         assert sum(row.change(cost) for row in found.rows) == b - a
@@ -44,7 +44,7 @@ def test_a_file_equals_itself(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_of_two_scales_every_row_is_aligned(name):
+def test_every_row_of_two_scales_is_aligned(name):
     scales = [scale.name for scale in load(packaged()[name]).scales]
     if len(scales) < 2:
         pytest.skip("one scale")
@@ -77,16 +77,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def edited(folder, *edits: str):
-    """What a file with these edits differs from its base in."""
+def edit_and_diff(folder, *edits: str):
+    """Compare a file that extends the base by edits with the base."""
     (folder / "net.yaml").write_text("extends: base.yaml\n" + "edits:\n" * bool(edits) + "".join(edits))
     found = diff(folder / "base.yaml", folder / "net.yaml")
     check_sums(found)
     return found
 
 
-def told(found) -> list[tuple]:
-    """Rows that differ: status, numbers, and which properties."""
+def differing_rows(found) -> list[tuple]:
+    """Return the status, numbers and changed properties of the rows that differ."""
     sides = ((row, row.a and row.a.index, row.b and row.b.index) for row in found.rows if row.status != "same")
     return [(row.status, a, b, sorted(row.changes)) for row, a, b in sides]
 
@@ -105,8 +105,8 @@ def told(found) -> list[tuple]:
         (["{insert_after: 2, row: [0, 1, nn.GELU, []]}"], [("added", None, 3, []), ("changed", 3, 4, ["from"])]),
     ],
 )  # fmt: skip
-def test_an_edit_is_found_as_what_it_is(folder, edits, expected):
-    assert told(edited(folder, *(f"  - {edit}\n" for edit in edits))) == expected
+def test_edits_are_recognised(folder, edits, expected):
+    assert differing_rows(edit_and_diff(folder, *(f"  - {edit}\n" for edit in edits))) == expected
 
 
 single = st.one_of(
@@ -127,13 +127,13 @@ def as_yaml(verb: str, place: int, what) -> str:
 
 @given(single)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-def test_any_single_edit_is_found(folder, edit):
+def test_any_single_edit_is_recognised(folder, edit):
     verb, place, what = edit
-    found = told(edited(folder, as_yaml(*edit)))
+    found = differing_rows(edit_and_diff(folder, as_yaml(*edit)))
     if verb == "move":
-        # Of two neighbours that change places either moved.
-        still = place - 1 <= what <= place
-        assert [row[0] for row in found] == [] if still else [row[:1] for row in found] == [("moved",)]
+        # A row that is moved to its own place does not change.
+        unchanged = place - 1 <= what <= place
+        assert [row[0] for row in found] == [] if unchanged else [row[:1] for row in found] == [("moved",)]
     else:
         status = {"insert_after": "added", "remove": "removed", "replace": "changed"}[verb]
         numbers = {"added": (None, place + 1), "removed": (place, None), "changed": (place, place)}[status]
@@ -150,11 +150,11 @@ def test_any_edits_add_up(folder, edits):
     removed = {edit[1] for edit in edits if edit[0] == "remove"}
     if any(edit[0] == "insert_after" and edit[1] in removed for edit in edits):
         return
-    found = edited(folder, *text)
+    found = edit_and_diff(folder, *text)
     counts = found.counts()
     verbs = [edit[0] for edit in edits]
     assert counts["added"] - counts["removed"] == verbs.count("insert_after") - verbs.count("remove")
-    assert 7 - counts["same"] <= 2 * len(edits)  # an edit is seen as no more than it is
+    assert 7 - counts["same"] <= 2 * len(edits)  # an edit changes at most two rows
     assert not found.equal or verbs.count("insert_after") == verbs.count("remove")
 
 
@@ -163,7 +163,7 @@ def test_numbers_and_names_that_shift_change_nothing(folder):
     (folder / "a.yaml").write_text("layers:\n" + "".join(f"  - {row}\n" for row in rows))
     rows = ["[-1, 1, nn.Identity, []]", rows[0], rows[1], "[[-2, -1], 1, Add, []]", "[[1, 3], 1, Concat, [1]]"]
     (folder / "b.yaml").write_text("layers:\n" + "".join(f"  - {row}\n" for row in rows))
-    assert told(diff(folder / "a.yaml", folder / "b.yaml")) == [("added", None, 0, [])]
+    assert differing_rows(diff(folder / "a.yaml", folder / "b.yaml")) == [("added", None, 0, [])]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_numbers_and_names_that_shift_change_nothing(folder):
         ("nn.Conv2d, [8, 8, 3, 1, 1]", "nn.Conv2d, [8, 8, 3, 1, 2, 2]", None),
     ],
 )
-def test_a_block_of_another_inside(folder, a, b, inside):
+def test_a_difference_inside_a_block_is_shown(folder, a, b, inside):
     for name, row in (("a", a), ("b", b)):
         text = f"ch: 8\nblocks: {{Own: {{rows: [[input, 1, {row}]]}}}}\nlayers: [[-1, 1, Own, []]]\n"
         (folder / f"{name}.yaml").write_text(text)
@@ -182,7 +182,7 @@ def test_a_block_of_another_inside(folder, a, b, inside):
     assert inside in (None, row.changes["inside"])
 
 
-def test_own_code_that_costs_the_same(folder):
+def test_own_modules_of_equal_cost_are_compared_by_their_code(folder):
     text = "import torch.nn as nn\nclass Own(nn.Module):\n    def forward(self, x): return {}\n"
     (folder / "net.yaml").write_text("ch: 8\nlayers: [[-1, 1, Own, []]]\n")
     found = []
@@ -194,7 +194,7 @@ def test_own_code_that_costs_the_same(folder):
     assert diff(found[0], found[2]).equal
 
 
-def test_the_activation_of_a_file_is_no_small_thing(folder):
+def test_another_default_activation_is_a_difference(folder):
     rows = "ch: 8\nlayers: [[-1, 1, Conv, [8, 3]]]\n"
     (folder / "a.yaml").write_text(rows)
     (folder / "b.yaml").write_text(f"activation: nn.ReLU()\n{rows}")
@@ -237,7 +237,7 @@ def test_equal_networks_are_one_line_and_exit_codes(cli, tmp_path):
         assert said in done.err
 
 
-def test_a_flag_once_is_both_networks_and_twice_each_ones(cli):
+def test_a_flag_applies_to_both_networks_and_given_twice_to_one_each(cli):
     def totals(*flags):
         data = json.loads(cli("diff", "yolo11.yaml", "yolo11.yaml", *flags, "--json").out)
         return data["totals"]["params"]["a"], data["totals"]["params"]["b"]

@@ -1,4 +1,4 @@
-"""The JSON Schema of network files: takes what netbuild takes, refuses typical mistakes, and serves editors."""
+"""The JSON Schema of network files: accepts what netbuild accepts, refuses typical mistakes, and serves editors."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from helpers.mutants import FEATURES, mutant, originals
 
 from netbuild import NetbuildError
 from netbuild.author import index
-from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, schema
+from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, make_schema
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.extends import VERBS
 from netbuild.grammar.locate import packaged
@@ -33,7 +33,7 @@ QUICK = {"lenet5", "yolo11", "resnet50", "yolov8-world", "siamfc", "yolov9t", "s
 
 @pytest.fixture(scope="module")
 def validator():
-    made = schema()
+    made = make_schema()
     jsonschema.Draft7Validator.check_schema(made)
     return jsonschema.Draft7Validator(made)
 
@@ -50,7 +50,7 @@ def test_packaged_files_are_valid(validator, name):
 
 
 def test_other_files_that_are_built_are_valid(validator):
-    """Those of the tests, and the templates of `netbuild new`."""
+    """The files of the tests, and the templates of `netbuild new`."""
     texts = {read_text(path) for path in packaged().values()}
     refused = {path.stem for path in (ROOT / "tests" / "grammar" / "errors").glob("*.txt")}
     files = [*CASES.glob("*.yaml"), *(ROOT / "netbuild" / "author" / "templates").glob("*.yaml")]
@@ -61,7 +61,7 @@ def test_other_files_that_are_built_are_valid(validator):
 
 
 def check_mutant(validator, seed: int, path: Path, most: int = 10**6) -> bool:
-    """Whether netbuild takes a file made wrong at random, and then the schema does."""
+    """Return whether netbuild accepts a randomly changed file; if it does, check that the schema accepts it, too."""
     text = mutant(Random(seed))
     if len(text) > most:
         return False
@@ -78,13 +78,13 @@ def check_mutant(validator, seed: int, path: Path, most: int = 10**6) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_some_files_made_wrong_that_are_taken_are_valid(validator, tmp_path):
+def test_some_random_changes_that_netbuild_accepts_are_valid(validator, tmp_path):
     assert sum(check_mutant(validator, seed, tmp_path / "net.yaml", 800) for seed in range(25)) > 2
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_many_files_made_wrong_that_are_taken_are_valid(validator, tmp_path):
+def test_many_random_changes_that_netbuild_accepts_are_valid(validator, tmp_path):
     assert sum(check_mutant(validator, seed, tmp_path / "net.yaml") for seed in range(10, 1000)) > 200
 
 
@@ -167,7 +167,7 @@ def test_typical_mistakes_are_marked(validator, tmp_path, text):
         "{module: Conv, args: {c2: 8}}",
     ],
 )
-def test_what_only_a_file_or_python_knows_is_left_alone(validator, row):
+def test_unknown_modules_and_expressions_are_not_checked(validator, row):
     assert faults(validator, f"layers:\n  - {row}\n") == []
 
 
@@ -179,12 +179,12 @@ def test_a_module_of_the_file_may_have_a_packaged_name(validator):
 
 
 def test_every_key_is_described():
-    made = schema()
+    made = make_schema()
     assert set(KEYS) == set(KNOWN_KEYS) == set(made["properties"])
     assert (set(ROW_DOCS), set(BLOCK_DOCS), set(VERB_DOCS)) == (set(ROW_KEYS), set(BLOCK_KEYS), set(VERBS))
     assert all(found["description"] for found in made["properties"].values())
     names = made["definitions"]["module"]["anyOf"][0]
-    assert names["enum"] == list(index.load())
+    assert names["enum"] == list(index.load_parameters())
     docs = dict(zip(names["enum"], names["markdownEnumDescriptions"], strict=True))
     assert "`Conv(<c1>, c2, k=1, s=1, p=None, g=1, d=1, act=True)`\n\nConvolution without bias" in docs["Conv"]
     assert "https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html" in docs["nn.Conv2d"]
@@ -197,7 +197,7 @@ def test_the_command(cli, tmp_path, monkeypatch):
     assert "# yaml-language-server: $schema=netbuild.schema.json" in done.out
     text = Path("netbuild.schema.json").read_text()
     assert text == printed
-    assert json.loads(text) == schema()
+    assert json.loads(text) == make_schema()
     assert len(text) < 300_000
     assert cli("schema", "-o", "no/folder/x.json").code == 2
     own = json.loads(cli("schema", "--modules", CASES / "a03-user-channel-gate.py").out)
@@ -232,7 +232,7 @@ def test_the_language_server_completes_and_marks(cli, tmp_path):
         assert said == ["Property kk is not allowed."]
         for name, row in (("flow", "[-1, 1, C|, [8]]"), ("mapping", "{from: -1, module: C|}")):
             offered = server.complete(f"{name}.yaml", f"layers:\n  - {row}\n")
-            assert set(index.load()) <= offered.keys()
+            assert set(index.load_parameters()) <= offered.keys()
             assert "Convolution without bias" in str(offered["Conv"])
         assert {"backbone", "head", "blocks"} <= server.complete("keys.yaml", "nc: 3\n|\n").keys()
         offered = server.complete("keywords.yaml", "layers:\n  - [-1, 1, nn.Conv2d, {o|}]\n")

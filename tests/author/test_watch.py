@@ -1,4 +1,4 @@
-"""netbuild watch as a process: what stands on the screen after each save, in a pipe and on a terminal."""
+"""netbuild watch as a process: what it prints after each save, into a pipe and on a terminal."""
 
 import gc
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from netbuild.author.watch import Wanted, Watch, begin, change, settle
+from netbuild.author.watch import Watcher, WatchOptions, configure_process, format_change, freeze_objects
 from netbuild.cli.flags import may_run
 from netbuild.grammar.locate import packaged
 from netbuild.graph.options import Options
@@ -69,7 +69,7 @@ class Session:
         threading.Thread(target=run, daemon=True).start()
 
     def next(self):
-        """The text of the next redraw."""
+        """Return the text of the next redraw."""
         text = []
         while (line := self.lines.get(timeout=ENOUGH)) is not None:
             text.append(line)
@@ -78,7 +78,7 @@ class Session:
         raise AssertionError(f"the watch has ended: {self.process.stderr.read()}")
 
     def until(self, pattern):
-        """The next redraw that has a text; those between show states that were there for a moment."""
+        """Return the next redraw that matches a pattern; redraws before it show intermediate states."""
         while not re.search(pattern, text := self.next()):
             pass
         return text
@@ -120,7 +120,7 @@ def test_each_save_is_shown(start, tmp_path):
     assert re.search(r"\+\d+ params, \+\S+ GFLOPs", session.until("nc 6"))
     replace(file, "extends: yolo11.yaml\nnc: 5\n")
     assert re.search(r"-\d+ params, -\S+ GFLOPs", session.until("nc 5"))
-    # The file that it extends counts, too; what is broken is said at its place until it is mended.
+    # A save of the base file counts, too; its errors are shown until they are repaired.
     base.write_text(YOLO.replace("C2PSA, [1024]", "C2PSA, [512]"), encoding="utf-8")
     broken = session.until("error")
     assert "2,590,815" not in broken
@@ -128,7 +128,7 @@ def test_each_save_is_shown(start, tmp_path):
     assert "1 error(s)" in broken
     base.write_text(YOLO, encoding="utf-8")
     assert "params and GFLOPs as before" in session.until("2,590,815")
-    # Empty and gone are states like any other.
+    # An empty and a missing file are shown as errors.
     file.write_text("", encoding="utf-8")
     assert "error: " in session.next()
     file.unlink()
@@ -138,7 +138,7 @@ def test_each_save_is_shown(start, tmp_path):
     assert session.end() == (0, "\n")
 
 
-def test_own_modules_are_read_anew(start, tmp_path):
+def test_changed_own_modules_are_loaded_again(start, tmp_path):
     file, code = tmp_path / "own.yaml", tmp_path / "gate.py"
     file.write_text(OWN, encoding="utf-8")
     code.write_text(GATE, encoding="utf-8")
@@ -147,24 +147,24 @@ def test_own_modules_are_read_anew(start, tmp_path):
     code.write_text(GATE.replace("r=4", "r=8"), encoding="utf-8")  # within a second, and of the same size
     session.until(r"-260 params, -\S+ GFLOPs")
     code.write_text(GATE.replace("r=4", "r="), encoding="utf-8")
-    assert f"error: {code}:5:" in session.until("error")
+    session.until(f"error: {re.escape(str(code))}:5:")
     code.write_text(GATE, encoding="utf-8")
     session.until(r"\+260 params")
 
 
-def test_code_that_changed_is_asked_about_again(tmp_path, monkeypatch):
+def test_changed_code_must_be_trusted_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     file, code = tmp_path / "own.yaml", tmp_path / "gate.py"
     file.write_text(OWN, encoding="utf-8")
     code.write_text(GATE, encoding="utf-8")
     trust.remember(code)
-    looks = Watch(file, Wanted(Options(), trusted=may_run(False))).looks()
-    assert next(looks).summary
+    snapshots = Watcher(file, WatchOptions(Options(), trusted=may_run(False))).snapshots()
+    assert next(snapshots).summary
     code.write_text(GATE.replace("r=4", "r=8"), encoding="utf-8")
-    assert "runs only if you trust it" in next(looks).findings[0].message
+    assert "runs only if you trust it" in next(snapshots).findings[0].message
     trust.remember(code)
     code.touch()
-    assert "-260 params" in next(looks).change
+    assert "-260 params" in next(snapshots).change
 
 
 def test_a_terminal_is_cleared_and_ctrl_c_ends(start, tmp_path):
@@ -185,18 +185,18 @@ def test_a_terminal_is_cleared_and_ctrl_c_ends(start, tmp_path):
     assert session.end()[0] == 0
 
 
-def test_words_of_a_change():
-    assert change((10, 0), (10, 0)) == "params and GFLOPs as before"
-    assert change((10, 2 * 10**9), (1244, 2.1e9)) == "+1,234 params, +0.1 GFLOPs"
+def test_the_text_of_a_change():
+    assert format_change((10, 0), (10, 0)) == "params and GFLOPs as before"
+    assert format_change((10, 2 * 10**9), (1244, 2.1e9)) == "+1,234 params, +0.1 GFLOPs"
 
 
 @pytest.fixture
 def collected():
-    """As the command has it: garbage is collected between looks, among what is new."""
+    """Garbage collection as in the command: between snapshots, and without the objects from before."""
     before = sys.dont_write_bytecode
     forget()
-    begin()
-    settle()
+    configure_process()
+    freeze_objects()
     yield
     gc.unfreeze()
     gc.enable()
@@ -213,14 +213,14 @@ def collected():
 def test_memory_does_not_grow(collected, tmp_path, text, count):
     file, code = tmp_path / "net.yaml", tmp_path / "gate.py"
     file.write_text(text, encoding="utf-8")
-    looks = Watch(file, Wanted(Options(), trusted=lambda _: True)).looks()
+    snapshots = Watcher(file, WatchOptions(Options(), trusted=lambda _: True)).snapshots()
     sizes = []
     for i in range(count):
         code.write_text(f"{GATE}# {i}\n", encoding="utf-8")
-        look = next(looks)
-        assert look.summary, look.findings
+        snapshot = next(snapshots)
+        assert snapshot.summary, snapshot.findings
         assert sum(name.startswith(PREFIX) for name in sys.modules) == 1
-        del look
+        del snapshot
         gc.collect()
         sizes.append((sum(issubclass(type(o), nn.Module) for o in gc.get_objects()), resident()))
     settled, end = sizes[count // 4], sizes[-1]
@@ -229,6 +229,6 @@ def test_memory_does_not_grow(collected, tmp_path, text, count):
 
 
 def resident():
-    """Bytes of memory of this process (Linux), 0 elsewhere."""
+    """Return the bytes of memory of this process on Linux, elsewhere 0."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0

@@ -146,7 +146,7 @@ def leaves(shape):
 LARGE = 30_000_000  # parameters: allocating and initialising them takes most of a second
 
 
-PARAMS = {entry.name: next(iter(entry.sizes.values()))[0] for entry in zoo.entries()}  # at the first scale
+PARAMS = {entry.name: next(iter(entry.sizes.values()))[0] for entry in zoo.load_entries()}  # at the first scale
 
 
 def is_large(path):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from netbuild import settings
-from netbuild.author.zoo import entries
+from netbuild.author.zoo import load_entries
 from netbuild.training import run
 from netbuild.training.overfitting import is_overfit
 
@@ -18,7 +18,7 @@ RATES = {"alexnet": 3e-4, "vgg": 1e-4, "squeezenet": 1e-3, "swin": 3e-4, "vit": 
 def smallest():
     """Of each family of classifiers, by the letters that its names begin with, the smallest network and scale."""
     found = {}
-    for entry in entries():
+    for entry in load_entries():
         if entry.task == "classify":
             scale, (parameters, _) = min(entry.sizes.items(), key=lambda item: item[1])
             family = re.match("[a-z]+", entry.name)[0]
