@@ -1,5 +1,6 @@
 """The runnable network: modules wired by row number; each output is freed once its last reader has run."""
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,12 +65,20 @@ class Rows(nn.Module):
         for name, module in modules.items():
             self.add_module(name, module)
         self.plan = plan
+        self.target_rows = frozenset(index for index, module in enumerate(modules.values()) if takes_targets(module))
 
-    def forward(self, *inputs: Any) -> Any:
-        """Run the rows; inputs come in the order in which the file names them."""
+    def forward(self, *inputs: Any, targets: Any = None) -> Any:
+        """Run the rows; inputs come in the order in which the file names them.
+
+        Args:
+            inputs: tensors.
+            targets: in training, what rows get whose ``forward`` has a parameter ``targets``.
+        """
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
-            values[index] = call_module(module, select_inputs(values, step.sources, step.selections), step.call_style)
+            row_inputs = select_inputs(values, step.sources, step.selections)
+            given = {"targets": targets} if targets is not None and index in self.target_rows else {}
+            values[index] = call_module(module, row_inputs, step.call_style, **given)
             for value in step.frees:
                 del values[value]
         result = [values[i] for i in self.plan.result]
@@ -106,11 +115,21 @@ def select_inputs(
     return [values[s] if key is None else values[s][key] for s, key in zip(sources, selections, strict=True)]
 
 
-def call_module(module: nn.Module, inputs: list[Any], call_style: str) -> Any:
-    """Call a module on its inputs in the given style, see `Step`."""
+def call_module(module: nn.Module, inputs: list[Any], call_style: str, **keywords: Any) -> Any:
+    """Call a module on its inputs in the given style, see `Step`, and with further keywords of its forward."""
     style, _, text = call_style.partition("+")
     values, text_features = (inputs[:-1], inputs[-1:]) if text else (inputs, [])
-    return module(values, *text_features) if style == "list" else module(*values, *text_features)
+    arguments = [values] if style == "list" else values
+    return module(*arguments, *text_features, **keywords)
+
+
+def takes_targets(module: nn.Module) -> bool:
+    """Return whether a row's module uses the batch's targets in training: its forward has a parameter ``targets``."""
+    return (
+        bool(module.target_rows)
+        if isinstance(module, Rows)
+        else "targets" in inspect.signature(module.forward).parameters
+    )
 
 
 class Network(nn.Module):
@@ -129,9 +148,14 @@ class Network(nn.Module):
         """A copy of the card as a dict, for plug-ins that were written before there was `card`."""
         return self.card.to_dict()
 
-    def forward(self, *images: torch.Tensor) -> Any:
-        """Return the last row's output for an image, or for several inputs in the order of the file."""
-        return self.model(*images)
+    def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
+        """Return the last row's output.
+
+        Args:
+            images: the image, or several inputs in the order of the file.
+            targets: in training, the batch's targets by name, for rows whose ``forward`` has a parameter ``targets``.
+        """
+        return self.model(*images, targets=targets) if self.model.target_rows else self.model(*images)
 
     def fuse(self) -> "Network":
         """Merge batch norms and parallel branches for inference, in place, and return the network itself."""

@@ -19,7 +19,7 @@ from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, Scope, bind
 from netbuild.graph.layers import BlockCopy, Graph, Layer
-from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs
+from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
 from netbuild.graph.row_errors import SourceFailedError, errors_at_row
 from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
@@ -191,6 +191,7 @@ class _Resolver:
             return module
 
         module = make().eval()
+        _check_repeats_without_targets(row, module)
         self.observer.live.exempt(module)
         return module, make
 
@@ -227,6 +228,7 @@ class _Resolver:
         if copies == 1:
             return resolved[0].skeleton(title), lambda: resolved[0].make(title), tuple(resolved), values[0]
         skeleton = nn.Sequential(*(copy.skeleton(title) for copy in resolved))
+        _check_repeats_without_targets(row, skeleton)
         return skeleton, lambda: nn.Sequential(*(copy.make(title) for copy in resolved)), tuple(resolved), values[0]
 
     def _resolve_block(
@@ -298,6 +300,13 @@ def _result_names(block: Block | None) -> tuple[str, ...]:
     if block is None or not block.listed_result:
         return ()
     return tuple(block.rows[i].name or str(i) if i >= 0 else "input" for i in block.result)
+
+
+def _check_repeats_without_targets(row: Row, module: nn.Module) -> None:
+    """Refuse repeats of a module that takes targets in training: copies in sequence could not be given them."""
+    if type(module) is nn.Sequential and any(map(takes_targets, module)):
+        message = f"{row.label} takes targets in training and cannot be repeated"
+        raise NetbuildError(message, row.where, "write a row for each copy")
 
 
 def _check_not_empty(x: torch.Tensor | None, message: str) -> None:

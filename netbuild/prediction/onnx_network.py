@@ -64,7 +64,7 @@ class OnnxNetwork(Network):
         )
         self.file, self.task = file, task_of(self)
 
-    def forward(self, *images: torch.Tensor) -> Any:
+    def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
         """The outputs of the file for one batch of images.
 
         Raises:
@@ -117,7 +117,7 @@ class RunNetwork(Network):
         self.card = replace(network.card, canvas=size, imgsz=size)
         self.run, self.batch, self.task = run, shape[0], task_of(network)
 
-    def forward(self, *images: torch.Tensor) -> Any:
+    def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
         """The outputs for images of any number: the last batch is filled up."""
         values = images[0].cpu().numpy()
         parts = [self._part(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]

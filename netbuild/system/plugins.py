@@ -48,8 +48,8 @@ class Registry(Generic[T]):
 
     @property
     def group(self) -> str:
-        """The entry-point group."""
-        return f"netbuild.{self.kind}s"
+        """The entry-point group: ``netbuild.`` and the plural of the kind."""
+        return f"netbuild.{self.kind}{'es' if self.kind.endswith('s') else 's'}"
 
     def register(self, name: str, cls: type[T]) -> None:
         """Offer a class under a name; it goes before a built-in one of that name."""

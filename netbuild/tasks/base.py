@@ -103,11 +103,11 @@ class Metric(ABC):
             setattr(self, name, sum(state[name] for state in states))
 
 
-Pool = Callable[[Tensor, float], Tensor]
+Normaliser = Callable[[Tensor, float], Tensor]
 
 
-def alone(total: Tensor, least: float) -> Tensor:
-    """What a loss is divided by in one process: the total of its batch, or the least that it may be."""
+def local_normaliser(total: Tensor, least: float) -> Tensor:
+    """The loss's normaliser in a single process: the batch's total, at least ``least``."""
     return total.clamp(min=least)
 
 
@@ -137,7 +137,7 @@ class Task(ABC):
     gives_probabilities: ClassVar[bool] = False  # whether `decode` gives the probabilities (nc,) of an image's classes
     shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
     summed = False  # whether the loss grows with the batch, rather than being a mean over it
-    pool: Pool = staticmethod(alone)  # what a loss is divided by, over the batch of all processes
+    normaliser: Normaliser = staticmethod(local_normaliser)  # replaced in a run of several processes
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         self.head, self.names = head, names
@@ -173,6 +173,10 @@ class Task(ABC):
         Raises:
             NetbuildError: for such a one.
         """
+
+    def targets(self, batch: Batch) -> dict[str, Any]:
+        """Return what rows get in training whose forward has a parameter ``targets``: all of a batch but its inputs."""
+        return {name: value for name, value in batch.items() if name not in ("images", "inputs")}
 
     def least(self, outputs: Any, batch: Batch) -> float:
         """What no network's loss could be less than, given these targets: soft ones leave their entropy."""

@@ -1,7 +1,6 @@
 """Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,41 +11,23 @@ from netbuild.drawing.annotated import Drawing, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.feed.boxes import feed_boxes
 from netbuild.feed.loader import Collate, Feeding, SampleSource
+from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Losses, class_counts, class_weights, picture
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.detection_metric import CONFUSION, DetectionMetric
-from netbuild.tasks.losses.cells import DetectionLoss, Gains, Raw
+from netbuild.tasks.losses import find as find_loss
+from netbuild.tasks.losses.base import Gains, HeadLoss
 from netbuild.tasks.nms import Filter
-
-
-@dataclass
-class DualSchedule:
-    """Share of the one-to-many branch in the loss: from ``start`` to ``end``, which the last epoch has, in a line."""
-
-    start: float = 0.8
-    end: float = 0.1
-    share: float = field(default=0.8, init=False)
-
-    def __post_init__(self) -> None:
-        self.share = self.start
-
-    def epoch_end(self, finished: int, epochs: int) -> None:
-        """Set the share for the epoch that follows ``finished`` ones."""
-        left = max(1 - finished / max(epochs - 1, 1), 0)
-        self.share = left * (self.start - self.end) + self.end
 
 
 class DetectTask(BoxTask):
     """Boxes and classes. A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes", "index".
 
-    A head with two branches learns from both: a one-to-many assignment of 10 cells, and a one-to-one in which the best
-    of 7 is kept, weighed by `DualSchedule` (YOLOv10, arXiv 2405.14458).
-
     Args:
-        head: an anchor-free detection head whose strides are known; another that ranks its boxes can be read only.
+        head: a head with boxes; the loss that it names by ``learns`` teaches it, see `netbuild.tasks.losses`.
         names: names of the classes.
         gains: weights of the loss's parts.
         class_weights: (nc,) factors of the classes' cross-entropy.
@@ -71,11 +52,18 @@ class DetectTask(BoxTask):
         class_weights: Tensor | None = None,
     ) -> None:
         super().__init__(head, names)
-        gains = gains or Gains()
-        common: dict[str, Any] = {"class_weights": class_weights, "pool": lambda total, least: self.pool(total, least)}
-        self.one2many = DetectionLoss(head, gains, **common)
-        self.one2one = DetectionLoss(head, gains, topk=7, topk2=1, **common)
-        self.schedule = DualSchedule()
+        self.criterion = self.make_loss(gains, class_weights)
+        self.summed = self.criterion.summed if self.criterion else True
+
+    def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
+        """The loss that the head names by ``learns``; None for a head that can only be read."""
+        name = traits(self.head).learns
+        # The normaliser is looked up when it is used: a run of several processes replaces it.
+        return (
+            find_loss(name)(self.head, gains, class_weights, lambda total, least: self.normaliser(total, least))
+            if name
+            else None
+        )
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
@@ -97,44 +85,33 @@ class DetectTask(BoxTask):
         """Non-maximum suppression as COCO's evaluation wants it: a box may have several classes."""
         return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
 
-    def loss(self, outputs: Raw, batch: Batch) -> Losses:
-        """The parts' sum times the batch size; the parts themselves are not multiplied.
-
-        Of two branches the parts are those of one-to-one.
-        """
-        first = outputs.get("one2one", outputs)
-        with torch.autocast(first["boxes"].device.type, enabled=False):
-            if "one2one" not in outputs:
-                parts = self.one2many(outputs, batch)
-                total = _sum(parts)
-            else:
-                parts = self.one2one(outputs["one2one"], batch)
-                share = self.schedule.share
-                total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(parts)
-        return total * len(first["boxes"]), {name: part.detach() for name, part in parts.items()}
-
-    def check_loss(self) -> None:
-        """Refuse heads that are not anchor-free.
+    def loss(self, outputs: Any, batch: Batch) -> Losses:
+        """Return the loss that the head names, and its terms by name.
 
         Raises:
-            NetbuildError: for such a one.
+            NetbuildError: for a head that names none.
         """
-        if not hasattr(self.head, "reg_max"):
-            said = f"the task 'detect' has no loss for the head {type(self.head).__name__}"
-            raise NetbuildError(said, hint="it predicts and is measured; an anchor-free head such as Detect learns")
+        self.check_loss()
+        assert self.criterion is not None
+        return self.criterion(outputs, batch)
 
-    def least(self, outputs: Raw, batch: Batch) -> float:
-        """Of the branches by their share, times the batch size."""
-        count = len(outputs.get("one2one", outputs)["boxes"])
-        if "one2one" not in outputs:
-            return count * self.one2many.least(outputs, batch)
-        share = self.schedule.share
-        many, one = self.one2many.least(outputs["one2many"], batch), self.one2one.least(outputs["one2one"], batch)
-        return count * (share * many + (1 - share) * one)
+    def check_loss(self) -> None:
+        """Refuse a head that names no loss.
+
+        Raises:
+            NetbuildError: for such a head.
+        """
+        if self.criterion is None:
+            message = f"the task 'detect' has no loss for the head {type(self.head).__name__}"
+            raise NetbuildError(message, hint="a head names its loss by the attribute learns")
+
+    def least(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any prediction could reach."""
+        return self.criterion.least(outputs, batch) if self.criterion else 0.0
 
     def metric(self) -> DetectionMetric:
         """mAP as COCO has it, and more."""
-        return DetectionMetric(self.names or [str(i) for i in range(int(self.head.nc))])  # type: ignore[arg-type]
+        return DetectionMetric(self.names or [str(i) for i in range(self.nc)])
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
         """The picture with its boxes and their classes."""
@@ -146,8 +123,9 @@ class DetectTask(BoxTask):
         return Drawing(picture(batch["images"][i]), boxes.numpy(), labels, colours)
 
     def epoch_end(self, finished: int, epochs: int) -> None:
-        """Shift weight from the one-to-many branch to the other."""
-        self.schedule.epoch_end(finished, epochs)
+        """Tell the loss, whose terms may have a schedule."""
+        if self.criterion:
+            self.criterion.epoch_end(finished, epochs)
 
     def suppression(self, given: Mapping[str, Any]) -> Filter:
         """The filter of these options.
@@ -156,12 +134,8 @@ class DetectTask(BoxTask):
             NetbuildError: if the head needs no suppression, or for a wrong value.
             MissingExtraError: without torchvision, which a file's suppression is compared with.
         """
-        if self.head.ranks():  # type: ignore[operator]
+        if traits(self.head).ranks:
             said = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
             raise NetbuildError(said, hint="leave it out")
         package("torchvision.ops", "train")
         return Filter(**self.options(given))
-
-
-def _sum(parts: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(parts.values())).sum()

@@ -1,11 +1,13 @@
 """A batch as the network takes it: on the device, in the memory format and precision that are fastest."""
 
 import copy
+from typing import Any
 
 import torch
 
 from netbuild.feed.loader import Batch
 from netbuild.graph.network import Network
+from netbuild.tasks.base import Task
 
 
 def network_inputs(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
@@ -17,6 +19,11 @@ def network_inputs(batch: Batch, form: torch.memory_format = torch.contiguous_fo
     """
     images = batch["images"].contiguous(memory_format=form)
     return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
+
+
+def target_arguments(network: Network, task: Task, batch: Batch) -> dict[str, Any]:
+    """Return the keyword ``targets`` of a network's forward in training; nothing if no row takes targets."""
+    return {"targets": task.targets(batch)} if network.model.target_rows else {}
 
 
 def fastest_memory_format(network: Network) -> torch.memory_format:

@@ -27,7 +27,13 @@ from netbuild.system.files import atomic_path
 from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
-from netbuild.training.batches import fastest_memory_format, mixed_precision, network_inputs, to_device
+from netbuild.training.batches import (
+    fastest_memory_format,
+    mixed_precision,
+    network_inputs,
+    target_arguments,
+    to_device,
+)
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.memory import enough_memory
 from netbuild.training.state import Progress
@@ -76,7 +82,7 @@ class Trainer:
         self.model = parallel.wrap_model(
             self.network, self.settings, self.device
         )  # its parameters are what is optimised
-        self.task.pool = pooled
+        self.task.normaliser = pooled
         default_rate = self.task.default_rate(self.network.card.nc or 0)
         self.plan = optimisers.plan(self.network, self.settings, len(self.train), default_rate)
         _check_measure(self.settings.best, self.task)
@@ -173,7 +179,8 @@ class Trainer:
         """Forward and backward of a batch: the parts of its loss."""
         batch = self.rescaled(to_device(batch, self.device), epoch, number)
         with self.autocast():
-            loss, parts = self.task.loss(self.model(*network_inputs(batch, self.format)), batch)
+            given = target_arguments(self.network, self.task, batch)
+            loss, parts = self.task.loss(self.model(*network_inputs(batch, self.format), **given), batch)
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         # DDP averages gradients over ranks: a loss that is a sum is multiplied by the world size first.
@@ -246,7 +253,7 @@ class Trainer:
             return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
         with self.autocast():
-            self.network(*network_inputs(batch))
+            self.network(*network_inputs(batch), **target_arguments(self.network, self.task, batch))
         for handle in handles:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"

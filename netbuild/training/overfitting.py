@@ -8,7 +8,7 @@ from torch import nn
 from netbuild.feed.loader import Batch
 from netbuild.graph.network import Network
 from netbuild.tasks.base import Task
-from netbuild.training.batches import network_inputs
+from netbuild.training.batches import network_inputs, target_arguments
 
 
 def is_overfit(losses: Sequence[float]) -> bool:
@@ -31,7 +31,7 @@ def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: 
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / steps)
-        outputs = network(*network_inputs(batch))
+        outputs = network(*network_inputs(batch), **target_arguments(network, task, batch))
         loss, _ = task.loss(outputs, batch)
         optimizer.zero_grad()
         loss.backward()

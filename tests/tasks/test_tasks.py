@@ -19,8 +19,8 @@ from netbuild.tasks.assign import Assigner, Targets, pad
 from netbuild.tasks.base import Task, class_weights
 from netbuild.tasks.box_math import ciou, giou, iou, pairwise, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
-from netbuild.tasks.detect import DetectTask, DualSchedule
-from netbuild.tasks.losses.cells import BoxPart, DetectionLoss, Gains, LossPart, dfl_loss, read_cells
+from netbuild.tasks.detect import DetectTask
+from netbuild.tasks.losses.cells import BoxPart, DetectionLoss, DualSchedule, Gains, LossPart, dfl_loss, read_cells
 
 
 def generator(seed):
@@ -422,7 +422,7 @@ def test_two_branches_are_weighed_by_the_schedule():
         shares.append((total.item() / 3 - sums[1]) / (sums[0] - sums[1]))
         task.epoch_end(finished, 10)
     assert shares == pytest.approx([0.8 - 0.7 * i / 9 for i in range(10)], abs=1e-6)
-    assert task.schedule.share == pytest.approx(0.1)
+    assert task.criterion.schedule.share == pytest.approx(0.1)
     single = DualSchedule()
     single.epoch_end(1, 1)
     assert single.share == pytest.approx(0.1)

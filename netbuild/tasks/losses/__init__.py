@@ -1,1 +1,33 @@
-"""Losses of heads, a file for each kind of output that a head learns from."""
+"""Losses of heads by name: what `netbuild.layers.heads.base.Head.learns` names. One small file each."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from netbuild.system.plugins import Registry
+
+if TYPE_CHECKING:
+    from netbuild.tasks.losses.base import HeadLoss
+
+LOSSES: "Registry[HeadLoss]" = Registry(
+    "loss", "netbuild.tasks.losses.base:HeadLoss", {"cells": "netbuild.tasks.losses.cells:CellsLoss"}
+)
+T = TypeVar("T", bound="type[HeadLoss]")
+
+
+def loss(name: str) -> Callable[[T], T]:
+    """Class decorator: register a `HeadLoss` under the name that heads give in ``learns``."""
+
+    def register(cls: T) -> T:
+        LOSSES.register(name, cls)
+        return cls
+
+    return register
+
+
+def find(name: str) -> type["HeadLoss"]:
+    """Return the loss of this name: registered, built in, or of an installed package (group ``netbuild.losses``).
+
+    Raises:
+        NetbuildError: if there is none, or the package's does not load.
+    """
+    return LOSSES.get(name)

@@ -7,23 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild.layers.heads.detect import anchor_points
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
-from netbuild.tasks.base import Batch, Pool, alone
+from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 from netbuild.tasks.box_math import ciou, to_corners
+from netbuild.tasks.losses.base import Gains, HeadLoss
 
 Raw = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Weights of the parts; ``dfl`` also weighs ``l1``, which replaces it for a head without bins."""
-
-    box: float = 7.5
-    cls: float = 0.5
-    dfl: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -202,7 +194,7 @@ class DetectionLoss:
         topk: cells that an object may pick.
         topk2: cells that it keeps, if another number.
         class_weights: (nc,) factors of the classes' cross-entropy, in the default parts.
-        pool: the normaliser, from the sum of target scores and its least value, over all ranks.
+        normaliser: from the sum of target scores and its least value to what the terms are divided by, over all ranks.
         parts: what is summed; by default `BoxPart`, `ClassPart` and `SidesPart`.
     """
 
@@ -211,7 +203,7 @@ class DetectionLoss:
     topk: int = 10
     topk2: int | None = None
     class_weights: Tensor | None = None
-    pool: Pool = alone
+    normaliser: Normaliser = local_normaliser
     parts: Sequence[LossPart] | None = None
 
     def __call__(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
@@ -224,7 +216,7 @@ class DetectionLoss:
         """
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch))
-        total = self.pool(assigned.scores.sum(), 1)
+        total = self.normaliser(assigned.scores.sum(), 1)
         return {k: v / total for part in self.all_parts() for k, v in part(cells, assigned, batch).items()}
 
     @torch.no_grad()
@@ -232,7 +224,7 @@ class DetectionLoss:
         """The smallest loss that any prediction could reach with this assignment."""
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch))
-        total = self.pool(assigned.scores.sum(), 1)
+        total = self.normaliser(assigned.scores.sum(), 1)
         return float(sum(part.least(cells, assigned) for part in self.all_parts()) / total)
 
     def all_parts(self) -> Sequence[LossPart]:
@@ -256,3 +248,80 @@ class DetectionLoss:
         assigner = Assigner(self.topk, self.topk2, floor=strides[min(1, len(strides) - 1)])
         boxes = cells.boxes.detach() * cells.strides
         return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
+
+
+@dataclass
+class DualSchedule:
+    """Share of the one-to-many branch in the loss: it falls linearly from ``start`` to ``end`` in the last epoch."""
+
+    start: float = 0.8
+    end: float = 0.1
+    share: float = field(default=0.8, init=False)
+
+    def __post_init__(self) -> None:
+        self.share = self.start
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Set the share for the epoch that follows ``finished`` ones."""
+        left = max(1 - finished / max(epochs - 1, 1), 0)
+        self.share = left * (self.start - self.end) + self.end
+
+
+class CellsLoss(HeadLoss):
+    """Loss of anchor-free heads with one or two branches, times the batch size.
+
+    A head with two branches learns from both: from a one-to-many assignment of 10 cells to an object, and from a
+    one-to-one in which the best of 7 is kept, weighted by `DualSchedule` (YOLOv10, arXiv 2405.14458).
+
+    Args:
+        head, gains, class_weights, normaliser: see `HeadLoss`; the head has ``reg_max`` and a known ``stride``.
+        parts: the terms that both branches sum, see `DetectionLoss`.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        gains: Gains | None = None,
+        class_weights: Tensor | None = None,
+        normaliser: Normaliser = local_normaliser,
+        parts: Sequence[LossPart] | None = None,
+    ) -> None:
+        super().__init__(head, gains, class_weights, normaliser)
+        shared: dict[str, Any] = {"class_weights": class_weights, "normaliser": normaliser, "parts": parts}
+        self.one2many = DetectionLoss(head, self.gains, **shared)
+        self.one2one = DetectionLoss(head, self.gains, topk=7, topk2=1, **shared)
+        self.schedule = DualSchedule()
+
+    def __call__(self, outputs: Raw, batch: Batch) -> Losses:
+        """Return the sum of the terms times the batch size, and the terms themselves, which are not multiplied.
+
+        With two branches the terms are those of the one-to-one branch.
+        """
+        branch = outputs.get("one2one", outputs)
+        # Half precision cannot hold sums over thousands of cells.
+        with torch.autocast(branch["boxes"].device.type, enabled=False):
+            if "one2one" not in outputs:
+                terms = self.one2many(outputs, batch)
+                total = _sum(terms)
+            else:
+                terms = self.one2one(outputs["one2one"], batch)
+                share = self.schedule.share
+                total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(terms)
+        return total * len(branch["boxes"]), {name: term.detach() for name, term in terms.items()}
+
+    def least(self, outputs: Raw, batch: Batch) -> float:
+        """Return the smallest loss of the branches, weighted by their shares, times the batch size."""
+        count = len(outputs.get("one2one", outputs)["boxes"])
+        if "one2one" not in outputs:
+            return count * self.one2many.least(outputs, batch)
+        share = self.schedule.share
+        many, one = self.one2many.least(outputs["one2many"], batch), self.one2one.least(outputs["one2one"], batch)
+        return count * (share * many + (1 - share) * one)
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Shift weight from the one-to-many branch to the other."""
+        self.schedule.epoch_end(finished, epochs)
+
+
+def _sum(terms: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()

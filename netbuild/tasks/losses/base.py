@@ -1,0 +1,60 @@
+"""The base class of losses that teach a kind of head."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Weights of the terms of a detection loss; ``dfl`` also weighs ``l1``, which replaces it for a head without bins.
+
+    A loss of other terms reads those of them that it has.
+    """
+
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+
+
+class HeadLoss(ABC):
+    """The loss of one kind of head, which names it by ``learns``.
+
+    Args:
+        head: the network's last module.
+        gains: weights of the terms.
+        class_weights: (nc,) factors of the classes, None for equal ones.
+        normaliser: what the loss is divided by, over the batches of all ranks.
+    """
+
+    summed = True  # whether the loss grows with the batch, rather than being a mean over it
+
+    def __init__(
+        self,
+        head: nn.Module,
+        gains: Gains | None = None,
+        class_weights: Tensor | None = None,
+        normaliser: Normaliser = local_normaliser,
+    ) -> None:
+        self.head, self.gains, self.class_weights = head, gains or Gains(), class_weights
+        self.normaliser = normaliser
+
+    @abstractmethod
+    def __call__(self, outputs: Any, batch: Batch) -> Losses:
+        """Return the value to minimise, and its terms by name without gradient.
+
+        Args:
+            outputs: the head's outputs in training.
+            batch: the task's batch.
+        """
+
+    def least(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any prediction could reach with these targets; 0 unless targets are soft."""
+        return 0.0
+
+    def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most losses have no schedule
+        """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
