@@ -1,4 +1,4 @@
-"""Shapes and sizes of whatever modules return: tensors, and lists, tuples and dicts of them."""
+"""Shapes and sizes of module outputs: tensors, or nested lists, tuples and dicts of tensors."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ Shape = Any  # a list of ints, or lists and dicts of shapes
 
 
 def shape_of(value: Any) -> Shape:
-    """A tensor's shape as a list; of lists, tuples and dicts the same structure of shapes; None of anything else."""
+    """Return a tensor's shape as a list; for lists, tuples and dicts the same structure of shapes; else None."""
     if isinstance(value, torch.Tensor):
         return list(value.shape)
     if isinstance(value, dict):
@@ -21,7 +21,7 @@ def shape_of(value: Any) -> Shape:
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of an output, in order."""
+    """Yield all tensors in an output, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
@@ -30,19 +30,19 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 
 
 def bytes_of(out: Any, inputs: Sequence[Any]) -> int:
-    """Bytes of an output's tensors, each once; an output with several parts does not count the inputs it hands on."""
+    """Count the bytes of an output's tensors, each once; inputs that are passed on in a list or dict do not count."""
     if isinstance(out, torch.Tensor):
         return out.numel() * out.element_size()
-    given = {id(t) for x in inputs for t in tensors_of(x)}
-    own = {id(t): t for t in tensors_of(out) if id(t) not in given}
-    return sum(t.numel() * t.element_size() for t in own.values())
+    input_ids = {id(t) for x in inputs for t in tensors_of(x)}
+    new = {id(t): t for t in tensors_of(out) if id(t) not in input_ids}
+    return sum(t.numel() * t.element_size() for t in new.values())
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
-    """The first tensor of an output, None if it has none."""
+    """Return the first tensor in an output, None if it has none."""
     return next(tensors_of(value), None)
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of a module's parameters, shared ones once."""
+    """Count a module's parameters (values), shared ones once."""
     return sum(p.numel() for p in module.parameters())

@@ -1,9 +1,10 @@
-"""Theoretical receptive fields, carried from tensor to tensor by the operators that run.
+"""Theoretical receptive fields, propagated from an operator's inputs to its outputs.
 
-Along each image axis a tensor knows the input interval that each of its positions sees, as if the map had no borders.
-After upsampling neighbours see unequal steps, so intervals are kept for a whole period of positions. An axis that is
-seen whole has an infinite interval. (Without upsampling this is Araujo, Norris and Sim, "Computing Receptive Fields of
-Convolutional Neural Networks", Distill 2019.)
+For each image axis, a `Field` holds the interval of input pixels that each position of a map depends on, as if the map
+had no borders. After upsampling the intervals of neighbouring positions are not evenly spaced, so they are stored for a
+whole period of positions. An axis whose positions depend on all pixels has infinite intervals. Without upsampling this
+is the calculation of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill,
+2019).
 """
 
 import math
@@ -14,19 +15,22 @@ import torch
 
 from netbuild.costs.shape_rules import aten
 
-MAX_PERIOD = 1024
+MAX_PERIOD = 1024  # positions
 MAX_ADVANCE = 2**53  # pixels; beyond it floats are no longer exact
-MAX_READS = 4096  # of the positions of a period together; nets that people draw have dozens
+MAX_READS = 4096  # positions read by all positions of a period; real networks have dozens
 
 
-class _TooLongError(Exception):
-    """An axis whose period is not worth its computation."""
+class _PeriodLimitError(Exception):
+    """The period of an axis is too long; its field is then unknown."""
 
 
 class Axis(NamedTuple):
-    """What positions see along one axis: position i sees [low[i], high[i]] in input pixels.
+    """The receptive fields of a map's positions along one axis.
 
-    Intervals repeat every ``len(low)`` positions, ``advance`` pixels further on.
+    Args:
+        low, high: position i depends on the input pixels low[i] to high[i]; after ``len(low)`` positions, the period,
+            the intervals repeat.
+        advance: pixels by which the intervals are shifted from one period to the next.
     """
 
     low: tuple[float, ...]
@@ -35,22 +39,28 @@ class Axis(NamedTuple):
 
     @property
     def jump(self) -> float:
-        """Input pixels from a position to the next, on average."""
+        """Average distance of neighbouring positions in input pixels."""
         return self.advance / len(self.low)
 
     @property
     def size(self) -> float:
-        """Pixels of the largest interval."""
+        """Size of the largest interval in pixels."""
         return max(high - low for low, high in zip(self.low, self.high, strict=True)) + 1
 
-    def at(self, i: int) -> tuple[float, float]:
-        """The interval that a position sees."""
-        turns, place = divmod(i, len(self.low))
-        return self.low[place] + turns * self.advance, self.high[place] + turns * self.advance
+    def interval(self, i: int) -> tuple[float, float]:
+        """Return the interval of a position, which may lie outside the first period."""
+        periods, place = divmod(i, len(self.low))
+        return self.low[place] + periods * self.advance, self.high[place] + periods * self.advance
 
 
 class Field(NamedTuple):
-    """The receptive field of a map's positions; ``grid`` is the (height, width) of the map they lie on."""
+    """The receptive fields of a map's positions.
+
+    Args:
+        h, w: along the height and the width.
+        grid: (height, width) of the map.
+        known: False after an operator whose effect on the field is not known.
+    """
 
     h: Axis
     w: Axis
@@ -59,72 +69,78 @@ class Field(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(height, width) in input pixels, None once an axis sees everything."""
+        """(height, width) in input pixels; None if positions depend on a whole axis."""
         if math.inf in (self.h.size, self.w.size):
             return None
         return math.ceil(self.h.size), math.ceil(self.w.size)
 
     @property
     def stride(self) -> tuple[float, float]:
-        """Input pixels from a position to the next."""
+        """Average distance of neighbouring positions, (vertical, horizontal), in input pixels."""
         return self.h.jump, self.w.jump
 
 
-Transfer = Callable[..., Field]
-TRANSFERS: dict[Any, Transfer] = {}
+FieldRule = Callable[..., Field]
+FIELD_RULES: dict[Any, FieldRule] = {}
 
 
-def transfer(*names: str) -> Callable[[Transfer], Transfer]:
-    """Register how the field of an operator's first input becomes that of its output."""
+def field_rule(*names: str) -> Callable[[FieldRule], FieldRule]:
+    """Register a function that computes an output's field for aten operators, given as ``name.overload``.
 
-    def register(function: Transfer) -> Transfer:
+    The function takes the joined field of the inputs, the output, and the operator's arguments.
+    """
+
+    def register(function: FieldRule) -> FieldRule:
         for name in names:
             packet, _, overload = name.partition(".")
             op = getattr(getattr(aten, packet, None), overload or "default", None)
             if op is not None:
-                TRANSFERS[op] = function
+                FIELD_RULES[op] = function
         return function
 
     return register
 
 
-def image_field(image: torch.Tensor) -> None:
-    """Mark a tensor as the input image: every position sees itself."""
+def mark_image(image: torch.Tensor) -> None:
+    """Mark a tensor as the input image, in which each position depends on itself."""
     pixel = Axis((0,), (0,), 1)
     image.nb_field = Field(pixel, pixel, (image.shape[-2], image.shape[-1]))  # type: ignore[attr-defined]
 
 
 def field_of(x: Any) -> Field | None:
-    """The field of a tensor, None for a weight or a constant."""
+    """Return a tensor's field, None for a weight or a constant."""
     return getattr(x, "nb_field", None)
 
 
 def propagate(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
-    """Give an operator's outputs their field."""
-    fields = [field for arg in args for field in _fields(arg)]
+    """Compute the field of an operator's outputs from its inputs and attach it to them."""
+    fields = [field for arg in args for field in _collect_fields(arg)]
     if not fields:
         return
-    field = fields[0] if len(fields) == 1 else union(fields, out)
-    function = TRANSFERS.get(func)
+    field = fields[0] if len(fields) == 1 else join_fields(fields, out)
+    function = FIELD_RULES.get(func)
     if function is not None:
         try:
             field = function(field, out, *args, **kwargs)
-        except _TooLongError:
+        except _PeriodLimitError:
             field = field._replace(known=False)
     for item in out if isinstance(out, (tuple, list)) else (out,):
         if isinstance(item, torch.Tensor):
             item.nb_field = field  # type: ignore[attr-defined]
 
 
-def _fields(arg: Any) -> list[Field]:
+def _collect_fields(arg: Any) -> list[Field]:
     if isinstance(arg, (list, tuple)):
-        return [field for item in arg for field in _fields(item)]
+        return [field for item in arg for field in _collect_fields(item)]
     field = field_of(arg)
     return [field] if field is not None else []
 
 
-def union(fields: Sequence[Field], out: Any) -> Field:
-    """What a position sees that reads all of these; the grid is the output's where one of them lies on it."""
+def join_fields(fields: Sequence[Field], out: Any) -> Field:
+    """Return the smallest field that contains all given ones.
+
+    Its grid is that of the field on the output's grid, else the largest.
+    """
     shape = out.shape[-2:] if isinstance(out, torch.Tensor) and out.ndim >= 2 else ()
     base = next((f for f in fields if f.grid == tuple(shape)), max(fields, key=lambda f: f.grid[0] * f.grid[1]))
     h = _join_axes([f.h for f in fields], base.h)
@@ -140,12 +156,13 @@ def _join_axes(axes: Sequence[Axis], base: Axis) -> Axis:
     period = math.lcm(*(len(axis.low) for axis in axes))
     if period > MAX_PERIOD:
         axes, base, period = [average_axis(axis) for axis in axes], average_axis(base), 1
-    seen = [[axis.at(i) for axis in axes] for i in range(period)]
+    seen = [[axis.interval(i) for axis in axes] for i in range(period)]
     return _enclosing_axis(seen, base.advance * (period // len(base.low)))
 
 
 def _enclosing_axis(seen: Iterable[Sequence[tuple[float, float]]], advance: float) -> Axis:
-    # A position that reads nothing, as between the taps of a transposed convolution, sees less than any other.
+    """The axis whose position i encloses all intervals in seen[i]."""
+    # A position that reads nothing, as between the taps of a transposed convolution, gets an empty interval.
     low, high = zip(
         *((min((a for a, _ in s), default=math.inf), max((b for _, b in s), default=-math.inf)) for s in seen),
         strict=True,
@@ -154,40 +171,49 @@ def _enclosing_axis(seen: Iterable[Sequence[tuple[float, float]]], advance: floa
 
 
 def average_axis(axis: Axis) -> Axis:
-    """One interval for all positions, wide enough for each: for maps whose positions do not lie on each other."""
-    places = range(len(axis.low))
-    low, high = min(axis.low[i] - i * axis.jump for i in places), max(axis.high[i] - i * axis.jump for i in places)
+    """Return an axis of period 1 whose interval, shifted evenly, contains the interval of each position."""
+    period = range(len(axis.low))
+    low, high = min(axis.low[i] - i * axis.jump for i in period), max(axis.high[i] - i * axis.jump for i in period)
     return Axis((low,), (high,), axis.jump)
 
 
 def read_positions(axis: Axis, period: int, step: int, reads: Callable[[int], Sequence[int]]) -> Axis:
-    """The axis of positions that read others: i reads reads(i), and i + period what lies step further on."""
-    turns = math.lcm(step, len(axis.low)) // step
+    """Return the axis of positions that read positions of another axis.
+
+    Args:
+        axis: the axis that is read.
+        period, step: position i + period reads what position i reads, shifted by step positions.
+        reads: evenly spaced positions that position i reads, for i below the period.
+    """
+    repeats = math.lcm(step, len(axis.low)) // step  # of the period, until what is read is a whole number of periods
     if period > MAX_PERIOD:
-        raise _TooLongError
+        raise _PeriodLimitError
     most = max(len(reads(i)) for i in range(period))
-    if period * turns * min(most, 2 * len(axis.low)) > MAX_READS:
-        axis, turns = average_axis(axis), 1
-    advance = axis.advance * step * turns / len(axis.low)
+    # Too many intervals to enumerate: a coarser field, wide enough for each position.
+    if period * repeats * min(most, 2 * len(axis.low)) > MAX_READS:
+        axis, repeats = average_axis(axis), 1
+    advance = axis.advance * step * repeats / len(axis.low)
     if advance > MAX_ADVANCE:
-        raise _TooLongError
-    return _enclosing_axis([[axis.at(j) for j in _furthest(axis, reads(i))] for i in range(period * turns)], advance)
+        raise _PeriodLimitError
+    return _enclosing_axis(
+        [[axis.interval(j) for j in _select_ends(axis, reads(i))] for i in range(period * repeats)], advance
+    )
 
 
-def _furthest(axis: Axis, places: Sequence[int]) -> Sequence[int]:
-    """Of evenly spaced places those that may see furthest: a period at either end, whatever lies between."""
+def _select_ends(axis: Axis, positions: Sequence[int]) -> Sequence[int]:
+    """Select those of evenly spaced positions that may have the outermost intervals: one period at either end."""
     period = len(axis.low)
-    return places if len(places) <= 2 * period else (*places[:period], *places[-period:])
+    return positions if len(positions) <= 2 * period else (*positions[:period], *positions[-period:])
 
 
-def on_grid(x: Any, field: Field) -> bool:
-    """Whether a tensor's last two dimensions are the positions of its field."""
+def is_on_grid(x: Any, field: Field) -> bool:
+    """Whether a tensor's last two dimensions are the grid of its field."""
     return isinstance(x, torch.Tensor) and x.ndim >= 3 and tuple(x.shape[-2:]) == field.grid
 
 
-def on_own_grid(x: torch.Tensor, field: Field) -> Field:
-    """The field on `x`'s own H x W grid, after views moved positions into channels (space to depth) or back."""
-    if x.ndim != 4 or x.shape[0] != 1 or on_grid(x, field) or 0 in x.shape:
+def regrid(x: torch.Tensor, field: Field) -> Field:
+    """Return the field on the H x W grid of `x`, after views moved positions into channels (space to depth) or back."""
+    if x.ndim != 4 or x.shape[0] != 1 or is_on_grid(x, field) or 0 in x.shape:
         return field
     (height, width), (h, w) = field.grid, x.shape[-2:]
     down, across = height // h, width // w
@@ -206,19 +232,19 @@ def on_own_grid(x: torch.Tensor, field: Field) -> Field:
 
 
 def mix_all_positions(field: Field) -> Field:
-    """The field once all positions are mixed; one position alone has nothing to mix with."""
+    """Return the field after an operator that mixes all positions of the map."""
     if field.grid == (1, 1):
         return field
     return field._replace(h=unbounded_axis(field.h), w=unbounded_axis(field.w))
 
 
 def unbounded_axis(axis: Axis) -> Axis:
-    """An axis of which each position sees everything."""
+    """Return an axis whose positions depend on all pixels."""
     return Axis((-math.inf,), (math.inf,), axis.jump)
 
 
 def slide_window(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    """The axis of positions that each see a window of the positions before, as a convolution's do."""
+    """Return the axis after a sliding window, as of a convolution or pooling."""
     return read_positions(
         axis, 1, stride, lambda i: range(i * stride - padding, i * stride - padding + dilation * kernel, dilation)
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.costs.receptive_field import image_field
+from netbuild.costs.receptive_field import mark_image
 from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import parse_call
@@ -76,7 +76,7 @@ class NetworkConfig:
             is_image = len(shape) == 3
             tensors.append(torch.empty((batch, shape[0], *imgsz) if is_image and imgsz else (batch, *shape)))
             if is_image:
-                image_field(tensors[-1])
+                mark_image(tensors[-1])
         return tensors
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, on_meta
+from netbuild.costs.observer import MAX_OPERATORS, MAX_TOTAL, Observer, Tally, observe_on_meta
 from netbuild.costs.outputs import bytes_of, first_tensor, shape_of, tensors_of
 from netbuild.costs.receptive_field import field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
@@ -42,7 +42,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     options = options or Options()
     config = make_config(spec, options)
     resolver = _Resolver(config, options.modules)
-    with on_meta(resolver.observer), using_activation(config.make_activation()) as activation:
+    with observe_on_meta(resolver.observer), using_activation(config.make_activation()) as activation:
         inputs = config.make_inputs()
         for x in inputs:
             resolver.observer.live.add(x)

@@ -118,7 +118,7 @@ def _strided(graph: Graph, model: Rows) -> tuple[dict[str, Part], tuple[str, ...
         return trace(graph, model, (side, side))[0], ()
     except NetbuildError as error:  # a size that is not its own
         why = error.__cause__
-        return {}, (f"thop-stride: the net does not take {side}x{side} ({why}); counted at the asked size instead",)
+        return {}, (f"thop-stride: the net does not take {side}x{side} ({why}); counted at the requested size instead",)
 
 
 def stride_image(graph: Graph) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.costs.observer import Observer, Tally, on_meta, saved_for_backward
+from netbuild.costs.observer import Observer, Tally, count_saved_bytes, observe_on_meta
 from netbuild.costs.outputs import Shape, bytes_of, first_tensor, shape_of
 from netbuild.costs.receptive_field import Field, field_of
 from netbuild.errors import NetbuildError, shorten
@@ -48,7 +48,7 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
     observer.live.exempt(model)
     handles = _watch(parts, observer)
     try:
-        with on_meta(observer):
+        with observe_on_meta(observer):
             images = graph.make_inputs(imgsz=imgsz)
             for image in images:
                 observer.live.add(image)
@@ -96,7 +96,7 @@ def fused(graph: Graph) -> Rows:
     Raises:
         NetbuildError: at the row whose module cannot be copied or merged.
     """
-    with on_meta(Observer(counting=False)):
+    with observe_on_meta(Observer(counting=False)):
         memo: dict[int, Any] = {}  # one for all: modules that rows share stay shared
         modules = {}
         for layer in graph.layers:
@@ -133,8 +133,8 @@ def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
     kept = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
     model.train()
     try:
-        with on_meta(Observer(counting=False)), torch.enable_grad():
+        with observe_on_meta(Observer(counting=False)), torch.enable_grad():
             images = graph.make_inputs(batch)
-            return saved_for_backward(lambda: model(*images), set(kept))
+            return count_saved_bytes(lambda: model(*images), set(kept))
     finally:
         model.eval()

@@ -236,7 +236,7 @@ def test_storages_count_once_and_while_they_live():
     live, a = LiveStorage(), torch.empty(4)
     for tensor in (a, a[1:], a.view(2, 2)):
         live.add(tensor)
-    live.note()
+    live.update_peak()
     assert (live.now, live.peak) == (16, 16)
     del a, tensor
     assert (live.now, live.peak) == (0, 16)
@@ -347,7 +347,7 @@ def test_receptive_field_by_the_formula(rows, side, size, step):
 def test_area_attention_sees_its_own_rows_only():
     field = graph_of(net_of("AAttn, [2, 4]")).layers[-1].field
     # A run is 4 of the 16 rows; a depthwise 7x7 of the values adds 3 rows on both sides of a position.
-    assert [field.h.at(i) for i in range(4, 9)] == [(1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]
+    assert [field.h.interval(i) for i in range(4, 9)] == [(1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]
     assert field.w.size == float("inf")
 
 
@@ -358,7 +358,7 @@ def test_windows_leave_the_field_unknown():
 
 def test_bilinear_positions_on_an_input_see_it_alone():
     field = graph_of(net_of("nn.Upsample, [null, 3, bilinear]")).layers[-1].field
-    assert [field.h.at(i) for i in range(3, 7)] == [(0, 1), (1, 1), (1, 2), (1, 2)]
+    assert [field.h.interval(i) for i in range(3, 7)] == [(0, 1), (1, 1), (1, 2), (1, 2)]
 
 
 def test_lenet_sees_what_the_paper_says():
@@ -412,7 +412,7 @@ def test_receptive_field_is_where_gradients_are(seed):
     checked = 0
     for i in range(min(len(field.h.low) * len(field.w.low), 6)):
         row, column = height // 3 + i, width // 3 + i
-        expected = field.h.at(row), field.w.at(column)
+        expected = field.h.interval(row), field.w.interval(column)
         if all(low >= 0 and high < side - field.h.jump for low, high in expected):
             assert seen_by(network, image, row, column) == expected, graph.layers
             checked += 1
@@ -421,6 +421,6 @@ def test_receptive_field_is_where_gradients_are(seed):
 
 def test_an_axis_repeats_after_its_period():
     axis = Axis((0, 0, 1), (1, 2, 2), 2)
-    assert [axis.at(i) for i in range(-1, 5)] == [(-1, 0), (0, 1), (0, 2), (1, 2), (2, 3), (2, 4)]
+    assert [axis.interval(i) for i in range(-1, 5)] == [(-1, 0), (0, 1), (0, 2), (1, 2), (2, 3), (2, 4)]
     assert axis.size == 3
     assert axis.jump == pytest.approx(2 / 3)

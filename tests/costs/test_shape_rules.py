@@ -571,7 +571,7 @@ REFUSED = {
     "tokens to a mean": ("_adaptive_avg_pool2d.default", (R(1, 8), [2, 2]), "maps of 2 spatial dimensions"),
     "tokens to a maximum": ("adaptive_max_pool2d.default", (R(1, 8), [2, 2]), "maps of 2 spatial dimensions"),
     "empty pad": ("constant_pad_nd.default", (R(1, 3, 4, 4), [-3, -3]), "does not fit"),
-    "mirror": ("reflection_pad2d.default", (R(1, 3, 4, 4), [4, 0, 0, 0]), "too small to be mirrored"),
+    "mirror": ("reflection_pad2d.default", (R(1, 3, 4, 4), [4, 0, 0, 0]), "too small for a reflection padding"),
     "empty resize": ("upsample_nearest2d.default", (R(1, 3, 4, 4), [0, 4]), "resizing to [0, 4]"),
     "resize of no map": ("upsample_bilinear2d.default", (R(3, 4, 4), [8, 8], False), "takes a batch of maps"),
     "shuffle": ("pixel_shuffle.default", (R(1, 6, 4, 4), 2), "multiple of 4 channels"),
@@ -581,7 +581,7 @@ REFUSED = {
     "grid": ("grid_sampler_2d.default", (R(2, 3, 4, 4), R(1, 3, 3, 2), 0, 0, False), "does not sample"),
     "halves": ("glu.default", (R(2, 5), 1), "even number"),
     "best": ("topk.default", (R(2, 5), 6), "6 largest of 5"),
-    "picked": ("gather.default", (R(2, 5), 1, torch.zeros(3, 2, dtype=torch.int64)), "does not gather"),
+    "picked": ("gather.default", (R(2, 5), 1, torch.zeros(3, 2, dtype=torch.int64)), "too large to gather"),
 }  # fmt: skip
 
 
