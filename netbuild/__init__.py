@@ -26,7 +26,7 @@ _HOMES = {
     "draw": "report.diagram",
     "Summary": "report.summary",
     "NetbuildError": "errors",
-    "module": "modules.own",
+    "module": "modules.custom",
     **dict.fromkeys(("In", "Width", "Depth", "Size", "Stride", "Plain"), "roles"),
 }
 __all__ = [*_HOMES, "__version__"]
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from netbuild.graph.options import Options as Options
     from netbuild.graph.resolver import resolve as resolve
     from netbuild.model import Model as Model
-    from netbuild.modules.own import module as module
+    from netbuild.modules.custom import module as module
     from netbuild.prediction.predictor import predict as predict
     from netbuild.report.diagram import draw as draw
     from netbuild.report.summary import Summary as Summary

@@ -51,13 +51,13 @@ def find_entries(pattern: str | None = None, own: Mapping[str, Factory] | None =
     A pattern that begins with ``nn.`` searches torch's layers. Without a pattern all packaged and own modules are
     returned.
     """
-    names = [*(own or {}), *sorted(registry.names(), key=str.lower)]
+    names = [*(own or {}), *sorted(registry.packaged_names(), key=str.lower)]
     if pattern and pattern.startswith("nn."):
         names = registry.torch_names()
     wanted = [
         n for n in names if not pattern or fnmatch.fnmatch(n.lower(), pattern.lower()) or pattern.lower() in n.lower()
     ]
-    return [make_entry(registry.find(name, own or {}), name) for name in wanted]
+    return [make_entry(registry.find_factory(name, own or {}), name) for name in wanted]
 
 
 def make_entry(factory: Factory, name: str) -> Entry:
@@ -67,7 +67,7 @@ def make_entry(factory: Factory, name: str) -> Entry:
     roles = {p.name: p.role.value for p in factory.parameters if p.role is not Role.PLAIN}
     marks = {p.name: f"<{p.name}>" for p in factory.parameters if p.role in SUPPLIED and not factory.foreign}
     found = _PAPER.search(doc)
-    return Entry(name, factory.call_text(marks), roles, first, found.group() if found else "")
+    return Entry(name, factory.format_call(marks), roles, first, found.group() if found else "")
 
 
 def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1) -> str:
@@ -80,7 +80,7 @@ def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int =
             break
         channels = {Role.WIDTH: c2, Role.IN: c1}
         values.append(channels.get(p.role, _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)))
-    sources = "[-1]" if any(p.role is Role.IN and p.wants_list for p in factory.parameters) else "-1"
+    sources = "[-1]" if any(p.role is Role.IN and p.takes_list for p in factory.parameters) else "-1"
     sources = "[-1, text]" if factory.takes_text else sources
     return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
 
@@ -128,9 +128,9 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
         NetbuildError: for an unknown name, with the nearest known ones.
     """
     try:
-        factory = registry.find(name, own or {})
+        factory = registry.find_factory(name, own or {})
     except NetbuildError as error:
-        near = did_you_mean(name, [*(own or {}), *registry.names()])
+        near = did_you_mean(name, [*(own or {}), *registry.packaged_names()])
         raise NetbuildError(error.message, hint=near or error.hint) from None
     graph = resolve_example(name, factory, own or {})
     data = {

@@ -14,7 +14,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Parameter
-from netbuild.modules.gather import load_own_modules
+from netbuild.modules.loading import load_custom_modules
 from netbuild.roles import SUPPLIED, Role
 
 MIN_WIDTH = 8  # smaller numbers are taken for a kernel size, a stride or a ratio
@@ -40,7 +40,7 @@ def check(
     try:
         path, letter = locate(file)
         spec = load(path)
-        own = load_own_modules(spec, modules, trusted)
+        own = load_custom_modules(spec, modules, trusted)
     except NetbuildError as error:
         return convert_errors([error])
     base = options or Options()
@@ -58,7 +58,7 @@ def _scale_names(spec: Spec) -> Sequence[str | None]:
 
 def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
     yield from find_text_warnings(spec)
-    yield from find_hiding_blocks(spec, set(registry.names()))
+    yield from find_hiding_blocks(spec, set(registry.packaged_names()))
     yield from _find_hiding_modules(spec, options)
     try:
         graph = resolve(spec, options)
@@ -72,7 +72,7 @@ def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
 
 
 def _find_hiding_modules(spec: Spec, options: Options) -> Iterator[Finding]:
-    packaged = set(registry.names())
+    packaged = set(registry.packaged_names())
     for row in spec.rows:
         if row.module in options.modules and row.module in packaged:
             message = f"{row.label}: the own module in {options.modules[row.module].file} hides the packaged one"

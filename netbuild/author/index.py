@@ -20,8 +20,8 @@ def generate() -> dict[str, dict[str, Any]]:
     """Return the entries of all modules by name."""
     from netbuild.modules import registry
 
-    names = (*sorted(registry.names()), *registry.torch_names())
-    return {name: make_entry(name, registry.factory(name)) for name in names}
+    names = (*sorted(registry.packaged_names()), *registry.torch_names())
+    return {name: make_entry(name, registry.get_factory(name)) for name in names}
 
 
 def make_entry(name: str, factory: "Factory") -> dict[str, Any]:
@@ -32,7 +32,7 @@ def make_entry(name: str, factory: "Factory") -> dict[str, Any]:
     from netbuild.author import catalogue
 
     parameters: Parameters = [[p.name, p.role.value, p.required] for p in factory.parameters]
-    if factory.variadic:
+    if factory.has_varargs:
         parameters.append(["*", "plain", False])
     shown = catalogue.make_entry(factory, name)
     return {"parameters": parameters, "signature": shown.signature, "doc": "" if factory.foreign else shown.doc}

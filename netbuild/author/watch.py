@@ -14,8 +14,8 @@ from netbuild.grammar.extends import bases
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
-from netbuild.modules import own as modules
-from netbuild.modules.gather import load_own_modules
+from netbuild.modules import custom as modules
+from netbuild.modules.loading import load_custom_modules
 from netbuild.report.rows import Report
 from netbuild.report.summary import summarize_graph
 from netbuild.report.units import giga
@@ -104,12 +104,12 @@ class Watcher:
         """Reload own modules if any of their files has changed."""
         code = {file: stamp for file, stamp in self.known.items() if file.suffix not in (".yaml", ".yml")}
         if code != self._code:
-            modules.forget()
+            modules.unload_modules()
         self._code = code
 
     def _summarize(self, spec: Spec) -> Report:
         o = self.options
-        own = load_own_modules(spec, o.modules, o.trusted)
+        own = load_custom_modules(spec, o.modules, o.trusted)
         graph = resolve(spec, replace(o.network, modules=own))
         return summarize_graph(graph, flops=o.flops, fuse=o.fused, batch=o.batch, depth=o.depth)
 

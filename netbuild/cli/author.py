@@ -97,7 +97,7 @@ def modules(
     """List the modules that rows can use: signature (<supplied> by netbuild), summary, paper."""
     start_printing()
     from netbuild.author.catalogue import find_entries
-    from netbuild.modules.own import load as load_modules
+    from netbuild.modules.custom import load_modules
 
     found = find_entries(pattern, load_modules(own or ()))
     if not found:
@@ -137,7 +137,7 @@ def explain(
     """Explain one module: signature, roles, an example row, what it costs, its inner modules."""
     start_printing()
     from netbuild.author.catalogue import explain as explain_module
-    from netbuild.modules.own import load as load_modules
+    from netbuild.modules.custom import load_modules
 
     data = explain_module(name, load_modules(own or ()))
     if json:

@@ -161,7 +161,7 @@ def may_run(always: bool) -> Callable[[Path], bool]:
     def ask(path: Path) -> bool:
         from netbuild.modules import trust
 
-        if always or trust.is_remembered(path):
+        if always or trust.is_trusted(path):
             state.only_printed = False  # own code may have something to do at the end
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_one_of_several():
@@ -170,7 +170,7 @@ def may_run(always: bool) -> Callable[[Path], bool]:
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
         if agreed:
             try:
-                trust.remember(path)
+                trust.add_trusted(path)
             except NetbuildError as error:
                 say(f"note: the answer is not remembered: {error.message}")
         return agreed

@@ -22,9 +22,9 @@ def schema(
     if modules:  # torch is needed for these alone
         start_printing()
         from netbuild.author.index import make_entry
-        from netbuild.modules.own import load
+        from netbuild.modules.custom import load_modules
 
-        own = {name: make_entry(name, factory) for name, factory in load(modules).items()}
+        own = {name: make_entry(name, factory) for name, factory in load_modules(modules).items()}
     if target is None:
         write(schemas.to_json(own))
     else:

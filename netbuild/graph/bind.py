@@ -72,7 +72,7 @@ class BoundCall:
 
 def _build_nested(value: Any) -> Any:
     """Build the module of an argument such as ``nn.ReLU()``; return any other value as it is."""
-    return registry.instantiate(value) if isinstance(value, Call) else value
+    return registry.build_call(value) if isinstance(value, Call) else value
 
 
 def _to_plain(value: Any) -> Any:
@@ -106,7 +106,7 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
     if scope.ultralytics:
         row = ultralytics.drop_declared_width(row)
     free = [p for p in factory.parameters if p.role not in SUPPLIED]
-    if len(row.args) > len(free) and not factory.variadic:
+    if len(row.args) > len(free) and not factory.has_varargs:
         raise _too_many_error(factory, row, free, supplied, scope)
     values = {p.name: _bind_value(p, node, row, scope) for p, node in zip(free, row.args, strict=False)}
     keywords = _bind_keywords(factory, row, values, supplied if own_style else {}, scope)
@@ -121,7 +121,7 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
         shown=tuple(shown[p.name] for p in factory.parameters if p.name in shown and _is_shown(p)),
         shown_keywords=keywords,
         takes_repeats=factory.takes(Depth),
-        takes_list=any(p.role is In and p.wants_list for p in factory.parameters),
+        takes_list=any(p.role is In and p.takes_list for p in factory.parameters),
     )
 
 
@@ -151,7 +151,7 @@ def _supply(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Sc
 
 def _one_or_list(parameter: Parameter, values: Sequence[Any]) -> Any:
     """Return the value of the only source, or a list with one value for each source."""
-    return list(values) if parameter.wants_list or len(values) > 1 else values[0]
+    return list(values) if parameter.takes_list or len(values) > 1 else values[0]
 
 
 def _check_channels(channels: int | None, row: Row) -> int:
@@ -167,7 +167,7 @@ def _check_channels(channels: int | None, row: Row) -> int:
 def _bind_full_signature(factory: Factory, row: Row, scope: Scope) -> BoundCall:
     """Bind a module of another package whose row has positional arguments: they are its full signature, unscaled."""
     parameters = factory.parameters
-    if len(row.args) > len(parameters) and not factory.variadic:
+    if len(row.args) > len(parameters) and not factory.has_varargs:
         raise _too_many_error(factory, row, list(parameters), {}, scope)
     extra = [Parameter(f"value {i}", Role.PLAIN, (), None, False) for i in range(len(row.args))]  # for *args
     values = [
@@ -202,7 +202,7 @@ def _check_activation(value: Any, node: Node, row: Row) -> Any:
     if value is None or isinstance(value, bool):
         return value
     try:
-        registry.activation(value)
+        registry.make_activation(value)
     except NetbuildError as error:
         raise node.error(f"{row.label}: {error.message}", error.hint) from None
     return value
@@ -214,7 +214,7 @@ def _check_value(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
         raise node.error(f"{row.label}: {parameter.name} is {value}: too large")
     if isinstance(value, Call):
         try:
-            registry.instantiate(value)
+            registry.build_call(value)
         except NetbuildError as error:
             raise node.error(f"{row.label}: {error.message}", error.hint) from None
     elif not _accepts(parameter, value):
@@ -284,7 +284,7 @@ def _bind_keywords(
     values = {}
     for name, node in row.kwargs:
         parameter = by_name.get(name)
-        if parameter is None and factory.open:
+        if parameter is None and factory.takes_any_keyword:
             parameter = Parameter(name, Role.PLAIN, (), None, False)
         if parameter is None:
             hint = did_you_mean(name, by_name) or f"it takes {factory.signature(supplied)}"

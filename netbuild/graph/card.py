@@ -9,8 +9,8 @@ from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.header import CodeFile
 from netbuild.grammar.spec import Spec
 from netbuild.graph.options import NetworkConfig
+from netbuild.modules.custom import collect_sources
 from netbuild.modules.factory import Factory
-from netbuild.modules.own import collect_sources
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class NetworkCard:
         params: the values of the file's ``params``.
         file: the name of the YAML file.
         yaml: the text of a YAML file that builds exactly this network.
-        modules: the source files of the own modules that the rows use.
+        modules: the source files of the custom modules that the rows use.
         requires: top-level packages, torch excepted, that the rows name.
     """
 
@@ -60,14 +60,14 @@ class NetworkCard:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-def make_card(name: str, config: NetworkConfig, stride: int, own_modules: Iterable[Factory]) -> NetworkCard:
+def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Iterable[Factory]) -> NetworkCard:
     """Make the card of a resolved network.
 
     Args:
         name: the network's name.
         config: the values that its rows were resolved with.
         stride: the largest stride of its rows in pixels.
-        own_modules: factories of the own modules that its rows use.
+        custom_modules: factories of the custom modules that its rows use.
     """
     spec = config.spec
     return NetworkCard(
@@ -75,7 +75,7 @@ def make_card(name: str, config: NetworkConfig, stride: int, own_modules: Iterab
         names=spec.stored.names if spec.stored else None, rows=tuple((row.module, row.name) for row in spec.rows),
         inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
-        modules=collect_sources(own_modules, config.task), requires=_required_packages(spec),
+        modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec),
     )  # fmt: skip
 
 

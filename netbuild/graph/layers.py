@@ -91,7 +91,7 @@ class Graph(NetworkConfig):
     layers: tuple[Layer, ...]
     plan: Plan
     peak_bytes: int  # largest total size of the outputs that are alive at one time
-    own_modules: tuple[Factory, ...] = ()  # those that the rows use
+    custom_modules: tuple[Factory, ...] = ()  # those that the rows use
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ class Graph(NetworkConfig):
             for layer, module in zip(self.layers, modules.values(), strict=True):
                 if layer.uses_init:
                     INITIAL[init](module)
-        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.own_modules))
+        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.custom_modules))
 
     @property
     def stride(self) -> int:

@@ -10,7 +10,7 @@ from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
-from netbuild.modules.gather import load_own_modules
+from netbuild.modules.loading import load_custom_modules
 
 Size = int | tuple[int, int] | None
 
@@ -53,9 +53,9 @@ def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
     spec = load(path, options.get("set", ()))
     trusted = options.get("trusted", False)
     may_run = trusted if callable(trusted) else lambda _: bool(trusted)
-    own = load_own_modules(spec, options.get("modules", ()), may_run)
+    custom = load_custom_modules(spec, options.get("modules", ()), may_run)
     size = expand_size(options.get("imgsz"))
-    return resolve(spec, Options(options.get("scale"), letter, options.get("nc"), options.get("ch"), size, own))
+    return resolve(spec, Options(options.get("scale"), letter, options.get("nc"), options.get("ch"), size, custom))
 
 
 def expand_size(size: Size) -> tuple[int, int] | None:

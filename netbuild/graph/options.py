@@ -31,7 +31,7 @@ class Options:
     nc: int | None = None
     ch: int | None = None
     imgsz: tuple[int, int] | None = None
-    modules: Mapping[str, Factory] = field(default_factory=dict)  # own modules, by the name that rows use
+    modules: Mapping[str, Factory] = field(default_factory=dict)  # custom modules, by the name that rows use
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     )
 
 
-def _takes_text(name: str, own: Mapping[str, Factory]) -> bool:
+def _takes_text(name: str, custom: Mapping[str, Factory]) -> bool:
     try:
-        return registry.find(name, own).takes_text
+        return registry.find_factory(name, custom).takes_text
     except NetbuildError:
         return False  # resolving the row reports the unknown module
 
@@ -155,11 +155,11 @@ def _expression_names(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> 
     return names
 
 
-def _task_of_head(spec: Spec, own: Mapping[str, Factory]) -> str | None:
+def _task_of_head(spec: Spec, custom: Mapping[str, Factory]) -> str | None:
     """The task of the last row whose module has one."""
     for row in reversed(spec.rows):
         try:
-            task = (own.get(row.module) or registry.factory(row.module)).task
+            task = (custom.get(row.module) or registry.get_factory(row.module)).task
         except NetbuildError:
             continue  # resolving the row reports the unknown module
         if task:
@@ -176,7 +176,7 @@ def _activation_maker(spec: Spec) -> Callable[[], nn.Module]:
 
     def make() -> nn.Module:
         try:
-            return registry.activation(value)
+            return registry.make_activation(value)
         except NetbuildError as error:
             raise node.error(error.message, error.hint) from None
 

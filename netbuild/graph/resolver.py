@@ -55,12 +55,12 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
         layers=tuple(layers),
         plan=Plan(tuple(layer.step for layer in layers), result),
         peak_bytes=resolver.observer.live.peak,
-        own_modules=_used_modules(spec, options.modules),
+        custom_modules=_used_modules(spec, options.modules),
     )
 
 
-def _used_modules(spec: Spec, own: Mapping[str, Factory]) -> tuple[Factory, ...]:
-    return tuple(own[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in own)
+def _used_modules(spec: Spec, custom: Mapping[str, Factory]) -> tuple[Factory, ...]:
+    return tuple(custom[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in custom)
 
 
 class _Resolver:
@@ -68,11 +68,11 @@ class _Resolver:
 
     Args:
         config: the network's configuration.
-        own: own modules, by the name that rows use.
+        custom: custom modules, by the name that rows use.
     """
 
-    def __init__(self, config: NetworkConfig, own: Mapping[str, Factory]) -> None:
-        self.blocks, self.task, self.imgsz, self.own = config.spec.blocks, config.task, config.imgsz, own
+    def __init__(self, config: NetworkConfig, custom: Mapping[str, Factory]) -> None:
+        self.blocks, self.task, self.imgsz, self.custom = config.spec.blocks, config.task, config.imgsz, custom
         self.observer = Observer(counting=False)
         self.observer.limit = MAX_OPERATORS
         self.errors: list[NetbuildError] = []
@@ -173,7 +173,7 @@ class _Resolver:
             self.unknown[row.module][1].append(row.index)
             raise SourceFailedError
         try:
-            return registry.find(row.module, self.own)
+            return registry.find_factory(row.module, self.custom)
         except NetbuildError as error:
             located = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
             located.exit_code = error.exit_code

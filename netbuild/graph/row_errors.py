@@ -82,7 +82,7 @@ def _row_error(
 ) -> NetbuildError:
     text = shorten(str(error) or type(error).__name__, 300)
     labels = {layer.row.index: layer.row.label for layer in above}
-    if place := _place_in_own_code(factory, error):
+    if place := _place_in_custom_code(factory, error):
         text += f" (raised at {place})"
     sources = list(zip(row.sources, inputs, strict=True))
     input_lines = [f"  from {labels.get(s, 'the input')}: {_format_shape(x)}" for s, x in sources]
@@ -99,8 +99,8 @@ def _row_error(
     return NetbuildError("\n".join(lines), row.where, hint)
 
 
-def _place_in_own_code(factory: Factory, error: Exception) -> str:
-    """Return ``file:line: text`` of the line of an own module that raised an error; empty for other modules."""
+def _place_in_custom_code(factory: Factory, error: Exception) -> str:
+    """Return ``file:line: text`` of the line of an custom module that raised an error; empty for other modules."""
     if not factory.file or factory.path.startswith("netbuild."):
         return ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == factory.file]

@@ -1,1 +1,1 @@
-"""A name in a row to what builds it: registry, builders, own modules, trust."""
+"""Find the factory that builds a row's module: registry, model builders, custom modules, trust."""

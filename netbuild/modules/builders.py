@@ -1,6 +1,6 @@
-"""Rows that call another package's model builder: ``torchvision.models.*``, ``timm.create_model``, and `TorchVision`.
+"""Model builders of other packages for rows: ``torchvision.models.*``, ``timm.create_model`` and `TorchVision`.
 
-Whatever a file says, nothing is downloaded unless the caller allows it (`pretrained`).
+A network file alone never starts a download: the caller must allow it, see `pretrained_mode`.
 """
 
 import inspect
@@ -24,30 +24,32 @@ TIMM = "timm.create_model"
 TORCHVISION = "torchvision.models."
 REQUIRED = inspect.Parameter.empty
 
-Pretrained = Literal["refuse", "download", "skip"]
-_pretrained: ContextVar[Pretrained] = ContextVar("pretrained", default="refuse")
+PretrainedMode = Literal["refuse", "download", "skip"]
+_mode: ContextVar[PretrainedMode] = ContextVar("pretrained_mode", default="refuse")
 
-# timm's parameters that name a file or an address: not for a network file to say.
-_TIMM_OUTSIDE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-# Networks whose published weights expect TensorFlow's normalisation, which they can do themselves.
+# timm's parameters that name a file or an address, which a network file must not choose.
+_TIMM_FORBIDDEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+# Networks whose published weights expect TensorFlow's normalisation, which their own forward can apply.
 _TF_NORMALISED = ("googlenet", "inception_v3")
 
 
 @contextmanager
-def pretrained(mode: Pretrained) -> Iterator[None]:
-    """What becomes of weights that rows ask for while networks are built with weights.
+def pretrained_mode(mode: PretrainedMode) -> Iterator[None]:
+    """Decide, for the networks built inside, what happens where a row requests pretrained weights.
 
-    ``refuse`` them, ``download`` them, or ``skip`` them since others will be loaded. On ``meta`` they are skipped.
+    Args:
+        mode: ``refuse`` raises an error, ``download`` downloads and loads them, ``skip`` builds without them because
+            other weights will be loaded. On the ``meta`` device they are always skipped.
     """
-    token = _pretrained.set(mode)
+    token = _mode.set(mode)
     try:
         yield
     finally:
-        _pretrained.reset(token)
+        _mode.reset(token)
 
 
-def find(name: str) -> Factory | None:
-    """The factory for a builder's name; None if the name is none of theirs.
+def find_builder(name: str) -> Factory | None:
+    """Find the factory of a model builder's name; None for any other name.
 
     Raises:
         NetbuildError: (without a place) if the package is missing or has no such model.
@@ -55,37 +57,41 @@ def find(name: str) -> Factory | None:
     if name == "TorchVision":
         return from_class(name, TorchVision, foreign=False)
     if name == TIMM:
-        return _timm()
+        return _timm_factory()
     if name.startswith(TORCHVISION):
-        return _torchvision(name.removeprefix(TORCHVISION).split(".")[-1], name)
+        return _torchvision_factory(name.removeprefix(TORCHVISION).split(".")[-1], name)
     return None
 
 
-def _asked(wanted: bool, what: str) -> bool:
-    """Whether published weights are to be loaded now."""
-    mode = _pretrained.get()
-    if not wanted or mode == "skip" or torch.empty(0).device.type == "meta":
+def _should_load(requested: bool, model: str) -> bool:
+    """Whether to load published weights now.
+
+    Raises:
+        NetbuildError: if they are requested and the mode is ``refuse``.
+    """
+    mode = _mode.get()
+    if not requested or mode == "skip" or torch.empty(0).device.type == "meta":
         return False
     if mode == "refuse":
-        message = f"{what} asks for pretrained weights, which would be downloaded"
+        message = f"pretrained weights of {model} are requested, which would be downloaded"
         raise NetbuildError(message, hint="allow it with --download, or write pretrained: false")
     return True
 
 
 @contextmanager
-def _fetching(model: str) -> Iterator[None]:
-    """No connection, a broken file, a full disk: whatever fetching weights meets."""
+def _download_errors(model: str) -> Iterator[None]:
+    """Convert any exception of a download (no connection, a broken file, a full disk) into a NetbuildError."""
     try:
         yield
     except Exception as error:
         text = shorten(str(error) or type(error).__name__, 300)
-        raise NetbuildError(f"the published weights of {model} cannot be had: {text}") from error
+        raise NetbuildError(f"the published weights of {model} cannot be loaded: {text}") from error
 
 
 # -- timm -------------------------------------------------------------------------------------------------------------
 
 
-def _timm() -> Factory:
+def _timm_factory() -> Factory:
     package("timm")
     parameters = (
         Parameter("model_name", Plain, (str,), REQUIRED, False),
@@ -93,131 +99,146 @@ def _timm() -> Factory:
         Parameter("features_only", Plain, (bool,), False, False),
         Parameter("in_chans", In, (int,), 3, False),
     )
-    return Factory(TIMM, timm_model, parameters, path=TIMM, open=True)
+    return Factory(TIMM, build_timm, parameters, path=TIMM, takes_any_keyword=True)
 
 
-def timm_model(
+def build_timm(
     model_name: str, pretrained: bool = False, features_only: bool = False, in_chans: int = 3, **options: Any
 ) -> nn.Module:
-    """A network of timm; with ``features_only`` its stages, as a list from fine to coarse (``out_indices`` picks).
+    """Build a network of timm.
+
+    Args:
+        model_name: timm's name of the model.
+        pretrained: whether to load its published weights.
+        features_only: return the feature maps of its stages, as a list from fine to coarse.
+        in_chans: input channels.
+        options: further arguments of ``timm.create_model``, such as ``out_indices``.
 
     Raises:
-        NetbuildError: for a name that timm does not have, options that name files or addresses, or weights that may
-            not be downloaded.
+        NetbuildError: for an unknown name, an option that names a file or an address, or a refused download.
     """
     timm = package("timm")
     _check_known(model_name, timm.is_model(model_name), timm.list_models, "timm")
-    outside = next((name for name in _TIMM_OUTSIDE if name in options), None)
-    if outside:
-        raise NetbuildError(f"'{outside}' is not for a network file to say: it names a file or an address")
-    load = _asked(pretrained, f"timm's {model_name}")
+    forbidden = next((name for name in _TIMM_FORBIDDEN if name in options), None)
+    if forbidden:
+        raise NetbuildError(f"'{forbidden}' is not allowed in a network file: it names a file or an address")
+    load = _should_load(pretrained, f"timm's {model_name}")
     options |= {"features_only": True} if features_only else {}
-    with _fetching(model_name) if load else nullcontext():
+    with _download_errors(model_name) if load else nullcontext():
         return timm.create_model(model_name, pretrained=load, in_chans=in_chans, **options)
 
 
-def _check_known(name: str, known: bool, names: Callable[[], Sequence[str]], where: str) -> None:
+def _check_known(name: str, known: bool, names: Callable[[], Sequence[str]], package_name: str) -> None:
     if not known:
-        hint = did_you_mean(name, names(), 0.7)
-        raise NetbuildError(f"{where} has no model '{name}'", hint=hint or f"{where} lists its models")
+        hint = did_you_mean(name, names(), 0.7) or f"see the documentation of {package_name} for its models"
+        raise NetbuildError(f"{package_name} has no model '{name}'", hint=hint)
 
 
 # -- torchvision ------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _torchvision(model: str, name: str) -> Factory:
-    _builder(model)
+def _torchvision_factory(model: str, name: str) -> Factory:
+    _get_torchvision_builder(model)  # raises for an unknown model
 
     def make(features: list[str] | None = None, pretrained: bool = False, **options: Any) -> nn.Module:
-        return torchvision_model(model, features, pretrained, **options)
+        return build_torchvision(model, features, pretrained, **options)
 
     parameters = (
         Parameter("features", Plain, (list, type(None)), None, False),
         Parameter("pretrained", Plain, (bool,), False, False),
     )
-    return Factory(name, make, parameters, path=name, open=True)
+    return Factory(name, make, parameters, path=name, takes_any_keyword=True)
 
 
-def _builder(model: str) -> Any:
+def _get_torchvision_builder(model: str) -> Any:
     models = package("torchvision.models")
     known = models.list_models()
     _check_known(model, model in known, lambda: known, "torchvision")
     return models.get_model_builder(model)
 
 
-def torchvision_model(
+def build_torchvision(
     model: str, features: Sequence[str] | None = None, pretrained: bool = False, **options: Any
 ) -> nn.Module:
-    """A network of torchvision; with ``features`` the outputs of these of its layers, as a dict by their names.
+    """Build a network of torchvision.
+
+    Args:
+        model: torchvision's name of the model.
+        features: names of layers whose outputs to return as a dict, instead of the network's output.
+        pretrained: whether to load its published weights.
+        options: further arguments of the model's builder.
 
     Raises:
-        NetbuildError: for a model or a layer that there is not, or weights that may not be downloaded.
+        NetbuildError: for an unknown model or layer, or a refused download.
     """
-    network: nn.Module = _builder(model)(weights=None, **torchvision_options(model, pretrained, options))
-    if _asked(pretrained, f"torchvision's {model}"):
+    network: nn.Module = _get_torchvision_builder(model)(
+        weights=None, **torchvision_options(model, pretrained, options)
+    )
+    if _should_load(pretrained, f"torchvision's {model}"):
         _load_published(network, model)
-    return _stages(network, features) if features else network
+    return _extract_features(network, features) if features else network
 
 
 def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that torchvision's builder gets beside ``weights``.
+    """Return the arguments of torchvision's builder, ``weights`` excepted.
 
     Raises:
-        NetbuildError: for a model that there is not, or weights among the options.
+        NetbuildError: for an unknown model, or weights among the options.
     """
     if {"weights", "weights_backbone"} & options.keys():
-        raise NetbuildError("weights are asked for by pretrained: true", hint="leave the weights arguments out")
-    set_here: dict[str, Any] = {}
+        raise NetbuildError(
+            "pretrained weights are requested by pretrained: true", hint="leave the weights arguments out"
+        )
+    defaults: dict[str, Any] = {}
     if model in _TF_NORMALISED:
-        set_here |= {"transform_input": pretrained, "init_weights": True}
-    if "weights_backbone" in inspect.signature(_builder(model)).parameters:
-        set_here["weights_backbone"] = None  # its default would download
-    return {**set_here, **options}
+        defaults |= {"transform_input": pretrained, "init_weights": True}
+    if "weights_backbone" in inspect.signature(_get_torchvision_builder(model)).parameters:
+        defaults["weights_backbone"] = None  # the builder's own default would download
+    return {**defaults, **options}
 
 
 def _load_published(network: nn.Module, model: str) -> None:
     weights = package("torchvision.models").get_model_weights(model).DEFAULT
-    with _fetching(model):
+    with _download_errors(model):
         state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     fit = network.load_state_dict(state, strict=False)
     if fit.missing_keys:
         raise NetbuildError(f"the published weights of {model} lack {', '.join(fit.missing_keys[:3])}")
 
 
-def _stages(network: nn.Module, features: Sequence[str]) -> nn.Module:
+def _extract_features(network: nn.Module, features: Sequence[str]) -> nn.Module:
     extraction = package("torchvision.models.feature_extraction")
     known, _ = extraction.get_graph_node_names(network)
-    for wanted in features:
-        if not any(name == wanted or name.startswith(f"{wanted}.") for name in known):
+    for layer in features:
+        if not any(name == layer or name.startswith(f"{layer}.") for name in known):
             tops = list(dict.fromkeys(name.split(".")[0] for name in known))
-            raise NetbuildError(
-                f"it has no layer '{wanted}'", hint=did_you_mean(str(wanted), known) or f"it has {', '.join(tops[:24])}"
-            )
+            hint = did_you_mean(str(layer), known) or f"its layers are {', '.join(tops[:24])}"
+            raise NetbuildError(f"there is no layer '{layer}'", hint=hint)
     return extraction.create_feature_extractor(network, list(features))
 
 
 class TorchVision(nn.Module):
-    """A torchvision network as Ultralytics files name it, its last layers dropped: (B, c1, H, W) to a map.
+    """A torchvision network as rows of Ultralytics files use it, without its last layers: (B, 3, H, W) to a map.
 
     Args:
-        model: the network's name, such as ``resnet18``.
-        weights: the published weights wanted, None for random ones; they are loaded where downloading is allowed.
-        unwrap: take the network apart into its children.
-        truncate: how many of the last children are left out.
-        split: give a list: the input and what each child gives.
+        model: torchvision's name of the model, such as ``resnet18``.
+        weights: None for random weights; any other value loads the published ones where downloads are allowed.
+        unwrap: run the network's children in sequence, so that the last ones can be dropped.
+        truncate: number of last children to drop.
+        split: return a list of the input and the output of each child.
 
     Raises:
-        NetbuildError: for a model that there is not.
+        NetbuildError: for an unknown model.
     """
 
     def __init__(
         self, model: str, weights: str | None = "DEFAULT", unwrap: bool = True, truncate: int = 2, split: bool = False
     ):
         super().__init__()
-        network = _whole(model, weights)
+        network = _build_full(model, weights)
         self.split = split and unwrap
-        self.m = _unwrapped(network, truncate) if unwrap else _without_head(network)
+        self.m = _unwrap(network, truncate) if unwrap else _remove_head(network)
 
     def forward(self, x: torch.Tensor) -> Any:
         if not self.split:
@@ -228,33 +249,33 @@ class TorchVision(nn.Module):
         return outputs
 
 
-def _whole(model: str, weights: str | None) -> nn.Module:
-    network: nn.Module = _builder(model)(weights=None)
-    if weights is not None and _may_load(model):
+def _build_full(model: str, weights: str | None) -> nn.Module:
+    network: nn.Module = _get_torchvision_builder(model)(weights=None)
+    if weights is not None and _should_load_or_warn(model):
         _load_published(network, model)
     return network
 
 
-def _may_load(model: str) -> bool:
-    # Such files leave weights at their default: refusing them would refuse the file.
-    if _pretrained.get() == "refuse" and torch.empty(0).device.type != "meta":
+def _should_load_or_warn(model: str) -> bool:
+    # These files leave `weights` at its default, so an error would refuse every one of them: warn instead.
+    if _mode.get() == "refuse" and torch.empty(0).device.type != "meta":
         warnings.warn(f"TorchVision {model}: random weights; --download gets the published ones", stacklevel=4)
         return False
-    return _asked(True, model)
+    return _should_load(True, model)
 
 
-def _unwrapped(network: nn.Module, truncate: int) -> nn.Sequential:
+def _unwrap(network: nn.Module, truncate: int) -> nn.Sequential:
     layers = list(network.children())
     if isinstance(layers[0], nn.Sequential):
         layers = [*layers[0].children(), *layers[1:]]
     return nn.Sequential(*(layers[:-truncate] if truncate else layers))
 
 
-def _without_head(network: nn.Module) -> nn.Module:
+def _remove_head(network: nn.Module) -> nn.Module:
     for name in ("head", "heads"):
         if hasattr(network, name):
             setattr(network, name, nn.Identity())
     return network
 
 
-NAMES = ("TorchVision",)
+NAMES = ("TorchVision",)  # builders that rows call like a packaged layer

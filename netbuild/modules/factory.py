@@ -1,4 +1,4 @@
-"""What builds a module: a callable, and the roles of its parameters read from its signature."""
+"""A `Factory` builds a module; the roles of its parameters are read from the constructor's signature."""
 
 import inspect
 import sys
@@ -16,13 +16,13 @@ from netbuild.roles import NAMES, Plain, Role
 
 @dataclass(frozen=True)
 class Parameter:
-    """A constructor parameter: its role, the types it takes (empty: unknown), its default, whether it takes a list."""
+    """A constructor parameter."""
 
     name: str
     role: Role
-    types: tuple[type, ...]
-    default: Any
-    wants_list: bool
+    types: tuple[type, ...]  # accepted types; empty where the annotation does not say
+    default: Any  # ``inspect.Parameter.empty`` where there is none
+    takes_list: bool  # whether it takes a list, with one value for each source
 
     @property
     def required(self) -> bool:
@@ -31,69 +31,78 @@ class Parameter:
 
     @property
     def text(self) -> str:
-        """Its name with its default, as a signature has it."""
+        """The parameter as a signature shows it: its name, with its default if there is one."""
         default = self.default.__name__ if inspect.isroutine(self.default) else repr(self.default)
         return self.name if self.required else f"{self.name}={default}"
 
 
 @dataclass(frozen=True)
 class Factory:
-    """What builds a module: the callable, its parameters, and whether it comes from another package."""
+    """A callable that builds a module, with the roles of its parameters."""
 
-    name: str
+    name: str  # as rows write it
     make: Callable[..., nn.Module]
     parameters: tuple[Parameter, ...]
-    foreign: bool = False
-    path: str = ""
-    variadic: bool = False  # takes any number of positional values
-    open: bool = False  # takes further keywords
-    task: str | None = None
-    file: str = ""  # of an own module: where its code stands
+    foreign: bool = False  # of torch or another package: positional arguments are the full signature, unscaled
+    path: str = ""  # dotted path of the class or function
+    has_varargs: bool = False  # takes ``*args``
+    takes_any_keyword: bool = False  # passes keyword arguments on that are not among its parameters
+    task: str | None = None  # of a head, such as ``detect``
+    file: str = ""  # source file; empty for modules of other packages
 
     @cached_property
     def takes_text(self) -> bool:
-        """Whether its forward has a parameter ``text``: features (B, K, width) that come from the row's last source."""
+        """Whether its forward has a parameter ``text``: features (B, K, width), which the row's last source gives."""
         forward = getattr(self.make, "forward", None)
         return forward is not None and "text" in inspect.signature(forward).parameters
 
     def takes(self, role: Role) -> bool:
-        """Whether a parameter has the role."""
+        """Whether any parameter has the role."""
         return any(p.role is role for p in self.parameters)
 
     def signature(self, supplied: Mapping[str, Any] | None = None) -> str:
-        """The parameters in order with their defaults; those that netbuild supplies are marked, with values."""
+        """Return the call with its parameters and defaults; those in ``supplied`` show their value and are marked."""
         marks = {name: f"{name}={value} (supplied)" for name, value in (supplied or {}).items()}
-        return self.call_text(marks)
+        return self.format_call(marks)
 
-    def call_text(self, marks: Mapping[str, str]) -> str:
-        """The call as a text: a parameter's mark, if it has one, else its name with its default."""
+    def format_call(self, marks: Mapping[str, str]) -> str:
+        """Return the call as text; a parameter in ``marks`` shows that text instead of its name and default."""
         hidden = (Role.SIZE, Role.STRIDE, Role.SETTING)
         shown = [p for p in self.parameters if p.role not in hidden and p.name not in ("device", "dtype")]
         parts = [marks.get(p.name, p.text) for p in shown]
-        return f"{self.name}({', '.join([*parts, *(['...'] if self.variadic else [])])})"
+        return f"{self.name}({', '.join([*parts, *(['...'] if self.has_varargs else [])])})"
 
 
 def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
-    """The factory of a module class, its parameters' roles read from its signature."""
+    """Make the factory of a module class.
+
+    Args:
+        name: the name that rows use.
+        cls: the class; roles come from `netbuild.module`, from ``Annotated`` types, or from parameter names.
+        foreign: whether it belongs to torch or another package.
+
+    Raises:
+        NetbuildError: if the class is a head that lacks what its task needs.
+    """
     signature = list(inspect.signature(cls).parameters.values())
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in signature)
-    hints = _annotations(cls) if any(isinstance(p.annotation, str) for p in signature) else {}
+    has_varargs = any(p.kind is p.VAR_POSITIONAL for p in signature)
+    hints = _resolve_annotations(cls) if any(isinstance(p.annotation, str) for p in signature) else {}
     parameters = tuple(_parameter(p, hints) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     path = f"{cls.__module__}.{cls.__qualname__}"
-    stated = getattr(cls, "__netbuild__", {})
-    parameters = tuple(replace(p, role=stated.get("roles", {}).get(p.name, p.role)) for p in parameters)
-    task = stated.get("task") or getattr(cls, "task", None)
+    declared = getattr(cls, "__netbuild__", {})  # by the decorator `netbuild.module`
+    parameters = tuple(replace(p, role=declared.get("roles", {}).get(p.name, p.role)) for p in parameters)
+    task = declared.get("task") or getattr(cls, "task", None)
     if task and not foreign:
         check_head_class(cls, task)
     file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
-    return Factory(name, cls, parameters, foreign, path, variadic, task=task, file="" if foreign else file)
+    return Factory(name, cls, parameters, foreign, path, has_varargs, task=task, file="" if foreign else file)
 
 
-def _annotations(cls: type[nn.Module]) -> dict[str, Any]:
-    # With `from __future__ import annotations` they are texts: read them where they resolve.
+def _resolve_annotations(cls: type[nn.Module]) -> dict[str, Any]:
+    """Evaluate annotations that are strings, as `from __future__ import annotations` makes them all."""
     try:
         return get_type_hints(cls.__init__, include_extras=True)
-    except Exception:  # a name that only a type checker sees
+    except Exception:  # a name that is imported only for type checkers
         return {}
 
 
@@ -109,6 +118,7 @@ def _parameter(p: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
 
 
 def _types(annotation: Any) -> tuple[type, ...]:
+    """List the classes that an annotation allows; empty if there is none that `isinstance` could check."""
     if get_origin(annotation) in (Union, UnionType):
         return tuple(t for option in get_args(annotation) for t in _types(option))
     base = get_origin(annotation) or annotation

@@ -1,4 +1,7 @@
-"""The name in a row to the factory that builds it: packaged layers and ``nn.*``, and nothing but layers."""
+"""Find the factory of a module name in a row: packaged layers, ``torch.nn`` and a few packages; nothing but layers.
+
+Only names on fixed lists are looked up, so that a network file cannot reach any other code.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -16,40 +19,40 @@ from netbuild.modules.factory import Factory, from_class
 from netbuild.system import packages
 from netbuild.system.plugins import Registry
 
-OWN_MODULE_HINT = "an own module is made known by --modules FILE.py, or by imports: in the network's file"
-PACKAGES = ("torchvision.ops", "timm.layers")  # whose layers rows may name by dotted path
+CUSTOM_MODULE_HINT = "for a module of your own, pass --modules FILE.py or list it under imports: in the network's file"
+PACKAGES = ("torchvision.ops", "timm.layers")  # rows may name their layers by dotted path
 
 MODULES: Registry[nn.Module] = Registry(
     "module", "torch.nn:Module", {name: f"netbuild.layers:{name}" for name in layers.__all__}
 )
 
-# nn.Module classes that hold or compare others: no layer of a network.
+# Containers and base classes of torch.nn, which are not layers.
 _CONTAINERS = {
     "Module", "ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict", "Container", "DataParallel",
 }  # fmt: skip
 
 
-def names() -> list[str]:
-    """The packaged layers' names."""
+def packaged_names() -> list[str]:
+    """List the names of netbuild's own layers."""
     return [*layers.__all__, *builders.NAMES]
 
 
 def torch_names() -> list[str]:
-    """The layers of ``torch.nn`` that may stand in a row."""
+    """List the layers of ``torch.nn`` that a row may use."""
     return [f"nn.{name}" for name in sorted(vars(nn), key=str.lower) if _is_layer(name)]
 
 
 @cache
-def factory(name: str) -> Factory:
-    """The factory for a module's name.
+def get_factory(name: str) -> Factory:
+    """Return the factory of a module name; custom modules are not looked up.
 
     Raises:
-        NetbuildError: (without a place) if the name is unknown or is no layer.
+        NetbuildError: (without a place) if the name is unknown or is not a layer.
     """
     prefix, _, rest = name.removeprefix("torch.").partition(".")
     if prefix == "nn" and rest:
         return _torch_layer(name, rest)
-    if found := builders.find(name) or _of_package(name):
+    if found := builders.find_builder(name) or _package_layer(name):
         return found
     if "." not in name and (cls := MODULES.find(name)):
         return from_class(name, cls, foreign=False)
@@ -57,37 +60,37 @@ def factory(name: str) -> Factory:
 
 
 def is_known_path(name: str) -> bool:
-    """Whether a dotted name is of torch, or of the few packages whose code rows may name without being trusted."""
+    """Whether a dotted name belongs to torch or to one of the packages that rows may name without trust."""
     home = name.rpartition(".")[0]
     known = home in PACKAGES or name == builders.TIMM or name.startswith(builders.TORCHVISION)
     return known or name.split(".")[0] in ("nn", "torch")
 
 
-def find(name: str, own: Mapping[str, Factory]) -> Factory:
-    """The factory for a module's name, own modules first.
+def find_factory(name: str, custom: Mapping[str, Factory]) -> Factory:
+    """Find the factory of a module name; custom modules take precedence.
 
     Raises:
-        NetbuildError: (without a place) if the name is unknown or is no layer.
+        NetbuildError: (without a place) if the name is unknown or is not a layer.
     """
-    if name in own:
-        return own[name]
+    if name in custom:
+        return custom[name]
     try:
-        return factory(name)
+        return get_factory(name)
     except NetbuildError as error:
         if not error.hint:
-            hint = did_you_mean(name, [*own, *MODULES.names(), *builders.NAMES, *torch_names()])
-            error.hint = f"{hint}; otherwise {OWN_MODULE_HINT}" if hint else OWN_MODULE_HINT
+            hint = did_you_mean(name, [*custom, *MODULES.names(), *builders.NAMES, *torch_names()])
+            error.hint = f"{hint}; {CUSTOM_MODULE_HINT}" if hint else CUSTOM_MODULE_HINT
         raise
 
 
-def _of_package(name: str) -> Factory | None:
-    """A layer of the few packages that rows may name by their dotted path."""
+def _package_layer(name: str) -> Factory | None:
+    """The factory of a layer in one of `PACKAGES`, None for any other name."""
     home, _, cls_name = name.rpartition(".")
     if home not in PACKAGES:
         return None
     cls = getattr(packages.package(home), cls_name, None)
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
-        raise NetbuildError(f"'{name}' is not a layer", hint=f"a row holds an nn.Module class of {home}")
+        raise NetbuildError(f"'{name}' is not a layer", hint=f"a row names an nn.Module class of {home}")
     return from_class(name, cls, foreign=True)
 
 
@@ -105,41 +108,41 @@ def _is_layer(name: str) -> bool:
 def _torch_layer(name: str, rest: str) -> Factory:
     if _is_layer(rest):
         return from_class(f"nn.{rest}", getattr(nn, rest), foreign=True)
-    hint = did_you_mean(f"nn.{rest}", torch_names(), 0.85)
+    hint = did_you_mean(f"nn.{rest}", torch_names(), 0.85)  # among so many names only close ones help
     if rest.startswith("Lazy") and _is_layer(rest[4:]):
         hint = f"write nn.{rest[4:]} with keyword arguments: the input channels are then filled in"
-    raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row holds an nn.Module class of torch.nn")
+    raise NetbuildError(f"'{name}' is not a layer", hint=hint or "a row names an nn.Module class of torch.nn")
 
 
-def instantiate(call: Call) -> nn.Module:
-    """The module that an argument such as ``nn.LeakyReLU(0.1)`` stands for.
+def build_call(call: Call) -> nn.Module:
+    """Build the module of an argument such as ``nn.LeakyReLU(0.1)``.
 
     Raises:
-        NetbuildError: (without a place) if the name is no layer or does not take these arguments.
+        NetbuildError: (without a place) if the name is not a layer or does not take these arguments.
     """
-    made = factory(call.name)
+    factory = get_factory(call.name)
     try:
-        return made.make(*call.args, **dict(call.kwargs))
-    except Exception as error:  # whatever a constructor raises
+        return factory.make(*call.args, **dict(call.kwargs))
+    except Exception as error:  # a constructor may raise anything
         text = shorten(str(error) or type(error).__name__, 300)
-        raise NetbuildError(f"{call}: {text}", hint=f"it takes {made.signature()}") from None
+        raise NetbuildError(f"{call}: {text}", hint=f"it takes {factory.signature()}") from None
 
 
-def activation(value: Any) -> nn.Module:
-    """An activation from its name (relu, Leaky ReLU, ...) or a call such as ``nn.ReLU()``.
+def make_activation(value: Any) -> nn.Module:
+    """Make an activation from its name (relu, Leaky ReLU, ...) or from a call such as ``nn.ReLU()``.
 
     Raises:
         NetbuildError: (without a place) if it is neither.
     """
     if isinstance(value, Call):
-        return instantiate(value)
+        return build_call(value)
     module = activation_by_name(value) if isinstance(value, str) else None
     if module is None and isinstance(value, str) and value.removeprefix("torch.").startswith("nn."):
         if value.count("(") != value.count(")"):
             raise NetbuildError(
                 f"'{value}' is cut off", hint="put a call with a comma in quotes: in a row a comma ends a value"
             )
-        return instantiate(Call(value))
+        return build_call(Call(value))
     if module is None:
         hint = "" if "(" in str(value) else did_you_mean(str(value), ACTIVATIONS)
         hint = hint or f"known: {', '.join(ACTIVATIONS)}, or a call such as nn.ReLU()"

@@ -1,13 +1,13 @@
-"""Code that the user has agreed to run, remembered by path and content in the user's settings folder."""
+"""Code files that the user has agreed to run, recorded by path and content hash in the user's settings folder."""
 
 import json
 from pathlib import Path
 
-from netbuild.modules.own import code_files, fingerprint
+from netbuild.modules.custom import code_files, fingerprint
 from netbuild.system.files import make_folder, write_text
 from netbuild.system.folders import old_settings_folder, settings_folder
 
-FILE = "trusted.json"  # path to SHA-256 of every file that may run
+FILE = "trusted.json"  # maps the path of each trusted file to its SHA-256
 
 
 def _read(file: Path) -> dict[str, str]:
@@ -18,24 +18,24 @@ def _read(file: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
 
 
-def _known() -> dict[str, str]:
-    """The fingerprint of each trusted file, by its path."""
+def _read_trusted() -> dict[str, str]:
+    """Read the hash of each trusted file by its path; earlier versions kept them in another folder on some systems."""
     return {**_read(old_settings_folder() / FILE), **_read(settings_folder() / FILE)}
 
 
-def is_remembered(path: Path) -> bool:
-    """Whether every code file of a path is known with its present content."""
-    known = _known()
+def is_trusted(path: Path) -> bool:
+    """Whether the user has agreed to run every code file of a path with its present content."""
+    trusted = _read_trusted()
     files = code_files(path)
-    return bool(files) and all(known.get(str(f.resolve())) == fingerprint(f) for f in files)
+    return bool(files) and all(trusted.get(str(f.resolve())) == fingerprint(f) for f in files)
 
 
-def remember(path: Path) -> None:
-    """Note that the user agreed to run the code of a path as it is now.
+def add_trusted(path: Path) -> None:
+    """Record that the user agreed to run the code of a path with its present content.
 
     Raises:
-        NetbuildError: if the note cannot be written.
+        NetbuildError: if the record cannot be written.
     """
-    known = {**_known(), **{str(f.resolve()): fingerprint(f) for f in code_files(path)}}
+    trusted = {**_read_trusted(), **{str(f.resolve()): fingerprint(f) for f in code_files(path)}}
     make_folder(settings_folder())
-    write_text(settings_folder() / FILE, json.dumps(known, indent=1))
+    write_text(settings_folder() / FILE, json.dumps(trusted, indent=1))

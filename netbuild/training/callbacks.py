@@ -7,7 +7,7 @@ from typing import Any
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.loader import Batch
-from netbuild.modules.own import run_file
+from netbuild.modules.custom import import_file
 from netbuild.system.plugins import entry_points
 from netbuild.training.loop import Trainer
 
@@ -80,7 +80,7 @@ def callbacks_of_file(path: str | Path) -> list[Callback]:
     file = Path(path)
     if not file.is_file():
         raise NetbuildError(f"{path}: there is no such file")
-    module = run_file(file)
+    module = import_file(file)
     classes = [
         value
         for value in vars(module).values()

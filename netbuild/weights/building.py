@@ -48,7 +48,7 @@ def build_graph(graph: Graph, download: bool = False) -> Network:
     """Build a resolved network; if it was read from a checkpoint, load that checkpoint's weights."""
     source = graph.spec.checkpoint
     # Downloaded weights would be overwritten by the checkpoint's, so its rows skip the download.
-    with builders.pretrained("skip" if source else "download" if download else "refuse"):
+    with builders.pretrained_mode("skip" if source else "download" if download else "refuse"):
         network = graph.build()
     return checkpoint.load_weights(network, source) if source else network
 

@@ -70,7 +70,7 @@ def import_weights(
     """
     source = read_weights(Path(path), prefer)
     graph = open_graph(model, **options) if model else resolve_graph(source)
-    with builders.pretrained("skip"):  # the file's weights replace pretrained ones
+    with builders.pretrained_mode("skip"):  # the file's weights replace pretrained ones
         network = graph.build()
     found = match(source.tensors, network.state_dict(), mapping)
     if strict or not found.tensors:

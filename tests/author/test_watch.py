@@ -19,7 +19,7 @@ from netbuild.cli.flags import may_run
 from netbuild.grammar.locate import packaged
 from netbuild.graph.options import Options
 from netbuild.modules import trust
-from netbuild.modules.own import PREFIX, forget
+from netbuild.modules.custom import PREFIX, unload_modules
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .* ms$")
 ENOUGH = 60  # seconds for a redraw on a busy machine
@@ -157,12 +157,12 @@ def test_changed_code_must_be_trusted_again(tmp_path, monkeypatch):
     file, code = tmp_path / "own.yaml", tmp_path / "gate.py"
     file.write_text(OWN, encoding="utf-8")
     code.write_text(GATE, encoding="utf-8")
-    trust.remember(code)
+    trust.add_trusted(code)
     snapshots = Watcher(file, WatchOptions(Options(), trusted=may_run(False))).snapshots()
     assert next(snapshots).summary
     code.write_text(GATE.replace("r=4", "r=8"), encoding="utf-8")
     assert "runs only if you trust it" in next(snapshots).findings[0].message
-    trust.remember(code)
+    trust.add_trusted(code)
     code.touch()
     assert "-260 params" in next(snapshots).change
 
@@ -194,7 +194,7 @@ def test_the_text_of_a_change():
 def collected():
     """Garbage collection as in the command: between snapshots, and without the objects from before."""
     before = sys.dont_write_bytecode
-    forget()
+    unload_modules()
     configure_process()
     freeze_objects()
     yield

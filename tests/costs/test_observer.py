@@ -157,9 +157,9 @@ def test_operators_without_a_rule_are_reported(monkeypatch):
         def forward(self, x):
             return torch.fft.rfft2(x).abs() + torch.cosh(x.mean())
 
-    known = registry.factory
+    known = registry.get_factory
     own = registry.from_class("Spectrum", Spectrum, foreign=False)
-    monkeypatch.setattr(registry, "factory", lambda name: own if name == "Spectrum" else known(name))
+    monkeypatch.setattr(registry, "get_factory", lambda name: own if name == "Spectrum" else known(name))
     conv, spectrum = graph_of(net_of("Conv, [4]; Spectrum, []")).layers
     assert not conv.tally.unknown
     assert dict(spectrum.tally.unknown) == {"aten._fft_r2c.default": 1}  # abs, cosh and the mean are known to be free
@@ -371,9 +371,9 @@ def test_an_operator_that_moves_positions_leaves_the_field_unknown(monkeypatch):
         def forward(self, x):
             return x.flip(3)
 
-    known = registry.factory
+    known = registry.get_factory
     own = registry.from_class("Mirror", Mirror, foreign=False)
-    monkeypatch.setattr(registry, "factory", lambda name: own if name == "Mirror" else known(name))
+    monkeypatch.setattr(registry, "get_factory", lambda name: own if name == "Mirror" else known(name))
     fields = [layer.field for layer in graph_of(net_of("Conv, [8, 3]; Mirror, []; Conv, [8, 3]")).layers]
     assert [field.known for field in fields] == [True, False, False]
 

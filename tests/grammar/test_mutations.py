@@ -23,7 +23,7 @@ from netbuild.grammar.spec import load, read
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
-from netbuild.modules.gather import load_own_modules
+from netbuild.modules.loading import load_custom_modules
 from netbuild.report import text as render
 from netbuild.report import textbook
 from netbuild.report.summary import summarize_graph
@@ -61,7 +61,7 @@ def resolved(text: str | bytes, path: Path) -> Graph:
         spec = load(path)
     else:
         spec = read(text, path)
-    own = load_own_modules(spec, (), lambda _: False)
+    own = load_custom_modules(spec, (), lambda _: False)
     graph = resolve(spec, Options(imgsz=SIZE, modules=own))
     summary = summarize_graph(graph)
     render.as_text(summary)

@@ -86,7 +86,7 @@ def _is_refused(case: Path) -> bool:
 
 
 ORIGINALS = originals()
-MODULES = [*registry.names(), *registry.torch_names()]
+MODULES = [*registry.packaged_names(), *registry.torch_names()]
 ODD_MODULES = [
     *("Unit", "Pair", "conv", "nn", "nn.", "torch.nn.ReLU", "nn.Module", "nn.LazyLinear", "nn.init.os.getcwd", "nn.L1Loss"),
     *("torchvision.ops.DropBlock2d", "torchvision.ops.Conv2dNormActivation", "torchvision.ops.nms", "timm.layers.X"),
@@ -167,7 +167,7 @@ def module(rng: Random) -> Any:
 def arguments(rng: Random, name: Any) -> Any:
     """Arguments of a module that are often right."""
     try:
-        parameters = [p for p in registry.find(name, {}).parameters if p.role not in (Role.DEPTH, Role.STRIDE)]
+        parameters = [p for p in registry.find_factory(name, {}).parameters if p.role not in (Role.DEPTH, Role.STRIDE)]
     except (NetbuildError, TypeError, AttributeError):
         return [value(rng) for _ in range(rng.randrange(4))]
     if not name.startswith("nn.") or rng.random() < 0.3:

@@ -91,7 +91,7 @@ def test_pretrained_weights_are_downloaded_only_when_both_say_so(package):
         found.build()
     assert "--download" in error.value.hint
     assert "pretrained: false" in error.value.hint
-    with builders.pretrained("skip"):
+    with builders.pretrained_mode("skip"):
         found.build()
 
 
@@ -102,11 +102,11 @@ def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkey
     torch.save(theirs.state_dict(), tmp_path / "checkpoints" / name)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     found = graph("torchvision.models.resnet18, {pretrained: true, features: [layer1]}")
-    with builders.pretrained("download"):
+    with builders.pretrained_mode("download"):
         network = found.build()
     assert torch.equal(network.model[0].get_submodule("layer1.0.conv1").weight, theirs.layer1[0].conv1.weight)
     (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
-    with pytest.raises(NetbuildError, match="cannot be had"), builders.pretrained("download"):
+    with pytest.raises(NetbuildError, match="cannot be loaded"), builders.pretrained_mode("download"):
         found.build()
 
 
@@ -120,7 +120,10 @@ def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkey
         ("torchvision.models.resnet18, {nonsense: 1}", "nonsense"),
         ("timm.create_model, [resnet19x]", "no model 'resnet19x'"),
         ("timm.create_model, ['hf-hub:someone/something']", "no model 'hf-hub"),
-        ("timm.create_model, [resnet18, {checkpoint_path: x.pt}]", "'checkpoint_path' is not for a network file"),
+        (
+            "timm.create_model, [resnet18, {checkpoint_path: x.pt}]",
+            "'checkpoint_path' is not allowed in a network file",
+        ),
         ("timm.create_model, [resnet18, {pretrained_cfg: {url: 'http://x'}}]", "'pretrained_cfg' is not"),
         ("timm.create_model, [7]", "a text is needed"),
         ("timm.create_model, []", "model_name missing"),
@@ -140,4 +143,4 @@ def test_a_missing_package_is_an_extra(monkeypatch):
         graph(ROWS["timm"])
     assert error.value.exit_code == 3
     assert "netbuild[timm]" in error.value.hint
-    assert registry.factory("TorchVision").name == "TorchVision"  # known without its package
+    assert registry.get_factory("TorchVision").name == "TorchVision"  # known without its package

@@ -17,7 +17,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.layers.heads.base import Head, check_head_class
 from netbuild.modules import trust
-from netbuild.modules.own import load
+from netbuild.modules.custom import load_modules
 from netbuild.system import plugins
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -82,7 +82,7 @@ def own(tmp_path):
 
 def graph(text: str, own: Path, **options):
     return resolve(
-        read(textwrap.dedent(text), Path("net.yaml")), Options(imgsz=(16, 16), modules=load([own]), **options)
+        read(textwrap.dedent(text), Path("net.yaml")), Options(imgsz=(16, 16), modules=load_modules([own]), **options)
     )
 
 
@@ -171,7 +171,7 @@ def test_folders_and_packages(tmp_path):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text("from .inner import C\n")
     (tmp_path / "pack" / "inner.py").write_text("from torch import nn\nclass C(nn.Module): pass\n")
-    assert set(load([tmp_path / "plain", tmp_path / "pack"])) == {"A", "B", "C"}
+    assert set(load_modules([tmp_path / "plain", tmp_path / "pack"])) == {"A", "B", "C"}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_two_files_with_one_name_and_a_missing_file(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.py").write_text("from torch import nn\nclass Same(nn.Module): pass\n")
     with pytest.raises(NetbuildError, match="defined twice"):
-        load([tmp_path / "a.py", tmp_path / "b.py"])
+        load_modules([tmp_path / "a.py", tmp_path / "b.py"])
     with pytest.raises(NetbuildError, match="no such module file"):
-        load([tmp_path / "c.py"])
+        load_modules([tmp_path / "c.py"])
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_imports_run_only_when_trusted(cli, importing, tmp_path, monkeypatch):
 
 def test_trust_is_remembered_for_a_path_and_its_content(cli, importing):
     module = importing.parent / "own.py"
-    trust.remember(module)
+    trust.add_trusted(module)
     assert cli("summary", importing, "--imgsz", "16").code == 0
     module.write_text(module.read_text() + "\n")
     assert cli("summary", importing, "--imgsz", "16").code == 2
@@ -320,11 +320,11 @@ def test_the_refusal_names_all_code_of_a_package(cli, tmp_path, monkeypatch):
 
 
 def test_trust_given_before_the_settings_moved_still_counts(cli, importing, tmp_path, monkeypatch):
-    trust.remember(importing.parent / "own.py")
+    trust.add_trusted(importing.parent / "own.py")
     monkeypatch.setattr(trust, "settings_folder", lambda: tmp_path / "elsewhere")  # as on macOS and Windows
-    assert trust.is_remembered(importing.parent / "own.py")
+    assert trust.is_trusted(importing.parent / "own.py")
     monkeypatch.setattr(trust, "old_settings_folder", lambda: tmp_path / "nothing")
-    assert not trust.is_remembered(importing.parent / "own.py")
+    assert not trust.is_trusted(importing.parent / "own.py")
 
 
 HEADS = {
@@ -345,7 +345,7 @@ def test_a_head_that_breaks_the_protocol_is_refused_at_its_class(tmp_path, name)
     file = tmp_path / "bad.py"
     file.write_text(f"from torch import nn\nfrom netbuild.layers.heads.base import Head\n\n{code}")
     with pytest.raises(NetbuildError, match=re.escape(message)) as caught:
-        load([file])
+        load_modules([file])
     assert (caught.value.where.file, caught.value.where.line) == (str(file), 4)
     assert "netbuild.layers.heads.base.Head" in caught.value.hint
 

@@ -8,7 +8,7 @@ from netbuild import graph, training
 from netbuild.data.formats import FORMATS
 from netbuild.errors import NetbuildError
 from netbuild.export.base import TARGETS
-from netbuild.modules.registry import MODULES, factory
+from netbuild.modules.registry import MODULES, get_factory
 from netbuild.tasks import TASKS
 
 
@@ -35,10 +35,10 @@ def test_a_registry_finds_what_is_built_in_and_registered(registry, group, monke
 def test_a_registered_module_stands_in_rows(monkeypatch):
     monkeypatch.setattr(MODULES, "registered", {})
     with pytest.raises(NetbuildError, match="unknown module 'Mine'"):
-        factory("Mine")
+        get_factory("Mine")
     MODULES.register("Mine", Own)
-    assert isinstance(factory("Mine").make(), Own)
-    factory.cache_clear()
+    assert isinstance(get_factory("Mine").make(), Own)
+    get_factory.cache_clear()
 
 
 def test_packages_show_their_public_names():

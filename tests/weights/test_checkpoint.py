@@ -100,7 +100,7 @@ def test_carried_code_runs_only_where_it_is_trusted(cli, net, tmp_path, monkeypa
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     refused = cli("summary", file)
     assert (refused.code, refused.out, marker.exists()) == (2, "", False)
-    assert "carries the code of own modules" in refused.err
+    assert "carries the code of custom modules" in refused.err
     assert (
         "would run gates/inner.py" if package else f"would run gate.py ({len(code.splitlines())} lines, "
     ) in refused.err
@@ -180,7 +180,7 @@ CODE = {"path": "../x.py", "text": "x = 1\n", "sha256": "0"}
         ([], "its facts cannot be read"),
         ({**GOOD, "imgsz": 5}, "its facts cannot be read"),
         ({**GOOD, "yaml": "layers:\n  - [-1, 1, Cnov, [3]]\n"}, "a.yaml:2:13: row 0: unknown module 'Cnov'"),
-        ({**GOOD, "modules": [[CODE]]}, "no path for a module file"),
+        ({**GOOD, "modules": [[CODE]]}, "not a valid path for a module file"),
         ({**GOOD, "modules": [[{**CODE, "path": "x.py"}]]}, "its SHA-256 differs"),
         ({**GOOD, "aliases": {"b": "c"}}, "'b' is an alias of 'c'"),
         (GOOD, "'model.0.weight' is missing; 'model.0.bias' is missing; 'a' is unexpected"),

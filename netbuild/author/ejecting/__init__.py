@@ -101,7 +101,7 @@ def built(graph: Graph) -> Network:
 
     The caller's random generators stay as they are.
     """
-    with torch.random.fork_rng(devices=[]), builders.pretrained("skip"):
+    with torch.random.fork_rng(devices=[]), builders.pretrained_mode("skip"):
         torch.manual_seed(0)
         network = graph.build()
     return checkpoint.load_weights(network, graph.spec.checkpoint) if graph.spec.checkpoint else network

@@ -136,7 +136,7 @@ class Calls:
 
     def module(self, call: Call) -> Made:
         """What an argument such as ``nn.LeakyReLU(0.1)`` makes."""
-        key, suffix = self._class(registry.factory(call.name))
+        key, suffix = self._class(registry.get_factory(call.name))
         by_position = (Argument(f"value{i}", v, False) for i, v in enumerate(call.args))
         return Made(key, suffix, (*by_position, *(Argument(k, v) for k, v in call.kwargs)))
 
@@ -155,7 +155,7 @@ class Calls:
 def _by_position(bound: BoundCall) -> dict[Any, Any]:
     """Values given by position, by their parameters' names; those beyond the parameters by number."""
     names = [p.name for p in bound.factory.parameters]
-    if bound.factory.variadic:
+    if bound.factory.has_varargs:
         return dict(enumerate(bound.positional))
     return dict(zip(names, bound.positional, strict=False))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from netbuild.author.ejecting.modules import DEFINITION, FUNCTION, Import, Module, apply_edits, first_name
 from netbuild.errors import NetbuildError
-from netbuild.modules.own import PREFIX
+from netbuild.modules.custom import PREFIX
 
 LAYERS = "netbuild.layers"
 BUILDERS = "netbuild.modules.builders"

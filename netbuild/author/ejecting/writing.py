@@ -97,7 +97,7 @@ class _File:
 
     def _gather(self) -> Gathered:
         activation = _default_activation(self.default)
-        if not self.graph.own_modules and not any(map(_names_activation, _all_layers(self.graph.layers))):
+        if not self.graph.custom_modules and not any(map(_names_activation, _all_layers(self.graph.layers))):
             activation += _WITHOUT_NAMES
         sources = Sources({ACTIVATION: activation, BUILDERS: _TORCHVISION})
         roots = [*self.calls.roots, *([(HE, "he")] if self.graph.spec.settings.get("init") else [])]

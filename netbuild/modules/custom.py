@@ -1,4 +1,7 @@
-"""Own modules: Python whose ``nn.Module`` classes may stand in rows. Loading a file or folder runs its code."""
+"""Custom modules: ``nn.Module`` classes of the user's Python files, for use in rows.
+
+Loading a file or folder runs its code.
+"""
 
 import hashlib
 import importlib.util
@@ -19,20 +22,20 @@ from netbuild.modules.factory import Factory, from_class
 from netbuild.roles import Role
 from netbuild.system.plugins import has_registered, registered_class
 
-PREFIX = "netbuild_modules"
+PREFIX = "netbuild_modules"  # of the names under which custom files are imported
 Class = TypeVar("Class", bound=type[nn.Module])
 
 
 def module(
     name: str | None = None, *, roles: dict[str, Role] | None = None, task: str | None = None, doc: str = ""
 ) -> Callable[[Class], Class]:
-    """Say of an ``nn.Module`` class what its signature cannot: a class decorator.
+    """Describe an ``nn.Module`` class where its signature is not enough: a class decorator.
 
     Args:
-        name: a further name for rows.
-        roles: roles of constructor parameters, by name.
+        name: another name that rows may use.
+        roles: roles of constructor parameters, by parameter name.
         task: the task of a head, such as ``detect``.
-        doc: one line on what it is.
+        doc: a one-line description.
     """
 
     def mark(cls: Class) -> Class:
@@ -42,17 +45,17 @@ def module(
     return mark
 
 
-def load(paths: Iterable[str | Path]) -> dict[str, Factory]:
-    """The module classes of files, folders and packages, by the name that rows use.
+def load_modules(paths: Iterable[str | Path]) -> dict[str, Factory]:
+    """Load the module classes of Python files, folders and packages, by the name that rows use.
 
     Raises:
-        NetbuildError: if a path is missing, its code fails, or two paths define one name.
+        NetbuildError: if a path is missing, its code fails, or two paths define the same name.
     """
     found: dict[str, Factory] = {}
     for path in paths:
         try:
-            classes = _classes(Path(path))
-        except (OSError, ValueError) as error:  # a path that the system does not take or let see
+            classes = _load_path(Path(path))
+        except (OSError, ValueError) as error:  # an invalid path, or one without permission
             raise NetbuildError(
                 f"{shorten(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from None
@@ -63,14 +66,14 @@ def load(paths: Iterable[str | Path]) -> dict[str, Factory]:
     return found
 
 
-def _classes(path: Path) -> dict[str, Factory]:
+def _load_path(path: Path) -> dict[str, Factory]:
     if not path.exists():
         raise NetbuildError(f"{path}: there is no such module file or folder")
     files = [path] if path.is_file() else _python_files(path)
     if not files:
         raise NetbuildError(f"{path}: no Python file in it")
-    modules = [run_file(file) for file in files]
-    factories = {name: f for module in modules for name, f in _factories(module)}
+    modules = [import_file(file) for file in files]
+    factories = {name: f for module in modules for name, f in _find_classes(module)}
     if not factories and not any(has_registered(module.__name__) for module in modules):
         hint = "a task is registered by the decorator netbuild.tasks.task, a target by netbuild.export.base.target"
         raise NetbuildError(f"{path}: no nn.Module class in it", hint=hint)
@@ -82,8 +85,14 @@ def _python_files(folder: Path) -> list[Path]:
     return [package] if package.is_file() else sorted(folder.glob("*.py"))
 
 
-def run_file(file: Path) -> ModuleType:
-    """Import a file once under a name of its own, so that classes can be pickled and a package's own imports work."""
+def import_file(file: Path) -> ModuleType:
+    """Import a Python file under a unique name, once.
+
+    The module stays in ``sys.modules``, so that its classes can be pickled and relative imports of a package work.
+
+    Raises:
+        NetbuildError: at the line of the file that fails.
+    """
     file = file.resolve()
     stem = file.parent.name if file.name == "__init__.py" else file.stem
     name = f"{PREFIX}_{re.sub(r'[^0-9a-zA-Z]+', '_', stem)}_{fingerprint(file)[:8]}"
@@ -106,6 +115,7 @@ def run_file(file: Path) -> ModuleType:
 
 
 def _code_error(file: Path, error: BaseException) -> NetbuildError:
+    """Make an error at the line of ``file`` that raised another."""
     line, column, text = 1, 1, ""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         line, column, text = error.lineno or 1, error.offset or 1, (error.text or "").rstrip("\n")
@@ -117,52 +127,56 @@ def _code_error(file: Path, error: BaseException) -> NetbuildError:
     return NetbuildError(message, Where(str(file), line, column, text))
 
 
-def _factories(loaded: ModuleType) -> Iterator[tuple[str, Factory]]:
+def _find_classes(loaded: ModuleType) -> Iterator[tuple[str, Factory]]:
+    """Find the module classes of an imported file or package, with the names that rows may use."""
     package = getattr(loaded, "__path__", None) is not None
     for name, cls in list(vars(loaded).items()):
         if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
             continue
-        # A package offers what it imports from its own files; a file only what it defines.
+        # Of a package also the classes that it imports from its own files; of a file only those it defines.
         home = cls.__module__
         if home == loaded.__name__ or (package and home.startswith(f"{loaded.__name__}.")):
             factory = from_class(name, cls, foreign=False)
             yield name, factory
-            further = getattr(cls, "__netbuild__", {}).get("name")
-            if further:
-                yield further, factory
+            alias = getattr(cls, "__netbuild__", {}).get("name")
+            if alias:
+                yield alias, factory
 
 
-def forget() -> None:
-    """Let own modules be read anew when they are next loaded, all their files: what is in use stays as it is."""
+def unload_modules() -> None:
+    """Forget all imported custom files, so that loading reads them again; existing objects keep their classes."""
     for name in [name for name in sys.modules if name.startswith(PREFIX)]:
         del sys.modules[name]
     importlib.invalidate_caches()
 
 
 def code_files(path: Path) -> list[Path]:
-    """All code that importing a path may run: itself, or what lies below it."""
+    """List the Python files that importing a path may run: the file itself, or all in the folder and below."""
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
 def fingerprint(file: Path) -> str:
-    """SHA-256 of a file's path and content, in hexadecimal digits."""
+    """Return the SHA-256 of a file's path and content as hexadecimal digits."""
     return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
 
 
 def collect_sources(factories: Iterable[Factory], task: str | None = None) -> tuple[tuple[CodeFile, ...], ...]:
-    """The text of the files that define own modules and an own task, for a checkpoint: each file, or package, once.
+    """Collect the source files that a checkpoint must carry: those of custom modules and of a custom task.
 
     Args:
-        factories: of the own modules that a network's rows use.
+        factories: factories of the custom modules that the network's rows use.
         task: the name of the network's task.
+
+    Returns:
+        Each file or package once; a package as all its files.
     """
     task_class = registered_class("task", task) if task else None
     homes = [*(f.make.__module__ for f in factories), *([task_class.__module__] if task_class else [])]
     tops = dict.fromkeys(home.split(".")[0] for home in homes if home.startswith(PREFIX))
-    return tuple(_files(sys.modules[top]) for top in tops)
+    return tuple(_read_sources(sys.modules[top]) for top in tops)
 
 
-def _files(top: ModuleType) -> tuple[CodeFile, ...]:
+def _read_sources(top: ModuleType) -> tuple[CodeFile, ...]:
     file = Path(str(top.__file__))
     package = hasattr(top, "__path__")
     files, base = (sorted(file.parent.rglob("*.py")), file.parent.parent) if package else ([file], file.parent)
@@ -171,5 +185,5 @@ def _files(top: ModuleType) -> tuple[CodeFile, ...]:
 
 
 def content_hash(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal digits."""
+    """Return the SHA-256 of a text as hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

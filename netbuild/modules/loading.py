@@ -1,6 +1,6 @@
-"""The own modules of a run, from wherever they come: the user's flags, the file's imports, a checkpoint, packages.
+"""Load the custom modules of a network from all their origins: flags, the file's imports, checkpoints, packages.
 
-What a file or a checkpoint brings is code: it runs only if ``trusted`` says so of its path.
+Modules that a file or a checkpoint brings are foreign code, which runs only if ``trusted`` returns True for its path.
 """
 
 import atexit
@@ -20,34 +20,39 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.header import CodeFile, Stored
 from netbuild.grammar.rows import Row
 from netbuild.grammar.spec import Import, Spec
+from netbuild.modules.custom import code_files, content_hash, fingerprint, load_modules
 from netbuild.modules.factory import Factory, from_class
-from netbuild.modules.own import code_files, content_hash, fingerprint, load
 from netbuild.modules.registry import is_known_path
 
 Trusted = Callable[[Path], bool]  # whether the code of a path may run
 
 
-def load_own_modules(spec: Spec, paths: Sequence[str | Path], trusted: Trusted) -> dict[str, Factory]:
-    """All own modules of a run: those the user names, and those the file imports or names by path. The user's win.
+def load_custom_modules(spec: Spec, paths: Sequence[str | Path], trusted: Trusted) -> dict[str, Factory]:
+    """Load all custom modules of a network; where names collide, those of ``paths`` win.
 
-    Code that a checkpoint carries is passed over where the user names code.
+    The code that a checkpoint carries is ignored if ``paths`` has any modules.
+
+    Args:
+        spec: the network file.
+        paths: Python files or folders that the user named, which run without being asked about.
+        trusted: whether code of the file's imports, of a checkpoint or of another package may run, by path.
 
     Raises:
-        NetbuildError: as `load`, `load_imports`, `load_carried` and `load_packages`.
+        NetbuildError: see `load_modules`, `load_imports`, `load_carried` and `load_packages`.
     """
-    packages, own = load_packages(spec, trusted), load(paths)
-    return {**packages, **load_imports(spec, trusted), **(own or load_carried(spec, trusted))}
+    packages, named = load_packages(spec, trusted), load_modules(paths)
+    return {**packages, **load_imports(spec, trusted), **(named or load_carried(spec, trusted))}
 
 
 def load_imports(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
-    """What a network file's ``imports:`` bring, if ``trusted`` says of each path that its code may run.
+    """Load the modules of a network file's ``imports:``.
 
     Raises:
-        NetbuildError: at the import that is not trusted, missing, or does not define the name.
+        NetbuildError: at an import that is not trusted, is missing, or does not define its class.
     """
     found: dict[str, Factory] = {}
     for item in spec.imports:
-        # Relative to the file that says it: that may be one which this file extends.
+        # Relative to the file with the import, which may be one that this file extends.
         path = Path(item.node.source.name).parent / item.path
         try:
             path = path.resolve()
@@ -55,16 +60,16 @@ def load_imports(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
                 hint = "paths are relative to this file"
                 raise item.node.error(f"'{item.path}' does not exist (looked at {path})", hint)
             if not trusted(path):
-                raise _untrusted(item, path)
+                raise _untrusted_import_error(item, path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise item.node.error(f"'{shorten(item.path)}' cannot be read: {reason}") from None
-        found.update(_imported(item, path))
+        found.update(_load_import(item, path))
     return found
 
 
-def _imported(item: Import, path: Path) -> dict[str, Factory]:
-    classes = load([path])
+def _load_import(item: Import, path: Path) -> dict[str, Factory]:
+    classes = load_modules([path])
     if item.name is None:
         return classes
     if item.name not in classes:
@@ -72,7 +77,7 @@ def _imported(item: Import, path: Path) -> dict[str, Factory]:
     return {item.name: classes[item.name]}
 
 
-def _untrusted(item: Import, path: Path) -> NetbuildError:
+def _untrusted_import_error(item: Import, path: Path) -> NetbuildError:
     lines = "\n".join(
         f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in code_files(path)
     )
@@ -83,43 +88,45 @@ def _untrusted(item: Import, path: Path) -> NetbuildError:
 
 
 def load_carried(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
-    """The own modules that the checkpoint of a network carries, if its code may run.
+    """Load the custom modules whose source a checkpoint carries.
 
     Raises:
-        NetbuildError: if it is not trusted, or not what was stored.
+        NetbuildError: if the checkpoint is not trusted, or a file's text does not match its stored hash.
     """
     if spec.stored is None or spec.checkpoint is None or not spec.stored.modules:
         return {}
     for file in (file for files in spec.stored.modules for file in files):
         _check_carried(file, spec.checkpoint)
     if not trusted(spec.checkpoint):
-        raise _untrusted_checkpoint(spec.checkpoint, spec.stored)
+        raise _untrusted_checkpoint_error(spec.checkpoint, spec.stored)
     folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return load(_write(folder / str(i), files) for i, files in enumerate(spec.stored.modules))
+    return load_modules(_write_sources(folder / str(i), files) for i, files in enumerate(spec.stored.modules))
 
 
 def _check_carried(file: CodeFile, checkpoint: Path) -> None:
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./ -]+\.py", file.path):
-        raise NetbuildError(f"{checkpoint}: '{shorten(file.path)}' is no path for a module file")
+        raise NetbuildError(f"{checkpoint}: '{shorten(file.path)}' is not a valid path for a module file")
     if content_hash(file.text) != file.sha256:
-        raise NetbuildError(f"{checkpoint}: the module file {file.path} is not what was stored: its SHA-256 differs")
+        raise NetbuildError(
+            f"{checkpoint}: the module file {file.path} was changed after it was stored: its SHA-256 differs"
+        )
 
 
-def _untrusted_checkpoint(checkpoint: Path, facts: Stored) -> NetbuildError:
+def _untrusted_checkpoint_error(checkpoint: Path, facts: Stored) -> NetbuildError:
     lines = "\n".join(
         f"  would run {file.path} ({len(file.text.splitlines())} lines, {file.sha256[:12]})"
         for files in facts.modules
         for file in files
     )
-    message = f"{checkpoint}: it carries the code of own modules, which runs only if you trust it\n{lines}"
+    message = f"{checkpoint}: it carries the code of custom modules, which runs only if you trust it\n{lines}"
     hint = f"read it: netbuild show {checkpoint} --code; then add --trust, or name your own copy with --modules"
     return NetbuildError(message, hint=hint)
 
 
-def _write(folder: Path, files: Sequence[CodeFile]) -> Path:
-    """Write module files; what to load of them: the one file, or the package."""
+def _write_sources(folder: Path, files: Sequence[CodeFile]) -> Path:
+    """Write module files into a folder; return the path to load, which is the only file or the package."""
     for file in files:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -128,27 +135,29 @@ def _write(folder: Path, files: Sequence[CodeFile]) -> Path:
 
 
 def load_packages(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
-    """Module classes that rows name by the dotted path of another installed package, if its code may run.
+    """Load the classes that rows name by a dotted path into an installed package.
+
+    Packages that `is_known_path` covers are left to the registry.
 
     Raises:
-        NetbuildError: at the row whose package is not trusted, does not load, or has no such class.
+        NetbuildError: at a row whose package is not trusted, does not load, or has no such class.
     """
     found: dict[str, Factory] = {}
     for row in spec.all_rows():
         if "." not in row.module or row.module in found or is_known_path(row.module):
             continue
-        home = _home(row.module.split(".")[0])
+        home = _find_package(row.module.split(".")[0])
         if home is None or row.module.split(".")[0] in sys.stdlib_module_names:
-            continue  # not installed: resolving says that the name is unknown
+            continue  # resolving the row reports the unknown module
         if not trusted(home):
             message = f"row {row.index}: '{row.module}' would run code of {home}, which runs only if you trust it"
             raise row.module_node.error(message, "add --trust; torch's, torchvision's and timm's layers need none")
-        found[row.module] = _by_path(row)
+        found[row.module] = _import_class(row)
     return found
 
 
-def _home(package: str) -> Path | None:
-    """Where an installed package's code lies; nothing of it is run."""
+def _find_package(package: str) -> Path | None:
+    """Find the path of an installed package without running any of its code."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -158,14 +167,14 @@ def _home(package: str) -> Path | None:
     return Path([*(spec.submodule_search_locations or ()), spec.origin or package][0])
 
 
-def _by_path(row: Row) -> Factory:
+def _import_class(row: Row) -> Factory:
     home, _, name = row.module.rpartition(".")
     try:
         cls = getattr(importlib.import_module(home), name, None)
-    except Exception as error:  # whatever the package's code says
+    except Exception as error:  # the package's code may raise anything
         raise row.module_node.error(
             f"row {row.index}: {home} does not load: {type(error).__name__}: {error}"
         ) from error
     if not inspect.isclass(cls) or not issubclass(cls, nn.Module):
-        raise row.module_node.error(f"row {row.index}: '{row.module}' is no nn.Module class")
+        raise row.module_node.error(f"row {row.index}: '{row.module}' is not an nn.Module class")
     return from_class(row.module, cls, foreign=False)
