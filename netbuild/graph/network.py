@@ -72,13 +72,13 @@ class Rows(nn.Module):
 
         Args:
             inputs: tensors.
-            targets: in training, what rows get whose ``forward`` has a parameter ``targets``.
+            targets: in training, the batch's targets by name, passed to rows whose ``forward`` has a parameter ``targets``.
         """
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
             row_inputs = select_inputs(values, step.sources, step.selections)
-            given = {"targets": targets} if targets is not None and index in self.target_rows else {}
-            values[index] = call_module(module, row_inputs, step.call_style, **given)
+            keywords = {"targets": targets} if targets is not None and index in self.target_rows else {}
+            values[index] = call_module(module, row_inputs, step.call_style, **keywords)
             for value in step.frees:
                 del values[value]
         result = [values[i] for i in self.plan.result]
@@ -124,7 +124,7 @@ def call_module(module: nn.Module, inputs: list[Any], call_style: str, **keyword
 
 
 def takes_targets(module: nn.Module) -> bool:
-    """Return whether a row's module uses the batch's targets in training: its forward has a parameter ``targets``."""
+    """Whether a module's forward has a parameter ``targets``, which the batch's targets fill in training."""
     return (
         bool(module.target_rows)
         if isinstance(module, Rows)

@@ -30,7 +30,12 @@ from netbuild.roles import NAMES, Plain, Role
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 
-_RESERVED = {*vars(nn.Module()), "plan", "title"}  # attributes of `Rows`, which no child module may be named
+_RESERVED = {
+    *vars(nn.Module()),
+    "plan",
+    "title",
+    "target_rows",
+}  # attributes of `Rows`, which no child module may be named
 
 
 def resolve(spec: Spec, options: Options | None = None) -> Graph:
