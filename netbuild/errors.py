@@ -1,4 +1,4 @@
-"""What netbuild says when something is wrong: a place, the line with a caret, what was found, how to repair it."""
+"""Errors for users: the place, the source line with a caret, what was found and expected, and a hint for the repair."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ MAX_LINE = 160  # characters of a source line that an error shows
 
 @dataclass(frozen=True)
 class Where:
-    """A place in a text: name of the file, 1-based line and column, and the text of that line."""
+    """A place in a text file: its name, 1-based line and column, and the text of that line."""
 
     file: str
     line: int
@@ -19,22 +19,22 @@ class Where:
         return f"{self.file}:{self.line}:{self.column}"
 
     def excerpt(self) -> str:
-        """The source line with a caret under the column."""
+        """Return the source line with a caret under the column, cut to `MAX_LINE` characters around it."""
         start = max(0, self.column - 1 - MAX_LINE // 2) if len(self.text) > MAX_LINE else 0
-        # A tab counts as one column and control characters could steer the terminal: show both as blanks.
+        # Tabs count as one column, and control characters could send commands to the terminal: show blanks instead.
         line = "".join(c if c.isprintable() else " " for c in self.text[start : start + MAX_LINE])
         number = str(self.line)
         return f"  {number} | {line}\n  {' ' * len(number)} | {' ' * (self.column - 1 - start)}^"
 
 
 class NetbuildError(Exception):
-    """A mistake of the user's, in a file, a flag or data.
+    """A mistake of the user in a file, a flag or data; shown without a traceback.
 
     Args:
         message: what was found and what was expected.
-        where: the place, if there is one.
+        where: the place in a file, if there is one.
         hint: how to repair it.
-        also: further errors found in the same reading.
+        also: further errors that were found with this one.
     """
 
     exit_code = 2
@@ -46,17 +46,17 @@ class NetbuildError(Exception):
         self.message, self.where, self.hint, self.also = message, where, hint, tuple(also)
 
     def all(self) -> list["NetbuildError"]:
-        """This error and those found with it, in the order of the file."""
+        """Return this error and those found with it, in the order of the file."""
         return [self, *self.also]
 
     def render(self, level: str = "error") -> str:
-        """The error, or what is only a ``warning``, as plain text for a terminal."""
+        """Format the error as plain text for a terminal; ``level`` is the first word, such as ``warning``."""
         lines = [f"{level}: {self.where}: {self.message}" if self.where else f"{level}: {self.message}"]
         if self.where and self.where.text.strip():
             lines.append(self.where.excerpt())
         if self.hint:
             lines.append(f"hint: {self.hint}")
-        # What a file says must not steer the terminal.
+        # Text from a file must not send control sequences to the terminal.
         return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
 
     def __str__(self) -> str:
@@ -64,13 +64,13 @@ class NetbuildError(Exception):
 
 
 class MissingExtraError(NetbuildError):
-    """A feature needs a package that the core install leaves out."""
+    """A feature needs a package that is not part of the core installation."""
 
     exit_code = 3
 
 
 def raise_all(errors: Sequence[NetbuildError]) -> None:
-    """Raise the first error with the others attached; do nothing when there is none."""
+    """Raise the first error with the others attached; do nothing if there is none."""
     if errors:
         first, *rest = [single for error in errors for single in error.all()]
         first.also = tuple(rest)
@@ -78,41 +78,50 @@ def raise_all(errors: Sequence[NetbuildError]) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The nearest known names as a question, or an empty text."""
-    import difflib  # only a mistake needs it
+    """Suggest the known names most similar to a misspelt one.
+
+    Args:
+        word: the misspelt name.
+        known: the valid names.
+        cutoff: least similarity of a suggestion, from 0 to 1 (`difflib.get_close_matches`).
+
+    Returns:
+        A question with at most three names, empty if none is similar enough.
+    """
+    import difflib  # not at the top: only mistakes need it
 
     names = list(known)
     lowered = {name.lower(): name for name in names}
     if word.lower() in lowered:
         return f"did you mean '{lowered[word.lower()]}'?"
     near = difflib.get_close_matches(word, names, n=3, cutoff=cutoff)
-    if not near:  # "confidence" for "conf"
+    if not near:  # an abbreviation written out: "confidence" for "conf"
         near = [name for name in names if len(name) > 2 and word.lower().startswith(name.lower())][:3]
     return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """A value as it may stand in a message: one line, not too long."""
+    """Format a value for a message: on one line, at most ``limit`` characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 class KeywordError(NetbuildError, TypeError):
-    """A call with a keyword that the function does not have."""
+    """A call has a keyword that the function does not take."""
 
 
-def check_keywords(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse keywords that a function does not have.
+def check_keywords(keywords: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that a function does not take.
 
     Args:
-        given: the keywords of the call.
-        known: the keywords that there are.
+        keywords: the keywords of the call.
+        known: the keywords that the function takes.
 
     Raises:
-        KeywordError: for the first unknown one, with the nearest known one as a hint.
+        KeywordError: for the first unknown keyword, with the most similar known one as a hint.
     """
     names = sorted(known)
-    for name in given:
+    for name in keywords:
         if name not in names:
             hint = did_you_mean(name, names) or f"the keywords are {', '.join(names)}"
             raise KeywordError(f"there is no keyword '{name}'", hint=hint)

@@ -1,4 +1,4 @@
-"""Rows to layers to a network: `resolve` gives a `Graph` of `Layer`s."""
+"""Resolve the rows of a file to a `Graph` of `Layer`s, and build the `Network`."""
 
 from typing import TYPE_CHECKING
 

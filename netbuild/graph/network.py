@@ -72,7 +72,7 @@ class Rows(nn.Module):
 
         Args:
             inputs: tensors.
-            targets: in training, the batch's targets by name, passed to rows whose ``forward`` has a parameter ``targets``.
+            targets: in training, the batch's targets by name, for rows whose ``forward`` has a parameter ``targets``.
         """
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
@@ -92,7 +92,7 @@ class Rows(nn.Module):
         return list(self.children())[index]
 
     def fuse(self) -> None:
-        """Fold each batch-norm row into the convolution row before it, if no other row reads that convolution.
+        """Fold each batch-norm row into the convolution row that it reads, if no other row reads that convolution.
 
         A batch norm without running statistics depends on its batch and stays.
         """

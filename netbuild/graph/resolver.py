@@ -30,12 +30,7 @@ from netbuild.roles import NAMES, Plain, Role
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 
-_RESERVED = {
-    *vars(nn.Module()),
-    "plan",
-    "title",
-    "target_rows",
-}  # attributes of `Rows`, which no child module may be named
+_RESERVED = {*vars(nn.Module()), "plan", "title", "target_rows"}  # attributes of `Rows`: no names for its children
 
 
 def resolve(spec: Spec, options: Options | None = None) -> Graph:
