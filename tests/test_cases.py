@@ -137,7 +137,7 @@ def test_a_channel_flag_that_disagrees_is_said_aloud(cli):
     done = cli("summary", CASES / "a12-ch-from-yaml.yaml", "--imgsz", "64", "--ch", "3")
     assert done.code == 0
     assert "ch: 4" in done.err
-    assert "ch 3 (asked for; the file has 4)" in done.out
+    assert "ch 3 (as requested; the file has 4)" in done.out
 
 
 def test_small_numbers_are_not_rounded_away_and_the_convention_is_stated(cli):

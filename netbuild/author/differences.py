@@ -7,7 +7,7 @@ from typing import Any
 from netbuild.author.changes import MARKS, Changes, RowDiff
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.html import html_table
-from netbuild.report.text import primary, rows_as_json, to_text, written
+from netbuild.report.text import first_shape, format_source, rows_as_json, to_text
 from netbuild.report.units import giga, size
 
 COLORS = {"same": "dim", "added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
@@ -21,7 +21,7 @@ WORDS = {
 TOTALS = {
     "rows": "rows", "modules_all": "layers", "params": "parameters", "gradients": "gradients", "flops": "FLOPs",
     "param_bytes": "memory of parameters", "peak_activation_bytes": "peak of activations",
-    "saved_bytes": "kept for backward",
+    "saved_bytes": "saved for backward",
 }  # fmt: skip
 FORMATS = ("table", "markdown", "json")
 
@@ -46,7 +46,7 @@ def row_cells(row: RowDiff) -> list[str]:
     numbers = [str(side.index) if side else "" for side in (row.a, row.b)]
     module = _show_change(row, "module", row.row.summary.module)
     args = _show_change(row, "args", row.row.summary.args)
-    output = _show_change(row, "output", row.row.summary.out_shape, primary)
+    output = _show_change(row, "output", row.row.summary.out_shape, first_shape)
     costs = [
         _show_signed(row.change("params"), "{:,}".format),
         _show_signed(row.change("flops"), giga),
@@ -69,7 +69,7 @@ def describe_changes(row: RowDiff) -> str:
     words = [f"moved from {row.a.index}"] if row.status == "moved" and row.a else []
     for name, (before, after) in row.changes.items():
         if name == "from":
-            words.append(f"from {written(before)} -> {written(after)}")
+            words.append(f"from {format_source(before)} -> {format_source(after)}")
         elif name == "inside":
             words.append(f"inside: {before} -> {after}")
         elif name == "n":

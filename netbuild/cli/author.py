@@ -143,6 +143,6 @@ def explain(
     if json:
         write_json(data)
     else:
-        from netbuild.report.text import as_explanation
+        from netbuild.report.text import format_explanation
 
-        write(as_explanation(data))
+        write(format_explanation(data))

@@ -44,7 +44,7 @@ def graph(
     start_printing()
     from netbuild.report import diagram
 
-    ending = diagram.ending_of(out) if out else ".mmd"
+    ending = diagram.check_ending(out) if out else ".mmd"
     with waiting(file):
         summary = diagram.summarize_for(
             ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, modules=modules or (),

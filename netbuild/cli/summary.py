@@ -70,13 +70,13 @@ def summary(
     size = image_size(imgsz)
     start_printing()
     from netbuild.report import text, textbook
-    from netbuild.report.diagram import EVERY
+    from netbuild.report.diagram import ALL_LEVELS
     from netbuild.report.summary import summarize
 
     form = "json" if json else text.check_format(format)
-    picked = text.pick_columns(columns)
+    picked = text.parse_columns(columns)
     _check_view(view, reverse, form, columns, depth)
-    deep = EVERY if form == "html" else depth
+    deep = ALL_LEVELS if form == "html" else depth
     with waiting(file):
         result = summarize(
             file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=deep,

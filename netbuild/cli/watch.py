@@ -51,10 +51,10 @@ def watch(
     from netbuild.grammar.locate import locate
     from netbuild.graph.options import Options
     from netbuild.report import text
-    from netbuild.report.summary import conventions_of
+    from netbuild.report.summary import parse_conventions
 
-    picked = text.pick_columns(columns)
-    conventions_of(flops)
+    picked = text.parse_columns(columns)
+    parse_conventions(flops)
     path, letter = locate(file)
     options = watching.WatchOptions(
         Options(scale, letter, nc, ch, size), set or (), modules or (), may_run(trust), flops, fused, batch, depth

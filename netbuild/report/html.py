@@ -1,4 +1,4 @@
-"""Tables for notebooks, as HTML without styles or scripts of their own."""
+"""HTML tables for notebooks, without styles and scripts."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as an HTML table; the columns are the keys in the order in which they first appear."""
+    """Return rows as an HTML table; the columns are the keys in the order in which they first appear."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{escape(str(name))}</th>" for name in columns)
     body = "".join(_row([row.get(name) for name in columns]) for row in rows)

@@ -9,7 +9,7 @@ from netbuild.graph.layers import Graph
 
 @dataclass(frozen=True)
 class RowSummary:
-    """One row of the table, or one submodule of a row (``depth`` above 1, ``i`` then is a path such as ``2.m.0``)."""
+    """A row of the table; of ``depth`` above 1 a submodule of a row, with a path such as ``2.m.0`` as ``i``."""
 
     i: int | str
     name: str | None
@@ -50,7 +50,7 @@ class Report:
     fused: bool = False
     batch: int = 1
     notes: tuple[str, ...] = ()
-    unknown: Mapping[str, list[int]] = field(default_factory=dict)  # operators without a rule, and the rows they are in
+    unknown: Mapping[str, list[int]] = field(default_factory=dict)  # operators without a FLOPs rule: numbers of rows
 
     @property
     def title(self) -> str:
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def top_rows(self) -> list[RowSummary]:
-        """The file's rows, without opened submodules."""
+        """The file's rows, without submodules."""
         return [row for row in self.rows if row.depth == 1]
 
     def to_dict(self) -> dict[str, Any]:

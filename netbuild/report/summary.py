@@ -1,4 +1,4 @@
-"""What a network is and costs, row by row: the numbers behind every table, as plain data."""
+"""Summarises a network row by row: parameters, FLOPs, shapes, memory, receptive fields and totals, as plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -15,9 +15,9 @@ from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.report import text
 from netbuild.report.html import html_table
 from netbuild.report.rows import Report, RowSummary
-from netbuild.report.trace import Part, fused, measure_saved, trace
+from netbuild.report.trace import ModuleTrace, fuse_graph, measure_saved, trace
 
-STRIDE_IMAGE = 32  # the smallest side of the one image that thop-stride profiles
+MIN_STRIDED_SIDE = 32  # smallest side in pixels of the image that the convention thop-stride runs
 
 
 class Summary(Report):
@@ -47,14 +47,14 @@ def summarize(
     depth: int = 1,
     **options: Unpack[NetworkOptions],
 ) -> Summary:
-    """Summarise a network file: nothing is allocated or initialised.
+    """Summarise a network file without allocating or initialising its weights.
 
     Args:
         file: as for `netbuild.graph.opening.open_graph`.
         flops: a convention of `netbuild.costs.observer.CONVENTIONS`, or ``all``.
         fused: count after merging batch norms into convolutions.
-        batch: the batch size for which the memory of training is counted.
-        depth: 1 for the file's rows, 2 and more to open them into their submodules.
+        batch: the batch size for which training memory is counted.
+        depth: 1 for the file's rows; each level above adds a level of submodules.
         options: see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
@@ -72,25 +72,24 @@ def summarize_graph(
     Raises:
         NetbuildError: for an unknown FLOPs convention.
     """
-    conventions = conventions_of(flops)
-    model = fused(graph) if fuse else graph.skeleton()
-    parts, peak = _row_parts(graph) if depth == 1 and not fuse else trace(graph, model)
-    strided, notes = _strided(graph, model) if "thop-stride" in conventions else ({}, ())
-    counts = {path: _flops(path, conventions, strided, parts) for path in parts}
-    side = stride_image(graph)
+    conventions = parse_conventions(flops)
+    model = fuse_graph(graph) if fuse else graph.skeleton()
+    parts, peak = _row_traces(graph) if depth == 1 and not fuse else trace(graph, model)
+    strided, notes = _trace_strided(graph, model) if "thop-stride" in conventions else ({}, ())
+    counts = {path: _count_flops(path, conventions, strided, parts) for path in parts}
+    side = strided_side(graph)
     factors = {"thop-stride": graph.imgsz[0] * graph.imgsz[1] / side**2} if strided else {}
-    rows = tuple(_rows(graph, parts, {path: _scaled(count, factors) for path, count in counts.items()}, depth))
-    return Summary(
-        graph, conventions[0], rows, _totals(graph, model, rows, conventions, peak, 0 if fuse else batch), fuse, batch,
-        (*graph.notes, *notes), _unknown(parts),
-    )  # fmt: skip
+    counts = {path: _scale_counts(count, factors) for path, count in counts.items()}
+    rows = tuple(_make_rows(graph, parts, counts, depth))
+    totals = _make_totals(graph, model, rows, conventions, peak, 0 if fuse else batch)
+    return Summary(graph, conventions[0], rows, totals, fuse, batch, (*graph.notes, *notes), _unknown_operators(parts))
 
 
-def conventions_of(flops: str) -> list[str]:
-    """The conventions that ``--flops`` asks for.
+def parse_conventions(flops: str) -> list[str]:
+    """Return the FLOPs conventions that a value of ``--flops`` stands for, the first of which is the main one.
 
     Raises:
-        NetbuildError: for an unknown one.
+        NetbuildError: for an unknown convention.
     """
     if flops == "all":
         return list(CONVENTIONS)
@@ -102,68 +101,68 @@ def conventions_of(flops: str) -> list[str]:
     return [flops]
 
 
-def _row_parts(graph: Graph) -> tuple[dict[str, Part], int]:
-    """The rows' parts as resolving saw them: no second run is needed for a plain summary."""
+def _row_traces(graph: Graph) -> tuple[dict[str, ModuleTrace], int]:
+    """Return the traces of rows from the run that resolved the graph: a plain summary needs no second run."""
     parts = {
-        str(i): Part(str(i), r.module, r.tally, True, r.in_shapes, r.out_shape, r.out_bytes, r.field)
+        str(i): ModuleTrace(str(i), r.module, r.tally, True, r.in_shapes, r.out_shape, r.out_bytes, r.field)
         for i, r in enumerate(graph.layers)
     }
     return parts, graph.peak_bytes
 
 
-def _strided(graph: Graph, model: Rows) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """The run on one stride-sized image; empty where a row cannot take so small an image, with a note that says so."""
-    side = stride_image(graph)
+def _trace_strided(graph: Graph, model: Rows) -> tuple[dict[str, ModuleTrace], tuple[str, ...]]:
+    """Trace the network on an image of `strided_side`; empty, with a note for the user, if a row fails on it."""
+    side = strided_side(graph)
     try:
         return trace(graph, model, (side, side))[0], ()
-    except NetbuildError as error:  # a size that is not its own
+    except NetbuildError as error:  # such as a network with a fixed input size
         why = error.__cause__
-        return {}, (f"thop-stride: the net does not take {side}x{side} ({why}); counted at the requested size instead",)
+        return {}, (f"thop-stride: the network fails on {side}x{side} ({why}); counted at its own size instead",)
 
 
-def stride_image(graph: Graph) -> int:
-    """The side of the image that thop-stride profiles: the head's largest stride, at least 32."""
+def strided_side(graph: Graph) -> int:
+    """Return the side in pixels of the image for thop-stride: the head's largest stride, at least 32."""
     head = graph.layers[-1]
-    return int(max([STRIDE_IMAGE, *(s for s in head.strides or () if s)]))
+    return int(max([MIN_STRIDED_SIDE, *(s for s in head.strides or () if s)]))
 
 
-def _flops(
-    path: str, conventions: Sequence[str], strided: Mapping[str, Part], parts: Mapping[str, Part]
+def _count_flops(
+    path: str, conventions: Sequence[str], strided: Mapping[str, ModuleTrace], parts: Mapping[str, ModuleTrace]
 ) -> dict[str, int]:
     counts = {}
     for convention in conventions:
         if convention == "thop-stride" and strided:
-            counts[convention] = _tally_sum(strided, path, "thop")
+            counts[convention] = _sum_flops(strided, path, "thop")
         else:
-            counts[convention] = _tally_sum(parts, path, "torch" if convention == "torch" else "thop")
+            counts[convention] = _sum_flops(parts, path, "torch" if convention == "torch" else "thop")
     return counts
 
 
-def _tally_sum(parts: Mapping[str, Part], path: str, convention: str) -> int:
-    """A part's FLOPs; of a container that is not called itself, those of its children."""
+def _sum_flops(parts: Mapping[str, ModuleTrace], path: str, convention: str) -> int:
+    """Return a module's FLOPs; for a container that is never called itself, the sum over its children."""
     part = parts[path]
     if part.called:
         return part.tally.flops(convention)
-    return sum(_tally_sum(parts, f"{path}.{name}", convention) for name, _ in part.module.named_children())
+    return sum(_sum_flops(parts, f"{path}.{name}", convention) for name, _ in part.module.named_children())
 
 
-def _rows(
-    graph: Graph, parts: Mapping[str, Part], counts: Mapping[str, Mapping[str, int]], depth: int
+def _make_rows(
+    graph: Graph, parts: Mapping[str, ModuleTrace], counts: Mapping[str, Mapping[str, int]], depth: int
 ) -> Iterator[RowSummary]:
     for index, layer in enumerate(graph.layers):
         part, row = parts[str(index)], layer.row
-        stride = _stride(part) if layer.strides is None else [*map(_whole, layer.strides)]
+        stride = _stride_of(part) if layer.strides is None else [*map(_to_int, layer.strides)]
         yield RowSummary(
             row.index, row.name, row.written_from, layer.n, layer.factory.name, layer.factory.path, layer.arguments,
             parameter_count(part.module), layer.in_shapes, part.out_shape, counts[str(index)], part.tally.macs,
-            part.out_bytes, _receptive(part.field), stride,
+            part.out_bytes, _field_size(part.field), stride,
         )  # fmt: skip
         if depth > 1:
-            yield from _children(part, parts, counts, depth - 1, 2)
+            yield from _make_child_rows(part, parts, counts, depth - 1, 2)
 
 
-def _children(
-    part: Part, parts: Mapping[str, Part], counts: Mapping[str, Mapping[str, int]], left: int, level: int
+def _make_child_rows(
+    part: ModuleTrace, parts: Mapping[str, ModuleTrace], counts: Mapping[str, Mapping[str, int]], left: int, level: int
 ) -> Iterator[RowSummary]:
     for name, child in part.module.named_children():
         cls = type(child)
@@ -172,17 +171,17 @@ def _children(
         yield RowSummary(
             path, None, None, 1, getattr(child, "title", cls.__name__), f"{cls.__module__}.{cls.__qualname__}", [],
             parameter_count(child), below.in_shapes, below.out_shape, counts[path], below.tally.macs,
-            below.out_bytes, _receptive(below.field), _stride(below), level,
+            below.out_bytes, _field_size(below.field), _stride_of(below), level,
         )  # fmt: skip
         if left > 1:
-            yield from _children(below, parts, counts, left - 1, level + 1)
+            yield from _make_child_rows(below, parts, counts, left - 1, level + 1)
 
 
-def _scaled(counts: Mapping[str, int], factors: Mapping[str, float]) -> dict[str, int]:
+def _scale_counts(counts: Mapping[str, int], factors: Mapping[str, float]) -> dict[str, int]:
     return {name: round(count * factors.get(name, 1)) for name, count in counts.items()}
 
 
-def _receptive(known: Field | None) -> Any:
+def _field_size(known: Field | None) -> Any:
     if known is None or not known.known:
         return None
     if known.size is None:
@@ -190,28 +189,28 @@ def _receptive(known: Field | None) -> Any:
     return known.size[0] if known.size[0] == known.size[1] else list(known.size)
 
 
-def _stride(part: Part) -> Any:
+def _stride_of(part: ModuleTrace) -> Any:
     if part.field is None or not part.field.known or not isinstance(part.out_shape, list):
         return None
     if len(part.out_shape) != 4 or not all(isinstance(n, int) for n in part.out_shape):
         return None
-    h, w = (_whole(s) for s in part.field.stride)
+    h, w = (_to_int(s) for s in part.field.stride)
     return h if h == w else [h, w]
 
 
-def _whole(value: float | None) -> int | float | None:
+def _to_int(value: float | None) -> int | float | None:
     return int(value) if value is not None and float(value).is_integer() else value
 
 
-def _totals(
+def _make_totals(
     graph: Graph, model: Rows, rows: Sequence[RowSummary], conventions: Sequence[str], peak: int, batch: int
 ) -> dict[str, Any]:
     modules = {id(m): m for m in model.modules()}
     flops = {name: sum(row.flops[name] for row in rows if row.depth == 1) for name in conventions}
-    saved, saved_params = _saved(graph, batch)
+    saved, saved_params = _measure_saved(graph, batch)
     totals = {
         "rows": len(graph.layers),
-        "modules_all": len(modules) + 1,  # and the root that holds the rows
+        "modules_all": len(modules) + 1,  # the root module, which contains the rows, counts as one
         "modules_leaf": sum(1 for m in modules.values() if next(m.children(), None) is None),
         "params": parameter_count(model),
         "gradients": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -226,14 +225,14 @@ def _totals(
     return {**totals, "flops_all": flops} if len(flops) > 1 else totals
 
 
-def _saved(graph: Graph, batch: int) -> tuple[int | None, int | None]:
+def _measure_saved(graph: Graph, batch: int) -> tuple[int | None, int | None]:
     try:
         return measure_saved(graph, batch) if batch else (None, None)
-    except Exception:  # a net that cannot train at this size, such as a batch norm on a single value
+    except Exception:  # the network cannot train at this size, such as a batch norm on a single value
         return None, None
 
 
-def _unknown(parts: Mapping[str, Part]) -> dict[str, list[int]]:
+def _unknown_operators(parts: Mapping[str, ModuleTrace]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for path, part in parts.items():
         if "." not in path:

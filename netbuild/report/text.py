@@ -1,4 +1,4 @@
-"""A summary as text: rich table, CSV, Markdown, the layout of the published logs, and the textbook's table."""
+"""Formats a summary: rich table, CSV, Markdown, JSON, and the layout of published logs."""
 
 import csv
 import io
@@ -11,10 +11,10 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.units import giga, size
 
-WIDTH = 240  # characters of a table that goes to a file or a pipe
+TEXT_WIDTH = 240  # characters of a table that goes to a file or a pipe
 
 
-def primary(shape: Any) -> Any:
+def first_shape(shape: Any) -> Any:
     """Return the shape of the first tensor; a head's nested shapes are reduced to it."""
     while isinstance(shape, (list, dict)) and shape and not all(isinstance(n, int) for n in shape):
         shape = next(iter(shape.values())) if isinstance(shape, dict) else shape[0]
@@ -25,7 +25,7 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _row_giga(count: int) -> str:
+def _format_giga(count: int) -> str:
     return "0" if not count else f"{count / 1e9:.4f}" if count >= 1e6 else f"{count / 1e9:.2g}"
 
 
@@ -33,15 +33,15 @@ Cell = Callable[[RowSummary, str], str]
 COLUMNS: dict[str, tuple[str, bool, Cell]] = {  # key: heading, right-aligned, text
     "i": ("#", True, lambda r, c: str(r.i)),
     "name": ("name", False, lambda r, c: r.name or ""),
-    "from": ("from", True, lambda r, c: "" if r.from_ is None else written(r.from_)),
+    "from": ("from", True, lambda r, c: "" if r.from_ is None else format_source(r.from_)),
     "n": ("n", True, lambda r, c: str(r.n)),
     "params": ("params", True, lambda r, c: str(r.params)),
     "module": ("module", False, lambda r, c: "  " * (r.depth - 1) + r.module),
     "args": ("arguments", False, lambda r, c: str(r.args) if r.depth == 1 else ""),
-    "in": ("input", False, lambda r, c: ", ".join(_cell(primary(s)) for s in r.in_shapes)),
-    "out": ("output", False, lambda r, c: _cell(primary(r.out_shape))),
-    "flops": ("GFLOPs", True, lambda r, c: _row_giga(r.flops[c])),
-    "macs": ("GMACs", True, lambda r, c: _row_giga(r.macs)),
+    "in": ("input", False, lambda r, c: ", ".join(_cell(first_shape(s)) for s in r.in_shapes)),
+    "out": ("output", False, lambda r, c: _cell(first_shape(r.out_shape))),
+    "flops": ("GFLOPs", True, lambda r, c: _format_giga(r.flops[c])),
+    "macs": ("GMACs", True, lambda r, c: _format_giga(r.macs)),
     "bytes": ("out bytes", True, lambda r, c: f"{r.out_bytes:,}"),
     "rf": ("field", True, lambda r, c: _cell(r.receptive_field)),
     "stride": ("stride", True, lambda r, c: _cell(r.stride)),
@@ -59,12 +59,12 @@ _ALIASES = {
 }
 
 
-def written(value: Any) -> str:
+def format_source(value: Any) -> str:
     """Return a row's ``from`` as written in the file, names without quotes."""
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
-def pick_columns(text: str | None) -> tuple[str, ...]:
+def parse_columns(text: str | None) -> tuple[str, ...]:
     """Parse a comma-separated list of columns; ``+rf,stride`` adds to the default ones, ``all`` gives all.
 
     Raises:
@@ -88,7 +88,7 @@ def _cells(summary: Report, columns: Sequence[str], convention: str | None = Non
     return [[COLUMNS[name][2](row, chosen) for name in columns] for row in summary.rows]
 
 
-def _heads(summary: Report, columns: Sequence[str]) -> list[str]:
+def _headings(summary: Report, columns: Sequence[str]) -> list[str]:
     return [COLUMNS[name][0] for name in columns]
 
 
@@ -99,23 +99,23 @@ def head_lines(summary: Report) -> list[str]:
     """Return the lines above the table: the file, scale, classes and activation used, and why."""
     g = summary.graph
     facts = [
-        _scale_words(summary),
-        f"nc {g.nc}{_origin(summary, 'nc')}" if g.nc is not None else "no nc",
-        *_input_words(summary),
+        _describe_scale(summary),
+        f"nc {g.nc}{_describe_origin(summary, 'nc')}" if g.nc is not None else "no nc",
+        *_describe_inputs(summary),
         f"activation {g.activation}{'' if 'activation' in g.spec.settings else ' (default)'}",
         f"task {g.task}" if g.task else "no task",
     ]
     return [str(g.spec.path), ", ".join(facts)]
 
 
-def _input_words(summary: Report) -> list[str]:
+def _describe_inputs(summary: Report) -> list[str]:
     g = summary.graph
     if not g.spec.inputs:
-        return [f"ch {g.ch}{_origin(summary, 'ch')}", f"image {g.imgsz[0]}x{g.imgsz[1]}"]
+        return [f"ch {g.ch}{_describe_origin(summary, 'ch')}", f"image {g.imgsz[0]}x{g.imgsz[1]}"]
     return [f"input {name} {'x'.join(map(str, shape)) or 'a number'}" for name, shape in g.inputs]
 
 
-def _scale_words(summary: Report) -> str:
+def _describe_scale(summary: Report) -> str:
     g = summary.graph
     if not g.spec.scales:
         return "no scales"
@@ -123,19 +123,19 @@ def _scale_words(summary: Report) -> str:
         return f"scale {g.scale.name}"
     names = " ".join(scale.name for scale in g.spec.scales)
     why = {
-        "flag": "asked for",
-        "name": "from the name asked for",
-        "default": "the file's first: --scale picks another",
+        "flag": "as requested",
+        "name": "from the requested name",
+        "default": "the file's first; --scale selects another",
     }[g.scale_from or "default"]
     return f"scale {g.scale.name} of {names} ({why})"
 
 
-def _origin(summary: Report, key: str) -> str:
+def _describe_origin(summary: Report, key: str) -> str:
     in_file = summary.graph.spec.settings.get(key)
     value = getattr(summary.graph, key)
     if in_file is None:
-        return " (default)" if key == "ch" and value == 3 else " (asked for)"
-    return "" if in_file == value else f" (asked for; the file has {in_file})"
+        return " (default)" if key == "ch" and value == 3 else " (as requested)"
+    return "" if in_file == value else f" (as requested; the file has {in_file})"
 
 
 def headline(summary: Report) -> str:
@@ -162,7 +162,7 @@ def foot_lines(summary: Report) -> list[str]:
     for name, count in t.get("flops_all", {}).items():
         lines.append(f"  {name:<12}{count:>20,} FLOPs  {CONVENTIONS[name]}")
     lines.append(_memory_line(summary))
-    strides = _head_strides(summary)
+    strides = _describe_strides(summary)
     if strides:
         lines.append(strides)
     if summary.unknown:
@@ -176,25 +176,25 @@ def _memory_line(summary: Report) -> str:
     line = f"memory (float32): parameters {size(t['param_bytes'])}, "
     line += f"peak of activations at inference {size(t['peak_activation_bytes'])}"
     if t["saved_bytes"] is not None:
-        line += f", kept for backward at batch {summary.batch} {size(t['saved_bytes'])}"
+        line += f", saved for backward at batch {summary.batch} {size(t['saved_bytes'])}"
     return line
 
 
-def _head_strides(summary: Report) -> str:
+def _describe_strides(summary: Report) -> str:
     row = summary.top_rows[-1]
     if summary.graph.layers[-1].strides is None or None in row.stride:
         return ""
-    cells = sum(h * w for _, _, h, w in _maps(row.in_shapes))
+    cells = sum(h * w for _, _, h, w in _map_shapes(row.in_shapes))
     return f"strides {row.stride}, {cells:,} anchor points"
 
 
-def _maps(shape: Any) -> Iterator[list[int]]:
+def _map_shapes(shape: Any) -> Iterator[list[int]]:
     """Yield the shapes of all maps in a row's nested inputs."""
     if isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) for n in shape):
         yield shape
     elif isinstance(shape, (list, dict)):
         for item in shape.values() if isinstance(shape, dict) else shape:
-            yield from _maps(item)
+            yield from _map_shapes(item)
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def to_text(renderable: Any) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, legacy_windows=False).print(renderable)
+    Console(file=out, width=TEXT_WIDTH, color_system=None, legacy_windows=False).print(renderable)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -250,13 +250,13 @@ def as_csv(summary: Report, columns: Sequence[str] | None = None) -> str:
 def _json_key(column: str) -> str:
     keys = {"in": "in_shapes", "out": "out_shape", "bytes": "out_bytes", "rf": "receptive_field"}
     if column in ("macs", "type"):
-        raise NetbuildError(f"the column '{column}' is not in the machine forms", hint="leave it out of --columns")
+        raise NetbuildError(f"the column '{column}' is not available as CSV", hint="leave it out of --columns")
     return keys.get(column, column)
 
 
 def as_markdown(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """Return a Markdown table, with the headline in bold above it and the notes below."""
-    lines = [f"**{headline(summary)}**", "", "| " + " | ".join(_heads(summary, columns)) + " |"]
+    lines = [f"**{headline(summary)}**", "", "| " + " | ".join(_headings(summary, columns)) + " |"]
     lines.append("|" + "|".join("---:" if COLUMNS[name][1] else "---" for name in columns) + "|")
     code = {"module", "args", "out", "in", "from"}
     for cells in _cells(summary, columns):
@@ -266,10 +266,10 @@ def as_markdown(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> st
 
 
 def as_plain(summary: Report) -> str:
-    """The layout of the published logs, with dotted paths of modules."""
+    """Return the table in the layout of published logs, with the dotted paths of modules."""
     lines = [f"{'':>3}{'from':>20}{'n':>3}{'params':>10}  {'module':<45}{'arguments':<30}"]
     for r in summary.top_rows:
-        lines.append(f"{r.i:>3}{written(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{r.args!s:<30}")
+        lines.append(f"{r.i:>3}{format_source(r.from_):>20}{r.n:>3}{r.params:>10}  {r.path:<45}{r.args!s:<30}")
     return "\n".join(line.rstrip() for line in [*lines, headline(summary)])
 
 
@@ -281,10 +281,10 @@ FORMATS: dict[str, Callable[[Report, Sequence[str]], str]] = {
 
 
 def check_format(name: str) -> str:
-    """A known format's name.
+    """Return the name of a format if it is known.
 
     Raises:
-        NetbuildError: for another.
+        NetbuildError: otherwise.
     """
     known = ("table", "json", "html", *FORMATS)
     if name not in known:
@@ -303,23 +303,23 @@ def rows_as_json(data: dict[str, Any]) -> str:
     """Return a JSON document that ends with ``rows``, one line each."""
     import json
 
-    data = _finite(data)
+    data = _without_nonfinite(data)
     rows = data.pop("rows")
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)
     return body[:-2] + f',\n  "rows": [\n{listed}\n  ]\n}}'
 
 
-def _finite(value: Any) -> Any:
+def _without_nonfinite(value: Any) -> Any:
     """Return the data with infinity and NaN, which JSON lacks, as strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return {key: _finite(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_without_nonfinite(item) for item in value]
+    return {key: _without_nonfinite(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def as_explanation(data: dict[str, Any]) -> str:
+def format_explanation(data: dict[str, Any]) -> str:
     """Return the text that `netbuild explain` prints about a module."""
     lines = [data["signature"], f"    {data['doc']}", ""]
     lines += [f"  {name:<12}{role}" for name, role in data["roles"].items()]
@@ -327,7 +327,7 @@ def as_explanation(data: dict[str, Any]) -> str:
     if data["sample"]:
         shapes = ", ".join(map(str, data["sample"]["in_shapes"]))
         counts = f"{data['sample']['params']:,} parameters, {data['sample']['macs']:,} multiply-adds"
-        lines += [f"on {shapes}: {primary(data['sample']['out_shape'])}, {counts}"]
+        lines += [f"on {shapes}: {first_shape(data['sample']['out_shape'])}, {counts}"]
         if data["sample"]["params_formula"]:
             lines.append(f"parameters = {data['sample']['params_formula']}")
     if data["inner"]:

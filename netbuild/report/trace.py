@@ -22,7 +22,7 @@ FUSE_HINT = "a method named fuse takes no arguments and leaves a module that run
 
 
 @dataclass
-class Part:
+class ModuleTrace:
     """A module's cost and output in one run; ``called`` is False for pure containers such as ModuleList."""
 
     path: str
@@ -35,18 +35,24 @@ class Part:
     field: Field | None = None
 
 
-def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tuple[dict[str, Part], int]:
-    """Run rows on ``meta``, at the graph's size unless one is given: what every module cost, and the peak of memory.
+def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tuple[dict[str, ModuleTrace], int]:
+    """Run rows on ``meta`` and trace every module.
 
-    Modules go by their path, such as ``2.m.0``.
+    Args:
+        graph: the resolved network.
+        model: its rows, as built or fused.
+        imgsz: height and width of the image; the graph's unless given.
+
+    Returns:
+        The trace of each module by its path, such as ``2.m.0``, and the peak of activation memory in bytes.
 
     Raises:
-        NetbuildError: at the row whose module does not take the size, or does not run once it is fused.
+        NetbuildError: at the row whose module fails at this size, or fails after fusing.
     """
     observer = Observer()
-    parts = {path: Part(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
+    parts = {path: ModuleTrace(path, m) for path, m in model.named_modules(remove_duplicate=False) if path}
     observer.live.exempt(model)
-    handles = _watch(parts, observer)
+    handles = _add_hooks(parts, observer)
     try:
         with observe_on_meta(observer):
             images = graph.make_inputs(imgsz=imgsz)
@@ -55,22 +61,22 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
             model.eval()(*images)
     except Exception as error:
         row = next(layer.row for i, layer in enumerate(graph.layers) if not parts[str(i)].called)
-        raise _row_error(row, "it does not run so", error) from error
+        raise _row_error(row, "its module fails when it is run", error) from error
     finally:
         for handle in handles:
             handle.remove()
     return parts, observer.live.peak
 
 
-def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
-    """Hooks that open a tally when a module is called and close it when it returns."""
+def _add_hooks(parts: Mapping[str, ModuleTrace], observer: Observer) -> list[Any]:
+    """Register hooks that begin a tally when a module is called and end it when the module returns."""
     paths: dict[int, list[str]] = {}
     for path, part in parts.items():
         paths.setdefault(id(part.module), []).append(path)
     stack = [""]
 
     def before(module: nn.Module, args: Any) -> None:
-        # An object with several parents, such as a shared activation, belongs to the one that runs now.
+        # A module with several parents, such as a shared activation, counts for the parent that is running.
         known = paths[id(module)]
         path = next((p for p in known if p.startswith(f"{stack[-1]}.")), known[0])
         stack.append(path)
@@ -90,28 +96,28 @@ def _watch(parts: Mapping[str, Part], observer: Observer) -> list[Any]:
     ]
 
 
-def fused(graph: Graph) -> Rows:
-    """The rows on ``meta`` after merging batch norms and parallel branches; the graph keeps its own.
+def fuse_graph(graph: Graph) -> Rows:
+    """Return a copy of the rows on ``meta`` with batch norms and parallel branches merged.
 
     Raises:
         NetbuildError: at the row whose module cannot be copied or merged.
     """
     with observe_on_meta(Observer(counting=False)):
-        memo: dict[int, Any] = {}  # one for all: modules that rows share stay shared
+        memo: dict[int, Any] = {}  # one for all copies, so that modules shared by rows stay shared
         modules = {}
         for layer in graph.layers:
-            with _blaming(layer.row, "its module cannot be copied", "leave out --fused"):
+            with _errors_at(layer.row, "its module cannot be copied", "leave out --fused"):
                 modules[str(layer.row.index)] = deepcopy(layer.module, memo)
         model = Rows(modules, graph.plan)
         model.fuse()
         for layer, module in zip(graph.layers, list(model.children()), strict=True):
-            with _blaming(layer.row, "its fuse() fails"):
+            with _errors_at(layer.row, "its fuse() fails"):
                 fuse(module)
     return model
 
 
 @contextmanager
-def _blaming(row: Row, what: str, hint: str = FUSE_HINT) -> Iterator[None]:
+def _errors_at(row: Row, what: str, hint: str = FUSE_HINT) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever an own module says
@@ -124,17 +130,20 @@ def _row_error(row: Row, what: str, error: Exception, hint: str = FUSE_HINT) -> 
 
 
 def measure_saved(graph: Graph, batch: int = 1) -> tuple[int, int]:
-    """Bytes that autograd saves for backward in train mode at a batch size: (all, of them parameters and buffers).
+    """Measure the bytes that autograd saves for backward in training mode.
+
+    Returns:
+        The bytes of all saved tensors, and how many of these belong to parameters and buffers.
 
     Raises:
-        ValueError: from a batch norm that gets one value per channel.
+        ValueError: from a batch norm that gets a single value per channel.
     """
     model = graph.skeleton()
-    kept = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
+    stored = {id(t.untyped_storage()): t.untyped_storage() for t in (*model.parameters(), *model.buffers())}
     model.train()
     try:
         with observe_on_meta(Observer(counting=False)), torch.enable_grad():
             images = graph.make_inputs(batch)
-            return count_saved_bytes(lambda: model(*images), set(kept))
+            return count_saved_bytes(lambda: model(*images), set(stored))
     finally:
         model.eval()

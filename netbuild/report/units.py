@@ -1,4 +1,4 @@
-"""Counts and bytes formatted with units."""
+"""Formats counts and bytes with units."""
 
 
 def giga(count: float) -> str:

@@ -23,7 +23,7 @@ from netbuild.grammar.spec import read
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
-from netbuild.report.trace import fused, measure_saved, trace
+from netbuild.report.trace import fuse_graph, measure_saved, trace
 
 NETS = {
     "stack": """
@@ -216,7 +216,7 @@ def test_peak_is_that_of_a_real_run(text):
 def test_peak_of_rows_is_that_of_a_real_run_also_fused(text):
     graph = graph_of(text)
     assert trace(graph, graph.skeleton(), graph.imgsz)[1] == graph.peak_bytes
-    assert trace(graph, fused(graph), graph.imgsz)[1] == real_peak(graph.build().fuse(), inputs_for(graph))
+    assert trace(graph, fuse_graph(graph), graph.imgsz)[1] == real_peak(graph.build().fuse(), inputs_for(graph))
 
 
 def test_peak_at_another_size_is_that_of_a_real_run():

@@ -21,7 +21,7 @@ from netbuild.grammar.spec import load
 from netbuild.report.diagram import FORMS, draw
 from netbuild.report.diagram import layout as layouts
 from netbuild.report.diagram.page import Picture, Section, page
-from netbuild.report.diagram.source import written
+from netbuild.report.diagram.source import row_text
 from netbuild.report.diagram.svg import CELL
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +213,7 @@ def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, n
 
 
 def test_a_net_too_large_for_the_engine_has_lanes_too(here, monkeypatch):
-    monkeypatch.setattr(layouts, "MOST", 0)
+    monkeypatch.setattr(layouts, "MAX_STEPS", 0)
     for name in ("dense100.yaml", "residual24.yaml", "yolov9e.yaml"):
         summary = summarize(name)
         check_picture(FORMS[".svg"](summary), summary.graph.spec, 1)
@@ -255,14 +255,14 @@ def test_the_command_writes_every_form(cli, here):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("x.png", "its ending '.png' is no form of a graph"),
-        ("x", "its ending '' is no form of a graph"),
+        ("x.png", "a graph cannot be written as '.png'"),
+        ("x", "a graph cannot be written as ''"),
         ("none/x.svg", "none/x.svg: cannot be written: No such file"),
-        (".", "its ending '' is no form"),
+        (".", "a graph cannot be written as ''"),
         ("folder.svg", "folder.svg: cannot be written: Is a directory"),
     ],
 )
-def test_what_cannot_be_written_is_an_error(cli, here, out, message):
+def test_an_output_that_cannot_be_written_is_an_error(cli, here, out, message):
     (here / "folder.svg").mkdir()
     done = cli("graph", "tiny.yaml", "-o", out)
     assert done.code == 2
@@ -287,7 +287,7 @@ def test_a_checkpoint_is_drawn_as_its_network(cli, here):
     assert "2,624,080 parameters" in Path("y.svg").read_text(encoding="utf-8")
 
 
-def test_a_row_is_shown_as_it_is_written(here):
+def test_a_row_is_shown_as_written_in_its_file(here):
     (here / "odd.yaml").write_text(
         "layers: # all\n"
         "  - from: -1 # a\n    module: Conv\n\n    args: [8,\n      3] # b\n  # no part of it\n"
@@ -302,9 +302,9 @@ def test_a_row_is_shown_as_it_is_written(here):
         "- [-1, 1,\n   Conv, [8]] # c",
         "- [-1, 1, Conv, [8]]",
     ]
-    assert [written(row.node) for row in load("odd.yaml").rows] == lines
+    assert [row_text(row.node) for row in load("odd.yaml").rows] == lines
     inserted = "- {insert_after: 0, row: [-1, 1, nn.ReLU, []]}"
-    assert [written(row.node) for row in load("more.yaml").rows] == [lines[0], inserted, *lines[1:]]
+    assert [row_text(row.node) for row in load("more.yaml").rows] == [lines[0], inserted, *lines[1:]]
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ def test_layers_of_packages_by_dotted_path(cli, tmp_path):
     ("body", "said"),
     [
         ("def fuse(self, a, b): return a + b", "its fuse() fails: "),
-        ("def fuse(self): self.conv = None", "it does not run so: "),
+        ("def fuse(self): self.conv = None", "its module fails when it is run: "),
         ("def __deepcopy__(self, memo): raise RuntimeError('no copies')", "its module cannot be copied: no copies"),
     ],
 )

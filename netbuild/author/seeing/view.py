@@ -16,8 +16,8 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.predictor import trained_size
 from netbuild.prediction.saving import check_folder
-from netbuild.report.diagram import EVERY, save
-from netbuild.report.diagram.layout import engine
+from netbuild.report.diagram import ALL_LEVELS, save
+from netbuild.report.diagram.layout import import_graphlay
 from netbuild.report.diagram.page import Picture, Section, page
 from netbuild.report.summary import summarize_graph
 from netbuild.system.files import make_folder, new_folder, write_bytes
@@ -109,7 +109,7 @@ class Target:
                 rows.setdefault(sight.row, []).append(Picture(sight.title, sight.png))
         whole = [Picture(sight.title, sight.png) for sight in sights if sight.row is None]
         sections = [Section("Activation functions", whole)] if whole else []
-        save(page(summarize_graph(graph, depth=EVERY), pictures=rows, sections=sections), self.path)
+        save(page(summarize_graph(graph, depth=ALL_LEVELS), pictures=rows, sections=sections), self.path)
         return [self.path] * len(sights)
 
     def _single(self, sights: Sequence[Sight]) -> list[Path]:
@@ -140,7 +140,7 @@ def target(out: Path | None) -> Target:
         if path.is_dir():
             raise NetbuildError(f"{path}: is a folder")
         if path.suffix == ".html":
-            engine()  # says at once if the layout library is missing
+            import_graphlay()  # says at once if the layout library is missing
     elif path.suffix and not path.is_dir():
         raise NetbuildError(f"{path}: is neither a folder's name, .png, nor .html")
     else:

@@ -1,8 +1,8 @@
-"""Where everything stands: rows in one column in the order of the file, skip connections in lanes beside it.
+"""Lays out a diagram: rows in one column in the order of the file, skip connections in lanes beside it.
 
-graphlay, a layered layout engine, finds the lanes: the side and the order in which long edges pass the column with few
-crossings. Each row has a layer to itself and heavy edges keep the rows in one column, so that a label can be crossed by
-nothing. All readers of a row share one lane, as a bus.
+graphlay, a layered layout engine, chooses the lanes: on which side and in which order long edges pass the column, with
+few crossings. Each row has a layer of its own, and heavy edges keep the rows in one column, so that no line crosses a
+label. All readers of a row share one lane, like a bus.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from typing import Any
 from netbuild.errors import MissingExtraError
 from netbuild.report.diagram.model import Band, Diagram, Edge
 
-HEIGHT, GAP, BETWEEN = 26, 11, 9  # pixels: of a row, between rows, and what sections stand apart in addition
-LANE, PORT, FIRST = 9, 6, 15  # pixels between lanes, between lines that end at a row, and of the first lane
-MOST = 4000  # steps of lanes past rows: with more of them the engine takes seconds
-COLOURS = 6  # that lanes have
-HEAVY = 100.0  # the weight that keeps rows in one column
+HEIGHT, GAP, BETWEEN = 26, 11, 9  # in pixels: height of a row, gap between rows, further gap between sections
+LANE, PORT, FIRST = 9, 6, 15  # in pixels: between lanes, between lines that end at a row, column to first lane
+MAX_STEPS = 4000  # rows passed by all lanes together; beyond it the engine takes seconds
+COLOURS = 6  # number of colours for lanes
+HEAVY = 100.0  # weight of the edges that keep rows in one column
 
 Point = tuple[float, float]
 
@@ -33,8 +33,14 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A piece of a source's lane: right (1) or left (-1) of the column, how far from it, past which nodes."""
+class LaneSegment:
+    """A straight piece of a source's lane.
+
+    Args:
+        side: 1 to the right of the column, -1 to the left.
+        distance: pixels from the column.
+        first, last: the range of nodes that it passes.
+    """
 
     side: int
     distance: float
@@ -44,17 +50,17 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Route:
-    """An edge as a line from box to box; ``lane`` is the colour of its bus, or None of a line to the next row."""
+    """The line of an edge; ``lane`` is the number of its lane's colour, None for a line to the next row."""
 
     edges: tuple[Edge, ...]
     points: tuple[Point, ...]
     lane: int | None = None
-    branch: Point | None = None  # where it leaves its bus, if that goes on
+    branch: Point | None = None  # the point where the line leaves its lane, if the lane continues
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Boxes by node, routes, and bands with their top and bottom. ``left`` and ``right`` are the space for lanes."""
+    """Boxes by node index, routes, bands with top and bottom; ``left`` and ``right`` are the lanes' widths."""
 
     boxes: dict[int, Box]
     routes: tuple[Route, ...]
@@ -65,7 +71,7 @@ class Layout:
 
 
 def lay_out(diagram: Diagram, width: float) -> Layout:
-    """Places for a diagram whose boxes have this width in pixels; the column's left edge is 0, its top 0.
+    """Lay out a diagram whose boxes have the given width in pixels; the origin is the column's top left corner.
 
     Raises:
         MissingExtraError: if graphlay is not installed.
@@ -78,11 +84,11 @@ def lay_out(diagram: Diagram, width: float) -> Layout:
     for source, target in wires:
         if target > source + 1:
             spans[source] = max(spans.get(source, 0), target)
-    lanes = _lanes(len(place), spans)
-    ports = _ports(list(wires), lanes)
-    boxes = _boxes(diagram, width, [max(len(ports[k, -1]), len(ports[k, 1])) for k in range(len(place))])
-    draw = _Lines(list(boxes.values()), lanes, ports)
-    routes = tuple(draw.route(a, b, tuple(edges)) for (a, b), edges in sorted(wires.items()))
+    lanes = _find_lanes(len(place), spans)
+    ports = _assign_ports(list(wires), lanes)
+    boxes = _place_boxes(diagram, width, [max(len(ports[k, -1]), len(ports[k, 1])) for k in range(len(place))])
+    router = _Router(list(boxes.values()), lanes, ports)
+    routes = tuple(router.route(a, b, tuple(edges)) for (a, b), edges in sorted(wires.items()))
     bands = tuple(
         (band, boxes[band.first].y - 6, boxes[band.last].y + boxes[band.last].height + 6) for band in diagram.bands
     )
@@ -95,18 +101,23 @@ def lay_out(diagram: Diagram, width: float) -> Layout:
 # -- lanes ------------------------------------------------------------------------------------------------------------
 
 
-def _lanes(count: int, spans: dict[int, int]) -> dict[int, list[Stretch]]:
-    """The lane of each source that is read beyond the next row, in stretches from top to bottom."""
-    graphlay = engine()
-    if sum(last - first for first, last in spans.items()) <= MOST:
-        found = _engine_lanes(graphlay, count, spans)
+def _find_lanes(count: int, spans: dict[int, int]) -> dict[int, list[LaneSegment]]:
+    """Return the lane of each source that is read beyond the next row, as segments from top to bottom.
+
+    Args:
+        count: number of nodes.
+        spans: the last reader of each source, by the source.
+    """
+    graphlay = import_graphlay()
+    if sum(last - first for first, last in spans.items()) <= MAX_STEPS:
+        found = _layout_lanes(graphlay, count, spans)
         if all(found.values()):
             return found
     return _first_fit(spans)
 
 
-def engine() -> Any:
-    """The layout library.
+def import_graphlay() -> Any:
+    """Import the layout library.
 
     Raises:
         MissingExtraError: if it is not installed.
@@ -114,12 +125,12 @@ def engine() -> Any:
     try:
         import graphlay
     except ImportError:
-        hint = "pip install 'netbuild[graph]'; .mmd and .dot need nothing"
+        hint = "pip install 'netbuild[graph]'; .mmd and .dot do not need it"
         raise MissingExtraError("a picture needs the layout library graphlay", hint=hint) from None
     return graphlay
 
 
-def _engine_lanes(graphlay: Any, count: int, spans: dict[int, int]) -> dict[int, list[Stretch]]:
+def _layout_lanes(graphlay: Any, count: int, spans: dict[int, int]) -> dict[int, list[LaneSegment]]:
     graph = graphlay.Graph()
     for k in range(count):
         graph.node(k, width=100.0, height=20.0, rank={"fixed": k})
@@ -132,31 +143,32 @@ def _engine_lanes(graphlay: Any, count: int, spans: dict[int, int]) -> dict[int,
     drawing = graphlay.layout(graph, preset="layered", options=options)
     centers = [(node["center"]["x"], node["center"]["y"]) for node in drawing.nodes]
     if max(x for x, _ in centers) - min(x for x, _ in centers) > 1:
-        return {source: [] for source in spans}  # rows beside each other: the engine gave up on the column
+        return {source: [] for source in spans}  # the engine did not keep the rows in one column
     lines = [[(p["x"], p["y"]) for p in edge["points"]] for edge in drawing.edges[count - 1 :]]
     return {
-        first: _stretches(line, centers, first, last) for (first, last), line in zip(spans.items(), lines, strict=True)
+        first: _find_segments(line, centers, first, last)
+        for (first, last), line in zip(spans.items(), lines, strict=True)
     }
 
 
-def _stretches(line: Sequence[Point], centers: Sequence[Point], first: int, last: int) -> list[Stretch]:
-    """The pieces of a line that run down beside the column, each with the rows that it passes."""
+def _find_segments(line: Sequence[Point], centers: Sequence[Point], first: int, last: int) -> list[LaneSegment]:
+    """Return the vertical pieces of a line beside the column, each with the range of rows that it passes."""
     middle = centers[0][0]
     pieces = [(x1 - middle, x2 - middle, y2) for (x1, _), (x2, y2) in pairwise(line)]
     down = [(x1, y2) for x1, x2, y2 in pieces if abs(x1 - x2) < 0.01 and abs(x1) > 50]
-    found: list[Stretch] = []
+    found: list[LaneSegment] = []
     for i, (x, end) in enumerate(down):
         start = found[-1].last + 1 if found else first
         passed = [k for k in range(start, last + 1) if centers[k][1] <= end]
         if i == len(down) - 1:
-            passed = [last]  # it may end above the last row, where the line turns to enter that from above
+            passed = [last]  # the piece may end above the last row, if the line enters that row from above
         if passed:
-            found.append(Stretch(1 if x > 0 else -1, abs(x) - 50 + FIRST - LANE, start, passed[-1]))
+            found.append(LaneSegment(1 if x > 0 else -1, abs(x) - 50 + FIRST - LANE, start, passed[-1]))
     return found
 
 
-def _first_fit(spans: dict[int, int]) -> dict[int, list[Stretch]]:
-    """Lanes for a net too large for the engine: shortest first, each the innermost free one, sides in turn."""
+def _first_fit(spans: dict[int, int]) -> dict[int, list[LaneSegment]]:
+    """Choose lanes for a network too large for the engine: shortest first, innermost free lane, sides in turn."""
     taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
     found = {}
     for first, last in sorted(spans.items(), key=lambda span: (span[1] - span[0], span[0])):
@@ -164,26 +176,26 @@ def _first_fit(spans: dict[int, int]) -> dict[int, list[Stretch]]:
         while any(a <= last and first <= b for a, b in taken.get((number // 2, number % 2), ())):
             number += 1
         taken.setdefault((number // 2, number % 2), []).append((first, last))
-        found[first] = [Stretch(1 if number % 2 else -1, FIRST + LANE * (number // 2), first, last)]
+        found[first] = [LaneSegment(1 if number % 2 else -1, FIRST + LANE * (number // 2), first, last)]
     return found
 
 
 # -- boxes and lines --------------------------------------------------------------------------------------------------
 
 
-def _stretch(run: Sequence[Stretch], node: int) -> Stretch:
+def _segment_at(run: Sequence[LaneSegment], node: int) -> LaneSegment:
     return next(stretch for stretch in run if stretch.first <= node <= stretch.last)
 
 
-def _ports(wires: Sequence[tuple[int, int]], lanes: dict[int, list[Stretch]]) -> "_Ports":
-    """The sources of the lines that end at each side of each node, from top to bottom; its own bus leaves below."""
+def _assign_ports(wires: Sequence[tuple[int, int]], lanes: dict[int, list[LaneSegment]]) -> "_Ports":
+    """Return the sources of the lines at each side of each node from top to bottom; the node's own lane is the last."""
     ports = _Ports()
     for source, run in lanes.items():
         ports.setdefault((source, run[0].side), []).append((float("inf"), source))
     for source, target in wires:
         if target > source + 1:
-            stretch = _stretch(lanes[source], target)
-            # Inner lanes end above outer ones: so lines into a row do not cross.
+            stretch = _segment_at(lanes[source], target)
+            # Inner lanes end above outer ones, so that lines into a row do not cross.
             ports.setdefault((target, stretch.side), []).append((stretch.distance, source))
     for ends in ports.values():
         ends.sort()
@@ -195,7 +207,7 @@ class _Ports(dict[tuple[int, int], list[tuple[float, int]]]):
         return []
 
 
-def _boxes(diagram: Diagram, width: float, ports: Sequence[int]) -> dict[int, Box]:
+def _place_boxes(diagram: Diagram, width: float, ports: Sequence[int]) -> dict[int, Box]:
     starts = {band.first for band in diagram.bands}
     boxes: dict[int, Box] = {}
     y = 0.0
@@ -208,8 +220,8 @@ def _boxes(diagram: Diagram, width: float, ports: Sequence[int]) -> dict[int, Bo
     return boxes
 
 
-def _colours(lanes: dict[int, list[Stretch]]) -> dict[int, int]:
-    """A colour for each source's lane, in turn, but while there are enough none that a lane beside it has."""
+def _choose_colours(lanes: dict[int, list[LaneSegment]]) -> dict[int, int]:
+    """Choose the number of a colour for each source's lane: in turn, avoiding those of lanes beside it if possible."""
     found: dict[int, int] = {}
     near: list[int] = []
     turn = 0
@@ -223,14 +235,15 @@ def _colours(lanes: dict[int, list[Stretch]]) -> dict[int, int]:
     return found
 
 
-class _Lines:
-    """Lines between boxes that are numbered from top to bottom."""
+class _Router:
+    """Routes lines between boxes, which are numbered from top to bottom."""
 
-    def __init__(self, boxes: Sequence[Box], lanes: dict[int, list[Stretch]], ports: _Ports) -> None:
+    def __init__(self, boxes: Sequence[Box], lanes: dict[int, list[LaneSegment]], ports: _Ports) -> None:
         self.boxes, self.lanes, self.ports = boxes, lanes, ports
-        self.colours = _colours(lanes)
+        self.colours = _choose_colours(lanes)
 
     def route(self, source: int, target: int, edges: tuple[Edge, ...]) -> Route:
+        """Return the route of the edges from one box to another."""
         a, b = self.boxes[source], self.boxes[target]
         if target == source + 1:
             x = a.x + a.width / 2
@@ -246,7 +259,7 @@ class _Lines:
         goes_on = self.lanes[source][-1].last > target
         return Route(edges, tuple(points), self.colours[source], points[-2] if goes_on else None)
 
-    def _x(self, stretch: Stretch) -> float:
+    def _x(self, stretch: LaneSegment) -> float:
         box = self.boxes[stretch.first]
         return box.x - stretch.distance if stretch.side < 0 else box.x + box.width + stretch.distance
 

@@ -118,7 +118,7 @@
     panel.replaceChildren(close, element("h2", node.index < 0 ? node.name : `${node.index} ${node.module}`));
     panel.append(list(node.facts));
     if (node.shares.length) section("Share of the whole", list(node.shares.map((share) => meter(...share))));
-    if (node.written) section(`In the file, ${node.place}`, element("pre", node.written));
+    if (node.rowText) section(`In the file, ${node.place}`, element("pre", node.rowText));
     for (const [title, url] of node.pictures) {
       const figure = element("figure"), image = element("img");
       image.src = url;
@@ -226,9 +226,9 @@
     else if (event.key === "1") actions.real();
   });
 
-  // -- paper: the picture cut between rows into pieces that fit a page each ----------------------------------------------
+  // -- printing: the picture is cut between rows into pieces, each of which fits a sheet of paper -------------------------
 
-  const paper = 1.2;  // height over width of a piece, about
+  const paper = 1.2;  // approximate height over width of a piece
   const sheet = (top, bottom) => {
     const made = net.cloneNode(false);
     made.setAttribute("class", "net sheet");

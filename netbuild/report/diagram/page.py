@@ -1,7 +1,7 @@
-"""The page: the picture, a panel for each row, and the table, in one HTML file that asks nothing of the network.
+"""The page: the picture, a panel with the details of each row, and the table, in one HTML file without external parts.
 
-Nothing of a network's file becomes code: texts are escaped, data is JSON in a script of a type that does not run, and
-the page's policy lets only its own style and script run, known by their hashes.
+No text of a network's file can become code: texts are escaped, data is JSON in a script element of a type that does not
+run, and the content security policy allows only the page's own style and script, by their hashes.
 """
 
 import base64
@@ -13,22 +13,22 @@ from importlib.resources import files
 from typing import Any
 
 from netbuild.report.diagram import svg
-from netbuild.report.diagram.model import METRICS, Diagram, Node, diagram, inner
-from netbuild.report.diagram.svg import Drawing, text
+from netbuild.report.diagram.model import METRICS, Diagram, Node, make_diagram, submodule_rows
+from netbuild.report.diagram.svg import SvgDrawing, escape
 from netbuild.report.rows import Report
 from netbuild.report.text import COLUMNS, DEFAULT_COLUMNS
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for the page: what it shows, and the bytes of a PNG file."""
+    """A picture for the page: its title, and the bytes of a PNG file."""
 
     title: str
     png: bytes
 
     @property
     def url(self) -> str:
-        """The picture itself as an address."""
+        """The picture as a data URL."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
@@ -48,41 +48,42 @@ def page(
     pictures: Mapping[int, Sequence[Picture]] | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
-    """A summary as a page; with all levels of submodules if the summary has them.
+    """Return a summary as an HTML page.
 
     Args:
-        summary: the picture shows its rows, the panel of a row its submodules.
-        columns: of the table, by their keys in `netbuild.report.text.COLUMNS`.
+        summary: the picture shows its rows, the panel of a row its submodules, if the summary has any.
+        columns: the table's columns, by their keys in `netbuild.report.text.COLUMNS`.
         depth: levels of submodules in the table.
-        pictures: of a row, by its number, for its panel.
-        sections: further pictures at the end.
+        pictures: pictures for the panels, by the number of the row.
+        sections: further pictures for the end of the page.
 
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    shown = svg.drawing(diagram(summary), titled=False)
-    style = "".join([_theme(), svg.style(), _asset("page.css")])
-    script = _asset("page.js")
+    shown = svg.lay_out_drawing(make_diagram(summary), titled=False)
+    style = "".join([_theme_rules(), svg.style_rules(), _read_asset("page.css")])
+    script = _read_asset("page.js")
+    data = _panel_data(summary, shown.diagram, pictures or {})
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(style, script)}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_content_policy(style, script)}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
-        f"<title>{text(shown.diagram.title)}</title><style>{style}</style></head><body>",
-        *_head(shown.diagram),
-        *_stage(shown),
-        *_table(summary, columns, depth),
-        *_sections(shown.diagram, sections),
-        f'<script type="application/json" id="data">{_json(_data(summary, shown.diagram, pictures or {}))}</script>',
+        f"<title>{escape(shown.diagram.title)}</title><style>{style}</style></head><body>",
+        *_head_html(shown.diagram),
+        *_picture_html(shown),
+        *_table_html(summary, columns, depth),
+        *_sections_html(shown.diagram, sections),
+        f'<script type="application/json" id="data">{_embed_json(data)}</script>',
         f"<script>{script}</script></body></html>",
     ]
     return "\n".join([*parts, ""])
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return files("netbuild.report.diagram").joinpath(name).read_text(encoding="utf-8")
 
 
-def _theme() -> str:
+def _theme_rules() -> str:
     light, dark = svg.variables("light"), svg.variables("dark")
     return (
         f":root{{color-scheme:light;{light}}}:root[data-theme=dark]{{color-scheme:dark;{dark}}}"
@@ -91,7 +92,7 @@ def _theme() -> str:
     )
 
 
-def _policy(style: str, script: str) -> str:
+def _content_policy(style: str, script: str) -> str:
     hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (style, script)]
     return (
         f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
@@ -99,15 +100,16 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _json(data: Any) -> str:
+def _embed_json(data: Any) -> str:
     return json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
-# -- what is read without a script ------------------------------------------------------------------------------------
+# -- HTML, readable without the script --------------------------------------------------------------------------------
 
 
-def _head(shown: Diagram) -> Iterator[str]:
-    yield f"<header><h1>{text(shown.title)}</h1><p><strong>{text(shown.totals)}</strong><br>{text(shown.facts)}</p>"
+def _head_html(shown: Diagram) -> Iterator[str]:
+    yield f"<header><h1>{escape(shown.title)}</h1>"
+    yield f"<p><strong>{escape(shown.totals)}</strong><br>{escape(shown.facts)}</p>"
     yield '<div class="tools" role="toolbar" aria-label="Picture">'
     yield '<label>Search <input type="search" id="search" placeholder="number, name, module" aria-describedby="found"'
     yield ' autocomplete="off" spellcheck="false"></label> <output id="found" aria-live="polite"></output>'
@@ -121,18 +123,18 @@ def _head(shown: Diagram) -> Iterator[str]:
     yield "</div></header>"
 
 
-def _stage(shown: Drawing) -> Iterator[str]:
+def _picture_html(shown: SvgDrawing) -> Iterator[str]:
     label = f"{shown.diagram.title}: rows from top to bottom"
     yield '<main><div id="stage" role="region" aria-label="Architecture" tabindex="-1">'
-    yield svg.opening(shown, "group", label)
-    yield from svg.body(shown)
-    yield '</svg></div><aside id="panel" aria-label="The chosen row" tabindex="-1" hidden></aside></main>'
+    yield svg.opening_tag(shown, "group", label)
+    yield from svg.elements(shown)
+    yield '</svg></div><aside id="panel" aria-label="The selected row" tabindex="-1" hidden></aside></main>'
 
 
-def _table(summary: Report, columns: Sequence[str], depth: int) -> Iterator[str]:
+def _table_html(summary: Report, columns: Sequence[str], depth: int) -> Iterator[str]:
     extra = list(summary.totals.get("flops_all", {}))[1:]
     heads = [COLUMNS[name][:2] for name in columns] + [(f"GFLOPs {convention}", True) for convention in extra]
-    cells = "".join(f'<th scope="col"{_right(right)}>{text(name)}</th>' for name, right in heads)
+    cells = "".join(f'<th scope="col"{_alignment(right)}>{escape(name)}</th>' for name, right in heads)
     yield f'<section class="table" aria-label="Table"><h2>Table</h2><table><thead><tr>{cells}</tr></thead><tbody>'
     for row in summary.rows:
         if row.depth > depth:
@@ -141,42 +143,42 @@ def _table(summary: Report, columns: Sequence[str], depth: int) -> Iterator[str]
         words += [COLUMNS["flops"][2](row, convention) for convention in extra]
         cells = ""
         for name, word, (_, right) in zip([*columns, *extra], words, heads, strict=True):
-            inside = f'<a href="#n{row.i}">{row.i}</a>' if name == "i" and row.depth == 1 else text(word)
-            cells += f"<td{_right(right)}>{inside}</td>"
+            inside = f'<a href="#n{row.i}">{row.i}</a>' if name == "i" and row.depth == 1 else escape(word)
+            cells += f"<td{_alignment(right)}>{inside}</td>"
         yield f"<tr{'' if row.depth == 1 else ' class=inner'}>{cells}</tr>"
     yield "</tbody></table></section>"
 
 
-def _right(right: bool) -> str:
+def _alignment(right: bool) -> str:
     return ' class="right"' if right else ""
 
 
-def _sections(shown: Diagram, sections: Sequence[Section]) -> Iterator[str]:
-    notes = "".join(f"<li>{text(line.strip())}</li>" for line in shown.notes)
-    yield f"<section><h2>What the numbers are</h2><ul>{notes}</ul></section>"
+def _sections_html(shown: Diagram, sections: Sequence[Section]) -> Iterator[str]:
+    notes = "".join(f"<li>{escape(line.strip())}</li>" for line in shown.notes)
+    yield f"<section><h2>Notes on the numbers</h2><ul>{notes}</ul></section>"
     for section in sections:
         figures = "".join(
-            f'<figure><img src="{p.url}" alt="{text(p.title)}"><figcaption>{text(p.title)}</figcaption></figure>'
+            f'<figure><img src="{p.url}" alt="{escape(p.title)}"><figcaption>{escape(p.title)}</figcaption></figure>'
             for p in section.pictures
         )
-        yield f'<section class="figures"><h2>{text(section.title)}</h2>{figures}</section>'
+        yield f'<section class="figures"><h2>{escape(section.title)}</h2>{figures}</section>'
 
 
-# -- what the script shows --------------------------------------------------------------------------------------------
+# -- data for the script ----------------------------------------------------------------------------------------------
 
 
-def _data(summary: Report, shown: Diagram, pictures: Mapping[int, Sequence[Picture]]) -> dict[str, Any]:
-    trees = inner(summary)
-    nodes = [_node(shown, node, trees.get(node.index, []), pictures.get(node.index, ())) for node in shown.nodes]
+def _panel_data(summary: Report, shown: Diagram, pictures: Mapping[int, Sequence[Picture]]) -> dict[str, Any]:
+    trees = submodule_rows(summary)
+    nodes = [_node_data(shown, node, trees.get(node.index, []), pictures.get(node.index, ())) for node in shown.nodes]
     return {"metrics": METRICS, "nodes": nodes}
 
 
-def _node(shown: Diagram, node: Node, tree: list[list[Any]], pictures: Sequence[Picture]) -> dict[str, Any]:
+def _node_data(shown: Diagram, node: Node, tree: list[list[Any]], pictures: Sequence[Picture]) -> dict[str, Any]:
     shares = {} if node.is_input else {metric: shown.share(node, metric) for metric in METRICS}
     return {
         "index": node.index, "module": node.module, "name": node.name, "label": node.label, "facts": node.facts,
         "shares": [[METRICS[metric], f"{share:.1%}", round(share, 4)] for metric, share in shares.items()],
         "tint": {metric: round(0.5 * shown.height(node, metric), 3) for metric in shares},
-        "place": node.place, "written": node.written, "inner": tree,
+        "place": node.place, "rowText": node.row_text, "inner": tree,
         "pictures": [[picture.title, picture.url] for picture in pictures],
     }  # fmt: skip

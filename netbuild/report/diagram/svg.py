@@ -1,42 +1,42 @@
-"""The picture: SVG that needs nothing beside itself. Colours and letters come from svg.css, light or dark."""
+"""Draws the diagram as a self-contained SVG file, with colours and fonts from svg.css in a light and a dark theme."""
 
+import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from importlib.resources import files
 
 from netbuild.report.diagram.layout import Layout, Point, Route, lay_out
-from netbuild.report.diagram.model import METRICS, Diagram, Node, cells, diagram, fit
+from netbuild.report.diagram.model import METRICS, Diagram, Node, make_diagram, text_width, truncate
 from netbuild.report.rows import Report
 from netbuild.report.units import short
 
-CELL = 7.3  # pixels that a letter of 12 pixels takes at most in a face of equal widths
+CELL = 7.3  # largest width in pixels of a letter in a monospaced font of 12 pixels
 BETWEEN = 12  # pixels between columns
-MARGIN, GUTTER = 16, 12  # of the picture; between the names of sections and the lanes
-BAR = 64  # pixels of a metric's cell
+MARGIN, GUTTER = 16, 12  # pixels around the picture, and between the names of sections and the lanes
+BAR = 64  # width in pixels of a metric's cell
 LEGEND = "A full bar is the largest row; rows are tinted by their share of the parameters."
 HEADINGS = {"params": "params", "flops": "FLOPs", "memory": "memory"}
 COLUMNS = {"number": "#", "module": "module", "name": "name", "sources": "from", "shape": "output"}
-WIDEST = {"module": 26, "name": 18, "sources": 16, "shape": 20}  # letters of a column; longer texts are cut
+MAX_LETTERS = {"module": 26, "name": 18, "sources": 16, "shape": 20}  # widest columns; longer texts are cut
 
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML does not allow
 
 
-def text(value: object) -> str:
-    """A text as it may stand in XML and HTML, between tags or in double quotes."""
-    return escape(_ILLEGAL.sub("\ufffd", str(value)))
+def escape(value: object) -> str:
+    """Escape a text for XML and HTML, between tags or in double quotes."""
+    return html.escape(_ILLEGAL.sub("\ufffd", str(value)))
 
 
 def px(value: float) -> str:
-    """Pixels with two decimals at most."""
+    """Format pixels with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of texts in the boxes: what of a node it shows, its place, and its width in letters."""
+    """A column of texts in the boxes: the attribute of a node that it shows, its x in pixels, its width in letters."""
 
     key: str
     heading: str
@@ -46,18 +46,18 @@ class Column:
 
     @property
     def end(self) -> float:
-        """Its right edge, in pixels."""
+        """The x of its right edge in pixels."""
         return self.x + self.letters * CELL
 
-    def of(self, node: Node) -> str:
-        """The node's text, cut to the width."""
+    def cell_text(self, node: Node) -> str:
+        """Return the node's text, cut to the width."""
         value = ("" if node.is_input else str(node.index)) if self.key == "number" else getattr(node, self.key)
-        return fit(value, self.letters)
+        return truncate(value, self.letters)
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A diagram with its columns and its layout; ``left`` is the x of the boxes, ``head`` the lines above them."""
+class SvgDrawing:
+    """A laid-out diagram; ``left`` is the x of the boxes, ``head`` are the lines of text above them."""
 
     diagram: Diagram
     columns: tuple[Column, ...]
@@ -78,7 +78,7 @@ class Drawing:
 
     @property
     def height(self) -> float:
-        """Of the whole picture."""
+        """The height of the picture."""
         return self.top + self.layout.bottom + MARGIN + 6
 
     @property
@@ -88,85 +88,85 @@ class Drawing:
         return {metric: start + i * (BAR + 6) for i, metric in enumerate(METRICS)}
 
 
-def drawing(shown: Diagram, titled: bool = True) -> Drawing:
-    """Columns, boxes and lines of a diagram; untitled where a page says above it what the network is.
+def lay_out_drawing(shown: Diagram, titled: bool = True) -> SvgDrawing:
+    """Lay out the columns, boxes and lines of a diagram; without ``titled`` the lines of text above it are left out.
 
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    columns = _columns(shown)
+    columns = _make_columns(shown)
     width = columns[-1].end + BETWEEN + len(METRICS) * (BAR + 6) + 2
     layout = lay_out(shown, width)
-    names = max((cells(band.name) for band in shown.bands), default=0) * CELL
+    names = max((text_width(band.name) for band in shown.bands), default=0) * CELL
     left = MARGIN + names + GUTTER + layout.left + GUTTER
     whole = max(left + width + layout.right + GUTTER + MARGIN, 560)
     letters = int((whole - 2 * MARGIN) / CELL)
-    head = tuple(line for words in (shown.totals, shown.facts, LEGEND) for line in _wrapped(words, letters))
+    head = tuple(line for words in (shown.totals, shown.facts, LEGEND) for line in _wrap(words, letters))
     head = head if titled else ()
-    return Drawing(shown, columns, layout, whole, left, head)
+    return SvgDrawing(shown, columns, layout, whole, left, head)
 
 
-def _columns(shown: Diagram) -> tuple[Column, ...]:
+def _make_columns(shown: Diagram) -> tuple[Column, ...]:
     columns, x = [], 8.0
     for key, heading in COLUMNS.items():
         if key == "number":
             longest = max(len(str(node.index)) for node in shown.nodes)
         else:
-            longest = min(max(cells(getattr(node, key)) for node in shown.nodes), WIDEST[key])
+            longest = min(max(text_width(getattr(node, key)) for node in shown.nodes), MAX_LETTERS[key])
         if longest:
             columns.append(Column(key, heading, x, max(longest, len(heading)), key == "number"))
             x = columns[-1].end + BETWEEN
     return tuple(columns)
 
 
-def _wrapped(line: str, letters: int) -> tuple[str, ...]:
+def _wrap(line: str, letters: int) -> tuple[str, ...]:
     lines = [""]
     for word in line.split(" "):
-        if lines[-1] and cells(lines[-1]) + 1 + cells(word) > letters:
+        if lines[-1] and text_width(lines[-1]) + 1 + text_width(word) > letters:
             lines.append("")
-        lines[-1] = fit(f"{lines[-1]} {word}".strip(), letters)
+        lines[-1] = truncate(f"{lines[-1]} {word}".strip(), letters)
     return tuple(lines)
 
 
 # -- SVG --------------------------------------------------------------------------------------------------------------
 
 
-def picture(summary: Report) -> str:
-    """The picture of a summary as a file of its own.
+def to_svg(summary: Report) -> str:
+    """Return the picture of a summary as the text of an SVG file.
 
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    shown = drawing(diagram(summary))
+    shown = lay_out_drawing(make_diagram(summary))
     title = f"{shown.diagram.title}: {shown.diagram.totals}"
-    colours = f"<style>{_literal('light')}@media (prefers-color-scheme:dark){{{_literal('dark')}}}</style>"
-    head = [opening(shown, "img", title), f"<title>{text(title)}</title>", colours]
-    return "\n".join([*head, *body(shown), "</svg>", ""])
+    colours = f"<style>{_literal_rules('light')}@media (prefers-color-scheme:dark){{{_literal_rules('dark')}}}</style>"
+    head = [opening_tag(shown, "img", title), f"<title>{escape(title)}</title>", colours]
+    return "\n".join([*head, *elements(shown), "</svg>", ""])
 
 
-def opening(shown: Drawing, role: str, label: str) -> str:
-    """The tag that begins the picture."""
+def opening_tag(shown: SvgDrawing, role: str, label: str) -> str:
+    """Return the opening tag of the picture."""
     sides = f'width="{px(shown.width)}" height="{px(shown.height)}" viewBox="0 0 {px(shown.width)} {px(shown.height)}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {sides} class="net" role="{role}" aria-label="{text(label)}">'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {sides} class="net" role="{role}" aria-label="{escape(label)}">'
 
 
-def body(shown: Drawing) -> Iterator[str]:
-    """The elements of the picture, from the ground up."""
+def elements(shown: SvgDrawing) -> Iterator[str]:
+    """Yield the elements of the picture, from the background to the front."""
     yield f'<rect class="ground" width="{px(shown.width)}" height="{px(shown.height)}"/>'
-    yield from _head(shown)
-    yield from _bands(shown)
+    yield from _head_elements(shown)
+    yield from _band_elements(shown)
     for route in shown.layout.routes:
-        yield _edge(shown, route)
+        yield _edge_element(shown, route)
     for node in shown.diagram.nodes:
-        yield _node(shown, node)
+        yield _node_element(shown, node)
 
 
-def _head(shown: Drawing) -> Iterator[str]:
+def _head_elements(shown: SvgDrawing) -> Iterator[str]:
     if shown.head:
-        title = fit(shown.diagram.title, int((shown.width - 2 * MARGIN) / 13))
-        yield f'<text class="title" x="{MARGIN}" y="32">{text(title)}</text>'
+        title = truncate(shown.diagram.title, int((shown.width - 2 * MARGIN) / 13))
+        yield f'<text class="title" x="{MARGIN}" y="32">{escape(title)}</text>'
     for i, line in enumerate(shown.head):
-        yield f'<text class="dim" x="{MARGIN}" y="{52 + 16 * i}">{text(line)}</text>'
+        yield f'<text class="dim" x="{MARGIN}" y="{52 + 16 * i}">{escape(line)}</text>'
     y = shown.legend
     x: float = MARGIN
     for metric, name in METRICS.items():
@@ -176,26 +176,26 @@ def _head(shown: Drawing) -> Iterator[str]:
     if not shown.head:
         yield f'<text class="dim" x="{px(x)}" y="{px(y)}">full bar: the largest row</text>'
     for column in shown.columns:
-        yield _cell(column, shown.left, shown.top - 12, column.heading, "dim")
+        yield _text_element(column, shown.left, shown.top - 12, column.heading, "dim")
     for metric, bar in shown.bars.items():
         end = shown.left + bar + BAR - 4
         yield f'<text class="dim" x="{px(end)}" y="{px(shown.top - 12)}" text-anchor="end">{HEADINGS[metric]}</text>'
 
 
-def _bands(shown: Drawing) -> Iterator[str]:
+def _band_elements(shown: SvgDrawing) -> Iterator[str]:
     for i, (band, top, bottom) in enumerate(shown.layout.bands):
         y = shown.top + top
         yield (
             f'<g class="band band{i % 2}"><rect x="{px(MARGIN / 2)}" y="{px(y)}" width="{px(shown.width - MARGIN)}" '
-            f'height="{px(bottom - top)}" rx="6"/><text x="{MARGIN}" y="{px(y + 23)}">{text(band.name)}</text></g>'
+            f'height="{px(bottom - top)}" rx="6"/><text x="{MARGIN}" y="{px(y + 23)}">{escape(band.name)}</text></g>'
         )
 
 
-def _node(shown: Drawing, node: Node) -> str:
+def _node_element(shown: SvgDrawing, node: Node) -> str:
     box = shown.layout.boxes[node.index]
     x, y = shown.left, shown.top + box.y
     kind = "node input" if node.is_input else "node"
-    parts = [f'<g class="{kind}" id="n{node.index}"><title>{text(_tip(shown.diagram, node))}</title>']
+    parts = [f'<g class="{kind}" id="n{node.index}"><title>{escape(_tooltip(shown.diagram, node))}</title>']
     edge = (
         f'x="{px(x)}" y="{px(y)}" width="{px(box.width)}" height="{px(box.height)}" rx="{13 if node.is_input else 5}"'
     )
@@ -205,18 +205,19 @@ def _node(shown: Drawing, node: Node) -> str:
         tint = 0.5 * shown.diagram.height(node, "params")
         parts.append(f'<rect class="tint params" {edge} fill-opacity="{tint:.3g}"/>')
         for metric, bar in shown.bars.items():
-            parts.append(_bar(shown.diagram, node, metric, x + bar, y, box.height))
-    parts += [_cell(column, x, line, column.of(node), column.key) for column in shown.columns if column.of(node)]
+            parts.append(_bar_elements(shown.diagram, node, metric, x + bar, y, box.height))
+    texts = [(column, column.cell_text(node)) for column in shown.columns]
+    parts += [_text_element(column, x, line, words, column.key) for column, words in texts if words]
     return "".join([*parts, "</g>"])
 
 
-def _cell(column: Column, left: float, line: float, words: str, kind: str) -> str:
+def _text_element(column: Column, left: float, line: float, words: str, kind: str) -> str:
     x = left + (column.end if column.right else column.x)
     anchor = ' text-anchor="end"' if column.right else ""
-    return f'<text class="{kind}" x="{px(x)}" y="{px(line)}"{anchor}>{text(words)}</text>'
+    return f'<text class="{kind}" x="{px(x)}" y="{px(line)}"{anchor}>{escape(words)}</text>'
 
 
-def _bar(shown: Diagram, node: Node, metric: str, x: float, y: float, height: float) -> str:
+def _bar_elements(shown: Diagram, node: Node, metric: str, x: float, y: float, height: float) -> str:
     value = node.values[metric]
     share = shown.height(node, metric)
     bar = ""
@@ -229,7 +230,7 @@ def _bar(shown: Diagram, node: Node, metric: str, x: float, y: float, height: fl
     )
 
 
-def _tip(shown: Diagram, node: Node) -> str:
+def _tooltip(shown: Diagram, node: Node) -> str:
     lines = [f"{'input' if node.is_input else node.index} {node.module if not node.is_input else node.name}"]
     lines += [f"{label}: {words}" for label, words in node.facts]
     if not node.is_input:
@@ -238,11 +239,11 @@ def _tip(shown: Diagram, node: Node) -> str:
     return "\n".join(lines)
 
 
-def _edge(shown: Drawing, route: Route) -> str:
+def _edge_element(shown: SvgDrawing, route: Route) -> str:
     points = [(x + shown.left, y + shown.top) for x, y in route.points]
     first = route.edges[0]
     picks = ", ".join(edge.pick for edge in route.edges if edge.pick)
-    # Inputs come first among the nodes, and -1 is the first of them.
+    # The inputs -1, -2, ... are the first nodes.
     source = str(first.source) if first.source >= 0 else shown.diagram.nodes[-1 - first.source].name
     title = f"{source} → {first.target}" + (f" (output {picks})" if picks else "")
     kind = "next" if route.lane is None else f"skip lane{route.lane}"
@@ -250,34 +251,34 @@ def _edge(shown: Drawing, route: Route) -> str:
     if route.branch:
         dot = f'<circle cx="{px(route.branch[0] + shown.left)}" cy="{px(route.branch[1] + shown.top)}" r="2"/>'
     return (
-        f'<g class="edge {kind}" data-from="{first.source}" data-to="{first.target}"><title>{text(title)}</title>'
-        f'<path class="line" d="{path(points)}"/>{dot}<path class="tip" d="{_arrow(points)}"/></g>'
+        f'<g class="edge {kind}" data-from="{first.source}" data-to="{first.target}"><title>{escape(title)}</title>'
+        f'<path class="line" d="{path_data(points)}"/>{dot}<path class="tip" d="{_arrow_path(points)}"/></g>'
     )
 
 
-def path(points: Sequence[Point]) -> str:
-    """A line through points with round corners, as an SVG path; it ends a little before the last one, for the tip."""
+def path_data(points: Sequence[Point]) -> str:
+    """Return the SVG path of a line with rounded corners, which ends before the last point: there its tip begins."""
     parts = [f"M{px(points[0][0])} {px(points[0][1])}"]
     *_, before, end = points
-    last = _toward(end, before, 3)
+    last = _move_toward(end, before, 3)
     for a, corner, b in zip(points, points[1:], points[2:]):
-        radius = min(8.0, _length(a, corner) / 2, _length(corner, b) / 2)
-        p, q = _toward(corner, a, radius), _toward(corner, b, radius)
+        radius = min(8.0, _distance(a, corner) / 2, _distance(corner, b) / 2)
+        p, q = _move_toward(corner, a, radius), _move_toward(corner, b, radius)
         parts.append(f"L{px(p[0])} {px(p[1])}Q{px(corner[0])} {px(corner[1])} {px(q[0])} {px(q[1])}")
     return "".join([*parts, f"L{px(last[0])} {px(last[1])}"])
 
 
-def _length(a: Point, b: Point) -> float:
-    return abs(a[0] - b[0]) + abs(a[1] - b[1])  # along an axis
+def _distance(a: Point, b: Point) -> float:
+    return abs(a[0] - b[0]) + abs(a[1] - b[1])  # all lines are horizontal or vertical
 
 
-def _toward(a: Point, b: Point, distance: float) -> Point:
-    whole = _length(a, b) or 1
+def _move_toward(a: Point, b: Point, distance: float) -> Point:
+    whole = _distance(a, b) or 1
     return a[0] + (b[0] - a[0]) / whole * distance, a[1] + (b[1] - a[1]) / whole * distance
 
 
-def _arrow(points: Sequence[Point]) -> str:
-    end, base = points[-1], _toward(points[-1], points[-2], 6)
+def _arrow_path(points: Sequence[Point]) -> str:
+    end, base = points[-1], _move_toward(points[-1], points[-2], 6)
     dx, dy = (end[1] - base[1]) * 0.45, (end[0] - base[0]) * 0.45
     corners = [end, (base[0] + dx, base[1] + dy), (base[0] - dx, base[1] - dy)]
     return "M" + "L".join(f"{px(x)} {px(y)}" for x, y in corners) + "z"
@@ -285,7 +286,7 @@ def _arrow(points: Sequence[Point]) -> str:
 
 # -- colours ----------------------------------------------------------------------------------------------------------
 
-PALETTE = {  # light, dark; lanes by Okabe and Ito, which colour-blind people tell apart
+PALETTE = {  # light, dark; the lanes' colours are by Okabe and Ito, distinct with any kind of colour vision
     "ground": ("#ffffff", "#15181d"), "box": ("#ffffff", "#1d2127"), "rim": ("#8a94a3", "#5b6675"),
     "ink": ("#1b1f24", "#e6e9ee"), "dim": ("#59636e", "#9aa4b1"), "line": ("#6b7683", "#8b96a4"),
     "band0": ("#f2f5f9", "#1a1e25"), "band1": ("#eaf0f7", "#20262f"),
@@ -296,16 +297,16 @@ PALETTE = {  # light, dark; lanes by Okabe and Ito, which colour-blind people te
 
 
 @cache
-def style() -> str:
-    """The rules of the picture; colours are variables."""
+def style_rules() -> str:
+    """Return the CSS rules of the picture, with colours as variables."""
     return re.sub(r"\s*\n\s*", "", files("netbuild.report.diagram").joinpath("svg.css").read_text(encoding="utf-8"))
 
 
 def variables(theme: str) -> str:
-    """The colours of a theme, ``light`` or ``dark``, as declarations."""
+    """Return the CSS declarations of a theme's colour variables; the theme is ``light`` or ``dark``."""
     return "".join(f"--{name}:{pair[theme == 'dark']};" for name, pair in PALETTE.items())
 
 
-def _literal(theme: str) -> str:
-    """The rules with a theme's colours in place: programs that draw SVG seldom know variables."""
-    return re.sub(r"var\(--(\w+)\)", lambda m: PALETTE[m[1]][theme == "dark"], style())
+def _literal_rules(theme: str) -> str:
+    """Return the CSS rules with a theme's colours instead of variables, which many SVG viewers do not support."""
+    return re.sub(r"var\(--(\w+)\)", lambda m: PALETTE[m[1]][theme == "dark"], style_rules())

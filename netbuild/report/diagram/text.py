@@ -1,47 +1,49 @@
-"""The architecture as text that other programs draw: Mermaid and DOT. No layout is needed."""
+"""Formats the architecture as source for Mermaid and Graphviz, which lay it out themselves."""
 
 from collections.abc import Callable, Iterator
 
-from netbuild.report.diagram.model import Diagram, Node, diagram
+from netbuild.report.diagram.model import Diagram, Node, make_diagram
 from netbuild.report.rows import Report
 from netbuild.report.units import short
 
-_PLAIN = frozenset(" .,:-_()[]/×·")
+_SAFE = frozenset(" .,:-_()[]/×·")
 
 
-def mermaid(summary: Report) -> str:
-    """A Mermaid flowchart, top down; sections are subgraphs."""
-    shown = diagram(summary)
-    lines = ["---", f'title: "{_front(shown.title)}: {_front(shown.totals)}"', "---", "flowchart TD"]
+def to_mermaid(summary: Report) -> str:
+    """Return a Mermaid flowchart from top to bottom; sections are subgraphs."""
+    shown = make_diagram(summary)
+    lines = ["---", f'title: "{_escape_title(shown.title)}: {_escape_title(shown.totals)}"', "---", "flowchart TD"]
     for node in shown.nodes:
         if node.is_input:
-            lines.append(f'  {_key(node.index)}(["{_coded(_label(node, " "))}"])')
+            lines.append(f'  {_key(node.index)}(["{_escape_mermaid(_input_label(node, " "))}"])')
     for band, nodes in _sections(shown):
-        lines.append(f'  subgraph s_{band}["{_coded(band)}"]')
-        lines += [f'    {_key(node.index)}["{_lines(node, "<br/>", _coded)}"]' for node in nodes]
+        lines.append(f'  subgraph s_{band}["{_escape_mermaid(band)}"]')
+        lines += [f'    {_key(node.index)}["{_join_parts(node, "<br/>", _escape_mermaid)}"]' for node in nodes]
         lines.append("  end")
     for edge in shown.edges:
-        pick = f'|"{_coded(edge.pick)}"|' if edge.pick else ""
+        pick = f'|"{_escape_mermaid(edge.pick)}"|' if edge.pick else ""
         lines.append(f"  {_key(edge.source)} -->{pick} {_key(edge.target)}")
     return "\n".join([*lines, ""])
 
 
-def dot(summary: Report) -> str:
-    """A directed graph in the DOT language; sections are clusters."""
-    shown = diagram(summary)
-    label = _quoted(f"{shown.title}: {shown.totals}")
-    lines = [f"digraph {_quoted(shown.title)} {{", f"  label={label}; labelloc=t; rankdir=TB;"]
+def to_dot(summary: Report) -> str:
+    """Return a directed graph in the DOT language; sections are clusters."""
+    shown = make_diagram(summary)
+    label = _quote_dot(f"{shown.title}: {shown.totals}")
+    lines = [f"digraph {_quote_dot(shown.title)} {{", f"  label={label}; labelloc=t; rankdir=TB;"]
     lines.append('  node [shape=box, style=rounded, fontname="monospace"];')
     for node in shown.nodes:
         if node.is_input:
-            lines.append(f"  {_key(node.index)} [label={_quoted(_label(node, ' '))}, shape=oval];")
+            lines.append(f"  {_key(node.index)} [label={_quote_dot(_input_label(node, ' '))}, shape=oval];")
     for i, (band, nodes) in enumerate(_sections(shown)):
         lines.append(f"  subgraph cluster_{i} {{")
-        lines.append(f"    label={_quoted(band)};")
-        lines += [f'    {_key(node.index)} [label="{_lines(node, chr(92) + "n", _escaped)}"];' for node in nodes]
+        lines.append(f"    label={_quote_dot(band)};")
+        lines += [
+            f'    {_key(node.index)} [label="{_join_parts(node, chr(92) + "n", _escape_dot)}"];' for node in nodes
+        ]
         lines.append("  }")
     for edge in shown.edges:
-        pick = f" [label={_quoted(edge.pick)}]" if edge.pick else ""
+        pick = f" [label={_quote_dot(edge.pick)}]" if edge.pick else ""
         lines.append(f"  {_key(edge.source)} -> {_key(edge.target)}{pick};")
     return "\n".join([*lines, "}", ""])
 
@@ -55,34 +57,34 @@ def _key(index: int) -> str:
     return f"r{index}" if index >= 0 else f"in{-index}"
 
 
-def _label(node: Node, between: str) -> str:
-    return between.join(_parts(node))
+def _input_label(node: Node, between: str) -> str:
+    return between.join(_label_parts(node))
 
 
-def _lines(node: Node, between: str, escape: Callable[[str], str]) -> str:
-    return between.join(map(escape, _parts(node)))
+def _join_parts(node: Node, between: str, escape: Callable[[str], str]) -> str:
+    return between.join(map(escape, _label_parts(node)))
 
 
-def _parts(node: Node) -> list[str]:
+def _label_parts(node: Node) -> list[str]:
     if node.is_input:
         return [node.name, node.shape]
     head = f"{node.index} {node.module}" + (f" ({node.name})" if node.name else "")
     return [head, f"{node.shape} · {short(node.values['params'])} · {short(node.values['flops'])}FLOPs"]
 
 
-def _coded(words: str) -> str:
-    """Mermaid's own form of every character that could mean something to it."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in _PLAIN else f"#{ord(c)};" for c in words)
+def _escape_mermaid(words: str) -> str:
+    """Replace every character that could be Mermaid syntax by its entity code."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in _SAFE else f"#{ord(c)};" for c in words)
 
 
-def _front(words: str) -> str:
-    """A text between double quotes in the YAML before a chart."""
+def _escape_title(words: str) -> str:
+    """Make a text safe between double quotes in the YAML front matter of a chart."""
     return "".join(c if c.isprintable() and c not in '"\\' else " " for c in words)
 
 
-def _escaped(words: str) -> str:
+def _escape_dot(words: str) -> str:
     return "".join(c if c.isprintable() else " " for c in words).replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _quoted(words: str) -> str:
-    return f'"{_escaped(words)}"'
+def _quote_dot(words: str) -> str:
+    return f'"{_escape_dot(words)}"'
