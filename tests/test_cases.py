@@ -27,9 +27,9 @@ BUILT = [
         766_868,
         [1, 9, 34_000],
     ),
-    ("a16-four-heads-p2", "--fused", None, 765_556, None),
+    ("a16-four-heads-p2", "--fuse", None, 765_556, None),
     ("a17-no-p5", "", None, 456_170, [1, 9, 8000]),
-    ("a17-no-p5", "--fused", None, 455_258, None),
+    ("a17-no-p5", "--fuse", None, 455_258, None),
     ("a17-no-p5", "--imgsz 80x48", None, 456_170, [1, 9, 75]),
     ("a20-resnet-bottleneck-widths", "--imgsz 64", [9536, 215_808, 1_219_584, 394_240, 1_370_452], 3_209_620, None),
     ("a22-none-spellings", "--imgsz 64", None, 64_930, None),
@@ -41,11 +41,11 @@ BUILT = [
     ("f01-lenet5", "--imgsz 32", [156, 0, 0, 2416, 0, 0, 0, 48_120, 0, 10_164, 0, 850], 61_706, [1, 10]),
     ("f02-alexnet", "--imgsz 224", None, 61_100_840, [1, 1000]),
     ("f06-mnist-cnn", "--imgsz 28", None, 1_199_882, [1, 10]),
-    ("yolo11n.yaml", "--fused", None, 2_616_248, None),
+    ("yolo11n.yaml", "--fuse", None, 2_616_248, None),
     ("yolo11s.yaml", "", None, 9_458_752, None),
-    ("yolo11s.yaml", "--fused", None, 9_443_760, None),
-    ("yolov8n.yaml", "--fused", None, 3_151_904, None),
-    ("yolo12n.yaml", "--fused", None, 2_590_824, None),
+    ("yolo11s.yaml", "--fuse", None, 9_443_760, None),
+    ("yolov8n.yaml", "--fuse", None, 3_151_904, None),
+    ("yolo12n.yaml", "--fuse", None, 2_590_824, None),
 ]
 FLOPS = [
     ("a25-ghost-mix", "--imgsz 64 --scale n", 32_717_824),
@@ -87,10 +87,10 @@ def test_flops_at_the_asked_size(cli, name, flags, flops):
 
 
 def test_merging_leaves_the_frozen_weights_the_only_untrainable_ones(cli):
-    for flags in ("", "--fused"):
+    for flags in ("", "--fuse"):
         totals = summary(cli, "yolo11n.yaml", flags)["totals"]
         assert totals["params"] - totals["gradients"] == 16
-    out = cli("summary", "yolo11n.yaml", "--fused").out
+    out = cli("summary", "yolo11n.yaml", "--fuse").out
     assert "YOLO11n summary (fused)" in out
 
 
@@ -98,7 +98,7 @@ def test_merging_of_rows_takes_norms_as_they_are(cli, tmp_path):
     rows = ["nn.Conv2d, [3, 8, 3]", "nn.BatchNorm2d, {affine: false}", "nn.Conv2d, [8, 8, 3]"]
     rows.append("nn.BatchNorm2d, {track_running_stats: false}")  # normalises by its batch: it stays
     (tmp_path / "net.yaml").write_text("layers:\n" + "".join(f"  - [-1, 1, {row}]\n" for row in rows))
-    data = summary(cli, str(tmp_path / "net.yaml"), "--imgsz 16 --fused")
+    data = summary(cli, str(tmp_path / "net.yaml"), "--imgsz 16 --fuse")
     assert [row["params"] for row in data["rows"]] == [8 * 27 + 8, 0, 8 * 72 + 8, 16]
     net = resolve(load(tmp_path / "net.yaml"), Options(imgsz=(16, 16))).build().eval()
     x = torch.rand(2, 3, 16, 16)

@@ -4,15 +4,21 @@ import inspect
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import import_module
 from typing import get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import netbuild
 from netbuild.errors import KeywordError, NetbuildError
+from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportKeywords, ExportOptions
+from netbuild.graph.opening import NetworkOptions
+from netbuild.prediction.predictor import PredictKeywords
 from netbuild.settings import FIELDS, SettingKeywords, Settings
+from netbuild.training.api import TrainKeywords, ValKeywords
 
 QUICK = {"epochs": 1, "workers": 0, "plots": False, "device": "cpu"}
 
@@ -91,6 +97,8 @@ def test_a_run_goes_on(trained):
         (lambda: netbuild.val("best.safetensors", "digits", confidence=0.4), "conf"),
         (lambda: netbuild.Model("lenet5.yaml", classes=3), "keywords are"),
         (lambda: netbuild.Model("yolo11.yaml").summary(scal="n"), "scale"),
+        (lambda: netbuild.export("lenet5.yaml", dynamical="batch"), "dynamic"),
+        (lambda: netbuild.benchmark("lenet5.yaml", round=3), "rounds"),
     ],
 )
 def test_a_wrong_keyword_is_refused_with_the_nearest_one(call, hint):
@@ -111,7 +119,15 @@ def test_keywords_of_settings_are_the_settings():
     assert [f.name for f in fields(Settings)] == list(SettingKeywords.__annotations__) == list(FIELDS)
 
 
-# Flags that have no keyword, and why.
+def test_keywords_of_export_and_benchmark_are_their_options():
+    for kind, keywords in ((ExportOptions, ExportKeywords), (BenchmarkOptions, BenchmarkKeywords)):
+        hints = {name: hint for name, hint in get_type_hints(kind).items() if name != "target"}
+        own = get_type_hints(keywords).items()
+        assert hints == {name: hint for name, hint in own if name in hints}
+        assert get_type_hints(keywords).keys() - {"target"} == hints.keys() | NetworkOptions.__annotations__.keys()
+
+
+# Flags that have no keyword, and what does the same from Python.
 NO_KEYWORD = {
     "train": {
         "option": "every setting is a keyword", "print_config": "print(Settings())", "no_amp": "amp='off'",
@@ -119,19 +135,43 @@ NO_KEYWORD = {
         "node_rank": "torchrun", "rdzv": "torchrun", "trust": "trusted",
     },
     "val": {"option": "every setting is a keyword", "nproc": "torchrun", "json": "to_dict()", "trust": "trusted"},
+    "predict": {
+        "pictures": "source", "save": "Result.plot()", "out": "Result.plot()", "json": "Result.to_dict()",
+        "trust": "trusted",
+    },
+    "export": {"sizes": "imgsz=(height, width)", "json": "to_dict()", "trust": "trusted"},
+    "benchmark": {"json": "to_dict()", "trust": "trusted"},
+}  # fmt: skip
+KEYWORDS = {
+    "train": TrainKeywords, "val": ValKeywords, "predict": PredictKeywords, "export": ExportKeywords,
+    "benchmark": BenchmarkKeywords,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", sorted(NO_KEYWORD))
 def test_each_flag_has_its_keyword(command):
-    from netbuild.cli import training as commands
-    from netbuild.training import api
+    home = {"train": "training", "val": "training", "benchmark": "export"}.get(command, command)
+    flags = {*inspect.signature(getattr(import_module(f"netbuild.cli.{home}"), command)).parameters}
+    assert NO_KEYWORD[command].keys() <= flags
+    first = {"file", "model"} if command == "predict" else set()  # the network, by the verb's own name
+    keywords = {*inspect.signature(getattr(netbuild, command)).parameters, *get_type_hints(KEYWORDS[command])}
+    assert flags - NO_KEYWORD[command].keys() - first <= keywords
 
-    flags = set(inspect.signature(getattr(commands, command)).parameters) - set(NO_KEYWORD[command])
-    verb = getattr(netbuild, command)
-    kinds = {"train": api.TrainKeywords, "val": api.ValKeywords}
-    keywords = {*inspect.signature(verb).parameters, *get_type_hints(kinds[command])}
-    assert flags <= keywords
+
+def test_options_of_export_without_effect_are_refused(tmp_path):
+    network = netbuild.build("lenet5.yaml")
+    before = torch.get_rng_state()
+    one, other = (netbuild.export("lenet5.yaml", tmp_path / f"{i}.pt2", target="torch-export", seed=7) for i in (0, 1))
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's generator
+    weights = [torch.export.load(done.path).state_dict for done in (one, other)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    for keywords, said in (
+        ({"conf": 0.4}, "--conf has no effect without --nms"),
+        ({"seed": 3}, "--seed has no effect on a network that is built"),
+        ({"nc": 3}, "--nc has no effect on a network that is built"),
+    ):
+        with pytest.raises(NetbuildError, match=said):
+            netbuild.export(network, tmp_path / "x.onnx", **keywords)
 
 
 def test_what_there_is_can_be_found_by_looking():

@@ -6,7 +6,7 @@ import typer
 
 from netbuild.cli.flags import (
     WRITE,
-    Fused,
+    Fuse,
     Modules,
     Set,
     TrainingBatch,
@@ -37,7 +37,7 @@ def diff(
     ch: Annotated[list[int] | None, typer.Option(min=1, help="Image channels; twice: for A, for B.")] = None,
     imgsz: Annotated[list[str] | None, typer.Option(help="Image size, 640 or 640x384; twice: for A, for B.")] = None,
     flops: Annotated[str, typer.Option(help="How to count FLOPs: torch, thop, thop-stride.")] = "torch",
-    fused: Fused = False,
+    fuse: Fuse = False,
     batch: TrainingBatch = 1,
     all: Annotated[bool, typer.Option("--all", help="Show equal rows too.")] = False,
     format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
@@ -56,7 +56,7 @@ def diff(
     from netbuild.report.summary import summarize
 
     form = "json" if json else differences.check_format(format)
-    both: dict[str, Any] = {"flops": flops, "fused": fused, "batch": batch, "modules": modules or (), "set": set or ()}
+    both: dict[str, Any] = {"flops": flops, "fused": fuse, "batch": batch, "modules": modules or (), "set": set or ()}
     summaries = []
     for side, file in enumerate((a, b)):
         own: dict[str, Any] = {name: pair[side] for name, pair in sides.items()}

@@ -9,6 +9,7 @@ from netbuild.cli.flags import (
     SHIP,
     Channels,
     Classes,
+    Fuse,
     Modules,
     Scale,
     Set,
@@ -72,7 +73,7 @@ def export(
         float | None, typer.Option(help="With --nms: IoU above which a box is suppressed, 0.7 unless given.")
     ] = None,
     max_det: Annotated[int | None, typer.Option(help="With --nms: most boxes per picture, 300 unless given.")] = None,
-    fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")] = True,
+    fuse: Fuse = True,
     input_names: Annotated[
         str | None, typer.Option(help="Names of the inputs instead of images, comma-separated.")
     ] = None,
@@ -100,21 +101,16 @@ def export(
 ) -> None:
     """Export a network to another runtime's format and compare its outputs with torch's. Exit code 1: they differ."""
     size = _size_of(imgsz, sizes)
-    filtering = {"conf": conf, "iou": iou, "max_det": max_det}
-    refuse_unused("without --nms", **({} if nms else filtering))
     is_random = not file.lower().endswith(".safetensors")
-    refuse_unused("on a checkpoint", **({} if is_random else {"seed": seed}))
-    import torch
-
     from netbuild.export import export as write_file
 
-    torch.manual_seed(seed or 0)
     with busy(f"exporting {file}"):
         done = write_file(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
-            simplify=simplify, nms=filtering if nms else False, fuse=fuse, input_names=_split(input_names),
+            simplify=simplify, nms=nms, conf=conf, iou=iou, max_det=max_det, fuse=fuse, input_names=_split(input_names),
             output_names=_split(output_names), scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
-            trusted=may_run(trust), more={"calibrate": calibrate, "pictures": pictures}, unproven=unproven,
+            trusted=may_run(trust), calibrate=calibrate, pictures=pictures,
+            unproven=unproven, seed=0 if seed is None and is_random else seed,
         )  # fmt: skip
     if is_random:
         say(f"note: {file} is no checkpoint: its weights are random")
@@ -128,7 +124,7 @@ def export(
 def benchmark(
     file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
     files: Annotated[list[str] | None, typer.Argument(help="Files already exported from it, to be timed too.")] = None,
-    targets: Annotated[str, typer.Option(help="all, or comma-separated names; none if files are given.")] = "all",
+    target: Annotated[str, typer.Option(help="all, or comma-separated names; none if files are given.")] = "all",
     imgsz: Size = None,
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Batch size.")] = 1,
     data: Annotated[str | None, typer.Option(help="A data set to measure accuracy on and to calibrate int8.")] = None,
@@ -136,6 +132,7 @@ def benchmark(
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each form, taken in turn.")] = 50,
     scale: Scale = None,
     nc: Classes = None,
+    ch: Channels = None,
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
@@ -152,8 +149,8 @@ def benchmark(
     torch.manual_seed(0)
     with counting(None) as step:
         rows = measure(
-            file, files or (), targets=targets, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
-            step=step, scale=scale, nc=nc, set=set or (), modules=modules or (), trusted=may_run(trust),
+            file, files or (), target=target, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
+            step=step, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
         )  # fmt: skip
     if not file.lower().endswith(".safetensors"):
         say(f"note: {file} is no checkpoint: its weights are random")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from netbuild import __version__
@@ -31,7 +32,7 @@ WRITE, TRAIN, SHIP, LOOK_UP = "Write a network", "Train", "Ship", "Look up"
 
 # Groups of flags in a command's help, by the names of their parameters; the others stand first, under "Options".
 PANELS = {
-    "The network": "scale nc ch set modules trust weights download fused fuse",
+    "The network": "scale nc ch set modules trust weights download fuse",
     "Data": "data split lenient strict allow_background calibrate pictures",
     "The run": "epochs batch imgsz seed device lr optimizer freeze workers amp no_amp rect option config callbacks",
     "Boxes": "conf iou max_det agnostic multi_label classes nms",
@@ -41,7 +42,25 @@ PANELS = {
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
 _METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}  # short: the width belongs to the words
 
+# Older names of flags. A command that has the new name also accepts the old one, which its help does not show.
+OLD_NAMES = {"--fused": "--fuse", "--targets": "--target", "--output": "--out"}
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(TyperCommand):
+    """A command that accepts the older names of its flags, too, with a note on stderr."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Replace older names in the arguments, up to a ``--``, then parse them."""
+        names = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        for i, arg in enumerate(args[: args.index("--") if "--" in args else None]):
+            old, equals, value = arg.partition("=")
+            new = OLD_NAMES.get(old)
+            if new in names and old not in names:
+                say(f"note: {old} is now called {new}")
+                args[i] = f"{new}{equals}{value}"
+        return super().parse_args(ctx, args)
 
 
 def command(group: str, name: str | None = None, on: typer.Typer = app) -> Callable[[Function], Function]:
@@ -59,7 +78,7 @@ def command(group: str, name: str | None = None, on: typer.Typer = app) -> Calla
                 if isinstance(extra, OptionInfo):
                     extra.rich_help_panel = _PANEL_OF.get(parameter)
                     extra.metavar = _metavar(get_args(hint)[0]) if extra.metavar is None else extra.metavar
-        return on.command(name, rich_help_panel=group)(function)
+        return on.command(name, cls=Command, rich_help_panel=group)(function)
 
     return register
 
@@ -92,7 +111,7 @@ Size = Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for 
 
 Flops = Annotated[str, typer.Option(help="How to count FLOPs: torch, thop, thop-stride, or all side by side.")]
 
-Fused = Annotated[bool, typer.Option("--fused", help="Count after merging batch norms into convolutions.")]
+Fuse = Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")]
 
 TrainingBatch = Annotated[int, typer.Option(min=1, max=65_536, help="Batch size for the memory of training.")]
 

@@ -8,7 +8,7 @@ from netbuild.cli.flags import (
     WRITE,
     Channels,
     Classes,
-    Fused,
+    Fuse,
     Modules,
     Scale,
     Set,
@@ -34,7 +34,7 @@ def graph(
     ch: Channels = None,
     imgsz: Size = None,
     flops: Annotated[str, typer.Option(help="How to count FLOPs: torch, thop or thop-stride.")] = "torch",
-    fused: Fused = False,
+    fuse: Fuse = False,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
@@ -47,7 +47,7 @@ def graph(
     ending = diagram.check_ending(out) if out else ".mmd"
     with waiting(file):
         summary = diagram.summarize_for(
-            ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, modules=modules or (),
+            ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fuse, modules=modules or (),
             trusted=may_run(trust), set=set or (),
         )  # fmt: skip
         text = diagram.FORMS[ending](summary)

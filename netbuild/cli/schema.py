@@ -13,20 +13,19 @@ from netbuild.cli.terminal import write
 def schema(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write; stdout without.")] = None,
     modules: Modules = None,
-    output: Annotated[Path | None, typer.Option("--output", hidden=True, help="The older name of --out.")] = None,
 ) -> None:
     """Print a JSON Schema of network files: editors then complete keys and modules, and mark mistakes."""
     from netbuild.author import schema as schemas
 
-    target, own = out or output, {}
+    own = {}
     if modules:  # torch is needed for these alone
         start_printing()
         from netbuild.author.index import make_entry
         from netbuild.modules.custom import load_modules
 
         own = {name: make_entry(name, factory) for name, factory in load_modules(modules).items()}
-    if target is None:
+    if out is None:
         write(schemas.to_json(own))
     else:
-        schemas.save(target, own)
-        write(f'{target}: in the first line of a network write "# yaml-language-server: $schema={target}"')
+        schemas.save(out, own)
+        write(f'{out}: in the first line of a network write "# yaml-language-server: $schema={out}"')

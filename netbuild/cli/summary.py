@@ -11,7 +11,7 @@ from netbuild.cli.flags import (
     Columns,
     Depth,
     Flops,
-    Fused,
+    Fuse,
     Modules,
     Scale,
     Set,
@@ -52,7 +52,7 @@ def summary(
     ch: Channels = None,
     imgsz: Size = None,
     flops: Flops = "torch",
-    fused: Fused = False,
+    fuse: Fuse = False,
     batch: TrainingBatch = 1,
     columns: Columns = None,
     depth: Depth = 1,
@@ -79,7 +79,7 @@ def summary(
     deep = ALL_LEVELS if form == "html" else depth
     with waiting(file):
         result = summarize(
-            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fused, batch=batch, depth=deep,
+            file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fuse, batch=batch, depth=deep,
             modules=modules or (), trusted=may_run(trust), set=set or (),
         )  # fmt: skip
     say_remarks(result)

@@ -7,6 +7,7 @@ import typer
 
 from netbuild.cli.flags import (
     SHIP,
+    Channels,
     Classes,
     Modules,
     Scale,
@@ -44,6 +45,7 @@ def view(
     imgsz: Annotated[str | None, typer.Option(help="Letterbox the picture to this size: 640, or 640x384.")] = None,
     scale: Scale = None,
     nc: Classes = None,
+    ch: Channels = None,
     json: Annotated[bool, typer.Option("--json", help="Print the pictures' files and titles as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
@@ -62,7 +64,7 @@ def view(
     target = view.target(out)
     with busy(f"opening {file}"):
         graph = view.open_for(
-            file, size, scale=scale, nc=nc, modules=modules or (), trusted=may_run(trust), set=set or ()
+            file, size, scale=scale, nc=nc, ch=ch, modules=modules or (), trusted=may_run(trust), set=set or ()
         )
         network = build_graph(graph)
         report = transfer(network, weights) if weights else None

@@ -12,7 +12,7 @@ from netbuild.cli.flags import (
     Columns,
     Depth,
     Flops,
-    Fused,
+    Fuse,
     Modules,
     Scale,
     Set,
@@ -37,7 +37,7 @@ def watch(
     ch: Channels = None,
     imgsz: Size = None,
     flops: Flops = "torch",
-    fused: Fused = False,
+    fuse: Fuse = False,
     batch: TrainingBatch = 1,
     columns: Columns = None,
     depth: Depth = 1,
@@ -57,7 +57,7 @@ def watch(
     parse_conventions(flops)
     path, letter = locate(file)
     options = watching.WatchOptions(
-        Options(scale, letter, nc, ch, size), set or (), modules or (), may_run(trust), flops, fused, batch, depth
+        Options(scale, letter, nc, ch, size), set or (), modules or (), may_run(trust), flops, fuse, batch, depth
     )
     watching.configure_process()
     try:

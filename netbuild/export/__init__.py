@@ -1,26 +1,30 @@
-"""Export: networks to files that run elsewhere, each proven equal to the network before it gets its name."""
+"""Export networks to files for other runtimes; each file is proven equal to the network before it gets its name."""
 
 import copy
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Unpack
+
+import torch
 
 from netbuild.errors import NetbuildError, Where
 from netbuild.export import base
-from netbuild.export.jobs import ExportRequest, make_job
+from netbuild.export.jobs import make_job
 from netbuild.export.making import Exported, make
+from netbuild.export.options import ExportKeywords, ExportOptions, read_keywords
+from netbuild.grammar.header import is_checkpoint
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, expand_size, open_graph
+from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.system.files import check_parent
+from netbuild.tasks.base import refuse
 from netbuild.weights.building import build_graph
 
 __all__ = ["Exported", "export"]
-
-Row = tuple[str, Where | None]  # how messages call it, and its place in its file
 
 
 def export(
@@ -28,72 +32,47 @@ def export(
     out: str | Path | None = None,
     *,
     target: str = "onnx",
-    imgsz: Size = None,
-    batch: int | None = None,
-    dynamic: str | None = None,
-    half: bool = False,
-    opset: int | None = None,
-    simplify: bool = False,
-    nms: bool | Mapping[str, Any] = False,
-    fuse: bool = True,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-    more: Mapping[str, Any] | None = None,
-    unproven: bool = False,
-    **opening: Any,
+    **keywords: Unpack[ExportKeywords],
 ) -> Exported:
-    """Write a network for another runtime, and prove the file equal to it.
+    """Export a network to another runtime's format, and prove that the file's outputs equal torch's.
 
     Args:
         file: a checkpoint, a network as `netbuild.build` gives it, or a network's file, whose weights are random.
-        out: the file to write; beside a checkpoint, or here, under the network's name unless given.
+        out: the file to write; by default under the network's name, beside a checkpoint or in the working folder.
         target: "onnx", or another of `netbuild.export.base.names`.
-        imgsz: side, or (height, width), in pixels; the network's own unless given.
-        batch: pictures at once, 1 unless given.
-        dynamic: "batch", "size" or "both" stay free.
-        half: float16 weights; inputs and outputs stay float32.
-        opset: of ONNX.
-        simplify: rewrite the graph where that removes nodes.
-        nms: suppression inside the file; a mapping of conf, iou and max_det says how.
-        fuse: merge batch norms first; the network itself stays as it is.
-        input_names, output_names: instead of images, output0, output1, ...
-        more: flags that only this target knows; of onnx-int8 "calibrate", a data set or a folder of pictures, and
-            "pictures", how many of them at most.
-        unproven: take a file that cannot be run on this machine, and so is not proven.
-        opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
+        keywords: the flags of ``netbuild export``, see `netbuild.export.options.ExportOptions`, and how the network's
+            file is read, see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
-        MissingExtraError: if a package is missing, before any work.
-        ProofError: if the file differs from the network; it is kept as NAME.failed.
-        NetbuildError: for whatever else is wrong, with the row and the operator where they are known.
+        KeywordError: for a keyword that does not exist.
+        MissingExtraError: if a package is missing; nothing has been done then.
+        ProofError: if the file's outputs differ from the network's; the file is kept as NAME.failed.
+        NetbuildError: for other errors, with the row and the operator if known.
     """
-    chosen = base.find(target)
-    flags = {"half": half, "opset": opset, "simplify": simplify, "nms": nms, "dynamic": dynamic, **(more or {})}
-    base.check_flags(chosen, flags)
+    options, opening = read_keywords(ExportOptions, {"target": target, **keywords})
+    chosen = base.find(options.target)
+    base.check_flags(chosen, options.flags())
     base.check_packages(chosen)
-    check_barrier(chosen, unproven)
-    options = {name: value for name, value in flags.items() if name != "dynamic" and value not in (None, False)}
-    size = expand_size(imgsz)
+    check_barrier(chosen, options.unproven)
     if out is not None:
         check_out(Path(out), chosen)
-    network, rows = _opened(file, size, fuse, opening)
-    path = Path(out) if out is not None else _usual(file, network, chosen.suffix)
+    network, rows = _open(file, options, opening)
+    path = Path(out) if out is not None else _default_path(file, network, chosen.suffix)
     check_out(path, chosen)
-    wish = ExportRequest(size, batch, dynamic, input_names, output_names, options)
-    job = replace(make_job(network, wish), rows=tuple(rows))
+    job = replace(make_job(network, options), rows=tuple(rows))
     return make(network, job, chosen, path)
 
 
 def check_barrier(chosen: base.Target, unproven: bool) -> None:
-    """Refuse a target whose files cannot be run here, unless the user takes one without a proof.
+    """Refuse a target whose files cannot run here, unless the user accepts a file without a proof.
 
     Raises:
-        NetbuildError: if so; or if the file would be proven all the same.
+        NetbuildError: if so; or if ``unproven`` is set although the file would be proven.
     """
     barrier = chosen.barrier()
     if barrier and not unproven:
-        said = f"the target '{chosen.name}' cannot be proven here: {barrier}"
-        raise NetbuildError(said, hint="--unproven writes the file without a proof")
+        message = f"the target '{chosen.name}' cannot be proven here: {barrier}"
+        raise NetbuildError(message, hint="--unproven writes the file without a proof")
     if unproven and not barrier:
         raise NetbuildError(f"--unproven has no effect: files of '{chosen.name}' are proven here", hint="leave it out")
 
@@ -102,51 +81,70 @@ def check_out(path: Path, chosen: base.Target) -> None:
     """Refuse a path that cannot be written to, before work is done for it.
 
     Raises:
-        NetbuildError: if its ending is another, its folder is missing or read-only, or what is there is not replaced.
+        NetbuildError: if its suffix is not the target's, its folder is missing or read-only, or it exists and must not
+            be replaced.
     """
     if not path.name.endswith(chosen.suffix) or path.name == chosen.suffix:
         raise NetbuildError(f"{path}: its name must end in {chosen.suffix}")
     check_parent(path)
     if path.is_dir() and not chosen.holds:
         raise NetbuildError(f"{path}: is a folder")
-    if chosen.holds and path.exists() and not _is_replaced(path, chosen):
-        said = "is a file" if path.is_file() else "is a folder with other things in it, which would be lost"
-        raise NetbuildError(f"{path}: {said}", hint="name another by --out")
+    if chosen.holds and path.exists() and not _is_replaceable(path, chosen):
+        reason = "is a file" if path.is_file() else "is a folder with other things in it, which would be lost"
+        raise NetbuildError(f"{path}: {reason}", hint="choose another path with --out")
 
 
-def _is_replaced(path: Path, chosen: base.Target) -> bool:
-    """Whether a folder has nothing but what such a folder holds."""
-    return path.is_dir() and all(_is_ours(entry, chosen) for entry in path.rglob("*"))
+def _is_replaceable(path: Path, chosen: base.Target) -> bool:
+    """Whether a folder contains nothing that the target does not write."""
+    return path.is_dir() and all(_is_written_by(chosen, entry) for entry in path.rglob("*"))
 
 
-def _is_ours(entry: Path, chosen: base.Target) -> bool:
+def _is_written_by(chosen: base.Target, entry: Path) -> bool:
     return (entry.name if entry.is_dir() else entry.suffix) in chosen.holds
 
 
-def _opened(file: str | Path | Network, size: Any, fuse: bool, opening: Mapping[str, Any]) -> tuple[Network, list[Row]]:
-    """The network, in eval and fused, and how its rows are called."""
+def _open(
+    file: str | Path | Network, options: ExportOptions, opening: NetworkOptions
+) -> tuple[Network, list[tuple[str, Where | None]]]:
+    """The network in eval mode, fused if wanted, and the label of each row with its place in the file."""
+    rows: list[tuple[str, Where | None]]
     if isinstance(file, Network):
+        unused = {**opening, "imgsz": None, "seed": options.seed}  # imgsz is the size to export at
+        refuse({name: x for name, x in unused.items() if x not in (None, False, ())}, "on a network that is built")
         network = copy.deepcopy(file).cpu().float()
-        rows: list[Row] = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.card.rows)]
+        rows = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.card.rows)]
     else:
-        graph = open_graph(file, imgsz=size, **opening)
-        network = build_graph(graph).float()
+        if options.seed is not None and is_checkpoint(Path(file)):
+            refuse({"seed": options.seed}, "on a checkpoint")
+        graph = open_graph(file, **opening)
+        with seeded(options.seed):
+            network = build_graph(graph).float()
         rows = [(layer.row.label, layer.row.where) for layer in graph.layers]
     network = network.eval()
-    return (network.fuse() if fuse else network), rows
+    return (network.fuse() if options.fuse else network), rows
 
 
-def _usual(file: str | Path | Network, network: Network, suffix: str) -> Path:
-    if isinstance(file, (str, Path)) and Path(file).suffix == ".safetensors":
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch's generator for a ``with`` block and restore the caller's afterwards; None leaves it alone."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def _default_path(file: str | Path | Network, network: Network, suffix: str) -> Path:
+    if isinstance(file, (str, Path)) and is_checkpoint(Path(file)):
         return Path(file).with_name(Path(file).stem + suffix)
     return Path(f"{network.card.name}{suffix}")
 
 
 class _CallableModule(ModuleType):
-    """The type of this module: ``netbuild.export`` is a public verb, and the package in which plug-ins find `Target`.
+    """The type of this module, which makes the package callable.
 
-    Importing ``netbuild.export.base`` sets the attribute ``netbuild.export`` to the package, in the verb's place; so
-    the package can be called like the verb.
+    ``netbuild.export`` is both a public function and the package where plug-ins find `Target`. Importing
+    ``netbuild.export.base`` sets the attribute ``netbuild.export`` to the package, so the package must act as the
+    function.
     """
 
     __call__ = staticmethod(export)

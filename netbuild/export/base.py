@@ -192,7 +192,7 @@ def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
         if not options.get(flag):
             raise NetbuildError(f"the target '{chosen.name}' needs --{flag}")
     for flag, value in options.items():
-        if value and flag in FLAGS and flag not in chosen.takes:
+        if value not in (None, False) and flag in FLAGS and flag not in chosen.takes:
             takes = ", ".join(f"--{name}" for name in sorted(chosen.takes)) or "none of these flags"
             raise NetbuildError(f"the target '{chosen.name}' does not take --{flag}", hint=f"it takes {takes}")
 

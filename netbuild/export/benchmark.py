@@ -6,20 +6,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 
 from netbuild.data import open_data
-from netbuild.errors import MissingExtraError, NetbuildError
+from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.export import base, export
 from netbuild.export.base import Job, Run, Target
-from netbuild.export.jobs import ExportRequest, make_job
+from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
+from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportOptions, read_keywords
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.graph.network import Network
-from netbuild.graph.opening import Size, expand_size, open_graph
+from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
 from netbuild.system.tables import align
@@ -86,53 +87,45 @@ def benchmark(
     file: str | Path,
     files: Sequence[str | Path] = (),
     *,
-    targets: str = "all",
-    imgsz: Size = None,
-    batch: int = 1,
-    data: str | None = None,
-    threads: int = 1,
-    rounds: int = 50,
     step: Callable[[], None] = lambda: None,
-    **opening: Any,
+    **keywords: Unpack[BenchmarkKeywords],
 ) -> list[Row]:
-    """Measure a network in eager torch and in other forms, round by round in turn, on the CPU.
+    """Measure a network on the CPU in eager torch and in exported formats, which take turns round by round.
 
     Args:
         file: a checkpoint, or a network's file, whose weights are random.
         files: exported files to measure too.
-        targets: "all", or comma-separated names.
-        imgsz: side, or (height, width), in pixels; the network's own unless given.
-        batch: batch size.
-        data: a data set for accuracy and for int8 calibration.
-        threads: number of threads of every runtime.
-        rounds: number of timed runs of each target.
         step: called after every round, and after every prepared target.
-        opening: scale, nc, ch, modules, trusted, set, as for `netbuild.build`.
+        keywords: the flags of ``netbuild benchmark``, see `netbuild.export.options.BenchmarkOptions`, and how the
+            network's file is read, see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
-        NetbuildError: if file, targets or data are wrong. With targets="all" a target that fails is a row with
-            a remark instead.
+        KeywordError: for a keyword that does not exist.
+        NetbuildError: if file, targets or data are wrong. With target="all" a target that fails is a row with a
+            remark instead.
     """
-    if batch < 1 or threads < 1 or rounds < 1:
-        raise NetbuildError("batch, threads and rounds are at least 1")
-    named = _named(targets, bool(files), data)
-    size = expand_size(imgsz)
-    network = build_graph(open_graph(file, imgsz=size, **opening)).float().eval().fuse()
-    job = make_job(network, ExportRequest(size, batch, None, None, None, {}))
-    if data is not None:
-        _check_data(network, data)
+    renamed: Any = keywords
+    if "targets" in renamed:  # its name before it became the flag of export, too
+        renamed["target"] = renamed.pop("targets")
+    options, opening = read_keywords(BenchmarkOptions, renamed)
+    named = _requested_targets(options, bool(files))
+    network = build_graph(open_graph(file, **opening)).float().eval().fuse()
+    job = make_job(network, ExportOptions(imgsz=options.imgsz, batch=options.batch))
+    if options.data is not None:
+        _check_data(network, options.data)
     folder, before = Path(tempfile.mkdtemp(prefix="netbuild-")), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     try:
-        runners, lost = [_Runner(_torch_row(network), plain_run(job))], list[Row]()
-        for ready in _all(named, files, network, job, folder, threads, data, targets == "all"):
-            if isinstance(ready, Row):
-                lost.append(ready)
+        bench = _Benchmark(network, job, options, folder)
+        runners, failed = [_Runner(_torch_row(network), plain_run(job))], list[Row]()
+        for prepared in bench.prepare(named, files):
+            if isinstance(prepared, Row):
+                failed.append(prepared)
             else:
-                runners.append(ready)
+                runners.append(prepared)
             step()
-        _time(runners, [x.numpy() for x in next(cases(job)).inputs], rounds, step)
-        return [_finished(r, network, job, data) for r in runners] + lost
+        _time(runners, [x.numpy() for x in next(cases(job)).inputs], options.rounds, step)
+        return [bench.finish(runner) for runner in runners] + failed
     finally:
         torch.set_num_threads(before)
         shutil.rmtree(folder, ignore_errors=True)
@@ -157,14 +150,14 @@ def _place(key: str, cells: Sequence[dict[str, str]]) -> tuple[bool, int]:
     return key == "remark", max(list(row).index(key) for row in cells if key in row)
 
 
-def _named(targets: str, given: bool, data: str | None) -> list[str]:
-    """Names of the requested targets; "all" means none if files are given."""
-    if targets == "all":
-        return [] if given else base.names()
-    found = [name.strip() for name in targets.split(",") if name.strip() != EAGER]
+def _requested_targets(options: BenchmarkOptions, has_files: bool) -> list[str]:
+    """The names of the requested targets; "all" means none if there are files to measure."""
+    if options.target == "all":
+        return [] if has_files else base.names()
+    found = [name.strip() for name in options.target.split(",") if name.strip() != EAGER]
     for name in found:
         base.check_packages(base.find(name))
-        if "calibrate" in base.find(name).needs and data is None:
+        if "calibrate" in base.find(name).needs and options.data is None:
             raise NetbuildError(f"the target '{name}' needs calibration pictures", hint="give them by --data")
     return found
 
@@ -185,70 +178,105 @@ def _torch_row(network: Network) -> Row:
     return Row(EAGER, size=size, difference=0.0)
 
 
-def _all(
-    named: Sequence[str], files: Sequence[str | Path], network: Network, job: Job, folder: Path, threads: int,
-    data: str | None, lenient: bool,
-) -> Iterator[_Runner | Row]:  # fmt: skip
-    """Yield every target and file ready to run, or a row that says why it cannot."""
-    for name in named:
+@dataclass
+class _Benchmark:
+    """A network in torch, and what its exported formats are measured with.
+
+    Args:
+        network: fused and in eval mode.
+        job: the network's job, whose example inputs every format gets.
+        options: those of `benchmark`.
+        folder: a temporary folder for exported files.
+    """
+
+    network: Network
+    job: Job
+    options: BenchmarkOptions
+    folder: Path
+
+    def prepare(self, names: Sequence[str], files: Sequence[str | Path]) -> Iterator[_Runner | Row]:
+        """Yield every target and file ready to run, or a row that says why it cannot."""
+        for name in names:
+            try:
+                yield self._export(base.find(name))
+            except NetbuildError as error:
+                if self.options.target != "all":
+                    raise
+                yield Row(name, remark=_reason(error))
+        for file in files:
+            yield self._open(Path(file))
+
+    def _export(self, chosen: Target) -> _Runner:
+        """Export to a target and prove the file."""
+        calibrate = self.options.data if "calibrate" in chosen.needs else None
+        if "calibrate" in chosen.needs and calibrate is None:
+            raise NetbuildError("needs calibration pictures: give them by --data")
+        example = self.job.examples[0]
+        size = (example.shape[2], example.shape[3]) if example.ndim == 4 else None
+        path = self.folder / f"net{chosen.suffix}"
+        done = export(
+            self.network, path, target=chosen.name, imgsz=size, batch=len(example), fuse=False, calibrate=calibrate
+        )
+        row = Row(chosen.name, size=done.size, difference=done.difference)
+        return _Runner(row, chosen.quick(path, self.options.threads))
+
+    def _open(self, path: Path) -> _Runner:
+        """Open an exported file and compare it with the network.
+
+        Raises:
+            NetbuildError: if no target has its suffix, a package is missing, or its inputs differ from the network's.
+        """
+        chosen = _target_of(path)
+        base.check_packages(chosen)
         try:
-            yield _exported(base.find(name), network, job, folder, threads, data)
+            run = chosen.quick(path, self.options.threads)
+            match = "rows" if ranks(self.network.model[-1]) else ""
+            found = prove(self.job, run, torch_reference(self.job), base.ANY, match)
         except NetbuildError as error:
-            if not lenient:
-                raise
-            yield Row(name, remark=_reason(error))
-    for file in files:
-        yield _given(Path(file), network, job, threads)
+            error.message = f"{path}: {error.message}"
+            raise
+        except Exception as error:  # runtimes raise classes of their own
+            raise NetbuildError(f"{path}: cannot be run: {shorten(error, 200)}") from error
+        if other := next((c for c in found if c.failed), None):
+            raise NetbuildError(f"{path}: does not match the network: its {other.output} is {other.remark}")
+        return _Runner(Row(path.name, size=_bytes(path), difference=max(c.part for c in found)), run)
+
+    def finish(self, runner: _Runner) -> Row:
+        """The row with its times, and with accuracy if there is data."""
+        median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
+        rate = len(self.job.examples[0]) / median
+        row = replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=rate)
+        if self.options.data is None:
+            return row
+        shape = tuple(self.job.examples[0].shape)
+        network = RunNetwork(self.network, lambda arrays: list(runner.run(arrays)), shape)
+        measures, _ = validate(network, self.options.data)
+        shown = task_class(self.network.card.task).measures
+        return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
+
+
+def _target_of(path: Path) -> Target:
+    """The target that writes files of this suffix.
+
+    Raises:
+        NetbuildError: if there is none, or no such file.
+    """
+    if not path.exists():
+        raise NetbuildError(f"{path}: does not exist")
+    targets = [base.find(name) for name in base.names()]
+    matching = [chosen for chosen in targets if path.name.endswith(chosen.suffix)]
+    if not matching:
+        raise NetbuildError(f"{path}: its name ends in none of {', '.join(chosen.suffix for chosen in targets)}")
+    return max(matching, key=lambda chosen: len(chosen.suffix))  # .int8.onnx before .onnx
 
 
 def _reason(error: NetbuildError) -> str:
     """The error in one line, without the name of the temporary file."""
-    said = error.message.splitlines()[0]
+    message = error.message.splitlines()[0]
     if isinstance(error, ProofError):
-        said = said.partition(": ")[2] or said
-    return f"{said}: {error.hint}" if isinstance(error, (MissingExtraError, ProofError)) and error.hint else said
-
-
-def _exported(
-    chosen: Target, network: Network, job: Job, folder: Path, threads: int, data: str | None
-) -> _Runner:  # fmt: skip
-    """Export to a target and prove the file."""
-    more = {}
-    if "calibrate" in chosen.needs:
-        if data is None:
-            raise NetbuildError("needs calibration pictures: give them by --data")
-        more = {"calibrate": data}
-    batch, _, *size = job.examples[0].shape if job.examples[0].ndim == 4 else (len(job.examples[0]), 0)
-    place, sides = folder / f"net{chosen.suffix}", (size[0], size[1]) if size else None
-    done = export(network, place, target=chosen.name, imgsz=sides, batch=batch, fuse=False, more=more)
-    return _Runner(Row(chosen.name, size=done.size, difference=done.difference), chosen.quick(place, threads))
-
-
-def _given(path: Path, network: Network, job: Job, threads: int) -> _Runner:
-    """Open an exported file and compare it with the network.
-
-    Raises:
-        NetbuildError: if no target has its suffix, a package is missing, or its inputs differ from the network's.
-    """
-    fits = [t for t in map(base.find, base.names()) if path.name.endswith(t.suffix)]
-    if not fits or not path.exists():
-        known = ", ".join(base.find(name).suffix for name in base.names())
-        said = "does not exist" if not path.exists() else f"its name ends in none of {known}"
-        raise NetbuildError(f"{path}: {said}")
-    chosen = max(fits, key=lambda t: len(t.suffix))
-    base.check_packages(chosen)
-    try:
-        run = chosen.quick(path, threads)
-        match = "rows" if ranks(network.model[-1]) else ""
-        found = prove(job, run, torch_reference(job), base.ANY, match)
-    except NetbuildError as error:
-        error.message = f"{path}: {error.message}"
-        raise
-    except Exception as error:  # runtimes raise classes of their own
-        raise NetbuildError(f"{path}: cannot be run: {' '.join(str(error).split())[:200]}") from error
-    if other := next((c for c in found if c.failed), None):
-        raise NetbuildError(f"{path}: does not match the network: its {other.output} is {other.remark}")
-    return _Runner(Row(path.name, size=_bytes(path), difference=max(c.part for c in found)), run)
+        message = message.partition(": ")[2] or message
+    has_hint = isinstance(error, (MissingExtraError, ProofError)) and error.hint
+    return f"{message}: {error.hint}" if has_hint else message
 
 
 def _bytes(path: Path) -> int:
@@ -267,20 +295,6 @@ def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int,
             runner.run(inputs)
             runner.seconds.append(time.perf_counter() - began)
         step()
-
-
-def _finished(runner: _Runner, network: Network, job: Job, data: str | None) -> Row:
-    """The row with its times, and with accuracy if there is data."""
-    median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
-    rate = len(job.examples[0]) / median
-    row = replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=rate)
-    if data is None:
-        return row
-    shape = tuple(job.examples[0].shape)
-    ran = RunNetwork(network, lambda arrays: list(runner.run(arrays)), shape)
-    measures, _ = validate(ran, data)
-    shown = task_class(network.card.task).measures
-    return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
 
 
 def _text(value: float | None, form: str) -> str:

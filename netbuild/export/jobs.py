@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
+from netbuild.export.options import ExportOptions
 from netbuild.graph.network import Network
+from netbuild.graph.opening import expand_size
 from netbuild.layers.heads.base import traits
 from netbuild.prediction.contract import check_size, facts, flag, input_shapes, layout, multiple_of, task_of
 from netbuild.tasks.base import Task
@@ -38,70 +39,46 @@ class FlatOutputs(nn.Module):
         return tuple(tensors_of(outputs))
 
 
-@dataclass(frozen=True)
-class ExportRequest:
-    """The export options that shape a job; None means the default.
-
-    Args:
-        batch: batch size, if it is fixed.
-        dynamic: axes that stay free: "batch", "size" or "both".
-        imgsz: height and width in pixels.
-        input_names, output_names: in place of the default names.
-        options: flags by name, as `Job.options`; "nms" a mapping of conf, iou, max_det.
-    """
-
-    imgsz: tuple[int, int] | None
-    batch: int | None
-    dynamic: str | None
-    input_names: Sequence[str] | None
-    output_names: Sequence[str] | None
-    options: Mapping[str, Any]
-
-
-def make_job(network: Network, request: ExportRequest) -> Job:
+def make_job(network: Network, options: ExportOptions) -> Job:
     """Prepare the job of a network in eval mode.
 
     Raises:
         NetbuildError: for an option that the network does not support.
     """
-    free = frozenset(_free(request))
+    free, flags = frozenset(_free_names(options)), options.flags()
     task = task_of(network)
-    nms = _suppression(network, task, request)
+    nms = _suppression(network, task, flags.get("nms"))
     _check_free_size(network, free)
-    height, width = request.imgsz or network.card.imgsz
+    height, width = expand_size(options.imgsz) or network.card.imgsz
     check_size(network, (height, width))
-    examples = _examples(network, (height, width), request.batch or (2 if "batch" in free else 1))
+    examples = _examples(network, (height, width), options.batch or (2 if "batch" in free else 1))
     module = FlatOutputs(network).eval()
-    count = _count_outputs(module, examples)
-    inputs = _names("--input-names", request.input_names, _input_names(network))
-    outputs = _names(
-        "--output-names", request.output_names, SUPPRESSED if nms else [f"output{i}" for i in range(count)]
-    )
+    defaults = SUPPRESSED if nms else [f"output{i}" for i in range(_count_outputs(module, examples))]
+    inputs = _names("--input-names", options.input_names, _input_names(network))
+    outputs = _names("--output-names", options.output_names, defaults)
     if twice := set(inputs) & set(outputs):
         raise NetbuildError(f"'{min(twice)}' is the name of an input and of an output")
     axes = tuple(_free_axes(example, free) for example in examples)
-    options = {**request.options, "nms": nms}
     metadata = {
         **facts(network, (height, width), task),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
-        "half": flag(request.options.get("half")),
+        "half": flag(flags.get("half")),
         "dynamic": json.dumps(sorted(free)),
         "layout": SUPPRESSED_LAYOUT if nms else layout(network, len(outputs)),
     }
-    multiple = multiple_of(network)
-    return Job(module, examples, inputs, outputs, free, axes, metadata, options, multiple=multiple)
+    given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
+    return Job(module, examples, inputs, outputs, free, axes, metadata, given, multiple=multiple_of(network))
 
 
-def _free(request: ExportRequest) -> tuple[str, ...]:
-    if request.dynamic is None:
+def _free_names(options: ExportOptions) -> tuple[str, ...]:
+    if options.dynamic is None:
         return ()
-    if request.dynamic not in FREE:
-        raise NetbuildError(f"--dynamic {request.dynamic}: must be batch, size or both")
-    free = FREE[request.dynamic]
-    if "batch" in free and request.batch is not None:
-        raise NetbuildError(
-            f"--batch {request.batch} has no effect with --dynamic {request.dynamic}", hint="leave it out"
-        )
+    if options.dynamic not in FREE:
+        raise NetbuildError(f"--dynamic {options.dynamic}: must be batch, size or both")
+    free = FREE[options.dynamic]
+    if "batch" in free and options.batch is not None:
+        said = f"--batch {options.batch} has no effect with --dynamic {options.dynamic}"
+        raise NetbuildError(said, hint="leave it out")
     return free
 
 
@@ -112,13 +89,12 @@ def _check_free_size(network: Network, free: frozenset[str]) -> None:
         raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
 
 
-def _suppression(network: Network, task: Task | None, request: ExportRequest) -> Any:
-    given = request.options.get("nms")
-    if given is None or given is False:
+def _suppression(network: Network, task: Task | None, thresholds: Mapping[str, Any] | None) -> Any:
+    if thresholds is None:
         return None
     if task is None:
         raise NetbuildError(f"--nms has no effect for the head {type(network.model[-1]).__name__}", hint="leave it out")
-    return task.suppression({} if given is True else {k: v for k, v in given.items() if v is not None})
+    return task.suppression(dict(thresholds))
 
 
 def _input_names(network: Network) -> list[str]:
@@ -151,10 +127,10 @@ def _count_outputs(module: nn.Module, examples: Sequence[Tensor]) -> int:
     return count
 
 
-def _names(flag: str, given: Sequence[str] | None, usual: Sequence[str]) -> tuple[str, ...]:
+def _names(flag: str, given: Sequence[str] | None, defaults: Sequence[str]) -> tuple[str, ...]:
     if given is None:
-        return tuple(usual)
-    if len(given) != len(usual) or len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
-        said = f"{flag} {','.join(given)}: {len(usual)} distinct names are needed, made of letters, digits and _"
-        raise NetbuildError(said, hint=f"the default is {','.join(usual)}")
+        return tuple(defaults)
+    if len(given) != len(defaults) or len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
+        said = f"{flag} {','.join(given)}: {len(defaults)} distinct names are needed, made of letters, digits and _"
+        raise NetbuildError(said, hint=f"the defaults are {','.join(defaults)}")
     return tuple(given)

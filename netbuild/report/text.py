@@ -152,7 +152,7 @@ def foot_lines(summary: Report) -> list[str]:
     """Return the lines below the headline, which explain its numbers."""
     t, g = summary.totals, summary.graph
     at = f"{g.imgsz[0]}x{g.imgsz[1]}"
-    state = "after merging batch norms" if summary.fused else "batch norms not merged (--fused merges them)"
+    state = "after merging batch norms" if summary.fused else "batch norms not merged (--fuse merges them)"
     counted = f"{t['modules_all']} modules with root and containers, {t['modules_leaf']} leaf modules, {t['rows']} rows"
     lines = [
         f"layers: {counted}; {state}",

@@ -18,7 +18,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
 from netbuild.layers.fuse import fuse
 
-FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fused"
+FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fuse"
 
 
 @dataclass
@@ -106,7 +106,7 @@ def fuse_graph(graph: Graph) -> Rows:
         memo: dict[int, Any] = {}  # one for all copies, so that modules shared by rows stay shared
         modules = {}
         for layer in graph.layers:
-            with _errors_at(layer.row, "its module cannot be copied", "leave out --fused"):
+            with _errors_at(layer.row, "its module cannot be copied", "leave out --fuse"):
                 modules[str(layer.row.index)] = deepcopy(layer.module, memo)
         model = Rows(modules, graph.plan)
         model.fuse()

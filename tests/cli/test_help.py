@@ -50,6 +50,22 @@ def test_the_same_thing_has_the_same_flag_everywhere():
     assert {name: found for name, found in forms.items() if len(found) > 1} == {}
 
 
+@pytest.mark.parametrize(
+    ("call", "note"),
+    [
+        ("summary lenet5.yaml --fused", "--fused is now called --fuse"),
+        ("graph lenet5.yaml --fused", "--fused is now called --fuse"),
+        ("schema --output=schema.json", "--output is now called --out"),
+        ("benchmark lenet5.yaml --targets torch --rounds 1", "--targets is now called --target"),
+    ],
+)
+def test_older_names_of_flags_are_accepted_with_a_note(cli, tmp_path, monkeypatch, call, note):
+    monkeypatch.chdir(tmp_path)
+    done = cli(*call.split())
+    assert (done.code, f"note: {note}\n" in done.err) == (0, True), done.err
+    assert note.split()[0] not in cli(call.split()[0], "--help").out
+
+
 def test_help_groups_the_commands(cli, monkeypatch):
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     shown = cli("--help").out

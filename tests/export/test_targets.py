@@ -19,8 +19,9 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.benchmark import benchmark, text
 from netbuild.export.executorch import PARTS
-from netbuild.export.jobs import ExportRequest, make_job
+from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
+from netbuild.export.options import ExportOptions
 from netbuild.export.parts import decompose
 from netbuild.export.proof import ProofError, prove
 from netbuild.prediction.contract import ranks
@@ -361,7 +362,7 @@ def test_what_cannot_be_proven_here_is_asked_for(cli, here):
     assert "--unproven" in done.err
     assert os.listdir(here) == ["tiny.yaml"]
     with pytest.raises(NetbuildError, match="macOS"):
-        benchmark("tiny.yaml", targets="coreml", rounds=1)
+        benchmark("tiny.yaml", target="coreml", rounds=1)
     done = cli("export", "tiny.yaml", "--target", "coreml", "--unproven")
     assert done.code == 0
     assert "NOT PROVEN here: CoreML runs on macOS only" in done.out
@@ -412,7 +413,7 @@ def test_architectures_on_devices(here, name, target):
     done = export(network, target=target, imgsz=side, unproven=bool(chosen.barrier()))
     difference = done.difference
     if difference is None:  # then of its program, done by torch
-        job = make_job(network, ExportRequest(side and (side, side), None, None, None, None, {}))
+        job = make_job(network, ExportOptions(imgsz=side))
         match = "rows" if ranks(network.model[-1]) else ""
         difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), torch_reference(job), 1e-4, match))
     assert difference < 1e-4
@@ -446,7 +447,7 @@ def test_int8_of_pictures_without_labels(cli, pictures):
 
 def test_int8_tells_accuracy_beside_float(here):
     network = lively("classes", CLASSES)
-    done = export(network, target="onnx-int8", more={"calibrate": "digits", "pictures": 16})
+    done = export(network, target="onnx-int8", calibrate="digits", pictures=16)
     assert "accuracy of int8 on " in done.notes[1], done.notes
     assert "(float32 0." in done.notes[1]
 
@@ -503,8 +504,8 @@ def test_benchmark_of_files_that_are_there(here):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--targets", "nix"], "no target 'nix'"),
-        (["--targets", "onnx-int8"], "give them by --data"),
+        (["--target", "nix"], "no target 'nix'"),
+        (["--target", "onnx-int8"], "give them by --data"),
         (["--data", "digits"], "is a data set for 'classify'"),
         (["none.onnx"], "does not exist"),
     ],

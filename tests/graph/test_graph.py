@@ -508,7 +508,7 @@ def test_a_summary_as_a_page_takes_its_flags(cli, here):
     done = cli("summary", "tiny.yaml", "--format", "html")
     assert (done.code, done.out) == (0, page(summarize("tiny.yaml", depth=64)))
     assert [row[0] for row in Table(done.out).rows[1:]] == ["0", "1", "2", "3"]
-    flags = ("--columns", "i,module,params", "--depth", "2", "--fused", "--flops", "all", "--batch", "4")
+    flags = ("--columns", "i,module,params", "--depth", "2", "--fuse", "--flops", "all", "--batch", "4")
     done = cli("summary", "tiny.yaml", "--format", "html", *flags)
     table = Table(done.out).rows
     assert table[0] == ["#", "module", "params", "GFLOPs thop", "GFLOPs thop-stride"]

@@ -285,11 +285,11 @@ def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, bo
     (tmp_path / "net.yaml").write_text("layers:\n  - [-1, 1, Conv, [8]]\n  - [-1, 1, Own, []]\n")
     flags = ["--modules", tmp_path / "own.py", "--imgsz", "16"]
     assert cli("summary", tmp_path / "net.yaml", *flags).code == 0
-    done = cli("summary", tmp_path / "net.yaml", *flags, "--fused")
+    done = cli("summary", tmp_path / "net.yaml", *flags, "--fuse")
     assert (done.code, done.out) == (2, "")
     assert "net.yaml:3:5: row 1 Own: " in done.err
     assert said in done.err
-    assert "--fused" in done.err
+    assert "--fuse" in done.err
 
 
 def test_a_path_that_the_system_does_not_take(cli):

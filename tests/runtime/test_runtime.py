@@ -475,7 +475,7 @@ def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):
 
 
 def test_inspect_counts_what_summary_counts(here, cli):
-    wanted = json.loads(cli("summary", "detector.yaml", "--imgsz", "64x96", "--fused", "--json").out)
+    wanted = json.loads(cli("summary", "detector.yaml", "--imgsz", "64x96", "--fuse", "--json").out)
     for arguments in (["fixed.onnx"], ["free.onnx", "--imgsz", "64x96", "--batch", "3"]):
         done = cli("inspect", *arguments, "--json")
         assert done.code == 0, done.err
