@@ -95,9 +95,12 @@ def main() -> None:
     elif args.write:
         write(table(json.loads(RESULTS.read_text())))
     else:
-        from netbuild.grammar.locate import packaged
+        from netbuild.grammar.locate import packaged_architectures
 
-        measure(args.names or sorted(name.removesuffix(".yaml") for name in packaged()), args.targets.split(","))
+        measure(
+            args.names or sorted(name.removesuffix(".yaml") for name in packaged_architectures()),
+            args.targets.split(","),
+        )
 
 
 if __name__ == "__main__":

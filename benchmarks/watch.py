@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .*?(\d+) ms$")
 EDITS = ("[128, 3, 2]", "[192, 3, 2]")  # the row that makes p2, one width and another
@@ -28,7 +28,7 @@ def main() -> None:
     saves = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "yolo11.yaml"
-        text = packaged()["yolo11.yaml"].read_text(encoding="utf-8")
+        text = packaged_architectures()["yolo11.yaml"].read_text(encoding="utf-8")
         assert text.count(EDITS[0]) >= 1
         file.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "netbuild", "watch", str(file), "--scale", "n"]

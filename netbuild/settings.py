@@ -246,7 +246,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     if root.value is None:
         return {}
     if not isinstance(root.value, dict):
-        raise root.error(f"settings are a mapping such as epochs: 100, this is {root.kind()}")
+        raise root.error(f"settings are a mapping such as epochs: 100, this is {root.describe()}")
     for name in root.value:
         if name not in FIELDS:
             hint = did_you_mean(name, FIELDS) or "netbuild train --print-config lists all"

@@ -37,7 +37,7 @@ LIGHT = (
     "grammar.spec",
     "grammar.ultralytics",
     "grammar.locate",
-    "grammar.header",
+    "grammar.checkpoint_header",
     "settings",
 )
 

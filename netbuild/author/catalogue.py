@@ -13,7 +13,7 @@ from torch import nn
 from netbuild.author.formula import fit_formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
@@ -94,7 +94,7 @@ def resolve_example(
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
-            return resolve(read(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
+            return resolve(read_spec(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
         except NetbuildError:
             continue
     return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.system.files import writing
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -13,7 +13,7 @@ def list_origins() -> list[str]:
     """Return the names that a file can start from: templates and the packaged architectures."""
     return [
         *sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "extends"),
-        *(Path(n).stem for n in packaged()),
+        *(Path(n).stem for n in packaged_architectures()),
     ]
 
 

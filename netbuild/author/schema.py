@@ -13,9 +13,9 @@ from typing import Any
 from netbuild.author import index
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.expressions import WORDS
-from netbuild.grammar.extends import VERBS
+from netbuild.grammar.extends import EDIT_VERBS
 from netbuild.grammar.keys import INITIAL, MAX_SIDE, SETTINGS
-from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME, ROW_KEYS, SECTIONS
+from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME_PATTERN, ROW_KEYS, SECTIONS
 from netbuild.grammar.spec import KNOWN_KEYS
 from netbuild.system.files import write_text
 
@@ -75,7 +75,7 @@ ROLES = {
     "in": "input channels", "width": "output channels, scaled by the width multiple", "depth": "repeats",
     "setting": "value of the file's key of this name", "activation": "an activation: a name, a call, true or false",
 }  # fmt: skip
-_NAME = f"^{NAME.pattern}$"
+_NAME = f"^{NAME_PATTERN.pattern}$"
 _PICKED = r"^([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(\[[0-9]{1,4}\]|\.[A-Za-z_][A-Za-z0-9_]*)$"
 _OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # names of blocks, own modules and dotted paths
 
@@ -233,7 +233,7 @@ def _block() -> dict[str, Any]:
 
 def _edit() -> dict[str, Any]:
     target: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}
-    fields: dict[str, Any] = {verb: {"description": VERB_DOCS[verb], **target} for verb in VERBS}
+    fields: dict[str, Any] = {verb: {"description": VERB_DOCS[verb], **target} for verb in EDIT_VERBS}
     fields["remove"] = {"description": VERB_DOCS["remove"], "anyOf": [*target["anyOf"], _list(target)]}
     rows = {"anyOf": [{"required": ["row"]}, {"required": ["rows"]}]}
     return {
@@ -244,8 +244,8 @@ def _edit() -> dict[str, Any]:
             "rows": {"description": "The new rows.", "allOf": [_ref("rows")], "minItems": 1},
         },
         "additionalProperties": False,
-        "oneOf": [{"required": [verb]} for verb in VERBS],
-        "dependencies": {verb: rows for verb in VERBS if verb != "remove"},
+        "oneOf": [{"required": [verb]} for verb in EDIT_VERBS],
+        "dependencies": {verb: rows for verb in EDIT_VERBS if verb != "remove"},
     }
 
 

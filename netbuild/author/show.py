@@ -1,7 +1,7 @@
 """Shows a network file as written or resolved, or what a checkpoint contains."""
 
 from netbuild.errors import NetbuildError
-from netbuild.grammar import header
+from netbuild.grammar import checkpoint_header
 from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.locate import locate
 from netbuild.grammar.nodes import read_text
@@ -21,13 +21,13 @@ def show(file: str, resolved: bool = False, code: bool = False) -> str:
     """
     path, _ = locate(file)
     if code:
-        return _stored_code(load(path).stored, file)
+        return _stored_code(load(path).checkpoint_info, file)
     if resolved:
         return to_yaml(load(path).root)
-    return header.read(path).yaml if header.is_checkpoint(path) else read_text(path)
+    return checkpoint_header.read_info(path).yaml if checkpoint_header.is_checkpoint(path) else read_text(path)
 
 
-def _stored_code(facts: header.Stored | None, file: str) -> str:
+def _stored_code(facts: checkpoint_header.CheckpointInfo | None, file: str) -> str:
     files = [f for group in facts.modules for f in group] if facts else []
     if not files:
         raise NetbuildError(f"{file} contains no code", hint="--code shows the own modules stored in a checkpoint")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from netbuild.author.findings import Finding, convert_errors
 from netbuild.errors import NetbuildError
-from netbuild.grammar.extends import bases
+from netbuild.grammar.extends import find_bases
 from netbuild.grammar.spec import Spec, load
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
@@ -79,7 +79,7 @@ class Watcher:
 
     def _read(self, began: float) -> Snapshot:
         self.known = read_stamps(self.known)
-        needed = {self.path, *bases(self.path), *_code_files(self.options.modules)}
+        needed = {self.path, *find_bases(self.path), *_code_files(self.options.modules)}
         self._add_files(needed)
         self._forget_changed_code()
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.grammar.locate import packaged, scaled_name
+from netbuild.grammar.locate import packaged_architectures, scaled_name
 from netbuild.grammar.spec import load
 from netbuild.system.tables import align
 
@@ -66,7 +66,7 @@ def find_paper(path: Path) -> str | None:
     base = re.search(r"^extends: (\S+)", text, re.MULTILINE)
     if found:
         return found[1]
-    return find_paper(packaged()[base[1]]) if base and base[1] in packaged() else None
+    return find_paper(packaged_architectures()[base[1]]) if base and base[1] in packaged_architectures() else None
 
 
 def find_title(text: str) -> str:
@@ -169,7 +169,7 @@ def _value_range(values: list[str]) -> str:
 
 def to_json() -> str:
     """Measure all architectures and return the JSON file's content, one line each."""
-    found = [measure(name, path) for name, path in packaged().items()]
+    found = [measure(name, path) for name, path in packaged_architectures().items()]
     found.sort(key=lambda e: (e.family, e.name))
     return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
 

@@ -14,7 +14,7 @@ def read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError])
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
-        errors.append(node.error(f"blocks must be a mapping from names to blocks, not {node.kind()}"))
+        errors.append(node.error(f"blocks must be a mapping from names to blocks, not {node.describe()}"))
         return {}
     blocks = {
         name: attempt(errors, _block, name, item, node.keys[name], names, errors) for name, item in node.value.items()
@@ -46,7 +46,7 @@ def _block_inputs(node: Node | None) -> tuple[str, ...]:
     if node is None or node.value is None:
         return ()
     if not isinstance(node.value, list):
-        raise node.error(f"inputs must be a list of names such as [left, right], not {node.kind()}")
+        raise node.error(f"inputs must be a list of names such as [left, right], not {node.describe()}")
     names: list[str] = []
     for item in node.value:
         check_name(item, taken={"input", *names})

@@ -16,7 +16,7 @@ from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import SECTIONS
 
 MAX_CHAIN = 16
-VERBS = ("insert_before", "insert_after", "replace", "remove")
+EDIT_VERBS = ("insert_before", "insert_after", "replace", "remove")
 MERGED = ("params", "blocks", "imports")  # mappings of names, taken over name by name
 
 
@@ -61,7 +61,7 @@ def _base(node: Node, chain: tuple[Path, ...]) -> Node:
 
 def _base_file(node: Node, file: Path) -> Path:
     if not isinstance(node.value, str):
-        raise node.error(f"extends names one file, not {node.kind()}")
+        raise node.error(f"extends names one file, not {node.describe()}")
     path = file.parent / node.value
     if not is_file(path):
         try:
@@ -75,7 +75,7 @@ def _base_file(node: Node, file: Path) -> Path:
     return path
 
 
-def bases(file: Path) -> list[Path]:
+def find_bases(file: Path) -> list[Path]:
     """The files that a file is built on, as far as they can be read; a missing one by where it would be."""
     found = [file]
     while len(found) <= MAX_CHAIN:
@@ -189,13 +189,13 @@ def _apply(edit: Node, slots: list[_Slot], base: Sequence[_Slot], touched: dict[
 
 def _verb(edit: Node) -> str:
     if not isinstance(edit.value, dict):
-        raise edit.error(f"an edit is a mapping such as {{remove: 3}}, not {edit.kind()}")
-    verbs = [key for key in edit.value if key in VERBS]
+        raise edit.error(f"an edit is a mapping such as {{remove: 3}}, not {edit.describe()}")
+    verbs = [key for key in edit.value if key in EDIT_VERBS]
     if len(verbs) != 1:
-        raise edit.error(f"an edit has one of {', '.join(VERBS)}; this has {', '.join(verbs) or 'none'}")
+        raise edit.error(f"an edit has one of {', '.join(EDIT_VERBS)}; this has {', '.join(verbs) or 'none'}")
     for key in edit.value:
-        if key not in (*VERBS, "row", "rows"):
-            raise edit.keys[key].error(f"unknown field '{key}'", did_you_mean(key, (*VERBS, "row", "rows")))
+        if key not in (*EDIT_VERBS, "row", "rows"):
+            raise edit.keys[key].error(f"unknown field '{key}'", did_you_mean(key, (*EDIT_VERBS, "row", "rows")))
     return verbs[0]
 
 
@@ -209,7 +209,7 @@ def _target(node: Node, slots: Sequence[_Slot], base: Sequence[_Slot]) -> _Slot:
     named = {slot.name: slot for slot in slots if slot.name}
     if not isinstance(node.value, str) or node.value not in named:
         hint = did_you_mean(str(node.value), named) or f"named: {', '.join(named) or 'none'}"
-        raise node.error(f"no row is named {node.kind()}", hint)
+        raise node.error(f"no row is named {node.describe()}", hint)
     return named[node.value]
 
 

@@ -15,7 +15,7 @@ INITIAL = ("he",)  # ways in which weights begin, see netbuild.layers.initial
 def _whole(low: int, high: int) -> Callable[[Node], int]:
     def read(node: Node) -> int:
         if type(node.value) is not int or not low <= node.value <= high:
-            raise node.error(f"must be a whole number from {low} to {high}, not {node.kind()}")
+            raise node.error(f"must be a whole number from {low} to {high}, not {node.describe()}")
         return node.value
 
     return read
@@ -23,7 +23,7 @@ def _whole(low: int, high: int) -> Callable[[Node], int]:
 
 def _multiple(node: Node) -> float:
     if type(node.value) not in (int, float) or not 0 < node.value <= 100:
-        raise node.error(f"must be a number above 0 and at most 100, not {node.kind()}")
+        raise node.error(f"must be a number above 0 and at most 100, not {node.describe()}")
     return float(node.value)
 
 
@@ -31,7 +31,7 @@ def _flag(node: Node) -> bool:
     # "None" and "True" in quotes are written so in files that other tools take.
     value = expressions.WORDS.get(node.value, node.value) if isinstance(node.value, str) else node.value
     if value is not None and not isinstance(value, bool):
-        raise node.error(f"must be true or false, not {node.kind()}")
+        raise node.error(f"must be true or false, not {node.describe()}")
     return bool(value)
 
 

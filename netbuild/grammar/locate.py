@@ -8,7 +8,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 _LETTER = re.compile(r"[a-z](?=$|[-_])")  # one letter at the end of the stem or before a separator
 
 
-def packaged() -> dict[str, Path]:
+def packaged_architectures() -> dict[str, Path]:
     """The packaged architectures: file name to path."""
     here = Path(__file__).resolve().parents[1]
     # In a wheel they lie inside the package, in a checkout beside it.
@@ -37,7 +37,7 @@ def locate(name: str) -> tuple[Path, str | None]:
         if is_file(path):
             return path, None
         path = Path(f"{name}.yaml")
-    architectures = packaged() if path.parent == Path() else {}
+    architectures = packaged_architectures() if path.parent == Path() else {}
     for candidate, letter in ((path, None), *_without_letter(path)):
         if is_file(candidate):
             return candidate, letter

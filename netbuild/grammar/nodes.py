@@ -86,7 +86,7 @@ class Node:
             return {key: item.plain() for key, item in self.value.items()}
         return self.value
 
-    def kind(self) -> str:
+    def describe(self) -> str:
         """What the value is, in the words of an error message."""
         if isinstance(self.value, list):
             return "a list"

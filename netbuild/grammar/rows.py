@@ -19,7 +19,7 @@ INPUT = -1  # the index that stands for the image; a block's further inputs are 
 SECTIONS = ("layers", "backbone", "neck", "head")
 ROW_KEYS = ("from", "n", "module", "args", "name")
 SHAPE = "[from, repeats, module, args] or [from, repeats, module, args, name]"
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def attempt(errors: list[NetbuildError], function: Callable[..., Any], *args: An
 
 def check_name(node: Node, taken: set[str]) -> None:
     """Refuse a node that is no name, or a name that is taken."""
-    if not isinstance(node.value, str) or not NAME.fullmatch(node.value):
-        raise node.error(f"{node.kind()} is no name: letters, digits, _ and -, not beginning with a digit")
+    if not isinstance(node.value, str) or not NAME_PATTERN.fullmatch(node.value):
+        raise node.error(f"{node.describe()} is no name: letters, digits, _ and -, not beginning with a digit")
     if node.value in taken or node.value in expressions.WORDS:
         raise node.error(f"the name '{node.value}' is taken", "choose another")
 
@@ -96,9 +96,9 @@ def check_name(node: Node, taken: set[str]) -> None:
 def text_of(node: Node) -> str:
     """A node that must be a text; control characters could steer the terminal that it is shown on."""
     if not isinstance(node.value, str):
-        raise node.error(f"must be a text, not {node.kind()}")
+        raise node.error(f"must be a text, not {node.describe()}")
     if not node.value.isprintable():
-        raise node.error(f"must be a text without control characters, not {node.kind()}")
+        raise node.error(f"must be a text without control characters, not {node.describe()}")
     return node.value
 
 
@@ -120,7 +120,7 @@ def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: li
     index = 0
     for section, node in sections:
         if not isinstance(node.value, list):
-            errors.append(node.error(f"'{section}' must be a list of rows, not {node.kind()}"))
+            errors.append(node.error(f"'{section}' must be a list of rows, not {node.describe()}"))
             continue
         for item in node.value:
             row = attempt(errors, _row, item, index, section, context)
@@ -140,7 +140,7 @@ def _row(node: Node, index: int, section: str, context: Context) -> Row:
     name = _row_name(fields["name"], index, context) if "name" in fields else None
     module = fields["module"]
     if not isinstance(module.value, str) or not module.value.strip():
-        raise module.error(f"row {index}: the module must be a name such as Conv, not {module.kind()}")
+        raise module.error(f"row {index}: the module must be a name such as Conv, not {module.describe()}")
     repeats = _repeats(fields["n"], index, context.names)
     args, kwargs = _arguments(fields["args"], index)
     written = fields["from"]
@@ -170,7 +170,7 @@ def _fields(node: Node, index: int) -> dict[str, Node]:
     if isinstance(node.value, dict):
         return _mapping_fields(node, index)
     if not isinstance(node.value, list):
-        raise node.error(f"row {index}: a row is a list {SHAPE}, not {node.kind()}")
+        raise node.error(f"row {index}: a row is a list {SHAPE}, not {node.describe()}")
     items = node.value
     if len(items) not in (4, 5):
         raise node.error(f"row {index}: {len(items)} fields, needs 4 {SHAPE[: SHAPE.index(' or')]}{_misplaced(items)}")
@@ -179,7 +179,7 @@ def _fields(node: Node, index: int) -> dict[str, Node]:
 
 def _misplaced(items: Sequence[Node]) -> str:
     if len(items) > 5:
-        return f", or 5 with a name: {items[5].kind()} is too many"
+        return f", or 5 with a name: {items[5].describe()} is too many"
     if len(items) > 1 and isinstance(items[1].value, str):
         return f"; '{items[1].value}' stands where repeats belongs"
     return ""
@@ -213,7 +213,7 @@ def check_repeats(value: Any, node: Node, index: int) -> int:
     """
     if type(value) is not int or value < 1:
         hint = "the order is [from, repeats, module, args]" if isinstance(value, str) else ""
-        raise node.error(f"row {index}: repeats must be a whole number of at least 1, not {node.kind()}", hint)
+        raise node.error(f"row {index}: repeats must be a whole number of at least 1, not {node.describe()}", hint)
     if value > MAX_REPEATS:
         raise node.error(f"row {index}: {value} repeats; the limit is {MAX_REPEATS}")
     return value
@@ -224,7 +224,7 @@ def _arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[st
         return (), tuple(node.value.items())
     if not isinstance(node.value, list):
         hint = "write [] for a module without arguments" if node.value is None else f"write [{shorten(node.plain())}]"
-        raise node.error(f"row {index}: the arguments must be a list, not {node.kind()}", hint)
+        raise node.error(f"row {index}: the arguments must be a list, not {node.describe()}", hint)
     positional = node.value
     keywords: tuple[tuple[str, Node], ...] = ()
     if positional and isinstance(positional[-1].value, dict):
@@ -236,8 +236,8 @@ def _arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[st
 
 
 def _row_name(node: Node, index: int, context: Context) -> str:
-    if not isinstance(node.value, str) or not NAME.fullmatch(node.value):
-        raise node.error(f"row {index}: the fifth field is the row's name, and {node.kind()} is no name")
+    if not isinstance(node.value, str) or not NAME_PATTERN.fullmatch(node.value):
+        raise node.error(f"row {index}: the fifth field is the row's name, and {node.describe()} is no name")
     if node.value in context.named:
         raise node.error(f"row {index}: the name '{node.value}' is row {context.named[node.value]}'s already")
     if node.value in ("input", *context.inputs):
@@ -264,7 +264,7 @@ def _source(node: Node, index: int, module: str, context: Context) -> int:
     if isinstance(value, str):
         return _named_source(node, index, label, context)
     if type(value) is not int:
-        raise node.error(f"{label}: a source is a row number or a row's name, not {node.kind()}")
+        raise node.error(f"{label}: a source is a row number or a row's name, not {node.describe()}")
     before = f"only rows 0..{index - 1} exist before it" if index else "no row exists before it"
     if value >= index:
         what = "the row itself" if value == index else f"row {value}"
@@ -297,7 +297,7 @@ def _named_source(node: Node, index: int, label: str, context: Context) -> int:
 # -- arguments ------------------------------------------------------------------------------------------------------
 
 
-def argument(node: Node, names: Mapping[str, Any]) -> Any:
+def evaluate_argument(node: Node, names: Mapping[str, Any]) -> Any:
     """The value of an argument: a name of the file, a word (None, True), a module call, arithmetic, or the text itself.
 
     Raises:
@@ -305,9 +305,9 @@ def argument(node: Node, names: Mapping[str, Any]) -> Any:
     """
     value = node.value
     if isinstance(value, list):
-        return [argument(item, names) for item in value]
+        return [evaluate_argument(item, names) for item in value]
     if isinstance(value, dict):
-        return {key: argument(item, names) for key, item in value.items()}
+        return {key: evaluate_argument(item, names) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     if value in names:

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
-from netbuild.grammar import header as checkpoints
+from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
 from netbuild.grammar.keys import MAX_SIDE, SETTINGS, _multiple
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
-    NAME,
+    NAME_PATTERN,
     SECTIONS,
     Block,
     Context,
     Row,
-    argument,
     attempt,
     check_name,
+    evaluate_argument,
     read_rows,
     text_of,
 )
@@ -48,13 +48,14 @@ class Input:
         """
         limits = (MAX_CHANNELS, MAX_SIDE, MAX_SIDE) if len(self.sides) == 3 else (MAX_CHANNELS, MAX_CHANNELS)
         return tuple(
-            _bounded(argument(side, names), limit, side) for side, limit in zip(self.sides, limits, strict=False)
+            _bounded(evaluate_argument(side, names), limit, side)
+            for side, limit in zip(self.sides, limits, strict=False)
         )
 
 
 def _bounded(value: Any, limit: int, node: Node) -> int:
     if type(value) is not int or not 1 <= value <= limit:
-        raise node.error(f"must be a whole number from 1 to {limit}, not {node.kind()}")
+        raise node.error(f"must be a whole number from 1 to {limit}, not {node.describe()}")
     return value
 
 
@@ -94,7 +95,7 @@ class Spec:
     lr_factors: Mapping[int, float] = field(default_factory=dict)  # of the learning rate, by row
     warnings: tuple[NetbuildError, ...] = ()
     checkpoint: Path | None = None  # that the file was read from, with its facts
-    stored: checkpoints.Stored | None = None
+    checkpoint_info: checkpoint_header.CheckpointInfo | None = None
 
     @property
     def stem(self) -> str:
@@ -130,18 +131,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
         NetbuildError: with the place of every mistake in it.
     """
     path = Path(path)
-    if checkpoints.is_checkpoint(path):
-        facts = checkpoints.read(path)
-        return replace(read(facts.yaml, Path(facts.file), overrides), checkpoint=path, stored=facts)
+    if checkpoint_header.is_checkpoint(path):
+        facts = checkpoint_header.read_info(path)
+        return replace(read_spec(facts.yaml, Path(facts.file), overrides), checkpoint=path, checkpoint_info=facts)
     if path.suffix.lower() == ".onnx":
         hint = "name the checkpoint or the network's file that it was made of; predict, val and inspect take ONNX files"
         raise NetbuildError(
             f"{path}: an ONNX file is what export makes: there are no rows in it to build from", hint=hint
         )
-    return read(read_text(path), path, overrides)
+    return read_spec(read_text(path), path, overrides)
 
 
-def read(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
+def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a network from a text; ``path`` is the name that errors and titles use.
 
     Raises:
@@ -171,11 +172,11 @@ def _lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
-        raise node.error(f"'lr_factors' is a mapping such as backbone: 0.1, this is {node.kind()}")
+        raise node.error(f"'lr_factors' is a mapping such as backbone: 0.1, this is {node.describe()}")
     found: dict[int, float] = {}
     for key, value in node.value.items():
         if type(value.value) not in (int, float) or not 0 <= value.value <= 100:
-            raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.kind()}")
+            raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.describe()}")
         found |= dict.fromkeys(_rows_of(str(key), rows, node.keys[key]), float(value.value))
     return found
 
@@ -205,7 +206,7 @@ def _setting(key: str, node: Node) -> Any:
 
 def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
     if not isinstance(root.value, dict):
-        raise root.error(f"a network file is a mapping with backbone and head (or layers), this is {root.kind()}")
+        raise root.error(f"a network file is a mapping with backbone and head (or layers), this is {root.describe()}")
     keys = set(root.value)
     if not keys & set(SECTIONS) and len(keys & DATASET_KEYS) >= 2:
         found = ", ".join(key for key in root.value if key in DATASET_KEYS)
@@ -236,14 +237,14 @@ def _overrides(texts: Sequence[str]) -> dict[str, Node]:
     nodes = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not NAME.fullmatch(name.strip()):
+        if not equals or not NAME_PATTERN.fullmatch(name.strip()):
             raise NetbuildError(f"--set {text}: must be NAME=VALUE")
         nodes[name.strip()] = parse(value or "''", f"--set {name.strip()}")
     return nodes
 
 
 def _override(name: str, default: Any, node: Node, values: Mapping[str, Any]) -> Any:
-    value = argument(node, values)
+    value = evaluate_argument(node, values)
     wanted = type(default)
     if wanted is float and type(value) is int:
         return float(value)
@@ -268,13 +269,13 @@ def _params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, Any]:
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
-        raise node.error(f"params must be a mapping from names to values, not {node.kind()}")
+        raise node.error(f"params must be a mapping from names to values, not {node.describe()}")
     values: dict[str, Any] = {}
     for name, item in node.value.items():
         check_name(node.keys[name], taken={*SETTINGS, "input"})
         if isinstance(item.value, dict):
             raise item.error("a parameter is a number, a text, a truth value or a list of them")
-        values[name] = argument(item, values)
+        values[name] = evaluate_argument(item, values)
         if name in overrides:
             values[name] = _override(name, values[name], overrides[name], values)
     return values
@@ -328,7 +329,7 @@ def _scale(name: str, node: Node) -> Scale:
         return Scale(name, depth, width)
     cap = node.value[2]
     if type(cap.value) not in (int, float) or not cap.value >= 1:
-        raise cap.error(f"max channels must be a number of at least 1, not {cap.kind()}")
+        raise cap.error(f"max channels must be a number of at least 1, not {cap.describe()}")
     return Scale(name, depth, width, cap.value)
 
 

@@ -15,7 +15,7 @@ from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import Call
 from netbuild.grammar.keys import SETTINGS
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import MAX_CHANNELS, Row, argument
+from netbuild.grammar.rows import MAX_CHANNELS, Row, evaluate_argument
 from netbuild.grammar.spec import Scale
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
@@ -171,7 +171,7 @@ def _bind_full_signature(factory: Factory, row: Row, scope: Scope) -> BoundCall:
         raise _too_many_error(factory, row, list(parameters), {}, scope)
     extra = [Parameter(f"value {i}", Role.PLAIN, (), None, False) for i in range(len(row.args))]  # for *args
     values = [
-        _check_value(p, argument(node, scope.names), node, row)
+        _check_value(p, evaluate_argument(node, scope.names), node, row)
         for p, node in zip((*parameters, *extra[len(parameters) :]), row.args, strict=False)
     ]
     by_name = {p.name: v for p, v in zip(parameters, values, strict=False)}
@@ -182,7 +182,7 @@ def _bind_full_signature(factory: Factory, row: Row, scope: Scope) -> BoundCall:
 
 def _bind_value(parameter: Parameter, node: Node, row: Row, scope: Scope) -> Any:
     """Evaluate an argument of a row, scale it if it is a width, and check that it fits the parameter."""
-    value = argument(node, scope.names)
+    value = evaluate_argument(node, scope.names)
     if parameter.role is Activation:
         return _check_activation(value, node, row)
     # Only a literal width is scaled: `nc` and expressions are exact.
@@ -190,7 +190,7 @@ def _bind_value(parameter: Parameter, node: Node, row: Row, scope: Scope) -> Any
         value = scale_width(min(value, MAX_CHANNELS + 1), scope)
     value = _check_value(parameter, value, node, row)
     if parameter.role is Width and not (type(value) is int and 1 <= value <= MAX_CHANNELS):
-        found = "" if type(value) is int else f", not {node.kind()}"
+        found = "" if type(value) is int else f", not {node.describe()}"
         raise node.error(
             f"{row.label}: {parameter.name} must be a whole number from 1 to {MAX_CHANNELS} channels{found}"
         )
@@ -302,7 +302,7 @@ def _bind_keywords(
 def _too_many_error(
     factory: Factory, row: Row, free: Sequence[Parameter], supplied: Mapping[str, Any], scope: Scope
 ) -> NetbuildError:
-    values = shorten([argument(node, scope.names) for node in row.args])
+    values = shorten([evaluate_argument(node, scope.names) for node in row.args])
     count = f"at most {len(free)}" if free else "none"
     message = f"{row.label}: {len(row.args)} values given, {values}, but a row may give {count}"
     message += f": {', '.join(p.name for p in free)}" if free else ""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.grammar.extends import to_yaml
-from netbuild.grammar.header import CodeFile
 from netbuild.grammar.spec import Spec
 from netbuild.graph.options import NetworkConfig
 from netbuild.modules.custom import collect_sources
@@ -70,9 +70,10 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         custom_modules: factories of the custom modules that its rows use.
     """
     spec = config.spec
+    rows = tuple((row.module, row.name) for row in spec.rows)
     return NetworkCard(
         name, config.scale.name, config.task, config.nc, config.ch, config.imgsz,
-        names=spec.stored.names if spec.stored else None, rows=tuple((row.module, row.name) for row in spec.rows),
+        names=spec.checkpoint_info.names if spec.checkpoint_info else None, rows=rows,
         inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
         modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec),

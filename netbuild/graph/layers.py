@@ -96,8 +96,8 @@ class Graph(NetworkConfig):
     @property
     def name(self) -> str:
         """The file's stem with its scale, as in yolo11n-seg; without the scale where the file has only one."""
-        if self.spec.stored:
-            return self.spec.stored.name
+        if self.spec.checkpoint_info:
+            return self.spec.checkpoint_info.name
         return scaled_name(self.spec.stem, self.scale.name if len(self.spec.scales) > 1 else "")
 
     def skeleton(self) -> Rows:

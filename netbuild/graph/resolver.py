@@ -15,7 +15,7 @@ from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import INPUT, Block, Row, argument, check_repeats
+from netbuild.grammar.rows import INPUT, Block, Row, check_repeats, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, Scope, bind
 from netbuild.graph.layers import BlockCopy, Graph, Layer
@@ -263,7 +263,7 @@ def _scale_repeats(row: Row, scope: Scope) -> int:
     """Evaluate a row's repeats and multiply them by the scale's depth; 1 stays 1."""
     n = row.n
     if isinstance(n, Node):
-        n = check_repeats(argument(n, scope.names), n, row.index)
+        n = check_repeats(evaluate_argument(n, scope.names), n, row.index)
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
 
 
@@ -287,7 +287,7 @@ def _block_factory(block: Block, scope: Scope) -> Factory:
             except ValueError:
                 known = ", ".join(r.value for r in Role)
                 raise block.node.error(f"block '{block.name}': unknown role {p.role!r}", f"roles: {known}") from None
-        default = inspect.Parameter.empty if p.default is None else argument(p.default, scope.file_names)
+        default = inspect.Parameter.empty if p.default is None else evaluate_argument(p.default, scope.file_names)
         parameters.append(Parameter(p.name, role, (), default, False))
     return Factory(block.name, _refuse_call, tuple(parameters), path=f"blocks.{block.name}")
 

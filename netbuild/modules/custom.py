@@ -17,7 +17,7 @@ from typing import TypeVar
 from torch import nn
 
 from netbuild.errors import NetbuildError, Where, shorten
-from netbuild.grammar.header import CodeFile
+from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.modules.factory import Factory, from_class
 from netbuild.roles import Role
 from netbuild.system.plugins import has_registered, registered_class

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.grammar.header import CodeFile, Stored
+from netbuild.grammar.checkpoint_header import CheckpointInfo, CodeFile
 from netbuild.grammar.rows import Row
 from netbuild.grammar.spec import Import, Spec
 from netbuild.modules.custom import code_files, content_hash, fingerprint, load_modules
@@ -93,15 +93,15 @@ def load_carried(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
     Raises:
         NetbuildError: if the checkpoint is not trusted, or a file's text does not match its stored hash.
     """
-    if spec.stored is None or spec.checkpoint is None or not spec.stored.modules:
+    if spec.checkpoint_info is None or spec.checkpoint is None or not spec.checkpoint_info.modules:
         return {}
-    for file in (file for files in spec.stored.modules for file in files):
+    for file in (file for files in spec.checkpoint_info.modules for file in files):
         _check_carried(file, spec.checkpoint)
     if not trusted(spec.checkpoint):
-        raise _untrusted_checkpoint_error(spec.checkpoint, spec.stored)
+        raise _untrusted_checkpoint_error(spec.checkpoint, spec.checkpoint_info)
     folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return load_modules(_write_sources(folder / str(i), files) for i, files in enumerate(spec.stored.modules))
+    return load_modules(_write_sources(folder / str(i), files) for i, files in enumerate(spec.checkpoint_info.modules))
 
 
 def _check_carried(file: CodeFile, checkpoint: Path) -> None:
@@ -114,7 +114,7 @@ def _check_carried(file: CodeFile, checkpoint: Path) -> None:
         )
 
 
-def _untrusted_checkpoint_error(checkpoint: Path, facts: Stored) -> NetbuildError:
+def _untrusted_checkpoint_error(checkpoint: Path, facts: CheckpointInfo) -> NetbuildError:
     lines = "\n".join(
         f"  would run {file.path} ({len(file.text.splitlines())} lines, {file.sha256[:12]})"
         for files in facts.modules

@@ -298,7 +298,7 @@ def _further_inputs(network: Network, values: Sequence[Any]) -> tuple[torch.Tens
 
 def trained_size(graph: Graph) -> tuple[int, int] | None:
     """Return the height and width of the images that a checkpoint was trained on, None if it does not record them."""
-    settings = graph.spec.stored.training.get("settings") if graph.spec.stored else None
+    settings = graph.spec.checkpoint_info.training.get("settings") if graph.spec.checkpoint_info else None
     trained = settings.get("imgsz") if isinstance(settings, dict) else None
     return (trained, trained) if type(trained) is int and 1 <= trained <= MAX_SIDE else None
 

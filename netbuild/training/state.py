@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.grammar.header import header
+from netbuild.grammar.checkpoint_header import read_header
 from netbuild.training.optimisers import Average
 from netbuild.training.parallel import gather_tensor, shard_like
 from netbuild.weights import checkpoint
@@ -82,7 +82,7 @@ def load(path: Path, network: nn.Module, average: Average, optimizer: torch.opti
     from safetensors.torch import load_file
 
     try:
-        facts = json.loads(header(path)["__metadata__"][KEY])
+        facts = json.loads(read_header(path)["__metadata__"][KEY])
         tensors = load_file(path)
         now = network.state_dict()
         network.load_state_dict({k: shard_like(v, now.get(k, v)) for k, v in _under(tensors, "network/").items()})

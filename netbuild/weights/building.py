@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 
 from netbuild.errors import NetbuildError
-from netbuild.grammar.header import find, is_checkpoint
+from netbuild.grammar.checkpoint_header import find_info, is_checkpoint
 from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
@@ -107,7 +107,7 @@ def read_weights(path: Path, prefer: str = "ema") -> WeightsFile:
         NetbuildError: if the file cannot be read, or unpickling it would call a function that is not allowed.
     """
     if is_checkpoint(path):
-        spec = load(path) if find(path) else None
+        spec = load(path) if find_info(path) else None
         labels = {row.index: (row.module, row.name) for row in spec.rows} if spec else {}
         return WeightsFile(path, checkpoint.load_tensors(path), labels)
     from netbuild.weights.pickles import contents, unpickle

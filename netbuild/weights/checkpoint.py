@@ -13,7 +13,7 @@ import torch
 
 from netbuild import __version__
 from netbuild.errors import NetbuildError, shorten
-from netbuild.grammar.header import KEY, SUFFIX, Stored, find, header, to_json
+from netbuild.grammar.checkpoint_header import KEY, SUFFIX, CheckpointInfo, find_info, read_header, to_json
 from netbuild.graph.network import Network
 from netbuild.system.files import atomic_path, cannot_write, check_parent
 
@@ -39,9 +39,9 @@ def save(
     check_path(path)
     tensors, aliases = _deduplicate(network.state_dict())
     versions = {"netbuild": __version__, "torch": str(torch.__version__)}
-    card = {key: value for key, value in network.card.to_dict().items() if key in Stored.__dataclass_fields__}
+    card = {key: value for key, value in network.card.to_dict().items() if key in CheckpointInfo.__dataclass_fields__}
     more = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
-    stored = Stored(**{**card, **more, "names": names or network.card.names})
+    stored = CheckpointInfo(**{**card, **more, "names": names or network.card.names})
     # All metadata goes under one key: safetensors writes several keys in random order, and saving equal networks must
     # give equal files.
     write_safetensors(tensors, {KEY: to_json(stored)}, path)
@@ -116,12 +116,12 @@ def load_tensors(path: str | Path, device: str = "cpu") -> dict[str, torch.Tenso
     from safetensors.torch import load_file
 
     path = Path(path)
-    header(path)
+    read_header(path)
     try:
         tensors: dict[str, torch.Tensor] = load_file(path, device)
     except Exception as error:  # SafetensorError, OSError
         raise NetbuildError(f"{path}: damaged or incomplete safetensors file: {shorten(error)}") from None
-    stored = find(path)
+    stored = find_info(path)
     for alias, name in (stored.aliases if stored else {}).items():
         if name not in tensors:
             raise NetbuildError(f"{path}: '{alias}' is an alias of '{name}', which the file does not contain")

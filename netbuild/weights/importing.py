@@ -13,7 +13,7 @@ from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
-from netbuild.grammar.spec import KNOWN_KEYS, read
+from netbuild.grammar.spec import KNOWN_KEYS, read_spec
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
@@ -96,7 +96,7 @@ def resolve_graph(source: WeightsFile) -> Graph:
     scale = rows.get("scale") if isinstance(rows.get("scale"), str) else None
     stem = PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem
     text = rows_to_yaml(rows, source.metadata)
-    spec = read(text, Path(f"{_remove_scale(stem, scale)}.yaml"))
+    spec = read_spec(text, Path(f"{_remove_scale(stem, scale)}.yaml"))
     return resolve(spec, Options(scale if spec.scales and scale in {s.name for s in spec.scales} else None))
 
 

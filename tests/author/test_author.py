@@ -14,7 +14,7 @@ from netbuild.author.catalogue import explain, find_entries, resolve_example
 from netbuild.author.check import check
 from netbuild.author.new import list_origins
 from netbuild.costs.outputs import tensors_of
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
 from netbuild.graph.options import Options
 from netbuild.modules import registry
@@ -44,14 +44,14 @@ def mark_slow(name):
     return pytest.param(name, marks=() if Path(name).stem in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", sorted(packaged()))
+@pytest.mark.parametrize("name", sorted(packaged_architectures()))
 def test_packaged_files_have_no_finding(name):
-    first = next((scale.name for scale in load(packaged()[name]).scales), None)
+    first = next((scale.name for scale in load(packaged_architectures()[name]).scales), None)
     assert check(name, Options(scale=first)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(packaged()))
+@pytest.mark.parametrize("name", sorted(packaged_architectures()))
 def test_packaged_files_have_no_finding_at_any_scale(name):
     assert check(name) == []
 
@@ -90,7 +90,7 @@ def test_the_index_of_signatures_is_up_to_date():
     assert index.FILE.read_text() == index.to_json(), "run: python -m netbuild.author.index"
 
 
-@pytest.mark.parametrize("name", sorted(packaged()))
+@pytest.mark.parametrize("name", sorted(packaged_architectures()))
 def test_a_check_without_shapes_finds_nothing_in_packaged_files(name):
     assert quick.check(name) == []
 
@@ -279,14 +279,14 @@ def test_input_channels_in_the_arguments_are_a_warning(tmp_path, row, said):
 # -- the zoo ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [mark_slow(name) for name in sorted(packaged())])
+@pytest.mark.parametrize("name", [mark_slow(name) for name in sorted(packaged_architectures())])
 def test_the_zoo_is_up_to_date(name):
     (entry,) = (e for e in zoo.load_entries() if e.name == Path(name).stem)
-    assert zoo.measure(name, packaged()[name]) == entry, "run: python -m netbuild.author.zoo"
+    assert zoo.measure(name, packaged_architectures()[name]) == entry, "run: python -m netbuild.author.zoo"
 
 
 def test_the_zoo_lists_all_packaged_networks():
-    assert {e.name for e in zoo.load_entries()} == {Path(n).stem for n in packaged()}
+    assert {e.name for e in zoo.load_entries()} == {Path(n).stem for n in packaged_architectures()}
     assert all(e.title and e.task and e.sizes for e in zoo.load_entries())
     page = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
     assert zoo.update_table(page) == page

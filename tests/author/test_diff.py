@@ -12,11 +12,13 @@ import netbuild
 from netbuild.author import differences
 from netbuild.author.changes import MARKS
 from netbuild.author.diff import diff
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
 
 QUICK = {"lenet5", "resnet18", "yolo11", "yolo11-cls", "yolov8-world", "siamfc", "yolov5", "unet", "ddpm"}
-FILES = [pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged())]
+FILES = [
+    pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged_architectures())
+]
 CHAIN = ["Conv, [8]", "nn.ReLU, []", "Conv, [8, 3]", "nn.Tanh, []", "DWConv, [8, 3]", "nn.SiLU, []", "Conv, [8, 5]"]
 NEW = ["nn.Identity, []", "nn.GELU, []", "Conv, [8, 1, 1, {act: false}]", "nn.Dropout, [0.1]"]
 
@@ -45,7 +47,7 @@ def test_a_file_equals_itself(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_row_of_two_scales_is_aligned(name):
-    scales = [scale.name for scale in load(packaged()[name]).scales]
+    scales = [scale.name for scale in load(packaged_architectures()[name]).scales]
     if len(scales) < 2:
         pytest.skip("one scale")
     first, second = (netbuild.summarize(name, scale=scale) for scale in (scales[0], scales[-1]))

@@ -15,7 +15,7 @@ from netbuild.author.ejecting import built, is_shared
 from netbuild.author.ejecting.proving import Case, prove, record
 from netbuild.author.ejecting.writing import write
 from netbuild.errors import NetbuildError
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
 from netbuild.graph.opening import open_graph
 
@@ -97,7 +97,7 @@ layers:
 
 def smallest(stem):
     """A packaged file at its smallest scale, resolved."""
-    scales = load(packaged()[f"{stem}.yaml"]).scales
+    scales = load(packaged_architectures()[f"{stem}.yaml"]).scales
     scale = min(scales, key=lambda s: (s.width, s.depth)).name if scales else None
     return open_graph(f"{stem}.yaml", scale=scale)
 
@@ -141,7 +141,7 @@ def test_some_packaged_networks(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_every_packaged_network(tmp_path, group):
-    stems = sorted(Path(name).stem for name in packaged())[group::GROUPS]
+    stems = sorted(Path(name).stem for name in packaged_architectures())[group::GROUPS]
     for proof in prove([ejected(smallest(stem), tmp_path, stem) for stem in stems]):
         assert proof.difference == 0
         assert proof.runs == ("training", "after training", "eval", "fused")

@@ -16,11 +16,11 @@ from netbuild import NetbuildError
 from netbuild.author import index
 from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, make_schema
 from netbuild.grammar.blocks import BLOCK_KEYS
-from netbuild.grammar.extends import VERBS
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.extends import EDIT_VERBS
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.nodes import parse, read_text
 from netbuild.grammar.rows import ROW_KEYS
-from netbuild.grammar.spec import KNOWN_KEYS, load, read
+from netbuild.grammar.spec import KNOWN_KEYS, load, read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 
@@ -43,15 +43,19 @@ def faults(validator, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow) for n in sorted(packaged())]
+    "name",
+    [
+        pytest.param(n, marks=() if Path(n).stem in QUICK else pytest.mark.slow)
+        for n in sorted(packaged_architectures())
+    ],
 )
 def test_packaged_files_are_valid(validator, name):
-    assert faults(validator, read_text(packaged()[name])) == []
+    assert faults(validator, read_text(packaged_architectures()[name])) == []
 
 
 def test_other_files_that_are_built_are_valid(validator):
     """The files of the tests, and the templates of `netbuild new`."""
-    texts = {read_text(path) for path in packaged().values()}
+    texts = {read_text(path) for path in packaged_architectures().values()}
     refused = {path.stem for path in (ROOT / "tests" / "grammar" / "errors").glob("*.txt")}
     files = [*CASES.glob("*.yaml"), *(ROOT / "netbuild" / "author" / "templates").glob("*.yaml")]
     built = {*originals(), *(read_text(path) for path in files if path.stem not in refused)} - texts
@@ -67,7 +71,7 @@ def check_mutant(validator, seed: int, path: Path, most: int = 10**6) -> bool:
         return False
     try:
         path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-        spec = load(path) if isinstance(text, bytes) else read(text, path)
+        spec = load(path) if isinstance(text, bytes) else read_spec(text, path)
         resolve(spec, Options(imgsz=(64, 64)))
     except NetbuildError:
         return False
@@ -181,7 +185,7 @@ def test_a_module_of_the_file_may_have_a_packaged_name(validator):
 def test_every_key_is_described():
     made = make_schema()
     assert set(KEYS) == set(KNOWN_KEYS) == set(made["properties"])
-    assert (set(ROW_DOCS), set(BLOCK_DOCS), set(VERB_DOCS)) == (set(ROW_KEYS), set(BLOCK_KEYS), set(VERBS))
+    assert (set(ROW_DOCS), set(BLOCK_DOCS), set(VERB_DOCS)) == (set(ROW_KEYS), set(BLOCK_KEYS), set(EDIT_VERBS))
     assert all(found["description"] for found in made["properties"].values())
     names = made["definitions"]["module"]["anyOf"][0]
     assert names["enum"] == list(index.load_parameters())
@@ -226,7 +230,7 @@ def test_the_language_server_completes_and_marks(cli, tmp_path):
     server = LanguageServer([SERVER, "--stdio"], path, tmp_path)
     try:
         assert server.open("features.yaml", FEATURES.replace("&stem ", "")) == []
-        assert server.open("yolo11.yaml", read_text(packaged()["yolo11.yaml"])) == []
+        assert server.open("yolo11.yaml", read_text(packaged_architectures()["yolo11.yaml"])) == []
         assert server.open("key.yaml", f"{ROW}bakcbone: 3\n") == ["Property bakcbone is not allowed."]
         said = server.open("keyword.yaml", "layers:\n  - [-1, 1, Conv, [8, {kk: 3}]]\n")
         assert said == ["Property kk is not allowed."]

@@ -16,14 +16,14 @@ from torch import nn
 
 from netbuild.author.watch import Watcher, WatchOptions, configure_process, format_change, freeze_objects
 from netbuild.cli.flags import may_run
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.graph.options import Options
 from netbuild.modules import trust
 from netbuild.modules.custom import PREFIX, unload_modules
 
 FOOT = re.compile(r"^\d\d:\d\d:\d\d  .* ms$")
 ENOUGH = 60  # seconds for a redraw on a busy machine
-YOLO = packaged()["yolo11.yaml"].read_text(encoding="utf-8")
+YOLO = packaged_architectures()["yolo11.yaml"].read_text(encoding="utf-8")
 GATE = """\
 import torch.nn as nn
 

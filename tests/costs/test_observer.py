@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from netbuild.costs.observer import MAX_OPERATORS, LiveStorage
 from netbuild.costs.receptive_field import Axis
 from netbuild.errors import NetbuildError
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
@@ -117,7 +117,7 @@ every_net = pytest.mark.parametrize("text", CASES.values(), ids=CASES)
 
 
 def graph_of(text, **options):
-    return resolve(read(text, Path("net.yaml")), Options(**options))
+    return resolve(read_spec(text, Path("net.yaml")), Options(**options))
 
 
 @pytest.fixture(autouse=True)

@@ -784,10 +784,10 @@ LIGHT = """
 import json, sys
 from pathlib import Path
 from netbuild.graph.resolver import resolve
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 heavy = []
 for text in json.load(sys.stdin):
-    resolve(read(text, Path("net.yaml")))
+    resolve(read_spec(text, Path("net.yaml")))
     if {"sympy", "torch._dynamo"} & set(sys.modules):
         heavy.append(text)
         break

@@ -21,7 +21,7 @@ from netbuild.export import base, export, making
 from netbuild.export.base import Job, Target, target
 from netbuild.export.proof import compare, pair_rows
 from netbuild.export.suppression import append
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.tasks.nms import Filter, suppress
 
 onnx = pytest.importorskip("onnx")
@@ -579,7 +579,7 @@ CANNOT: dict[str, str] = {}  # name -> why; none so far
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(name.removesuffix(".yaml") for name in packaged()))
+@pytest.mark.parametrize("name", sorted(name.removesuffix(".yaml") for name in packaged_architectures()))
 def test_every_architecture_exports_and_is_proven(here, name):
     if name in CANNOT:
         with pytest.raises(NetbuildError):
@@ -597,7 +597,7 @@ def test_the_table_of_targets_names_what_is_packaged_and_is_within_tolerance():
     rows = {cells[1].strip(" `"): cells[2:-1] for line in table.splitlines() if len(cells := line.split("|")) > 3}
     heads = [cell.strip() for cell in rows.pop("architecture")]
     assert set(heads) <= set(base.names())
-    assert rows.keys() - {"---"} == {name.removesuffix(".yaml") for name in packaged()}
+    assert rows.keys() - {"---"} == {name.removesuffix(".yaml") for name in packaged_architectures()}
     assert all(float(rows[name][heads.index("onnx")]) <= 1e-4 for name in rows.keys() - {"---"} - CANNOT.keys())
 
 

@@ -7,14 +7,14 @@ import torch
 
 import netbuild
 from netbuild import NetbuildError
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
 
 def graph(text: str, size: int = 16, **options):
-    return resolve(read(text, Path("net.yaml")), Options(imgsz=(size, size), **options))
+    return resolve(read_spec(text, Path("net.yaml")), Options(imgsz=(size, size), **options))
 
 
 BLOCKS = """
@@ -116,7 +116,7 @@ head:
 
 
 def test_several_inputs_of_a_network():
-    g = resolve(read(INPUTS, Path("net.yaml")))
+    g = resolve(read_spec(INPUTS, Path("net.yaml")))
     assert [layer.in_shapes[0] for layer in g.layers[:2]] == [[1, 3, 64, 64], [1, 1, 32, 32]]
     assert g.layers[3].out_shape == [1, 16, 32, 32]
     net = g.build().eval()
@@ -174,7 +174,7 @@ def test_texts_and_numbers_as_inputs(cli, tmp_path):
 )
 def test_inputs_that_are_none(inputs, said):
     with pytest.raises(NetbuildError) as caught:
-        read(f"inputs: {inputs}\nlayers:\n  - [-1, 1, Conv, [8]]\n", Path("net.yaml"))
+        read_spec(f"inputs: {inputs}\nlayers:\n  - [-1, 1, Conv, [8]]\n", Path("net.yaml"))
     assert said in str(caught.value)
 
 

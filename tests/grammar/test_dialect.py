@@ -7,8 +7,8 @@ import torch
 
 from netbuild import NetbuildError
 from netbuild.costs.outputs import shape_of
-from netbuild.grammar.locate import packaged
-from netbuild.grammar.spec import read
+from netbuild.grammar.locate import packaged_architectures
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 
@@ -42,13 +42,13 @@ head:
 
 def yolov5(depth, width):
     """Today's YOLOv5 file as it was written when heads had anchors."""
-    text = packaged()["yolov5.yaml"].read_text()
+    text = packaged_architectures()["yolov5.yaml"].read_text()
     body = text[text.index("backbone:") :].replace("Detect, [nc]", "Detect, [nc, anchors]")
     return f"nc: 80\ndepth_multiple: {depth}\nwidth_multiple: {width}\n{ANCHORS}{body}"
 
 
 def graph(text, size=64):
-    return resolve(read(text, Path("old.yaml")), Options(imgsz=(size, size)))
+    return resolve(read_spec(text, Path("old.yaml")), Options(imgsz=(size, size)))
 
 
 @pytest.mark.parametrize("size", YOLOV5)

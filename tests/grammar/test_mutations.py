@@ -19,7 +19,7 @@ from netbuild import NetbuildError
 from netbuild.costs.observer import OperatorLimitError
 from netbuild.costs.outputs import shape_of
 from netbuild.costs.shape_rules import ShapeError
-from netbuild.grammar.spec import load, read
+from netbuild.grammar.spec import load, read_spec
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
@@ -60,7 +60,7 @@ def resolved(text: str | bytes, path: Path) -> Graph:
         path.write_bytes(text)
         spec = load(path)
     else:
-        spec = read(text, path)
+        spec = read_spec(text, path)
     own = load_custom_modules(spec, (), lambda _: False)
     graph = resolve(spec, Options(imgsz=SIZE, modules=own))
     summary = summarize_graph(graph)
@@ -260,4 +260,4 @@ def test_a_summary_leaves_no_tensor_behind(path):
 
 def test_a_file_named_by_its_ending_alone_has_a_scale():
     text = "scales: {n: [1, 1], s: [1, 1]}\n" + layers("[-1, 1, Conv, [8]]")
-    assert resolve(read(text, Path(".yaml")), Options(imgsz=SIZE)).name == "-n"
+    assert resolve(read_spec(text, Path(".yaml")), Options(imgsz=SIZE)).name == "-n"

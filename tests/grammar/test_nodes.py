@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse, read_text
 from netbuild.grammar.rows import MAX_REPEATS, MAX_ROWS
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 
 steady = settings(derandomize=True, deadline=None, database=None)
 
@@ -298,7 +298,7 @@ def test_any_file_gives_text_or_an_error(tmp_path_factory, data):
     st.sampled_from(["{}", "layers:\n  - {}", "layers: [{}]", "blocks: {}"]),
 )
 def test_any_text_gives_a_spec_or_an_error_with_a_place(text, around):
-    reads_or_refuses(around.replace("{}", text), lambda t: read(t, Path("net.yaml")))
+    reads_or_refuses(around.replace("{}", text), lambda t: read_spec(t, Path("net.yaml")))
 
 
 WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("C", "Z")), max_size=8)
@@ -341,7 +341,7 @@ GOOD = "[-1, 1, Conv, [8]]"
 
 def errors_of(text):
     with pytest.raises(NetbuildError) as caught:
-        read(text, Path("net.yaml"))
+        read_spec(text, Path("net.yaml"))
     return caught.value.all()
 
 

@@ -16,7 +16,7 @@ from helpers.small_networks import TINY
 import netbuild
 from netbuild import summarize
 from netbuild.errors import MissingExtraError, NetbuildError
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
 from netbuild.report.diagram import FORMS, draw
 from netbuild.report.diagram import layout as layouts
@@ -192,7 +192,7 @@ def check_texts(root, boxes):
             assert not any(meets(a[1], b[1]) for i, a in enumerate(spans) for b in spans[i + 1 :]), spans
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in [*packaged(), *(f"{n}.yaml" for n in NETS)]])
+@pytest.mark.parametrize("name", [marked(name) for name in [*packaged_architectures(), *(f"{n}.yaml" for n in NETS)]])
 def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, name):
     monkeypatch.delattr(layouts, "_first_fit")  # these are no nets too large for the engine
     summary = summarize(name)

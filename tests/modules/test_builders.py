@@ -8,7 +8,7 @@ import torchvision
 
 from netbuild import NetbuildError
 from netbuild.errors import MissingExtraError
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import builders, registry
@@ -26,7 +26,7 @@ HEAD = """
 
 def graph(row: str, rest: str = "", ch: int = 3, size: int = 64, section: str = "layers"):
     text = f"nc: 2\nch: {ch}\n{section}:\n  - [-1, 1, {row}, net]\n{rest}"
-    return resolve(read(text, Path("net.yaml")), Options(imgsz=(size, size)))
+    return resolve(read_spec(text, Path("net.yaml")), Options(imgsz=(size, size)))
 
 
 @pytest.fixture

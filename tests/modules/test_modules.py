@@ -12,7 +12,7 @@ import torch
 
 from netbuild import NetbuildError, layers
 from netbuild.grammar.spec import load as load_spec
-from netbuild.grammar.spec import read
+from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.layers.heads.base import Head, check_head_class
@@ -82,7 +82,8 @@ def own(tmp_path):
 
 def graph(text: str, own: Path, **options):
     return resolve(
-        read(textwrap.dedent(text), Path("net.yaml")), Options(imgsz=(16, 16), modules=load_modules([own]), **options)
+        read_spec(textwrap.dedent(text), Path("net.yaml")),
+        Options(imgsz=(16, 16), modules=load_modules([own]), **options),
     )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from netbuild.author import zoo
 from netbuild.costs.outputs import shape_of, tensors_of
-from netbuild.grammar.spec import load, read
+from netbuild.grammar.spec import load, read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 
@@ -480,7 +480,7 @@ def test_receptive_field(stem, row, size):
 def test_resnet_with_the_stride_where_the_paper_has_it(stem, billions):
     path = find(stem)
     text = path.read_text()
-    graph = resolve(read(text.replace("stride_at: 2", "stride_at: 1"), path))
+    graph = resolve(read_spec(text.replace("stride_at: 2", "stride_at: 1"), path))
     assert params(graph.skeleton()) == params(graph_of(stem).skeleton())
     assert total(graph) / 2e9 == pytest.approx(billions, abs=0.01)
     if stem == "resnet50":

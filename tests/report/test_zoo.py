@@ -13,13 +13,13 @@ import torch
 from helpers.filled_weights import fill, image, samples, text
 
 from netbuild.costs.outputs import tensors_of
-from netbuild.grammar.locate import packaged
+from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
-FILES = packaged()
+FILES = packaged_architectures()
 EIGHTH = 1e-5  # of the mean absolute value, beside what float32 loses
 LOOSE = 1e-3
 

@@ -15,7 +15,7 @@ import torch
 import netbuild
 from netbuild import NetbuildError, settings
 from netbuild.feed.loader import BatchLoader
-from netbuild.grammar import header
+from netbuild.grammar import checkpoint_header
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.training import musgd, optimisers
 from netbuild.training.batches import fastest_memory_format, network_inputs
@@ -84,7 +84,7 @@ def test_it_learns_and_keeps_what_it_learnt(tmp_path):
     progress = run.run()
     assert progress.best > 0.9
     kept = netbuild.build(tmp_path / "best.safetensors")
-    facts = header.read(tmp_path / "best.safetensors")
+    facts = checkpoint_header.read_info(tmp_path / "best.safetensors")
     assert facts.names == [str(i) for i in range(10)]
     assert facts.training["epoch"] == progress.best_epoch
     network = run.network

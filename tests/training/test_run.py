@@ -14,7 +14,7 @@ from netbuild.data.images import pillow
 from netbuild.feed.boxes import DetectSamples, RectangularSamples, detect_batch
 from netbuild.feed.labels import ClassifySamples
 from netbuild.feed.scenes import Scene, flip_randomly, warp
-from netbuild.grammar import header
+from netbuild.grammar import checkpoint_header
 from netbuild.tasks.box_math import to_corners
 from netbuild.training import run
 
@@ -149,7 +149,7 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert more.code == 0, more.err
     assert "epoch 3/3" in more.err
     measured = json.loads(cli("val", folder / "last.safetensors", "--data", "digits", "-O", "workers=0", "--json").out)
-    kept = header.read(folder / "last.safetensors").training["measures"]
+    kept = checkpoint_header.read_info(folder / "last.safetensors").training["measures"]
     assert measured["measures"]["top1"] == pytest.approx(kept["top1"])
     assert len(measured["classes"]) == 10
     assert "precision" in cli("val", folder / "best.safetensors", "--data", "digits", "-O", "workers=0").out
@@ -164,7 +164,7 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
     flags = ["--imgsz", "128", "--epochs", "12", "--batch", "16", "-O", "workers=0", "-O", "flip_lr=0"]
     done = cli("train", "yolo11n.yaml", "--data", "digits-detect", "--out", "run", *flags)
     assert done.code == 0, done.err
-    measures = header.read(tmp_path / "run" / "best.safetensors").training["measures"]
+    measures = checkpoint_header.read_info(tmp_path / "run" / "best.safetensors").training["measures"]
     assert measures["mAP50"] > 0.3
 
 
@@ -211,7 +211,7 @@ def test_a_new_file_trains_at_once(cli, tmp_path, monkeypatch, origin, measure, 
     flags = ["--epochs", "1", "--imgsz", "32", "--batch", "32", "--device", "cpu", "-O", "workers=0", "-O", "warmup=0"]
     done = cli("train", "mine.yaml", *flags, "-O", "lr=0.003", "-O", "ema=0", "--out", "run")
     assert done.code == 0, done.err
-    assert header.read(tmp_path / "run" / "best.safetensors").training["measures"][measure] > least
+    assert checkpoint_header.read_info(tmp_path / "run" / "best.safetensors").training["measures"][measure] > least
 
 
 @pytest.mark.parametrize(

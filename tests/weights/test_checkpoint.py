@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import netbuild
 from netbuild import NetbuildError
-from netbuild.grammar import header
+from netbuild.grammar import checkpoint_header
 from netbuild.weights import checkpoint
 from netbuild.weights.transfer import align_rows, group_by_row
 
@@ -69,7 +69,7 @@ def test_a_checkpoint_alone_is_the_network(net, tmp_path, monkeypatch):
     kept = ("name", "scale", "task", "nc", "ch", "imgsz", "params", "modules", "yaml")
     assert all(getattr(opened.card, key) == getattr(made.card, key) for key in kept)
     assert (opened.facts["name"], opened.card.nc, opened.card.params) == ("net-b", 7, {"r": 8})
-    facts = header.read(file)
+    facts = checkpoint_header.read_info(file)
     assert (facts.names, facts.training, facts.task) == (["x"] * 7, {"epoch": 3}, "classify")
     assert "x" in opened.card.names
     again = netbuild.save(opened, tmp_path / "again.safetensors", training={"epoch": 3})
@@ -133,7 +133,7 @@ def test_tied_and_viewed_tensors_come_back(tmp_path):
     made.model[1].bias = made.model[0].bias
     made.model[1].weight = torch.nn.Parameter(torch.rand(16, 8, 1, 1)[::2])
     path = netbuild.save(made, tmp_path / "net.safetensors")
-    assert header.read(path).aliases == {"model.1.bias": "model.0.bias"}
+    assert checkpoint_header.read_info(path).aliases == {"model.1.bias": "model.0.bias"}
     assert equal_states(netbuild.build(path).state_dict(), made.state_dict())
     assert path.stat().st_size < 4000
 

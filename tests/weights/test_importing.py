@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import netbuild
 from netbuild import NetbuildError
-from netbuild.grammar import header
+from netbuild.grammar import checkpoint_header
 
 ROWS = {
     "nc": 3,
@@ -77,7 +77,7 @@ def test_a_model_of_a_program_that_is_not_here(cli, foreign, tmp_path):
     found = netbuild.build(tmp_path / "x.safetensors")
     for key, tensor in network.state_dict().items():
         torch.testing.assert_close(found.state_dict()[key], tensor, atol=1e-3, rtol=1e-3)
-    facts = header.read(tmp_path / "x.safetensors")
+    facts = checkpoint_header.read_info(tmp_path / "x.safetensors")
     assert (facts.scale, facts.imgsz, facts.task, facts.training["imported"]["epoch"]) == ("s", (96, 96), "detect", 7)
     # Written in half precision it has half the size, and computes the same.
     half = cli("weights", "import", file, "-o", tmp_path / "half.safetensors", "--half")

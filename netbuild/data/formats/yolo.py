@@ -59,7 +59,7 @@ def open_yolo(file: Path) -> Dataset:
     """
     node = parse(read_yaml(file), str(file))
     if not isinstance(node.value, dict):
-        raise node.error(f"a data file is a mapping with train, val and names, this is {node.kind()}")
+        raise node.error(f"a data file is a mapping with train, val and names, this is {node.describe()}")
     names = _names(node)
     root = _root(node, file)
     shape = _keypoint_shape(node)
@@ -98,7 +98,7 @@ def _root(node: Node, file: Path) -> Path:
     if entry is None or entry.value is None:
         return base
     if not isinstance(entry.value, str):
-        raise entry.error(f"path must be a folder, not {entry.kind()}")
+        raise entry.error(f"path must be a folder, not {entry.describe()}")
     root = (base / Path(entry.value).expanduser()).resolve()
     if not root.is_dir():
         raise entry.error(f"path: there is no folder {root}", "a relative path starts at the data file's own folder")
@@ -128,7 +128,7 @@ def _extras(node: Node) -> dict[str, _ExtraFolder]:
     if entry is None or entry.value is None:
         return {}
     if not isinstance(entry.value, dict):
-        raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.kind()}")
+        raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.describe()}")
     return {name: _extra(name, item) for name, item in entry.value.items()}
 
 
@@ -170,7 +170,7 @@ def _find_extras(sample: Sample, folders: Mapping[str, _ExtraFolder], problems: 
 def _names(node: Node) -> tuple[str, ...]:
     entry, count = node.value.get("names"), node.value.get("nc")
     if count is not None and (type(count.value) is not int or count.value < 1):
-        raise count.error(f"nc must be a whole number above 0, not {count.kind()}")
+        raise count.error(f"nc must be a whole number above 0, not {count.describe()}")
     if entry is None or entry.value is None:
         if count is None:
             raise node.error("neither names nor nc", "write names: [first, second]")
@@ -186,13 +186,13 @@ def _names(node: Node) -> tuple[str, ...]:
 def _listed(entry: Node) -> tuple[str, ...]:
     for item in entry.value:
         if isinstance(item.value, (list, dict)) or item.value is None:
-            raise item.error(f"a name must be a text, not {item.kind()}")
+            raise item.error(f"a name must be a text, not {item.describe()}")
     return _distinct(entry, entry.value)
 
 
 def _mapped(entry: Node) -> tuple[str, ...]:
     if not isinstance(entry.value, dict):
-        raise entry.error(f"names must be a list or a mapping from number to name, not {entry.kind()}")
+        raise entry.error(f"names must be a list or a mapping from number to name, not {entry.describe()}")
     keys = list(entry.value)
     numbers = sorted(int(key) for key in keys if key.isdecimal())
     if numbers != list(range(len(keys))):
@@ -219,7 +219,7 @@ def _keypoint_shape(node: Node) -> tuple[int, int] | None:
         return None
     value = entry.plain()
     if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)):
-        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {entry.kind()}")
+        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {entry.describe()}")
     if value[0] < 1 or value[1] not in (2, 3):
         raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {value}")
     return value[0], value[1]
@@ -230,7 +230,7 @@ def _sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
     items = entry.value if isinstance(entry.value, list) else [entry]
     for item in items:
         if not isinstance(item.value, str):
-            raise item.error(f"a split is a folder or a text file that lists pictures, not {item.kind()}")
+            raise item.error(f"a split is a folder or a text file that lists pictures, not {item.describe()}")
     return [(item, _below(root, item.value)) for item in items]
 
 

@@ -27,7 +27,7 @@ class CodeFile:
 
 
 @dataclass(frozen=True)
-class Stored:
+class CheckpointInfo:
     """The facts of a checkpoint. ``modules`` are the own modules: each a file, or a package of several."""
 
     yaml: str
@@ -52,7 +52,7 @@ def is_checkpoint(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file.
 
     Raises:
@@ -73,22 +73,22 @@ def header(path: Path) -> dict[str, Any]:
     return data
 
 
-def read(path: Path) -> Stored:
+def read_info(path: Path) -> CheckpointInfo:
     """The facts of a checkpoint of netbuild.
 
     Raises:
         NetbuildError: if there are none, or a newer netbuild wrote them.
     """
-    facts = find(path)
+    facts = find_info(path)
     if facts is None:
         hint = "it may serve as --weights of a network file"
         raise NetbuildError(f"{path}: these tensors come without a network: no checkpoint of netbuild", hint=hint)
     return facts
 
 
-def find(path: Path) -> Stored | None:
+def find_info(path: Path) -> CheckpointInfo | None:
     """As `read`, but None for a safetensors file without facts of netbuild."""
-    metadata = header(path).get("__metadata__")
+    metadata = read_header(path).get("__metadata__")
     text = metadata.get(KEY) if isinstance(metadata, dict) else None
     if text is None:
         return None
@@ -103,16 +103,16 @@ def find(path: Path) -> Stored | None:
         raise NetbuildError(f"{path}: its facts cannot be read: {type(error).__name__}: {shorten(error)}") from None
 
 
-def _facts(data: dict[str, Any]) -> Stored:
+def _facts(data: dict[str, Any]) -> CheckpointInfo:
     modules = tuple(tuple(CodeFile(**file) for file in files) for files in data.get("modules", ()))
     height, width = data.get("imgsz", (640, 640))
-    known = {key: value for key, value in data.items() if key in Stored.__dataclass_fields__}
-    return Stored(
+    known = {key: value for key, value in data.items() if key in CheckpointInfo.__dataclass_fields__}
+    return CheckpointInfo(
         **{**known, "modules": modules, "imgsz": (height, width), "requires": tuple(data.get("requires", ()))}
     )
 
 
-def to_json(facts: Stored) -> str:
+def to_json(facts: CheckpointInfo) -> str:
     """The text that a checkpoint's metadata holds."""
     data = {**vars(facts), "modules": [[vars(file) for file in files] for files in facts.modules]}
     return json.dumps({"schema": SCHEMA, **data})
