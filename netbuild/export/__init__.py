@@ -17,7 +17,7 @@ from netbuild.export import base
 from netbuild.export.jobs import make_job
 from netbuild.export.making import Exported, make
 from netbuild.export.options import ExportKeywords, ExportOptions, read_keywords
-from netbuild.grammar.header import is_checkpoint
+from netbuild.grammar.checkpoint_header import is_checkpoint
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.system.files import check_parent
