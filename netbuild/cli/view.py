@@ -61,9 +61,9 @@ def view(
     from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)
-    target = view.target(out)
+    destination = view.check_destination(out)
     with busy(f"opening {file}"):
-        graph = view.open_for(
+        graph = view.open_at_trained_size(
             file, size, scale=scale, nc=nc, ch=ch, modules=modules or (), trusted=may_run(trust), set=set or ()
         )
         network = build_graph(graph)
@@ -74,12 +74,12 @@ def view(
         say(f"note: {file} is no checkpoint: its weights are random")
     kinds = [kind.strip() for kind in what.split(",")] if what else []
     with counting(None) as step:
-        sights = view.look(network, image, row or (), kinds, channels, step)
-    if not sights:
+        views = view.draw_views(network, image, row or (), kinds, channels, step)
+    if not views:
         raise NetbuildError("there is nothing to show: no convolution in these rows, no activation function")
-    files = target.write(sights, graph)
+    files = destination.write(views, graph)
     if json:
-        write_json([{**sight.facts(), "file": str(path)} for sight, path in zip(sights, files, strict=True)])
+        write_json([{**found.facts(), "file": str(path)} for found, path in zip(views, files, strict=True)])
     else:
-        write("\n".join(sight.title for sight in sights))
-        say(f"saved in {target.path}")
+        write("\n".join(found.title for found in views))
+        say(f"saved in {destination.path}")

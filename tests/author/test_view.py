@@ -1,4 +1,4 @@
-"""What a network sees: pictures of kernels, maps and activation functions, as the command writes them."""
+"""Pictures of kernels, feature maps and activation functions, as drawn and as written by `netbuild view`."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch import nn
 
 import netbuild
 from netbuild.author.seeing import kernels, maps, tiles
-from netbuild.author.seeing.activations import functions, is_function
-from netbuild.author.seeing.kernels import kernel_image
-from netbuild.author.seeing.maps import map_image
-from netbuild.author.seeing.places import place_of
-from netbuild.author.seeing.view import look
+from netbuild.author.seeing.activations import find_activations, is_activation
+from netbuild.author.seeing.kernels import draw_weights
+from netbuild.author.seeing.maps import draw_map
+from netbuild.author.seeing.places import find_place
+from netbuild.author.seeing.view import draw_views
 from netbuild.errors import NetbuildError
 
 PICTURE = Path(netbuild.__file__).with_name("export") / "pictures" / "strip.jpg"
@@ -29,28 +29,28 @@ def lenet():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_row_is_seen(name):
+def test_every_row_is_drawn(name):
     network = netbuild.build(name, imgsz=NETWORKS[name])
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    found = look(network, PICTURE)
-    assert {sight.row for sight in found if sight.kind.startswith("maps")} == set(range(len(network.model)))
-    assert len({sight.name for sight in found}) == len(found)
-    assert network.training  # left as it was
+    found = draw_views(network, PICTURE)
+    assert {view.row for view in found if view.kind.startswith("maps")} == set(range(len(network.model)))
+    assert len({view.name for view in found}) == len(found)
+    assert network.training  # the mode is restored
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_a_map_is_what_the_row_gives(lenet):
-    """Where a channel is largest its tile is light, and the tiles stand in the order of the channels."""
+def test_a_map_shows_the_rows_output(lenet):
+    """A channel's largest value is light, its smallest dark, and the tiles are in the order of the channels."""
     outputs = []
     handle = lenet.model[0].register_forward_hook(lambda m, i, o: outputs.append(o[0]))
     with torch.no_grad():
-        lenet.eval()(maps.fitted(lenet, PICTURE))
+        lenet.eval()(maps.load_input(lenet, PICTURE))
     handle.remove()
-    image, said = map_image(outputs[0].numpy())
+    image, said = draw_map(outputs[0].numpy())
     count, h, w = outputs[0].shape
     assert said.startswith(f"{count} maps of {h}x{w}")
-    times = tiles.SIDE // h
+    times = tiles.MAX_MAP_SIDE // h
     columns = (image.shape[1] - tiles.GAP) // (w * times + tiles.GAP)
     for channel in range(count):
         top, left = (tiles.GAP + i * (h * times + tiles.GAP) for i in divmod(channel, columns))
@@ -64,9 +64,9 @@ def test_a_map_is_what_the_row_gives(lenet):
 def test_kernels_are_the_weights():
     weight = np.zeros((2, 1, 3, 3), np.float32)
     weight[0, 0, 0, 0], weight[1, 0, 2, 2] = 1, -1
-    image, said = kernel_image(weight)
+    image, said = draw_weights(weight)
     assert said == "2 kernels of 3x3 over 1 channel, blue -1, white 0, red 1"
-    side = kernels._tile((3, 3))[0]
+    side = kernels._tile_size((3, 3))[0]
     first, second = (image[tiles.GAP :, tiles.GAP + i * (side + tiles.GAP) :] for i in (0, 1))
     assert first[0, 0, 0] > first[0, 0, 2] + 50  # red
     assert second[side - 1, side - 1, 2] > second[side - 1, side - 1, 0] + 50  # blue
@@ -77,27 +77,27 @@ def test_kernels_are_the_weights():
     ("shape", "said"),
     [
         ((80, 3, 7, 7), "80 kernels of 7x7 over 3 channels, the first 64, as red"),
-        ((8, 4, 1, 1), "8 kernels of 1x1 over 4 channels: a line each"),
-        ((100, 40, 3, 3), "a line each, of it 32 x 16"),
+        ((8, 4, 1, 1), "8 kernels of 1x1 over 4 channels: one line per kernel"),
+        ((100, 40, 3, 3), "one line per kernel, the first 32 x 16"),
         ((5, 1, 3, 5), "5 kernels of 3x5 over 1 channel,"),
         ((2000, 3000, 1, 1), "2000 kernels"),
     ],
 )
 def test_kernels_of_every_form(shape, said):
-    image, text = kernel_image(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    image, text = draw_weights(np.random.default_rng(0).normal(size=shape).astype(np.float32))
     assert said in text
     assert max(image.shape) <= 2000
     assert image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("shape", [(5,), (1,), (7, 2100), (3, 1, 1), (64, 3, 4), (2, 3, 4, 5), (1, 700, 500)])
-@pytest.mark.parametrize("value", ["chance", "same", "nan"])
+@pytest.mark.parametrize("value", ["random", "constant", "nan"])
 def test_maps_of_every_form(shape, value):
     values = np.random.default_rng(0).normal(size=shape)
-    values = {"chance": values, "same": np.ones(shape), "nan": np.full(shape, np.nan)}[value]
-    image, said = map_image(values)
+    values = {"random": values, "constant": np.ones(shape), "nan": np.full(shape, np.nan)}[value]
+    image, said = draw_map(values)
     assert max(image.shape) <= 1300
-    assert ("the same everywhere" in said) == (value != "chance" and len(shape) == 3 and min(shape[1:]) > 1)
+    assert ("constant" in said) == (value != "random" and len(shape) == 3 and min(shape[1:]) > 1)
 
 
 class Squared(nn.Module):
@@ -113,31 +113,31 @@ PLACES = [("4", 4, ""), ("-1", 23, ""), ("2.cv1.conv", 2, "cv1.conv"), ("model.0
 
 @pytest.mark.parametrize("module", FUNCTIONS + OTHERS, ids=lambda m: str(m).replace(" ", ""))
 def test_which_modules_are_activation_functions(module):
-    assert is_function(module) == any(module is other for other in FUNCTIONS)
+    assert is_activation(module) == any(module is other for other in FUNCTIONS)
 
 
 def test_functions_and_their_rows(lenet, tmp_path):
-    found = functions(netbuild.build("yolo11n.yaml", imgsz=64))
+    found = find_activations(netbuild.build("yolo11n.yaml", imgsz=64))
     assert list(found) == ["SiLU"]
     assert {0, 1, 23} <= set(found["SiLU"][1])
     assert not {11, 12} & set(found["SiLU"][1])  # Upsample, Concat
     (tmp_path / "own.yaml").write_text(
         'layers:\n  - [-1, 1, nn.Conv2d, [3, 4, 3]]\n  - [-1, 1, "nn.LeakyReLU", [0.1]]\n  - [-1, 1, nn.ReLU, []]\n'
     )
-    found = functions(netbuild.build(tmp_path / "own.yaml"))
+    found = find_activations(netbuild.build(tmp_path / "own.yaml"))
     assert {name: rows for name, (_, rows) in found.items()} == {"LeakyReLU(negative_slope=0.1)": [1], "ReLU": [2]}
 
 
 @pytest.mark.parametrize(("text", "row", "path"), PLACES)
 def test_places(text, row, path):
-    place = place_of(netbuild.build("yolo11n.yaml", imgsz=64), text)
+    place = find_place(netbuild.build("yolo11n.yaml", imgsz=64), text)
     assert (place.row, place.path) == (row, path)
 
 
 @pytest.mark.parametrize("text", ["24", "-25", "p9", "2.cv9", "", "2..cv1"])
-def test_places_that_there_are_not(text):
+def test_places_that_do_not_exist(text):
     with pytest.raises(NetbuildError, match="--row"):
-        place_of(netbuild.build("yolo11n.yaml", imgsz=64), text)
+        find_place(netbuild.build("yolo11n.yaml", imgsz=64), text)
 
 
 # -- as a user runs it ------------------------------------------------------------------------------------------------
@@ -196,20 +196,20 @@ def test_the_same_bytes_each_time(cli, here):
     ("flags", "said"),
     [
         (["--row", "conv9"], "there is no such row"),
-        (["--what", "map"], "'map' is nothing to show"),
-        (["--what", "maps"], "maps are of a picture"),
+        (["--what", "map"], "there is no kind 'map'"),
+        (["--what", "maps"], "feature maps need a picture"),
         (["--image", "missing.jpg"], "missing.jpg"),
         (["--image", "text.jpg"], "text.jpg"),
         (["--imgsz", "64"], "--imgsz has no effect without --image"),
         (["-o", "x.png"], "pictures for one file"),
         (["-o", "no/x.png"], "there is no folder no"),
-        (["-o", "x.jpg"], "is neither a folder's name"),
+        (["-o", "x.jpg"], "the output must be a folder"),
         (["--row", "1", "--what", "kernels"], "none of these rows has a convolution"),
         (["--image", str(PICTURE), "--what", "curves"], "--image has no effect without maps"),
         (["--weights", "missing.safetensors"], "missing.safetensors"),
     ],
 )
-def test_what_is_wrong_is_said(cli, here, flags, said):
+def test_mistakes_are_errors(cli, here, flags, said):
     Path("text.jpg").write_text("no picture")
     done = cli("view", "lenet5.yaml", *flags)
     assert done.code == 2, done.out
@@ -221,7 +221,7 @@ def test_networks_of_several_inputs_show_their_kernels(cli, here):
     assert cli("view", "siamfc.yaml", "-o", "seen").code == 0
     done = cli("view", "siamfc.yaml", "--image", PICTURE)
     assert done.code == 2
-    assert "maps are of networks that take one image" in done.err
+    assert "only of networks with one image as input" in done.err
 
 
 @needs_browser

@@ -1,1 +1,1 @@
-"""What a network has learnt, as pictures: kernels, feature maps, activation curves."""
+"""Pictures of what a network has learnt: kernels, feature maps, curves of activation functions."""

@@ -1,4 +1,4 @@
-"""Small pictures put together on one sheet, enlarged, coloured and titled."""
+"""Turns arrays into pictures: colours, enlarges, arranges and titles tiles."""
 
 import math
 from collections.abc import Sequence
@@ -9,37 +9,40 @@ import numpy as np
 from netbuild.drawing.annotated import Image, pillow
 from netbuild.system.packages import package
 
-MOST = 64  # maps or kernels of a picture, unless told
-SIDE = 128  # pixels of a map's tile, at most
-WIDEST = 1200  # pixels of a picture
-GAP, TEXT = 2, 15
-GREY = 90  # between kernels, in which white is 0
+MAX_TILES = 64  # default for the largest number of maps or kernels in a picture
+MAX_MAP_SIDE = 128  # largest side in pixels of a map's tile
+MAX_WIDTH = 1200  # largest width in pixels of a picture
+GAP, TEXT = 2, 15  # in pixels: between tiles, height of a line of text
+GREY = 90  # background of kernels, in which white stands for 0
 
 
-def _cell(count: int) -> int:
-    """Pixels of a matrix's side: some a value, or fewer than values where it is large."""
-    return min(count * min(max(480 // count, 1), 12), WIDEST)
+def matrix_side(count: int) -> int:
+    """Return the side in pixels of a drawn matrix with ``count`` values along it; large matrices are reduced."""
+    return min(count * min(max(480 // count, 1), 12), MAX_WIDTH)
 
 
-def coloured(values: np.ndarray, name: str) -> Image:
-    """Numbers as colours of a map of matplotlib's: of viridis from 0 to 1, of RdBu_r from -1 to 1; (H, W, 3)."""
+def apply_colormap(values: np.ndarray, name: str) -> Image:
+    """Colour an array (H, W) by a colormap of matplotlib and return (H, W, 3).
+
+    The range of values is 0 to 1 for viridis and -1 to 1 for RdBu_r.
+    """
     scale = package("matplotlib", "train").colormaps[name]
     shown = (values + 1) / 2 if name == "RdBu_r" else values
     return np.asarray(scale(shown, bytes=True)[..., :3])
 
 
-def enlarged(image: Image, height: int, width: int) -> Image:
-    """A picture in another size; values stay visible as squares."""
+def resize(image: Image, height: int, width: int) -> Image:
+    """Resize a picture; if it is enlarged, its pixels stay visible as squares."""
     pil = pillow()[0]
-    larger = height >= image.shape[0] and width >= image.shape[1]
-    how = pil.Resampling.NEAREST if larger else pil.Resampling.BOX
-    return np.asarray(pil.fromarray(np.ascontiguousarray(image)).resize((width, height), how))
+    is_larger = height >= image.shape[0] and width >= image.shape[1]
+    resampling = pil.Resampling.NEAREST if is_larger else pil.Resampling.BOX
+    return np.asarray(pil.fromarray(np.ascontiguousarray(image)).resize((width, height), resampling))
 
 
-def grid(tiles: Sequence[Image], columns: int | None = None, ground: int = 255) -> Image:
-    """Tiles of one size, line by line, on white or a grey."""
+def arrange_tiles(tiles: Sequence[Image], columns: int | None = None, ground: int = 255) -> Image:
+    """Arrange tiles of one size line by line on a grey background of value ``ground``; columns are chosen if None."""
     h, w = tiles[0].shape[:2]
-    columns = columns or min(max(math.ceil(math.sqrt(len(tiles) * h / w)), 1), max(WIDEST // (w + GAP), 1))
+    columns = columns or min(max(math.ceil(math.sqrt(len(tiles) * h / w)), 1), max(MAX_WIDTH // (w + GAP), 1))
     lines = math.ceil(len(tiles) / columns)
     canvas = np.full((lines * (h + GAP) + GAP, columns * (w + GAP) + GAP, 3), ground, np.uint8)
     for i, tile in enumerate(tiles):
@@ -48,11 +51,11 @@ def grid(tiles: Sequence[Image], columns: int | None = None, ground: int = 255) 
     return canvas
 
 
-def titled(image: Image, title: str) -> Image:
-    """A picture with a line of text above it, wrapped where it is too long."""
+def add_title(image: Image, title: str) -> Image:
+    """Return a picture with its title above it, wrapped into as many lines as it needs."""
     pil, draws, fonts = pillow()
     font, width = fonts.load_default(TEXT - 2), max(image.shape[1], 320)
-    lines = _wrapped(title, font, width - 2 * GAP)
+    lines = _wrap(title, font, width - 2 * GAP)
     top = len(lines) * (TEXT + 3) + GAP
     canvas = pil.new("RGB", (width, top + image.shape[0]), (255, 255, 255))
     canvas.paste(pil.fromarray(np.ascontiguousarray(image)), (0, top))
@@ -62,7 +65,7 @@ def titled(image: Image, title: str) -> Image:
     return np.asarray(canvas)
 
 
-def _wrapped(text: str, font: Any, width: int) -> list[str]:
+def _wrap(text: str, font: Any, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
