@@ -13,7 +13,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
-from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, tensor_of
+from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
 from netbuild.settings import Settings
 
@@ -46,10 +46,10 @@ class ClassifySamples:
         """A picture (C, H, W) and its class, or the share of each class (nc,) where pictures are mixed."""
         s, label = self.settings, int(self.samples[index].label or 0)
         if s is None:
-            return tensor_of(fitting.center_crop(self.cache.get(index, self.read), self.size)), label
+            return image_to_tensor(fitting.center_crop(self.cache.get(index, self.read), self.size)), label
         image = self.changed(index, rng, s)
         if not s.mixup and not s.cutmix:
-            return tensor_of(image), label
+            return image_to_tensor(image), label
         target = np.zeros(self.nc, np.float32)
         target[label] = 1
         for chance, cut in ((s.mixup, False), (s.cutmix, True)):
@@ -58,7 +58,7 @@ class ClassifySamples:
                 image, share = pictures.blend(image, self.changed(other, rng, s), rng, cut)
                 target *= share
                 target[int(self.samples[other].label or 0)] += 1 - share
-        return tensor_of(image), target
+        return image_to_tensor(image), target
 
     def read(self, index: int) -> Image:
         """A picture as it is."""

@@ -70,16 +70,16 @@ class ImageCache:
     """
 
     def __init__(self, room: float = 0) -> None:
-        self.room, self.found = room, dict[int, Any]()
+        self.room, self.found = room, dict[Any, Any]()
 
-    def get(self, index: int, read: Callable[[int], Any]) -> Any:
-        """The array that ``read(index)`` returns, from the cache if it is there; it must not be changed."""
-        if index in self.found:
-            return self.found[index]
-        value = read(index)
+    def get(self, key: Any, read: Callable[[Any], Any]) -> Any:
+        """Return the array that ``read(key)`` makes, from the cache if it is there; it must not be changed."""
+        if key in self.found:
+            return self.found[key]
+        value = read(key)
         if value.nbytes <= self.room:  # what came first stays: epochs go over all in turn
             self.room -= value.nbytes
-            self.found[index] = value
+            self.found[key] = value
         return value
 
 
@@ -182,6 +182,6 @@ class _Made(Dataset[Any]):
         return self.samples.get(index, np.random.default_rng((self.seed, epoch, index)), epoch)
 
 
-def tensor_of(image: Image) -> torch.Tensor:
+def image_to_tensor(image: Image) -> torch.Tensor:
     """A picture (H, W, C) as (C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -82,6 +82,10 @@ class Scene:
         joined = {n: t.join([other.targets[n] for other in others]) for n, t in self.targets.items()}
         return replace(self, targets=joined)
 
+    def blend(self, other: "Scene", image: Image, share: float) -> "Scene":
+        """The blended ``image`` of two scenes, this one's with weight ``share``, with the targets of both."""
+        return Scene(image, {n: t.blend(other.targets[n], share) for n, t in self.targets.items()})
+
     def paste(self, other: "Scene", mask: NDArray[np.bool_]) -> "Scene":
         """The scene with another's pixels where ``mask`` (H, W) is set, and the other's targets."""
         image = np.where(mask[..., None], other.image, self.image)
@@ -112,7 +116,7 @@ def mix_up(scene: Scene, other: Scene, rng: Generator) -> Scene:
     """Two pictures of one size blended, about half of each, with the targets of both."""
     share = rng.beta(32, 32)
     image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
-    return replace(scene, image=image).join(other)
+    return scene.blend(other, image, share)
 
 
 def cut_mix(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:

@@ -16,6 +16,8 @@ from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels
 from netbuild.feed.loader import Collate, Feeding, SampleSource
+from netbuild.feed.samples import feed_scenes
+from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 
@@ -131,6 +133,8 @@ class Task(ABC):
     # Settings that have no effect for the task: giving one is an error.
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
     head_methods: ClassVar[tuple[str, ...]] = ()  # methods that a module class must have to state this task
+    # The kinds of targets that it learns from, by their names in a scene; empty: each sample has one class.
+    target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
     record_fields: ClassVar[tuple[str, ...]] = ()  # which of "box", "corners", "mask", "keypoints" each record has
@@ -160,6 +164,8 @@ class Task(ABC):
 
     def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
         """Samples of a split as the network sees them, and the function that makes batches of them."""
+        if self.target_kinds:
+            return feed_scenes(samples, feeding, self.target_kinds, self.stride)
         return feed_labels(samples, feeding)
 
     @classmethod

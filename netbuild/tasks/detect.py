@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, class_colour
 from netbuild.errors import NetbuildError
-from netbuild.feed.boxes import feed_boxes
-from netbuild.feed.loader import Collate, Feeding, SampleSource
+from netbuild.feed.samples import BOX_KINDS
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.system.packages import package
@@ -39,6 +38,7 @@ class DetectTask(BoxTask):
     name = "detect"
     embedded = "digits-detect"
     learns_from = ("detect",)
+    target_kinds = BOX_KINDS
     measures = ("mAP50-95", "mAP50", "precision", "recall")
     unused_settings = ("label_smoothing",)
     shown = CONFUSION[0]
@@ -75,10 +75,6 @@ class DetectTask(BoxTask):
     def default_rate(cls, nc: int) -> float:
         """A rate that falls with the number of classes, as the classes' loss grows with it."""
         return round(0.01 / (4 + nc), 6)
-
-    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
-        """Pictures with boxes."""
-        return feed_boxes(samples, feeding, self.stride)
 
     @classmethod
     def decode_options(cls, settings: Settings) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.data.images import pillow
-from netbuild.feed.boxes import DetectSamples, RectangularSamples, detect_batch
 from netbuild.feed.labels import ClassifySamples
+from netbuild.feed.samples import RectangularSamples, SceneSamples, collate_scenes
 from netbuild.feed.scenes import Scene, flip_randomly, warp
 from netbuild.grammar import checkpoint_header
 from netbuild.tasks.box_math import to_corners
@@ -51,8 +51,8 @@ def test_boxes_stay_on_what_they_enclose(seed, change):
         "all": {"mosaic": 1.0, "close_mosaic": 0, "scale": 0.3, "translate": 0.1, "flip_lr": 0.5},
     }[change]
     chosen = settings.load(flags={**PLAIN.to_dict(), **flags})
-    samples = DetectSamples([picture(boxes=[(1, 0.5, 0.5, 0.4, 0.4)])], 96, 3, chosen)
-    scene = samples.changed(0, np.random.default_rng(seed), 0)
+    samples = SceneSamples([picture(boxes=[(1, 0.5, 0.5, 0.4, 0.4)])], 96, 3, chosen)
+    scene = samples.augment(0, np.random.default_rng(seed), 0)
     image, boxes = scene.image, scene.boxes
     assert image.shape == (96, 96, 3)
     assert ((boxes[:, 1:] >= 0) & (boxes[:, 1:] <= 96)).all()
@@ -67,13 +67,14 @@ def test_boxes_stay_on_what_they_enclose(seed, change):
 
 
 def test_validation_fits_pictures_and_gives_their_place():
-    item = DetectSamples([picture()], 120).get(0, np.random.default_rng(0), 0)
-    assert item["image"].shape == (3, 120, 120)
-    box = to_corners(item["boxes"])
-    back = item["letterbox"].undo(box * 120)
+    item = SceneSamples([picture()], 120).get(0, np.random.default_rng(0), 0)
+    batch = collate_scenes([item])
+    assert batch["images"].shape == (1, 3, 120, 120)
+    box = to_corners(batch["boxes"])
+    back = batch["letterbox"][0].undo(box * 120)
     wanted = [[18, 15, 36, 33], [58.5, 30, 67.5, 42]]
     torch.testing.assert_close(back, torch.tensor(wanted), atol=0.6, rtol=0.0)
-    image = item["image"].permute(1, 2, 0).numpy()
+    image = batch["images"][0].permute(1, 2, 0).numpy()
     assert painted(image, 2) == pytest.approx((box[1] * 120).tolist(), abs=2)
 
 
@@ -81,7 +82,7 @@ def test_narrow_canvases_have_room_and_no_more():
     shapes = [(60, 90), (90, 60), (50, 100), (80, 80), (100, 30)]
     samples = RectangularSamples([picture(h, w, [(1, 0.5, 0.5, 0.5, 0.5)]) for h, w in shapes], 96, 3, 2)
     items = [samples.get(i, np.random.default_rng(0), 0) for i in range(5)]
-    assert [tuple(item["image"].shape[1:]) for item in items] == [
+    assert [item.scene.size for item in items] == [
         (96, 128),
         (96, 128),
         (128, 128),
@@ -89,17 +90,17 @@ def test_narrow_canvases_have_room_and_no_more():
         (128, 64),
     ]
     for item, sample in zip(items, samples.samples, strict=True):
-        h, w = item["image"].shape[1:]
-        box = to_corners(item["boxes"]) * torch.tensor([w, h, w, h])
-        assert painted(item["image"].permute(1, 2, 0).numpy(), 1) == pytest.approx(box[0].tolist(), abs=2)
+        h, w = item.scene.size
+        box = to_corners(collate_scenes([item])["boxes"]) * torch.tensor([w, h, w, h])
+        assert painted(item.scene.image, 1) == pytest.approx(box[0].tolist(), abs=2)
         width, height = sample.size
-        back = item["letterbox"].undo(box)[0].tolist()
+        back = item.letterbox.undo(box)[0].tolist()
         assert back == pytest.approx([width / 4, height / 4, 3 * width / 4, 3 * height / 4], abs=0.8)
 
 
 def test_a_batch_knows_whose_boxes_are_whose():
-    samples = DetectSamples([picture(), picture(boxes=()), picture(boxes=[(0, 0.5, 0.5, 1, 1)])], 64)
-    batch = detect_batch([samples.get(i, np.random.default_rng(0), 0) for i in range(3)])
+    samples = SceneSamples([picture(), picture(boxes=()), picture(boxes=[(0, 0.5, 0.5, 1, 1)])], 64)
+    batch = collate_scenes([samples.get(i, np.random.default_rng(0), 0) for i in range(3)])
     assert batch["index"].tolist() == [0, 0, 2]
     assert batch["classes"].tolist() == [1, 2, 0]
     assert batch["images"].dtype is torch.uint8

@@ -3,7 +3,16 @@
 from netbuild.feed.targets.base import Target
 from netbuild.feed.targets.boxes import BoxTarget
 from netbuild.feed.targets.keypoints import KeypointTarget
-from netbuild.feed.targets.maps import MapTarget
+from netbuild.feed.targets.maps import ClassMapTarget, MapTarget, PictureTarget, ValueMapTarget
 from netbuild.feed.targets.polygons import PolygonTarget
 
-__all__ = ["BoxTarget", "KeypointTarget", "MapTarget", "PolygonTarget", "Target"]
+__all__ = [
+    "BoxTarget",
+    "ClassMapTarget",
+    "KeypointTarget",
+    "MapTarget",
+    "PictureTarget",
+    "PolygonTarget",
+    "Target",
+    "ValueMapTarget",
+]

@@ -1,24 +1,43 @@
-"""The base class of targets: what augmentation asks of a kind, so that mosaic, warp and flips are written once."""
+"""The base class of targets. Samples, augmentation and batches are written once over its methods, for all kinds."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from netbuild.data.dataset import Sample
+
 Floats = NDArray[np.float64]
 Size = tuple[int, int]  # height and width in pixels
 Tensors = dict[str, torch.Tensor]
+ReadExtra = Callable[[str, str], NDArray[Any]]  # name and kind of an extra -> its array (H, W, C), resized
 
 
 class Target(ABC):
     """Annotations of one kind on one picture, in the picture's pixels.
 
-    Methods return a new target and leave this one unchanged. A kind with one entry per object overrides `select`;
-    a kind for the whole picture, such as a mask of classes, overrides `clip` and `paste`.
+    A task names the kinds that it needs (`netbuild.tasks.base.Task.target_kinds`). Methods return a new target and
+    leave this one unchanged. A kind with one entry per object overrides `select`; a kind for the whole picture, such as
+    a map of classes, overrides `clip` and `paste`.
     """
+
+    needs_extra: ClassVar[bool] = False  # whether a sample must have the extra of the target's name
+
+    @classmethod
+    @abstractmethod
+    def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
+        """Build the target of a sample.
+
+        Args:
+            name: the target's name in the scene; for a map also the name of the sample's extra.
+            sample: the sample, whose coordinates are fractions of its picture.
+            size: height and width to which its picture was resized.
+            read_extra: takes the name of one of the sample's extras and its kind, and returns the array, cached and
+                resized as the picture was.
+        """
 
     @abstractmethod
     def move(self, matrix: Floats, size: Size) -> Self:
@@ -30,7 +49,7 @@ class Target(ABC):
 
     @abstractmethod
     def mirror(self, axis: int, size: Size) -> Self:
-        """The target on the flipped picture of (height, width): upside down for axis 0, left to right for axis 1."""
+        """The target on the flipped picture of (height, width): vertically for axis 0, horizontally for axis 1."""
 
     @abstractmethod
     def join(self, others: Sequence[Self]) -> Self:
@@ -49,7 +68,11 @@ class Target(ABC):
         return self
 
     def paste(self, other: Self, mask: NDArray[np.bool_]) -> Self:
-        """This target where ``mask`` (H, W) of the picture was replaced by another's; as a rule the two are joined."""
+        """This target after another picture was pasted where ``mask`` (H, W) is set; unless overridden joined."""
+        return self.join([other])
+
+    def blend(self, other: Self, share: float) -> Self:
+        """This target after its picture, with weight ``share``, was blended with another; unless overridden joined."""
         return self.join([other])
 
     @classmethod

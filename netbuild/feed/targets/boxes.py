@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+from netbuild.data.dataset import Sample
+from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 MIN_SIDE = 2.0  # pixels; a narrower box is dropped after a warp
 MIN_VISIBLE = 0.1  # share of a box's area that must remain on the canvas
@@ -24,6 +25,12 @@ class BoxTarget(Target):
     """
 
     rows: Floats
+
+    @classmethod
+    def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
+        (h, w), rows = size, np.zeros((0, 5)) if sample.boxes is None else sample.boxes
+        centre, half = rows[:, 1:3] * (w, h), rows[:, 3:] * (w, h) / 2
+        return cls(np.concatenate((rows[:, :1], centre - half, centre + half), 1))
 
     def move(self, matrix: Floats, size: Size) -> Self:
         """The hulls of the moved corners, not yet cut at the canvas."""

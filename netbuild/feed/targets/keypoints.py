@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+from netbuild.data.dataset import Sample
+from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,15 @@ class KeypointTarget(Target):
 
     points: Floats
     swap: tuple[int, ...] = ()
+
+    @classmethod
+    def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
+        points = sample.keypoints
+        if points is None:
+            return cls(np.zeros((0 if sample.boxes is None else len(sample.boxes), 0, 3)))
+        if points.shape[2] == 2:  # without visibility all points count as visible
+            points = np.concatenate((points, np.full((*points.shape[:2], 1), 2.0)), 2)
+        return cls(points * (size[1], size[0], 1))
 
     def move(self, matrix: Floats, size: Size) -> Self:
         moved = self.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
@@ -48,11 +58,18 @@ class KeypointTarget(Target):
         return replace(self, points=self.points * np.where(inside, 1.0, (1.0, 1.0, 0.0)))
 
     def join(self, others: Sequence[Self]) -> Self:
-        return replace(self, points=np.concatenate([target.points for target in (self, *others)]))
+        points = [target.points for target in (self, *others)]
+        # A picture without objects does not know how many keypoints an object has.
+        return replace(self, points=np.concatenate([p for p in points if p.shape[1]] or points))
 
     def tensors(self, size: Size) -> Tensors:
         """``keypoints`` (N, K, 3) of x and y in fractions of the picture's sides, and visibility."""
         return {"keypoints": torch.from_numpy((self.points / (size[1], size[0], 1)).astype(np.float32))}
+
+    @classmethod
+    def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
+        """The keypoints of all pictures one after the other, as their boxes are."""
+        return super().collate([item for item in items if item["keypoints"].shape[1]] or items[:1])
 
     def _at(self, place: Floats) -> Self:
         return replace(self, points=np.concatenate((place, self.points[..., 2:]), -1))

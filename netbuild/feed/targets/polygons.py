@@ -7,20 +7,27 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.feed.targets.base import Floats, Size, Target, Tensors
+from netbuild.data.dataset import Sample
+from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; empty where only its box is known
 
 
 @dataclass(frozen=True)
 class PolygonTarget(Target):
-    """Polygons, which also tell how tight a box can be after a warp, and what copy-paste cuts out.
+    """Polygons of objects, from which boxes are tightened after a warp and copy-paste cuts objects out.
 
     Args:
         outlines: the polygons of each object, in pixels.
     """
 
     outlines: tuple[Outline, ...]
+
+    @classmethod
+    def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
+        if sample.outlines:
+            return cls(tuple(tuple(p * (size[1], size[0]) for p in outline) for outline in sample.outlines))
+        return cls(((),) * (0 if sample.boxes is None else len(sample.boxes)))
 
     def move(self, matrix: Floats, size: Size) -> Self:
         return self._map(lambda polygon: polygon @ matrix[:, :2].T + matrix[:, 2])
