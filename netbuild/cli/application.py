@@ -5,7 +5,7 @@ import os
 import sys
 from importlib import import_module
 
-from netbuild.cli.flags import app, is_one_of_several
+from netbuild.cli.flags import app, is_distributed
 from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError
 
@@ -60,7 +60,7 @@ def entry() -> None:
 
 def _may_have_joined() -> bool:
     """Whether this process may have joined a process group; must not import torch to find out."""
-    return "netbuild.system.processes" in sys.modules and is_one_of_several()
+    return "netbuild.system.processes" in sys.modules and is_distributed()
 
 
 def _refused(error: OSError) -> int:

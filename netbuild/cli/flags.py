@@ -183,7 +183,7 @@ def may_run(always: bool) -> Callable[[Path], bool]:
         if always or trust.is_trusted(path):
             state.only_printed = False  # own code may have something to do at the end
             return True
-        if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_one_of_several():
+        if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_distributed():
             return False
         state.only_printed = False
         agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
@@ -197,11 +197,11 @@ def may_run(always: bool) -> Callable[[Path], bool]:
     return ask
 
 
-def is_one_of_several() -> bool:
+def is_distributed() -> bool:
     """Whether other processes run the same command beside this one."""
-    from netbuild.system.processes import is_one_of_several
+    from netbuild.system.processes import is_distributed
 
-    return is_one_of_several()
+    return is_distributed()
 
 
 def start_printing() -> None:

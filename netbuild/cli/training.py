@@ -55,8 +55,8 @@ def _launch(
     processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
     look(file, resume, **options)
     # The user has been asked for trust here already, so the processes get --trust and do not ask again.
-    again = processes.again(sys.argv, command, "--trust")
-    arguments = processes.torchrun_arguments(nproc, nnodes, node_rank, rdzv, again)
+    rerun = processes.rerun_arguments(sys.argv, command, "--trust")
+    arguments = processes.build_torchrun_arguments(nproc, nnodes, node_rank, rdzv, rerun)
     raise typer.Exit(processes.launch(arguments, state.debug))
 
 
@@ -142,7 +142,7 @@ def train(
     refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
     from netbuild.cli.progress import ProgressBar, scan_progress
     from netbuild.system.files import new_folder
-    from netbuild.system.processes import is_first, leave
+    from netbuild.system.processes import destroy_process_group, is_main_process
     from netbuild.training.callbacks import callbacks_of_file
     from netbuild.training.run import resume as go_on
     from netbuild.training.run import start
@@ -157,9 +157,9 @@ def train(
             more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
             trainer = start(str(file), data, chosen, folder, callbacks=listeners, **more, **code)
     done = trainer.run()
-    if is_first():
+    if is_main_process():
         write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
-    leave()
+    destroy_process_group()
 
 
 def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
@@ -214,13 +214,13 @@ def val(
     if _is_launcher(nproc, 1):
         _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
     from netbuild.cli.progress import scan_progress, table
-    from netbuild.system.processes import is_first, leave
+    from netbuild.system.processes import destroy_process_group, is_main_process
     from netbuild.training.validation import validate
 
     with scan_progress(brief=True) as scanning:
         measures, classes = validate(file, data, split, chosen, out, callbacks=[scanning], **code)
-    speaks = is_first()
-    leave()
+    speaks = is_main_process()
+    destroy_process_group()
     if not speaks:
         return
     if json:

@@ -19,7 +19,7 @@ from netbuild.costs.receptive_field import (
     slide_window,
     unbounded_axis,
 )
-from netbuild.costs.shape_rules import normalize_dims
+from netbuild.costs.shape_rules import normalise_dims
 
 
 def _slide_over_map(
@@ -110,7 +110,7 @@ def _adaptive_axis(axis: Axis, n: int, bins: int) -> Axis:
     *("mean.dim", "sum.dim_IntList", "max.dim", "min.dim", "var.correction", "std.correction"),
 )
 def _reduction(field: Field, out: Any, x: Any, dim: Any = None, *_: Any, **__: Any) -> Field:
-    dims = normalize_dims(x, dim)
+    dims = normalise_dims(x, dim)
     if is_on_grid(x, field):
         reduces_h, reduces_w = x.ndim - 2 in dims and field.grid[0] > 1, x.ndim - 1 in dims and field.grid[1] > 1
         keeps_grid = (

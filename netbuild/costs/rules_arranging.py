@@ -14,7 +14,7 @@ from netbuild.costs.shape_rules import (
     new_default,
     new_like,
     new_tensor,
-    normalize_dims,
+    normalise_dims,
     shape_rule,
     shape_text,
 )
@@ -52,7 +52,7 @@ def _stack(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 
 def _reduce_shape(x: torch.Tensor, dim: Any, keepdim: bool) -> list[int]:
-    reduced = normalize_dims(x, dim)
+    reduced = normalise_dims(x, dim)
     dims = dim if isinstance(dim, (list, tuple)) else [] if dim is None else [dim]
     if any(not -x.ndim <= d < x.ndim for d in dims) or len(set(reduced)) < len(reduced):
         raise NoRule

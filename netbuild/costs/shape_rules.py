@@ -387,7 +387,7 @@ def _safe_softmax(x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
 # -- shared by the modules of rules -----------------------------------------------------------------------------------
 
 
-def normalize_dims(x: torch.Tensor, dim: Any) -> list[int]:
+def normalise_dims(x: torch.Tensor, dim: Any) -> list[int]:
     """Return the dimensions named by a reduction's ``dim`` argument as non-negative numbers; None or [] means all."""
     if dim is None or dim == []:
         return list(range(x.ndim))

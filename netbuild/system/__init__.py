@@ -1,1 +1,1 @@
-"""What the machine gives: files, optional packages, plug-ins, devices and processes."""
+"""The operating system and the Python installation: files, optional packages, plug-ins, devices, processes."""

@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""Choose the device that a network runs on, and measure this process's memory."""
 
 import os
 import sys
@@ -6,33 +6,37 @@ import sys
 import torch
 
 from netbuild.errors import NetbuildError
-from netbuild.system.processes import local_device
+from netbuild.system.processes import local_device_index
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device of a run: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes the first accelerator that is there.
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name, after checking that a tensor can be created on it.
+
+    Args:
+        name: a name of torch, such as ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; or ``auto``: CUDA,
+            else MPS, else the CPU. In a distributed run ``auto`` and ``cuda`` are this process's own GPU.
 
     Raises:
-        NetbuildError: if it is not there.
+        NetbuildError: if the device does not exist.
     """
-    if wanted in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        wanted = f"cuda:{local_device(os.environ)}"
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{local_device_index(os.environ)}"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
+        device = torch.device(name)
+        torch.empty(1, device=device)  # torch.device() itself accepts devices that are not there
     except (RuntimeError, AssertionError) as error:
-        hint = "several processes, one a device: --nproc 2" if "," in wanted else "cpu is always there"
-        raise NetbuildError(f"--device {wanted}: {str(error).splitlines()[0]}", hint=hint) from None
+        hint = "for several devices, run one process on each: --nproc 2" if "," in name else "--device cpu always works"
+        raise NetbuildError(f"--device {name}: {str(error).splitlines()[0]}", hint=hint) from None
     return device
 
 
 def peak_bytes() -> int:
-    """The most memory that this process held so far; 0 where the system does not say."""
+    """Return the peak memory of this process in bytes, 0 where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux

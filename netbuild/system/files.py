@@ -1,4 +1,4 @@
-"""Writing files atomically: a reader sees the old file or the new one; a failure is a NetbuildError naming the path."""
+"""Write files atomically: readers see the old or the new file, and failures are a NetbuildError with the path."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from netbuild.errors import NetbuildError, shorten
 
 
 def cannot_write(path: Path, error: BaseException) -> NetbuildError:
-    """The error for a path that cannot be written, with the system's reason."""
+    """Make the error for a path that cannot be written, with the system's reason."""
     return NetbuildError(f"{path}: cannot be written: {shorten(getattr(error, 'strerror', None) or error, 200)}")
 
 
@@ -30,13 +30,14 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it is renamed to ``path`` when the block ends without an error.
+    """Yield a temporary path to write to, which is renamed to ``path`` if the block ends without an error.
 
-    Nothing is left behind otherwise.
+    If the block fails, the temporary file is deleted and ``path`` is unchanged.
 
     Raises:
         NetbuildError: if the block or the renaming fails with an OSError.
     """
+    # In the same folder, since a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with writing(path):
@@ -67,10 +68,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, unless they exist.
+    """Create a folder and its parents unless they exist.
 
     Raises:
-        NetbuildError: if it cannot be made.
+        NetbuildError: if it cannot be created.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +79,12 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside ``path``, so that a finished file can be renamed to ``path``; removed when the block ends.
+    """Yield an empty folder beside ``path``, which is deleted when the block ends.
+
+    A file written there can be renamed to ``path`` atomically.
 
     Raises:
-        NetbuildError: if it cannot be made.
+        NetbuildError: if it cannot be created.
     """
     with writing(path):
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
@@ -92,10 +95,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def check_parent(path: Path) -> None:
-    """Refuse a path whose folder is missing or read-only, before work is done for it.
+    """Check that a file can be created at a path, before time is spent on its content.
 
     Raises:
-        NetbuildError: if it is.
+        NetbuildError: if its folder is missing or read-only.
     """
     if not path.parent.is_dir():
         raise NetbuildError(f"{path}: there is no folder {path.parent}")
@@ -104,7 +107,7 @@ def check_parent(path: Path) -> None:
 
 
 def new_folder(name: str, base: Path = Path("runs")) -> Path:
-    """The first of runs/NAME, runs/NAME-2, ... that does not exist yet."""
+    """Return the first of BASE/NAME, BASE/NAME-2, BASE/NAME-3, ... that does not exist; it is not created."""
     folder, number = base / name, 2
     while folder.exists():
         folder, number = base / f"{name}-{number}", number + 1

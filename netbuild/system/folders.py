@@ -1,4 +1,4 @@
-"""The user's folders: a cache that may be deleted at any time, and settings."""
+"""Per-user folders: the cache, which may be deleted at any time, and the settings."""
 
 import os
 from pathlib import Path
@@ -9,19 +9,19 @@ CACHE_VARIABLE = "NETBUILD_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder of cached files: ``$NETBUILD_CACHE``, else the system's place for a user's caches.
+    """Return the folder for cached files: ``$NETBUILD_CACHE``, else the system's folder for user caches.
 
-    Nothing is cached beside the data, which may be read-only.
+    Nothing is cached beside a data set, which may be on a read-only disk.
     """
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path(user_cache_path("netbuild", appauthor=False))
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder) if folder else Path(user_cache_path("netbuild", appauthor=False))
 
 
 def settings_folder() -> Path:
-    """The folder of settings, in the system's place for a user's configuration."""
+    """Return the folder for settings, in the system's folder for user configuration."""
     return Path(user_config_path("netbuild", appauthor=False))
 
 
 def old_settings_folder() -> Path:
-    """Where netbuild kept its settings on every system before it asked the system: they are still read from there."""
+    """Return the settings folder of versions before 0.1, which used ~/.config on every system; it is still read."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "netbuild"

@@ -1,4 +1,4 @@
-"""Classes by name: built in, registered by a decorator, or offered by installed packages through entry points."""
+"""Registries of plug-in classes: built in, registered by a decorator, or from entry points of installed packages."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,24 +9,24 @@ from typing import Any, Generic, TypeVar
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 
 T = TypeVar("T")
-_REGISTERED: dict[tuple[str, str], type] = {}  # by kind and name: what decorators registered in this process
+_REGISTERED: dict[tuple[str, str], type] = {}  # (kind, name) to the class registered in this process
 
 
 @cache
 def entry_points(group: str) -> Sequence[Any]:
-    """The entry points of a group. Cached, because finding them reads a file of every installed package."""
+    """Return the entry points of a group; cached, because a search reads a file of every installed package."""
     from importlib import metadata
 
     return tuple(metadata.entry_points(group=group))
 
 
 def registered_class(kind: str, name: str) -> type | None:
-    """The class that a decorator registered under this name, None if there is none."""
+    """Return the class that was registered under a name in this process, None if there is none."""
     return _REGISTERED.get((kind, name))
 
 
 def has_registered(module: str) -> bool:
-    """Whether a Python module, or one inside this package, has registered a plug-in."""
+    """Whether a Python module, or a module inside it if it is a package, has registered a plug-in."""
     return any(f"{cls.__module__}.".startswith(f"{module}.") for cls in _REGISTERED.values())
 
 
@@ -37,9 +37,9 @@ class Registry(Generic[T]):
     ``netbuild.<kind>s``, where a package offers ``name = "module:Class"``.
 
     Args:
-        kind: what messages call one of them: module, task or target.
-        base: "module:Class" of the class that all derive from.
-        built_in: "module:Class" by name; a module is imported when its class is asked for.
+        kind: the noun for one of them in messages, such as module, task or target.
+        base: "module:Class" of their common base class.
+        built_in: "module:Class" by name; a class's module is imported when it is first looked up.
     """
 
     def __init__(self, kind: str, base: str, built_in: Mapping[str, str]) -> None:
@@ -52,34 +52,34 @@ class Registry(Generic[T]):
         return f"netbuild.{self.kind}{'es' if self.kind.endswith('s') else 's'}"
 
     def register(self, name: str, cls: type[T]) -> None:
-        """Offer a class under a name; it goes before a built-in one of that name."""
+        """Register a class under a name; it replaces a built-in class of that name."""
         self.registered[name] = cls
         _REGISTERED[self.kind, name] = cls
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted({*self.registered, *self.built_in, *(point.name for point in entry_points(self.group))})
 
     def find(self, name: str) -> type[T] | None:
-        """The class of a name, None if there is none.
+        """Return the class of a name, None if there is none.
 
         Raises:
-            NetbuildError: if an installed package offers it and it cannot be imported, or has another base class.
+            NetbuildError: if it is an installed package's, and cannot be imported or has another base class.
         """
         if name in self.registered:
             return self.registered[name]
         if name in self.built_in:
-            return _imported(self.built_in[name])
+            return _import_object(self.built_in[name])
         for point in entry_points(self.group):
             if point.name == name:
-                return self._loaded(point)
+                return self._load(point)
         return None
 
     def get(self, name: str) -> type[T]:
-        """The class of a name.
+        """Return the class of a name.
 
         Raises:
-            NetbuildError: if there is none, with the nearest name as a hint; see also `find`.
+            NetbuildError: if there is none, with a similar name as a hint; also for the reasons of `find`.
         """
         found = self.find(name)
         if found is None:
@@ -89,37 +89,37 @@ class Registry(Generic[T]):
             )
         return found
 
-    def _loaded(self, point: Any) -> type[T]:
-        called = f"the {self.kind} '{point.name}' = {point.value}"
+    def _load(self, point: Any) -> type[T]:
+        label = f"the {self.kind} '{point.name}' = {point.value}"
         try:
             cls = point.load()
         except Exception as error:  # the package's code may raise anything
             text = shorten(str(error) or type(error).__name__)
-            raise NetbuildError(f"{called} does not load: {text}") from None
-        if not isinstance(cls, type) or not issubclass(cls, _imported(self.base)):
-            raise NetbuildError(f"{called} is no subclass of {self.base.replace(':', '.')}")
+            raise NetbuildError(f"{label} does not load: {text}") from None
+        if not isinstance(cls, type) or not issubclass(cls, _import_object(self.base)):
+            raise NetbuildError(f"{label} is no subclass of {self.base.replace(':', '.')}")
         return cls
 
 
-def _imported(path: str) -> Any:
+def _import_object(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 def lazy_attributes(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` for a package's ``__init__``, whose public names are imported when first used.
+    """Return ``__getattr__`` and ``__dir__`` for a package whose public names are imported when they are first used.
 
     Args:
         package: ``__name__`` of the package.
-        homes: for each public name the module that defines it, without ``netbuild.``; a subpackage of that very name
-            is given itself.
+        homes: public name to the module that defines it, without ``netbuild.``. Where a subpackage has that name, the
+            name stands for the subpackage.
     """
 
     def get_attribute(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         home = import_module(f"netbuild.{homes[name]}")
-        # Importing a subpackage makes it an attribute of this package: the first use must give the same as later ones.
+        # Importing a subpackage sets it as an attribute of this package. Later uses give that, and so must the first.
         return vars(sys.modules[package]).get(name) or getattr(home, name)
 
     def list_names() -> list[str]:

@@ -1,6 +1,7 @@
-"""Several processes that train together: how they are started, meet, agree and share; all of it by torch's own means.
+"""Distributed training: start processes, form their process group, and exchange values and errors between ranks.
 
-torchrun (`launch` calls it), or SLURM's srun, starts them and says in their environment who they are.
+The processes are started by torchrun (which `launch` calls) or by SLURM's srun, which set each one's rank and the world
+size in its environment. Everything else is torch.distributed.
 """
 
 import os
@@ -20,73 +21,76 @@ from torch import Tensor
 from netbuild.errors import NetbuildError
 
 T = TypeVar("T")
-LAUNCHED = "NETBUILD_LAUNCHED"  # in the environment of processes that `launch` started
+LAUNCHED = "NETBUILD_LAUNCHED"  # set in the environment of processes that `launch` starts
 
 
-class LostError(NetbuildError):
-    """This process cannot go on, because another one of the run has ended."""
+class PeerLostError(NetbuildError):
+    """This process lost the connection to another rank, which has ended."""
 
     exit_code = 1
 
 
-class SaidError(NetbuildError):
-    """Another process of the run went wrong, and says so; this one ends without a word."""
+class PeerFailedError(NetbuildError):
+    """Raised on the ranks that did not fail: they exit silently with the failing rank's exit code."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("another process of the run went wrong")
+        super().__init__("another process of the run failed")
         self.exit_code = exit_code
 
     def __str__(self) -> str:
-        return ""
+        return ""  # the failing rank prints the error
 
 
-# -- meeting ----------------------------------------------------------------------------------------------------------
+# -- the process group ------------------------------------------------------------------------------------------------
 
 
-def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process was started as one of several, by torchrun or SLURM; they need not have met yet."""
-    return int(environment.get("WORLD_SIZE", "1")) > 1 or bool(slurm(environment))
+def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun or SLURM started this process as one of several; the process group need not exist yet."""
+    return int(environment.get("WORLD_SIZE", "1")) > 1 or bool(slurm_environment(environment))
 
 
-def join() -> None:
-    """Meet the other processes of a run, where torchrun or a scheduler started several.
+def init_process_group() -> None:
+    """Form the process group if torchrun or SLURM started several processes; do nothing otherwise.
 
     Raises:
-        NetbuildError: if they are not found.
+        NetbuildError: if the other processes cannot be reached.
     """
-    if torch.distributed.is_initialized() or not is_one_of_several():
+    if torch.distributed.is_initialized() or not is_distributed():
         return
-    os.environ.update(slurm(os.environ))
+    os.environ.update(slurm_environment(os.environ))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local_device(os.environ))
+        torch.cuda.set_device(local_device_index(os.environ))
     try:
-        # What is no tensor of a GPU goes by gloo, on every machine.
+        # CPU tensors and Python objects go through gloo, also on machines with GPUs.
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     except (ValueError, RuntimeError) as error:  # DistNetworkError, DistStoreError among them
-        said = str(error).splitlines()[0]
-        raise NetbuildError(f"the processes of the run do not find each other: {said}") from error
+        reason = str(error).splitlines()[0]
+        raise NetbuildError(f"the processes of the run cannot connect to each other: {reason}") from error
 
 
-def leave() -> None:
-    """Part from the other processes at the end of a run."""
+def destroy_process_group() -> None:
+    """Destroy the process group at the end of a run, after waiting for all ranks."""
     if torch.distributed.is_initialized():
-        gather(None)  # none goes while another still talks to it, or draws
+        all_gather(None)  # a barrier: rank 0 may still be drawing plots, and others may still send to this one
         torch.distributed.destroy_process_group()
 
 
-def local_device(environment: Mapping[str, str]) -> int:
-    """Which of this machine's accelerators is this process's; where it sees one alone, as under SLURM, that."""
+def local_device_index(environment: Mapping[str, str]) -> int:
+    """Return the index of this process's GPU: its local rank, or 0 if it sees only one, as SLURM may arrange."""
     count = torch.cuda.device_count()
     return int(environment.get("LOCAL_RANK", "0")) if count > 1 else 0
 
 
-def slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """What torch must know of a process that srun started as one of several; nothing for any other process."""
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Translate the environment that srun sets to the variables that torch.distributed reads.
+
+    Returns an empty dict for a process that srun did not start as one of several, or torchrun started.
+    """
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
     if int(tasks) < 2 or "SLURM_PROCID" not in environment or "WORLD_SIZE" in environment:
         return {}
-    # Below the ports that systems hand out by themselves; two steps of a job do not meet on one.
+    # Ports below the ephemeral range; the job and step numbers keep steps on one host apart.
     job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     address = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_JOB_NODELIST", "localhost"))
     return {
@@ -99,106 +103,111 @@ def slurm(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a list as SLURM writes it: ``gpu[003-007,12],login`` is gpu003."""
+    """Return the first host of a SLURM node list: ``gpu[003-007,12],login`` gives gpu003."""
     if shutil.which("scontrol"):
-        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True)
-        if done.returncode == 0 and done.stdout.split():
-            return done.stdout.split()[0]
-    found = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\])?([^\[,]*)", nodes)
-    return "".join(part or "" for part in found.groups()) if found else nodes
+        result = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True)
+        if result.returncode == 0 and result.stdout.split():
+            return result.stdout.split()[0]
+    match = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\])?([^\[,]*)", nodes)
+    return "".join(part or "" for part in match.groups()) if match else nodes
 
 
-# -- who is who -------------------------------------------------------------------------------------------------------
+# -- ranks ------------------------------------------------------------------------------------------------------------
 
 
-def world() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """Return the number of processes in the group, 1 without one."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, the first being 0."""
+    """Return this process's number in the group, 0 without one."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
-def is_first() -> bool:
-    """Whether this process writes and speaks."""
+def is_main_process() -> bool:
+    """Whether this is rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
-# -- sharing ----------------------------------------------------------------------------------------------------------
+# -- collective operations: every rank must call them -----------------------------------------------------------------
 
 
-def shared(value: T) -> T:
-    """The first process's value, in all."""
-    if world() == 1:
+def broadcast(value: T) -> T:
+    """Return rank 0's value on all ranks; it is pickled."""
+    if world_size() == 1:
         return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def gather(value: T) -> list[T]:
-    """The values of all processes, in all."""
-    if world() == 1:
+def all_gather(value: T) -> list[T]:
+    """Return the values of all ranks, in order, on all ranks; they are pickled."""
+    if world_size() == 1:
         return [value]
-    box: list[Any] = [None] * world()
-    torch.distributed.all_gather_object(box, value)
-    return box
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
-def pooled(total: Tensor, least: float) -> Tensor:
-    """What each share of a loss is divided by, so that their mean is the loss of all: see `netbuild.tasks.base`."""
+def reduce_normaliser(total: Tensor, least: float) -> Tensor:
+    """Return the normaliser by which each rank divides its share of a loss; see `netbuild.tasks.base`.
+
+    It is the sum of `total` over the ranks, at least `least`, divided by the number of ranks: DDP averages gradients
+    over the ranks, and the average of the losses is then the loss of the whole batch.
+    """
     total = total.detach().clone()
-    if world() > 1:
+    if world_size() > 1:
         torch.distributed.all_reduce(total)
-    return total.clamp(min=least) / world()
+    return total.clamp(min=least) / world_size()
 
 
-def means(values: Mapping[str, float]) -> dict[str, float]:
-    """The means of figures over the processes."""
-    every = gather(dict(values))
-    return {name: sum(one[name] for one in every) / len(every) for name in values}
+def average_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each value over all ranks."""
+    ranks = all_gather(dict(values))
+    return {name: sum(figures[name] for figures in ranks) / len(ranks) for name in values}
 
 
 @contextmanager
-def agreed() -> Iterator[None]:
-    """A stretch that all processes pass, or none: what goes wrong in any of them ends all, and is said once.
+def fail_together() -> Iterator[None]:
+    """Context that fails on all ranks if it fails on any, so that no rank waits for one that has ended.
 
     Raises:
-        NetbuildError: what went wrong here, if no process before this one says the same.
-        SaidError: in the other processes.
+        NetbuildError: on the lowest rank that raised this message.
+        PeerFailedError: on all other ranks, silently, so that the message is printed once.
     """
     error: NetbuildError | None = None
     try:
         yield
     except NetbuildError as caught:
         error = caught
-    found = gather((str(error), error.exit_code) if error else None)
-    wrong = [one for one in found if one]
-    if error and found.index((str(error), error.exit_code)) == rank():
+    outcomes = all_gather((str(error), error.exit_code) if error else None)
+    failures = [outcome for outcome in outcomes if outcome]
+    if error and outcomes.index((str(error), error.exit_code)) == rank():
         raise error
-    if wrong:
-        raise SaidError(wrong[0][1])
+    if failures:
+        raise PeerFailedError(failures[0][1])
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """A stretch in which a process may lose the others.
+def detect_lost_peers() -> Iterator[None]:
+    """Context that turns torch's errors for a lost connection into a PeerLostError.
 
     Raises:
-        LostError: if it does.
+        PeerLostError: if another rank has ended.
     """
     try:
         yield
     except RuntimeError as error:
-        if world() == 1 or not _is_lost(error):
+        if world_size() == 1 or not _is_lost(error):
             raise
-        message = f"process {rank()} of {world()} ended, as it lost the others: {str(error).splitlines()[0]}"
-        raise LostError(message, hint="the process that ended first says why") from error
+        message = f"process {rank()} of {world_size()} lost the connection to the others: {str(error).splitlines()[0]}"
+        raise PeerLostError(message, hint="the process that ended first prints the reason") from error
 
 
 def _is_lost(error: RuntimeError) -> bool:
+    # gloo and NCCL raise a plain RuntimeError for most of these.
     known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "/gloo/")
     return isinstance(error, torch.distributed.DistError) or any(text in str(error) for text in known)
 
@@ -207,34 +216,46 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def check_launch(nproc: int, nnodes: int, node_rank: int | None, rdzv: str | None, device: str) -> None:
-    """Refuse what cannot be started.
+    """Check the flags of a distributed run before anything is started.
 
     Raises:
-        NetbuildError: if flags do not go together, or there are too few devices.
+        NetbuildError: if a flag is missing or wrong, or there are too few devices.
     """
-    if is_one_of_several():
-        raise NetbuildError("--nproc: this is one of several processes already", hint="leave out --nproc, or torchrun")
+    if is_distributed():
+        raise NetbuildError(
+            "--nproc: torchrun or srun started this process already", hint="use either --nproc or torchrun"
+        )
     if nnodes > 1 and not rdzv:
-        raise NetbuildError(f"--nnodes {nnodes}: where do they meet?", hint="--rdzv HOST:PORT, of one of them")
+        raise NetbuildError(f"--nnodes {nnodes}: --rdzv is missing", hint="--rdzv HOST:PORT, on one of the machines")
     if rdzv and not re.fullmatch(r"[\w.:\[\]-]+:\d{1,5}", rdzv):
         raise NetbuildError(f"--rdzv {rdzv}: must be HOST:PORT")
     if node_rank is not None and not 0 <= node_rank < nnodes:
         raise NetbuildError(f"--node-rank {node_rank}: must be from 0 to {nnodes - 1}, below --nnodes")
     devices = torch.cuda.device_count()
     if devices and device in ("auto", "cuda") and nproc > devices:
-        raise NetbuildError(f"--nproc {nproc}: this machine has {devices} device(s)", hint="or add --device cpu")
+        raise NetbuildError(
+            f"--nproc {nproc}: this machine has {devices} GPU(s)", hint="fewer processes, or --device cpu"
+        )
 
 
-def torchrun_arguments(
+def build_torchrun_arguments(
     nproc: int, nnodes: int, node_rank: int | None, rdzv: str | None, command: Sequence[str]
 ) -> list[str]:
-    """What torchrun is to be told."""
-    # Without a rank the machines agree on one by themselves; the processes of one machine meet on any free port.
+    """Build the arguments of torchrun.
+
+    Args:
+        nproc: processes on this machine.
+        nnodes: machines.
+        node_rank: this machine's number; None lets the machines agree on their numbers.
+        rdzv: HOST:PORT of the rendezvous; None for one machine.
+        command: what torchrun starts, from `rerun_arguments`.
+    """
+    # Port 0 is any free port, which will do for the processes of one machine.
     static = node_rank is not None and rdzv is not None
-    meeting = [f"--rdzv-backend={'static' if static else 'c10d'}", f"--rdzv-endpoint={rdzv or 'localhost:0'}"]
+    rendezvous = [f"--rdzv-backend={'static' if static else 'c10d'}", f"--rdzv-endpoint={rdzv or 'localhost:0'}"]
     number = [f"--node-rank={node_rank}"] if static else []
     return [
-        f"--nnodes={nnodes}", f"--nproc-per-node={nproc}", *meeting, *number, f"--rdzv-id={_run_id(rdzv)}", *command,
+        f"--nnodes={nnodes}", f"--nproc-per-node={nproc}", *rendezvous, *number, f"--rdzv-id={_run_id(rdzv)}", *command,
     ]  # fmt: skip
 
 
@@ -243,15 +264,15 @@ def _run_id(rdzv: str | None) -> str:
 
 
 def launch(arguments: Sequence[str], debug: bool = False) -> int:
-    """Run torchrun in this process; gives the exit code of what it started.
+    """Run torchrun in this process and return the exit code of the processes that it started.
 
     Args:
-        arguments: of torchrun.
-        debug: whether torchrun speaks.
+        arguments: from `build_torchrun_arguments`.
+        debug: whether torchrun logs.
 
     Raises:
         KeyboardInterrupt: if it was interrupted.
-        NetbuildError: if the processes do not find each other, or one was killed.
+        NetbuildError: if the machines cannot connect to each other, or a process was killed.
     """
     import logging
 
@@ -259,13 +280,13 @@ def launch(arguments: Sequence[str], debug: bool = False) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    if not debug:  # what went wrong is said by the process in which it did
+    if not debug:  # the failing process prints its own error; torchrun's log would bury it
         for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ[LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, which would say so
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun sets it too, but with a warning
     try:
-        with tempfile.TemporaryDirectory(prefix="netbuild-") as logs:  # torchrun would leave one behind
+        with tempfile.TemporaryDirectory(prefix="netbuild-") as logs:  # by default torchrun leaves a folder behind
             run.run(run.parse_args([f"--log-dir={logs}", *arguments]))
     except ChildFailedError as error:
         return _exit_code(error)
@@ -274,35 +295,47 @@ def launch(arguments: Sequence[str], debug: bool = False) -> int:
             raise KeyboardInterrupt from None
         return 128 + int(error.sigval)
     except (torch.distributed.DistError, ConnectionError, TimeoutError) as error:
-        said = str(error).splitlines()[0]
-        raise NetbuildError(f"the machines of the run do not find each other: {said}") from error
+        reason = str(error).splitlines()[0]
+        raise NetbuildError(f"the machines of the run cannot connect to each other: {reason}") from error
     finally:
         del os.environ[LAUNCHED]
     return 0
 
 
 def _exit_code(error: Any) -> int:
-    """That of the process that ended first."""
+    """Return the exit code of the process that failed first.
+
+    Raises:
+        NetbuildError: if it was killed by a signal.
+    """
     number, failure = error.get_first_failure()
     if failure.exitcode >= 0:
         return int(failure.exitcode)
     name = signal.Signals(-failure.exitcode).name
     hint = (
-        "the system ends processes when memory is short: a smaller --batch, fewer workers" if name == "SIGKILL" else ""
+        "the system kills processes when memory runs out: try a smaller --batch or fewer --workers"
+        if name == "SIGKILL"
+        else ""
     )
-    failed = NetbuildError(f"process {number} was ended by {name}", hint=hint)
-    failed.exit_code = 1
-    raise failed from None
+    killed = NetbuildError(f"process {number} was killed by {name}", hint=hint)
+    killed.exit_code = 1
+    raise killed from None
 
 
-def again(arguments: Sequence[str], command: str, *flags: str) -> list[str]:
-    """This command as torchrun is to start it, with further flags: by the same script, or as a module."""
-    script, at = Path(arguments[0]), list(arguments).index(command) + 1
-    how = ["--", str(script)] if script.is_file() and script.name != "__main__.py" else ["-m", "--", "netbuild"]
-    # Behind the dashes nothing is taken for an option of torchrun's.
-    return [*how, *arguments[1:at], *flags, *arguments[at:]]
+def rerun_arguments(arguments: Sequence[str], command: str, *flags: str) -> list[str]:
+    """Return the arguments with which torchrun starts this command again, by the same script or as a module.
+
+    Args:
+        arguments: ``sys.argv``.
+        command: the name of the command.
+        flags: further flags, put after the command's name.
+    """
+    script, position = Path(arguments[0]), list(arguments).index(command) + 1
+    # After the dashes nothing is taken for an option of torchrun.
+    program = ["--", str(script)] if script.is_file() and script.name != "__main__.py" else ["-m", "--", "netbuild"]
+    return [*program, *arguments[1:position], *flags, *arguments[position:]]
 
 
 def is_launched() -> bool:
-    """Whether `launch` started this process: what concerns all is said by the process that called it."""
+    """Whether `launch` started this process; the parent then prints what concerns all ranks."""
     return LAUNCHED in os.environ

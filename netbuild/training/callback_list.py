@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.system.processes import is_first
+from netbuild.system.processes import is_main_process
 
 
 class CallbackList(list[Any]):
@@ -13,7 +13,7 @@ class CallbackList(list[Any]):
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a hook of every callback, in the first process only."""
-        if is_first():
+        if is_main_process():
             for callback in self:
                 getattr(callback, hook)(*arguments)
 

@@ -22,9 +22,9 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.loader import Batch, BatchLoader
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
+from netbuild.system import processes
 from netbuild.system.devices import pick_device
 from netbuild.system.files import atomic_path
-from netbuild.system.processes import agreed, gather, is_first, means, pooled, rank, shared, together, world
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import optimisers, parallel, state
 from netbuild.training.batches import (
@@ -73,7 +73,7 @@ class Trainer:
         self.device = pick_device(self.settings.device)
         parallel.check(self.settings, self.device)
         self.network.to(self.device)
-        if self.settings.sync_bn and world() > 1:
+        if self.settings.sync_bn and processes.world_size() > 1:
             parallel.convert_sync_bn(self.network)
         self.frozen = optimisers.freeze(self.network, self.settings.freeze)
         self.sharded = self.settings.parallel == "fsdp"
@@ -82,7 +82,7 @@ class Trainer:
         self.model = parallel.wrap_model(
             self.network, self.settings, self.device
         )  # its parameters are what is optimised
-        self.task.normaliser = pooled
+        self.task.normaliser = processes.reduce_normaliser
         default_rate = self.task.default_rate(self.network.card.nc or 0)
         self.plan = optimisers.plan(self.network, self.settings, len(self.train), default_rate)
         _check_measure(self.settings.best, self.task)
@@ -113,7 +113,7 @@ class Trainer:
         Raises:
             NotFiniteError: if the loss is no number.
             OutOfMemoryError: if the device has too little memory.
-            LostError: if another process of the run has ended.
+            PeerLostError: if another process of the run has ended.
             NetbuildError: if nothing can be written.
         """
         error: BaseException | None = None
@@ -130,17 +130,17 @@ class Trainer:
     def run_epochs(self) -> None:
         """Train and validate epoch by epoch until the run is over."""
         started = time.monotonic() - self.progress.seconds
-        with together(), enough_memory(self.settings, self.device):
+        with processes.detect_lost_peers(), enough_memory(self.settings, self.device):
             while self.progress.epoch < self.settings.epochs:
-                losses = means(self.one_epoch(self.progress.epoch))
-                with agreed():
+                losses = processes.average_over_ranks(self.one_epoch(self.progress.epoch))
+                with processes.fail_together():
                     self.check_weights(self.progress.epoch, losses)
                 measures = self.validate()
                 self.progress.epoch += 1
                 self.task.epoch_end(self.progress.epoch, self.settings.epochs)
                 self.progress.seconds = time.monotonic() - started
                 self.keep({**losses, **measures})
-                if shared(self.is_over()):  # clocks differ
+                if processes.broadcast(self.is_over()):  # clocks differ
                     break
 
     def is_over(self) -> bool:
@@ -154,7 +154,7 @@ class Trainer:
     def one_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch: the mean of each part of the loss."""
         # The network's randomness follows from seed, epoch and rank alone: a repeated epoch is the same.
-        torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + rank())
+        torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + processes.rank())
         self.model.train()
         for row in self.frozen:
             self.network.model[row].eval()  # a frozen row's batch norms keep their statistics
@@ -184,7 +184,7 @@ class Trainer:
         if not torch.isfinite(loss):
             raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         # DDP averages gradients over ranks: a loss that is a sum is multiplied by the world size first.
-        share = (world() if self.task.summed else 1) / self.group(number)
+        share = (processes.world_size() if self.task.summed else 1) / self.group(number)
         self.scaler.scale(loss * share).backward()
         return {name: float(value.detach()) for name, value in parts.items()}
 
@@ -250,7 +250,7 @@ class Trainer:
             return hook
 
         if self.sharded:  # a forward needs every rank, and the others do not know of this one's loss
-            return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {rank()}"
+            return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {processes.rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
         with self.autocast():
             self.network(*network_inputs(batch), **target_arguments(self.network, self.task, batch))
@@ -314,9 +314,9 @@ class Trainer:
             if self.sharded and len(self.val) < len(self.val.steps(0)):
                 self.dummy_forward(network)
         self.metric = merged(metric, self.val)
-        with agreed():
-            measures = self.metric.result() if is_first() else {}
-        measures = shared(measures)
+        with processes.fail_together():
+            measures = self.metric.result() if processes.is_main_process() else {}
+        measures = processes.broadcast(measures)
         self.callbacks.call("on_validation_end", self, measures)
         return measures
 
@@ -336,12 +336,14 @@ class Trainer:
             self.progress.best, self.progress.best_epoch = fitness, epoch
         self.progress.history.append({"epoch": epoch, **measures})
         self.callbacks.call("on_epoch_end", self, measures, best)
-        if not (is_first() or self.sharded):
+        if not (processes.is_main_process() or self.sharded):
             return
         network = self.averaged()
-        written = self.write(network, measures, best) if is_first() else []
-        self.progress.callbacks = self.callbacks.state_dict() if is_first() else {}
-        state.save(self.state_path, self.network, self.average, self.plan.optimizer, self.progress, is_first())
+        written = self.write(network, measures, best) if processes.is_main_process() else []
+        self.progress.callbacks = self.callbacks.state_dict() if processes.is_main_process() else {}
+        state.save(
+            self.state_path, self.network, self.average, self.plan.optimizer, self.progress, processes.is_main_process()
+        )
         self.callbacks.call("on_save", self, written)
 
     def write(self, network: Network, measures: Mapping[str, float], best: bool) -> list[Path]:
@@ -364,12 +366,12 @@ def merged(metric: Metric, feed: BatchLoader) -> Metric:
     Raises:
         NetbuildError: if the score cannot be merged.
     """
-    if world() == 1:
+    if processes.world_size() == 1:
         return metric
     if not (metric.lists or metric.counts):
         name = type(metric).__name__
         raise NetbuildError(f"{name} is no score of several processes", hint="it must name its lists or counts")
-    found = gather((metric.state(), feed.indices(0)))
+    found = processes.all_gather((metric.state(), feed.indices(0)))
     metric.merge([state for state, _ in found], [places for _, places in found])
     return metric
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from netbuild.errors import NetbuildError
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.system.processes import world
+from netbuild.system.processes import world_size
 
 _NO_SYNC = ("cpu", "mps")  # where torch's SyncBatchNorm does not work
 
@@ -23,7 +23,7 @@ def check(settings: Settings, device: torch.device) -> None:
     Raises:
         NetbuildError: for the setting.
     """
-    count = world()
+    count = world_size()
     if settings.batch % count:
         less, more = settings.batch // count * count, -(-settings.batch // count) * count
         choice = f"--batch {less} or {more}" if less else f"--batch {more}"
@@ -37,7 +37,7 @@ def check(settings: Settings, device: torch.device) -> None:
 
 
 def _check_fsdp(settings: Settings, device: torch.device) -> None:
-    if world() == 1:
+    if world_size() == 1:
         raise NetbuildError("parallel: fsdp needs several processes", hint="start them with --nproc")
     if not hasattr(importlib.import_module("torch.distributed.fsdp"), "fully_shard"):
         raise NetbuildError(f"torch {torch.__version__} has no fully_shard", hint="parallel: fsdp needs torch 2.6")
@@ -57,7 +57,7 @@ def wrap_model(network: Network, settings: Settings, device: torch.device) -> An
     if settings.parallel == "fsdp":
         return _sharded(network, settings, device)
     model: Any = torch.compile(network) if settings.compile else network
-    if world() == 1:
+    if world_size() == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
@@ -69,7 +69,7 @@ def _sharded(network: Network, settings: Settings, device: torch.device) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (world(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     for row in network.model.children():
         if settings.compile:
             row.compile()
@@ -86,7 +86,7 @@ def accumulate_locally(model: Any, last: bool) -> AbstractContextManager[Any]:
 
 def sync_buffers(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
     """Broadcast rank 0's buffers (batch-norm statistics), which differ because each rank saw other samples."""
-    for name, tensor in network.named_buffers() if world() > 1 else ():
+    for name, tensor in network.named_buffers() if world_size() > 1 else ():
         torch.distributed.broadcast(tensor, 0)
         if name in averaged:
             torch.distributed.broadcast(averaged[name], 0)

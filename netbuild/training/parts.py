@@ -12,7 +12,7 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader, Collate, Feeding, SampleSource
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.system.processes import rank, world
+from netbuild.system.processes import rank, world_size
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
@@ -87,7 +87,7 @@ def feed_of(
     """The batches of a split that was scanned."""
     batch = settings.batch if learning else 2 * settings.batch
     made, collate = samples_of(network, task, report, split, replace(settings, batch=batch), learning)
-    return BatchLoader(made, batch, collate, settings.seed, learning, settings.workers, rank(), world())
+    return BatchLoader(made, batch, collate, settings.seed, learning, settings.workers, rank(), world_size())
 
 
 def samples_of(

@@ -20,7 +20,7 @@ from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import make_folder, writing
-from netbuild.system.processes import agreed, is_first, join
+from netbuild.system.processes import fail_together, init_process_group, is_main_process
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
 from netbuild.training.callback_list import CallbackList
@@ -70,14 +70,14 @@ def start(
     Raises:
         NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
     """
-    join()
-    with agreed():
+    init_process_group()
+    with fail_together():
         network, dataset = opened(file, data, settings, weights, download, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         parts, report = _parts(network, dataset, settings, folder, hooks)
-    with agreed():
+    with fail_together():
         trainer = _trainer(parts, report)
-        if is_first():
+        if is_main_process():
             _begin(trainer, report, data)
     return trainer
 
@@ -152,12 +152,12 @@ def resume(
     Raises:
         NetbuildError: if there is no run to go on with.
     """
-    join()
-    with agreed():
+    init_process_group()
+    with fail_together():
         parts = _resumed(folder, flags, CallbackList([*installed_callbacks(), *callbacks]), options)
-    with agreed():
+    with fail_together():
         trainer = _trainer(*parts)
-    with agreed():
+    with fail_together():
         if trainer.state_path.is_file():
             trainer.resume()
     return trainer
@@ -215,7 +215,7 @@ def _parts(
 
 def _trainer(parts: dict[str, Any], report: Report) -> Trainer:
     trainer = Trainer(**parts)
-    if is_first():
+    if is_main_process():
         trainer.callbacks[:0] = own_callbacks(trainer.settings, report.samples("train"))
     return trainer
 

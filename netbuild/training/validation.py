@@ -17,7 +17,7 @@ from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
-from netbuild.system.processes import agreed, is_first, join, shared
+from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
 from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
@@ -75,9 +75,9 @@ def validate(
         NetbuildError: for whatever is wrong with the two.
     """
     settings, hooks = settings or Settings(), CallbackList(callbacks)
-    join()
-    with agreed():
-        if out is not None and is_first():
+    init_process_group()
+    with fail_together():
+        if out is not None and is_main_process():
             prepare(out)
         network, task, feed, device = _to_validate(file, data, split, settings, hooks, options)
     metric = task.metric()
@@ -88,14 +88,14 @@ def validate(
             predictions = task.predictions(network(*network_inputs(batch)), canvas, **task.decode_options(settings))
             metric.update(predictions, batch)
             hooks.call("on_validation_batch", number + 1, len(feed))
-            if out is not None and is_first() and number < SHOWN:
+            if out is not None and is_main_process() and number < SHOWN:
                 show(task, batch, predictions, out / f"val_batch{number}.png")
     metric = merged(metric, feed)
-    with agreed():
-        if out is not None and is_first():
+    with fail_together():
+        if out is not None and is_main_process():
             list(charts.save_all(metric.plots(), out))
-        found = (metric.result(), metric.classes()) if is_first() else ({}, [])
-    return shared(found)
+        found = (metric.result(), metric.classes()) if is_main_process() else ({}, [])
+    return broadcast(found)
 
 
 def _to_validate(

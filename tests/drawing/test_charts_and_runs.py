@@ -140,7 +140,8 @@ def test_without_matplotlib_a_run_continues_with_a_single_note(cli, tmp_path, mo
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert [line for line in done.err.splitlines() if "note" in line] == [
-        "note: plots are left out: it needs the package 'matplotlib'; pip install matplotlib (or netbuild[train])"
+        "note: plots are left out: the package 'matplotlib' is not installed; "
+        "pip install matplotlib (or netbuild[train])"
     ]
     assert pngs(tmp_path / "run") == BATCHES  # these need no matplotlib
     for command in (("val", tmp_path / "run" / "best.safetensors", "--data", "digits"), ("data", "stats", "digits")):

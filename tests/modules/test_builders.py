@@ -139,7 +139,7 @@ def test_what_is_wrong_is_said_at_its_row(row, said):
 
 def test_a_missing_package_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"net.yaml:4:.*needs the package 'timm'") as error:
+    with pytest.raises(MissingExtraError, match=r"net.yaml:4:.*the package 'timm' is not installed") as error:
         graph(ROWS["timm"])
     assert error.value.exit_code == 3
     assert "netbuild[timm]" in error.value.hint

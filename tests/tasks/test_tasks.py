@@ -579,7 +579,7 @@ def test_a_one_to_one_head_passes_without_suppression(monkeypatch):
 
 @pytest.mark.parametrize(
     ("failure", "message"),
-    [(ImportError("none"), "needs the package"), (RuntimeError("operator nms"), "does not load")],
+    [(ImportError("none"), "is not installed"), (RuntimeError("operator nms"), "does not load")],
 )
 def test_without_a_working_torchvision_suppression_says_what_is_missing(monkeypatch, failure, message):
     def refuse(name):

@@ -45,7 +45,7 @@ def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
 
-def together(world, folder, call):
+def run_ranks(world, folder, call):
     """Run ``call``, an expression of this file's names, in several processes; what each printed."""
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); from test_several_processes import *; {call}; gone()"
@@ -114,7 +114,7 @@ def collate(items):
 
 def trainer(folder, held_out=21, text=NET, **options):
     """A run of this process's share."""
-    processes.join()
+    processes.init_process_group()
     folder.mkdir(exist_ok=True, parents=True)
     own = folder / f"net{processes.rank()}.yaml"
     own.write_text(text)
@@ -122,7 +122,7 @@ def trainer(folder, held_out=21, text=NET, **options):
     chosen = settings.load(flags={**flags, "accumulate": 1, **options})
     torch.manual_seed(0)
     network = netbuild.build(own)
-    share = (processes.rank(), processes.world())
+    share = (processes.rank(), processes.world_size())
     train = BatchLoader(Pictures(96), chosen.batch, collate, 0, True, 0, *share)
     val = BatchLoader(Pictures(held_out), 32, collate, 0, False, 0, *share)
     return Trainer(network, ClassifyTask(network.model[-1], NAMES), train, val, chosen, folder, NAMES)
@@ -131,7 +131,7 @@ def trainer(folder, held_out=21, text=NET, **options):
 def train_once(folder, **options):
     run = trainer(Path(folder), **options)
     run.run()
-    processes.leave()
+    processes.destroy_process_group()
 
 
 def is_same_run(one, two):
@@ -151,7 +151,7 @@ def is_same_run(one, two):
 
 def test_two_processes_are_one_of_twice_the_batch(tmp_path):
     train_once(tmp_path / "one")
-    together(2, tmp_path, "train_once('two')")
+    run_ranks(2, tmp_path, "train_once('two')")
     is_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -171,14 +171,14 @@ def test_two_processes_are_one_of_twice_the_batch(tmp_path):
 )
 def test_it_is_so_with_all_that_goes_with_it(tmp_path, options):
     train_once(tmp_path / "one", **{**options, "parallel": "ddp"})
-    together(2, tmp_path, f"train_once('two', **{options})")
+    run_ranks(2, tmp_path, f"train_once('two', **{options})")
     is_same_run(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_torch_compile_in_several_processes(tmp_path):
     train_once(tmp_path / "one")
-    together(2, tmp_path, "train_once('two', compile=True)")
+    run_ranks(2, tmp_path, "train_once('two', compile=True)")
     is_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -187,7 +187,7 @@ def resume_once(folder, **options):
     run.resume()
     assert run.progress.epoch == 1
     run.run()
-    processes.leave()
+    processes.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -195,10 +195,10 @@ def resume_once(folder, **options):
 def test_a_run_goes_on_in_any_number_of_processes(tmp_path, first):
     options = {"optimizer": "adamw", "lr": 0.003, "schedule": "constant"}
     train_once(tmp_path / "one", **options)
-    together(2, tmp_path, f"train_once('two', epochs=1, parallel={first!r}, **{options})")
-    together(2, tmp_path, f"resume_once('two', parallel={'fsdp' if first == 'ddp' else 'ddp'!r}, **{options})")
+    run_ranks(2, tmp_path, f"train_once('two', epochs=1, parallel={first!r}, **{options})")
+    run_ranks(2, tmp_path, f"resume_once('two', parallel={'fsdp' if first == 'ddp' else 'ddp'!r}, **{options})")
     is_same_run(tmp_path / "one", tmp_path / "two")
-    together(2, tmp_path, f"train_once('three', epochs=1, parallel={first!r}, **{options})")
+    run_ranks(2, tmp_path, f"train_once('three', epochs=1, parallel={first!r}, **{options})")
     resume_once(tmp_path / "three", **options)
     is_same_run(tmp_path / "one", tmp_path / "three")
 
@@ -288,7 +288,7 @@ def validate_once(folder, held_out):
     run = trainer(Path(folder), held_out, batch=12)
     run.val.samples.get = counted(run.val.samples.get)
     print("figures", run.validate(), "seen", COUNTED)
-    processes.leave()
+    processes.destroy_process_group()
 
 
 COUNTED = []
@@ -306,7 +306,7 @@ def counted(get):
 @pytest.mark.parametrize(("world", "count"), [(2, 33), (3, 65), (3, 1), (2, 7)])
 def test_validation_in_several_processes_is_that_of_one(tmp_path, world, count):
     figures = trainer(tmp_path, count, batch=12).validate()
-    lines = [text.splitlines()[-1] for text in together(world, tmp_path, f"validate_once('.', {count})")]
+    lines = [text.splitlines()[-1] for text in run_ranks(world, tmp_path, f"validate_once('.', {count})")]
     assert {line.split(" seen ")[0] for line in lines} == {f"figures {figures}"}
     seen = [i for line in lines for i in eval(line.split(" seen ")[1])]
     assert sorted(seen) == list(range(count))
@@ -368,7 +368,7 @@ def test_mistakes_are_said_once(here):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--nnodes", "2"], "where do they meet?"),
+        (["--nnodes", "2"], "--rdzv is missing"),
         (["--nnodes", "2", "--rdzv", "host"], "must be HOST:PORT"),
         (["--nnodes", "2", "--rdzv", "host:1", "--node-rank", "2"], "must be from 0 to 1"),
         (["--rdzv", "host:1"], "--rdzv has no effect on one machine"),
@@ -390,16 +390,16 @@ def test_flags_that_cannot_be_are_refused_before_anything_starts(cli, tmp_path, 
 def test_what_one_of_several_is_told():
     known = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[003-004,9]",
              "SLURM_JOB_ID": "41", "SLURM_STEP_ID": "2"}  # fmt: skip
-    assert processes.slurm(known) == {
+    assert processes.slurm_environment(known) == {
         "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "12043",
     }  # fmt: skip
     own = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "2"}
-    assert {k: processes.slurm({**known, **own})[k] for k in own} == own
+    assert {k: processes.slurm_environment({**known, **own})[k] for k in own} == own
     for other in ({"SLURM_NTASKS": "1"}, {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "1"}):
-        assert processes.slurm({**known, **other}) == {}
-    assert processes.slurm({}) == {}
-    assert processes.is_one_of_several(known)
-    assert not processes.is_one_of_several({"SLURM_NTASKS": "8"})
+        assert processes.slurm_environment({**known, **other}) == {}
+    assert processes.slurm_environment({}) == {}
+    assert processes.is_distributed(known)
+    assert not processes.is_distributed({"SLURM_NTASKS": "8"})
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_the_commands_of_the_page_run(here):
             "the loss is not finite in epoch 1",
         ),
         ("if self.calls == 3 and os.environ.get('RANK') == '1': os._exit(7)", 7, ""),
-        ("if self.calls == 3 and os.environ.get('RANK') == '0': os.kill(os.getpid(), 9)", 1, "was ended by SIGKILL"),
+        ("if self.calls == 3 and os.environ.get('RANK') == '0': os.kill(os.getpid(), 9)", 1, "was killed by SIGKILL"),
         ("if self.calls == 3 and os.environ.get('RANK'): raise torch.OutOfMemoryError('CUDA')", 1, "too little memory"),
     ],
 )
@@ -550,7 +550,7 @@ def test_without_a_launcher_one_that_fails_ends_all(here):
     codes, said = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
     assert codes == [1, 1], said
     assert "the loss is not finite" in said[1]
-    assert "process 0 of 2 ended, as it lost the others" in said[0]
+    assert "process 0 of 2 lost the connection to the others" in said[0]
 
 
 @pytest.mark.slow
