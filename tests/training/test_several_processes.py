@@ -204,7 +204,7 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path, first):
 
 
 def test_a_detection_loss_of_shares_is_that_of_the_whole():
-    """What it is divided by is pooled: the mean of the shares' losses is the whole batch's."""
+    """Shares divided by the common normaliser: the mean of their losses is the loss of the whole batch."""
     torch.manual_seed(0)
     network = netbuild.build("yolo11n.yaml", nc=3).eval()
     head = network.model[-1]
@@ -221,9 +221,9 @@ def test_a_detection_loss_of_shares_is_that_of_the_whole():
 
     totals = []
     for start in (0, 2):
-        DetectionLoss(head, pool=lambda total, _: totals.append(total) or total)(*part(start, start + 2))
+        DetectionLoss(head, normaliser=lambda total, _: totals.append(total) or total)(*part(start, start + 2))
     pooled = sum(totals).clamp(min=1) / 2
-    shares = [DetectionLoss(head, pool=lambda *_: pooled)(*part(start, start + 2)) for start in (0, 2)]
+    shares = [DetectionLoss(head, normaliser=lambda *_: pooled)(*part(start, start + 2)) for start in (0, 2)]
     whole = DetectionLoss(head)(*part(0, 4))
     for name, value in whole.items():
         torch.testing.assert_close(sum(share[name] for share in shares) / 2, value)
