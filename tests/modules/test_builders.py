@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 
 from netbuild import NetbuildError
 from netbuild.errors import MissingExtraError
@@ -60,6 +59,7 @@ def test_input_channels_reach_timm():
 
 
 def test_outputs_equal_torchvisions_own():
+    torchvision = pytest.importorskip("torchvision")
     mine = graph("torchvision.models.resnet18, {num_classes: 7}").build().eval()
     theirs = torchvision.models.resnet18(num_classes=7).eval()
     theirs.load_state_dict({k.removeprefix("model.0."): v for k, v in mine.state_dict().items()})
@@ -96,6 +96,7 @@ def test_pretrained_weights_are_downloaded_only_when_both_say_so(package):
 
 
 def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
     theirs = torchvision.models.resnet18()
     name = torchvision.models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
     (tmp_path / "checkpoints").mkdir()

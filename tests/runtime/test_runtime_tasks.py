@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
-from torchvision.ops import batched_nms, nms
 
 import netbuild
 from netbuild import runtime
@@ -159,6 +158,8 @@ def chosen(y, nc, turned=False):
     order = torch.argsort(best, descending=True, stable=True)
     order = order[best[order] > CONF]
     if not turned:
+        from torchvision.ops import batched_nms  # importing it takes a second, which collecting tests must not
+
         own = order[batched_nms(corners_of(boxes[order]), best[order], kinds[order], IOU)[:MOST]]
     else:
         own = []
@@ -386,6 +387,8 @@ def test_boxes_that_are_not_turned_are_suppressed_as_others(seed, iou, agnostic)
     rows = np.concatenate((low, low + rng.integers(1, 30, (40, 2)), -np.sort(-rng.random((40, 1)), 0)), 1)
     rows = np.concatenate((rows, rng.integers(0, 3, (40, 1)), np.zeros((40, 1))), 1).astype(np.float32)
     boxes, scores, kinds = (torch.from_numpy(rows[:, i]) for i in (slice(4), 4, 5))
+    from torchvision.ops import batched_nms, nms
+
     wanted = nms(boxes, scores, iou) if agnostic else batched_nms(boxes, scores, kinds, iou)
     assert runtime.kept_turned(rows, runtime.Filter(iou=iou, agnostic=agnostic)) == wanted.tolist()
 

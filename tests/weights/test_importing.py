@@ -7,7 +7,6 @@ import types
 
 import pytest
 import torch
-import torchvision
 from helpers.filled_weights import fill
 from safetensors.torch import save_file
 
@@ -114,6 +113,7 @@ def test_its_weights_serve_an_edited_network(cli, foreign, tmp_path):
     ],
 )
 def test_torchvision_in_the_order_of_definition(cli, tmp_path, name, stem):
+    torchvision = pytest.importorskip("torchvision")
     theirs = torchvision.models.get_model(name, num_classes=10).eval()
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     arguments = ["weights", "import", tmp_path / "w.pth", "-o", tmp_path / "w.safetensors", "--model", f"{stem}.yaml"]

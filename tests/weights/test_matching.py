@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from helpers.filled_weights import fill, image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ def build_cached(stem, **options):
 
 
 def make_torchvision_model(name, **options):
+    torchvision = pytest.importorskip("torchvision")
     if name == "googlenet":
         options |= {"init_weights": False}
     return fill(torchvision.models.get_model(name, weights=None, **options), gain=1.0).eval()

@@ -147,8 +147,9 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("content", [*TENSORS.values(), trained()], ids=[*TENSORS, "training"])
+@pytest.mark.parametrize("content", [*TENSORS.values(), trained], ids=[*TENSORS, "training"])
 def test_what_was_saved_is_read(write_file, form, content):
+    content = content() if callable(content) else content  # an optimizer imports a second's worth of torch
     if form == "legacy" and isinstance(content, list) and isinstance(content[0], torch.Tensor):
         content = [tensor for tensor in content if tensor.dtype in LEGACY_TYPES]
     path = write_file(content, **FORMATS[form])
