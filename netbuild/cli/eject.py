@@ -49,7 +49,7 @@ def eject(
     for package in done.packages:
         say(f"note: the file imports {package} too")
     for own in done.own:
-        say(f"note: the text of {own} is in it, and stays under its author's terms")
+        say(f"note: the file contains the code of {own}, which is under its author's terms")
     if json:
         write_json(done.to_dict())
     else:

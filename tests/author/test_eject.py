@@ -1,4 +1,4 @@
-"""netbuild eject: files of PyTorch that are the network, read and run where there is no netbuild."""
+"""netbuild eject: the files compute what the network computes, are clean code, and run without netbuild."""
 
 import ast
 import json
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.author.ejecting import built, is_shared
+from netbuild.author.ejecting import build_network, has_shared_tensors
 from netbuild.author.ejecting.proving import Case, prove, record
-from netbuild.author.ejecting.writing import write
+from netbuild.author.ejecting.writing import write_source
 from netbuild.errors import NetbuildError
 from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import load
@@ -96,16 +96,16 @@ layers:
 
 
 def smallest(stem):
-    """A packaged file at its smallest scale, resolved."""
+    """Return a packaged network at its smallest scale, resolved."""
     scales = load(packaged_architectures()[f"{stem}.yaml"]).scales
     scale = min(scales, key=lambda s: (s.width, s.depth)).name if scales else None
     return open_graph(f"{stem}.yaml", scale=scale)
 
 
 def ejected(graph, folder, name):
-    """A network's file, and the case that proves it."""
-    network = built(graph)
-    done = write(graph, is_shared(network))
+    """Write a network's file, and return the case that proves it."""
+    network = build_network(graph)
+    done = write_source(graph, has_shared_tensors(network))
     file = folder / f"{re.sub(r'[^a-z0-9]', '_', name)}.py"
     file.write_text(done.text, encoding="utf-8")
     record(network, graph, file.with_suffix(".pt"))
@@ -113,11 +113,11 @@ def ejected(graph, folder, name):
 
 
 def assert_clean(folder):
-    """As ruff would write them, nothing in them that is not used, and no netbuild."""
+    """Check that the files are formatted as by ruff, contain nothing unused, and do not import netbuild."""
     ruff = [sys.executable, "-m", "ruff"]
-    how = ["--isolated", "--line-length", "120", "--no-cache", str(folder)]
+    options = ["--isolated", "--line-length", "120", "--no-cache", str(folder)]
     for command in (["check", "--select", "E,F,I"], ["format", "--check", "--diff"]):
-        done = subprocess.run([*ruff, *command, *how], capture_output=True, text=True)
+        done = subprocess.run([*ruff, *command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     for file in folder.glob("*.py"):
         assert_no_leftovers(file.read_text(encoding="utf-8"))
@@ -161,16 +161,16 @@ def test_own_modules_blocks_inputs(own, tmp_path):
     graph = open_graph(own, trusted=True)
     case = ejected(graph, folder, "mine")
     text = case.file.read_text(encoding="utf-8")
-    # An activation that learns is shared within a network, and not between two.
+    # An activation with parameters is shared within a network, and not between two.
     for line in ("def attend(x):", "class Attend(", "class ChannelGate(nn.Module):", "global DEFAULT_ACTIVATION"):
         assert line in text
-    assert "gate.py stays under its author's terms" in text
+    assert "The code from gate.py is under its author's terms." in " ".join(text.split())
     proof = prove([case])[0]
     assert proof.difference == 0
     assert_clean(folder)
 
 
-def test_weights_begin_as_in_the_network(own, tmp_path):
+def test_initial_weights_are_those_of_the_network(own, tmp_path):
     for graph in (open_graph(own, trusted=True), smallest("yolo11")):
         case = ejected(graph, tmp_path, graph.name)
         names: dict[str, object] = {"__name__": "ejected"}
@@ -196,7 +196,7 @@ def test_models_of_torchvision(tmp_path, cli):
     assert_clean(tmp_path)
 
 
-def test_the_callers_generators_stay_as_they_are(tmp_path):
+def test_the_callers_generators_are_not_changed(tmp_path):
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -211,11 +211,11 @@ def test_the_command(tmp_path, cli):
     ):
         done = cli(*command)
         assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert told["path"] == str(tmp_path / "net.py")
-    assert told["proof"]["equal"] is True
-    assert told["packages"] == []
-    # Warnings are errors, netbuild is not there, the checkpoint's tensors fit, torch.export takes it.
+    result = json.loads(done.out)
+    assert result["path"] == str(tmp_path / "net.py")
+    assert result["proof"]["equal"] is True
+    assert result["packages"] == []
+    # It runs without netbuild and without warnings, loads the checkpoint's tensors, and can be exported by torch.
     program = """
 import sys
 sys.modules["netbuild"] = None
@@ -234,19 +234,19 @@ print(torch.equal(exported.module()(x)[0], model(x)[0]))
 
 
 def test_equal_networks_give_equal_files():
-    first, second = (write(smallest("yolov10n")).text for _ in range(2))
+    first, second = (write_source(smallest("yolov10n")).text for _ in range(2))
     assert first == second
 
 
-def test_a_file_that_differs_is_not_given_its_name(own, tmp_path, cli, monkeypatch):
+def test_a_file_that_differs_is_renamed_to_failed(own, tmp_path, cli, monkeypatch):
     from netbuild.author import ejecting
 
     def wrong(graph, shared):
-        done = write(graph, shared)
+        done = write_source(graph, shared)
         assert "math.sqrt(2)" in done.text
         return type(done)(done.text.replace("math.sqrt(2)", "math.sqrt(3)"), done.name, done.packages, done.own)
 
-    monkeypatch.setattr(ejecting, "write", wrong)
+    monkeypatch.setattr(ejecting, "write_source", wrong)
     done = cli("eject", own, "--trust", "-o", tmp_path / "net.py")
     assert done.code == 1
     assert "differs from the network by" in done.err
@@ -254,7 +254,7 @@ def test_a_file_that_differs_is_not_given_its_name(own, tmp_path, cli, monkeypat
     assert (tmp_path / "net.failed.py").exists()
 
 
-def test_what_cannot_be_ejected_is_said(own, tmp_path, cli):
+def test_networks_that_cannot_be_ejected_are_errors(own, tmp_path, cli):
     (tmp_path / "gate.py").write_text(
         GATE.replace("import Conv as", "import conv as").replace("Convolution(c1", "Convolution.Conv(c1"), "utf-8"
     )

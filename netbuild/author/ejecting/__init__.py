@@ -1,4 +1,4 @@
-"""Ejecting: a network as one file of PyTorch that needs no netbuild, proven to be the same network."""
+"""Writes a network as one Python file that needs only PyTorch, and proves that its outputs are equal."""
 
 import tempfile
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 
 from netbuild.author.ejecting.proving import Case, DifferError, Proof, prove, record
-from netbuild.author.ejecting.writing import write
+from netbuild.author.ejecting.writing import write_source
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
@@ -24,16 +24,16 @@ SUFFIX = ".py"
 
 @dataclass(frozen=True)
 class Ejected:
-    """A file that was written and proven.
+    """The result of `eject`: a file that was written and proven.
 
     Args:
-        path: of the file.
-        network: name of the network.
-        name: of its class in the file.
-        lines: how many.
-        packages: what the file imports beside torch.
-        own: files of own modules whose text is in it.
-        proof: how it compares with the network.
+        path: the file.
+        network: the network's name.
+        name: the name of its class in the file.
+        lines: the number of lines.
+        packages: the packages beside torch that the file imports.
+        own: the files of own modules whose code it contains.
+        proof: the comparison with the network.
     """
 
     path: Path
@@ -45,61 +45,62 @@ class Ejected:
     proof: Proof
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Return the result as JSON data."""
         return {**vars(self), "path": str(self.path), "proof": self.proof.to_dict()}
 
     def text(self) -> str:
-        """In a sentence."""
+        """Return the result as a sentence."""
         return f"{self.path}: {self.network} as class {self.name}, {self.lines:,} lines, {self.proof.text()}"
 
 
 def eject(file: str | Path, out: str | Path | None = None, **options: Unpack[NetworkOptions]) -> Ejected:
-    """Write a network as one readable file of PyTorch, and prove it equal to the network.
+    """Write a network as one readable file of PyTorch code, and prove that its outputs are equal.
 
-    The file's class has the state-dict keys of the network, so that a checkpoint's tensors fit.
+    The file's class has the state-dict keys of the network, so that a checkpoint's tensors can be loaded.
 
     Args:
-        file: a YAML file, a packaged name, or a checkpoint; no tensors are written.
-        out: the file; beside a checkpoint, or here, under the network's name unless given.
+        file: a YAML file, a packaged name, or a checkpoint, whose tensors are not written.
+        out: the file to write; unless given, NAME.py beside a checkpoint, else in the working folder.
         options: see `netbuild.graph.opening.NetworkOptions`.
 
     Raises:
-        DifferError: if the file does not do what the network does; it is kept as NAME.failed.py.
-        NetbuildError: for a mistake in the file, a path that is taken, or own modules that need netbuild itself.
+        DifferError: if the file's outputs differ from the network's; the file is then renamed to NAME.failed.py.
+        NetbuildError: for a mistake in the file, a path that exists, or own modules that need netbuild itself.
     """
     if out is not None:
         check_out(Path(out))
     graph = open_graph(file, **options)
-    path = Path(out) if out is not None else _usual(file, graph)
+    path = Path(out) if out is not None else _default_path(file, graph)
     check_out(path)
-    return make(graph, path)
+    return write_and_prove(graph, path)
 
 
-def make(graph: Graph, path: Path) -> Ejected:
-    """Write a draft, prove it, give it its name.
+def write_and_prove(graph: Graph, path: Path) -> Ejected:
+    """Write a network's file under a temporary name, prove it, and rename it.
 
     Raises:
-        DifferError: if it does not do what the network does; it is kept as NAME.failed.py.
+        DifferError: if its outputs differ from the network's; the file is then renamed to NAME.failed.py.
         NetbuildError: if it cannot be written.
     """
-    network = built(graph)
-    done = write(graph, is_shared(network))
+    network = build_network(graph)
+    source = write_source(graph, has_shared_tensors(network))
     with atomic_path(path) as temporary:
-        temporary.write_text(done.text, encoding="utf-8")
+        temporary.write_text(source.text, encoding="utf-8")
         try:
-            proof = proven(graph, network, temporary, done.name)
+            proof = prove_draft(graph, network, temporary, source.name)
         except DifferError as error:
-            kept = path.with_name(f"{path.stem}.failed{SUFFIX}")
-            temporary.replace(kept)
-            error.message = f"{path}: {error.message}\nit is kept as {kept}"
+            failed = path.with_name(f"{path.stem}.failed{SUFFIX}")
+            temporary.replace(failed)
+            error.message = f"{path}: {error.message}\nthe file is kept as {failed}"
             raise
-    return Ejected(path, str(network.card.name), done.name, done.text.count("\n"), done.packages, done.own, proof)
+    lines = source.text.count("\n")
+    return Ejected(path, str(network.card.name), source.name, lines, source.packages, source.own, proof)
 
 
-def built(graph: Graph) -> Network:
-    """The network with weights: those of its checkpoint, or random ones; nothing is downloaded.
+def build_network(graph: Graph) -> Network:
+    """Build the network with the weights of its checkpoint, else with random ones; nothing is downloaded.
 
-    The caller's random generators stay as they are.
+    The caller's random number generators are not changed.
     """
     with torch.random.fork_rng(devices=[]), builders.pretrained_mode("skip"):
         torch.manual_seed(0)
@@ -107,17 +108,17 @@ def built(graph: Graph) -> Network:
     return checkpoint.load_weights(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
 
 
-def is_shared(network: Network) -> bool:
-    """Whether a tensor of the network has several names."""
+def has_shared_tensors(network: Network) -> bool:
+    """Return whether a tensor of the network has several names in its state dict."""
     places = [(t.data_ptr(), t.shape) for t in network.state_dict().values() if t.numel()]
     return len({*places}) < len(places)
 
 
-def proven(graph: Graph, network: Network, draft: Path, name: str) -> Proof:
-    """The proof that a draft is the network.
+def prove_draft(graph: Graph, network: Network, draft: Path, name: str) -> Proof:
+    """Compare a draft with the network.
 
     Raises:
-        DifferError: if it is not.
+        DifferError: if their outputs differ.
     """
     with tempfile.TemporaryDirectory(prefix="netbuild-") as folder:
         data = Path(folder) / "known.pt"
@@ -126,19 +127,21 @@ def proven(graph: Graph, network: Network, draft: Path, name: str) -> Proof:
 
 
 def check_out(path: Path) -> None:
-    """Refuse a path that cannot be written to, or where something is, before work is done for it.
+    """Check the path of the output before the work is done.
 
     Raises:
-        NetbuildError: for another ending, a missing or read-only folder, or a path that is taken.
+        NetbuildError: for another ending, a missing or read-only folder, or a path that exists.
     """
     if path.suffix != SUFFIX:
         raise NetbuildError(f"{path}: its name must end in {SUFFIX}")
     check_parent(path)
     if path.exists():
-        raise NetbuildError(f"{path} exists already", hint="it may have been edited: remove it, or name another by -o")
+        raise NetbuildError(
+            f"{path} exists already", hint="it may have been edited: remove it, or choose another by -o"
+        )
 
 
-def _usual(file: str | Path, graph: Graph) -> Path:
+def _default_path(file: str | Path, graph: Graph) -> Path:
     if graph.spec.checkpoint:
         return Path(file).with_suffix(SUFFIX)
     return Path(f"{graph.name}{SUFFIX}")

@@ -1,122 +1,135 @@
-"""Blocks of a file as classes: one for all uses that differ in values only, which become its parameters."""
+"""Turns the blocks of a network file into classes: one class for all uses that differ only in values of arguments."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from netbuild.author.ejecting.calls import Argument, Expansion, Hole, Made
+from netbuild.author.ejecting.calls import Argument, BlockUse, ModuleCall, ParameterName
 from netbuild.author.ejecting.sources import Key
 from netbuild.graph.network import Plan
 
-Row = tuple[Made, ...]
+Row = tuple[ModuleCall, ...]
 
 
 @dataclass
 class BlockClass:
-    """A class for uses of a block: its parameters, and the calls of its rows with these as holes."""
+    """The class of a block.
+
+    Args:
+        name: the block's name.
+        key: identifies the class.
+        uses: the uses of the block that share the class.
+        parameters: the names of the class's parameters.
+        rows: the calls of the block's rows, in which parameters stand for the values that differ.
+        arguments: the values of the parameters by the id of a use.
+    """
 
     name: str
     key: Key
-    uses: list[Expansion]
+    uses: list[BlockUse]
     parameters: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
-    given: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by the id of a use
+    arguments: dict[int, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
-    def first(self) -> Expansion:
-        """Its first use."""
+    def first(self) -> BlockUse:
+        """The first use."""
         return self.uses[0]
 
-    def call(self, use: Expansion) -> Made:
-        """The call that makes the block for a use."""
-        values = self.given[id(use)]
+    def make_call(self, use: BlockUse) -> ModuleCall:
+        """Return the call that creates the block for a use."""
+        values = self.arguments[id(use)]
         leading = next((i for i, value in enumerate(values) if type(value) is not int), len(values))
-        pairs = zip(self.parameters, values, strict=True)
-        return Made(self.key, "", tuple(Argument(name, value, i >= leading) for i, (name, value) in enumerate(pairs)))
+        pairs = enumerate(zip(self.parameters, values, strict=True))
+        return ModuleCall(self.key, "", tuple(Argument(name, value, i >= leading) for i, (name, value) in pairs))
 
 
-class Blocks:
-    """The classes that the blocks among rows become."""
+class BlockClasses:
+    """The classes of the blocks that rows use."""
 
-    def __init__(self, rows: Sequence[Sequence[Made | Expansion]]) -> None:
+    def __init__(self, rows: Sequence[Sequence[ModuleCall | BlockUse]]) -> None:
         self._by_structure: dict[Any, BlockClass] = {}
-        self._of: dict[int, BlockClass] = {}
+        self._by_use: dict[int, BlockClass] = {}
         for call in (call for row in rows for call in row):
-            if isinstance(call, Expansion):
-                self._structure(call)
+            if isinstance(call, BlockUse):
+                self._register(call)
         for block in self.classes:
-            self._fill(block)
+            self._choose_parameters(block)
 
     @property
     def classes(self) -> list[BlockClass]:
-        """All of them, each after those that it uses."""
+        """All classes, each after those that it uses."""
         return list(self._by_structure.values())
 
-    def calls(self, row: Sequence[Made | Expansion]) -> Row:
-        """A row's calls, blocks as calls of their classes."""
-        return tuple(self._of[id(c)].call(c) if isinstance(c, Expansion) else c for c in row)
+    def resolve_row(self, row: Sequence[ModuleCall | BlockUse]) -> Row:
+        """Return a row's calls, with block uses replaced by calls of their classes."""
+        return tuple(self._by_use[id(c)].make_call(c) if isinstance(c, BlockUse) else c for c in row)
 
-    def _structure(self, use: Expansion) -> Any:
-        """What uses of one class have in common: all but values."""
+    def _register(self, use: BlockUse) -> Any:
+        """Add a use to the class of its structure, which is all but the arguments' values; return the structure."""
         rows = tuple(tuple(map(self._call_structure, row)) for row in use.rows)
-        structure = (use.name, use.inside.keys, _wiring(use.inside.plan), use.inside.inputs, rows)
+        structure = (use.name, use.inside.keys, _wiring_of(use.inside.plan), use.inside.inputs, rows)
         if structure not in self._by_structure:
             key = ("block", str(len(self._by_structure)))
             self._by_structure[structure] = BlockClass(use.name, key, [])
-        self._of[id(use)] = self._by_structure[structure]
-        self._of[id(use)].uses.append(use)
+        self._by_use[id(use)] = self._by_structure[structure]
+        self._by_use[id(use)].uses.append(use)
         return structure
 
-    def _call_structure(self, call: Made | Expansion) -> Any:
-        if isinstance(call, Expansion):
-            return self._structure(call)
+    def _call_structure(self, call: ModuleCall | BlockUse) -> Any:
+        if isinstance(call, BlockUse):
+            return self._register(call)
         return call.key, call.suffix, tuple((a.name, a.named) for a in call.args)
 
-    def _fill(self, block: BlockClass) -> None:
-        """Decide on the parameters: values that are not the same at all uses, those alike at each use as one."""
-        resolved = [tuple(map(self.calls, use.rows)) for use in block.uses]
-        columns = list(zip(*(list(_values(rows)) for rows in resolved), strict=True))
-        holes: dict[str, tuple[str, tuple[Any, ...]]] = {}
+    def _choose_parameters(self, block: BlockClass) -> None:
+        """Make parameters of the arguments whose values differ between uses.
+
+        Arguments that have the same values as each other at every use share a parameter.
+        """
+        resolved = [tuple(map(self.resolve_row, use.rows)) for use in block.uses]
+        columns = list(zip(*(list(_arguments(rows)) for rows in resolved), strict=True))  # an argument at all uses
+        found: dict[str, tuple[str, tuple[Any, ...]]] = {}
         for column in columns:
             texts = [repr(a.value) for a in column]
-            if len(set(texts)) > 1 and repr(texts) not in holes:
-                name = self._name(block, column, {taken for taken, _ in holes.values()})
-                holes[repr(texts)] = name, tuple(a.value for a in column)
+            if len(set(texts)) > 1 and repr(texts) not in found:
+                name = self._name_parameter(block, column, {taken for taken, _ in found.values()})
+                found[repr(texts)] = name, tuple(a.value for a in column)
         order = list(block.first.inside.names)
-        chosen = sorted(holes.values(), key=lambda h: order.index(h[0]) if h[0] in order else len(order))
+        chosen = sorted(found.values(), key=lambda p: order.index(p[0]) if p[0] in order else len(order))
         block.parameters = tuple(name for name, _ in chosen)
         for i, use in enumerate(block.uses):
-            block.given[id(use)] = tuple(values[i] for _, values in chosen)
-        fills = iter([holes.get(repr([repr(a.value) for a in column])) for column in columns])
-        block.rows = tuple(tuple(_with_holes(call, fills) for call in row) for row in resolved[0])
+            block.arguments[id(use)] = tuple(values[i] for _, values in chosen)
+        replacements = iter([found.get(repr([repr(a.value) for a in column])) for column in columns])
+        block.rows = tuple(tuple(_insert_parameters(call, replacements) for call in row) for row in resolved[0])
 
-    def _name(self, block: BlockClass, column: Sequence[Argument], taken: set[str]) -> str:
-        """What a parameter is called: as in the file if it is one there, else as the inner module calls it."""
+    def _name_parameter(self, block: BlockClass, column: Sequence[Argument], taken: set[str]) -> str:
+        """Name a parameter as in the block's file if it is a parameter there, else as in the inner module."""
         for name in block.first.inside.names:
             known = [repr(use.inside.names.get(name)) for use in block.uses]
             if name not in taken and known == [repr(a.value) for a in column]:
                 return name
-        return unique(column[0].name, taken | set(block.first.inside.names))
+        return unique_name(column[0].name, taken | set(block.first.inside.names))
 
 
-def _wiring(plan: Plan) -> Any:
+def _wiring_of(plan: Plan) -> Any:
     return tuple((s.sources, s.call_style, s.selections) for s in plan.steps), plan.result, plan.listed
 
 
-def _values(rows: Sequence[Row]) -> Iterator[Argument]:
+def _arguments(rows: Sequence[Row]) -> Iterator[Argument]:
     for row in rows:
         for call in row:
             yield from call.args
 
 
-def _with_holes(call: Made, fills: Iterator[tuple[str, Any] | None]) -> Made:
-    holes = [(argument, next(fills)) for argument in call.args]
-    return replace(call, args=tuple(a._replace(value=Hole(hole[0])) if hole else a for a, hole in holes))
+def _insert_parameters(call: ModuleCall, replacements: Iterator[tuple[str, Any] | None]) -> ModuleCall:
+    """Replace each argument of a call by the name of a parameter, if the next replacement is one."""
+    pairs = [(argument, next(replacements)) for argument in call.args]
+    return replace(call, args=tuple(a._replace(value=ParameterName(new[0])) if new else a for a, new in pairs))
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """A name that is not taken, as an identifier."""
+def unique_name(name: str, taken: set[str]) -> str:
+    """Return the name as an identifier, with a number if it is taken."""
     name = re.sub(r"\W+", "_", name)
     if name not in taken:
         return name

@@ -1,4 +1,4 @@
-"""Rows as constructor calls with every number filled in."""
+"""Turns rows into constructor calls with all arguments filled in."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +7,7 @@ from functools import partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from netbuild.author.ejecting.layout import Doc, Group, flat, literal, prefixed
+from netbuild.author.ejecting.layout import Doc, Group, add_prefix, to_line, to_literal
 from netbuild.author.ejecting.modules import Import
 from netbuild.author.ejecting.sources import Key, is_ours
 from netbuild.grammar.expressions import Call
@@ -19,11 +19,11 @@ from netbuild.modules.factory import Factory
 from netbuild.roles import Role
 
 NN = Import("torch.nn", "from torch import nn{}", "nn", "nn")
-Names = Mapping[Key, str]  # what the file calls a class, function or import
+Names = Mapping[Key, str]  # the names of classes, functions and imports in the file
 
 
 class Argument(NamedTuple):
-    """An argument of a call: the parameter's name, the value, and whether the name is written."""
+    """An argument of a call; ``named`` arguments are written as keywords, others by position."""
 
     name: str
     value: Any
@@ -31,8 +31,8 @@ class Argument(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Made:
-    """A call that makes a module: the class by its key, and what follows its name."""
+class ModuleCall:
+    """A call that creates a module: the key of the class, the attribute after its name (as in nn.Conv2d), arguments."""
 
     key: Key
     suffix: str
@@ -40,60 +40,60 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Hole:
-    """A value that a block's class gets as a parameter."""
+class ParameterName:
+    """A parameter of a block's class, used as a value."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
-class Expansion:
-    """A block of the file where a row uses it: the calls of its inner rows, each once a copy."""
+class BlockUse:
+    """A use of a block by a row; ``rows`` are the calls of the block's own rows."""
 
     name: str
     inside: BlockCopy
-    rows: tuple[tuple["Made | Expansion", ...], ...]
+    rows: tuple[tuple["ModuleCall | BlockUse", ...], ...]
 
 
-class Calls:
-    """Turns layers into calls, and notes what these need: classes whose text goes along, and imports."""
+class CallBuilder:
+    """Turns layers into calls, and collects the classes (``roots``) and imports that the calls need."""
 
     def __init__(self) -> None:
         self.roots: dict[Key, None] = {}
         self.imports: dict[Key, Import] = {}
 
-    def of(self, layer: Layer) -> tuple[Made | Expansion, ...]:
-        """The calls of a row, one for each module in sequence."""
+    def build_row(self, layer: Layer) -> tuple[ModuleCall | BlockUse, ...]:
+        """Return the calls of a row, one for each module in sequence."""
         if layer.block_copies:
             return tuple(
-                Expansion(layer.factory.name, inside, tuple(map(self.of, inside.layers)))
+                BlockUse(layer.factory.name, inside, tuple(map(self.build_row, inside.layers)))
                 for inside in layer.block_copies
             )
-        return (self._bound(layer.bound),) * layer.copies
+        return (self._build_call(layer.bound),) * layer.copies
 
-    def _bound(self, bound: BoundCall) -> Made:
+    def _build_call(self, bound: BoundCall) -> ModuleCall:
         factory = bound.factory
-        given = {**_by_position(bound), **bound.call}
+        given = {**_name_positional(bound), **bound.call}
         if factory.name == builders.TIMM:
             key = self._import("timm.create_model")
-            return Made(key, "", tuple(self._args(factory, {**given, "pretrained": False})))
+            return ModuleCall(key, "", tuple(self._args(factory, {**given, "pretrained": False})))
         if factory.name.startswith(builders.TORCHVISION):
             return self._torchvision(factory.name.split(".")[-1], dict(given))
         return self._made(factory, given)
 
-    def _torchvision(self, model: str, given: dict[Any, Any]) -> Made:
+    def _torchvision(self, model: str, given: dict[Any, Any]) -> ModuleCall:
         features, pretrained = given.pop("features", None), given.pop("pretrained", False)
         options = {"weights": None, **builders.torchvision_options(model, pretrained, given)}
         args = (Argument("name", model, False), *(Argument(k, v) for k, v in options.items()))
-        call = Made(self._import("torchvision.models.get_model"), "", args)
+        call = ModuleCall(self._import("torchvision.models.get_model"), "", args)
         if not features:
             return call
         key = self._import("torchvision.models.feature_extraction.create_feature_extractor")
-        return Made(key, "", (Argument("model", call, False), Argument("return_nodes", list(features), False)))
+        return ModuleCall(key, "", (Argument("model", call, False), Argument("return_nodes", list(features), False)))
 
-    def _made(self, factory: Factory, given: Mapping[Any, Any]) -> Made:
+    def _made(self, factory: Factory, given: Mapping[Any, Any]) -> ModuleCall:
         key, suffix = self._class(factory)
-        return Made(key, suffix, tuple(self._args(factory, given)))
+        return ModuleCall(key, suffix, tuple(self._args(factory, given)))
 
     def _class(self, factory: Factory) -> tuple[Key, str]:
         home, name = factory.make.__module__, factory.make.__qualname__
@@ -105,7 +105,7 @@ class Calls:
         return self._import(factory.name if "." in factory.name else f"{home}.{name}"), ""
 
     def take(self, item: Import) -> Key:
-        """Import something."""
+        """Add an import and return its key."""
         key = ("", item.target)
         self.imports[key] = item
         return key
@@ -115,9 +115,9 @@ class Calls:
         return self.take(Import(dotted, f"from {home} import {name}{{}}", name, name))
 
     def _args(self, factory: Factory, given: Mapping[Any, Any]) -> Iterator[Argument]:
-        """Leading whole numbers by position, the rest by name, in the order of the signature."""
+        """Yield the arguments in the order of the signature: leading integers by position, the others by name."""
         named = {p.name: p for p in factory.parameters if p.name in given}
-        by_position = _positional(factory.make)
+        by_position = _positional_parameters(factory.make)
         leading = True
         for index, (name, parameter) in enumerate(named.items()):
             value = given[name]
@@ -134,14 +134,14 @@ class Calls:
             return [self._value(item) for item in value] if isinstance(value, list) else value
         return self.module(value)
 
-    def module(self, call: Call) -> Made:
-        """What an argument such as ``nn.LeakyReLU(0.1)`` makes."""
+    def module(self, call: Call) -> ModuleCall:
+        """Return the call for an argument such as ``nn.LeakyReLU(0.1)``."""
         key, suffix = self._class(registry.get_factory(call.name))
         by_position = (Argument(f"value{i}", v, False) for i, v in enumerate(call.args))
-        return Made(key, suffix, (*by_position, *(Argument(k, v) for k, v in call.kwargs)))
+        return ModuleCall(key, suffix, (*by_position, *(Argument(k, v) for k, v in call.kwargs)))
 
-    def activation(self, value: Any) -> Made:
-        """The module that a file's ``activation`` names."""
+    def activation(self, value: Any) -> ModuleCall:
+        """Return the call for the value of a file's ``activation``."""
         if isinstance(value, Call):
             return self.module(value)
         found = ACTIVATIONS.get("".join(c for c in str(value).lower() if c not in " _-"))
@@ -149,42 +149,42 @@ class Calls:
             return self.module(Call(str(value)))
         kind: Any
         kind, options = (found.func, found.keywords) if isinstance(found, partial) else (found, {})
-        return Made(self.take(NN), f".{kind.__name__}", tuple(starmap(Argument, options.items())))
+        return ModuleCall(self.take(NN), f".{kind.__name__}", tuple(starmap(Argument, options.items())))
 
 
-def _by_position(bound: BoundCall) -> dict[Any, Any]:
-    """Values given by position, by their parameters' names; those beyond the parameters by number."""
+def _name_positional(bound: BoundCall) -> dict[Any, Any]:
+    """Return positional arguments by the names of their parameters, or by number for a variadic constructor."""
     names = [p.name for p in bound.factory.parameters]
     if bound.factory.has_varargs:
         return dict(enumerate(bound.positional))
     return dict(zip(names, bound.positional, strict=False))
 
 
-def _positional(make: Callable[..., Any]) -> list[tuple[str, bool]]:
-    """The parameters that may be given by position, and whether they must."""
+def _positional_parameters(make: Callable[..., Any]) -> list[tuple[str, bool]]:
+    """Return the names of parameters that can be given by position, and whether they are positional-only."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [p for p in inspect.signature(make).parameters.values() if p.kind in kinds]
     return [(p.name, p.kind is inspect.Parameter.POSITIONAL_ONLY) for p in found]
 
 
-def written(value: Any, names: Names) -> Doc:
-    """A call or a value as Python."""
-    if isinstance(value, Hole):
+def format_value(value: Any, names: Names) -> Doc:
+    """Format a call or a value as Python code."""
+    if isinstance(value, ParameterName):
         return value.name
     if isinstance(value, list):
-        return Group("[", tuple(written(item, names) for item in value), "]")
-    if not isinstance(value, Made):
-        return literal(value)
-    args = tuple(prefixed(f"{a.name}=" if a.named else "", written(a.value, names)) for a in value.args)
+        return Group("[", tuple(format_value(item, names) for item in value), "]")
+    if not isinstance(value, ModuleCall):
+        return to_literal(value)
+    args = tuple(add_prefix(f"{a.name}=" if a.named else "", format_value(a.value, names)) for a in value.args)
     return Group(f"{names[value.key]}{value.suffix}(", args, ")") if args else f"{names[value.key]}{value.suffix}()"
 
 
-def in_sequence(calls: tuple[Made, ...], names: Names) -> Doc:
-    """A row's module: the call, or several in an ``nn.Sequential``."""
-    docs = [written(call, names) for call in calls]
+def format_row(calls: tuple[ModuleCall, ...], names: Names) -> Doc:
+    """Format a row's module: a single call, or several in an ``nn.Sequential``."""
+    docs = [format_value(call, names) for call in calls]
     if len(docs) == 1:
         return docs[0]
     sequential = f"{names['', NN.target]}.Sequential("
-    if len({flat(doc) for doc in docs}) > 1:
+    if len({to_line(doc) for doc in docs}) > 1:
         return Group(sequential, tuple(docs), ")")
-    return Group(sequential, (Group("*(", (f"{flat(docs[0])} for _ in range({len(docs)})",), ")"),), ")")
+    return Group(sequential, (Group("*(", (f"{to_line(docs[0])} for _ in range({len(docs)})",), ")"),), ")")

@@ -1,16 +1,16 @@
-"""Python written as ruff would format it: calls and lists broken into lines where one line is too long."""
+"""Formats Python code as ruff does: breaks calls and lists into lines if one line is too long."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH = 120  # characters of a line
+WIDTH = 120  # largest number of characters in a line
 
 
 @dataclass(frozen=True)
 class Group:
-    """What may be broken into lines: an opening, items between commas, a closing."""
+    """Code that can be broken into lines: an opening bracket, items, which commas separate, a closing bracket."""
 
     open: str
     items: tuple["Doc", ...]
@@ -20,44 +20,44 @@ class Group:
 Doc = str | Group
 
 
-def flat(doc: Doc) -> str:
-    """In one line."""
-    return doc if isinstance(doc, str) else doc.open + ", ".join(map(flat, doc.items)) + doc.close
+def to_line(doc: Doc) -> str:
+    """Return the code as one line."""
+    return doc if isinstance(doc, str) else doc.open + ", ".join(map(to_line, doc.items)) + doc.close
 
 
-def prefixed(text: str, doc: Doc) -> Doc:
-    """With a text before it, such as ``name=``."""
+def add_prefix(text: str, doc: Doc) -> Doc:
+    """Add a text before the code, such as ``name=``."""
     return text + doc if isinstance(doc, str) else Group(text + doc.open, doc.items, doc.close)
 
 
-def lay(doc: Doc, indent: int, after: str = "", always: bool = False) -> list[str]:
-    """As lines.
+def to_lines(doc: Doc, indent: int, after: str = "", always: bool = False) -> list[str]:
+    """Return the code as lines.
 
     Args:
-        doc: what is written.
-        indent: blanks before it.
-        after: a text that follows it, such as a comma.
-        always: an item a line, even where one line would do.
+        doc: the code.
+        indent: the number of blanks before each line.
+        after: a text that follows the code, such as a comma.
+        always: write one item per line even if all fit into one line.
     """
     blanks = " " * indent
-    if isinstance(doc, str) or (not always and _fits(indent, flat(doc) + after)):
-        return [blanks + flat(doc) + after]
+    if isinstance(doc, str) or (not always and _fits(indent, to_line(doc) + after)):
+        return [blanks + to_line(doc) + after]
     head, foot = blanks + doc.open, blanks + doc.close + after
-    inner = ", ".join(map(flat, doc.items))
+    inner = ", ".join(map(to_line, doc.items))
     if not always and _fits(indent + 4, inner):
         return [head, " " * (indent + 4) + inner, foot]
     comma = "," if len(doc.items) > 1 or always else ""
-    return [head, *(line for item in doc.items for line in lay(item, indent + 4, comma)), foot]
+    return [head, *(line for item in doc.items for line in to_lines(item, indent + 4, comma)), foot]
 
 
 def _fits(indent: int, text: str) -> bool:
     return indent + len(text) <= WIDTH
 
 
-def literal(value: Any) -> Doc:
-    """A number, text, list, tuple or None as Python has it."""
+def to_literal(value: Any) -> Doc:
+    """Format a number, text, list, tuple or None as a Python literal."""
     if isinstance(value, (list, tuple)):
-        items = tuple(map(literal, value))
+        items = tuple(map(to_literal, value))
         if isinstance(value, tuple):
             return Group("(", items, ",)" if len(items) == 1 else ")")
         return Group("[", items, "]")
@@ -69,37 +69,39 @@ def literal(value: Any) -> Doc:
     return repr(value)
 
 
-def statement_of_imports(module: str, names: Sequence[str]) -> list[str]:
-    """``from module import names``, sorted."""
+def import_lines(module: str, names: Sequence[str]) -> list[str]:
+    """Return the lines of ``from module import names``; the names must be sorted."""
     line = f"from {module} import {', '.join(names)}"
-    return [line] if len(line) <= WIDTH else lay(Group(f"from {module} import (", tuple(names), ")"), 0, always=True)
+    return (
+        [line] if len(line) <= WIDTH else to_lines(Group(f"from {module} import (", tuple(names), ")"), 0, always=True)
+    )
 
 
-def grouped(head: str, items: Sequence[str], foot: str = ")") -> Doc:
-    """Texts between an opening and a closing."""
+def group(head: str, items: Sequence[str], foot: str = ")") -> Doc:
+    """Return texts between an opening and a closing bracket."""
     return Group(head, tuple(items), foot)
 
 
-def commented(doc: Doc, comment: str, indent: int) -> list[str]:
-    """An item of a list with a comment: at its end if that fits, else above it."""
-    line = " " * indent + f"{flat(doc)},"
+def add_comment(doc: Doc, comment: str, indent: int) -> list[str]:
+    """Return an item of a list with a comment: at the end of the line if it fits, else above it."""
+    line = " " * indent + f"{to_line(doc)},"
     if not comment:
-        return lay(doc, indent, ",")
+        return to_lines(doc, indent, ",")
     if len(line) + 2 + len(comment) <= WIDTH:
         return [f"{line}  {comment}"]
-    return [" " * indent + comment[: WIDTH - indent], *lay(doc, indent, ",")]
+    return [" " * indent + comment[: WIDTH - indent], *to_lines(doc, indent, ",")]
 
 
-def docstring(text: str) -> list[str]:
-    """The docstring of a class."""
+def to_docstring(text: str) -> list[str]:
+    """Return the lines of a class's docstring."""
     if len(text) + 10 <= WIDTH:
         return [f'    """{text}"""']
-    first, *more = wrapped(text).splitlines()
+    first, *more = wrap(text).splitlines()
     return [f'    """{first}', *(f"    {line}" for line in more), '    """']
 
 
-def wrapped(text: str) -> str:
-    """A text in lines."""
+def wrap(text: str) -> str:
+    """Wrap a text into lines."""
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) + 8 > WIDTH:

@@ -1,4 +1,4 @@
-"""The proof of a file: a process without netbuild imports it, loads the network's tensors and gives the same."""
+"""Proves a file: a process without netbuild imports it, loads the network's tensors and compares the outputs."""
 
 import json
 import os
@@ -18,22 +18,22 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 
-TOLERANCE = 1e-6  # of |difference| / max(1, |reference|)
-BATCH = 2  # a batch norm in training needs more than one value a channel
+TOLERANCE = 1e-6  # largest |difference| / max(1, |reference|)
+BATCH = 2  # a batch norm in training needs more than one value per channel
 SEED = 20_240_501
 
 Outputs = dict[str, list[torch.Tensor]]
 
 
 class DifferError(NetbuildError):
-    """A file whose network is not the one that it was written from."""
+    """The outputs of an ejected file differ from the network's."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """A file with the class in it, and what it must give: a path of `recorded` data."""
+    """A file to prove, the name of its class, and the data written by `record`."""
 
     file: Path
     name: str
@@ -42,33 +42,39 @@ class Case:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared: runs, values, and the largest difference, relative to values above 1."""
+    """The result of a comparison.
+
+    Args:
+        runs: the modes that were compared.
+        values: the number of values.
+        difference: the largest difference; relative for values above 1.
+    """
 
     runs: tuple[str, ...]
     values: int
     difference: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Return the result as JSON data."""
         return {**vars(self), "equal": self.difference == 0}
 
     def text(self) -> str:
-        """In a sentence."""
-        said = "equal bit for bit" if self.difference == 0 else f"equal to {self.difference:.0e}"
-        return f"{said} in {', '.join(self.runs)}: {self.values:,} values"
+        """Return the result as text."""
+        agreement = "bit-equal" if self.difference == 0 else f"equal within {self.difference:.0e}"
+        return f"{agreement} in {', '.join(self.runs)}: {self.values:,} values"
 
 
 def record(network: Network, graph: Graph, path: Path) -> None:
-    """Write down what a network has and gives on inputs of chance: its tensors and the outputs in every mode.
+    """Save a network's tensors, random inputs, and its outputs for them in every mode.
 
-    The tensors are shaken, so that none that begins as zero or one hides a difference.
+    The tensors are perturbed at random first: initial values such as zeros and ones would hide differences.
     """
     generator = torch.Generator().manual_seed(SEED)
-    _shake(network, generator)
+    _perturb(network, generator)
     inputs = [torch.rand((BATCH, *shape), generator=generator) for _, shape in graph.inputs]
     state = {key: value.clone() for key, value in network.state_dict().items()}
     outputs: dict[str, Any] = {}
-    with torch.no_grad(), suppress(Exception):  # a net that cannot train at this size is compared in eval alone
+    with torch.no_grad(), suppress(Exception):  # a network that cannot train at this size is compared in eval mode only
         outputs["training"] = _run(network.train(), inputs)
         outputs["after training"] = list(network.state_dict().values())
         outputs["after training"] = [value.clone() for value in outputs["after training"]]
@@ -80,28 +86,28 @@ def record(network: Network, graph: Graph, path: Path) -> None:
 
 
 def _run(network: Network, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    with torch.random.fork_rng(devices=[]):  # dropout follows the seed, and the caller's generator stays as it is
+    with torch.random.fork_rng(devices=[]):  # dropout follows the seed, and the caller's generator is not changed
         torch.manual_seed(SEED)
         return [x.clone() for x in tensors_of(network(*inputs))]
 
 
 @torch.no_grad()
-def _shake(network: Network, generator: torch.Generator) -> None:
+def _perturb(network: Network, generator: torch.Generator) -> None:
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
             tensor.add_(0.02 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
 
 
 def prove(cases: Sequence[Case]) -> list[Proof]:
-    """Run files in one process of its own, in which netbuild cannot be imported.
+    """Run all files in a separate process in which netbuild cannot be imported.
 
     Raises:
-        DifferError: with the first file that does not import, load or give the same.
+        DifferError: for the first file that cannot be imported or loaded, or whose outputs differ.
     """
     proofs = []
-    for case, found in zip(cases, _answers(cases), strict=True):
+    for case, found in zip(cases, _run_cases(cases), strict=True):
         if "error" in found:
-            raise DifferError(f"class {case.name} does not do what the network does: {found['error']}")
+            raise DifferError(f"class {case.name} cannot be compared with the network: {found['error']}")
         if not found["difference"] <= TOLERANCE:
             run, difference = found["worst"], found["difference"]
             raise DifferError(f"class {case.name} differs from the network by {difference:.1e} in {run}")
@@ -109,19 +115,19 @@ def prove(cases: Sequence[Case]) -> list[Proof]:
     return proofs
 
 
-def _answers(cases: Sequence[Case]) -> list[Mapping[str, Any]]:
+def _run_cases(cases: Sequence[Case]) -> list[Mapping[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="netbuild-") as folder:
         script = Path(folder) / "prove.py"
         script.write_text(_SCRIPT, encoding="utf-8")
-        asked = [[str(case.file.resolve()), case.name, str(case.data)] for case in cases]
-        command = [sys.executable, str(script), json.dumps(asked), str(torch.get_num_threads())]
+        arguments = [[str(case.file.resolve()), case.name, str(case.data)] for case in cases]
+        command = [sys.executable, str(script), json.dumps(arguments), str(torch.get_num_threads())]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     answers = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("answer ")]
     if len(answers) < len(cases):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         answers.append({"error": shorten(last, 300)})
-        answers += [{"error": "it was not come to"}] * (len(cases) - len(answers))
+        answers += [{"error": "an earlier file ended the process"}] * (len(cases) - len(answers))
     return answers
 
 
@@ -144,13 +150,13 @@ def tensors(value):
             yield from tensors(item)
 
 
-def apart(found, wanted):
-    if len(found) != len(wanted):
-        raise ValueError(f"{len(found)} tensors, not {len(wanted)}")
+def max_difference(found, expected):
+    if len(found) != len(expected):
+        raise ValueError(f"found {len(found)} tensors, expected {len(expected)}")
     worst = 0.0
-    for a, b in zip(found, wanted):
+    for a, b in zip(found, expected):
         if a.shape != b.shape or a.dtype != b.dtype:
-            raise ValueError(f"{a.dtype} {tuple(a.shape)} where {b.dtype} {tuple(b.shape)} is due")
+            raise ValueError(f"found {a.dtype} {tuple(a.shape)}, expected {b.dtype} {tuple(b.shape)}")
         if a.numel() and not torch.equal(a, b):
             a, b = a.double(), b.double()
             same = (a == b) | (a.isnan() & b.isnan())
@@ -168,8 +174,8 @@ def compare(path, name, data):
     known = torch.load(data, weights_only=True)
     model = getattr(module, name)()
     if list(model.state_dict()) != list(known["state"]):
-        ours, theirs = set(model.state_dict()), set(known["state"])
-        raise ValueError(f"other keys: {sorted(ours ^ theirs)[:4] or 'in another order'}")
+        keys = set(model.state_dict()) ^ set(known["state"])
+        raise ValueError(f"the state-dict keys differ: {sorted(keys)[:4] or 'they have another order'}")
     model.load_state_dict(known["state"], strict=True)
 
     def run():
@@ -178,7 +184,7 @@ def compare(path, name, data):
 
     worst, where, values = 0.0, "", 0
     with torch.no_grad():
-        for mode, wanted in known["outputs"].items():
+        for mode, expected in known["outputs"].items():
             if mode == "after training":
                 found = [t.clone() for t in model.state_dict().values()]
                 model.load_state_dict(known["state"], strict=True)
@@ -189,19 +195,19 @@ def compare(path, name, data):
                     model.fuse()
                 found = (model.train() if mode == "training" else model.eval()) and run()
             try:
-                difference = apart(found, wanted)
+                difference = max_difference(found, expected)
             except ValueError as error:
                 raise ValueError(f"{mode}: {error}") from None
-            values += sum(t.numel() for t in wanted)
+            values += sum(t.numel() for t in expected)
             if difference > worst:
                 worst, where = difference, mode
     return {"runs": list(known["outputs"]), "values": values, "difference": worst, "worst": where}
 
 
 torch.set_num_threads(int(sys.argv[2]))
-for asked in json.loads(sys.argv[1]):
+for arguments in json.loads(sys.argv[1]):
     try:
-        answer = compare(*asked)
+        answer = compare(*arguments)
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"[:600]}
     print("answer " + json.dumps(answer), flush=True)

@@ -48,7 +48,7 @@ def is_ours(module: str) -> bool:
 
 @dataclass
 class Gathered:
-    """What the ejected file contains of other modules: definitions in order, imports, and ``__future__`` features."""
+    """The code taken from other modules: definitions in order, imports, ``__future__`` features."""
 
     definitions: list[Definition]
     imports: dict[Key, Import]
@@ -117,8 +117,8 @@ class Sources:
             if inner is not None:
                 return inner
         where = getattr(sys.modules.get(home), "__file__", home)
-        message = f"{where}: '{name}' is {found.target}, which a file without netbuild cannot have"
-        raise NetbuildError(message, hint="of netbuild an own module may take layers by name, and roles in Annotated")
+        message = f"{where}: '{name}' is {found.target}, which cannot be copied into a file without netbuild"
+        raise NetbuildError(message, hint="an own module may import only layers, by name, and roles from netbuild")
 
     def _closure(self, roots: Sequence[Key], used: set[str]) -> Gathered:
         found = Gathered([], {})

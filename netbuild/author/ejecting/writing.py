@@ -1,4 +1,4 @@
-"""A network as one file of PyTorch: the classes that it uses, its blocks, itself, and a small check at the end."""
+"""Writes a network as one Python file: the layers that it uses, its blocks, its own class, and an example."""
 
 import re
 import sys
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netbuild import __version__
-from netbuild.author.ejecting.blocks import Blocks, unique
-from netbuild.author.ejecting.calls import NN, Calls, Made, written
-from netbuild.author.ejecting.classes import ACTIVATION, FUSE, HE, Classes, fused_pairs
-from netbuild.author.ejecting.layout import flat, grouped, lay, statement_of_imports, wrapped
+from netbuild.author.ejecting.blocks import BlockClasses, unique_name
+from netbuild.author.ejecting.calls import NN, CallBuilder, ModuleCall, format_value
+from netbuild.author.ejecting.classes import ACTIVATION, FUSE, HE, ClassWriter, find_fusable_pairs
+from netbuild.author.ejecting.layout import group, import_lines, to_line, to_lines, wrap
 from netbuild.author.ejecting.modules import Import
 from netbuild.author.ejecting.sources import BUILDERS, Gathered, Key, Sources, rename
-from netbuild.author.ejecting.words import class_name, is_tensor, title
+from netbuild.author.ejecting.words import display_name, is_tensor, to_class_name
 from netbuild.costs.outputs import parameter_count
 from netbuild.grammar.expressions import parse_call
 from netbuild.graph.layers import Graph, Layer
@@ -23,21 +23,21 @@ TORCH = Import("torch", "import torch{}", "torch", "torch")
 ANY = Import("typing.Any", "from typing import Any{}", "Any", "Any")
 
 _DEFAULT = '''
-# One object for all layers that ask for the default.
+# Shared by all layers that use the default activation.
 DEFAULT_ACTIVATION = {}
 
 
 def default_activation() -> nn.Module:
-    """The activation object of all layers that ask for the default."""
+    """Return the activation shared by all layers that use the default."""
     return DEFAULT_ACTIVATION
 '''
-# Where no activation is given by its name the table of names is left out.
+# Used if no layer gives an activation by name, so that the table of names can be left out.
 _WITHOUT_NAMES = '''
 Act = bool | nn.Module | None
 
 
 def resolve_activation(act: Act, default: nn.Module | None = None) -> nn.Module:
-    """What an `act` argument means: True the default, a module itself, anything else none."""
+    """Return the activation of an `act` argument: the default for True, a module as it is, none for anything else."""
     if act is True:
         return DEFAULT_ACTIVATION if default is None else default
     return act if isinstance(act, nn.Module) else nn.Identity()
@@ -46,12 +46,12 @@ _TORCHVISION = '''
 from torchvision.models import get_model
 
 
-def _whole(model: str, weights: str | None) -> nn.Module:
-    """The network of torchvision, its weights random."""
+def _build_full(model: str, weights: str | None) -> nn.Module:
+    """Return torchvision's model with random weights."""
     return get_model(model, weights=None)
 '''
 _SHAPES = '''def shapes(value: Any) -> Any:
-    """The shapes of an output's tensors."""
+    """Return the shapes of an output's tensors."""
     if isinstance(value, dict):
         return {key: shapes(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -61,8 +61,8 @@ _SHAPES = '''def shapes(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Written:
-    """The file's text, the network's class in it, packages that it needs beside torch, own files it has text of."""
+class EjectedSource:
+    """An ejected file: its text, the name of the network's class, packages beside torch, files of own modules."""
 
     text: str
     name: str
@@ -70,25 +70,25 @@ class Written:
     own: tuple[str, ...]
 
 
-def write(graph: Graph, shared: bool = False) -> Written:
-    """The file of a network.
+def write_source(graph: Graph, shared: bool = False) -> EjectedSource:
+    """Write the file of a network.
 
     Args:
-        graph: resolved.
-        shared: whether the network has tensors under several names.
+        graph: the resolved network.
+        shared: whether the network has tensors with several names, see `has_shared_tensors`.
 
     Raises:
-        NetbuildError: for own modules that cannot go without netbuild.
+        NetbuildError: for own modules that need netbuild itself.
     """
-    return _File(graph, shared).write()
+    return _FileWriter(graph, shared).write()
 
 
-class _File:
+class _FileWriter:
     def __init__(self, graph: Graph, shared: bool) -> None:
-        self.graph, self.shared, self.calls = graph, shared, Calls()
-        rows = [self.calls.of(layer) for layer in graph.layers]
-        self.blocks = Blocks(rows)
-        self.rows = [self.blocks.calls(row) for row in rows]
+        self.graph, self.shared, self.calls = graph, shared, CallBuilder()
+        rows = [self.calls.build_row(layer) for layer in graph.layers]
+        self.blocks = BlockClasses(rows)
+        self.rows = [self.blocks.resolve_row(row) for row in rows]
         node = graph.spec.root.value.get("activation")
         self.default = self.calls.activation("silu" if node is None else parse_call(node.value) or node.value)
         self.gathered = self._gather()
@@ -96,8 +96,8 @@ class _File:
         self.name = self._choose_names()
 
     def _gather(self) -> Gathered:
-        activation = _default_activation(self.default)
-        if not self.graph.custom_modules and not any(map(_names_activation, _all_layers(self.graph.layers))):
+        activation = _activation_source(self.default)
+        if not self.graph.custom_modules and not any(map(_has_named_activation, _all_layers(self.graph.layers))):
             activation += _WITHOUT_NAMES
         sources = Sources({ACTIVATION: activation, BUILDERS: _TORCHVISION})
         roots = [*self.calls.roots, *([(HE, "he")] if self.graph.spec.settings.get("init") else [])]
@@ -111,15 +111,15 @@ class _File:
         return found
 
     def _pairs(self) -> Iterator[list[tuple[int, int]]]:
-        yield fused_pairs(self.graph.layers, self.graph.plan)
-        yield from (fused_pairs(b.first.inside.layers, b.first.inside.plan) for b in self.blocks.classes)
+        yield find_fusable_pairs(self.graph.layers, self.graph.plan)
+        yield from (find_fusable_pairs(b.first.inside.layers, b.first.inside.plan) for b in self.blocks.classes)
 
     def _choose_names(self) -> str:
-        """Give every definition, import and block a name of its own in the file; the network's class gets one, too."""
+        """Choose unique names for all imports, definitions and blocks; return the name of the network's class."""
         taken = {"shapes"}
 
         def take(key: Key, name: str) -> None:
-            self.names[key] = unique(name, taken)
+            self.names[key] = unique_name(name, taken)
             taken.add(self.names[key])
 
         for item in (TORCH, NN, ANY):
@@ -130,13 +130,13 @@ class _File:
         for definition in self.gathered.definitions:
             take(definition.key, definition.binds)
         for block in self.blocks.classes:
-            take(block.key, class_name(block.name))
-        name = class_name(self.graph.name)
-        return name if name not in taken else unique(f"{name}Net", taken)
+            take(block.key, to_class_name(block.name))
+        name = to_class_name(self.graph.name)
+        return name if name not in taken else unique_name(f"{name}Net", taken)
 
-    def write(self) -> Written:
-        classes = Classes(self.graph, self.name, self.names, self.rows, self.default)
-        written = [*map(classes.block, self.blocks.classes), classes.network()]
+    def write(self) -> EjectedSource:
+        classes = ClassWriter(self.graph, self.name, self.names, self.rows, self.default)
+        written = [*map(classes.write_block, self.blocks.classes), classes.write_network()]
         written += [] if is_tensor(self.graph.layers[-1].out_shape) else [_SHAPES]
         if any(re.search(r"\bAny\b", text) for text in written):
             self.gathered.take(ANY)
@@ -146,7 +146,7 @@ class _File:
         packages = tuple(sorted(tops - {"torch"} - sys.stdlib_module_names))
         blank = "\n" if _begins_with_block(body[0]) else ""
         text = "\n".join([self._head(own, packages), *self._imports(), blank, "\n\n".join(body)])
-        return Written(text, self.name, packages, own)
+        return EjectedSource(text, self.name, packages, own)
 
     def _definitions(self) -> Iterator[str]:
         constants: list[str] = []
@@ -154,9 +154,9 @@ class _File:
         for definition in self.gathered.definitions:
             text = rename(definition, self.names)
             if definition.file and definition.file != before:
-                text = f"# From here on out of {Path(definition.file).name}: its author's, not netbuild's.\n{text}"
+                text = f"# The following code is from {Path(definition.file).name}, by its author.\n{text}"
             elif before and not definition.file:
-                text = f"# From here on out of netbuild.\n{text}"
+                text = f"# The following code is from netbuild.\n{text}"
             before = definition.file
             if not definition.is_block:
                 constants.append(text)
@@ -168,27 +168,27 @@ class _File:
 
     def _imports(self) -> Iterator[str]:
         if self.gathered.future:
-            yield from [*statement_of_imports("__future__", sorted(self.gathered.future)), ""]
+            yield from [*import_lines("__future__", sorted(self.gathered.future)), ""]
         lines = {item.line(self.names[key]) for key, item in self.gathered.imports.items()} | self.gathered.also
         groups: list[list[str]] = [[], []]
         for line in sorted(lines):
             groups[line.split()[1].split(".")[0] not in sys.stdlib_module_names].append(line)
-        yield "\n\n".join("\n".join(_merged(group)) for group in groups if group)
+        yield "\n\n".join("\n".join(_merge_imports(group)) for group in groups if group)
 
     def _head(self, own: Sequence[str], packages: Sequence[str]) -> str:
         g = self.graph
         facts = [f"scale {g.scale.name}"] if g.scale.name else []
         facts += [f"nc {g.nc}"] if g.nc is not None else []
         origin = g.spec.path.name + (f" ({', '.join(facts)})" if facts else "")
-        theirs = f" What is from {', '.join(own)} stays under its author's terms." if own else ""
+        own_terms = f" The code from {', '.join(own)} is under its author's terms." if own else ""
         return _HEAD.format(
-            title=title(g),
+            title=display_name(g),
             count=f"{parameter_count(g.skeleton()):,}",
-            made=wrapped(f"Made by netbuild {__version__} from {origin}. {_KEYS}"),
+            made=wrap(f"Made by netbuild {__version__} from {origin}. {_KEYS}"),
             name=self.name,
             load="safetensors.torch.load_model(model, FILE)" if self.shared else _LOAD,
             needs=f"\nIt needs {', '.join(packages)} beside torch.\n" if packages else "",
-            licence=wrapped(f"{_LICENCE}{theirs}"),
+            licence=wrap(f"{_LICENCE}{own_terms}"),
         )
 
     def _check(self) -> str:
@@ -198,7 +198,7 @@ class _File:
             'if __name__ == "__main__":',
             f"    model = {self.name}().eval()",
             "    with torch.no_grad():",
-            *lay(grouped("y = model(", inputs), 8),
+            *to_lines(group("y = model(", inputs), 8),
             '    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")',
             f"    print({shown})",
         ]
@@ -207,8 +207,8 @@ class _File:
 
 _LOAD = "model.load_state_dict(safetensors.torch.load_file(FILE))"
 _KEYS = "The state dict has the keys of netbuild's checkpoints:"
-_LICENCE = "The layers are netbuild's, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0."
-_HEAD = '''"""{title} as one file of PyTorch, {count} parameters.
+_LICENCE = "The layers are from netbuild, under the Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0."
+_HEAD = '''"""{title} in PyTorch, {count} parameters.
 
 {made}
 
@@ -220,15 +220,15 @@ _HEAD = '''"""{title} as one file of PyTorch, {count} parameters.
 '''
 
 
-def _default_activation(call: Made) -> str:
-    """The definitions that stand for what a scope's default is in netbuild."""
+def _activation_source(call: ModuleCall) -> str:
+    """Return the definitions that replace those of netbuild's scoped default activation."""
     home, name = call.key
-    text = _DEFAULT.format(flat(written(call, {call.key: name, ("", NN.target): "nn"})))
+    text = _DEFAULT.format(to_line(format_value(call, {call.key: name, ("", NN.target): "nn"})))
     return text if call.key == ("", NN.target) else f"from {home} import {name}\n{text}"
 
 
-def _merged(lines: Sequence[str]) -> Iterator[str]:
-    """Imports sorted: plain ones first, those from one module in one statement."""
+def _merge_imports(lines: Sequence[str]) -> Iterator[str]:
+    """Yield import statements: plain ones first, then one per module with all its names."""
     yield from (line for line in lines if line.startswith("import "))
     modules: dict[str, list[str]] = {}
     for line in lines:
@@ -236,7 +236,7 @@ def _merged(lines: Sequence[str]) -> Iterator[str]:
             _, module, _, names = line.split(" ", 3)
             modules.setdefault(module, []).append(names)
     for module, found in sorted(modules.items()):
-        yield from statement_of_imports(module, sorted(found, key=_sorting))
+        yield from import_lines(module, sorted(found, key=_sort_key))
 
 
 def _begins_with_block(text: str) -> bool:
@@ -244,19 +244,19 @@ def _begins_with_block(text: str) -> bool:
     return first.startswith(("class ", "def ", "async ", "@"))
 
 
-def _sorting(name: str) -> tuple[int, str]:
-    """Constants, classes, then the rest, as ruff sorts what is imported."""
+def _sort_key(name: str) -> tuple[int, str]:
+    """Return the key by which ruff sorts imported names: constants, then classes, then the rest."""
     word = name.split()[0]
     return (0 if word.isupper() and len(word) > 1 else 1 if word[0].isupper() else 2), word
 
 
-def _names_activation(layer: Layer) -> bool:
+def _has_named_activation(layer: Layer) -> bool:
     roles = {p.name for p in layer.factory.parameters if p.role is Role.ACTIVATION}
     return any(name in roles and isinstance(value, str) for name, value in layer.bound.call.items())
 
 
 def _all_layers(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """Layers, and those inside of blocks."""
+    """Yield all layers, and those inside blocks."""
     for layer in layers:
         yield layer
         for inside in layer.block_copies:
