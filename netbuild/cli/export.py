@@ -18,9 +18,10 @@ from netbuild.cli.flags import (
     command,
     image_size,
     may_run,
+    note_random_weights,
     refuse_unused,
 )
-from netbuild.cli.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import busy, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -46,50 +47,52 @@ def inspect(
         write(found.text(nodes))
 
 
+OutFile = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The file to write; unless given, beside the checkpoint or in this folder."),
+]
+Target = Annotated[
+    str, typer.Option(help="onnx, onnx-int8, openvino, ncnn, coreml, executorch, litert, torch-export or torchscript.")
+]
+Nms = Annotated[
+    bool, typer.Option("--nms", help="Include non-maximum suppression: outputs boxes, scores, classes, index.")
+]
+Conf = Annotated[float | None, typer.Option(help="With --nms: lowest confidence of a box, 0.25 unless given.")]
+IoU = Annotated[float | None, typer.Option(help="With --nms: IoU above which a box is suppressed, 0.7 unless given.")]
+InputNames = Annotated[str | None, typer.Option(help="Names of the inputs instead of images, comma-separated.")]
+OutputNames = Annotated[str | None, typer.Option(help="Names of the outputs instead of output0,..., comma-separated.")]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(help="onnx-int8: the data set or folder of pictures for calibration."),
+]
+Pictures = Annotated[int | None, typer.Option(min=1, help="Most pictures used for calibration: 128 unless given.")]
+Unproven = Annotated[
+    bool, typer.Option("--unproven", help="coreml outside macOS: accept a file that cannot be verified here.")
+]
+
+
 @command(SHIP)
 def export(
     file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
     sizes: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The file to write; unless given, beside the checkpoint or in this folder."),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="onnx, onnx-int8, openvino, ncnn, coreml, torch-export or torchscript.")
-    ] = "onnx",
+    out: OutFile = None,
+    target: Target = "onnx",
     imgsz: Annotated[str | None, typer.Option(help="Image size: 640, 640x384 or 640 384 for height x width.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=65_536, help="Batch size: 1 unless given.")] = None,
     dynamic: Annotated[str | None, typer.Option(help="Dynamic axes: batch, size or both.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights in float16; inputs and outputs stay float32.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23: 20 unless given.")] = None,
     simplify: Annotated[bool, typer.Option("--simplify", help="Rewrite the graph where that removes nodes.")] = False,
-    nms: Annotated[
-        bool, typer.Option("--nms", help="Include non-maximum suppression: outputs boxes, scores, classes, index.")
-    ] = False,
-    conf: Annotated[
-        float | None, typer.Option(help="With --nms: lowest confidence of a box, 0.25 unless given.")
-    ] = None,
-    iou: Annotated[
-        float | None, typer.Option(help="With --nms: IoU above which a box is suppressed, 0.7 unless given.")
-    ] = None,
+    nms: Nms = False,
+    conf: Conf = None,
+    iou: IoU = None,
     max_det: Annotated[int | None, typer.Option(help="With --nms: most boxes per picture, 300 unless given.")] = None,
     fuse: Fuse = True,
-    input_names: Annotated[
-        str | None, typer.Option(help="Names of the inputs instead of images, comma-separated.")
-    ] = None,
-    output_names: Annotated[
-        str | None, typer.Option(help="Names of the outputs instead of output0,..., comma-separated.")
-    ] = None,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(help="onnx-int8: the data set or folder of pictures for calibration."),
-    ] = None,
-    pictures: Annotated[
-        int | None, typer.Option(min=1, help="Most pictures used for calibration: 128 unless given.")
-    ] = None,
-    unproven: Annotated[
-        bool, typer.Option("--unproven", help="coreml outside macOS: accept a file that cannot be verified here.")
-    ] = False,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
+    calibrate: Calibrate = None,
+    pictures: Pictures = None,
+    unproven: Unproven = False,
     seed: Annotated[int | None, typer.Option(help="Seed of random weights: 0 unless given.")] = None,
     scale: Scale = None,
     nc: Classes = None,
@@ -101,19 +104,18 @@ def export(
 ) -> None:
     """Export a network to another runtime's format and compare its outputs with torch's. Exit code 1: they differ."""
     size = _size_of(imgsz, sizes)
-    is_random = not file.lower().endswith(".safetensors")
     from netbuild.export import export as write_file
 
+    if seed is None and not file.lower().endswith(".safetensors"):
+        seed = 0  # a network's file has random weights: the same command writes the same file
     with busy(f"exporting {file}"):
         done = write_file(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
             simplify=simplify, nms=nms, conf=conf, iou=iou, max_det=max_det, fuse=fuse, input_names=_split(input_names),
-            output_names=_split(output_names), scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
-            trusted=may_run(trust), calibrate=calibrate, pictures=pictures,
-            unproven=unproven, seed=0 if seed is None and is_random else seed,
+            output_names=_split(output_names), calibrate=calibrate, pictures=pictures, unproven=unproven, seed=seed,
+            scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
         )  # fmt: skip
-    if is_random:
-        say(f"note: {file} is no checkpoint: its weights are random")
+    note_random_weights(file)
     if json:
         write_json(done.to_dict())
     else:
@@ -152,8 +154,7 @@ def benchmark(
             file, files or (), target=target, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
             step=step, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
         )  # fmt: skip
-    if not file.lower().endswith(".safetensors"):
-        say(f"note: {file} is no checkpoint: its weights are random")
+    note_random_weights(file)
     if json:
         write_json([row.to_dict() for row in rows])
     else:

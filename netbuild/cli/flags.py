@@ -109,6 +109,8 @@ Channels = Annotated[int | None, typer.Option(min=1, help="Image channels, inste
 
 Size = Annotated[str | None, typer.Option(help="Image size: 640, or 640x384 for height x width.")]
 
+SquareSize = Annotated[str | None, typer.Option(metavar="N", help="Side of the square images.")]
+
 Flops = Annotated[str, typer.Option(help="How to count FLOPs: torch, thop, thop-stride, or all side by side.")]
 
 Fuse = Annotated[bool, typer.Option("--fuse/--no-fuse", help="Merge batch norms into convolutions first.")]
@@ -167,6 +169,18 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
+def square_side(text: str | None) -> int | None:
+    """The side in pixels of a square image size, given like that of `image_size`.
+
+    Raises:
+        NetbuildError: for anything else.
+    """
+    size = image_size(text)
+    if size is not None and size[0] != size[1]:
+        raise NetbuildError(f"--imgsz {text}: this command takes square images", hint=f"write --imgsz {max(size)}")
+    return size[0] if size else None
+
+
 def refuse_unused(where: str, **given: Any) -> None:
     """Raise an error for the first flag that was given but has no effect here."""
     for name, value in given.items():
@@ -215,6 +229,12 @@ def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: A
     """Refuse --modules, --trust and other given flags on an ONNX file, which contains no Python code."""
     if str(file).lower().endswith(".onnx"):
         refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)
+
+
+def note_random_weights(file: str) -> None:
+    """Say on stderr that the weights are random, if the file holds none."""
+    if not file.lower().endswith((".safetensors", ".onnx")):
+        say(f"note: {file} is no checkpoint: its weights are random")
 
 
 def say_remarks(summary: "Report") -> None:

@@ -1,7 +1,7 @@
 """netbuild predict."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,47 +12,60 @@ from netbuild.cli.flags import (
     command,
     image_size,
     may_run,
+    note_random_weights,
     refuse_code,
     refuse_unused,
 )
 from netbuild.cli.terminal import busy, say, write, write_json
 from netbuild.errors import NetbuildError
 
+if TYPE_CHECKING:
+    from netbuild.prediction.predictor import Predictor
+    from netbuild.prediction.saving import Writer
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...", help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), - for stdin."
+    ),
+]
+ClassAgnostic = Annotated[
+    bool, typer.Option("--agnostic", help="Class-agnostic NMS: boxes of different classes suppress each other.")
+]
+Rectangular = Annotated[
+    bool | None,
+    typer.Option("--rect/--no-rect", help="Pad to the picture's aspect ratio (default), or to a square."),
+]
+SavedKinds = Annotated[
+    str | None, typer.Option(help="What to save, comma-separated: pictures (default), txt, json, crops; or none.")
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The folder to write, which must be new; runs/predict unless given."),
+]
+PrintJson = Annotated[
+    bool, typer.Option("--json", help="Print all results as JSON; save only what --save or --out ask for.")
+]
+
 
 @command(SHIP)
 def predict(
     file: Annotated[str, typer.Argument(help="A checkpoint, an .onnx file, or a network's file (random weights).")],
-    pictures: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...", help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), - for stdin."
-        ),
-    ],
+    pictures: Sources,
     imgsz: Annotated[str | None, typer.Option(help="Letterbox pictures to this size: 640, or 640x384.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Largest batch size.")] = 8,
     conf: Annotated[float | None, typer.Option(help="Lowest confidence of a box: 0.25 unless given.")] = None,
     iou: Annotated[float | None, typer.Option(help="IoU above which NMS drops a box: 0.7 unless given.")] = None,
     max_det: Annotated[int | None, typer.Option(help="Most boxes per picture: 300 unless given.")] = None,
-    agnostic: Annotated[
-        bool, typer.Option("--agnostic", help="Class-agnostic NMS: boxes of different classes suppress each other.")
-    ] = False,
+    agnostic: ClassAgnostic = False,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="A box may have several classes.")] = False,
     classes: Annotated[str | None, typer.Option(help="Only these classes: names or numbers, comma-separated.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    rect: Annotated[
-        bool | None,
-        typer.Option("--rect/--no-rect", help="Pad to the picture's aspect ratio (default), or to a square."),
-    ] = None,
-    save: Annotated[
-        str | None, typer.Option(help="What to save, comma-separated: pictures (default), txt, json, crops; or none.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="The folder to write, which must be new; runs/predict unless given."),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print all results as JSON; save only what --save or --out ask for.")
-    ] = False,
+    rect: Rectangular = None,
+    save: SavedKinds = None,
+    out: OutFolder = None,
+    json: PrintJson = False,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
@@ -61,45 +74,53 @@ def predict(
     refuse_code(file, modules, trust)
     import torch
 
-    from netbuild.cli.progress import counting
     from netbuild.prediction import saving
     from netbuild.prediction.predictor import prepare
-    from netbuild.prediction.sources import find, is_video
+    from netbuild.prediction.sources import find
     from netbuild.system.files import new_folder
 
     found = find(pictures)
     torch.manual_seed(0)
     options: dict[str, Any] = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
-    flags: dict[str, Any] = {"agnostic": agnostic or None, "multi_label": multi_label or None}
+    options |= {"agnostic": agnostic or None, "multi_label": multi_label or None}
     with busy(f"opening {file}"):
         predictor = prepare(
             file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),
-            **options, **flags,
+            **options,
         )  # fmt: skip
     kinds = () if json and save is None and out is None else saving.chosen(save, predictor.task)
     refuse_unused("where nothing is saved", **({} if kinds else {"out": out}))
     folder = out or new_folder("predict")
     saving.check_folder(folder)
-    if not file.lower().endswith((".safetensors", ".onnx")):
-        say(f"note: {file} is no checkpoint: its weights are random")
+    note_random_weights(file)
+    document, failed = _save_results(predictor, found, saving.Writer(folder, kinds), printed=not json)
+    if json:
+        write_json(document)
+    elif folder.exists():
+        say(f"saved in {folder}")
+    raise typer.Exit(int(failed))
+
+
+def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer", printed: bool) -> tuple[Any, bool]:
+    """Predict, save each result and print its line; return all results as JSON data, and whether a source failed."""
+    from netbuild.cli.progress import counting
+    from netbuild.prediction import saving
+    from netbuild.prediction.sources import is_video
+
     results, failed = [], []
 
     def unreadable(path: Path, error: NetbuildError) -> None:
         failed.append({"path": str(path), "reason": error.message})
         say(str(error))
 
-    total = None if any(map(is_video, found)) else len(found)
-    with counting(total) as step, saving.Writer(folder, kinds) as writer:
-        for result in predictor.run(found, unreadable):
+    total = None if any(map(is_video, sources)) else len(sources)  # a video's frames are not counted beforehand
+    with counting(total) as step, writer:
+        for result in predictor.run(sources, unreadable):
             writer.add(result)
             results.append(result.to_dict())
-            if not json:
+            if printed:
                 write(result.line())
             step()
         document = saving.document(predictor.task, results, failed)
         writer.end(document)
-    if json:
-        write_json(document)
-    elif folder.exists():
-        say(f"saved in {folder}")
-    raise typer.Exit(int(bool(failed)))
+    return document, bool(failed)

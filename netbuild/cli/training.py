@@ -1,6 +1,7 @@
 """netbuild train, val: commands that train and evaluate networks."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,12 +16,14 @@ from netbuild.cli.flags import (
     Option,
     Scale,
     Set,
+    SquareSize,
     Strict,
     Trust,
     command,
     may_run,
     refuse_code,
     refuse_unused,
+    square_side,
 )
 from netbuild.cli.terminal import say, state, write, write_json
 from netbuild.errors import NetbuildError
@@ -30,41 +33,70 @@ Nproc = Annotated[
 ]
 
 
-def _is_launcher(nproc: int, nnodes: int) -> bool:
-    """Whether this process must launch the run's processes; these get the same flags and must not."""
-    from netbuild.system.processes import is_launched
+@dataclass(frozen=True)
+class _Processes:
+    """The processes of a run, as the flags name them."""
 
-    return nproc * nnodes > 1 and not is_launched()
+    nproc: int
+    nnodes: int = 1
+    node_rank: int | None = None
+    rdzv: str | None = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags that were given, by name; None for the others."""
+        several = {"nproc": self.nproc, "nnodes": self.nnodes}
+        return {
+            **{name: number if number > 1 else None for name, number in several.items()},
+            "node_rank": self.node_rank, "rdzv": self.rdzv,
+        }  # fmt: skip
+
+    def launch(self, command: str, device: str, file: str | None, resume: Path | None, **options: Any) -> None:
+        """Start this command in several processes and exit with their exit code; do nothing in one of these.
+
+        Args:
+            command: the command's name.
+            device: the setting.
+            file, resume, options: the network, which is opened here once, so that its errors are reported once.
+        """
+        from netbuild.system import processes
+
+        if self.nproc * self.nnodes == 1 or processes.is_launched():
+            return
+        from netbuild.training.run import look
+
+        where = (self.nproc, self.nnodes, self.node_rank, self.rdzv)
+        processes.check_launch(*where, device)
+        look(file, resume, **options)
+        # The user has been asked for trust here already, so the processes get --trust and do not ask again.
+        again = processes.rerun_arguments(sys.argv, command, "--trust")
+        raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, again), state.debug))
 
 
-def _launch(
-    command: str,
-    nproc: int,
-    nnodes: int,
-    node_rank: int | None,
-    rdzv: str | None,
-    chosen: Any,
-    file: str | None,
-    resume: Path | None,
-    **options: Any,
-) -> NoReturn:
-    """Start this command in several processes and exit with their exit code."""
-    from netbuild.system import processes
-    from netbuild.training.run import look
-
-    processes.check_launch(nproc, nnodes, node_rank, rdzv, chosen.device)
-    look(file, resume, **options)
-    # The user has been asked for trust here already, so the processes get --trust and do not ask again.
-    rerun = processes.rerun_arguments(sys.argv, command, "--trust")
-    arguments = processes.build_torchrun_arguments(nproc, nnodes, node_rank, rdzv, rerun)
-    raise typer.Exit(processes.launch(arguments, state.debug))
-
-
-def _precision(amp: str | None, no_amp: bool) -> dict[str, str]:
+def _amp_setting(amp: str | None, no_amp: bool) -> str | None:
     if amp and no_amp:
         raise NetbuildError("--amp and --no-amp exclude each other")
-    chosen = "off" if no_amp else amp
-    return {"amp": chosen} if chosen else {}
+    return "off" if no_amp else amp
+
+
+def _settings_given(option: list[str] | None, **flags: Any) -> dict[str, Any]:
+    """The settings that flags and --option name; a flag that was not given is None or False."""
+    from netbuild import settings
+
+    named = {name: value for name, value in flags.items() if value is not None and value is not False}
+    return {**settings.from_texts(option or ()), **named}
+
+
+OverfitBatch = Annotated[
+    bool,
+    typer.Option("--overfit-batch", help="Self-test: overfit one batch, or exit with code 1."),
+]
+StartWeights = Annotated[Path | None, typer.Option(help="A checkpoint: rows of equal structure take its tensors.")]
+NodeRank = Annotated[int | None, typer.Option(min=0, help="Rank of this machine; agreed on among them unless given.")]
+Callbacks = Annotated[
+    list[Path] | None,
+    typer.Option(help="A Python file with callbacks; its code is run. May be repeated."),
+]
 
 
 @command(TRAIN)
@@ -73,7 +105,7 @@ def train(
     data: Data = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
-    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    imgsz: SquareSize = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Learning rate after warm-up.")] = None,
@@ -83,32 +115,22 @@ def train(
     lenient: Lenient = False,
     strict: Strict = False,
     allow_background: Background = False,
-    overfit: Annotated[
-        bool,
-        typer.Option("--overfit-batch", help="Self-test: overfit one batch, or exit with code 1."),
-    ] = False,
+    overfit: OverfitBatch = False,
     option: Option = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags override it.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: rows of equal structure take its tensors.")
-    ] = None,
+    weights: StartWeights = None,
     download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
     scale: Scale = None,
     amp: Annotated[str | None, typer.Option(help="Mixed precision: auto, off, bf16, fp16.")] = None,
     no_amp: Annotated[bool, typer.Option("--no-amp", help="The same as --amp off.")] = False,
     nproc: Nproc = 1,
     nnodes: Annotated[int, typer.Option(min=1, max=65_536, help="Number of machines; run the command on each.")] = 1,
-    node_rank: Annotated[
-        int | None, typer.Option(min=0, help="Rank of this machine; agreed on among them unless given.")
-    ] = None,
+    node_rank: NodeRank = None,
     rdzv: Annotated[str | None, typer.Option(help="Rendezvous: HOST:PORT of one of the machines.")] = None,
-    callbacks: Annotated[
-        list[Path] | None,
-        typer.Option(help="A Python file with callbacks; its code is run. May be repeated."),
-    ] = None,
+    callbacks: Callbacks = None,
     set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
@@ -116,68 +138,108 @@ def train(
     """Train a network on a data set; writes a run folder with checkpoints, metrics and settings."""
     from netbuild import settings
 
-    named: dict[str, Any] = {"epochs": epochs, "batch": batch, "imgsz": imgsz, "seed": seed, "device": device}
-    named |= {"workers": workers, "lr": lr, "optimizer": optimizer, "freeze": freeze}
-    named |= {"lenient": lenient or None, "strict": strict or None, "allow_background": allow_background or None}
-    named |= _precision(amp, no_amp)
-    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
-    if print_config:
-        write(settings.load(config, flags).to_yaml(explained=True))
-        return
-    code: dict[str, Any] = {"modules": modules or (), "trusted": may_run(trust)}
-    if resume is not None:
-        unused = {"config": config, "data": data, "out": out, "weights": weights, "scale": scale, "set": set}
-        refuse_unused("with --resume", **unused, overfit_batch=overfit or None)
-    elif file is None:
-        raise NetbuildError("which network? name its file", hint="netbuild train lenet5.yaml; netbuild zoo lists some")
+    flags = _settings_given(
+        option, epochs=epochs, batch=batch, imgsz=square_side(imgsz), seed=seed, device=device, workers=workers, lr=lr,
+        optimizer=optimizer, freeze=freeze, lenient=lenient, strict=strict, allow_background=allow_background,
+        amp=_amp_setting(amp, no_amp),
+    )  # fmt: skip
     chosen = settings.load(config, flags)
-    several = {"nproc": nproc if nproc > 1 else None, "nnodes": nnodes if nnodes > 1 else None}
-    if overfit:
-        refuse_unused("with --overfit-batch", out=out, callbacks=callbacks, node_rank=node_rank, rdzv=rdzv, **several)
-        more: dict[str, Any] = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
-        _overfit(str(file), data, chosen, **more, **code)
+    if print_config:
+        write(chosen.to_yaml(explained=True))
         return
-    if _is_launcher(nproc, nnodes):
-        _launch("train", nproc, nnodes, node_rank, rdzv, chosen, file, resume, set=set or (), scale=scale, **code)
-    refuse_unused("on one machine", **({} if nnodes > 1 else {"node-rank": node_rank, "rdzv": rdzv}))
-    from netbuild.cli.progress import ProgressBar, scan_progress
-    from netbuild.system.files import new_folder
-    from netbuild.system.processes import destroy_process_group, is_main_process
-    from netbuild.training.callbacks import callbacks_of_file
-    from netbuild.training.run import resume as go_on
-    from netbuild.training.run import start
-
-    added = [callback for path in callbacks or () for callback in callbacks_of_file(path)]
-    with scan_progress(brief=resume is not None) as scanning:
-        listeners = [scanning, ProgressBar(), *added]
-        if resume is not None:
-            trainer = go_on(resume, flags, callbacks=listeners, **code)
-        else:
-            folder = out or new_folder(Path(str(file)).stem)
-            more = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
-            trainer = start(str(file), data, chosen, folder, callbacks=listeners, **more, **code)
-    done = trainer.run()
-    if is_main_process():
-        write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
-    destroy_process_group()
+    network = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
+    code = {"modules": modules or (), "trusted": may_run(trust)}
+    processes = _Processes(nproc, nnodes, node_rank, rdzv)
+    run = _Run(file, data, config, out, resume, callbacks or [], network, code, processes)
+    if overfit:
+        run.overfit(chosen)
+    else:
+        run.train(chosen, flags)
 
 
-def _overfit(file: str, data: str | None, settings: Any, **options: Any) -> None:
-    """Check that the network can overfit one batch; exit code 1 if it cannot."""
-    from netbuild.cli.progress import scan_progress
-    from netbuild.training.overfitting import is_overfit
-    from netbuild.training.run import overfit_batch
+@dataclass(frozen=True)
+class _Run:
+    """The arguments of `train` beside the settings of the run.
 
-    with scan_progress(brief=True) as scanning:
-        losses = overfit_batch(file, data, settings, callbacks=[scanning], **options)
-    done, said = (
-        is_overfit(losses),
-        f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last",
-    )
-    write(f"one batch, {len(losses)} steps: loss above the least possible {said}: {'learnt' if done else 'not learnt'}")
-    if not done:
-        say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
-    raise typer.Exit(0 if done else 1)
+    Args:
+        file: the network's file; None with ``resume``.
+        data, config, out, resume, callbacks: the values of these flags.
+        network: how the network is opened and gets its first weights: weights, download, scale and set.
+        code: modules and trusted.
+        processes: the processes of the run.
+    """
+
+    file: str | None
+    data: str | None
+    config: Path | None
+    out: Path | None
+    resume: Path | None
+    callbacks: list[Path]
+    network: dict[str, Any]
+    code: dict[str, Any]
+    processes: _Processes
+
+    def __post_init__(self) -> None:
+        if self.resume is not None:
+            unused = {"config": self.config, "data": self.data, "out": self.out}
+            given = {name: self.network[name] or None for name in ("weights", "scale", "set")}
+            refuse_unused("with --resume", **unused, **given)
+        elif self.file is None:
+            hint = "netbuild train lenet5.yaml; netbuild zoo lists some"
+            raise NetbuildError("which network? name its file", hint=hint)
+
+    def overfit(self, settings: Any) -> NoReturn:
+        """Check that the network can overfit one batch; exit code 1 if it cannot."""
+        refuse_unused("with --resume", overfit_batch=True if self.resume else None)
+        unused = {"out": self.out, "callbacks": self.callbacks or None, **self.processes.flags}
+        refuse_unused("with --overfit-batch", **unused)
+        from netbuild.cli.progress import scan_progress
+        from netbuild.training.overfitting import is_overfit
+        from netbuild.training.run import overfit_batch
+
+        with scan_progress(brief=True) as scanning:
+            losses = overfit_batch(
+                str(self.file), self.data, settings, callbacks=[scanning], **self.network, **self.code
+            )
+        done = is_overfit(losses)
+        numbers = f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last"
+        verdict = "learnt" if done else "not learnt"
+        write(f"one batch, {len(losses)} steps: loss above the least possible {numbers}: {verdict}")
+        if not done:
+            say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
+        raise typer.Exit(0 if done else 1)
+
+    def train(self, settings: Any, flags: dict[str, Any]) -> None:
+        """Begin or resume the run, in several processes if there are to be some; print its best epoch.
+
+        Args:
+            settings: all settings, for a run that begins.
+            flags: those that were given, which override the stored ones of a run that is resumed.
+        """
+        opening = {name: self.network[name] for name in ("set", "scale")}
+        self.processes.launch("train", settings.device, self.file, self.resume, **opening, **self.code)
+        if self.processes.nnodes == 1:
+            refuse_unused("on one machine", node_rank=self.processes.node_rank, rdzv=self.processes.rdzv)
+        from netbuild.cli.progress import ProgressBar, scan_progress
+        from netbuild.system.files import new_folder
+        from netbuild.system.processes import destroy_process_group, is_main_process
+        from netbuild.training.callbacks import callbacks_of_file
+        from netbuild.training.run import resume, start
+
+        added = [callback for path in self.callbacks for callback in callbacks_of_file(path)]
+        with scan_progress(brief=self.resume is not None) as scanning:
+            callbacks = [scanning, ProgressBar(), *added]
+            if self.resume is not None:
+                trainer = resume(self.resume, flags, callbacks=callbacks, **self.code)
+            else:
+                folder = self.out or new_folder(Path(str(self.file)).stem)
+                trainer = start(
+                    str(self.file), self.data, settings, folder, callbacks=callbacks, **self.network, **self.code
+                )
+        done = trainer.run()
+        if is_main_process():
+            write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+        destroy_process_group()
 
 
 @command(TRAIN)
@@ -187,7 +249,7 @@ def val(
     split: Annotated[
         str | None, typer.Option(help="The data set's split: unless given val, or test if there is no val.")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(min=1, help="Side of the square images.")] = None,
+    imgsz: SquareSize = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Training batch size; validation uses twice as many images per batch.")
     ] = None,
@@ -206,22 +268,21 @@ def val(
     """Evaluate a checkpoint or an ONNX file on a data set, overall and per class."""
     from netbuild import settings
 
-    refuse_code(file, modules, trust, nproc=nproc if nproc > 1 else None)
-
-    named = {"imgsz": imgsz, "batch": batch, "device": device, "lenient": lenient or None, "strict": strict or None}
-    flags = {**settings.from_texts(option or ()), **{k: v for k, v in named.items() if v is not None}}
+    processes = _Processes(nproc)
+    refuse_code(file, modules, trust, nproc=processes.flags["nproc"])
+    side = square_side(imgsz)
+    flags = _settings_given(option, imgsz=side, batch=batch, device=device, lenient=lenient, strict=strict)
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
-    if _is_launcher(nproc, 1):
-        _launch("val", nproc, 1, None, None, chosen, str(file), None, **code)
+    processes.launch("val", chosen.device, str(file), None, **code)
     from netbuild.cli.progress import scan_progress, table
     from netbuild.system.processes import destroy_process_group, is_main_process
     from netbuild.training.validation import validate
 
     with scan_progress(brief=True) as scanning:
         measures, classes = validate(file, data, split, chosen, out, callbacks=[scanning], **code)
-    speaks = is_main_process()
+    is_printing = is_main_process()
     destroy_process_group()
-    if not speaks:
+    if not is_printing:
         return
     if json:
         write_json({"measures": measures, "classes": classes})

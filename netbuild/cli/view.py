@@ -16,6 +16,7 @@ from netbuild.cli.flags import (
     command,
     image_size,
     may_run,
+    note_random_weights,
     refuse_unused,
 )
 from netbuild.cli.terminal import busy, say, write, write_json
@@ -70,8 +71,8 @@ def view(
         report = transfer(network, weights) if weights else None
     if report is not None:
         say(str(report))
-    elif not file.lower().endswith(".safetensors"):
-        say(f"note: {file} is no checkpoint: its weights are random")
+    else:
+        note_random_weights(file)
     kinds = [kind.strip() for kind in what.split(",")] if what else []
     with counting(None) as step:
         views = view.draw_views(network, image, row or (), kinds, channels, step)

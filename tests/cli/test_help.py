@@ -50,6 +50,21 @@ def test_the_same_thing_has_the_same_flag_everywhere():
     assert {name: found for name, found in forms.items() if len(found) > 1} == {}
 
 
+REST = {"predict": ["0.png"], "diff": ["lenet5.yaml"], "build": ["-o", "x.safetensors"], "val": ["--data", "digits"]}
+
+
+@pytest.mark.parametrize("name", [name for name, c in COMMANDS.items() if "imgsz" in {p.name for p in c.params}])
+def test_image_sizes_are_written_alike_everywhere(cli, name):
+    for size, said in (
+        ("64y64", "'64y64' is no image size"),
+        ("0", "'0' is no image size"),
+        ("64x96", "square images"),
+    ):
+        if said != "square images" or name in ("train", "val"):
+            done = cli(name, "lenet5.yaml", *REST.get(name, ()), "--imgsz", size)
+            assert (done.code, said in done.err) == (2, True), done.err
+
+
 @pytest.mark.parametrize(
     ("call", "note"),
     [
