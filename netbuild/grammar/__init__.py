@@ -1,1 +1,1 @@
-"""The files that users write, read with their places; imports no torch."""
+"""Read the YAML files that users write, with the place of every value; imports no torch."""

@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself, read from its header alone: its network as YAML, no tensors, no torch.
+"""Read the metadata of a checkpoint from its header: the network as YAML, its task, its training; without torch.
 
 A checkpoint is a safetensors file: eight bytes with the length of a JSON header, the header, the tensors. netbuild's
-facts are one text of the header's metadata, described in docs/checkpoint.md.
+metadata is one JSON text in the header, described in docs/checkpoint.md.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 from netbuild.errors import NetbuildError, shorten
 
 SUFFIX = ".safetensors"
-KEY = "netbuild"  # of the metadata
-SCHEMA = 1
+KEY = "netbuild"  # of netbuild's text in the header's metadata
+SCHEMA = 1  # version of that text
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format itself
 
 
 @dataclass(frozen=True)
 class CodeFile:
-    """A Python file that a checkpoint carries: its path below the folder it was in, its text and its SHA-256."""
+    """A Python file inside a checkpoint: its path relative to its folder, its text and the text's SHA-256."""
 
     path: str
     text: str
@@ -28,7 +28,18 @@ class CodeFile:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The facts of a checkpoint. ``modules`` are the own modules: each a file, or a package of several."""
+    """The metadata of a checkpoint: what its network is, and how it was trained.
+
+    Attributes:
+        yaml: the text of a YAML file that builds the network.
+        file: the name of the YAML file that it was built from.
+        name: the network's name, such as ``yolo11n``.
+        scale, task, nc, ch, imgsz, params, names, requires: as in `netbuild.graph.card.NetworkCard`.
+        modules: source files of custom modules; each entry is a single file, or the files of a package.
+        aliases: names of tensors that share another's memory, with the name under which that one is stored.
+        versions: versions of netbuild and torch that wrote the file.
+        training: settings and measures of the run that wrote it; empty without one.
+    """
 
     yaml: str
     file: str
@@ -48,46 +59,50 @@ class CheckpointInfo:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path's ending says that it is a checkpoint."""
+    """Whether a path has the suffix of checkpoints."""
     return path.suffix.lower() == SUFFIX
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file.
+    """Read the JSON header of a safetensors file.
 
     Raises:
-        NetbuildError: if it cannot be read or is none.
+        NetbuildError: if the file cannot be read or is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > min(MAX_HEADER, path.stat().st_size - 8):
-                raise NetbuildError(f"{path}: no safetensors file, or cut off: its header would be {size:,} bytes")
+                raise NetbuildError(f"{path}: not a safetensors file, or truncated: its header would be {size:,} bytes")
             data = json.loads(file.read(size))
     except OSError as error:
         raise NetbuildError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise NetbuildError(f"{path}: no safetensors file: its header is no JSON: {shorten(error)}") from None
+        raise NetbuildError(f"{path}: not a safetensors file: its header is not JSON: {shorten(error)}") from None
     if not isinstance(data, dict):
-        raise NetbuildError(f"{path}: no safetensors file: its header is no mapping")
+        raise NetbuildError(f"{path}: not a safetensors file: its header is not a JSON object")
     return data
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """The facts of a checkpoint of netbuild.
+    """Read the metadata of a checkpoint.
 
     Raises:
-        NetbuildError: if there are none, or a newer netbuild wrote them.
+        NetbuildError: if the file has none, or a newer netbuild wrote it.
     """
-    facts = find_info(path)
-    if facts is None:
-        hint = "it may serve as --weights of a network file"
-        raise NetbuildError(f"{path}: these tensors come without a network: no checkpoint of netbuild", hint=hint)
-    return facts
+    info = find_info(path)
+    if info is None:
+        hint = "pass it as --weights of a network file"
+        raise NetbuildError(f"{path}: not a checkpoint of netbuild: it has tensors but no network", hint=hint)
+    return info
 
 
 def find_info(path: Path) -> CheckpointInfo | None:
-    """As `read`, but None for a safetensors file without facts of netbuild."""
+    """Read the metadata of a checkpoint; None for a safetensors file that netbuild did not write.
+
+    Raises:
+        NetbuildError: if the file is not a safetensors file, its metadata is damaged, or a newer netbuild wrote it.
+    """
     metadata = read_header(path).get("__metadata__")
     text = metadata.get(KEY) if isinstance(metadata, dict) else None
     if text is None:
@@ -98,12 +113,12 @@ def find_info(path: Path) -> CheckpointInfo | None:
         if schema > SCHEMA:
             message = f"{path}: written by a newer netbuild (schema {schema}, this one reads up to {SCHEMA})"
             raise NetbuildError(message, hint="update netbuild")
-        return _facts(data)
+        return _make_info(data)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise NetbuildError(f"{path}: its facts cannot be read: {type(error).__name__}: {shorten(error)}") from None
+        raise NetbuildError(f"{path}: its metadata cannot be read: {type(error).__name__}: {shorten(error)}") from None
 
 
-def _facts(data: dict[str, Any]) -> CheckpointInfo:
+def _make_info(data: dict[str, Any]) -> CheckpointInfo:
     modules = tuple(tuple(CodeFile(**file) for file in files) for files in data.get("modules", ()))
     height, width = data.get("imgsz", (640, 640))
     known = {key: value for key, value in data.items() if key in CheckpointInfo.__dataclass_fields__}
@@ -112,7 +127,7 @@ def _facts(data: dict[str, Any]) -> CheckpointInfo:
     )
 
 
-def to_json(facts: CheckpointInfo) -> str:
-    """The text that a checkpoint's metadata holds."""
-    data = {**vars(facts), "modules": [[vars(file) for file in files] for files in facts.modules]}
+def to_json(info: CheckpointInfo) -> str:
+    """Return the JSON text that goes into a checkpoint's header."""
+    data = {**vars(info), "modules": [[vars(file) for file in files] for files in info.modules]}
     return json.dumps({"schema": SCHEMA, **data})

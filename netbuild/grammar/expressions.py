@@ -1,4 +1,7 @@
-"""Safe arithmetic over names, and the words and calls that an argument may be. Nothing is evaluated by Python."""
+"""Evaluate arithmetic over names, and parse the words and calls that an argument may be.
+
+Only listed syntax is evaluated, on Python's syntax tree; `eval` is never called.
+"""
 
 import ast
 import operator
@@ -9,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_TEXT = 200  # characters of an expression
-MAX_MAGNITUDE = 2**53  # beyond this a width or a count is a mistake, and a float is no longer exact
+MAX_MAGNITUDE = 2**53  # a larger width or count must be a mistake, and floats beyond it are not exact integers
 
 WORDS = {"None": None, "null": None, "~": None, "True": True, "False": False, "true": True, "false": False}
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+_BINARY: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
+    ast.Add: ("+", operator.add),
+    ast.Sub: ("-", operator.sub),
+    ast.Mult: ("*", operator.mul),
+    ast.Div: ("/", operator.truediv),
+    ast.FloorDiv: ("//", operator.floordiv),
+    ast.Mod: ("%", operator.mod),
+    ast.Pow: ("**", operator.pow),
 }
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "int": int, "round": round, "abs": abs}
@@ -29,12 +32,12 @@ _CALL = re.compile(r"[A-Za-z_][\w.]*\(.*\)", re.DOTALL)
 
 
 class ExpressionError(ValueError):
-    """An expression that is not allowed, or does not compute."""
+    """An expression is not allowed or has no value."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A module written in an argument, such as ``nn.LeakyReLU(0.1)``: a name and literal arguments."""
+    """A module call in an argument, such as ``nn.LeakyReLU(0.1)``: a name and literal arguments."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -48,42 +51,43 @@ class Call:
 def evaluate(text: str, names: Mapping[str, Any]) -> int | float:
     """Compute an arithmetic expression over numbers and names.
 
-    Operators + - * / // % ** and the functions min max int round abs; an exact division of integers stays an integer.
+    Allowed are the operators + - * / // % ** and the functions min max int round abs. The quotient of two integers is
+    an integer where the division is exact.
 
     Raises:
-        ExpressionError: for anything else, an unknown name, a division by zero or a value beyond 2**53.
+        ExpressionError: for other syntax, an unknown name, a division by zero or a value beyond 2**53.
     """
     if len(text) > MAX_TEXT:
         raise ExpressionError(f"the expression is longer than {MAX_TEXT} characters")
     try:
         tree = _parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ExpressionError("it is no arithmetic expression") from None
-    return _value(tree.body, names)
+        raise ExpressionError("it is not an arithmetic expression") from None
+    return _evaluate(tree.body, names)
 
 
 def _parse(text: str) -> ast.Expression:
     with warnings.catch_warnings():
-        # Python warns of texts such as "1if x" where a user cannot act on it: they are no arithmetic.
+        # Python warns of texts such as "1if x"; raised as errors, they are refused like other non-arithmetic text.
         warnings.simplefilter("error")
         return ast.parse(text.strip(), mode="eval")
 
 
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return _bounded(node.value)
+        return _check_range(node.value)
     if isinstance(node, ast.Name):
-        return _number_named(node.id, names)
+        return _look_up(node.id, names)
     if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _UNARY[type(node.op)](_value(node.operand, names))
+        return _UNARY[type(node.op)](_evaluate(node.operand, names))
     if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        return _binary(node.op, _value(node.left, names), _value(node.right, names))
+        return _apply_operator(node.op, _evaluate(node.left, names), _evaluate(node.right, names))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        return _function(node.func.id, [_value(arg, names) for arg in node.args])
+        return _apply_function(node.func.id, [_evaluate(arg, names) for arg in node.args])
     raise ExpressionError("only numbers, names, + - * / // % ** and min max int round abs are allowed")
 
 
-def _number_named(name: str, names: Mapping[str, Any]) -> int | float:
+def _look_up(name: str, names: Mapping[str, Any]) -> int | float:
     if name not in names:
         raise ExpressionError(f"the name '{name}' is not known here")
     value = names[name]
@@ -92,42 +96,44 @@ def _number_named(name: str, names: Mapping[str, Any]) -> int | float:
     return value
 
 
-def _binary(op: ast.operator, left: Any, right: Any) -> Any:
+def _apply_operator(op: ast.operator, left: Any, right: Any) -> Any:
+    # Python would compute any power, however long it takes.
     if isinstance(op, ast.Pow) and (abs(right) > 64 or abs(left) > 2**26):
         raise ExpressionError("the power is too large")
+    symbol, compute = _BINARY[type(op)]
     try:
-        value = _BINARY[type(op)](left, right)
+        value = compute(left, right)
     except (ZeroDivisionError, OverflowError, TypeError):
-        raise ExpressionError(f"{left} and {right} cannot be computed so") from None
+        raise ExpressionError(f"{left} {symbol} {right} cannot be computed") from None
     if isinstance(op, ast.Div) and isinstance(left, int) and isinstance(right, int) and left % right == 0:
         value = left // right
-    return _bounded(value)
+    return _check_range(value)
 
 
-def _function(name: str, values: list[Any]) -> Any:
+def _apply_function(name: str, values: list[Any]) -> Any:
     if name not in _FUNCTIONS:
-        raise ExpressionError(f"the function '{name}' is not allowed; min max int round abs are")
+        raise ExpressionError(f"the function '{name}' is not allowed, only min max int round abs are")
     if name == "round" and any(abs(digits) > 64 for digits in values[1:]):
         raise ExpressionError("round takes at most 64 digits")
     try:
-        return _bounded(_FUNCTIONS[name](*values))
+        return _check_range(_FUNCTIONS[name](*values))
     except (TypeError, ValueError, OverflowError):
-        raise ExpressionError(f"{name} does not take {len(values)} such value(s)") from None
+        raise ExpressionError(f"{name} does not take {len(values)} value(s) of this kind") from None
 
 
-def _bounded(value: Any) -> Any:
+def _check_range(value: Any) -> Any:
     if isinstance(value, complex) or value != value or abs(value) > MAX_MAGNITUDE:
         raise ExpressionError(f"the value {value} is out of range")
     return value
 
 
 def looks_arithmetic(text: str, names: Mapping[str, Any]) -> bool:
-    """Whether a text computes with names of the file: it has an operator, and at least one name in it is known."""
+    """Whether a text is meant as an expression: it has an operator and contains at least one of the names."""
     return bool(_ARITHMETIC.search(text)) and any(word in names for word in re.findall(r"[A-Za-z_]\w*", text))
 
 
 def parse_call(text: str) -> Call | None:
-    """``nn.ReLU(inplace=True)`` as a `Call`; None when the text is no call of a dotted name with literal arguments."""
+    """Parse a text such as ``nn.ReLU(inplace=True)``; None if it is not a call of a name with literal arguments."""
     if len(text) > MAX_TEXT or not _CALL.fullmatch(text.strip()):
         return None
     try:

@@ -1,4 +1,7 @@
-"""The top-level keys of a file that hold one value, each with the reader that checks it."""
+"""The top-level keys of a file that hold a single value, each with the function that reads and checks it.
+
+The messages begin with a verb: the caller puts the key before them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +9,15 @@ from typing import Any
 from netbuild.errors import did_you_mean
 from netbuild.grammar import expressions
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import MAX_CHANNELS, text_of
+from netbuild.grammar.rows import MAX_CHANNELS, check_text
 
 MAX_SIDE = 32_768  # pixels
-INITIAL = ("he",)  # ways in which weights begin, see netbuild.layers.initial
+INITIAL = ("he",)  # initialisations of weights, see netbuild.layers.initial
 
 
-def _whole(low: int, high: int) -> Callable[[Node], int]:
+def _integer_reader(low: int, high: int) -> Callable[[Node], int]:
+    """Make a function that reads a whole number from ``low`` to ``high``."""
+
     def read(node: Node) -> int:
         if type(node.value) is not int or not low <= node.value <= high:
             raise node.error(f"must be a whole number from {low} to {high}, not {node.describe()}")
@@ -21,22 +26,23 @@ def _whole(low: int, high: int) -> Callable[[Node], int]:
     return read
 
 
-def _multiple(node: Node) -> float:
+def read_multiple(node: Node) -> float:
+    """Read a depth or width multiple."""
     if type(node.value) not in (int, float) or not 0 < node.value <= 100:
         raise node.error(f"must be a number above 0 and at most 100, not {node.describe()}")
     return float(node.value)
 
 
-def _flag(node: Node) -> bool:
-    # "None" and "True" in quotes are written so in files that other tools take.
+def _read_flag(node: Node) -> bool:
+    # Files for other tools have "None" and "True" in quotes.
     value = expressions.WORDS.get(node.value, node.value) if isinstance(node.value, str) else node.value
     if value is not None and not isinstance(value, bool):
         raise node.error(f"must be true or false, not {node.describe()}")
     return bool(value)
 
 
-def _image_size(node: Node) -> tuple[int, int]:
-    side = _whole(1, MAX_SIDE)
+def _read_image_size(node: Node) -> tuple[int, int]:
+    side = _integer_reader(1, MAX_SIDE)
     if isinstance(node.value, list):
         if len(node.value) != 2:
             raise node.error(f"must be one number or [height, width], not {len(node.value)} numbers")
@@ -44,14 +50,14 @@ def _image_size(node: Node) -> tuple[int, int]:
     return side(node), side(node)
 
 
-def _keypoint_shape(node: Node) -> list[int]:
+def _read_keypoint_shape(node: Node) -> list[int]:
     if not isinstance(node.value, list) or len(node.value) != 2:
         raise node.error("must be [number of keypoints, 2 or 3]")
-    return [_whole(1, 10_000)(node.value[0]), _whole(2, 3)(node.value[1])]
+    return [_integer_reader(1, 10_000)(node.value[0]), _integer_reader(2, 3)(node.value[1])]
 
 
-def _anchors(node: Node) -> int | list[list[float]]:
-    """How many anchor boxes a level has, or their widths and heights level by level, as older files write them."""
+def _read_anchors(node: Node) -> int | list[list[float]]:
+    """Read the number of anchor boxes per level, or the widths and heights of these boxes level by level."""
     value = node.plain()
     levels = value if isinstance(value, list) else []
     if levels and all(isinstance(level, list) and level and len(level) % 2 == 0 for level in levels):
@@ -60,28 +66,28 @@ def _anchors(node: Node) -> int | list[list[float]]:
             return levels
     if type(value) is int and 1 <= value <= 100:
         return value
-    raise node.error("must be a number of boxes a level, or [width, height, width, height, ...] for each level")
+    raise node.error("must be the number of boxes per level, or [width, height, width, height, ...] for each level")
 
 
-def _initial(node: Node) -> str:
-    """How weights begin: torch's own way of each module unless said."""
+def _read_init(node: Node) -> str:
+    """Read the initialisation of weights; without it each module keeps torch's own."""
     if node.value not in INITIAL:
         raise node.error(f"'init' is {' or '.join(INITIAL)}, not {node.value}", did_you_mean(str(node.value), INITIAL))
     return str(node.value)
 
 
 SETTINGS: dict[str, Callable[[Node], Any]] = {
-    "nc": _whole(1, 1_000_000),
-    "ch": _whole(1, MAX_CHANNELS),
-    "depth_multiple": _multiple,
-    "width_multiple": _multiple,
-    "activation": text_of,
-    "kpt_shape": _keypoint_shape,
-    "end2end": _flag,
-    "reg_max": _whole(1, 1024),
-    "imgsz": _image_size,
-    "task": text_of,
-    "width_divisor": _whole(1, 1024),
-    "init": _initial,
-    "anchors": _anchors,
+    "nc": _integer_reader(1, 1_000_000),
+    "ch": _integer_reader(1, MAX_CHANNELS),
+    "depth_multiple": read_multiple,
+    "width_multiple": read_multiple,
+    "activation": check_text,
+    "kpt_shape": _read_keypoint_shape,
+    "end2end": _read_flag,
+    "reg_max": _integer_reader(1, 1024),
+    "imgsz": _read_image_size,
+    "task": check_text,
+    "width_divisor": _integer_reader(1, 1024),
+    "init": _read_init,
+    "anchors": _read_anchors,
 }

@@ -1,23 +1,23 @@
-"""The name a user types to a file: a path, else a packaged architecture, else either without the scale's letter."""
+"""Find the file of a network by name: a path, else a packaged architecture, else either without its scale letter."""
 
 import re
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
 
-_LETTER = re.compile(r"[a-z](?=$|[-_])")  # one letter at the end of the stem or before a separator
+_LETTER = re.compile(r"[a-z](?=$|[-_])")  # a letter at the end of the stem or before a separator: yolo11n-seg
 
 
 def packaged_architectures() -> dict[str, Path]:
-    """The packaged architectures: file name to path."""
+    """Find the packaged architectures: paths by file name."""
     here = Path(__file__).resolve().parents[1]
-    # In a wheel they lie inside the package, in a checkout beside it.
+    # In a wheel the folder lies inside the package, in a checkout beside it.
     folder = next((p for p in (here / "architectures", here.parent / "architectures") if p.is_dir()), None)
     return {path.name: path for path in sorted(folder.rglob("*.yaml"))} if folder else {}
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; no for a path that the system does not take or let see."""
+    """Whether a path is a file; False also for a path that is invalid or not accessible."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -25,9 +25,9 @@ def is_file(path: Path) -> bool:
 
 
 def locate(name: str) -> tuple[Path, str | None]:
-    """The file meant by a name and the scale letter that the name carried, if it was needed to find the file.
+    """Find the file of a name, and the scale letter that had to be removed from the name to find it, if any.
 
-    ``yolo11s-seg.yaml`` is the file of that name when there is one, else ``yolo11-seg.yaml`` with the letter ``s``.
+    ``yolo11s-seg.yaml`` is the file of that name if there is one, else ``yolo11-seg.yaml`` with the letter ``s``.
 
     Raises:
         NetbuildError: if there is no such file.
@@ -53,6 +53,7 @@ def locate(name: str) -> tuple[Path, str | None]:
 
 
 def _without_letter(path: Path) -> list[tuple[Path, str | None]]:
+    """List the paths with one letter removed from the name, each with that letter."""
     stem = path.stem
     return [
         (path.with_name(stem[: m.start()] + stem[m.end() :] + path.suffix), m.group())
@@ -62,11 +63,14 @@ def _without_letter(path: Path) -> list[tuple[Path, str | None]]:
 
 
 def scaled_name(stem: str, scale: str) -> str:
-    """``yolo11-seg`` at scale n is ``yolo11n-seg``; a name without digits gets the scale at its end."""
+    """Return the name of a network at a scale: ``yolo11-seg`` at scale n is ``yolo11n-seg``.
+
+    The scale goes behind the first digits of the stem, or to its end where it has none.
+    """
     if not scale:
         return stem
     end = next((i for i, c in enumerate(stem) if i and stem[i - 1].isdigit() and not c.isdigit()), len(stem))
     if stem[end:].split("-")[0] == scale:
-        return stem  # a file for one scale already bears its letter
+        return stem  # the file is one of a single scale, with its letter in the name
     separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
     return stem[:end] + separator + scale + stem[end:]

@@ -1,7 +1,7 @@
-"""YAML text to a tree of nodes that know their place: no torch, no code of the file's choosing, limits on its cost.
+"""Parse YAML text to a tree of nodes with places; tags cannot run code, and size and depth are limited.
 
-Built from the parser's events, not from PyYAML's composer, so that depth, aliases and duplicate keys are checked while
-reading and every scalar keeps its line and column. Scalars follow the core schema of YAML 1.2.
+The tree is built from the parser's events instead of PyYAML's composer, so that depth, aliases and duplicate keys are
+checked while reading and every scalar keeps its line and column. Scalars follow the core schema of YAML 1.2.
 """
 
 import math
@@ -16,8 +16,8 @@ from netbuild.errors import NetbuildError, Where, shorten
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
-MAX_NODES = 500_000  # aliases count as often as they are used
-MAX_DIGITS = 18
+MAX_NODES = 500_000  # each use of an alias counts
+MAX_DIGITS = 18  # of an integer: fits 64 bits
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -36,7 +36,7 @@ _CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float
 
 
 class Source:
-    """The text of a file and the name that errors call it by."""
+    """The text of a file, and the file's name for error messages."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self.text = name, text
@@ -44,42 +44,49 @@ class Source:
 
     @property
     def lines(self) -> list[str]:
-        """The text line by line, without their breaks."""
+        """The lines of the text, without line breaks."""
         if self._lines is None:
             self._lines = _BREAK.split(self.text)
         return self._lines
 
     def where(self, line: int, column: int) -> Where:
-        """The place at a 0-based line and column; the end of the text for a line behind it."""
+        """Return the place at a 0-based line and column; the end of the text for a line after its last one."""
         lines = self.lines
-        if line >= len(lines):  # where a parser sees the end of a text that lacks its last line break
+        if line >= len(lines):  # the parser's end of a text without a final line break
             line, column = len(lines) - 1, len(lines[-1])
         return Where(self.name, line + 1, column + 1, lines[line])
 
     def at(self, position: int) -> Where:
-        """The place of a character, by its index in the text."""
+        """Return the place of the character at an index of the text."""
         before = _BREAK.split(self.text[:position])
         return self.where(len(before) - 1, len(before[-1]))
 
 
 class Node:
-    """A YAML value with its place: a scalar, a list of nodes, or a dict from key texts to nodes."""
+    """A YAML value with its place.
+
+    Args:
+        value: a scalar, a list of nodes, or a dict of nodes by key.
+        source: the text that it comes from.
+        mark: the place; any object with 0-based ``line`` and ``column``, such as another node.
+        quoted: whether a scalar is in quotes or a block scalar.
+    """
 
     __slots__ = ("column", "depth", "keys", "line", "quoted", "size", "source", "value")
 
     def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False) -> None:
         self.value, self.source, self.quoted = value, source, quoted
         self.line, self.column = mark.line, mark.column
-        self.size, self.depth = 1, 0  # values in it, collections below each other
-        self.keys: dict[str, Node] = {}
+        self.size, self.depth = 1, 0  # number of values in it, levels of nested collections
+        self.keys: dict[str, Node] = {}  # of a mapping: its keys as nodes, for their places
 
     @property
     def where(self) -> Where:
-        """The place in the file."""
+        """The place in the text."""
         return self.source.where(self.line, self.column)
 
     def plain(self) -> Any:
-        """The value without places: scalars, lists and dicts."""
+        """Return the value without places: scalars, lists and dicts."""
         if isinstance(self.value, list):
             return [item.plain() for item in self.value]
         if isinstance(self.value, dict):
@@ -87,7 +94,7 @@ class Node:
         return self.value
 
     def describe(self) -> str:
-        """What the value is, in the words of an error message."""
+        """Describe the value for an error message: "a list", "a mapping", "nothing", or the scalar itself."""
         if isinstance(self.value, list):
             return "a list"
         if isinstance(self.value, dict):
@@ -95,12 +102,12 @@ class Node:
         return "nothing" if self.value is None else shorten(repr(self.value))
 
     def error(self, message: str, hint: str = "") -> NetbuildError:
-        """An error at this place."""
+        """Make an error at this place."""
         return NetbuildError(message, self.where, hint)
 
 
 def read_text(path: Path) -> str:
-    """A file's text, UTF-8 with or without a byte order mark.
+    """Read a file as UTF-8, with or without a byte order mark.
 
     Raises:
         NetbuildError: if the file cannot be read, is too large or is not UTF-8.
@@ -115,14 +122,18 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        data = error.object  # without the byte order mark
+        data = error.object  # the decoder's data, which lack the byte order mark
         where = Source(str(path), data.decode(errors="replace")).at(len(data[: error.start].decode()))
         message = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
         raise NetbuildError(message, where, "save the file as UTF-8") from None
 
 
 def parse(text: str, name: str) -> Node:
-    """The one YAML document of a text as a tree of nodes.
+    """Parse the single YAML document of a text.
+
+    Args:
+        text: the text.
+        name: the file's name for error messages.
 
     Raises:
         NetbuildError: for a syntax error, a tag, a duplicate key, a recursive alias, more than one document,
@@ -130,7 +141,7 @@ def parse(text: str, name: str) -> Node:
     """
     source = Source(name, text)
     try:
-        return _document(source, yaml.parse(text, Loader=_Loader))
+        return _build_tree(source, yaml.parse(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(source, error) from None
     except yaml.reader.ReaderError as error:
@@ -140,15 +151,15 @@ def parse(text: str, name: str) -> Node:
 
 
 def _character_error(source: Source, reason: str = "") -> NetbuildError:
+    # The characters that YAML allows.
     bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
-    where = None
-    if bad:
-        where = source.at(bad.start())
+    where = source.at(bad.start()) if bad else None
     found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
     return NetbuildError(f"{found} is not allowed in YAML{reason}", where, "remove it")
 
 
 def _syntax_error(source: Source, error: yaml.MarkedYAMLError) -> NetbuildError:
+    """Make an error of the parser's: an unclosed bracket is shown where it opens, not where the parser noticed it."""
     problem, context = error.problem_mark, error.context_mark
     text = error.problem or "syntax error"
     if "escape" in text or ("escape" in (error.context or "")) or "hexadecimal" in text:
@@ -174,7 +185,7 @@ def _syntax_hint(where: Where | None) -> str:
 
 
 def _escape_error(source: Source, mark: Any) -> NetbuildError:
-    # libyaml and the Python parser point at different characters: go to the one behind the backslash.
+    # libyaml and the Python parser report different characters: point at the one after the backslash.
     where = source.where(mark.line, mark.column)
     back = where.text.rfind("\\", 0, mark.column + 1)
     where = source.where(mark.line, back + 1 if back >= 0 else mark.column)
@@ -185,56 +196,56 @@ def _escape_error(source: Source, mark: Any) -> NetbuildError:
     )
 
 
-def _document(source: Source, events: Iterator[Any]) -> Node:
+def _build_tree(source: Source, events: Iterator[Any]) -> Node:
     builder = _Builder(source)
     for event in events:
-        builder.take(event)
+        builder.handle_event(event)
     if builder.root is None:
         raise NetbuildError("the file is empty", source.where(0, 0))
     return builder.root
 
 
 class _Builder:
-    """Turns parser events into nodes with a stack of its own, so that depth costs no recursion."""
+    """Builds nodes from parser events, with a stack instead of recursion."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.root: Node | None = None
-        self.stack: list[tuple[Node, str | None]] = []
-        self.pending: list[Node | None] = []  # the key waiting for its value, one for each open mapping
+        self.stack: list[tuple[Node, str | None]] = []  # open collections with their anchors
+        self.keys: list[Node | None] = []  # for each open collection: of a mapping, the key that waits for its value
         self.anchors: dict[str, Node] = {}
-        self.nodes = 0
+        self.nodes = 0  # values so far, those of aliases included
 
-    def take(self, event: Any) -> None:
+    def handle_event(self, event: Any) -> None:
         if isinstance(event, yaml.ScalarEvent):
-            node = Node(self._scalar(event), self.source, event.start_mark, bool(event.style))
-            self._anchor(event.anchor, node)
-            self._place(node)
+            node = Node(self._read_scalar(event), self.source, event.start_mark, bool(event.style))
+            self._record_anchor(event.anchor, node)
+            self._add(node)
         elif isinstance(event, yaml.CollectionStartEvent):
-            self._open(event)
+            self._open_collection(event)
         elif isinstance(event, yaml.CollectionEndEvent):
             node, anchor = self.stack.pop()
-            self.pending.pop()
-            self._anchor(anchor, node)
-            self._place(node)
+            self.keys.pop()
+            self._record_anchor(anchor, node)
+            self._add(node)
         elif isinstance(event, yaml.AliasEvent):
-            self._place(self._aliased(event), event.start_mark)
+            self._add(self._resolve_alias(event), event.start_mark)
         elif isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise self._error("a second YAML document begins here; a file holds one", event.start_mark)
 
-    def _open(self, event: Any) -> None:
+    def _open_collection(self, event: Any) -> None:
         self._check_tag(event)
         if len(self.stack) >= MAX_DEPTH:
             raise self._error(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
         value: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
         self.stack.append((Node(value, self.source, event.start_mark), event.anchor))
-        self.pending.append(None)
+        self.keys.append(None)
 
-    def _anchor(self, anchor: str | None, node: Node) -> None:
+    def _record_anchor(self, anchor: str | None, node: Node) -> None:
         if anchor:
             self.anchors[anchor] = node
 
-    def _aliased(self, event: Any) -> Node:
+    def _resolve_alias(self, event: Any) -> Node:
         if event.anchor not in self.anchors:
             raise self._error(f"the alias '*{event.anchor}' refers to itself or to nothing before it", event.start_mark)
         node = self.anchors[event.anchor]
@@ -242,7 +253,8 @@ class _Builder:
             raise self._error(f"nested deeper than {MAX_DEPTH} levels by its aliases", event.start_mark)
         return node
 
-    def _place(self, node: Node, mark: Any = None) -> None:
+    def _add(self, node: Node, mark: Any = None) -> None:
+        """Add a finished node to the open collection; ``mark`` is the place of an alias to it."""
         self.nodes += node.size if mark else 1
         if self.nodes > MAX_NODES:
             raise NetbuildError(f"more than {MAX_NODES} values once its aliases are expanded", node.where)
@@ -254,13 +266,13 @@ class _Builder:
         parent.depth = max(parent.depth, node.depth + 1)
         if isinstance(parent.value, list):
             parent.value.append(node)
-        elif self.pending[-1] is None:
-            self.pending[-1] = self._key(parent, node)
+        elif self.keys[-1] is None:
+            self.keys[-1] = self._add_key(parent, node)
         else:
-            parent.value[self.pending[-1].value] = node
-            self.pending[-1] = None
+            parent.value[self.keys[-1].value] = node
+            self.keys[-1] = None
 
-    def _key(self, parent: Node, node: Node) -> Node:
+    def _add_key(self, parent: Node, node: Node) -> Node:
         if isinstance(node.value, (list, dict)):
             raise node.error("a key must be a word or a number, not a collection")
         key = "null" if node.value is None else str(node.value)
@@ -273,7 +285,7 @@ class _Builder:
         parent.keys[key] = named
         return named
 
-    def _scalar(self, event: Any) -> Any:
+    def _read_scalar(self, event: Any) -> Any:
         self._check_tag(event)
         text = event.value
         if event.style or event.tag == "!" or (event.tag or "").endswith(":str"):

@@ -1,4 +1,4 @@
-"""Rows and blocks of a network file, with their places, and what a row's argument may be. No torch."""
+"""Read the rows of a network file with their places, and evaluate the arguments of rows."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +11,35 @@ from netbuild.grammar.nodes import Node
 
 MAX_ROWS = 20_000
 MAX_REPEATS = 1_000
-MAX_LEVELS = 32  # of blocks in blocks
-MAX_NAMES = 100  # that a hint chooses from, the nearest
+MAX_LEVELS = 32  # nested blocks
+MAX_NAMES = 100  # latest row names among which a hint looks for similar ones
 MAX_CHANNELS = 65_536
-INPUT = -1  # the index that stands for the image; a block's further inputs are -2, -3, ...
+INPUT = -1  # row number of the first input; further inputs are -2, -3, ...
 
 SECTIONS = ("layers", "backbone", "neck", "head")
 ROW_KEYS = ("from", "n", "module", "args", "name")
-SHAPE = "[from, repeats, module, args] or [from, repeats, module, args, name]"
+ROW_FORMAT = "[from, repeats, module, args]"
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row. ``sources`` are absolute row indices (`INPUT` is the image); ``listed`` tells that they were a list.
+    """A row of the file.
 
-    ``selections`` has for each source the one output that is meant of a row with several, by number or name, or None.
+    Attributes:
+        index: its number, counted over all sections.
+        section: the list that it is in, such as ``backbone``; ``rows`` in a block.
+        name: the name that other rows may read it by, or None.
+        written_from: its first field as written.
+        sources: numbers of the rows that it reads; `INPUT` and below are inputs.
+        selections: for each source the number or name of the output to read, None for all of it.
+        listed: whether its sources are written as a list.
+        n: its repeats before scaling, or the expression for them.
+        module: the name of its module.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        node: the whole row.
+        module_node: the module's name, for its place.
     """
 
     index: int
@@ -50,13 +63,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """How messages call the row: its number, name and module."""
+        """The row's number, name and module, as error messages show them."""
         return f"row {self.index}{f' ({self.name})' if self.name else ''} {self.module}"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a block: its name, its default node (None: must be given) and a stated role, if any."""
+    """A parameter of a block: its name, its default (None: it is required) and its role, if the file states one."""
 
     name: str
     default: Node | None
@@ -65,19 +78,19 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Block:
-    """A composite module written in YAML: parameters, rows, and the rows whose outputs it returns."""
+    """A composite module written in YAML: its parameters, its rows, and the rows whose outputs it returns."""
 
     name: str
     params: tuple[Parameter, ...]
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # names of its inputs; empty where it has a single unnamed one
     rows: tuple[Row, ...]
-    result: tuple[int, ...]
-    listed_result: bool
-    node: Node
+    result: tuple[int, ...]  # rows whose outputs it returns
+    listed_result: bool  # whether it returns a list, even of one output
+    node: Node  # its key, for the place
 
 
 def attempt(errors: list[NetbuildError], function: Callable[..., Any], *args: Any) -> Any:
-    """What a function gives, or None with its error noted: reading goes on and finds the next one."""
+    """Call a function; if it fails, add its error to ``errors`` and return None, so that reading goes on."""
     try:
         return function(*args)
     except NetbuildError as error:
@@ -86,15 +99,23 @@ def attempt(errors: list[NetbuildError], function: Callable[..., Any], *args: An
 
 
 def check_name(node: Node, taken: set[str]) -> None:
-    """Refuse a node that is no name, or a name that is taken."""
+    """Refuse a node that is not a valid name, or a name that is taken.
+
+    Raises:
+        NetbuildError: at the node.
+    """
     if not isinstance(node.value, str) or not NAME_PATTERN.fullmatch(node.value):
-        raise node.error(f"{node.describe()} is no name: letters, digits, _ and -, not beginning with a digit")
+        raise node.error(f"{node.describe()} is not a valid name: use letters, digits, _ and -, and no digit first")
     if node.value in taken or node.value in expressions.WORDS:
         raise node.error(f"the name '{node.value}' is taken", "choose another")
 
 
-def text_of(node: Node) -> str:
-    """A node that must be a text; control characters could steer the terminal that it is shown on."""
+def check_text(node: Node) -> str:
+    """Return the text of a node; control characters are refused, since they could send commands to a terminal.
+
+    Raises:
+        NetbuildError: at a node that is not a text.
+    """
     if not isinstance(node.value, str):
         raise node.error(f"must be a text, not {node.describe()}")
     if not node.value.isprintable():
@@ -107,15 +128,24 @@ def text_of(node: Node) -> str:
 
 @dataclass
 class Context:
-    """What the rows of one list may refer to."""
+    """The names that the rows of the file or of a block may refer to."""
 
-    names: set[str]
+    names: set[str]  # in expressions
     inputs: tuple[str, ...]
-    named: dict[str, int] = field(default_factory=dict)
+    named: dict[str, int] = field(default_factory=dict)  # numbers of the named rows read so far
 
 
 def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: list[NetbuildError]) -> tuple[Row, ...]:
-    """The rows of the sections in order, numbered through; their errors are noted."""
+    """Read the rows of all sections, numbered consecutively.
+
+    Args:
+        sections: names and values of the sections, in order.
+        context: the names that rows may refer to; names of rows are added to it.
+        errors: mistakes in rows are added to it, so that reading goes on and finds the others.
+
+    Raises:
+        NetbuildError: for too many rows, or none.
+    """
     rows: list[Row] = []
     index = 0
     for section, node in sections:
@@ -123,7 +153,7 @@ def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: li
             errors.append(node.error(f"'{section}' must be a list of rows, not {node.describe()}"))
             continue
         for item in node.value:
-            row = attempt(errors, _row, item, index, section, context)
+            row = attempt(errors, _read_row, item, index, section, context)
             index += 1
             if row:
                 rows.append(row)
@@ -134,50 +164,50 @@ def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: li
     return tuple(rows)
 
 
-def _row(node: Node, index: int, section: str, context: Context) -> Row:
-    fields = _fields(node, index)
-    # The name first: rows that refer to it need no second error when this row has one.
-    name = _row_name(fields["name"], index, context) if "name" in fields else None
+def _read_row(node: Node, index: int, section: str, context: Context) -> Row:
+    fields = _split_fields(node, index)
+    # The name first: if the row has an error, rows that refer to it by name must not cause further errors.
+    name = _read_name(fields["name"], index, context) if "name" in fields else None
     module = fields["module"]
     if not isinstance(module.value, str) or not module.value.strip():
         raise module.error(f"row {index}: the module must be a name such as Conv, not {module.describe()}")
-    repeats = _repeats(fields["n"], index, context.names)
-    args, kwargs = _arguments(fields["args"], index)
+    repeats = _read_repeats(fields["n"], index, context.names)
+    args, kwargs = _split_arguments(fields["args"], index)
     written = fields["from"]
     items = written.value if isinstance(written.value, list) else [written]
     if not items:
         raise written.error(f"row {index} {module.value}: the list of sources is empty")
-    sources, selections = zip(*(_picked(item, index, module.value, context) for item in items), strict=True)
-    listed = isinstance(written.value, list)
+    sources, selections = zip(*(_read_source(item, index, module.value, context) for item in items), strict=True)
     return Row(
-        index,
-        section,
-        name,
-        written.plain(),
-        sources,
-        selections,
-        listed,
-        repeats,
-        module.value,
-        args,
-        kwargs,
-        node,
-        module,
+        index=index,
+        section=section,
+        name=name,
+        written_from=written.plain(),
+        sources=sources,
+        selections=selections,
+        listed=isinstance(written.value, list),
+        n=repeats,
+        module=module.value,
+        args=args,
+        kwargs=kwargs,
+        node=node,
+        module_node=module,
     )
 
 
-def _fields(node: Node, index: int) -> dict[str, Node]:
+def _split_fields(node: Node, index: int) -> dict[str, Node]:
     if isinstance(node.value, dict):
-        return _mapping_fields(node, index)
+        return _split_mapping(node, index)
     if not isinstance(node.value, list):
-        raise node.error(f"row {index}: a row is a list {SHAPE}, not {node.describe()}")
+        named = f"{ROW_FORMAT[:-1]}, name]"
+        raise node.error(f"row {index}: a row is a list {ROW_FORMAT} or {named}, not {node.describe()}")
     items = node.value
     if len(items) not in (4, 5):
-        raise node.error(f"row {index}: {len(items)} fields, needs 4 {SHAPE[: SHAPE.index(' or')]}{_misplaced(items)}")
+        raise node.error(f"row {index}: {len(items)} fields, needs 4 {ROW_FORMAT}{_explain_misplaced(items)}")
     return dict(zip(("from", "n", "module", "args", "name"), items, strict=False))
 
 
-def _misplaced(items: Sequence[Node]) -> str:
+def _explain_misplaced(items: Sequence[Node]) -> str:
     if len(items) > 5:
         return f", or 5 with a name: {items[5].describe()} is too many"
     if len(items) > 1 and isinstance(items[1].value, str):
@@ -185,7 +215,7 @@ def _misplaced(items: Sequence[Node]) -> str:
     return ""
 
 
-def _mapping_fields(node: Node, index: int) -> dict[str, Node]:
+def _split_mapping(node: Node, index: int) -> dict[str, Node]:
     for key in node.value:
         if key not in ROW_KEYS:
             hint = did_you_mean(key, ROW_KEYS) or f"known: {', '.join(ROW_KEYS)}"
@@ -197,7 +227,7 @@ def _mapping_fields(node: Node, index: int) -> dict[str, Node]:
     return {**missing, **node.value}
 
 
-def _repeats(node: Node, index: int, names: set[str]) -> int | Node:
+def _read_repeats(node: Node, index: int, names: set[str]) -> int | Node:
     if isinstance(node.value, str) and (
         node.value in names or expressions.looks_arithmetic(node.value, dict.fromkeys(names))
     ):
@@ -206,10 +236,15 @@ def _repeats(node: Node, index: int, names: set[str]) -> int | Node:
 
 
 def check_repeats(value: Any, node: Node, index: int) -> int:
-    """A row's repeat count as a whole number from 1 to `MAX_REPEATS`.
+    """Check that the repeats of a row are a whole number from 1 to `MAX_REPEATS`, and return them.
+
+    Args:
+        value: the repeats.
+        node: the field, for the place of errors.
+        index: number of the row.
 
     Raises:
-        NetbuildError: at ``node`` for anything else.
+        NetbuildError: at ``node`` for any other value.
     """
     if type(value) is not int or value < 1:
         hint = "the order is [from, repeats, module, args]" if isinstance(value, str) else ""
@@ -219,7 +254,7 @@ def check_repeats(value: Any, node: Node, index: int) -> int:
     return value
 
 
-def _arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[str, Node], ...]]:
+def _split_arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[str, Node], ...]]:
     if isinstance(node.value, dict):
         return (), tuple(node.value.items())
     if not isinstance(node.value, list):
@@ -235,40 +270,54 @@ def _arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[st
     return tuple(positional), keywords
 
 
-def _row_name(node: Node, index: int, context: Context) -> str:
+def _read_name(node: Node, index: int, context: Context) -> str:
     if not isinstance(node.value, str) or not NAME_PATTERN.fullmatch(node.value):
-        raise node.error(f"row {index}: the fifth field is the row's name, and {node.describe()} is no name")
+        raise node.error(
+            f"row {index}: the fifth field must be the row's name, and {node.describe()} is not a valid name"
+        )
     if node.value in context.named:
-        raise node.error(f"row {index}: the name '{node.value}' is row {context.named[node.value]}'s already")
+        raise node.error(f"row {index}: the name '{node.value}' is already used by row {context.named[node.value]}")
     if node.value in ("input", *context.inputs):
         raise node.error(f"row {index}: the name '{node.value}' means the network's input", "choose another")
     context.named[node.value] = index
     return node.value
 
 
-_PICK = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
+_SELECTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
 
 
-def _picked(node: Node, index: int, module: str, context: Context) -> tuple[int, int | str | None]:
-    """A source and, of ``backbone[2]`` or ``backbone.p4``, which of the row's outputs is meant."""
-    match = _PICK.fullmatch(node.value) if isinstance(node.value, str) else None
+def _read_source(node: Node, index: int, module: str, context: Context) -> tuple[int, int | str | None]:
+    """Read a source and its selection: the 2 of ``backbone[2]``, the p4 of ``backbone.p4``, or None."""
+    match = _SELECTION.fullmatch(node.value) if isinstance(node.value, str) else None
+    label = f"row {index} {module}"
     if not match:
-        return _source(node, index, module, context), None
+        return resolve_source(node, index, label, context), None
     row, number, name = match.groups()
-    whole = Node(int(row) if row.isdigit() else row, node.source, node)
-    return _source(whole, index, module, context), int(number) if number else name
+    source = Node(int(row) if row.isdigit() else row, node.source, node)
+    return resolve_source(source, index, label, context), int(number) if number else name
 
 
-def _source(node: Node, index: int, module: str, context: Context) -> int:
-    value, label = node.value, f"row {index} {module}"
+def resolve_source(node: Node, index: int, label: str, context: Context) -> int:
+    """Find the row number of a source, which may be a number, counted from the end if negative, or a name.
+
+    Args:
+        node: the source.
+        index: the number of rows before the reader.
+        label: the reader, for error messages.
+        context: the names of rows and inputs.
+
+    Raises:
+        NetbuildError: at the source, if there is no such row before the reader.
+    """
+    value = node.value
     if isinstance(value, str):
-        return _named_source(node, index, label, context)
+        return _resolve_name(node, index, label, context)
     if type(value) is not int:
         raise node.error(f"{label}: a source is a row number or a row's name, not {node.describe()}")
     before = f"only rows 0..{index - 1} exist before it" if index else "no row exists before it"
     if value >= index:
-        what = "the row itself" if value == index else f"row {value}"
-        raise node.error(f"{label}: source {value} is {what}, but {before}", "write 'input' for the image")
+        target = "the row itself" if value == index else f"row {value}"
+        raise node.error(f"{label}: source {value} is {target}, but {before}", "write 'input' for the image")
     if value >= 0:
         return value
     if value == -1 and index == 0:
@@ -281,7 +330,7 @@ def _source(node: Node, index: int, module: str, context: Context) -> int:
     return index + value
 
 
-def _named_source(node: Node, index: int, label: str, context: Context) -> int:
+def _resolve_name(node: Node, index: int, label: str, context: Context) -> int:
     if context.named.get(node.value, index) < index:
         return context.named[node.value]
     if node.value == "input":
@@ -298,10 +347,14 @@ def _named_source(node: Node, index: int, label: str, context: Context) -> int:
 
 
 def evaluate_argument(node: Node, names: Mapping[str, Any]) -> Any:
-    """The value of an argument: a name of the file, a word (None, True), a module call, arithmetic, or the text itself.
+    """Evaluate an argument: a name, a word (None, True), a module call, an expression; other text stays as it is.
+
+    Args:
+        node: the argument; lists and mappings are evaluated item by item.
+        names: values of the names that it may use.
 
     Raises:
-        NetbuildError: if an expression uses an unknown name or does not compute.
+        NetbuildError: if an expression uses an unknown name or has no value.
     """
     value = node.value
     if isinstance(value, list):

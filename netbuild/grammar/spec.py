@@ -1,4 +1,7 @@
-"""A network file read into rows with positions. No torch: names of modules are not looked up, shapes not known."""
+"""Read a network file into a `Spec`: rows with places, settings, scales, blocks.
+
+Module names are not looked up and shapes are not known here, so torch is not needed.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +12,7 @@ from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
-from netbuild.grammar.keys import MAX_SIDE, SETTINGS, _multiple
+from netbuild.grammar.keys import MAX_SIDE, SETTINGS, read_multiple
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
@@ -20,20 +23,21 @@ from netbuild.grammar.rows import (
     Row,
     attempt,
     check_name,
+    check_text,
     evaluate_argument,
     read_rows,
-    text_of,
 )
 
-DATASET_KEYS = {"train", "val", "names", "path", "test"}
+DATASET_KEYS = {"train", "val", "names", "path", "test"}  # of a data set file, which users pass here by mistake
 
 
 @dataclass(frozen=True)
 class Input:
-    """One of several inputs of a network, by what it has beside the batch.
+    """An entry of ``inputs``: the name of an input and its shape without the batch.
 
-    ``[channels]`` is an image of the image size, ``[channels, height, width]`` one of its own, ``[count, width]`` are
-    features such as those of texts, and ``[]`` is a number. Entries are whole numbers or expressions.
+    ``[channels]`` is an image of the network's image size, ``[channels, height, width]`` an image of its own size,
+    ``[count, width]`` is a set of feature vectors such as those of texts, and ``[]`` is a number. The entries are whole
+    numbers or expressions.
     """
 
     name: str
@@ -41,19 +45,19 @@ class Input:
     node: Node
 
     def shape(self, names: Mapping[str, Any]) -> tuple[int, ...]:
-        """The entries as numbers, expressions computed over ``names``.
+        """Compute the shape; ``names`` are the values for expressions.
 
         Raises:
-            NetbuildError: at the entry that is no whole number, or too large.
+            NetbuildError: at an entry that is not a whole number, or is too large.
         """
         limits = (MAX_CHANNELS, MAX_SIDE, MAX_SIDE) if len(self.sides) == 3 else (MAX_CHANNELS, MAX_CHANNELS)
         return tuple(
-            _bounded(evaluate_argument(side, names), limit, side)
+            _check_size(evaluate_argument(side, names), limit, side)
             for side, limit in zip(self.sides, limits, strict=False)
         )
 
 
-def _bounded(value: Any, limit: int, node: Node) -> int:
+def _check_size(value: Any, limit: int, node: Node) -> int:
     if type(value) is not int or not 1 <= value <= limit:
         raise node.error(f"must be a whole number from 1 to {limit}, not {node.describe()}")
     return value
@@ -61,7 +65,7 @@ def _bounded(value: Any, limit: int, node: Node) -> int:
 
 @dataclass(frozen=True)
 class Import:
-    """An entry of ``imports``: a path beside the file, and the one class wanted from it (None: all)."""
+    """An entry of ``imports``: a path relative to the file, and the class to import (None: all classes)."""
 
     path: str
     name: str | None
@@ -70,7 +74,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Scale:
-    """One entry of ``scales``: multiples of depth and width, and the cap on channels before the multiple."""
+    """An entry of ``scales``: the depth and width multiples, and the cap on channels before the width multiple."""
 
     name: str
     depth: float = 1.0
@@ -80,37 +84,37 @@ class Scale:
 
 @dataclass(frozen=True)
 class Spec:
-    """A network file as read. ``settings`` are its plain top-level values, ``params`` its own parameters."""
+    """A network file after reading."""
 
     path: Path
-    root: Node
-    settings: Mapping[str, Any]
-    params: Mapping[str, Any]
+    root: Node  # the file's tree, with its base merged in
+    settings: Mapping[str, Any]  # values of the top-level keys in `netbuild.grammar.keys.SETTINGS`
+    params: Mapping[str, Any]  # the file's own parameters
     scales: tuple[Scale, ...]
     rows: tuple[Row, ...]
     blocks: Mapping[str, Block]
-    width_divisor: int
+    width_divisor: int  # scaled widths are rounded up to a multiple of it
     imports: tuple[Import, ...] = ()
     inputs: tuple[Input, ...] = ()
-    lr_factors: Mapping[int, float] = field(default_factory=dict)  # of the learning rate, by row
+    lr_factors: Mapping[int, float] = field(default_factory=dict)  # factors of the learning rate by row
     warnings: tuple[NetbuildError, ...] = ()
-    checkpoint: Path | None = None  # that the file was read from, with its facts
+    checkpoint: Path | None = None  # the checkpoint that the file was read from, and its metadata
     checkpoint_info: checkpoint_header.CheckpointInfo | None = None
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending."""
+        """The file's name without its suffix."""
         return self.path.name.removesuffix(".yaml").removesuffix(".yml")
 
     def all_rows(self) -> Iterator[Row]:
-        """Its rows, and those of its blocks."""
+        """Yield the rows of the file and those of its blocks."""
         yield from self.rows
         for block in self.blocks.values():
             yield from block.rows
 
     @property
     def is_plain(self) -> bool:
-        """Whether the rows stand in one ``layers:`` list."""
+        """Whether the rows are in a single ``layers:`` list, and not in backbone and head as Ultralytics has them."""
         return "layers" in self.root.value
 
 
@@ -121,54 +125,57 @@ KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "ex
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
-    """Read a network file, or the network of a checkpoint.
+    """Read a network file, or the network file inside a checkpoint.
 
     Args:
         path: the file.
-        overrides: texts such as ``reduction=8`` that replace values of its ``params``.
+        overrides: texts such as ``reduction=8`` that replace values of the file's ``params``.
 
     Raises:
-        NetbuildError: with the place of every mistake in it.
+        NetbuildError: with the place of every mistake in the file.
     """
     path = Path(path)
     if checkpoint_header.is_checkpoint(path):
-        facts = checkpoint_header.read_info(path)
-        return replace(read_spec(facts.yaml, Path(facts.file), overrides), checkpoint=path, checkpoint_info=facts)
+        info = checkpoint_header.read_info(path)
+        return replace(read_spec(info.yaml, Path(info.file), overrides), checkpoint=path, checkpoint_info=info)
     if path.suffix.lower() == ".onnx":
-        hint = "name the checkpoint or the network's file that it was made of; predict, val and inspect take ONNX files"
-        raise NetbuildError(
-            f"{path}: an ONNX file is what export makes: there are no rows in it to build from", hint=hint
-        )
+        hint = "use the checkpoint or the network file that it was exported from; predict, val and inspect take ONNX"
+        raise NetbuildError(f"{path}: an ONNX file has no rows to build a network from", hint=hint)
     return read_spec(read_text(path), path, overrides)
 
 
 def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
-    """Read a network from a text; ``path`` is the name that errors and titles use.
+    """Read the text of a network file.
+
+    Args:
+        text: the text.
+        path: the file's path, for error messages, titles, and relative paths inside the text.
+        overrides: texts such as ``reduction=8`` that replace values of the file's ``params``.
 
     Raises:
-        NetbuildError: with the place of every mistake in it.
+        NetbuildError: with the place of every mistake in the text.
     """
     root = expand(parse(text, str(path)), (path,))
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
-    settings = {key: attempt(errors, _setting, key, root.value[key]) for key in SETTINGS if key in root.value}
-    params = attempt(errors, _params, root.value.get("params"), _overrides(overrides)) or {}
-    scales = attempt(errors, _scales, root) or ()
-    imports = attempt(errors, _imports, root.value.get("imports")) or ()
+    settings = {key: attempt(errors, _read_setting, key, root.value[key]) for key in SETTINGS if key in root.value}
+    params = attempt(errors, _read_params, root.value.get("params"), _parse_overrides(overrides)) or {}
+    scales = attempt(errors, _read_scales, root) or ()
+    imports = attempt(errors, _read_imports, root.value.get("imports")) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
     blocks = read_blocks(root.value.get("blocks"), names, errors)
-    inputs = attempt(errors, _inputs, root.value.get("inputs")) or ()
+    inputs = attempt(errors, _read_inputs, root.value.get("inputs")) or ()
     inputs_named = tuple(item.name for item in inputs)
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
-    factors = attempt(errors, _lr_factors, root.value.get("lr_factors"), rows) or {}
+    factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows) or {}
     raise_all(errors)
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
     return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, factors, tuple(warnings))
 
 
-def _lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
-    """Factors by row from a mapping whose keys are names, numbers, ranges such as 0-9, or sections; later ones win."""
+def _read_lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
+    """Read learning-rate factors by row; keys are row names, numbers, ranges (0-9) or sections, and the last wins."""
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
@@ -177,12 +184,12 @@ def _lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
     for key, value in node.value.items():
         if type(value.value) not in (int, float) or not 0 <= value.value <= 100:
             raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.describe()}")
-        found |= dict.fromkeys(_rows_of(str(key), rows, node.keys[key]), float(value.value))
+        found |= dict.fromkeys(_find_rows(str(key), rows, node.keys[key]), float(value.value))
     return found
 
 
-def _rows_of(key: str, rows: Sequence[Row], node: Node) -> list[int]:
-    """The numbers of the rows that a name, a number, a range or a section means."""
+def _find_rows(key: str, rows: Sequence[Row], node: Node) -> list[int]:
+    """Find the numbers of the rows that a name, a number, a range or a section stands for."""
     first, dash, last = key.partition("-")
     if first.isdecimal() and (last.isdecimal() or not dash):
         found = [row.index for row in rows if int(first) <= row.index <= int(last or first)]
@@ -196,7 +203,7 @@ def _rows_of(key: str, rows: Sequence[Row], node: Node) -> list[int]:
     return found
 
 
-def _setting(key: str, node: Node) -> Any:
+def _read_setting(key: str, node: Node) -> Any:
     try:
         return SETTINGS[key](node)
     except NetbuildError as error:
@@ -205,6 +212,11 @@ def _setting(key: str, node: Node) -> Any:
 
 
 def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
+    """Check the top-level keys of a file; return warnings, add errors to ``errors``.
+
+    Raises:
+        NetbuildError: if it is not a network file at all.
+    """
     if not isinstance(root.value, dict):
         raise root.error(f"a network file is a mapping with backbone and head (or layers), this is {root.describe()}")
     keys = set(root.value)
@@ -217,11 +229,14 @@ def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
     if "layers" not in keys and "backbone" not in keys:
         raise root.error("a model file needs backbone and head, or one layers list", did_you_mean("backbone", keys))
     if "layers" in keys and keys & {"backbone", "neck", "head"}:
-        errors.append(root.keys["layers"].error("'layers' stands alone: it replaces backbone, neck and head"))
-    return _unknown_keys(root, errors)
+        errors.append(
+            root.keys["layers"].error("'layers' replaces backbone, neck and head and cannot be combined with them")
+        )
+    return _find_unknown_keys(root, errors)
 
 
-def _unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
+def _find_unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
+    """Find unknown keys: one that resembles a known key is an error, any other a warning."""
     warnings: list[NetbuildError] = []
     for key in root.value:
         if key in KNOWN_KEYS:
@@ -232,8 +247,8 @@ def _unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError
     return warnings
 
 
-def _overrides(texts: Sequence[str]) -> dict[str, Node]:
-    """``name=value`` texts of the command line; values are read as YAML has them."""
+def _parse_overrides(texts: Sequence[str]) -> dict[str, Node]:
+    """Parse ``name=value`` texts of the command line; the values are YAML."""
     nodes = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -243,24 +258,25 @@ def _overrides(texts: Sequence[str]) -> dict[str, Node]:
     return nodes
 
 
-def _override(name: str, default: Any, node: Node, values: Mapping[str, Any]) -> Any:
+def _check_override(name: str, default: Any, node: Node, values: Mapping[str, Any]) -> Any:
+    """Evaluate the new value of a parameter, which must have the type of its value in the file."""
     value = evaluate_argument(node, values)
-    wanted = type(default)
-    if wanted is float and type(value) is int:
+    expected = type(default)
+    if expected is float and type(value) is int:
         return float(value)
-    if default is not None and type(value) is not wanted:
+    if default is not None and type(value) is not expected:
         raise NetbuildError(
-            f"--set {name}={node.value}: {name} is {default!r} in the file, so {_kind_of(wanted)} is needed"
+            f"--set {name}={node.value}: {name} is {default!r} in the file, so {_describe_type(expected)} is needed"
         )
     return value
 
 
-def _kind_of(wanted: type) -> str:
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
-    return kinds.get(wanted, wanted.__name__)
+def _describe_type(cls: type) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list"}
+    return names.get(cls, cls.__name__)
 
 
-def _params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, Any]:
+def _read_params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, Any]:
     known = node.value if node is not None and isinstance(node.value, dict) else {}
     for name in overrides:
         if name not in known:
@@ -277,23 +293,23 @@ def _params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, Any]:
             raise item.error("a parameter is a number, a text, a truth value or a list of them")
         values[name] = evaluate_argument(item, values)
         if name in overrides:
-            values[name] = _override(name, values[name], overrides[name], values)
+            values[name] = _check_override(name, values[name], overrides[name], values)
     return values
 
 
-def _imports(node: Node | None) -> tuple[Import, ...]:
+def _read_imports(node: Node | None) -> tuple[Import, ...]:
     if node is None or node.value is None:
         return ()
     if isinstance(node.value, str):
         return (Import(node.value, None, node),)
     if isinstance(node.value, list):
-        return tuple(Import(text_of(item), None, item) for item in node.value)
+        return tuple(Import(check_text(item), None, item) for item in node.value)
     if isinstance(node.value, dict):
-        return tuple(Import(text_of(item), name, item) for name, item in node.value.items())
+        return tuple(Import(check_text(item), name, item) for name, item in node.value.items())
     raise node.error("imports must be a list of paths, or a mapping such as {Gate: ./blocks.py}")
 
 
-def _inputs(node: Node | None) -> tuple[Input, ...]:
+def _read_inputs(node: Node | None) -> tuple[Input, ...]:
     if node is None or node.value is None:
         return ()
     if not isinstance(node.value, dict) or not node.value:
@@ -310,21 +326,21 @@ def _inputs(node: Node | None) -> tuple[Input, ...]:
     return tuple(inputs)
 
 
-def _scales(root: Node) -> tuple[Scale, ...]:
+def _read_scales(root: Node) -> tuple[Scale, ...]:
     node = root.value.get("scales")
     if node is None or node.value is None:
         return ()
     if not isinstance(node.value, dict) or not node.value:
         raise node.error("scales must be a mapping such as {n: [0.5, 0.25, 1024]}")
-    return tuple(_scale(text_of(node.keys[name]), item) for name, item in node.value.items())
+    return tuple(_read_scale(check_text(node.keys[name]), item) for name, item in node.value.items())
 
 
-def _scale(name: str, node: Node) -> Scale:
+def _read_scale(name: str, node: Node) -> Scale:
     if not isinstance(node.value, list) or not 2 <= len(node.value) <= 3:
         raise node.error(
             f"scale '{name}' must be [depth multiple, width multiple, max channels], not {shorten(node.plain())}"
         )
-    depth, width = _multiple(node.value[0]), _multiple(node.value[1])
+    depth, width = read_multiple(node.value[0]), read_multiple(node.value[1])
     if len(node.value) == 2:
         return Scale(name, depth, width)
     cap = node.value[2]
@@ -333,22 +349,30 @@ def _scale(name: str, node: Node) -> Scale:
     return Scale(name, depth, width, cap.value)
 
 
-def choose_scale(spec: Spec, asked: str | None, letter: str | None) -> tuple[Scale, str | None]:
-    """The scale in force and where it came from: ``flag``, ``name`` (of the file asked for), ``default``, or None.
+def choose_scale(spec: Spec, flag: str | None, letter: str | None) -> tuple[Scale, str | None]:
+    """Choose the scale of a network.
+
+    Args:
+        spec: the network file.
+        flag: the scale that the user chose, if any.
+        letter: the scale letter in the requested file name, if any.
+
+    Returns:
+        The scale and its origin: ``flag``, ``name``, ``default`` for the file's first one, None if it has no scales.
 
     Raises:
-        NetbuildError: if the scale asked for is not in the file.
+        NetbuildError: if the file has no such scale.
     """
     names = [scale.name for scale in spec.scales]
-    wanted = asked or letter
-    if wanted is None:
+    requested = flag or letter
+    if requested is None:
         if spec.scales:
             return spec.scales[0], "default"
         depth, width = spec.settings.get("depth_multiple", 1.0), spec.settings.get("width_multiple", 1.0)
         return Scale("", depth, width), None
     for scale in spec.scales:
-        if scale.name == wanted:
-            return scale, "flag" if asked else "name"
+        if scale.name == requested:
+            return scale, "flag" if flag else "name"
     where = spec.root.keys["scales"].where if "scales" in spec.root.keys else None
     listed = f"it has {', '.join(names)}" if names else "it has no scales section"
-    raise NetbuildError(f"{spec.path.name} has no scale '{wanted}': {listed}", where, did_you_mean(wanted, names))
+    raise NetbuildError(f"{spec.path.name} has no scale '{requested}': {listed}", where, did_you_mean(requested, names))

@@ -108,7 +108,7 @@ def test_the_resolved_file_is_a_file(cli, tmp_path, rows):
         ("extends: net.yaml\n", "1:10", "may not extend itself: net.yaml extends net.yaml"),
         ("extends: yolo11n.yaml\n", "1:10", "write extends: yolo11.yaml"),
         ("extends: [a, b]\n", "1:10", "extends names one file"),
-        ("edits: []\nlayers:\n  - [-1, 1, Conv, [8]]\n", "1:1", "there is none"),
+        ("edits: []\nlayers:\n  - [-1, 1, Conv, [8]]\n", "1:1", "'edits' need 'extends'"),
         ("extends: base.yaml\nedits: {remove: 3}\n", "2:8", "edits must be a list"),
         ("extends: base.yaml\nedits:\n  - {remove: 9}\n", "3:14", "rows 0..5"),
         ("extends: base.yaml\nedits:\n  - {remove: p9}\n", "3:14", "named: p1, p3"),
@@ -123,7 +123,7 @@ def test_the_resolved_file_is_a_file(cli, tmp_path, rows):
             "4:20",
             "was removed",
         ),
-        ("extends: base.yaml\nedits: []\nhead: []\n", "2:1", "nothing to edit"),
+        ("extends: base.yaml\nedits: []\nhead: []\n", "2:1", "cannot edit those of its base"),
         (
             "extends: base.yaml\nedits:\n  - {insert_after: 3, row: [-1, 1, Cnov, [8]]}\n",
             "3:36",

@@ -460,7 +460,7 @@ layers:
 
 def test_a_name_with_signs_is_refused(here):
     (here / "x.yaml").write_text("layers:\n  - [-1, 1, Conv, [8], '</script>']\n", encoding="utf-8")
-    with pytest.raises(NetbuildError, match="is no name"):
+    with pytest.raises(NetbuildError, match="is not a valid name"):
         draw("x.yaml", "x.svg")
 
 

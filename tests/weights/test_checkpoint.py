@@ -173,12 +173,12 @@ CODE = {"path": "../x.py", "text": "x = 1\n", "sha256": "0"}
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (None, "without a network"),
-        ("{", "its facts cannot be read"),
+        (None, "tensors but no network"),
+        ("{", "its metadata cannot be read"),
         ({**GOOD, "schema": 99}, "a newer netbuild"),
-        ({"schema": 1}, "its facts cannot be read"),
-        ([], "its facts cannot be read"),
-        ({**GOOD, "imgsz": 5}, "its facts cannot be read"),
+        ({"schema": 1}, "its metadata cannot be read"),
+        ([], "its metadata cannot be read"),
+        ({**GOOD, "imgsz": 5}, "its metadata cannot be read"),
         ({**GOOD, "yaml": "layers:\n  - [-1, 1, Cnov, [3]]\n"}, "a.yaml:2:13: row 0: unknown module 'Cnov'"),
         ({**GOOD, "modules": [[CODE]]}, "not a valid path for a module file"),
         ({**GOOD, "modules": [[{**CODE, "path": "x.py"}]]}, "its SHA-256 differs"),
