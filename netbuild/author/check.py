@@ -25,6 +25,7 @@ def check(
     options: Options | None = None,
     modules: Sequence[str | Path] = (),
     trusted: Callable[[Path], bool] = lambda _: False,
+    set: Sequence[str] = (),
 ) -> list[Finding]:
     """Return all findings of one file, errors first, each kind in the order of the file.
 
@@ -36,10 +37,11 @@ def check(
         options: scale, classes, channels and size, as for `netbuild.build`.
         modules: Python files or folders with own modules.
         trusted: whether the code of a file that the network imports may run.
+        set: values of the file's ``params``, such as ``reduction=8``.
     """
     try:
         path, letter = locate(file)
-        spec = load(path)
+        spec = load(path, set)
         own = load_custom_modules(spec, modules, trusted)
     except NetbuildError as error:
         return convert_errors([error])

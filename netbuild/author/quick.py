@@ -13,11 +13,16 @@ from netbuild.roles import NAMES, Plain
 _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 
 
-def check(file: str) -> list[Finding]:
-    """Return the findings of one file that need no shapes; own modules are not loaded or checked."""
+def check(file: str, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Return the findings of one file that need no shapes; own modules are not loaded or checked.
+
+    Args:
+        file: a path or the name of a packaged network.
+        overrides: values of the file's ``params``, such as ``reduction=8``.
+    """
     try:
         path, _ = locate(file)
-        spec = load(path)
+        spec = load(path, overrides)
     except NetbuildError as error:
         return convert_errors([error])
     rows = (finding for row in spec.all_rows() for finding in _check_row(row, spec))

@@ -10,6 +10,7 @@ from netbuild.cli.flags import (
     Channels,
     Classes,
     Modules,
+    Set,
     Size,
     Trust,
     command,
@@ -59,6 +60,7 @@ def check(
     shapes: Annotated[
         bool, typer.Option(help="Compute shapes; without, check only syntax, names, sources and arity (fast).")
     ] = True,
+    set: Set = None,
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
@@ -70,12 +72,13 @@ def check(
         from netbuild.graph.options import Options
 
         options = Options(scale, None, nc, ch, size)
-        found = [(file, f) for file in files for f in check_file(file, options, modules or (), may_run(trust))]
+        given = (options, modules or (), may_run(trust), set or ())
+        found = [(file, f) for file in files for f in check_file(file, *given)]
     else:
         refuse_unused("with --no-shapes", scale=scale, nc=nc, ch=ch, imgsz=imgsz, modules=modules, trust=trust or None)
         from netbuild.author.quick import check as check_text
 
-        found = [(file, f) for file in files for f in check_text(file)]
+        found = [(file, f) for file in files for f in check_text(file, set or ())]
     if json:
         write_json([finding.to_dict(file) for file, finding in found])
     else:

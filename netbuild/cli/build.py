@@ -1,7 +1,7 @@
 """netbuild build, netbuild weights import: commands that write checkpoints."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,11 +89,14 @@ def import_(
     ] = None,
     scale: Annotated[str | None, typer.Option(help="With --model: an entry of its scales.")] = None,
     nc: Annotated[int | None, typer.Option(min=1, help="With --model: number of classes.")] = None,
+    ch: Annotated[int | None, typer.Option(min=1, help="With --model: image channels.")] = None,
     prefer: Annotated[
         str, typer.Option(help="ema: the averaged weights if there are any; model: the last weights.")
     ] = "ema",
     half: Annotated[bool, typer.Option("--half", help="Write float16 tensors, half the size.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail unless every tensor matches.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at tensors that do not match instead of leaving them out.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print which tensors matched as JSON.")] = False,
     set: Set = None,
     modules: Modules = None,
@@ -106,8 +109,9 @@ def import_(
     check_path(out)
     if prefer not in ("ema", "model"):
         raise NetbuildError(f"--prefer {prefer}: must be ema or model")
-    refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "set": set}))
-    options = {"scale": scale, "nc": nc, "set": set or (), "modules": modules or (), "trusted": may_run(trust)}
+    refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "ch": ch, "set": set}))
+    options: dict[str, Any] = {"scale": scale, "nc": nc, "ch": ch, "set": set or ()}
+    options |= {"modules": modules or (), "trusted": may_run(trust)}
     with busy(f"reading {file}"):
         found = import_weights(
             file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})

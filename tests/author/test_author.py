@@ -121,6 +121,14 @@ def test_a_check_without_shapes(cli, tmp_path, row, said):
     assert with_shapes["line"] == 3
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-shapes"]])
+def test_a_check_with_other_values_of_params(cli, tmp_path, flags):
+    (tmp_path / "net.yaml").write_text("params: {k: 3}\nlayers:\n  - [-1, 1, Conv, [8, k]]\n")
+    assert cli("check", tmp_path / "net.yaml", *flags, "--set", "k=5").code == 0
+    done = cli("check", tmp_path / "net.yaml", *flags, "--set", "kk=5")
+    assert (done.code, "kk" in done.err) == (2, True)
+
+
 def test_a_check_without_shapes_imports_no_torch():
     code = "import sys; sys.argv = ['netbuild', 'check', 'yolo11.yaml', '--no-shapes']\nfrom netbuild.cli import main\n"
     code += "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"

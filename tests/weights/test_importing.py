@@ -131,6 +131,14 @@ def test_torchvision_in_the_order_of_definition(cli, tmp_path, name, stem):
     assert cli(*arguments, "--map", "torchvision", "--strict").code == 2
 
 
+def test_weights_of_other_image_channels(cli, tmp_path):
+    torch.save(netbuild.build("lenet5-modern.yaml", ch=3).state_dict(), tmp_path / "w.pth")
+    call = ("weights", "import", tmp_path / "w.pth", "-o", tmp_path / "w.safetensors", "--strict")
+    assert cli(*call, "--model", "lenet5-modern.yaml").code == 2
+    assert cli(*call, "--model", "lenet5-modern.yaml", "--ch", "3").code == 0
+    assert netbuild.build(tmp_path / "w.safetensors").card.ch == 3
+
+
 def test_what_does_not_fit_is_told_and_strictly_refused(cli, tmp_path):
     state = netbuild.build("lenet5-modern.yaml").state_dict()
     keys = list(state)
