@@ -11,6 +11,8 @@ import sys
 import venv
 from importlib import metadata
 from pathlib import Path
+from zipfile import Path as ZipPath
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -57,8 +59,6 @@ def requirements_of(wheel):
 
 
 def wheel_metadata(wheel):
-    from zipfile import Path as ZipPath
-
     return next(path for path in ZipPath(wheel).iterdir() if path.name.endswith(".dist-info"))
 
 
@@ -103,12 +103,19 @@ layers:
 DOWNLOAD = [False, pytest.param(True, marks=pytest.mark.slow)]
 
 
+def test_the_wheel_has_the_files_that_are_no_python(wheel):
+    names = set(ZipFile(wheel).namelist())
+    assert {f"netbuild/report/diagram/{name}" for name in ("page.css", "page.js", "svg.css")} <= names
+
+
 @pytest.mark.parametrize("download", DOWNLOAD, ids=["linked", "downloaded"])
 def test_the_wheel_alone_builds_and_checks_and_names_the_extra_that_a_command_lacks(wheel, tmp_path, download):
     run, work = install(wheel, tmp_path, [], download)
     (work / "my net.yaml").write_text(NETWORK)
     facts = json.loads(run("summary", "yolo11n.yaml", "--nc", 5, "--json").stdout)
     assert facts["totals"]["params"] == 2_590_815
+    assert str(tmp_path) in facts["file"]  # the architecture of the wheel, not of this working tree
+    assert "netbuild/architectures" in Path(facts["file"]).as_posix()
     run("check", "my net.yaml")
     run("build", "my net.yaml", "-o", "built.safetensors", "--imgsz", 32)
     Image.new("RGB", (48, 32)).save(work / "picture.png")
