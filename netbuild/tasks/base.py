@@ -140,6 +140,8 @@ class Task(ABC):
     record_fields: ClassVar[tuple[str, ...]] = ()  # which of "box", "corners", "mask", "keypoints" each record has
     gives_probabilities: ClassVar[bool] = False  # whether `decode` gives the probabilities (nc,) of an image's classes
     shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
+    networks: ClassVar[tuple[str, ...]] = ()  # further networks that learn beside the run's own, by name
+    learner: ClassVar[type[Any] | None] = None  # how a batch is learnt, a `netbuild.training.learners.Learner`
     summed = False  # whether the loss grows with the batch, rather than being a mean over it
     normaliser: Normaliser = staticmethod(local_normaliser)  # replaced in a run of several processes
 

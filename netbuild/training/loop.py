@@ -8,7 +8,6 @@ import copy
 import csv
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,14 @@ from netbuild.system import processes
 from netbuild.system.devices import pick_device
 from netbuild.system.files import atomic_path
 from netbuild.tasks.base import Metric, Task
-from netbuild.training import optimisers, parallel, state
+from netbuild.training import parallel, state
 from netbuild.training.batches import (
-    fastest_memory_format,
-    mixed_precision,
     network_inputs,
     target_arguments,
     to_device,
 )
 from netbuild.training.callback_list import CallbackList
+from netbuild.training.learners import Learner, NonFiniteLossError
 from netbuild.training.memory import enough_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
@@ -68,34 +66,29 @@ class Trainer:
     names: list[str] | None = None
     callbacks: CallbackList = field(default_factory=CallbackList)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the task's predictions
+    networks: Mapping[str, Network] = field(default_factory=dict)  # that learn beside it, by name
 
     def __post_init__(self) -> None:
         self.device = pick_device(self.settings.device)
         parallel.check(self.settings, self.device)
-        self.network.to(self.device)
-        if self.settings.sync_bn and processes.world_size() > 1:
-            parallel.convert_sync_bn(self.network)
-        self.frozen = optimisers.freeze(self.network, self.settings.freeze)
-        self.sharded = self.settings.parallel == "fsdp"
-        self.skeleton = parallel.cpu_copy(self.network) if self.sharded else None
-        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(self.network)
-        self.model = parallel.wrap_model(
-            self.network, self.settings, self.device
-        )  # its parameters are what is optimised
-        self.task.normaliser = processes.reduce_normaliser
-        default_rate = self.task.default_rate(self.network.card.nc or 0)
-        self.plan = optimisers.plan(self.network, self.settings, len(self.train), default_rate)
         _check_measure(self.settings.best, self.task)
-        self.average = optimisers.Average(self.network, self.settings.ema, self.plan.steps)
+        self.task.normaliser = processes.reduce_normaliser
+        make_learner = self.task.learner or Learner
+        self.learner: Learner = make_learner(
+            self.task, self.network, self.networks, self.settings, self.device, len(self.train)
+        )
         self.progress = Progress()
         self.stop = False  # a callback may set it: the run ends after the epoch
-        self.precision = mixed_precision(self.settings.amp, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision is torch.float16)
 
     @property
     def state_path(self) -> Path:
         """Where the run's whole state is."""
         return self.folder / "state.safetensors"
+
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate of the network's first parameter group."""
+        return float(self.learner.main.plan.optimizer.param_groups[0]["lr"])
 
     def resume(self) -> None:
         """Go on from the state in the folder.
@@ -103,7 +96,7 @@ class Trainer:
         Raises:
             NetbuildError: if there is none that fits.
         """
-        self.progress = state.load(self.state_path, self.network, self.average, self.plan.optimizer)
+        self.progress = state.load(self.state_path, self.learner.trainees)
         self.callbacks.load_state_dict(self.progress.callbacks)
         self.task.epoch_end(self.progress.epoch, self.settings.epochs)
 
@@ -155,43 +148,39 @@ class Trainer:
         """Train for one epoch: the mean of each part of the loss."""
         # The network's randomness follows from seed, epoch and rank alone: a repeated epoch is the same.
         torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + processes.rank())
-        self.model.train()
-        for row in self.frozen:
-            self.network.model[row].eval()  # a frozen row's batch norms keep their statistics
+        self.learner.start_epoch()
         sums: dict[str, float] = {}
-        batches, done = len(self.train), 0
+        batches, done, accumulate = len(self.train), 0, self.learner.main.plan.accumulate
         self.callbacks.call("on_epoch_begin", self, epoch)
-        self.plan.optimizer.zero_grad()
         for done, batch in enumerate(self.train.epoch(epoch), 1):
             self.callbacks.call("on_batch_begin", self, epoch, done, batch)
-            rate = optimisers.set_rates(self.plan, self.settings, epoch * batches + done - 1, batches)
-            last = done % self.plan.accumulate == 0 or done == batches
-            with parallel.accumulate_locally(self.model, last):
+            rate = self.learner.set_rates(epoch * batches + done - 1, batches)
+            last = done % accumulate == 0 or done == batches
+            with self.learner.accumulating(last):
                 parts = self.learn(batch, epoch, done)
             if last:
-                self.step()
+                self.learner.step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
             self.callbacks.call("on_batch_end", self, epoch, done, parts, rate)
         return {f"train/{name}": value / max(done, 1) for name, value in sums.items()}
 
     def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
-        """Forward and backward of a batch: the parts of its loss."""
+        """Forward and backward of a batch; return the parts of its loss."""
         batch = self.rescaled(to_device(batch, self.device), epoch, number)
-        with self.autocast():
-            given = target_arguments(self.network, self.task, batch)
-            loss, parts = self.task.loss(self.model(*network_inputs(batch, self.format), **given), batch)
-        if not torch.isfinite(loss):
-            raise NotFiniteError(self.blame(batch, parts, epoch, number), hint="a lower lr, or amp off")
         # DDP averages gradients over ranks: a loss that is a sum is multiplied by the world size first.
         share = (processes.world_size() if self.task.summed else 1) / self.group(number)
-        self.scaler.scale(loss * share).backward()
+        try:
+            parts = self.learner.learn(batch, share)
+        except NonFiniteLossError as error:
+            raise NotFiniteError(self.blame(batch, error.parts, epoch, number), hint="a lower lr, or amp off") from None
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def group(self, number: int) -> int:
         """The number of batches accumulated in this batch's optimiser step; the epoch's last step may have fewer."""
-        first = (number - 1) // self.plan.accumulate * self.plan.accumulate
-        return min(self.plan.accumulate, len(self.train) - first)
+        accumulate = self.learner.main.plan.accumulate
+        first = (number - 1) // accumulate * accumulate
+        return min(accumulate, len(self.train) - first)
 
     def rescaled(self, batch: Batch, epoch: int, number: int) -> Batch:
         """The batch with its images at a random size, the same on all ranks; boxes are fractions and stay."""
@@ -203,27 +192,13 @@ class Trainer:
         size = [max(round(side * chance / step), 1) * step for side in images.shape[-2:]]
         return {**batch, "images": nn.functional.interpolate(images.float() / 255, size, mode="bilinear")}
 
-    def step(self) -> None:
-        """One step of the optimiser, and of the average."""
-        self.scaler.unscale_(self.plan.optimizer)
-        if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        self.scaler.step(self.plan.optimizer)
-        self.scaler.update()
-        self.plan.optimizer.zero_grad()
-        self.average.update(self.network)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where it is on."""
-        return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
-
     def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
         """Refuse to validate and save weights that are not finite.
 
         Raises:
             NotFiniteError: if a weight is NaN or infinite.
         """
-        for name, tensor in self.network.state_dict().items():
+        for name, tensor in self.learner.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(parallel.local_shard(tensor)).all():
                 hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
                 parts = ", ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in losses.items())
@@ -232,8 +207,8 @@ class Trainer:
 
     def pace(self) -> str:
         """Learning rate and precision, in words."""
-        rate = max(group["lr"] for group in self.plan.optimizer.param_groups)
-        return f"learning rate {rate:.4g}, {str(self.precision or torch.float32).removeprefix('torch.')}"
+        rate = max(group["lr"] for group in self.learner.main.plan.optimizer.param_groups)
+        return f"learning rate {rate:.4g}, {str(self.learner.precision or torch.float32).removeprefix('torch.')}"
 
     @torch.no_grad()
     def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
@@ -249,10 +224,10 @@ class Trainer:
 
             return hook
 
-        if self.sharded:  # a forward needs every rank, and the others do not know of this one's loss
+        if self.learner.main.sharded:  # a forward needs every rank, and the others do not know of this one's loss
             return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {processes.rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
-        with self.autocast():
+        with self.learner.autocast():
             self.network(*network_inputs(batch), **target_arguments(self.network, self.task, batch))
         for handle in handles:
             handle.remove()
@@ -263,42 +238,19 @@ class Trainer:
     # -- validation ---------------------------------------------------------------------------------------------------
 
     def averaged(self) -> Network:
-        """A copy of the network with the averaged weights (EMA), or with the last ones where there is no EMA.
-
-        With FSDP every rank must call this, since gathering is collective; the copy is then on the CPU.
-        """
-        tensors = self.average.tensors if self.settings.ema else self.network.state_dict()
-        if self.skeleton is not None:
-            self.skeleton.load_state_dict(
-                {key: parallel.gather_tensor(tensor).cpu() for key, tensor in tensors.items()}
-            )
-            return self.skeleton.eval()
-        network = copy.deepcopy(self.network)
-        network.load_state_dict(tensors)
-        return network.eval()
+        """Return a copy of the network with the averaged weights, see `Trainee.averaged`."""
+        return self.learner.main.averaged()
 
     def blank(self) -> Network:
-        """An unsharded network of the same architecture, to load weights into; not collective."""
-        return self.skeleton or copy.deepcopy(self.network)
-
-    @contextmanager
-    def validated(self) -> Iterator[Network]:
-        """The network to validate: a copy with the averaged weights; with FSDP itself, holding them meanwhile."""
-        if not self.sharded:
-            yield self.averaged()
-            return
-        self.network.eval()
-        with parallel.temporary_weights(
-            self.network, self.average.tensors if self.settings.ema else self.network.state_dict()
-        ):
-            yield self.network
+        """Return an unsharded network of the same architecture, to load weights into; not collective."""
+        return self.learner.main.skeleton or copy.deepcopy(self.network)
 
     @torch.no_grad()
     def predictions(self, network: Network, feed: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
         """Each validation batch of this rank's share (or of ``feed``) and the network's predictions for it."""
         for batch in (feed or self.val).epoch(0):
             batch = to_device(batch, self.device)
-            with self.autocast():
+            with self.learner.autocast():
                 outputs = network(*network_inputs(batch))
             yield batch, self.task.predictions(outputs, batch["images"].shape[-2:], **self.options)
 
@@ -307,11 +259,12 @@ class Trainer:
         """The measures of the averaged weights on the validation data, the same in all processes."""
         self.callbacks.call("on_validation_begin", self)
         metric = self.task.metric()
-        parallel.sync_buffers(self.network, self.average.tensors)
-        with self.validated() as network:
+        for trainee in self.learner.trainees.values():
+            parallel.sync_buffers(trainee.network, trainee.average.tensors)
+        with self.learner.main.validated() as network:
             for batch, predictions in self.predictions(network):
                 metric.update(predictions, batch)
-            if self.sharded and len(self.val) < len(self.val.steps(0)):
+            if self.learner.main.sharded and len(self.val) < len(self.val.steps(0)):
                 self.dummy_forward(network)
         self.metric = merged(metric, self.val)
         with processes.fail_together():
@@ -323,7 +276,7 @@ class Trainer:
     def dummy_forward(self, network: nn.Module) -> None:
         """A forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
         card = self.network.card
-        with self.autocast():
+        with self.learner.autocast():
             network(torch.zeros(1, card.ch, *card.imgsz, device=self.device))
 
     # -- what is kept -------------------------------------------------------------------------------------------------
@@ -336,26 +289,30 @@ class Trainer:
             self.progress.best, self.progress.best_epoch = fitness, epoch
         self.progress.history.append({"epoch": epoch, **measures})
         self.callbacks.call("on_epoch_end", self, measures, best)
-        if not (processes.is_main_process() or self.sharded):
+        if not (processes.is_main_process() or self.learner.main.sharded):
             return
-        network = self.averaged()
-        written = self.write(network, measures, best) if processes.is_main_process() else []
+        averaged = {name: trainee.averaged() for name, trainee in self.learner.trainees.items()}
+        written = self.write(averaged, measures, best) if processes.is_main_process() else []
         self.progress.callbacks = self.callbacks.state_dict() if processes.is_main_process() else {}
-        state.save(
-            self.state_path, self.network, self.average, self.plan.optimizer, self.progress, processes.is_main_process()
-        )
+        state.save(self.state_path, self.learner.trainees, self.progress, processes.is_main_process())
         self.callbacks.call("on_save", self, written)
 
-    def write(self, network: Network, measures: Mapping[str, float], best: bool) -> list[Path]:
-        """Write the epoch's checkpoints and the table of all epochs; the checkpoints' paths."""
+    def write(self, networks: Mapping[str, Network], measures: Mapping[str, float], best: bool) -> list[Path]:
+        """Write the epoch's checkpoints and the table of all epochs; return the checkpoints' paths.
+
+        A further network's checkpoint has its name in the file's: ``best.discriminator.safetensors``.
+        """
         epoch = self.progress.epoch
         training = {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()}
         wanted = ["last", *(["best"] if best else [])]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             wanted.append(f"epoch{epoch}")
-        paths = [self.folder / f"{name}.safetensors" for name in wanted]
-        for path in paths:
-            checkpoint.save(network, path, names=self.names, training=training)
+        paths = []
+        for name, network in networks.items():
+            suffix = "" if network is networks["network"] else f".{name}"
+            for path in (self.folder / f"{stem}{suffix}.safetensors" for stem in wanted):
+                checkpoint.save(network, path, names=self.names, training=training)
+                paths.append(path)
         _add_result(self.folder / "results.csv", self.progress.history)
         return paths
 

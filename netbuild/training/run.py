@@ -13,14 +13,15 @@ from netbuild import settings as settings_of
 from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.loader import BatchLoader
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import make_folder, writing
-from netbuild.system.processes import fail_together, init_process_group, is_main_process
+from netbuild.system.processes import fail_together, is_main_process, init_process_group
+from netbuild.tasks.base import Task
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
 from netbuild.training.callback_list import CallbackList
@@ -52,6 +53,7 @@ def start(
     *,
     callbacks: Sequence[Callback] = (),
     weights: str | Path | None = None,
+    networks: Mapping[str, str | Path] | None = None,
     download: bool = False,
     **options: Any,
 ) -> Trainer:
@@ -64,6 +66,7 @@ def start(
         folder: where it goes; it must be new or empty.
         callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
         weights: tensors for the rows of the same structure.
+        networks: files of the further networks that the task trains, by name.
         download: whether rows may download published weights.
         options: for the network's file, as for `netbuild.graph.opening.open_graph`.
 
@@ -73,8 +76,10 @@ def start(
     init_process_group()
     with fail_together():
         network, dataset = opened(file, data, settings, weights, download, **options)
+        others = open_others(task_class(network.card.task), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         parts, report = _parts(network, dataset, settings, folder, hooks)
+        parts["networks"] = others
     with fail_together():
         trainer = _trainer(parts, report)
         if is_main_process():
@@ -110,6 +115,30 @@ def opened(
     return network, dataset
 
 
+def open_others(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
+    """Build the further networks that a task trains beside the run's own, in the order in which the task names them.
+
+    Args:
+        task: the task, whose ``networks`` are their names.
+        files: file of each by name.
+        options: ``modules`` and ``trusted``, for networks with own modules; other options are the run's network's.
+
+    Raises:
+        NetbuildError: if one is missing, or the task has no network of a name; see also `open_graph`.
+    """
+    for name in files:
+        if name not in task.networks:
+            known = f"it has {', '.join(task.networks)}" if task.networks else "leave it out"
+            hint = did_you_mean(name, task.networks) or known
+            raise NetbuildError(f"--with {name}: the task '{task.name}' trains no such network", hint=hint)
+    for name in task.networks:
+        if name not in files:
+            hint = f"--with {name}=FILE.yaml"
+            raise NetbuildError(f"the task '{task.name}' trains a second network, '{name}'", hint=hint)
+    code = {key: value for key, value in options.items() if key in ("modules", "trusted")}
+    return {name: build_graph(open_graph(files[name], **code)) for name in task.networks}
+
+
 def overfit_batch(
     file: str | Path,
     data: str | Path | None,
@@ -128,6 +157,9 @@ def overfit_batch(
         NetbuildError: for whatever is wrong with network, data or settings.
     """
     network, dataset = opened(file, data, settings, **options)
+    if others := task_class(network.card.task).networks:
+        message = f"one batch cannot be overfitted: the task '{network.card.task}' trains {', '.join(others)}, too"
+        raise NetbuildError(message, hint="train for a few epochs instead")
     settings = replace(settings.completed(dataset.augmentation == "digits", dataset.task), rect=False)
     report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
     device = pick_device(settings.device)
@@ -172,7 +204,15 @@ def _resumed(
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     settings = settings_of.load(folder / "args.yaml", flags)
     network = build_graph(open_graph(folder / START, **options))
-    return _parts(network, open_data(facts["data"]), settings, folder, callbacks)
+    names = task_class(network.card.task).networks
+    parts, report = _parts(network, open_data(facts["data"]), settings, folder, callbacks)
+    parts["networks"] = {name: build_graph(open_graph(folder / _start_of(name), **options)) for name in names}
+    return parts, report
+
+
+def _start_of(name: str) -> str:
+    """The file of a further network as the run began."""
+    return START.replace(".", f".{name}.", 1)
 
 
 def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
@@ -233,7 +273,9 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
-    checkpoint.save(trainer.skeleton or trainer.network, folder / START, names=trainer.names)
+    checkpoint.save(trainer.blank(), folder / START, names=trainer.names)
+    for name, network in trainer.networks.items():
+        checkpoint.save(network, folder / _start_of(name), names=trainer.names)
 
 
 def _check_room(folder: Path, trainer: Trainer) -> None:
@@ -242,7 +284,7 @@ def _check_room(folder: Path, trainer: Trainer) -> None:
     Raises:
         NetbuildError: if it has not.
     """
-    one = sum(tensor.numel() * tensor.element_size() for tensor in trainer.network.state_dict().values())
+    one = sum(tensor.numel() * tensor.element_size() for tensor in trainer.learner.state_dict().values())
     # First, last and best; the state of network, average and optimiser, and its next one before it is renamed.
     period = trainer.settings.save_period
     need = one * (3 + 2 * 4 + (trainer.settings.epochs // period if period else 0))

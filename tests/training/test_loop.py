@@ -88,10 +88,11 @@ def test_it_learns_and_keeps_what_it_learnt(tmp_path):
     assert facts.names == [str(i) for i in range(10)]
     assert facts.training["epoch"] == progress.best_epoch
     network = run.network
-    run.network = kept  # what is kept gives the measure that was told
-    run.average = optimisers.Average(kept, 0.9)
+    main = run.learner.main
+    main.network = kept  # the saved weights give the measure that was reported
+    main.average = optimisers.Average(kept, 0.9)
     assert run.validate()["fitness"] == pytest.approx(facts.training["measures"]["fitness"])
-    run.network = network
+    main.network = network
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,train/cls")
     assert len(lines) == 13
@@ -391,8 +392,8 @@ def test_short_runs_step_more_often():
 def test_rows_have_learning_rates_of_their_own(tmp_path):
     text = NET + "lr_factors: {layers: 0.5, 0-2: 0.1, head: 3}\n"
     run = trainer(tmp_path, text=text, warmup=0.0, optimizer="sgd", lr=0.01, epochs=1)
-    optimisers.set_rates(run.plan, run.settings, 0, 10)
-    rates = {id(p): g["lr"] for g in run.plan.optimizer.param_groups for p in g["params"]}
+    optimisers.set_rates(run.learner.main.plan, run.settings, 0, 10)
+    rates = {id(p): g["lr"] for g in run.learner.main.plan.optimizer.param_groups for p in g["params"]}
     assert rates[id(run.network.model[0].weight)] == pytest.approx(0.001)
     assert rates[id(run.network.model[5].bias)] == pytest.approx(0.03)
     start = run.network.model[5].weight.detach().clone()
@@ -431,7 +432,7 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     kept = netbuild.build(tmp_path / "best.safetensors")
     assert all(torch.isfinite(p).all() for p in kept.parameters())
     run = trainer(tmp_path / "b", epochs=1)
-    run.step = lambda: run.network.model[0].weight.data.fill_(float("inf"))
+    run.learner.step = lambda: run.network.model[0].weight.data.fill_(float("inf"))
     run.learn = lambda *_: {}
     with pytest.raises(NotFiniteError, match=r"model.0.weight is not finite after epoch 1"):
         run.run()

@@ -40,8 +40,8 @@ class Logger(TolerantCallback, ABC):
         """Log the epoch's losses, measures and learning rate."""
         if self.is_open:
             with self.tolerate_errors():
-                rate = run.plan.optimizer.param_groups[0]["lr"]
-                self.log(run.progress.epoch, {**name_scalars(run.progress.history[-1]), "lr": rate})
+                scalars = name_scalars(run.progress.history[-1])
+                self.log(run.progress.epoch, {**scalars, "lr": run.learning_rate})
 
     def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
         """Close the log."""
