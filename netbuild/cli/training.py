@@ -1,6 +1,7 @@
 """netbuild train, val: commands that train and evaluate networks."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -99,6 +100,12 @@ Callbacks = Annotated[
 ]
 
 
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="NAME=FILE: a further network that the task trains. May be repeated."),
+]
+
+
 @command(TRAIN)
 def train(
     file: Annotated[str | None, typer.Argument(help="A YAML file, a packaged network's name, or a checkpoint.")] = None,
@@ -122,6 +129,7 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
     weights: StartWeights = None,
+    networks: Networks = None,
     download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
     scale: Scale = None,
     amp: Annotated[str | None, typer.Option(help="Mixed precision: auto, off, bf16, fp16.")] = None,
@@ -150,11 +158,24 @@ def train(
     network = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
     code = {"modules": modules or (), "trusted": may_run(trust)}
     processes = _Processes(nproc, nnodes, node_rank, rdzv)
-    run = _Run(file, data, config, out, resume, callbacks or [], network, code, processes)
+    run = _Run(file, data, config, out, resume, callbacks or [], network, code, processes, _named_files(networks or ()))
     if overfit:
         run.overfit(chosen)
     else:
         run.train(chosen, flags)
+
+
+def _named_files(texts: Sequence[str]) -> dict[str, str]:
+    """Split each NAME=FILE of --with."""
+    files: dict[str, str] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise NetbuildError(f"--with {text}: write NAME=FILE", hint="--with discriminator=discriminator.yaml")
+        if name in files:
+            raise NetbuildError(f"--with {text}: {name} is given twice", hint="leave one out")
+        files[name] = file
+    return files
 
 
 @dataclass(frozen=True)
@@ -167,6 +188,7 @@ class _Run:
         network: how the network is opened and gets its first weights: weights, download, scale and set.
         code: modules and trusted.
         processes: the processes of the run.
+        others: files by name of the further networks that the task trains.
     """
 
     file: str | None
@@ -178,10 +200,11 @@ class _Run:
     network: dict[str, Any]
     code: dict[str, Any]
     processes: _Processes
+    others: dict[str, str]
 
     def __post_init__(self) -> None:
         if self.resume is not None:
-            unused = {"config": self.config, "data": self.data, "out": self.out}
+            unused = {"config": self.config, "data": self.data, "out": self.out, "with": self.others or None}
             given = {name: self.network[name] or None for name in ("weights", "scale", "set")}
             refuse_unused("with --resume", **unused, **given)
         elif self.file is None:
@@ -191,7 +214,8 @@ class _Run:
     def overfit(self, settings: Any) -> NoReturn:
         """Check that the network can overfit one batch; exit code 1 if it cannot."""
         refuse_unused("with --resume", overfit_batch=True if self.resume else None)
-        unused = {"out": self.out, "callbacks": self.callbacks or None, **self.processes.flags}
+        unused = {"out": self.out, "callbacks": self.callbacks or None, "with": self.others or None}
+        unused |= self.processes.flags
         refuse_unused("with --overfit-batch", **unused)
         from netbuild.cli.progress import scan_progress
         from netbuild.training.overfitting import is_overfit
@@ -233,9 +257,8 @@ class _Run:
                 trainer = resume(self.resume, flags, callbacks=callbacks, **self.code)
             else:
                 folder = self.out or new_folder(Path(str(self.file)).stem)
-                trainer = start(
-                    str(self.file), self.data, settings, folder, callbacks=callbacks, **self.network, **self.code
-                )
+                options = {"networks": self.others, "callbacks": callbacks, **self.network, **self.code}
+                trainer = start(str(self.file), self.data, settings, folder, **options)
         done = trainer.run()
         if is_main_process():
             write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")

@@ -20,7 +20,7 @@ from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.modules.factory import Factory, from_class
 from netbuild.roles import Role
-from netbuild.system.plugins import has_registered, registered_class
+from netbuild.system.plugins import register_again, registered_class
 
 PREFIX = "netbuild_modules"  # of the names under which custom files are imported
 Class = TypeVar("Class", bound=type[nn.Module])
@@ -74,7 +74,8 @@ def _load_path(path: Path) -> dict[str, Factory]:
         raise NetbuildError(f"{path}: no Python file in it")
     modules = [import_file(file) for file in files]
     factories = {name: f for module in modules for name, f in _find_classes(module)}
-    if not factories and not any(has_registered(module.__name__) for module in modules):
+    has_plugins = [register_again(module.__name__) for module in modules]
+    if not factories and not any(has_plugins):
         hint = "a task is registered by the decorator netbuild.tasks.task, a target by netbuild.export.base.target"
         raise NetbuildError(f"{path}: no nn.Module class in it", hint=hint)
     return factories

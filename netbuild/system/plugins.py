@@ -10,6 +10,7 @@ from netbuild.errors import NetbuildError, did_you_mean, shorten
 
 T = TypeVar("T")
 _REGISTERED: dict[tuple[str, str], type] = {}  # (kind, name) to the class registered in this process
+_HISTORY: "list[tuple[Registry[Any], str, type[Any]]]" = []  # every class that was registered, once
 
 
 @cache
@@ -25,9 +26,15 @@ def registered_class(kind: str, name: str) -> type | None:
     return _REGISTERED.get((kind, name))
 
 
-def has_registered(module: str) -> bool:
-    """Whether a Python module, or a module inside it if it is a package, has registered a plug-in."""
-    return any(f"{cls.__module__}.".startswith(f"{module}.") for cls in _REGISTERED.values())
+def register_again(module: str) -> bool:
+    """Register once more what a Python module, or a module inside a package, registered; return whether it did.
+
+    A module runs once, but its names may have been taken since: by the code that a checkpoint carries, for example.
+    """
+    own = [entry for entry in _HISTORY if f"{entry[2].__module__}.".startswith(f"{module}.")]
+    for registry, name, cls in own:
+        registry.register(name, cls)
+    return bool(own)
 
 
 class Registry(Generic[T]):
@@ -55,6 +62,8 @@ class Registry(Generic[T]):
         """Register a class under a name; it replaces a built-in class of that name."""
         self.registered[name] = cls
         _REGISTERED[self.kind, name] = cls
+        if (self, name, cls) not in _HISTORY:
+            _HISTORY.append((self, name, cls))
 
     def names(self) -> list[str]:
         """Return all names, sorted."""

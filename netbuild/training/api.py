@@ -97,6 +97,7 @@ class TrainKeywords(SettingKeywords, NetworkOptions, total=False):  # type: igno
 
     imgsz: int | None  # type: ignore[misc]
     download: bool
+    networks: Mapping[str, str | Path] | None
 
 
 def train(
@@ -120,15 +121,20 @@ def train(
         config: a YAML file of settings, which the keywords override.
         weights: a file whose tensors go to the rows of the same structure.
         callbacks: objects of `netbuild.training.callbacks.Callback`.
-        keywords: any setting of `netbuild.settings.Settings`, and scale, modules, trusted, set, download.
+        keywords: any setting of `netbuild.settings.Settings`; scale, modules, trusted, set, download; and networks, the
+            files by name of the further networks that the task trains.
 
     Raises:
         KeywordError: for a keyword that there is not.
         NetbuildError: for whatever is wrong with network, data or settings.
     """
-    settings, options = split_keywords(keywords, {*NetworkOptions.__annotations__, "download"} - {"imgsz", "nc", "ch"})
+    settings, options = split_keywords(
+        keywords, {*NetworkOptions.__annotations__, "download", "networks"} - {"imgsz", "nc", "ch"}
+    )
     if resume is not None:
-        _refuse_with_resume(file=file, data=data, out=out, config=config, weights=weights)
+        _refuse_with_resume(
+            file=file, data=data, out=out, config=config, weights=weights, networks=options.get("networks")
+        )
         trainer = resume_run(Path(resume), settings, callbacks=callbacks, **options)
     elif file is None:
         raise NetbuildError("train() needs the network's file, or resume", hint='netbuild.train("lenet5.yaml")')

@@ -20,7 +20,7 @@ from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import make_folder, writing
-from netbuild.system.processes import fail_together, is_main_process, init_process_group
+from netbuild.system.processes import fail_together, init_process_group, is_main_process
 from netbuild.tasks.base import Task
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
@@ -54,7 +54,6 @@ def start(
     callbacks: Sequence[Callback] = (),
     weights: str | Path | None = None,
     networks: Mapping[str, str | Path] | None = None,
-    download: bool = False,
     **options: Any,
 ) -> Trainer:
     """A run that begins, with its folder made.
@@ -67,15 +66,15 @@ def start(
         callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
         weights: tensors for the rows of the same structure.
         networks: files of the further networks that the task trains, by name.
-        download: whether rows may download published weights.
-        options: for the network's file, as for `netbuild.graph.opening.open_graph`.
+        options: for the network's file, as for `netbuild.graph.opening.open_graph`, and ``download``: whether rows may
+            download published weights.
 
     Raises:
         NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
     """
     init_process_group()
     with fail_together():
-        network, dataset = opened(file, data, settings, weights, download, **options)
+        network, dataset = opened(file, data, settings, weights, **options)
         others = open_others(task_class(network.card.task), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         parts, report = _parts(network, dataset, settings, folder, hooks)
