@@ -1,4 +1,8 @@
-"""Layers: plain `nn.Module`s that need nothing of ours but the roles. `__all__` holds the names known in rows."""
+"""The built-in modules: plain `nn.Module`s. `__all__` lists the names that rows of a network file may use.
+
+The names of constructor parameters are the keywords in rows, and state-dict keys are those of published checkpoints:
+both are fixed. Shapes in docstrings are (batch, channels, height, width) unless said otherwise.
+"""
 
 from netbuild.layers.attention import C2PSA, PSA, AAttn, ABlock, Attention, PSABlock
 from netbuild.layers.cib import CIB, C2fCIB, RepVGGDW

@@ -1,4 +1,4 @@
-"""Activations by name, and the default activation as a scope rather than a global."""
+"""Activations by name, and the default activation, which a context manager sets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from netbuild.roles import Activation
 
 Act = Annotated[bool | str | nn.Module | None, Activation]
 
-# Keys are normalised: lower case, no blanks, "_" or "-". Values take no argument.
+# Names are normalised: lower case, without blanks, "_" and "-". The factories take no arguments.
 ACTIVATIONS = {
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -32,19 +32,22 @@ ACTIVATIONS = {
     "none": nn.Identity,
 }
 
-# One object for all layers: it has no state, and a network's module count holds it once.
+# All layers share one object: it has no state, and is then counted as one module of the network.
 _SILU = nn.SiLU()
 _default: ContextVar[nn.Module] = ContextVar("default_activation", default=_SILU)
 
 
 def default_activation() -> nn.Module:
-    """The activation object shared by all layers that ask for the default: SiLU, or that of the open scope."""
+    """Return the object that all layers with ``act=True`` share: SiLU, or that of an enclosing `using_activation`."""
     return _default.get()
 
 
 @contextmanager
 def using_activation(module: nn.Module) -> Iterator[nn.Module]:
-    """Make `module` the default activation of the layers built inside the `with` block, in this context only."""
+    """Make a module the default activation of layers built inside the ``with`` block.
+
+    Other threads and asyncio tasks are not affected.
+    """
     token = _default.set(module)
     try:
         yield module
@@ -53,15 +56,21 @@ def using_activation(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def activation_by_name(text: str) -> nn.Module | None:
-    """A new activation for a name such as "Leaky ReLU" or "hard_swish"; None if the name is not known."""
+    """Create the activation for a name such as "Leaky ReLU" or "hard_swish"; None if the name is not known."""
     factory = ACTIVATIONS.get("".join(c for c in text.lower() if c not in " _-"))
     return factory() if factory else None
 
 
 def resolve_activation(act: Act, default: nn.Module | None = None) -> nn.Module:
-    """What an `act` argument means: True the default, a module itself, a name its activation, anything else none.
+    """Return the module for an `act` argument.
 
-    Raises ValueError for a name that is not known.
+    Args:
+        act: True for the default activation, a module for itself, a name for a new activation of that name; anything
+            else (False, None) for none, an `nn.Identity`.
+        default: used for True instead of `default_activation`.
+
+    Raises:
+        ValueError: for a name that is not known.
     """
     if act is True:
         return default_activation() if default is None else default

@@ -1,4 +1,4 @@
-"""Self-attention on feature maps. Positions are flattened row by row: N = H*W."""
+"""Self-attention on feature maps, whose positions are flattened row by row to N = H*W tokens."""
 
 from typing import Annotated
 
@@ -10,24 +10,24 @@ from netbuild.roles import In
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Softmax attention, channels before positions: (..., d, N), (..., d, N), (..., e, N) -> (..., e, N)."""
-    weights = (q * q.shape[-2] ** -0.5).transpose(-2, -1) @ k  # the small factor is scaled, not the N x N product
+    """Compute softmax attention with channels before positions: q and k (..., d, N), v (..., e, N) -> (..., e, N)."""
+    weights = (q * q.shape[-2] ** -0.5).transpose(-2, -1) @ k  # q is scaled, not the larger N x N product
     return v @ weights.softmax(-1).transpose(-2, -1)
 
 
-def conv_mlp(c: int, hidden: int) -> nn.Sequential:
-    """Two 1x1 convolutions, the second without activation."""
+def make_conv_mlp(c: int, hidden: int) -> nn.Sequential:
+    """Create two 1x1 convolutions, the second without activation: (B, c, H, W) -> (B, c, H, W)."""
     return nn.Sequential(Conv(c, hidden), Conv(hidden, c, act=False))
 
 
-def check_same(c1: int, c2: int) -> None:
-    """ValueError unless the channels that arrive are those asked for."""
+def check_equal_channels(c1: int, c2: int) -> None:
+    """Raise ValueError unless the numbers of input and output channels are equal."""
     if c1 != c2:
-        raise ValueError(f"input and output channels must be equal: {c1} arrive, {c2} asked")
+        raise ValueError(f"input and output channels must be equal: {c1} and {c2}")
 
 
 class Attention(nn.Module):
-    """Global self-attention with a depthwise 3x3 of the values as position term, (B, dim, H, W) kept.
+    """Global self-attention plus a depthwise 3x3 of the values as position encoding: (B, dim, H, W) -> same shape.
 
     Raises ValueError if dim is not a multiple of num_heads. YOLOv10, arXiv 2405.14458.
     """
@@ -50,12 +50,15 @@ class Attention(nn.Module):
 
 
 class PSABlock(nn.Module):
-    """Attention and a two-layer feed-forward, each residual unless `shortcut` is off, shape kept. arXiv 2405.14458."""
+    """Attention and a two-layer feed-forward network, each with a residual connection if `shortcut`.
+
+    (B, c, H, W) -> same shape. YOLOv10, arXiv 2405.14458.
+    """
 
     def __init__(self, c: Annotated[int, In], attn_ratio: float = 0.5, num_heads: int = 4, shortcut: bool = True):
         super().__init__()
         self.attn = Attention(c, num_heads, attn_ratio)
-        self.ffn = conv_mlp(c, 2 * c)
+        self.ffn = make_conv_mlp(c, 2 * c)
         self.add = shortcut
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,19 +69,19 @@ class PSABlock(nn.Module):
 
 
 class PSA(nn.Module):
-    """Attention on the second part of the channels, (B, c1, H, W) kept.
+    """Attention on the second half of the hidden channels: (B, c1, H, W) -> same shape.
 
     Raises ValueError unless c1 = c2. YOLOv10, arXiv 2405.14458.
     """
 
     def __init__(self, c1: int, c2: int, e: float = 0.5):
         super().__init__()
-        check_same(c1, c2)
+        check_equal_channels(c1, c2)
         c = int(c1 * e)
         self.cv1 = Conv(c1, 2 * c)
         self.cv2 = Conv(2 * c, c1)
         self.attn = Attention(c, max(c // 64, 1))
-        self.ffn = conv_mlp(c, 2 * c)
+        self.ffn = make_conv_mlp(c, 2 * c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.cv1(x).chunk(2, 1)
@@ -88,11 +91,14 @@ class PSA(nn.Module):
 
 
 class C2PSA(nn.Module):
-    """n PSABlocks on the second half of the channels, (B, c1, H, W) kept. Raises ValueError unless c1 = c2."""
+    """n PSABlocks on the second half of the hidden channels: (B, c1, H, W) -> same shape.
+
+    Raises ValueError unless c1 = c2.
+    """
 
     def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5):
         super().__init__()
-        check_same(c1, c2)
+        check_equal_channels(c1, c2)
         c = int(c1 * e)
         self.cv1 = Conv(c1, 2 * c)
         self.cv2 = Conv(2 * c, c1)
@@ -104,9 +110,9 @@ class C2PSA(nn.Module):
 
 
 class AAttn(nn.Module):
-    """Self-attention inside `area` equal runs of positions, a depthwise 7x7 of the values as position term.
+    """Self-attention inside `area` equal ranges of positions, plus a depthwise 7x7 of the values as position encoding.
 
-    (B, dim, H, W) kept; raises ValueError if H*W is not a multiple of area. YOLOv12, arXiv 2502.12524.
+    (B, dim, H, W) -> same shape. Raises ValueError if H*W is not a multiple of area. YOLOv12, arXiv 2502.12524.
     """
 
     def __init__(self, dim: int, num_heads: int, area: int = 1):
@@ -141,12 +147,15 @@ class AAttn(nn.Module):
 
 
 class ABlock(nn.Module):
-    """Area attention and a two-layer feed-forward, both residual, (B, dim, H, W) kept. YOLOv12, arXiv 2502.12524."""
+    """Area attention and a two-layer feed-forward network, both residual: (B, dim, H, W) -> same shape.
+
+    YOLOv12, arXiv 2502.12524.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 1.2, area: int = 1):
         super().__init__()
         self.attn = AAttn(dim, num_heads, area)
-        self.mlp = conv_mlp(dim, int(dim * mlp_ratio))
+        self.mlp = make_conv_mlp(dim, int(dim * mlp_ratio))
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.trunc_normal_(m.weight, std=0.02)

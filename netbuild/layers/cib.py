@@ -1,4 +1,4 @@
-"""Compact inverted blocks. YOLOv10, arXiv 2405.14458."""
+"""Compact inverted blocks of YOLOv10, arXiv 2405.14458."""
 
 from typing import Annotated
 
@@ -13,20 +13,23 @@ from netbuild.roles import In
 
 
 class RepVGGDW(nn.Module):
-    """Parallel depthwise 7x7 and 3x3, one 7x7 when fused, (B, ed, H, W) kept. arXiv 2405.14458, 2101.03697."""
+    """Sum of a depthwise 7x7 and a 3x3 convolution, which fuse to one 7x7: (B, ed, H, W) -> same shape.
+
+    YOLOv10, arXiv 2405.14458; RepVGG, arXiv 2101.03697.
+    """
 
     def __init__(self, ed: Annotated[int, In]):
         super().__init__()
         self.conv = Conv(ed, ed, 7, g=ed, act=False)
         self.conv1 = Conv(ed, ed, 3, g=ed, act=False)
-        self.act = nn.SiLU()  # whatever the default activation is
+        self.act = nn.SiLU()  # as published, whatever the default activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)
         return self.act(y if self.conv1 is None else y + self.conv1(x))
 
     def fuse(self) -> None:
-        """Make `conv` one plain depthwise 7x7 with bias."""
+        """Merge both branches into `conv`, a plain depthwise 7x7 with bias."""
         if self.conv1 is None:
             return
         self.conv.fuse()
@@ -37,7 +40,7 @@ class RepVGGDW(nn.Module):
 
 
 class CIB(nn.Module):
-    """Depthwise and 1x1 convolutions in turn, plus the input if `shortcut` and c1 = c2.
+    """Alternating depthwise and 1x1 convolutions, plus the input if `shortcut` and c1 = c2.
 
     (B, c1, H, W) -> (B, c2, H, W); lk makes the middle kernel 7x7. YOLOv10, arXiv 2405.14458.
     """
@@ -60,7 +63,7 @@ class CIB(nn.Module):
 
 
 class C2fCIB(DenseStage):
-    """C2f of CIBs; g has no effect: (B, c1, H, W) -> (B, c2, H, W). YOLOv10, arXiv 2405.14458."""
+    """C2f with CIBs as blocks: (B, c1, H, W) -> (B, c2, H, W); g has no effect. YOLOv10, arXiv 2405.14458."""
 
     def __init__(
         self, c1: int, c2: int, n: int = 1, shortcut: bool = False, lk: bool = False, g: int = 1, e: float = 0.5

@@ -1,4 +1,4 @@
-"""Convolution kinds. Positional order follows the YAML convention: in, out, kernel, stride, ..."""
+"""Convolution blocks. Parameters are in the order of YAML rows: channels in, channels out, kernel, stride, ..."""
 
 from math import gcd
 from typing import Annotated, Any
@@ -13,13 +13,13 @@ from netbuild.roles import In
 
 Size2 = int | tuple[int, int]
 
-# RepConv and ConvTranspose keep SiLU whatever the default activation is, each kind one shared object.
+# As published, RepConv and ConvTranspose use SiLU whatever the default activation. Each kind shares an object.
 _REPCONV_ACT = nn.SiLU()
 _TRANSPOSE_ACT = nn.SiLU()
 
 
 def auto_padding(k: Size2, p: Size2 | None = None, d: int = 1) -> Any:
-    """Padding `p`, or if None the one that keeps the size at stride 1 (odd effective kernels)."""
+    """Return `p`, or if it is None the padding that keeps the size at stride 1 (for odd dilated kernels)."""
     if p is not None:
         return p
     if isinstance(k, int):
@@ -52,23 +52,26 @@ class Conv(nn.Module):
         return self.act(x if bn is None else bn(x))
 
     def fuse(self) -> None:
-        """Fold the batch norm into `conv`, which gains a bias."""
+        """Fold the batch norm into `conv`, which gets a bias."""
         if self.bn is not None:
             set_weights(self.conv, *fold_bn(self.conv, self.bn))
             self.bn = None
 
 
 class DWConv(Conv):
-    """Depthwise Conv, in gcd(c1, c2) groups: (B, c1, H, W) -> (B, c2, H/s, W/s). MobileNets, arXiv 1704.04861."""
+    """Conv in gcd(c1, c2) groups, depthwise if c1 = c2: (B, c1, H, W) -> (B, c2, H/s, W/s).
+
+    MobileNets, arXiv 1704.04861.
+    """
 
     def __init__(self, c1: int, c2: int, k: Size2 = 1, s: Size2 = 1, d: int = 1, act: Act = True):
         super().__init__(c1, c2, k, s, g=gcd(c1, c2), d=d, act=act)
 
 
 class Conv2(Conv):
-    """Conv with a parallel 1x1 branch, summed before the norm: (B, c1, H, W) -> (B, c2, H/s, W/s).
+    """Conv with a parallel 1x1 branch, added before the norm: (B, c1, H, W) -> (B, c2, H/s, W/s).
 
-    An explicit padding goes to both branches, so their sizes only agree for p = None or k = 1.
+    An explicit padding applies to both branches, so their sizes agree only for p = None or k = 1.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Conv2(Conv):
         return self.act(self.bn(self.conv(x) + self.cv2(x)))
 
     def fuse(self) -> None:
-        """Add the 1x1 kernel at the centre of the other, then fold the batch norm."""
+        """Add the 1x1 kernel to the centre of the k x k kernel, then fold the batch norm."""
         if self.cv2 is not None:
             weight = self.conv.weight.detach().clone()
             height, width = weight.shape[2:]
@@ -102,7 +105,7 @@ class Conv2(Conv):
 
 
 class LightConv(nn.Module):
-    """1x1 convolution, then depthwise kxk with the activation (None: ReLU): (B, c1, H, W) -> (B, c2, H, W)."""
+    """1x1 Conv without activation, then a depthwise k x k: (B, c1, H, W) -> (B, c2, H, W); act None is ReLU."""
 
     def __init__(self, c1: int, c2: int, k: Size2 = 1, act: Act = None):
         super().__init__()
@@ -135,14 +138,20 @@ class ConvTranspose(nn.Module):
 
 
 class DWConvTranspose2d(nn.ConvTranspose2d):
-    """Transposed convolution in gcd(c1, c2) groups, with bias; p1 padding, p2 output padding."""
+    """Transposed convolution in gcd(c1, c2) groups, with bias: (B, c1, H, W) -> (B, c2, H*s, W*s) for k = s.
+
+    p1 is the padding, p2 the output padding.
+    """
 
     def __init__(self, c1: int, c2: int, k: Size2 = 1, s: Size2 = 1, p1: Size2 = 0, p2: Size2 = 0):
         super().__init__(c1, c2, k, s, p1, p2, groups=gcd(c1, c2))
 
 
 class Focus(nn.Module):
-    """The four pixel phases stacked on channels, then a Conv: (B, c1, H, W) -> (B, c2, H/2/s, W/2/s), H and W even."""
+    """Each 2x2 pixels moved to channels (space to depth), then a Conv: (B, c1, H, W) -> (B, c2, H/2/s, W/2/s).
+
+    H and W must be even. YOLOv5.
+    """
 
     def __init__(
         self, c1: int, c2: int, k: Size2 = 1, s: Size2 = 1, p: Size2 | None = None, g: int = 1, act: Act = True
@@ -151,13 +160,13 @@ class Focus(nn.Module):
         self.conv = Conv(4 * c1, c2, k, s, p, g, act=act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # (B, C, h, row, w, column) -> (B, column, row, C, h, w): phases in the order (0,0) (1,0) (0,1) (1,1)
+        # (B, C, h, row, w, column) -> (B, column, row, C, h, w): pixels in the order (0,0) (1,0) (0,1) (1,1)
         x = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 5, 3, 1, 2, 4)
         return self.conv(x.flatten(1, 3))
 
 
 class GhostConv(nn.Module):
-    """Half the maps by a Conv, half by a cheap depthwise 5x5 of those: (B, c1, H, W) -> (B, c2, H/s, W/s).
+    """A Conv for half the output maps, a depthwise 5x5 of these for the rest: (B, c1, H, W) -> (B, c2, H/s, W/s).
 
     Raises ValueError for odd c2. GhostNet, arXiv 1911.11907.
     """
@@ -165,7 +174,7 @@ class GhostConv(nn.Module):
     def __init__(self, c1: int, c2: int, k: Size2 = 1, s: Size2 = 1, g: int = 1, act: Act = True):
         super().__init__()
         if c2 % 2:
-            raise ValueError(f"output channels must be even: {c2} asked")
+            raise ValueError(f"output channels must be even: {c2}")
         c_ = c2 // 2
         self.cv1 = Conv(c1, c_, k, s, None, g, act=act)
         self.cv2 = Conv(c_, c_, 5, 1, None, c_, act=act)
@@ -176,7 +185,7 @@ class GhostConv(nn.Module):
 
 
 class RepConv(nn.Module):
-    """Parallel 3x3, 1x1 and (with `bn`) identity branches, one 3x3 when fused: (B, c1, H, W) -> (B, c2, H/s, W/s).
+    """Sum of 3x3, 1x1 and (with `bn`) identity branches, which fuse to one 3x3: (B, c1, H, W) -> (B, c2, H/s, W/s).
 
     Raises ValueError unless k = 3 and p = 1; d and deploy have no effect. RepVGG, arXiv 2101.03697.
     """
@@ -196,7 +205,7 @@ class RepConv(nn.Module):
     ):
         super().__init__()
         if (k, p) != (3, 1):
-            raise ValueError(f"kernel and padding must be 3 and 1: {k} and {p} asked")
+            raise ValueError(f"kernel and padding must be 3 and 1: {k} and {p}")
         self.act = resolve_activation(act, _REPCONV_ACT)
         self.bn = nn.BatchNorm2d(c1) if bn and c1 == c2 and s == 1 else None
         self.conv1 = Conv(c1, c2, k, s, p, g, act=False)
@@ -209,7 +218,7 @@ class RepConv(nn.Module):
         return self.act(y if self.bn is None else y + self.bn(x))
 
     def fuse(self) -> None:
-        """Sum the branches into the one convolution `conv`."""
+        """Merge the branches into one convolution, `conv`."""
         if self.conv1 is None:
             return
         self.conv1.fuse()
@@ -217,14 +226,14 @@ class RepConv(nn.Module):
         conv, point = self.conv1.conv, self.conv2.conv
         weight, bias = conv.weight + F.pad(point.weight, (1, 1, 1, 1)), conv.bias + point.bias
         if self.bn is not None:
-            identity, identity_bias = self._identity(weight)
+            identity, identity_bias = self._identity_kernel(weight)
             weight, bias = weight + identity, bias + identity_bias
         set_weights(conv, weight, bias)
         self.conv = conv
         self.conv1 = self.conv2 = self.bn = None
 
-    def _identity(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Kernel and bias of the branch that is a batch norm alone."""
+    def _identity_kernel(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the identity branch, a batch norm alone, as a 3x3 kernel and a bias."""
         kernel = torch.zeros_like(like)
         out = torch.arange(len(kernel), device=kernel.device)
         kernel[out, out % kernel.shape[1], 1, 1] = 1
@@ -233,7 +242,10 @@ class RepConv(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Channels weighed by a gate on their global mean, shape kept. As in RTMDet, arXiv 2212.07784."""
+    """Channels weighted by a sigmoid of a linear map of their global means: (B, c, H, W) -> same shape.
+
+    As in RTMDet, arXiv 2212.07784.
+    """
 
     def __init__(self, channels: Annotated[int, In]):
         super().__init__()
@@ -246,7 +258,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Positions weighed by a gate on the mean and maximum over channels, shape kept.
+    """Positions weighted by a sigmoid of a convolution of the channels' mean and maximum: (B, c, H, W) -> same shape.
 
     Raises ValueError unless kernel_size is 3 or 7. CBAM, arXiv 1807.06521.
     """
@@ -254,7 +266,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, kernel_size: int = 7):
         super().__init__()
         if kernel_size not in (3, 7):
-            raise ValueError(f"kernel size must be 3 or 7: {kernel_size} asked")
+            raise ValueError(f"kernel size must be 3 or 7: {kernel_size}")
         self.cv1 = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.act = nn.Sigmoid()
 
@@ -264,9 +276,9 @@ class SpatialAttention(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Channel attention, then spatial attention, shape kept.
+    """Channel attention, then spatial attention: (B, c1, H, W) -> same shape.
 
-    The channel part has one full layer on the mean, not the paper's two-layer one on mean and maximum.
+    The channel attention is one linear layer on the mean, not the paper's two layers on mean and maximum.
     CBAM, arXiv 1807.06521.
     """
 

@@ -1,4 +1,4 @@
-"""Bottlenecks and cross-stage partial blocks: part of the channels takes the long way, all are joined at the end."""
+"""Bottlenecks and cross-stage partial (CSP) blocks: part of the channels is processed, and all are concatenated."""
 
 from collections.abc import Callable, Iterable
 from typing import Annotated
@@ -6,21 +6,21 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from netbuild.layers.attention import ABlock, PSABlock, check_same
+from netbuild.layers.attention import ABlock, PSABlock, check_equal_channels
 from netbuild.layers.conv import Conv, DWConv, GhostConv, RepConv, Size2
 from netbuild.layers.transformer import TransformerBlock
 from netbuild.roles import Plain
 
 
-def chain(n: int, make: Callable[[], nn.Module]) -> nn.Sequential:
-    """n new modules, one after the other."""
+def make_chain(n: int, make: Callable[[], nn.Module]) -> nn.Sequential:
+    """Create a sequence of n modules."""
     return nn.Sequential(*(make() for _ in range(n)))
 
 
 class Bottleneck(nn.Module):
     """Two convolutions, plus the input if `shortcut` and c1 = c2: (B, c1, H, W) -> (B, c2, H, W). arXiv 1512.03385."""
 
-    first = Conv  # kind of the first convolution
+    first_conv = Conv  # class of the first convolution
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         c_ = int(c2 * e)
-        self.cv1 = self.first(c1, c_, k[0])
+        self.cv1 = self.first_conv(c1, c_, k[0])
         self.cv2 = Conv(c_, c2, k[1], g=g)
         self.add = shortcut and c1 == c2
 
@@ -45,7 +45,7 @@ class Bottleneck(nn.Module):
 class RepBottleneck(Bottleneck):
     """Bottleneck whose first convolution is a RepConv (k[0] must be 3). YOLOv9, arXiv 2402.13616."""
 
-    first = RepConv
+    first_conv = RepConv
 
 
 class GhostBottleneck(nn.Module):
@@ -58,7 +58,7 @@ class GhostBottleneck(nn.Module):
         super().__init__()
         c_, down = c2 // 2, s == 2
         if not down:
-            check_same(c1, c2)
+            check_equal_channels(c1, c2)
         between = DWConv(c_, c_, k, s, act=False) if down else nn.Identity()
         self.conv = nn.Sequential(GhostConv(c1, c_), between, GhostConv(c_, c2, act=False))
         self.shortcut = (
@@ -70,7 +70,7 @@ class GhostBottleneck(nn.Module):
 
 
 class BottleneckCSP(nn.Module):
-    """The original cross-stage partial block: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+    """The cross-stage partial block as published: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
         super().__init__()
@@ -80,8 +80,8 @@ class BottleneckCSP(nn.Module):
         self.cv3 = nn.Conv2d(c_, c_, 1, bias=False)
         self.cv4 = Conv(2 * c_, c2)
         self.bn = nn.BatchNorm2d(2 * c_)
-        self.act = nn.SiLU()  # whatever the default activation is
-        self.m = chain(n, lambda: Bottleneck(c_, c_, shortcut, g, e=1.0))
+        self.act = nn.SiLU()  # as published, whatever the default activation
+        self.m = make_chain(n, lambda: Bottleneck(c_, c_, shortcut, g, e=1.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         joined = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
@@ -89,12 +89,12 @@ class BottleneckCSP(nn.Module):
 
 
 class C1(nn.Module):
-    """n 3x3 convolutions with one shortcut around them: (B, c1, H, W) -> (B, c2, H, W)."""
+    """1x1 Conv, then n 3x3 Convs with one residual connection around them: (B, c1, H, W) -> (B, c2, H, W)."""
 
     def __init__(self, c1: int, c2: int, n: int = 1):
         super().__init__()
         self.cv1 = Conv(c1, c2)
-        self.m = chain(n, lambda: Conv(c2, c2, 3))
+        self.m = make_chain(n, lambda: Conv(c2, c2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.cv1(x)
@@ -102,14 +102,17 @@ class C1(nn.Module):
 
 
 class C2(nn.Module):
-    """n bottlenecks on the first half of the channels: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+    """n bottlenecks on the first half of the hidden channels: (B, c1, H, W) -> (B, c2, H, W).
+
+    CSPNet, arXiv 1911.11929.
+    """
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
         super().__init__()
         c = int(c2 * e)
         self.cv1 = Conv(c1, 2 * c)
         self.cv2 = Conv(2 * c, c2)
-        self.m = chain(n, lambda: Bottleneck(c, c, shortcut, g, e=1.0))
+        self.m = make_chain(n, lambda: Bottleneck(c, c, shortcut, g, e=1.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.cv1(x).chunk(2, 1)
@@ -117,9 +120,13 @@ class C2(nn.Module):
 
 
 class DenseStage(nn.Module):
-    """Frame of C2f and its kin: each block continues the one before, and the last convolution sees every output.
+    """Base of C2f and its variants: a chain of blocks, whose outputs are all concatenated for the last convolution.
 
-    `spare` more outputs of width c are room for a subclass.
+    Args:
+        c1, c2: channels in and out.
+        c: channels of each block.
+        blocks: the blocks, (B, c, H, W) -> (B, c, H, W).
+        spare: number of further outputs that a subclass concatenates.
     """
 
     def __init__(self, c1: int, c2: int, c: int, blocks: Iterable[nn.Module], spare: int = 0):
@@ -131,7 +138,7 @@ class DenseStage(nn.Module):
         self.m = blocks
 
     def outputs(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The first convolution's output, both halves as they lie side by side, and that of every block."""
+        """Return the output of the first convolution (2*c channels), and that of each block (c channels)."""
         x = self.cv1(x)
         outputs = [x]
         x = x.narrow(1, self.c, self.c)
@@ -145,7 +152,10 @@ class DenseStage(nn.Module):
 
 
 class C2f(DenseStage):
-    """n bottlenecks in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W). ELAN idea: arXiv 2207.02696."""
+    """A chain of n bottlenecks, all outputs concatenated: (B, c1, H, W) -> (B, c2, H, W).
+
+    Cf. ELAN, arXiv 2207.02696.
+    """
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5):
         c = int(c2 * e)
@@ -153,7 +163,7 @@ class C2f(DenseStage):
 
 
 class CrossStage(nn.Module):
-    """Frame of C3 and its kin: two 1x1 paths, one through `m`, joined by a third 1x1 convolution."""
+    """Base of C3 and its variants: two 1x1 convolutions, `m` after the first, concatenated for a third."""
 
     def __init__(self, c1: int, c2: int, c: int, m: nn.Module):
         super().__init__()
@@ -167,60 +177,63 @@ class CrossStage(nn.Module):
 
 
 class C3(CrossStage):
-    """n bottlenecks (1x1, 3x3) on one of two paths: (B, c1, H, W) -> (B, c2, H, W). CSPNet, arXiv 1911.11929."""
+    """CSP block with n bottlenecks (1x1, 3x3) on one of two paths: (B, c1, H, W) -> (B, c2, H, W).
+
+    CSPNet, arXiv 1911.11929.
+    """
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
         c_ = int(c2 * e)
-        super().__init__(c1, c2, c_, self.inner(c_, n, shortcut, g))
+        super().__init__(c1, c2, c_, self.make_inner(c_, n, shortcut, g))
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        """What the long path goes through."""
-        return chain(n, lambda: Bottleneck(c, c, shortcut, g, (1, 3), 1.0))
+    def make_inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        """Create the modules of the first path."""
+        return make_chain(n, lambda: Bottleneck(c, c, shortcut, g, (1, 3), 1.0))
 
 
 class C3x(C3):
     """C3 with 1x3 and 3x1 kernels."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        return chain(n, lambda: Bottleneck(c, c, shortcut, g, ((1, 3), (3, 1)), 1.0))
+    def make_inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return make_chain(n, lambda: Bottleneck(c, c, shortcut, g, ((1, 3), (3, 1)), 1.0))
 
 
 class C3Ghost(C3):
     """C3 with ghost bottlenecks; shortcut and g have no effect. GhostNet, arXiv 1911.11907."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        return chain(n, lambda: GhostBottleneck(c, c))
+    def make_inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return make_chain(n, lambda: GhostBottleneck(c, c))
 
 
 class C3TR(C3):
     """C3 with n transformer layers of 4 heads; shortcut and g have no effect. ViT, arXiv 2010.11929."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+    def make_inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
         return TransformerBlock(c, c, num_heads=4, num_layers=n)
 
 
 class RepCSP(C3):
-    """C3 with 3x3 re-parameterised bottlenecks. YOLOv9, arXiv 2402.13616."""
+    """C3 with bottlenecks that begin with a RepConv. YOLOv9, arXiv 2402.13616."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        return chain(n, lambda: RepBottleneck(c, c, shortcut, g, e=1.0))
+    def make_inner(c: int, n: int, shortcut: bool, g: int) -> nn.Module:
+        return make_chain(n, lambda: RepBottleneck(c, c, shortcut, g, e=1.0))
 
 
 class C3k(CrossStage):
-    """C3 whose bottlenecks have two kernels of size k: (B, c1, H, W) -> (B, c2, H, W)."""
+    """C3 whose bottlenecks have two k x k kernels: (B, c1, H, W) -> (B, c2, H, W)."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, k: Size2 = 3):
         c_ = int(c2 * e)
-        super().__init__(c1, c2, c_, chain(n, lambda: Bottleneck(c_, c_, shortcut, g, (k, k), 1.0)))
+        super().__init__(c1, c2, c_, make_chain(n, lambda: Bottleneck(c_, c_, shortcut, g, (k, k), 1.0)))
 
 
 class C3f(nn.Module):
-    """C3 that joins every bottleneck's output: (B, c1, H, W) -> (B, c2, H, W)."""
+    """C3 that concatenates the outputs of all bottlenecks: (B, c1, H, W) -> (B, c2, H, W)."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5):
         super().__init__()
@@ -238,9 +251,9 @@ class C3f(nn.Module):
 
 
 class C3k2(DenseStage):
-    """C2f of plain bottlenecks, of C3k (c3k), or of a bottleneck and a PSABlock each (attn).
+    """C2f whose blocks are bottlenecks, C3k modules (`c3k`), or pairs of a bottleneck and a PSABlock (`attn`).
 
-    (B, c1, H, W) -> (B, c2, H, W); attn wins over c3k.
+    (B, c1, H, W) -> (B, c2, H, W); `attn` takes precedence over `c3k`. YOLO11.
     """
 
     def __init__(
@@ -265,19 +278,19 @@ class C3k2(DenseStage):
 
 
 class C2fPSA(DenseStage):
-    """C2f of PSABlocks, (B, c1, H, W) kept. Raises ValueError unless c1 = c2."""
+    """C2f whose blocks are PSABlocks: (B, c1, H, W) -> same shape. Raises ValueError unless c1 = c2."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5):
-        check_same(c1, c2)
+        check_equal_channels(c1, c2)
         c = int(c2 * e)
         super().__init__(c1, c2, c, (PSABlock(c, num_heads=max(c // 64, 1)) for _ in range(n)))
 
 
 class A2C2f(nn.Module):
-    """Pairs of area-attention blocks (a2) or C3k in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W).
+    """A chain of n pairs of ABlocks (a2) or of n C3k, all outputs concatenated: (B, c1, H, W) -> (B, c2, H, W).
 
-    With `residual` the input is added too, the rest weighed by a trained gamma. Raises ValueError unless
-    int(c2 * e) is a multiple of 32, and c1 = c2 with gamma. YOLOv12, arXiv 2502.12524.
+    With `a2` and `residual` the result is scaled by a trained gamma and added to the input. Raises ValueError unless
+    int(c2 * e) is a multiple of 32, and c1 = c2 where there is a gamma. YOLOv12, arXiv 2502.12524.
     """
 
     def __init__(
@@ -298,11 +311,11 @@ class A2C2f(nn.Module):
         if c_ % 32:
             raise ValueError(f"hidden channels (c2 * e) must be a multiple of 32: {c_} from {c2} * {e}")
         if a2 and residual:
-            check_same(c1, c2)
+            check_equal_channels(c1, c2)
 
         def block() -> nn.Module:
             if a2:
-                return chain(2, lambda: ABlock(c_, c_ // 32, mlp_ratio, area))
+                return make_chain(2, lambda: ABlock(c_, c_ // 32, mlp_ratio, area))
             return C3k(c_, c_, 2, shortcut, g)
 
         self.gamma = nn.Parameter(torch.full((c2,), 0.01)) if a2 and residual else None
@@ -319,14 +332,14 @@ class A2C2f(nn.Module):
 
 
 class RepC3(nn.Module):
-    """n RepConvs on one of two paths, the paths summed: (B, c1, H, W) -> (B, c2, H, W). RT-DETR, arXiv 2304.08069."""
+    """n RepConvs on one of two paths, which are added: (B, c1, H, W) -> (B, c2, H, W). RT-DETR, arXiv 2304.08069."""
 
     def __init__(self, c1: int, c2: int, n: int = 3, e: float = 1.0):
         super().__init__()
         c_ = int(c2 * e)
         self.cv1 = Conv(c1, c_)
         self.cv2 = Conv(c1, c_)
-        self.m = chain(n, lambda: RepConv(c_, c_))
+        self.m = make_chain(n, lambda: RepConv(c_, c_))
         self.cv3 = Conv(c_, c2) if c_ != c2 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -334,7 +347,14 @@ class RepC3(nn.Module):
 
 
 class ElanStage(nn.Module):
-    """Frame of RepNCSPELAN4 and ELAN1: two branches in a row on half the channels, all outputs joined."""
+    """Base of RepNCSPELAN4 and ELAN1: two stages in a row on half the channels, all outputs concatenated.
+
+    Args:
+        c1, c2: channels in and out.
+        c3: hidden channels.
+        c4: channels of each stage.
+        cv2, cv3: the stages.
+    """
 
     def __init__(self, c1: int, c2: int, c3: int, c4: int, cv2: nn.Module, cv3: nn.Module):
         super().__init__()
@@ -351,7 +371,7 @@ class ElanStage(nn.Module):
 
 
 class RepNCSPELAN4(ElanStage):
-    """ELAN of RepCSPs of depth n: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
+    """ELAN block whose stages are RepCSPs of depth n: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
 
     def __init__(self, c1: int, c2: int, c3: int, c4: int, n: Annotated[int, Plain] = 1):
         def branch(width: int) -> nn.Sequential:
@@ -361,7 +381,7 @@ class RepNCSPELAN4(ElanStage):
 
 
 class ELAN1(ElanStage):
-    """ELAN of single 3x3 convolutions: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
+    """ELAN block whose stages are single 3x3 convolutions: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
 
     def __init__(self, c1: int, c2: int, c3: int, c4: int):
         super().__init__(c1, c2, c3, c4, Conv(c3 // 2, c4, 3), Conv(c4, c4, 3))

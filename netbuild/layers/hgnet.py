@@ -1,4 +1,4 @@
-"""Parts of the PP-HGNetV2 backbone, as RT-DETR uses it (arXiv 2304.08069). Their widths are not scaled."""
+"""Blocks of the PP-HGNetV2 backbone as RT-DETR uses it (arXiv 2304.08069). Scales leave their widths unchanged."""
 
 from typing import Annotated
 
@@ -24,16 +24,16 @@ class HGStem(nn.Module):
         self.pool = nn.MaxPool2d(2, 1, ceil_mode=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pad = (0, 1, 0, 1)  # a column on the right, a row at the bottom: the 2x2 kernels keep the size
+        pad = (0, 1, 0, 1)  # one column on the right and one row at the bottom, so that 2x2 kernels keep the size
         x = F.pad(self.stem1(x), pad)
         y = self.stem2b(F.pad(self.stem2a(x), pad))
         return self.stem4(self.stem3(torch.cat((self.pool(x), y), 1)))
 
 
 class HGBlock(nn.Module):
-    """n convolutions in a row, input and all outputs joined by two 1x1: (B, c1, H, W) -> (B, c2, H, W).
+    """A chain of n convolutions, input and all outputs concatenated for two 1x1: (B, c1, H, W) -> (B, c2, H, W).
 
-    `shortcut` adds the input if c1 = c2; act None is ReLU.
+    `lightconv` makes them LightConvs. `shortcut` adds the input if c1 = c2; act None is ReLU.
     """
 
     def __init__(

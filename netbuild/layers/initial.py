@@ -1,11 +1,13 @@
-"""How weights begin, where a network's file says so."""
+"""Weight initialisations for the key `init` of a network file."""
 
 from torch import nn
 
 
 def he(network: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-in for convolutions and linear layers, biases 0: signals keep their size
-    through rectifiers, so that deep networks without norms learn. K. He and others, 2015, arXiv 1502.01852.
+    """Initialise convolutions and linear layers with normal weights of variance 2 / fan-in and zero biases.
+
+    The variance of activations is then the same in all layers of a ReLU network, so that deep networks without norms
+    learn. He et al., 2015, arXiv 1502.01852.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):

@@ -1,4 +1,4 @@
-"""Layers of the older YOLO repositories: heads with anchor boxes, and the poolings of YOLOv7."""
+"""Modules of older YOLO versions: heads with anchor boxes, and the poolings of YOLOv7."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,17 +12,17 @@ from netbuild.roles import In, Stride
 
 
 class AnchorDetect(Head):
-    """Detection by anchor boxes on maps (B, ch[i], H_i, W_i), finest first. YOLOv3, arXiv 1804.02767.
+    """Detection head with anchor boxes on maps (B, ch[i], H_i, W_i), finest first. YOLOv3, arXiv 1804.02767.
 
     Args:
         nc: number of classes.
-        anchors: for each level widths and heights in pixels, one after the other; or how many there are.
+        anchors: for each level a list w1, h1, w2, h2, ... in pixels; or the number of anchors of each level.
         ch: channels of the maps.
-        stride: pixels a cell of each map.
+        stride: input pixels per cell of each map.
 
-    Training: for each level (B, anchors, H_i, W_i, 5+nc) raw. Eval: (y, that), y (B, N, 5+nc) of all levels' boxes:
-    centre and size in pixels, objectness, class probabilities. Raises ValueError for anchors of another number of
-    levels, and in eval if the strides are not known.
+    In training it returns raw values (B, anchors, H_i, W_i, 5+nc) for each level. In eval it returns (y, raw), where y
+    is (B, N, 5+nc) with the boxes of all levels: centre and size in pixels, objectness, class probabilities. Raises
+    ValueError unless there are anchors for each level, and in eval if the strides are not known.
     """
 
     task = "detect"
@@ -39,7 +39,9 @@ class AnchorDetect(Head):
         super().__init__()
         sizes = [[float(i) for i in range(2 * anchors)]] * len(ch) if isinstance(anchors, int) else anchors
         if len(sizes) != len(ch) or len({len(level) for level in sizes}) > 1 or len(sizes[0]) % 2 or not sizes[0]:
-            raise ValueError(f"{len(ch)} maps arrive, and each needs as many pairs of anchors: {sizes}")
+            raise ValueError(
+                f"each of the {len(ch)} maps needs a list of anchors w1, h1, w2, h2, ..., all of one length: {sizes}"
+            )
         self.nc, self.no, self.na = nc, 5 + nc, len(sizes[0]) // 2
         self.stride = [float(s) for s in stride]
         steps = torch.tensor(self.stride or [1.0] * len(ch)).view(-1, 1, 1)
@@ -51,18 +53,21 @@ class AnchorDetect(Head):
         return raw if self.training else (torch.cat([self.decode(i, x) for i, x in enumerate(raw)], 1), raw)
 
     def layout(self) -> str:
-        """Describe the boxes in one sentence."""
+        """Describe the output in one sentence."""
         return (
-            "output 0: a row a box: centre x, centre y, width, height in pixels, objectness, then"
+            "output 0: one row per box: centre x, centre y, width, height in pixels, objectness, then"
             f" {self.nc} class probabilities"
         )
 
     def level(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        """What a level's convolution gives, the anchors on an axis of their own: (B, anchors, H, W, 5+nc)."""
+        """Apply a level's convolution and split off the anchors: (B, ch[i], H, W) -> (B, anchors, H, W, 5+nc)."""
         return self.m[i](x).unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2)
 
     def decode(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        """Boxes of a level: centres up to half a cell outside their own, sizes up to four times the anchor's."""
+        """Decode a level's raw values to boxes in pixels: (B, anchors, H, W, 5+nc) -> (B, anchors*H*W, 5+nc).
+
+        As in YOLOv5, centres may lie up to half a cell outside their cell, and sizes are up to four times the anchor's.
+        """
         if not self.stride:
             raise ValueError("the head needs the stride of every source to decode boxes; none are known")
         h, w = x.shape[2:4]
@@ -75,7 +80,7 @@ class AnchorDetect(Head):
 
 
 class Implicit(nn.Module):
-    """Knowledge that does not look at the input: a learnt value a channel. YOLOR, arXiv 2105.04206."""
+    """A trained value for each channel that does not depend on the input. YOLOR, arXiv 2105.04206."""
 
     def __init__(self, c: int, mean: float):
         super().__init__()
@@ -83,7 +88,10 @@ class Implicit(nn.Module):
 
 
 class IDetect(AnchorDetect):
-    """AnchorDetect with a learnt offset before and a learnt factor after each convolution. YOLOv7, arXiv 2207.02696."""
+    """AnchorDetect with a trained offset before and a trained factor after each convolution.
+
+    YOLOv7, arXiv 2207.02696.
+    """
 
     def __init__(
         self,
@@ -103,7 +111,7 @@ class IDetect(AnchorDetect):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Merge offset and factor into the convolutions."""
+        """Merge the offsets and factors into the convolutions."""
         if self.ia is None:
             return
         for conv, offset, factor in zip(self.m, self.ia, self.im, strict=True):
@@ -114,21 +122,21 @@ class IDetect(AnchorDetect):
 
 
 class MP(nn.MaxPool2d):
-    """Max pooling of k x k positions, one step each: (B, c, H, W) -> (B, c, H/k, W/k)."""
+    """Max pooling with kernel and stride k: (B, c, H, W) -> (B, c, H/k, W/k)."""
 
     def __init__(self, k: int = 2):
         super().__init__(k, k)
 
 
 class SP(nn.MaxPool2d):
-    """Max pooling that keeps the size for odd k and s = 1: (B, c, H, W)."""
+    """Max pooling with padding k // 2: (B, c, H, W) -> (B, c, H/s, W/s) for odd k."""
 
     def __init__(self, k: int = 3, s: int = 1):
         super().__init__(k, s, k // 2)
 
 
 class SPPCSPC(nn.Module):
-    """Spatial pyramid pooling on one of two paths: (B, c1, H, W) -> (B, c2, H, W). YOLOv7, arXiv 2207.02696."""
+    """Spatial pyramid pooling on one of two CSP paths: (B, c1, H, W) -> (B, c2, H, W). YOLOv7, arXiv 2207.02696."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Joining and picking what several layers give."""
+"""Modules that combine several inputs, or select one of several outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from netbuild.layers.conv import Size2, auto_padding
 
 
 class Concat(nn.Module):
-    """Concatenation of the sources along one dimension."""
+    """Concatenation of the inputs along one dimension, 1 (channels) by default."""
 
     def __init__(self, dimension: int = 1):
         super().__init__()
@@ -22,7 +22,7 @@ class Concat(nn.Module):
 
 
 class Add(nn.Module):
-    """The sum of the sources, which have one shape."""
+    """Sum of the inputs, which have the same shape or can be broadcast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Add(nn.Module):
 
 
 class Multiply(nn.Module):
-    """Element-wise product of the sources, broadcast where a side is 1: a gate (B, c, 1, 1) on a map (B, c, H, W)."""
+    """Element-wise product of the inputs with broadcasting, such as a gate (B, c, 1, 1) and a map (B, c, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,12 +48,15 @@ class Multiply(nn.Module):
 
 
 class Slice(nn.Module):
-    """Channels begin to end of a map, as a view: (B, c1, H, W) -> (B, end - begin, H, W). ValueError beyond c1."""
+    """Channels `begin` to `end` of a map, as a view: (B, c1, H, W) -> (B, end - begin, H, W).
+
+    Raises ValueError unless 0 <= begin < end <= c1.
+    """
 
     def __init__(self, c1: int, begin: int, end: int):
         super().__init__()
         if not 0 <= begin < end <= c1:
-            raise ValueError(f"channels {begin} to {end} are asked for, {c1} arrive")
+            raise ValueError(f"channels {begin} to {end} are selected, but the input has {c1}")
         self.begin, self.end = begin, end
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +64,7 @@ class Slice(nn.Module):
 
 
 class Index(nn.Module):
-    """One element of a layer that gives several."""
+    """One output of a module that returns several, by number."""
 
     def __init__(self, index: int = 0):
         super().__init__()
@@ -72,7 +75,10 @@ class Index(nn.Module):
 
 
 class CBLinear(nn.Module):
-    """One convolution whose channels are dealt out as a tuple of maps of widths c2s. CBNetV2, arXiv 2107.00420."""
+    """One convolution, split into a tuple of maps of c2s[i] channels: (B, c1, H, W) -> (B, c2s[i], H/s, W/s) each.
+
+    CBNetV2, arXiv 2107.00420.
+    """
 
     def __init__(self, c1: int, c2s: list[int], k: Size2 = 1, s: Size2 = 1, p: Size2 | None = None, g: int = 1):
         super().__init__()
@@ -84,7 +90,10 @@ class CBLinear(nn.Module):
 
 
 class CBFuse(nn.Module):
-    """The last source plus element idx[i] of each earlier one, resized to it (nearest). CBNetV2, arXiv 2107.00420."""
+    """The last input plus map idx[i] of each earlier input i, resized (nearest) to the last: -> the last input's shape.
+
+    The earlier inputs are tuples of maps, as CBLinear returns. CBNetV2, arXiv 2107.00420.
+    """
 
     def __init__(self, idx: list[int]):
         super().__init__()

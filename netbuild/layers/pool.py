@@ -1,4 +1,4 @@
-"""Pooling pyramids and down-sampling."""
+"""Pooling pyramids and downsampling blocks."""
 
 from typing import Annotated
 
@@ -10,20 +10,20 @@ from netbuild.layers.conv import Conv, Size2
 from netbuild.roles import Plain
 
 
-def same_pool(k: int) -> nn.MaxPool2d:
-    """Max pooling that keeps the size (odd k)."""
+def make_same_pool(k: int) -> nn.MaxPool2d:
+    """Create a max pooling that keeps the size, for odd k."""
     return nn.MaxPool2d(k, 1, k // 2)
 
 
 class SPP(nn.Module):
-    """Parallel max poolings, joined: (B, c1, H, W) -> (B, c2, H, W). Spatial Pyramid Pooling, arXiv 1406.4729."""
+    """Parallel max poolings, concatenated: (B, c1, H, W) -> (B, c2, H, W). Spatial pyramid pooling, arXiv 1406.4729."""
 
     def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (5, 9, 13)):
         super().__init__()
         c_ = c1 // 2
         self.cv1 = Conv(c1, c_)
         self.cv2 = Conv(c_ * (len(k) + 1), c2)
-        self.m = nn.ModuleList(same_pool(size) for size in k)
+        self.m = nn.ModuleList(make_same_pool(size) for size in k)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.cv1(x)
@@ -31,10 +31,10 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """n max poolings in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W); equals SPP for k = 5, n = 3.
+    """A chain of n max poolings, all outputs concatenated: (B, c1, H, W) -> (B, c2, H, W); equals SPP for k = 5, n = 3.
 
-    A row that gives neither n nor shortcut means the classic form: three poolings, the first convolution with
-    activation. With either it has none, and `shortcut` adds the input if c1 = c2.
+    Without `n` and `shortcut` it is the form of YOLOv5 to YOLO11: three poolings, and an activation after the first
+    convolution. With either there is no such activation, and `shortcut` adds the input if c1 = c2.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SPPF(nn.Module):
         c_, self.n = c1 // 2, 3 if n is None else n
         self.cv1 = Conv(c1, c_, act=classic)
         self.cv2 = Conv(c_ * (self.n + 1), c2)
-        self.m = same_pool(k)
+        self.m = make_same_pool(k)
         self.add = bool(shortcut) and c1 == c2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,14 +57,17 @@ class SPPF(nn.Module):
 
 
 class SPPELAN(nn.Module):
-    """Three max poolings in a row, all outputs joined: (B, c1, H, W) -> (B, c2, H, W). YOLOv9, arXiv 2402.13616."""
+    """A chain of three max poolings, all outputs concatenated: (B, c1, H, W) -> (B, c2, H, W).
+
+    YOLOv9, arXiv 2402.13616.
+    """
 
     def __init__(self, c1: int, c2: int, c3: int, k: int = 5):
         super().__init__()
         self.cv1 = Conv(c1, c3)
-        self.cv2 = same_pool(k)
-        self.cv3 = same_pool(k)
-        self.cv4 = same_pool(k)
+        self.cv2 = make_same_pool(k)
+        self.cv3 = make_same_pool(k)
+        self.cv4 = make_same_pool(k)
         self.cv5 = Conv(4 * c3, c2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +78,10 @@ class SPPELAN(nn.Module):
 
 
 class AConv(nn.Module):
-    """2x2 mean, then a 3x3 convolution of stride 2: (B, c1, H, W) -> (B, c2, H/2, W/2). YOLOv9, arXiv 2402.13616."""
+    """2x2 mean pooling of stride 1, then a 3x3 Conv of stride 2: (B, c1, H, W) -> (B, c2, H/2, W/2).
+
+    YOLOv9, arXiv 2402.13616.
+    """
 
     def __init__(self, c1: int, c2: int):
         super().__init__()
@@ -86,7 +92,7 @@ class AConv(nn.Module):
 
 
 class ADown(nn.Module):
-    """Half the channels down by a convolution, half by max pooling: (B, c1, H, W) -> (B, c2, H/2, W/2).
+    """Half the channels downsampled by a Conv, half by a max pooling: (B, c1, H, W) -> (B, c2, H/2, W/2).
 
     YOLOv9, arXiv 2402.13616.
     """
@@ -103,7 +109,7 @@ class ADown(nn.Module):
 
 
 class SCDown(nn.Module):
-    """1x1 convolution, then a depthwise one of stride s: (B, c1, H, W) -> (B, c2, H/s, W/s). arXiv 2405.14458."""
+    """1x1 Conv, then a depthwise k x k of stride s: (B, c1, H, W) -> (B, c2, H/s, W/s). YOLOv10, arXiv 2405.14458."""
 
     def __init__(self, c1: int, c2: int, k: Size2, s: Size2):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Residual networks in rows. Deep Residual Learning, arXiv 1512.03385."""
+"""Blocks of residual networks. Deep Residual Learning, arXiv 1512.03385."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from netbuild.roles import Plain
 
 
 class ResNetBlock(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut and a final ReLU: (B, c1, H, W) -> (B, e*c2, H/s, W/s). arXiv 1512.03385."""
+    """1x1, 3x3 and 1x1 Convs with a residual connection and a final ReLU: (B, c1, H, W) -> (B, e*c2, H/s, W/s)."""
 
     def __init__(self, c1: int, c2: int, s: int = 1, e: int = 4):
         super().__init__()
@@ -26,9 +26,10 @@ class ResNetBlock(nn.Module):
 
 
 class ResNetLayer(nn.Module):
-    """A stage of n blocks, (B, c1, H, W) -> (B, e*c2, H/s, W/s), or the stem (is_first), -> (B, c2, H/4, W/4).
+    """A stage of n ResNetBlocks, the first of stride s: (B, c1, H, W) -> (B, e*c2, H/s, W/s).
 
-    Channels and n are taken as the row writes them. arXiv 1512.03385.
+    With `is_first` it is the stem instead, a 7x7 Conv and a max pooling: (B, c1, H, W) -> (B, c2, H/4, W/4). Scales
+    leave channels and n unchanged. arXiv 1512.03385.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Blocks that text features guide: what is looked for changes what is seen. YOLO-World, arXiv 2401.17270."""
+"""Blocks in which text embeddings weight image features and vice versa. YOLO-World, arXiv 2401.17270."""
 
 from typing import Annotated
 
@@ -11,15 +11,16 @@ from netbuild.roles import In
 
 
 class MaxSigmoidAttnBlock(nn.Module):
-    """Weigh each position by how well it fits the best of the texts: (B, c1, H, W), (B, K, gc) -> (B, c2, H, W).
+    """A 3x3 Conv whose output is weighted at each position by its similarity to the most similar of K texts.
 
-    In nh groups of channels, compared in `ec` dimensions. Raises ValueError unless ec and c2 are multiples of nh.
+    (B, c1, H, W) and texts (B, K, gc) -> (B, c2, H, W). Similarities are computed in nh heads, of ec dimensions in all.
+    Raises ValueError unless ec and c2 are multiples of nh.
     """
 
     def __init__(self, c1: int, c2: int, nh: int = 1, ec: int = 128, gc: int = 512, scale: bool = False):
         super().__init__()
         if nh < 1 or c2 % nh or ec % nh:
-            raise ValueError(f"{c2} channels and {ec} dimensions do not go into {nh} heads")
+            raise ValueError(f"{c2} channels and {ec} dimensions must be multiples of the number of heads, {nh}")
         self.nh = nh
         self.bias = nn.Parameter(torch.zeros(nh))
         self.scale = nn.Parameter(torch.ones(1, nh, 1, 1)) if scale else 1.0
@@ -36,7 +37,7 @@ class MaxSigmoidAttnBlock(nn.Module):
 
 
 class C2fAttn(nn.Module):
-    """C2f with a last output that the texts weigh: (B, c1, H, W), (B, K, gc) -> (B, c2, H, W)."""
+    """C2f with a MaxSigmoidAttnBlock after the last bottleneck: (B, c1, H, W), texts (B, K, gc) -> (B, c2, H, W)."""
 
     def __init__(
         self,
@@ -65,10 +66,10 @@ class C2fAttn(nn.Module):
 
 
 class ImagePoolingAttn(nn.Module):
-    """Texts that have looked at the picture: maps (B, ch[i], H_i, W_i), texts (B, K, ct) -> texts (B, K, ct).
+    """Cross-attention from texts to image features: maps (B, ch[i], H_i, W_i), texts (B, K, ct) -> texts (B, K, ct).
 
-    Each map is pooled to k x k positions; the texts attend to all of them, in nh heads. Raises ValueError unless ec is
-    a multiple of nh.
+    Each map is max-pooled to k x k positions; the texts attend to all of these in nh heads of ec dimensions in all.
+    Raises ValueError unless ec is a multiple of nh.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class ImagePoolingAttn(nn.Module):
     ):
         super().__init__()
         if nh < 1 or ec % nh:
-            raise ValueError(f"{ec} dimensions do not go into {nh} heads")
+            raise ValueError(f"{ec} dimensions must be a multiple of the number of heads, {nh}")
         self.nh, self.k = nh, k
         self.scale = nn.Parameter(torch.zeros(1)) if scale else 1.0
         self.query = nn.Sequential(nn.LayerNorm(ct), nn.Linear(ct, ec))

@@ -11,7 +11,10 @@ from netbuild.roles import In
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and two linear layers, residual, without norms: (N, B, c) kept. ViT, arXiv 2010.11929."""
+    """Self-attention and two linear layers, both residual, without norms: (N, B, c) -> same shape.
+
+    ViT, arXiv 2010.11929.
+    """
 
     def __init__(self, c: Annotated[int, In], num_heads: int):
         super().__init__()
@@ -28,7 +31,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """TransformerLayers on the positions of a map: (B, c1, H, W) -> (B, c2, H, W). ViT, arXiv 2010.11929."""
+    """TransformerLayers on the positions of a map as tokens: (B, c1, H, W) -> (B, c2, H, W). ViT, arXiv 2010.11929."""
 
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int):
         super().__init__()
@@ -44,9 +47,10 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerEncoderLayer(nn.Module):
-    """Encoder layer on (B, N, c1), post-norm or pre-norm, kept; act None is GELU.
+    """Transformer encoder layer: (B, N, c1) -> same shape; post-norm, or pre-norm with `normalize_before`.
 
-    `pos` is added to queries and keys only. Attention Is All You Need, arXiv 1706.03762.
+    `cm` are the features between the two linear layers; act None is GELU. The argument `pos` of forward, (B or 1, N,
+    c1), is added to queries and keys only. Attention Is All You Need, arXiv 1706.03762.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class TransformerEncoderLayer(nn.Module):
 
 
 class AIFI(TransformerEncoderLayer):
-    """TransformerEncoderLayer on the positions of a map, sine positions: (B, c1, H, W) kept.
+    """TransformerEncoderLayer on the positions of a map, with sine position encoding: (B, c1, H, W) -> same shape.
 
     Raises ValueError unless c1 is a multiple of 4. RT-DETR, arXiv 2304.08069.
     """
@@ -107,20 +111,20 @@ class AIFI(TransformerEncoderLayer):
         normalize_before: bool = False,
     ):
         if c1 % 4:
-            raise ValueError(f"channels must be a multiple of 4: {c1} arrive")
+            raise ValueError(f"channels must be a multiple of 4: {c1}")
         super().__init__(c1, cm, num_heads, dropout, act, normalize_before)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         _, c, h, w = x.shape
-        pos = sine_positions(c, h, w, device=x.device).to(x.dtype)
+        pos = make_sine_positions(c, h, w, device=x.device).to(x.dtype)
         return super().forward(x.flatten(2).transpose(1, 2), pos=pos).transpose(1, 2).reshape(x.shape)
 
 
-def sine_positions(c: int, h: int, w: int, device: torch.device) -> torch.Tensor:
-    """(1, h*w, c) float32: sines and cosines of the row, then those of the column, c/4 frequencies each."""
+def make_sine_positions(c: int, h: int, w: int, device: torch.device) -> torch.Tensor:
+    """Return a position encoding (1, h*w, c), float32: sines and cosines of the row, then of the column, c/4 each."""
     frequency = 10000.0 ** -(torch.arange(c // 4, device=device, dtype=torch.float32) / (c // 4))
     row = torch.arange(h, device=device, dtype=torch.float32).repeat_interleave(w)
     column = torch.arange(w, device=device, dtype=torch.float32).repeat(h)
-    # A matrix product rather than a broadcast one, because published FLOPs of RT-DETR count it as such.
-    r, q = (place[:, None] @ frequency[None] for place in (row, column))
-    return torch.cat((r.sin(), r.cos(), q.sin(), q.cos()), 1)[None]
+    # A matrix product instead of broadcasting, since the published FLOPs of RT-DETR count it as one.
+    rows, columns = (positions[:, None] @ frequency[None] for positions in (row, column))
+    return torch.cat((rows.sin(), rows.cos(), columns.sin(), columns.cos()), 1)[None]

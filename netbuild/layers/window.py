@@ -1,28 +1,30 @@
-"""Attention on tokens, and inside windows of a map with channels last. `features`, their last side, is written out:
-what a row supplies are channels in the second place."""
+"""Attention on tokens and in windows of channels-last maps, (B, H, W, features).
+
+Rows must give `features` as an argument: what the builder infers are channels, dimension 1.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-def attention(qkv: torch.Tensor, heads: int, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax attention of several heads: (..., N, 3*heads*d) -> (..., N, heads*d).
+def attend_heads(qkv: torch.Tensor, heads: int, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Compute multi-head attention from joined queries, keys and values: (..., N, 3*heads*d) -> (..., N, heads*d).
 
-    `bias` is added to the scores (..., heads, N, N), to which it must broadcast.
+    `bias` is added to the scores before the softmax; it must broadcast to (..., heads, N, N).
     """
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(-3, -2) for part in qkv.chunk(3, -1))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(-3, -2).flatten(-2)
 
 
 def check_heads(features: int, num_heads: int) -> None:
-    """ValueError unless the heads share the features evenly."""
+    """Raise ValueError unless the features are a multiple of the number of heads."""
     if features % num_heads:
         raise ValueError(f"features must be a multiple of the number of heads: {features} features, {num_heads} heads")
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of tokens (B, N, features), or of all positions of a map (B, H, W, features), kept.
+    """Multi-head self-attention of tokens (B, N, features) or of a map's positions (B, H, W, features) -> same shape.
 
     Attention Is All You Need, arXiv 1706.03762. Raises ValueError unless `features` is a multiple of `num_heads`.
     """
@@ -36,16 +38,16 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.flatten(1, -2)
-        return self.proj(attention(self.qkv(tokens), self.num_heads)).view(x.shape)
+        return self.proj(attend_heads(self.qkv(tokens), self.num_heads)).view(x.shape)
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows of `window` x `window` positions, (B, H, W, features) kept.
+    """Self-attention inside windows of `window` x `window` positions: (B, H, W, features) -> same shape.
 
-    A trained bias for each head and relative position is added. `shift` moves the windows along both axes; what then
-    wraps around the border stays apart. Sides that are no multiple of the window are padded with zeros, and an axis
-    that one window covers is not shifted. Swin Transformer, arXiv 2103.14030. Raises ValueError unless `features` is a
-    multiple of `num_heads` and 0 <= shift < window.
+    A trained bias for each head and relative position is added to the scores. `shift` moves the windows along both axes
+    (cyclic shift); positions that wrap around the border are masked from the others. Sides that are no multiple of the
+    window are padded with zeros, and an axis that one window covers is not shifted. Swin Transformer, arXiv 2103.14030.
+    Raises ValueError unless `features` is a multiple of `num_heads` and 0 <= shift < window.
     """
 
     def __init__(self, features: int, num_heads: int, window: int = 7, shift: int = 0):
@@ -55,7 +57,7 @@ class WindowAttention(nn.Module):
             raise ValueError(f"the shift must be from 0 to {window - 1}, below the window of {window}: {shift}")
         self.num_heads, self.window, self.shift = num_heads, window, shift
         self.bias_table = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, num_heads), std=0.02))
-        self.register_buffer("index", relative_index(window))
+        self.register_buffer("index", make_relative_index(window))
         self.qkv = nn.Linear(features, 3 * features)
         self.proj = nn.Linear(features, features)
 
@@ -64,51 +66,53 @@ class WindowAttention(nn.Module):
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
         sides = (x.shape[1], x.shape[2])
         shifts = [self.shift if side > self.window else 0 for side in sides]
-        moved = x.roll([-s for s in shifts], (1, 2)) if any(shifts) else x
-        windows = attention(self.qkv(self._split(moved)), self.num_heads, self._bias(sides, shifts))
+        shifted = x.roll([-s for s in shifts], (1, 2)) if any(shifts) else x
+        windows = attend_heads(self.qkv(self._split(shifted)), self.num_heads, self._bias(sides, shifts))
         x = self._merge(self.proj(windows), sides)
         x = x.roll(shifts, (1, 2)) if any(shifts) else x
         return x[:, :height, :width]
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) -> (B, windows, window*window, C)."""
+        """Split a map into windows: (B, H, W, C) -> (B, windows, window*window, C)."""
         grid = x.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
         return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _merge(self, x: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
-        """(B, windows, window*window, C) -> (B, H, W, C)."""
+        """Join windows to a map: (B, windows, window*window, C) -> (B, H, W, C)."""
         grid = x.unflatten(2, (self.window, self.window)).unflatten(1, (-1, sides[1] // self.window))
         return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _bias(self, sides: tuple[int, int], shifts: list[int]) -> torch.Tensor:
-        """What is added to the scores: (heads, N, N), or (windows, heads, N, N) where something wrapped around."""
-        places = self.window**2
-        bias = self.bias_table.index_select(0, self.index).view(places, places, -1).permute(2, 0, 1)
+        """Return the bias of the scores: (heads, N, N), or (windows, heads, N, N) with the mask of a cyclic shift."""
+        positions = self.window**2
+        bias = self.bias_table.index_select(0, self.index).view(positions, positions, -1).permute(2, 0, 1)
         if not any(shifts):
             return bias
         down, across = (self._regions(side, shift) for side, shift in zip(sides, shifts, strict=True))
         regions = self._split((3 * down[:, None] + across)[None, :, :, None])[0, :, :, 0]
-        # A finite number, so that half precision and quantised runs keep it.
+        # A finite number instead of -inf, which half precision and quantisation do not handle well.
         return bias.masked_fill((regions[:, :, None] != regions[:, None])[:, None], -100.0)
 
     def _regions(self, side: int, shift: int) -> torch.Tensor:
-        """Along a rolled axis: 0 ahead of the last window, 1 in it, 2 for what wrapped around into it; (side,)."""
+        """Number the regions of a rolled axis, (side,): 0 before the last window, 1 in it, 2 wrapped around into it."""
         if not shift:
             return torch.zeros(side, device=self.bias_table.device)
         lengths = (side - self.window, self.window - shift, shift)
         return torch.cat([torch.full((n,), float(i), device=self.bias_table.device) for i, n in enumerate(lengths)])
 
 
-def relative_index(window: int) -> torch.Tensor:
-    """For each pair of places in a window, the row of the table that their relative position has: (window**4,)."""
-    place = torch.arange(window)
-    apart = place[:, None] - place + window - 1  # of rows or of columns, from 0 to 2*window - 2
-    index = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
+def make_relative_index(window: int) -> torch.Tensor:
+    """Return, for each pair of positions in a window, their row in the table of relative biases: (window**4,)."""
+    position = torch.arange(window)
+    offset = position[:, None] - position + window - 1  # of rows or of columns, from 0 to 2*window - 2
+    index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
     return index.flatten()
 
 
 class PatchMerging(nn.Module):
-    """Each 2x2 positions' features side by side, normed, then mixed: (B, H, W, features) -> (B, H/2, W/2, c2).
+    """Downsampling: the features of each 2x2 positions concatenated, normalised, projected.
+
+    (B, H, W, features) -> (B, H/2, W/2, c2).
 
     Odd sides are padded with zeros. Swin Transformer, arXiv 2103.14030.
     """

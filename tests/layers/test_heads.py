@@ -235,7 +235,7 @@ def test_guided_blocks():
     still = L.ImagePoolingAttn(16, ch=CH, ct=24, nh=4, scale=True)
     features = torch.randn(2, 3, 24)
     assert torch.equal(still(FEATS, features), features)  # a learnt scale begins at nothing
-    with pytest.raises(ValueError, match="do not go into"):
+    with pytest.raises(ValueError, match="must be multiples of the number of heads"):
         L.MaxSigmoidAttnBlock(8, 9, 2, 6)
 
 
@@ -354,8 +354,8 @@ def test_deformable_attention_begins_by_looking_around():
             for wrong in ({"nq": 0}, {"ndp": 0}, {"ndl": 0}, {"ndl": 2, "eval_idx": 2})
         ],
         (lambda: L.RTDETRDecoder(3, CH, hd=30), "30 channels that go into its 8 heads"),
-        (lambda: L.ImagePoolingAttn(100, ch=CH), "100 dimensions do not go into 8 heads"),
-        (lambda: L.C2fAttn(8, 8, ec=4, nh=0), "0 heads"),
+        (lambda: L.ImagePoolingAttn(100, ch=CH), "100 dimensions must be a multiple of the number of heads, 8"),
+        (lambda: L.C2fAttn(8, 8, ec=4, nh=0), "number of heads, 0"),
         (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(2, 5, 16)), r"texts \(B, K, 24\) are needed"),
         (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"\[5, 24\] arrive"),
     ],
