@@ -12,8 +12,8 @@ from typing import Any
 
 from netbuild.author import index
 from netbuild.grammar.blocks import BLOCK_KEYS
+from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.expressions import WORDS
-from netbuild.grammar.extends import EDIT_VERBS
 from netbuild.grammar.keys import INITIAL, MAX_SIDE, SETTINGS
 from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME_PATTERN, ROW_KEYS, SECTIONS
 from netbuild.grammar.spec import KNOWN_KEYS

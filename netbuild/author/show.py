@@ -2,10 +2,10 @@
 
 from netbuild.errors import NetbuildError
 from netbuild.grammar import checkpoint_header
-from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.locate import locate
 from netbuild.grammar.nodes import read_text
 from netbuild.grammar.spec import load
+from netbuild.grammar.writing import to_yaml
 
 
 def show(file: str, resolved: bool = False, code: bool = False) -> str:

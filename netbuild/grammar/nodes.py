@@ -93,6 +93,12 @@ class Node:
             return {key: item.plain() for key, item in self.value.items()}
         return self.value
 
+    def with_value(self, value: Any, keys: "dict[str, Node] | None" = None) -> "Node":
+        """Return a node with another value at the same place; ``keys`` replaces the nodes of a mapping's keys."""
+        node = Node(value, self.source, self, self.quoted)
+        node.keys = self.keys if keys is None else keys
+        return node
+
     def describe(self) -> str:
         """Describe the value for an error message: "a list", "a mapping", "nothing", or the scalar itself."""
         if isinstance(self.value, list):
@@ -217,6 +223,7 @@ class _Builder:
         self.nodes = 0  # values so far, those of aliases included
 
     def handle_event(self, event: Any) -> None:
+        """Add the node of an event to the tree, or open or close a collection."""
         if isinstance(event, yaml.ScalarEvent):
             node = Node(self._read_scalar(event), self.source, event.start_mark, bool(event.style))
             self._record_anchor(event.anchor, node)

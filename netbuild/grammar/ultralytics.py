@@ -78,18 +78,17 @@ def add_text_input(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
         return spec
     image, features = (parse(text, str(spec.path)) for text in ("[ch]", f"[nc, {_TEXT_WIDTH}]"))
     inputs = (Input("input", tuple(image.value), image), Input("text", tuple(features.value), features))
-    text, rows = INPUT - 1, []
-    image_of: dict[int, int] = {}
+    text_source, rows = INPUT - 1, []
+    replaced: dict[int, int] = {}  # rows that return text -> the row that readers of feature maps read instead
     for row in spec.rows:
-        # A row that returns text is skipped by readers of feature maps: they read the row before it.
-        sources = tuple(image_of.get(source, source) for source in row.sources)
+        sources = tuple(replaced.get(source, source) for source in row.sources)
         if takes_text(row.module):
-            given = INPUT - 1 if any(part in row.module for part in _TEXT_HEADS) else text
-            row = replace(row, sources=(*sources, given), selections=(*row.selections, None))
+            source = INPUT - 1 if any(part in row.module for part in _TEXT_HEADS) else text_source
+            row = replace(row, sources=(*sources, source), selections=(*row.selections, None))
         else:
             row = replace(row, sources=sources)
         if row.module in _GIVES_TEXT:
-            text, image_of[row.index] = row.index, image_of.get(row.index - 1, row.index - 1)
+            text_source, replaced[row.index] = row.index, replaced.get(row.index - 1, row.index - 1)
         rows.append(row)
     return replace(spec, rows=tuple(rows), inputs=inputs)
 

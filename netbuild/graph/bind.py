@@ -21,7 +21,7 @@ from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
 
-MAX_INTEGER = 2**31 - 1
+MAX_INTEGER = 2**31 - 1  # of an argument: a larger one must be a mistake
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
     keywords = _bind_keywords(factory, row, values, supplied if own_style else {}, scope)
     if scope.ultralytics:
         ultralytics.apply_scale(factory.name, values, scope.scale)
+    # Keywords come last: they override settings of the file and arguments that the scale decides.
     call = {**supplied, **values, **keywords}
     _check_complete(factory, row, call, supplied)
     shown = {k: v for k, v in {**supplied, **values}.items() if k not in keywords}
@@ -225,12 +226,12 @@ def _check_value(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
 def _type_mismatch(parameter: Parameter, value: Any, node: Node, row: Row) -> NetbuildError:
     numeric = not parameter.types or set(parameter.types) & {int, float}
     if isinstance(value, str):
-        found, wanted = f"the text {shorten(repr(value))}", "a number is needed" if numeric else ""
+        found, expected = f"the text {shorten(repr(value))}", "a number" if numeric else ""
     else:
-        found, wanted = shorten(repr(value)), ""
-    wanted = wanted or f"{' or '.join(dict.fromkeys(map(_type_name, parameter.types)))} is needed"
+        found, expected = shorten(repr(value)), ""
+    expected = expected or " or ".join(dict.fromkeys(map(_type_name, parameter.types)))
     position = f"argument {list(row.args).index(node) + 1}, " if node in row.args else ""
-    message = f"{row.label}: {position}{parameter.name}: {found} stands where {wanted}"
+    message = f"{row.label}: {position}{parameter.name}: {found} stands where {expected} is needed"
     return node.error(message, _type_mismatch_hint(value) if isinstance(value, str) else "")
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from netbuild.grammar.checkpoint_header import CodeFile
-from netbuild.grammar.extends import to_yaml
 from netbuild.grammar.spec import Spec
+from netbuild.grammar.writing import to_yaml
 from netbuild.graph.options import NetworkConfig
 from netbuild.modules.custom import collect_sources
 from netbuild.modules.factory import Factory

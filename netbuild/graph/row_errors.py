@@ -124,11 +124,11 @@ def _stride_hint(above: Sequence[ResolvedRow], imgsz: Sequence[int]) -> str:
 
 def _matching_rows_hint(sides: Sequence[tuple[int, tuple[int, ...]]], above: Sequence[ResolvedRow]) -> str:
     """List the last rows, not yet among the sources, whose outputs have the spatial size of the first source."""
-    (_, wanted), *_ = sides
+    (_, first), *_ = sides
     used = {index for index, _ in sides}
     rows = [
         layer for layer in above
-        if layer.row.index not in used and isinstance(layer.out_shape, list) and tuple(layer.out_shape[-2:]) == wanted
+        if layer.row.index not in used and isinstance(layer.out_shape, list) and tuple(layer.out_shape[-2:]) == first
     ]  # fmt: skip
-    size = "x".join(map(str, wanted))
+    size = "x".join(map(str, first))
     return f"rows whose output is {size}: " + ", ".join(layer.row.label for layer in rows[-4:]) if rows else ""

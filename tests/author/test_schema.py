@@ -16,7 +16,7 @@ from netbuild import NetbuildError
 from netbuild.author import index
 from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, make_schema
 from netbuild.grammar.blocks import BLOCK_KEYS
-from netbuild.grammar.extends import EDIT_VERBS
+from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.nodes import parse, read_text
 from netbuild.grammar.rows import ROW_KEYS
