@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from netbuild.errors import NetbuildError, check_keywords
 from netbuild.export import Exported, export
@@ -14,6 +14,9 @@ from netbuild.report.summary import Summary, summarize
 from netbuild.training.api import TrainingResult, ValidationResult, ValKeywords, train, val
 from netbuild.weights.building import build
 from netbuild.weights.checkpoint import save
+
+if TYPE_CHECKING:
+    from netbuild.export.benchmark import BenchmarkResult
 
 BEST = "best.safetensors"
 
@@ -85,7 +88,7 @@ class Model:
         self._refuse_exported("exported again")
         return export(self.file, out, target=target, **{**self.options, **keywords})
 
-    def benchmark(self, **keywords: Any) -> list[Any]:
+    def benchmark(self, **keywords: Any) -> "BenchmarkResult":
         """Time the network in all forms side by side; keywords as for `netbuild.benchmark`."""
         from netbuild.export.benchmark import benchmark
 

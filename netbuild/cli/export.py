@@ -146,7 +146,6 @@ def benchmark(
 
     from netbuild.cli.progress import counting
     from netbuild.export.benchmark import benchmark as measure
-    from netbuild.export.benchmark import text
 
     torch.manual_seed(0)
     with counting(None) as step:
@@ -158,7 +157,7 @@ def benchmark(
     if json:
         write_json([row.to_dict() for row in rows])
     else:
-        write(text(rows))
+        write(str(rows))
 
 
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:

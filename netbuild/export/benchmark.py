@@ -23,6 +23,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import ranks
 from netbuild.prediction.onnx_network import RunNetwork
+from netbuild.report.html import html_table
 from netbuild.system.tables import align
 from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
@@ -30,6 +31,7 @@ from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # name of the row for the network in eager torch
 WARM = 3  # warm-up runs before timing
+_TEXTS = ("target", "remark")  # columns that are aligned to the left
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,30 @@ class Row:
         }
 
 
+class BenchmarkResult(list[Row]):
+    """The rows of a benchmark, which print themselves as a table in a terminal and in a notebook."""
+
+    def __str__(self) -> str:
+        return "\n".join(align(self._table(), [i for i, name in enumerate(self._columns()) if name in _TEXTS]))
+
+    def __rich__(self) -> Any:
+        from rich.text import Text
+
+        return Text(str(self), no_wrap=True)
+
+    def _repr_html_(self) -> str:
+        columns, *rows = self._table()
+        return html_table([dict(zip(columns, row, strict=True)) for row in rows])
+
+    def _columns(self) -> list[str]:
+        cells = [row.cells() for row in self]
+        return sorted({name for row in cells for name in row}, key=lambda name: _place(name, cells))
+
+    def _table(self) -> list[list[str]]:
+        columns = self._columns()
+        return [columns, *([row.cells().get(name, "") for name in columns] for row in self)]
+
+
 @dataclass
 class _Runner:
     """A function to time, with its row so far and its measured seconds."""
@@ -89,7 +115,7 @@ def benchmark(
     *,
     step: Callable[[], None] = lambda: None,
     **keywords: Unpack[BenchmarkKeywords],
-) -> list[Row]:
+) -> BenchmarkResult:
     """Measure a network on the CPU in eager torch and in exported formats, which take turns round by round.
 
     Args:
@@ -125,18 +151,10 @@ def benchmark(
                 runners.append(prepared)
             step()
         _time(runners, [x.numpy() for x in next(cases(job)).inputs], options.rounds, step)
-        return [bench.finish(runner) for runner in runners] + failed
+        return BenchmarkResult([*map(bench.finish, runners), *failed])
     finally:
         torch.set_num_threads(before)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def text(rows: Sequence[Row]) -> str:
-    """The rows as a text table."""
-    cells = [row.cells() for row in rows]
-    columns = sorted({key for row in cells for key in row}, key=lambda key: _place(key, cells))
-    lines = [columns, *([row.get(column, "") for column in columns] for row in cells)]
-    return "\n".join(align(lines, [i for i, column in enumerate(columns) if column in ("target", "remark")]))
 
 
 def plain_run(job: Job) -> Run:

@@ -17,7 +17,7 @@ from helpers.filled_weights import fill
 import netbuild
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
-from netbuild.export.benchmark import benchmark, text
+from netbuild.export.benchmark import BenchmarkResult, Row, benchmark
 from netbuild.export.executorch import PARTS
 from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
@@ -486,6 +486,26 @@ def test_benchmark_of_all_with_data(cli, here):
     assert sorted(os.listdir(here)) == ["classes.yaml", "net.safetensors"]
 
 
+def test_a_benchmarks_result_prints_itself_in_a_terminal_and_in_a_notebook():
+    from rich.console import Console
+
+    rows = BenchmarkResult(
+        [Row("x<y>", remark="needs onnx"), Row("torch", 2.5, 3.0, 400.0, 2_000_000, 0.0, ("top1", 0.5))]
+    )
+    head, *lines = str(rows).splitlines()
+    assert head.split("  ")[0] == "target"
+    assert head.endswith("remark")  # last, although the first row has it before the others have their accuracy
+    assert [line.split()[0] for line in lines] == ["x<y>", "torch"]
+    console = Console(width=300, color_system=None)
+    with console.capture() as capture:
+        console.print(rows)
+    assert [line.rstrip() for line in capture.get().splitlines()] == [head, *lines]
+    page = rows._repr_html_()
+    assert page.startswith("<table><thead><tr><th>target</th><th>median ms</th>")
+    assert all(f"<td>{cell}</td>" in page for cell in ("x&lt;y&gt;", "needs onnx", "0.5000", "400.0", "2.00"))
+    assert page.count("<tr>") == 3
+
+
 def test_benchmark_of_files_that_are_there(here):
     network = lively()
     netbuild.save(network, "net.safetensors")
@@ -494,7 +514,7 @@ def test_benchmark_of_files_that_are_there(here):
     assert [row.target for row in rows] == ["torch", "net.onnx"]
     assert rows[1].difference < 1e-4
     assert rows[1].size == made.size
-    assert text(rows).splitlines()[0].split()[:3] == ["target", "median", "ms"]
+    assert str(rows).splitlines()[0].split()[:3] == ["target", "median", "ms"]
     with pytest.raises(NetbuildError, match="does not run"):
         benchmark("net.safetensors", ["net.onnx"], imgsz=32, rounds=2)
     with pytest.raises(NetbuildError, match="ends in none of"):
