@@ -61,6 +61,11 @@ class Settings:
     patience: int = _of(100, "epochs without improvement after which training stops; 0: never", 0, 1_000_000)
     minutes: float = _of(0.0, "minutes after which training stops; 0: no limit", 0, 1e6)
     save_period: int = _of(0, "save a checkpoint every so many epochs; 0: only last and best", 0, 1_000_000)
+    class_embeddings: str | None = _of(
+        None,
+        "file (.npy, .safetensors) with a row of features for each class, for networks with a text input; "
+        "null: random features",
+    )
     label_smoothing: float = _of(0.0, "classification: share of the target that is spread over all classes", 0, 0.9)
     class_weights: float = _of(0.0, "weight of a class is count^-this, 1 on average; 0: all equal", 0, 2)
     multi_scale: float = _of(0.0, "detection: resize each batch randomly by up to this fraction", 0, 0.9)
@@ -171,6 +176,7 @@ class SettingKeywords(TypedDict, total=False):
     patience: int
     minutes: float
     save_period: int
+    class_embeddings: str | None
     label_smoothing: float
     class_weights: float
     multi_scale: float

@@ -11,6 +11,7 @@ from numpy.random import Generator
 from netbuild.data import fitting
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image
+from netbuild.errors import NetbuildError
 from netbuild.feed import pictures
 from netbuild.feed import scenes as augment
 from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, image_to_tensor
@@ -84,7 +85,14 @@ def classify_batch(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
 
 
 def feed_labels(samples: Sequence[Sample], feeding: Feeding) -> tuple[ClassifySamples, Collate]:
-    """Samples with one class each for a network, and the function that makes batches of them."""
+    """Return samples with one class each for a network, and the function that makes batches of them.
+
+    Raises:
+        NetbuildError: if the network takes second pictures.
+    """
+    for name in feeding.pictures:
+        hint = "a task of one's own with target_kinds has second pictures, see docs/tasks.md"
+        raise NetbuildError(f"samples with one class have one picture, the network also takes '{name}'", hint=hint)
     cache = feeding.cache()
     made = ClassifySamples(samples, feeding.imgsz, feeding.channels, feeding.augmentation, feeding.nc, cache)
     return made, classify_batch

@@ -4,8 +4,8 @@ A resumed run therefore repeats an epoch exactly: nothing depends on the random 
 of worker processes.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ class Feeding:
         settings: of the run.
         learning: whether samples are augmented, for training.
         batch: samples a batch.
+        pictures: channels of each second picture that the network takes, by the name of the samples' extra.
     """
 
     imgsz: tuple[int, int]
@@ -50,6 +51,7 @@ class Feeding:
     settings: Settings
     learning: bool
     batch: int
+    pictures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def augmentation(self) -> Settings | None:

@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError
 from netbuild.feed import pictures, scenes
 from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
-from netbuild.feed.targets import BoxTarget, PolygonTarget, Target
+from netbuild.feed.targets import BoxTarget, PictureTarget, PolygonTarget, Target
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
@@ -237,13 +237,14 @@ def feed_scenes(
     Raises:
         NetbuildError: if a sample lacks an extra that one of the kinds needs.
     """
+    kinds = {**kinds, **{name: PictureTarget for name in feeding.pictures if name not in kinds}}
     for name, kind in kinds.items():
         lacking = next((sample for sample in samples if kind.needs_extra and name not in sample.extras), None)
         if lacking is not None:
             hint = f"name it in the data file, such as extras: {{{name}: picture}}; see docs/data.md"
-            raise NetbuildError(f"{lacking.path}: the sample has no '{name}', which the task needs", hint=hint)
+            raise NetbuildError(f"{lacking.path}: the sample has no '{name}', which the network needs", hint=hint)
     side, channels = max(feeding.imgsz), feeding.channels
-    options: dict[str, Any] = {"cache": feeding.cache(), "kinds": kinds}
+    options: dict[str, Any] = {"cache": feeding.cache(), "kinds": kinds, "picture_channels": feeding.pictures}
     if feeding.canvas:
         return FixedSizeSamples(samples, feeding.canvas, channels, **options), collate_scenes
     if feeding.learning or feeding.settings.rect is False:

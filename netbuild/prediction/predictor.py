@@ -129,10 +129,11 @@ class Predictor:
             NetbuildError: if it fails, as it may on images of a size that it was not made for.
         """
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        further = [x.to(device).expand(len(images), *x.shape) for x in self.inputs]
+        further = tuple(x.to(device).expand(len(images), *x.shape) for x in self.inputs)
+        batch = {"images": images.to(device), "inputs": further}
         try:
             with torch.no_grad(), evaluating(self.network):
-                return self.network(images.to(device).float() / 255, *further)
+                return self.network(*self.task.inputs(batch))
         except RuntimeError as error:
             reason = f"the network fails on images of shape {list(images.shape)}: {shorten(error, 200)}"
             hint = "try another --imgsz, or a smaller --batch if memory is short"

@@ -164,6 +164,14 @@ class Task(ABC):
         """The learning rate of a short run by AdamW, if the task has one of its own for so many classes."""
         return None
 
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        """Return the network's inputs for a batch, in the order of its file: the images, then the batch's "inputs".
+
+        Bytes become numbers from 0 to 1. A task that overrides this supplies all inputs itself.
+        """
+        values = (batch["images"], *batch.get("inputs", ()))
+        return [value.float() / 255 if value.dtype is torch.uint8 else value for value in values]
+
     def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
         """Samples of a split as the network sees them, and the function that makes batches of them."""
         if self.target_kinds:

@@ -1,24 +1,42 @@
 """A batch as the network takes it: on the device, in the memory format and precision that are fastest."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from netbuild.feed.loader import Batch
+from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
 from netbuild.tasks.base import Task
 
 
-def network_inputs(batch: Batch, form: torch.memory_format = torch.contiguous_format) -> list[torch.Tensor]:
-    """The network's inputs from a batch: images as floats from 0 to 1, then the batch's further "inputs".
+def network_inputs(
+    task: Task, batch: Batch, memory_format: torch.memory_format = torch.contiguous_format
+) -> list[torch.Tensor]:
+    """Return the network's inputs for a batch (`Task.inputs`), made from images in a memory format."""
+    return task.inputs({**batch, "images": batch["images"].contiguous(memory_format=memory_format)})
 
-    Args:
-        batch: with "images" (B, C, H, W), and perhaps "inputs".
-        form: how the images lie in memory.
-    """
-    images = batch["images"].contiguous(memory_format=form)
-    return [images.float() / 255 if images.dtype is torch.uint8 else images, *batch.get("inputs", ())]
+
+def dummy_batch(card: NetworkCard, size: int = 1, device: torch.device | None = None) -> Batch:
+    """Return a batch of zeros, with what `Task.inputs` needs and without targets."""
+    further = tuple(torch.zeros(size, *shape, device=device) for _, shape in card.inputs[1:])
+    return {"images": torch.zeros(size, card.ch, *card.imgsz, device=device), "inputs": further}
+
+
+def resize_batch(batch: Batch, size: Sequence[int]) -> Batch:
+    """Return the batch with its images, and second pictures among its inputs, resized to (height, width)."""
+    shape = batch["images"].shape[-2:]
+
+    def resize(image: torch.Tensor) -> torch.Tensor:
+        if image.ndim != 4 or image.shape[-2:] != shape:
+            return image
+        values = image.float() / 255 if image.dtype is torch.uint8 else image
+        return nn.functional.interpolate(values, list(size), mode="bilinear")
+
+    return {**batch, "images": resize(batch["images"]), "inputs": tuple(map(resize, batch.get("inputs", ())))}
 
 
 def target_arguments(network: Network, task: Task, batch: Batch) -> dict[str, Any]:
@@ -26,10 +44,10 @@ def target_arguments(network: Network, task: Task, batch: Batch) -> dict[str, An
     return {"targets": task.targets(batch)} if network.model.target_rows else {}
 
 
-def fastest_memory_format(network: Network) -> torch.memory_format:
-    """Channels last, which trains convolutions a fifth faster on a CPU, unless a module of the network cannot take it.
+def fastest_memory_format(network: Network, task: Task | None = None) -> torch.memory_format:
+    """Return channels last, which trains convolutions a fifth faster on a CPU, unless a module of the network fails.
 
-    A module that reshapes a feature map by ``view`` cannot. It takes a real forward to know: meta tensors report other
+    A module that reshapes a feature map by ``view`` does. Only a real forward shows it: meta tensors report other
     strides.
     """
     form, card = torch.channels_last, network.card
@@ -38,16 +56,23 @@ def fastest_memory_format(network: Network) -> torch.memory_format:
     try:
         with torch.random.fork_rng(), torch.no_grad():
             device = next(network.parameters()).device
-            image = torch.zeros(2, card.ch, *card.imgsz, device=device).contiguous(memory_format=form)
-            copy.deepcopy(network).train()(image)
+            batch = dummy_batch(card, 2, device)
+            inputs = network_inputs(task, batch, form) if task else [batch["images"].contiguous(memory_format=form)]
+            copy.deepcopy(network).train()(*inputs)
     except Exception:  # whatever an own module raises: it is trained in the usual format
         return torch.contiguous_format
     return form
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors moved to a device."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    """Return the batch with its tensors, and those of its tuples, moved to a device."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(move, value))
+        return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    return {name: move(value) for name, value in batch.items()}
 
 
 def mixed_precision(wanted: str, device: torch.device) -> torch.dtype | None:

@@ -38,7 +38,7 @@ class Trainee:
         settings: of the run.
         device: where it is trained.
         batches: number of batches per epoch.
-        default_rate: the learning rate of a short run, if the task has one of its own.
+        task: the task, of the run's own network: it makes the inputs, and may have a learning rate of its own.
 
     Attributes:
         model: what is called in training: the network itself, compiled or wrapped for several processes.
@@ -54,7 +54,7 @@ class Trainee:
         settings: Settings,
         device: torch.device,
         batches: int,
-        default_rate: float | None = None,
+        task: Task | None = None,
     ) -> None:
         self.network, self.settings = network.to(device), settings
         if settings.sync_bn and world_size() > 1:
@@ -62,9 +62,10 @@ class Trainee:
         self.frozen = optimisers.freeze(network, settings.freeze)
         self.sharded = settings.parallel == "fsdp"
         self.skeleton = parallel.cpu_copy(network) if self.sharded else None
-        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(network)
+        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(network, task)
         self.model = parallel.wrap_model(network, settings, device)
         # Sharding replaces the parameters, so the optimiser is made after it.
+        default_rate = task.default_rate(network.card.nc or 0) if task else None
         self.plan = optimisers.plan(network, settings, batches, default_rate)
         self.average = optimisers.Average(network, settings.ema, self.plan.steps)
         half = mixed_precision(settings.amp, device) is torch.float16
@@ -160,7 +161,7 @@ class Learner:
             raise NetbuildError("parallel: fsdp trains a single network", hint="leave it out")
         self.task, self.settings, self.device = task, settings, device
         self.precision = mixed_precision(settings.amp, device)
-        self.main = Trainee(network, settings, device, batches, task.default_rate(network.card.nc or 0))
+        self.main = Trainee(network, settings, device, batches, task)
         self.others = {name: Trainee(other, settings, device, batches) for name, other in others.items()}
 
     @property
@@ -189,7 +190,7 @@ class Learner:
     def forward(self, batch: Batch) -> Any:
         """Return the outputs in training of the run's network for a batch."""
         given = target_arguments(self.main.network, self.task, batch)
-        return self.main.model(*network_inputs(batch, self.main.format), **given)
+        return self.main.model(*network_inputs(self.task, batch, self.main.format), **given)
 
     def backward(self, trainee: Trainee, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
         """Backward pass of a loss, scaled if half precision needs it, for the networks that it depends on.

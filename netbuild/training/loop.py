@@ -27,7 +27,9 @@ from netbuild.system.files import atomic_path
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import parallel, state
 from netbuild.training.batches import (
+    dummy_batch,
     network_inputs,
+    resize_batch,
     target_arguments,
     to_device,
 )
@@ -190,7 +192,7 @@ class Trainer:
         chance = np.random.default_rng((self.settings.seed, epoch, number)).uniform(1 - change, 1 + change)
         step, images = int(max(32, *map(int, self.task.head.stride))), batch["images"]  # type: ignore[arg-type]
         size = [max(round(side * chance / step), 1) * step for side in images.shape[-2:]]
-        return {**batch, "images": nn.functional.interpolate(images.float() / 255, size, mode="bilinear")}
+        return resize_batch(batch, size)
 
     def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
         """Refuse to validate and save weights that are not finite.
@@ -228,7 +230,7 @@ class Trainer:
             return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {processes.rank()}"
         handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
         with self.learner.autocast():
-            self.network(*network_inputs(batch), **target_arguments(self.network, self.task, batch))
+            self.network(*network_inputs(self.task, batch), **target_arguments(self.network, self.task, batch))
         for handle in handles:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
@@ -251,7 +253,7 @@ class Trainer:
         for batch in (feed or self.val).epoch(0):
             batch = to_device(batch, self.device)
             with self.learner.autocast():
-                outputs = network(*network_inputs(batch))
+                outputs = network(*network_inputs(self.task, batch))
             yield batch, self.task.predictions(outputs, batch["images"].shape[-2:], **self.options)
 
     @torch.no_grad()
@@ -275,9 +277,8 @@ class Trainer:
 
     def dummy_forward(self, network: nn.Module) -> None:
         """A forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
-        card = self.network.card
         with self.learner.autocast():
-            network(torch.zeros(1, card.ch, *card.imgsz, device=self.device))
+            network(*network_inputs(self.task, dummy_batch(self.network.card, device=self.device)))
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: 
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / steps)
-        outputs = network(*network_inputs(batch), **target_arguments(network, task, batch))
+        outputs = network(*network_inputs(task, batch), **target_arguments(network, task, batch))
         loss, _ = task.loss(outputs, batch)
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,6 @@
 """The parts of a run, made from settings: task, samples, batches."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,10 +10,11 @@ from netbuild.data import scan
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
+from netbuild.feed.inputs import FurtherInputs, find_inputs
 from netbuild.feed.loader import BatchLoader, Collate, Feeding, SampleSource
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
-from netbuild.system.processes import rank, world_size
+from netbuild.system.processes import is_main_process, rank, world_size
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
@@ -93,12 +95,35 @@ def feed_of(
 def samples_of(
     network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
 ) -> tuple[SampleSource, Collate]:
-    """The samples of a split as the task gives them to the network, and the function that makes batches of them."""
-    card = network.card
+    """Return the samples of a split as the task gives them to the network, and the function that batches them.
+
+    Raises:
+        NetbuildError: if there is no value for one of the network's inputs.
+    """
+    card, further = network.card, inputs_of(network, task, report.dataset, settings)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
-    return task.feed(
-        report.samples(split), Feeding(imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch)
-    )
+    feeding = Feeding(imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures)
+    samples, collate = task.feed(report.samples(split), feeding)
+    return samples, further.wrap(collate)
+
+
+def inputs_of(network: Network, task: Task, dataset: Dataset, settings: Settings) -> FurtherInputs:
+    """Return where the network's inputs after the image come from; nothing if the task makes all inputs itself.
+
+    Raises:
+        NetbuildError: if there is no value for one of them.
+    """
+    if type(task).inputs is not Task.inputs:
+        if settings.class_embeddings:
+            raise NetbuildError(f"class_embeddings has no effect for the task '{task.name}'", hint="leave it out")
+        return FurtherInputs()
+    return find_inputs(network.card, dataset.names, settings.class_embeddings)
+
+
+def print_note(note: str) -> None:
+    """Print a note on stderr, in the first process only."""
+    if note and is_main_process():
+        print(note, file=sys.stderr, flush=True)
 
 
 def make_task(network: Network, names: list[str], report: Report, settings: Settings) -> Task:

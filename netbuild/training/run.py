@@ -31,7 +31,9 @@ from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
     embedded_data,
     feed_of,
+    inputs_of,
     make_task,
+    print_note,
     samples_of,
     scan_splits,
     task_class,
@@ -163,6 +165,7 @@ def overfit_batch(
     report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
     device = pick_device(settings.device)
     task = make_task(network.to(device), list(dataset.names), report, settings)
+    print_note(inputs_of(network, task, dataset, settings).note)
     samples, collate = samples_of(network, task, report, "train", settings, False)
     feed = BatchLoader(samples, settings.batch, collate, settings.seed, True)
     batch = to_device(next(feed.epoch(0)), device)
@@ -232,10 +235,13 @@ def _parts(
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
     settings = settings.completed(dataset.augmentation == "digits", dataset.task)
+    if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
+        settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
     # All labels and pictures are looked at before the first step.
     held_out = dataset.held_out()
     report = scan_splits(dataset, ["train", held_out], settings, callbacks)
     task = make_task(network, list(dataset.names), report, settings)
+    print_note(inputs_of(network, task, dataset, settings).note)
     train = feed_of(network, task, report, "train", settings, True)
     val = feed_of(network, task, report, held_out, settings, False)
     made = {

@@ -12,6 +12,7 @@ from netbuild.data.dataset import Dataset
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader
+from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
@@ -23,7 +24,7 @@ from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merged
-from netbuild.training.parts import feed_of, scan_splits, task_class, task_of
+from netbuild.training.parts import feed_of, inputs_of, print_note, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show
 from netbuild.weights.building import build_graph
 
@@ -85,7 +86,9 @@ def validate(
         for number, batch in enumerate(feed.epoch(0)):
             batch = to_device(batch, device)
             canvas = batch["images"].shape[-2:]
-            predictions = task.predictions(network(*network_inputs(batch)), canvas, **task.decode_options(settings))
+            predictions = task.predictions(
+                network(*network_inputs(task, batch)), canvas, **task.decode_options(settings)
+            )
             metric.update(predictions, batch)
             hooks.call("on_validation_batch", number + 1, len(feed))
             if out is not None and is_main_process() and number < SHOWN:
@@ -107,7 +110,7 @@ def _to_validate(
     options: Mapping[str, Any],
 ) -> tuple[Network, Task, BatchLoader, torch.device]:
     """A checkpoint's network, its task, its samples, and where it runs."""
-    network, device = _measured(file, settings, options)
+    network, device, settings = _measured(file, settings, options)
     task_class(network.card.task)  # an unknown task is an error before the number of classes is
     dataset = open_data(data)
     check_classes(network, dataset)
@@ -117,19 +120,30 @@ def _to_validate(
     report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
         settings = replace(settings, workers=0)
+    print_note(inputs_of(network, task, dataset, settings).note)
     return network, task, feed_of(network, task, report, split, settings, False), device
 
 
 def _measured(
     file: str | Path | Network, settings: Settings, options: Mapping[str, Any]
-) -> tuple[Network, torch.device]:
-    """The network that a file is, or stands for, and the device on which its images are made."""
+) -> tuple[Network, torch.device, Settings]:
+    """Return a file's network, the device on which its images are made, and the settings with those of its training."""
     if isinstance(file, Network):
-        return file, torch.device("cpu")
+        return file, torch.device("cpu"), settings
     if not is_exported(file):
-        return build_graph(open_graph(file, **options)), pick_device(settings.device)
+        graph = open_graph(file, **options)
+        if settings.class_embeddings is None:
+            settings = replace(settings, class_embeddings=_trained_embeddings(graph))
+        return build_graph(graph), pick_device(settings.device), settings
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, settings.rect)
     given = task_class(network.card.task).decode_options(settings)
     network.check({name: given[name] for name in ("conf", "max_det") if name in given})
-    return network, torch.device("cpu")
+    return network, torch.device("cpu"), settings
+
+
+def _trained_embeddings(graph: Graph) -> str | None:
+    """Return the file of class features that a checkpoint was trained with, None if it does not record one."""
+    trained = graph.spec.checkpoint_info.training.get("settings") if graph.spec.checkpoint_info else None
+    file = trained.get("class_embeddings") if isinstance(trained, dict) else None
+    return file if isinstance(file, str) else None

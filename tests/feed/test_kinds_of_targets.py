@@ -177,7 +177,7 @@ def test_a_kind_in_one_file_is_augmented_and_batched(learning):
 
 def test_a_sample_without_what_a_kind_needs_is_refused():
     bare = Sample("x", (8, 8), boxes=np.zeros((0, 5)), pixels=np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(NetbuildError, match="x: the sample has no 'mask', which the task needs") as caught:
+    with pytest.raises(NetbuildError, match="x: the sample has no 'mask', which the network needs") as caught:
         feed_scenes([bare], feeding(False), {"mask": ClassMapTarget})
     assert "extras: {mask: picture}" in caught.value.hint
 

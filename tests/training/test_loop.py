@@ -467,9 +467,10 @@ def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
     (tmp_path / "net.yaml").write_text(any_channels)
     for channels, wanted in ((3, form), (1, torch.contiguous_format)):
         network = netbuild.build(tmp_path / "net.yaml", ch=channels, modules=[tmp_path / "apart.py"])
-        assert fastest_memory_format(network) is wanted
+        task = ClassifyTask(network.model[-1])
+        assert fastest_memory_format(network, task) is wanted
         image = torch.rand(2, channels, 8, 8)
-        given = network_inputs({"images": (image * 255).byte()}, wanted)[0]
+        given = network_inputs(task, {"images": (image * 255).byte()}, wanted)[0]
         assert given.is_contiguous(memory_format=wanted)
         network(given).sum().backward()
     # A module that views is known, because it fails.

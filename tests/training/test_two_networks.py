@@ -34,7 +34,6 @@ import torch.nn.functional as F
 
 from netbuild.tasks import task
 from netbuild.tasks.autoencode import AutoencodeTask
-from netbuild.training.batches import network_inputs
 from netbuild.training.learners import Learner
 
 
@@ -44,7 +43,7 @@ class RivalLearner(Learner):
     def learn(self, batch, share):
         critic = self.others["critic"]
         with self.autocast():
-            [images] = network_inputs(batch)
+            [images] = self.task.inputs(batch)
             made = self.forward(batch)
             judged = critic.model(images).mean() - critic.model(made.detach()).mean()
             judgement = F.softplus(-judged)
