@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # tolerance of quantised files: differences are reported, not judged
 PIP_NAMES = {"PIL": "pillow"}  # module name to package name, where they differ
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-T = TypeVar("T", bound="type[Target]")
 TARGETS: "Registry[Target]" = Registry(
     "target",
     "netbuild.export.base:Target",
@@ -138,10 +137,7 @@ class Target(ABC):
         return HALF if options.get("half") else FLOAT
 
 
-def target(cls: T) -> T:
-    """Class decorator: register a `Target` under its ``name``."""
-    TARGETS.register(cls.name, cls)
-    return cls
+target = TARGETS.decorate  # class decorator
 
 
 def names() -> list[str]:

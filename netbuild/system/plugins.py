@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 _REGISTERED: dict[tuple[str, str], type] = {}  # (kind, name) to the class registered in this process
 _HISTORY: "list[tuple[Registry[Any], str, type[Any]]]" = []  # every class that was registered, once
 
@@ -64,6 +65,20 @@ class Registry(Generic[T]):
         _REGISTERED[self.kind, name] = cls
         if (self, name, cls) not in _HISTORY:
             _HISTORY.append((self, name, cls))
+
+    def decorate(self, cls: C) -> C:
+        """Class decorator: register a class under its attribute ``name``.
+
+        Raises:
+            NetbuildError: if it has no name, or another base class.
+        """
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not name:
+            raise NetbuildError(f"the {self.kind} {cls.__name__} has no name", hint='give the class a name = "..."')
+        if not issubclass(cls, _import_object(self.base)):
+            raise NetbuildError(f"the {self.kind} {cls.__name__} is no subclass of {self.base.replace(':', '.')}")
+        self.register(name, cls)
+        return cls
 
     def names(self) -> list[str]:
         """Return all names, sorted."""

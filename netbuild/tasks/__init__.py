@@ -27,7 +27,7 @@ T = TypeVar("T", bound="type[Task]")
 
 def task(cls: T) -> T:
     """Class decorator: register a `Task` under its ``name``."""
-    TASKS.register(cls.name, cls)
+    TASKS.decorate(cls)
     REQUIRED_METHODS[cls.name] = cls.head_methods
     return cls
 

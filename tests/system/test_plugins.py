@@ -9,7 +9,9 @@ from netbuild.data.formats import FORMATS
 from netbuild.errors import NetbuildError
 from netbuild.export.base import TARGETS
 from netbuild.modules.registry import MODULES, get_factory
+from netbuild.prediction.trackers import TRACKERS
 from netbuild.tasks import TASKS
+from netbuild.tasks.losses import LOSSES
 
 
 class Own(nn.Module):
@@ -51,3 +53,12 @@ def test_packages_show_their_public_names():
         assert all(getattr(package, name) is not None for name in names)
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             _ = package.nothing
+
+
+@pytest.mark.parametrize("registry", [TASKS, TARGETS, FORMATS, LOSSES, TRACKERS], ids=lambda registry: registry.kind)
+def test_a_decorator_refuses_a_class_that_is_no_plug_in(registry):
+    with pytest.raises(NetbuildError, match=f"the {registry.kind} Nameless has no name"):
+        registry.decorate(type("Nameless", (), {}))
+    with pytest.raises(NetbuildError, match=rf"the {registry.kind} Stranger is no subclass of netbuild\."):
+        registry.decorate(type("Stranger", (), {"name": "stranger"}))
+    assert "stranger" not in registry.registered

@@ -1,7 +1,7 @@
 """Data formats by name: how data sets are laid out on disk. One small file each."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from netbuild.system.plugins import Registry
 
@@ -22,13 +22,8 @@ FORMATS: "Registry[Format]" = Registry(
         "folders": "netbuild.data.formats.folders:FoldersFormat",
     },
 )
-T = TypeVar("T", bound="type[Format]")
 
-
-def data_format(cls: T) -> T:
-    """Class decorator: register a `Format` under its ``name``."""
-    FORMATS.register(cls.name, cls)
-    return cls
+data_format = FORMATS.decorate  # class decorator
 
 
 def all_formats() -> "Iterator[Format]":

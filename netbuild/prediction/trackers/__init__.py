@@ -1,6 +1,6 @@
 """Trackers by name: they follow objects through the frames of a video. One small file each."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from netbuild.system.plugins import Registry
 
@@ -8,13 +8,8 @@ if TYPE_CHECKING:
     from netbuild.prediction.trackers.base import Tracker
 
 TRACKERS: "Registry[Tracker]" = Registry("tracker", "netbuild.prediction.trackers.base:Tracker", {})
-T = TypeVar("T", bound="type[Tracker]")
 
-
-def tracker(cls: T) -> T:
-    """Class decorator: register a `Tracker` under its ``name``."""
-    TRACKERS.register(cls.name, cls)
-    return cls
+tracker = TRACKERS.decorate  # class decorator
 
 
 def find(name: str) -> type["Tracker"]:

@@ -15,11 +15,15 @@ T = TypeVar("T", bound="type[HeadLoss]")
 
 
 def loss(name: str) -> Callable[[T], T]:
-    """Class decorator: register a `HeadLoss` under the name that heads give in ``learns``."""
+    """Class decorator: register a `HeadLoss` under the name that heads give in ``learns``.
+
+    Raises:
+        NetbuildError: if the class is no `HeadLoss`.
+    """
 
     def register(cls: T) -> T:
-        LOSSES.register(name, cls)
-        return cls
+        cls.name = name
+        return LOSSES.decorate(cls)
 
     return register
 

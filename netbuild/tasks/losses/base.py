@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ class HeadLoss(ABC):
         normaliser: what the loss is divided by, over the batches of all ranks.
     """
 
+    name: ClassVar[str] = ""  # that heads give in ``learns``; set by the decorator
     summed = True  # whether the loss grows with the batch, rather than being a mean over it
 
     def __init__(
