@@ -70,7 +70,7 @@ class _Processes:
         processes.check_launch(*where, device)
         look(file, resume, **options)
         # The user has been asked for trust here already, so the processes get --trust and do not ask again.
-        again = processes.rerun_arguments(sys.argv, command, "--trust")
+        again = processes.build_rerun_arguments(sys.argv, command, "--trust")
         raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, again), state.debug))
 
 

@@ -46,8 +46,8 @@ def _grid(out: Any) -> tuple[int, int]:
 
 
 @field_rule("convolution.default")
-def _convolution(field: Field, out: Any, x: Any, weight: Any, bias: Any, *how: Any) -> Field:
-    stride, padding, dilation, transposed = how[:4]
+def _convolution(field: Field, out: Any, x: Any, weight: Any, bias: Any, *options: Any) -> Field:
+    stride, padding, dilation, transposed = options[:4]
     if weight.ndim == 4 and not transposed:
         return _slide_over_map(field, out, x, weight.shape[2:], stride, padding, dilation)
     field = regrid(x, field)

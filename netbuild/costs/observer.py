@@ -39,8 +39,8 @@ class OperatorLimitError(RuntimeError):
 Count = Callable[..., int]
 
 
-def _convolution(out: Any, x: Any, weight: Any, bias: Any, *how: Any) -> int:
-    transposed = how[3]  # after stride, padding and dilation
+def _convolution(out: Any, x: Any, weight: Any, bias: Any, *options: Any) -> int:
+    transposed = options[3]  # after stride, padding and dilation
     # A convolution multiplies once per output position and tap, a transposed one once per input position and tap.
     positions = math.prod((x if transposed else out).shape[2:])
     return int(x.shape[0] * positions * weight.numel())

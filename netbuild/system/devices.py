@@ -6,7 +6,7 @@ import sys
 import torch
 
 from netbuild.errors import NetbuildError
-from netbuild.system.processes import local_device_index
+from netbuild.system.processes import choose_local_device
 
 
 def pick_device(name: str) -> torch.device:
@@ -20,7 +20,7 @@ def pick_device(name: str) -> torch.device:
         NetbuildError: if the device does not exist.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{local_device_index(os.environ)}"
+        name = f"cuda:{choose_local_device(os.environ)}"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

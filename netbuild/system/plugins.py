@@ -11,7 +11,8 @@ from netbuild.errors import NetbuildError, did_you_mean, shorten
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
 _REGISTERED: dict[tuple[str, str], type] = {}  # (kind, name) to the class registered in this process
-_HISTORY: "list[tuple[Registry[Any], str, type[Any]]]" = []  # every class that was registered, once
+# Every registration, without repetitions: (registry, name, class).
+_HISTORY: "list[tuple[Registry[Any], str, type[Any]]]" = []
 
 
 @cache
@@ -28,14 +29,14 @@ def registered_class(kind: str, name: str) -> type | None:
 
 
 def register_again(module: str) -> bool:
-    """Register once more what a Python module, or a module inside a package, registered; return whether it did.
+    """Register again the classes that a Python module, or a module inside it, registered; return whether there are any.
 
-    A module runs once, but its names may have been taken since: by the code that a checkpoint carries, for example.
+    A module is imported once, but other code may have registered its names since, such as the code in a checkpoint.
     """
-    own = [entry for entry in _HISTORY if f"{entry[2].__module__}.".startswith(f"{module}.")]
-    for registry, name, cls in own:
+    entries = [entry for entry in _HISTORY if f"{entry[2].__module__}.".startswith(f"{module}.")]
+    for registry, name, cls in entries:
         registry.register(name, cls)
-    return bool(own)
+    return bool(entries)
 
 
 class Registry(Generic[T]):

@@ -46,7 +46,7 @@ class PeerFailedError(NetbuildError):
 
 def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun or SLURM started this process as one of several; the process group need not exist yet."""
-    return int(environment.get("WORLD_SIZE", "1")) > 1 or bool(slurm_environment(environment))
+    return int(environment.get("WORLD_SIZE", "1")) > 1 or bool(read_slurm_environment(environment))
 
 
 def init_process_group() -> None:
@@ -57,10 +57,10 @@ def init_process_group() -> None:
     """
     if torch.distributed.is_initialized() or not is_distributed():
         return
-    os.environ.update(slurm_environment(os.environ))
+    os.environ.update(read_slurm_environment(os.environ))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local_device_index(os.environ))
+        torch.cuda.set_device(choose_local_device(os.environ))
     try:
         # CPU tensors and Python objects go through gloo, also on machines with GPUs.
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -76,13 +76,13 @@ def destroy_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def local_device_index(environment: Mapping[str, str]) -> int:
+def choose_local_device(environment: Mapping[str, str]) -> int:
     """Return the index of this process's GPU: its local rank, or 0 if it sees only one, as SLURM may arrange."""
     count = torch.cuda.device_count()
     return int(environment.get("LOCAL_RANK", "0")) if count > 1 else 0
 
 
-def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def read_slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Translate the environment that srun sets to the variables that torch.distributed reads.
 
     Returns an empty dict for a process that srun did not start as one of several, or torchrun started.
@@ -92,7 +92,7 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     # Ports below the ephemeral range; the job and step numbers keep steps on one host apart.
     job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    address = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_JOB_NODELIST", "localhost"))
+    address = environment.get("MASTER_ADDR") or find_first_host(environment.get("SLURM_JOB_NODELIST", "localhost"))
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": tasks,
@@ -102,7 +102,7 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def first_host(nodes: str) -> str:
+def find_first_host(nodes: str) -> str:
     """Return the first host of a SLURM node list: ``gpu[003-007,12],login`` gives gpu003."""
     if shutil.which("scontrol"):
         result = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True)
@@ -248,7 +248,7 @@ def build_torchrun_arguments(
         nnodes: machines.
         node_rank: this machine's number; None lets the machines agree on their numbers.
         rdzv: HOST:PORT of the rendezvous; None for one machine.
-        command: what torchrun starts, from `rerun_arguments`.
+        command: what torchrun starts, from `build_rerun_arguments`.
     """
     # Port 0 is any free port, which will do for the processes of one machine.
     static = node_rank is not None and rdzv is not None
@@ -289,7 +289,7 @@ def launch(arguments: Sequence[str], debug: bool = False) -> int:
         with tempfile.TemporaryDirectory(prefix="netbuild-") as logs:  # by default torchrun leaves a folder behind
             run.run(run.parse_args([f"--log-dir={logs}", *arguments]))
     except ChildFailedError as error:
-        return _exit_code(error)
+        return _get_exit_code(error)
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -302,7 +302,7 @@ def launch(arguments: Sequence[str], debug: bool = False) -> int:
     return 0
 
 
-def _exit_code(error: Any) -> int:
+def _get_exit_code(error: Any) -> int:
     """Return the exit code of the process that failed first.
 
     Raises:
@@ -322,7 +322,7 @@ def _exit_code(error: Any) -> int:
     raise killed from None
 
 
-def rerun_arguments(arguments: Sequence[str], command: str, *flags: str) -> list[str]:
+def build_rerun_arguments(arguments: Sequence[str], command: str, *flags: str) -> list[str]:
     """Return the arguments with which torchrun starts this command again, by the same script or as a module.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_shape_rules import ROWS, net_of
+from test_shape_rules import ROWS, make_net
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -112,11 +112,11 @@ layers:
   - [[-1, 6, input], 1, Concat, [1]]
 """,
 }
-CASES = {**{rows: net_of(rows) for rows in ROWS}, **NETS}
+CASES = {**{rows: make_net(rows) for rows in ROWS}, **NETS}
 every_net = pytest.mark.parametrize("text", CASES.values(), ids=CASES)
 
 
-def graph_of(text, **options):
+def resolve_text(text, **options):
     return resolve(read_spec(text, Path("net.yaml")), Options(**options))
 
 
@@ -129,7 +129,7 @@ def _attention_by_its_products():
     torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def inputs_for(graph, batch=1):
+def make_inputs(graph, batch=1):
     return [torch.rand(batch, *shape) for _, shape in graph.inputs]
 
 
@@ -138,14 +138,14 @@ def inputs_for(graph, batch=1):
 
 @every_net
 def test_torch_flops_are_those_of_torchs_counter(text):
-    graph = graph_of(text)
+    graph = resolve_text(text)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        graph.build().eval()(*inputs_for(graph))
+        graph.build().eval()(*make_inputs(graph))
     assert sum(layer.tally.flops("torch") for layer in graph.layers) == counter.get_total_flops()
 
 
 def test_thop_counts_norms_and_means_besides():
-    graph = graph_of(net_of("Conv, [4]; nn.AvgPool2d, [2]; nn.AdaptiveAvgPool2d, [1]"))
+    graph = resolve_text(make_net("Conv, [4]; nn.AvgPool2d, [2]; nn.AdaptiveAvgPool2d, [1]"))
     conv, mean, pool = (layer.tally for layer in graph.layers)
     assert conv.flops("thop") - conv.flops("torch") == 8 * 4 * 16 * 16
     assert mean.flops("thop") == 2 * 4 * 8 * 8
@@ -160,14 +160,14 @@ def test_operators_without_a_rule_are_reported(monkeypatch):
     known = registry.get_factory
     own = registry.from_class("Spectrum", Spectrum, foreign=False)
     monkeypatch.setattr(registry, "get_factory", lambda name: own if name == "Spectrum" else known(name))
-    conv, spectrum = graph_of(net_of("Conv, [4]; Spectrum, []")).layers
+    conv, spectrum = resolve_text(make_net("Conv, [4]; Spectrum, []")).layers
     assert not conv.tally.unknown
     assert dict(spectrum.tally.unknown) == {"aten._fft_r2c.default": 1}  # abs, cosh and the mean are known to be free
 
 
 def test_a_row_of_endless_operators_is_an_error_at_the_row():
     with pytest.raises(NetbuildError, match=rf"row 1 SPPF: .*{MAX_OPERATORS:,} operators") as caught:
-        graph_of(net_of("Conv, [8]; SPPF, [8, 5, 1000000000]"))
+        resolve_text(make_net("Conv, [8]; SPPF, [8, 5, 1000000000]"))
     assert (caught.value.where.line, caught.value.where.column) == (5, 5)
 
 
@@ -200,7 +200,7 @@ class RealMemory(TorchDispatchMode):
         return out
 
 
-def real_peak(network, inputs):
+def measure_peak(network, inputs):
     with torch.no_grad(), RealMemory(network, inputs) as memory:
         network.eval()(*inputs)
     return memory.peak
@@ -208,26 +208,26 @@ def real_peak(network, inputs):
 
 @every_net
 def test_peak_is_that_of_a_real_run(text):
-    graph = graph_of(text)
-    assert graph.peak_bytes == real_peak(graph.build(), inputs_for(graph))
+    graph = resolve_text(text)
+    assert graph.peak_bytes == measure_peak(graph.build(), make_inputs(graph))
 
 
 @pytest.mark.parametrize("text", NETS.values(), ids=NETS)
 def test_peak_of_rows_is_that_of_a_real_run_also_fused(text):
-    graph = graph_of(text)
+    graph = resolve_text(text)
     assert trace(graph, graph.skeleton(), graph.imgsz)[1] == graph.peak_bytes
-    assert trace(graph, fuse_graph(graph), graph.imgsz)[1] == real_peak(graph.build().fuse(), inputs_for(graph))
+    assert trace(graph, fuse_graph(graph), graph.imgsz)[1] == measure_peak(graph.build().fuse(), make_inputs(graph))
 
 
 def test_peak_at_another_size_is_that_of_a_real_run():
-    graph = graph_of(NETS["yolo"])
+    graph = resolve_text(NETS["yolo"])
     peak = trace(graph, graph.skeleton(), (96, 160))[1]
-    assert peak == graph_of(NETS["yolo"], imgsz=(96, 160)).peak_bytes
-    assert peak == real_peak(graph.build(), [torch.rand(1, 3, 96, 160)])
+    assert peak == resolve_text(NETS["yolo"], imgsz=(96, 160)).peak_bytes
+    assert peak == measure_peak(graph.build(), [torch.rand(1, 3, 96, 160)])
 
 
 def test_the_record_of_operators_keeps_no_tensor_alive():
-    for layer in graph_of(NETS["yolo"]).layers:
+    for layer in resolve_text(NETS["yolo"]).layers:
         assert layer.tally.operators
         assert not any(isinstance(x, torch.Tensor) for op in layer.tally.operators for x in tree_leaves(op.args))
 
@@ -242,7 +242,7 @@ def test_storages_count_once_and_while_they_live():
     assert (live.now, live.peak) == (0, 16)
 
 
-def saved_by_a_real_run(network, inputs):
+def count_bytes_saved(network, inputs):
     """Bytes of the storages that autograd saves, each once: (all, of them parameters and buffers)."""
     own = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers())}
     kept = {}
@@ -258,7 +258,7 @@ def saved_by_a_real_run(network, inputs):
     return sum(s.nbytes() for s in kept.values()), sum(s.nbytes() for key, s in kept.items() if key in own)
 
 
-def outcome(run, *args):
+def run_or_message(run, *args):
     try:
         return run(*args)
     except ValueError as error:
@@ -268,14 +268,14 @@ def outcome(run, *args):
 @every_net
 @pytest.mark.parametrize("batch", [1, 2])
 def test_saved_for_backward_is_what_a_real_training_step_saves(text, batch):
-    graph = graph_of(text)
-    expected = outcome(saved_by_a_real_run, graph.build().train(), inputs_for(graph, batch))
-    assert outcome(measure_saved, graph, batch) == expected
+    graph = resolve_text(text)
+    expected = run_or_message(count_bytes_saved, graph.build().train(), make_inputs(graph, batch))
+    assert run_or_message(measure_saved, graph, batch) == expected
     assert not any(module.training for layer in graph.layers for module in layer.module.modules())
 
 
 def test_one_value_per_channel_is_said_to_be_too_few():
-    graph = graph_of(net_of("nn.AdaptiveAvgPool2d, [1]; nn.BatchNorm2d, [8]"))
+    graph = resolve_text(make_net("nn.AdaptiveAvgPool2d, [1]; nn.BatchNorm2d, [8]"))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         measure_saved(graph, 1)
     assert measure_saved(graph, 2)[0] > 0
@@ -338,31 +338,33 @@ FIELDS = [
 
 @pytest.mark.parametrize(("rows", "side", "size", "step"), FIELDS)
 def test_receptive_field_by_the_formula(rows, side, size, step):
-    field = graph_of(net_of(rows, side)).layers[-1].field
+    field = resolve_text(make_net(rows, side)).layers[-1].field
     assert field.known
     assert field.size == size
     assert size is None or field.stride == (pytest.approx(step), pytest.approx(step))
 
 
 def test_area_attention_sees_its_own_rows_only():
-    field = graph_of(net_of("AAttn, [2, 4]")).layers[-1].field
+    field = resolve_text(make_net("AAttn, [2, 4]")).layers[-1].field
     # A run is 4 of the 16 rows; a depthwise 7x7 of the values adds 3 rows on both sides of a position.
     assert [field.h.interval(i) for i in range(4, 9)] == [(1, 7), (2, 8), (3, 9), (4, 10), (5, 11)]
     assert field.w.size == float("inf")
 
 
 def test_windows_leave_the_field_unknown():
-    fields = [layer.field for layer in graph_of(net_of("Permute, [[0, 2, 3, 1]]; WindowAttention, [8, 2, 7]")).layers]
+    fields = [
+        layer.field for layer in resolve_text(make_net("Permute, [[0, 2, 3, 1]]; WindowAttention, [8, 2, 7]")).layers
+    ]
     assert [field.known for field in fields] == [True, False]
 
 
 def test_bilinear_positions_on_an_input_see_it_alone():
-    field = graph_of(net_of("nn.Upsample, [null, 3, bilinear]")).layers[-1].field
+    field = resolve_text(make_net("nn.Upsample, [null, 3, bilinear]")).layers[-1].field
     assert [field.h.interval(i) for i in range(3, 7)] == [(0, 1), (1, 1), (1, 2), (1, 2)]
 
 
 def test_lenet_sees_what_the_paper_says():
-    sizes = [layer.field.size for layer in graph_of(NETS["lenet"]).layers]
+    sizes = [layer.field.size for layer in resolve_text(NETS["lenet"]).layers]
     assert sizes == [(5, 5), (5, 5), (6, 6), (14, 14), (16, 16), (32, 32), (32, 32), (32, 32), (32, 32)]
 
 
@@ -374,11 +376,11 @@ def test_an_operator_that_moves_positions_leaves_the_field_unknown(monkeypatch):
     known = registry.get_factory
     own = registry.from_class("Mirror", Mirror, foreign=False)
     monkeypatch.setattr(registry, "get_factory", lambda name: own if name == "Mirror" else known(name))
-    fields = [layer.field for layer in graph_of(net_of("Conv, [8, 3]; Mirror, []; Conv, [8, 3]")).layers]
+    fields = [layer.field for layer in resolve_text(make_net("Conv, [8, 3]; Mirror, []; Conv, [8, 3]")).layers]
     assert [field.known for field in fields] == [True, False, False]
 
 
-def some_rows(rng):
+def choose_rows(rng):
     """Convolutions, poolings and resizings that can follow each other."""
     rows = []
     for _ in range(rng.randint(1, 4)):
@@ -393,7 +395,7 @@ def some_rows(rng):
     return "; ".join(rows)
 
 
-def seen_by(network, image, row, column):
+def find_seen_region(network, image, row, column):
     """The (first, last) row and column of the image on which an output depends."""
     (gradient,) = torch.autograd.grad(network(image)[0, :, row, column].sum(), image)
     places = gradient[0].sum(0).nonzero()
@@ -404,7 +406,7 @@ def seen_by(network, image, row, column):
 def test_receptive_field_is_where_gradients_are(seed):
     rng, side = random.Random(seed), 64
     torch.manual_seed(seed)
-    graph = graph_of(net_of(some_rows(rng), side, ch=2))
+    graph = resolve_text(make_net(choose_rows(rng), side, ch=2))
     field, (height, width) = graph.layers[-1].field, graph.layers[-1].out_shape[-2:]
     network, image = graph.build().eval(), torch.rand(1, 2, side, side, requires_grad=True)
     for parameter in network.parameters():
@@ -414,7 +416,7 @@ def test_receptive_field_is_where_gradients_are(seed):
         row, column = height // 3 + i, width // 3 + i
         expected = field.h.interval(row), field.w.interval(column)
         if all(low >= 0 and high < side - field.h.jump for low, high in expected):
-            assert seen_by(network, image, row, column) == expected, graph.layers
+            assert find_seen_region(network, image, row, column) == expected, graph.layers
             checked += 1
     assert checked
 

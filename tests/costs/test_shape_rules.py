@@ -65,8 +65,8 @@ def tensor(rng, sides, dtype=torch.float32, layouts=LAYOUTS, high=1):
     return make(sides)
 
 
-def broadcastable(rng, sides):
-    """Sides that usually fit to these."""
+def choose_broadcastable(rng, sides):
+    """Choose sizes that can usually be broadcast to `sides`."""
     kept = sides[rng.choice((0, 0, 0, rng.randint(0, len(sides)))) :]
     return [rng.choice((n, n, n, 1, 5 if rng.random() < 0.1 else n)) for n in kept]
 
@@ -75,14 +75,14 @@ def to_meta(x):
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") if isinstance(x, torch.Tensor) else x
 
 
-def layout_of(x):
-    """Shape, dtype and the strides that matter."""
+def describe_layout(x):
+    """Return the shape, the dtype, and the strides of dimensions larger than 1."""
     strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] if x.numel() else []
     return list(x.shape), x.dtype, strides
 
 
-def foreseen(op, args, kwargs):
-    """What the rule says of arguments: its output, the `ShapeError`, or None where it leaves them to torch."""
+def apply_rule(op, args, kwargs):
+    """Apply a rule: its output, the `ShapeError` that it raises, or None if it leaves the arguments to torch."""
     try:
         return RULES[op](*args, **kwargs)
     except ShapeError as error:
@@ -99,20 +99,20 @@ def run(op, args, kwargs):
 
 
 def compare(op, args, kwargs):
-    """Hold one call against torch: ``answered``, ``refused`` or ``left``."""
+    """Compare a rule with torch for one call; return whether the rule ``answered``, ``refused`` or ``left`` it."""
     on_meta = tree_map(to_meta, args)
-    said = foreseen(op, on_meta, tree_map(to_meta, kwargs))
-    call = f"{op}{tree_map(lambda x: layout_of(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))}"
+    answer = apply_rule(op, on_meta, tree_map(to_meta, kwargs))
+    call = f"{op}{tree_map(lambda x: describe_layout(x) if isinstance(x, torch.Tensor) else x, (args, kwargs))}"
     real = run(op, args, kwargs)
-    if said is None:
+    if answer is None:
         return "left"
-    if isinstance(said, ShapeError):
-        assert isinstance(real, Exception), f"torch takes {call}, the rule says: {said}"
+    if isinstance(answer, ShapeError):
+        assert isinstance(real, Exception), f"torch takes {call}, the rule says: {answer}"
         return "refused"
     assert not isinstance(real, Exception), f"torch refuses {call}: {real}"
-    assert [layout_of(x) for x in tree_leaves(said)] == [layout_of(x) for x in tree_leaves(real)], call
-    assert all(x.device.type == "meta" for x in tree_leaves(said))
-    assert (said is on_meta[0]) == (real is args[0])
+    assert [describe_layout(x) for x in tree_leaves(answer)] == [describe_layout(x) for x in tree_leaves(real)], call
+    assert all(x.device.type == "meta" for x in tree_leaves(answer))
+    assert (answer is on_meta[0]) == (real is args[0])
     return "answered"
 
 
@@ -158,7 +158,7 @@ PAIRS = "add sub mul div remainder".split()
 COMPARISONS = "eq ne lt le gt ge".split()
 
 
-def some_dtype(rng):
+def choose_dtype(rng):
     return rng.choice((*FLOATS, torch.float16, torch.int64, torch.int32, torch.bool))
 
 
@@ -177,9 +177,9 @@ def some_dtype(rng):
 )
 def _pair(rng, name):
     sides = shape(rng, 0)
-    other = [] if name.startswith("fill") else broadcastable(rng, sides)
-    dtype = some_dtype(rng)
-    a, b = tensor(rng, sides, dtype), tensor(rng, other, dtype if rng.random() < 0.5 else some_dtype(rng))
+    other = [] if name.startswith("fill") else choose_broadcastable(rng, sides)
+    dtype = choose_dtype(rng)
+    a, b = tensor(rng, sides, dtype), tensor(rng, other, dtype if rng.random() < 0.5 else choose_dtype(rng))
     if name[:5] in ("floor", "remai"):  # integers are not divided by zero
         a, b = a + 1, b + 1
     if "_." not in name and name[0] != "f" and rng.random() < 0.3:
@@ -196,52 +196,59 @@ def _pair(rng, name):
     *("rsub.Scalar", "pow.Tensor_Scalar", "pow_.Scalar", "floor_divide.Scalar", "floor_divide_.Scalar", "fill_.Scalar"),
 )
 def _with_number(rng, name):
-    return (tensor(rng, shape(rng, 0), some_dtype(rng)), rng.choice((2, 0.5, 3))), {}
+    return (tensor(rng, shape(rng, 0), choose_dtype(rng)), rng.choice((2, 0.5, 3))), {}
 
 
 @generator("pow.Scalar")
 def _power_of_number(rng, name):
-    return (rng.choice((2, 10000.0)), tensor(rng, shape(rng, 0), some_dtype(rng))), {}
+    return (rng.choice((2, 10000.0)), tensor(rng, shape(rng, 0), choose_dtype(rng))), {}
 
 
 @generator("bitwise_not.default", "bitwise_and.Tensor", "bitwise_or.Tensor", "bitwise_xor.Tensor")
 def _bits(rng, name):
     sides, dtype = shape(rng, 0), rng.choice((torch.bool, torch.int64, torch.int32, torch.float32))
-    a, b = tensor(rng, sides, dtype), tensor(rng, broadcastable(rng, sides), dtype)
+    a, b = tensor(rng, sides, dtype), tensor(rng, choose_broadcastable(rng, sides), dtype)
     return ((a,) if name.startswith("bitwise_not") else (a, b)), {}
 
 
 @generator("addcmul.default", "addcdiv.default", "addcmul_.default", "addcdiv_.default", "lerp.Tensor")
 def _triple(rng, name):
     sides, dtype = shape(rng, 0), rng.choice(FLOATS)
-    others = [tensor(rng, broadcastable(rng, sides), dtype if rng.random() < 0.9 else torch.float16) for _ in range(2)]
+    others = [
+        tensor(rng, choose_broadcastable(rng, sides), dtype if rng.random() < 0.9 else torch.float16) for _ in range(2)
+    ]
     return (tensor(rng, sides, dtype), *others), {}
 
 
 @generator("lerp.Scalar")
 def _lerp(rng, name):
     sides, dtype = shape(rng, 0), rng.choice(FLOATS)
-    return (tensor(rng, sides, dtype), tensor(rng, broadcastable(rng, sides), dtype), 0.3), {}
+    return (tensor(rng, sides, dtype), tensor(rng, choose_broadcastable(rng, sides), dtype), 0.3), {}
 
 
 @generator(*(f"{c}{u}.Tensor" for c in ("clamp", "clamp_min", "clamp_max") for u in ("", "_")))
 def _clamp(rng, name):
     sides, dtype = shape(rng, 0), rng.choice(FLOATS)
-    limits = [tensor(rng, broadcastable(rng, sides), dtype) for _ in range(1 + name.startswith(("clamp.", "clamp_.")))]
+    limits = [
+        tensor(rng, choose_broadcastable(rng, sides), dtype) for _ in range(1 + name.startswith(("clamp.", "clamp_.")))
+    ]
     return (tensor(rng, sides, dtype), *limits), {}
 
 
 @generator("where.self")
 def _where(rng, name):
-    sides, dtype = shape(rng, 0), some_dtype(rng)
-    a, b = tensor(rng, broadcastable(rng, sides), dtype), tensor(rng, broadcastable(rng, sides), some_dtype(rng))
+    sides, dtype = shape(rng, 0), choose_dtype(rng)
+    a, b = (
+        tensor(rng, choose_broadcastable(rng, sides), dtype),
+        tensor(rng, choose_broadcastable(rng, sides), choose_dtype(rng)),
+    )
     return (tensor(rng, sides, torch.bool), a, b), {}
 
 
 @generator("masked_fill.Scalar", "masked_fill_.Scalar", "masked_fill.Tensor")
 def _masked_fill(rng, name):
     sides = shape(rng, 0)
-    x, mask = tensor(rng, sides), tensor(rng, broadcastable(rng, sides), torch.bool)
+    x, mask = tensor(rng, sides), tensor(rng, choose_broadcastable(rng, sides), torch.bool)
     return (x, mask, 0.5 if name.endswith("Scalar") else torch.tensor(0.5)), {}
 
 
@@ -284,7 +291,7 @@ def _product(rng, name):
     a, b = tensor(rng, [*batch, m, k], dtype), tensor(rng, [*batch, k if fits else k + 1, n], dtype)
     if name.startswith(("mm", "bmm")):
         return (a, b), {}
-    bias = tensor(rng, broadcastable(rng, [*batch, m, n])[-rng.randint(1, 3) :], dtype)
+    bias = tensor(rng, choose_broadcastable(rng, [*batch, m, n])[-rng.randint(1, 3) :], dtype)
     return (bias, a, b), rng.choice(({}, {"beta": 0.5, "alpha": 2}))
 
 
@@ -327,13 +334,13 @@ def _softmax(rng, name):
 # -- pooling, padding, resizing ---------------------------------------------------------------------------------------
 
 
-def maps(rng, rank, side=9):
+def make_maps(rng, rank, side=9):
     """A batch of maps, or now and then maps without one."""
     batch = [rng.randint(1, 2)] * (rng.random() < 0.8)
     return tensor(rng, [*batch, rng.randint(1, 3), *(rng.randint(1, side) for _ in range(rank))], layouts=PLAIN)
 
 
-def several(rng, rank, low, high):
+def choose_numbers(rng, rank, low, high):
     """A number for each dimension, or one for all."""
     return [rng.randint(low, high) for _ in range(rng.choice((1, rank)))]
 
@@ -343,16 +350,16 @@ def several(rng, rank, low, high):
 )
 def _pool(rng, name):
     rank = 3 if "3d" in name else 2
-    kernel, padding = several(rng, rank, 1, 6 - rank), several(rng, rank, 0, 4 - rank)
-    stride = rng.choice(([], several(rng, rank, 1, 4), several(rng, rank, 0, 3)))
-    dilation = [several(rng, rank, 1, 2)] if name.startswith("max") else []
-    return (maps(rng, rank), kernel, stride, padding, *dilation, rng.random() < 0.5), {}
+    kernel, padding = choose_numbers(rng, rank, 1, 6 - rank), choose_numbers(rng, rank, 0, 4 - rank)
+    stride = rng.choice(([], choose_numbers(rng, rank, 1, 4), choose_numbers(rng, rank, 0, 3)))
+    dilation = [choose_numbers(rng, rank, 1, 2)] if name.startswith("max") else []
+    return (make_maps(rng, rank), kernel, stride, padding, *dilation, rng.random() < 0.5), {}
 
 
 @generator(*(f"{kind}{rank}d.default" for kind in ("_adaptive_avg_pool", "adaptive_max_pool") for rank in (2, 3)))
 def _adaptive(rng, name):
     rank = 3 if "3d" in name else 2
-    return (maps(rng, rank), [rng.randint(1, 5) for _ in range(rank)]), {}
+    return (make_maps(rng, rank), [rng.randint(1, 5) for _ in range(rank)]), {}
 
 
 @generator(
@@ -362,14 +369,14 @@ def _adaptive(rng, name):
 def _pad(rng, name):
     rank = 2 if "nd" in name else int(name.split("pad")[1][0])
     pad = rng.choices((0, 1, 2, -1), (9, 9, 3, 1), k=2 * rank)
-    return (maps(rng, rank, side=7), pad[: rng.choice((2, 4))] if "nd" in name else pad), {}
+    return (make_maps(rng, rank, side=7), pad[: rng.choice((2, 4))] if "nd" in name else pad), {}
 
 
 @generator(*(n for n in NAMES if "upsample" in n))
 def _resize(rng, name):
     rank = int(name.split("d.")[0].removesuffix("_aa").rstrip("d")[-1]) if "_aa" not in name else 2
     flags = () if "nearest" in name else (rng.random() < 0.5,)
-    return (maps(rng, rank), [rng.randint(1, 9) for _ in range(rank)], *flags), {}
+    return (make_maps(rng, rank), [rng.randint(1, 9) for _ in range(rank)], *flags), {}
 
 
 @generator("pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default")
@@ -385,7 +392,7 @@ def _im2col(rng, name):
     kernel, dilation, padding, stride = (
         [rng.randint(low, high) for _ in range(2)] for low, high in ((1, 3), (1, 2), (0, 2), (1, 3))
     )
-    return (maps(rng, 2), kernel, dilation, padding, stride), {}
+    return (make_maps(rng, 2), kernel, dilation, padding, stride), {}
 
 
 @generator("grid_sampler_2d.default")
@@ -405,20 +412,20 @@ def _cat(rng, name):
     parts = []
     for _ in range(rng.randint(1, 3)):
         own = [rng.randint(1, 4) if i == dim % len(sides) else n + (rng.random() < 0.05) for i, n in enumerate(sides)]
-        parts.append(tensor(rng, own, dtype if rng.random() < 0.9 else some_dtype(rng), layouts=PLAIN))
+        parts.append(tensor(rng, own, dtype if rng.random() < 0.9 else choose_dtype(rng), layouts=PLAIN))
     return (parts + [torch.rand(0)] * (rng.random() < 0.1), dim), {}
 
 
 @generator("stack.default")
 def _stack(rng, name):
     sides, dtype = shape(rng, 0, 3), rng.choice(FLOATS)
-    parts = [tensor(rng, sides, dtype if rng.random() < 0.9 else some_dtype(rng)) for _ in range(rng.randint(1, 3))]
+    parts = [tensor(rng, sides, dtype if rng.random() < 0.9 else choose_dtype(rng)) for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.1:
         parts.append(torch.rand([*sides, 2]))
     return (parts, rng.randint(-len(sides) - 2, len(sides) + 1)), {}
 
 
-def some_dims(rng, x):
+def choose_dims(rng, x):
     dims = [rng.randint(-x.ndim, x.ndim - 1) for _ in range(rng.randint(0, 2))]
     return [*dims, x.ndim] if rng.random() < 0.1 else dims
 
@@ -426,7 +433,7 @@ def some_dims(rng, x):
 @generator("mean.dim", "sum.dim_IntList", "amax.default", "amin.default")
 def _reduction(rng, name):
     x = tensor(rng, shape(rng), rng.choice((*FLOATS, torch.float16, torch.int64)))
-    return rng.choice(((x, some_dims(rng, x)), (x, some_dims(rng, x), True))), {}
+    return rng.choice(((x, choose_dims(rng, x)), (x, choose_dims(rng, x), True))), {}
 
 
 @generator("mean.default", "sum.default")
@@ -437,14 +444,14 @@ def _reduction_of_all(rng, name):
 @generator("var.correction", "std.correction")
 def _variance(rng, name):
     x = tensor(rng, shape(rng), rng.choice(FLOATS))
-    dims = rng.choice((None, some_dims(rng, x)))
+    dims = rng.choice((None, choose_dims(rng, x)))
     return (x, dims), {"correction": rng.choice((0, 1)), "keepdim": rng.random() < 0.5}
 
 
 @generator("linalg_vector_norm.default")
 def _norm(rng, name):
     x = tensor(rng, shape(rng), rng.choice(FLOATS))
-    return (x, rng.choice((1, 2, float("inf"))), rng.choice((None, some_dims(rng, x))), rng.random() < 0.5), {}
+    return (x, rng.choice((1, 2, float("inf"))), rng.choice((None, choose_dims(rng, x))), rng.random() < 0.5), {}
 
 
 @generator("max.dim", "min.dim", "argmax.default", "argmin.default")
@@ -485,13 +492,13 @@ def _embedding(rng, name):
 @generator("flip.default")
 def _flip(rng, name):
     x = tensor(rng, shape(rng))
-    return (x, some_dims(rng, x)), {}
+    return (x, choose_dims(rng, x)), {}
 
 
 @generator("roll.default")
 def _roll(rng, name):
     x = tensor(rng, shape(rng, 2), layouts=PLAIN)
-    dims = rng.choice(([], some_dims(rng, x)))
+    dims = rng.choice(([], choose_dims(rng, x)))
     return (x, [rng.randint(-2, 2) for _ in range(max(1, len(dims)) + (rng.random() < 0.1))], dims), {}
 
 
@@ -500,13 +507,13 @@ def _repeat(rng, name):
     return (tensor(rng, shape(rng, 0, 3)), [rng.randint(0, 2) for _ in range(rng.randint(1, 4))]), {}
 
 
-def formats(rng):
+def choose_memory_format(rng):
     return {"memory_format": rng.choice((torch.contiguous_format, torch.preserve_format))} if rng.random() < 0.4 else {}
 
 
 @generator("clone.default", *(f"{kind}_like.default" for kind in ("empty", "zeros", "ones", "rand", "randn", "full")))
 def _copy(rng, name):
-    kwargs = formats(rng)
+    kwargs = choose_memory_format(rng)
     if not name.startswith("clone") and rng.random() < 0.3:
         kwargs["dtype"] = torch.float64
     return (tensor(rng, shape(rng, 0), rng.choice(FLOATS)), *((2,) if name.startswith("full") else ())), kwargs
@@ -588,7 +595,7 @@ REFUSED = {
 @pytest.mark.parametrize(("name", "args", "message"), REFUSED.values(), ids=REFUSED)
 def test_rule_refuses_what_torch_refuses(name, args, message):
     assert compare(NAMES[name], args, {}) == "refused"
-    assert message in str(foreseen(NAMES[name], tree_map(to_meta, args), {}))
+    assert message in str(apply_rule(NAMES[name], tree_map(to_meta, args), {}))
 
 
 TAKEN = {
@@ -610,14 +617,14 @@ TAKEN = {
 @pytest.mark.parametrize(("name", "args", "shape"), TAKEN.values(), ids=TAKEN)
 def test_rule_takes_what_torch_just_takes(name, args, shape):
     assert compare(NAMES[name], args, {}) == "answered"
-    assert tree_leaves(foreseen(NAMES[name], tree_map(to_meta, args), {}))[0].shape == shape
+    assert tree_leaves(apply_rule(NAMES[name], tree_map(to_meta, args), {}))[0].shape == shape
 
 
 def test_sides_that_differ_are_told_from_other_mistakes():
     """The row's error then lists the rows of the right size."""
     for case in ("sum", "joined sides", "stacked"):
         name, args, _ = REFUSED[case]
-        assert isinstance(foreseen(NAMES[name], tree_map(to_meta, args), {}), MismatchError)
+        assert isinstance(apply_rule(NAMES[name], tree_map(to_meta, args), {}), MismatchError)
 
 
 def test_batch_norm_of_other_channels_is_refused():
@@ -773,8 +780,8 @@ nn.Upsample, [null, 2, nearest]
 """.strip().split("\n")  # fmt: skip
 
 
-def net_of(rows, size=16, ch=8):
-    """The YAML of a line of `ROWS`."""
+def make_net(rows, size=16, ch=8):
+    """Make the YAML of a line of `ROWS`."""
     rows = [row if row.startswith("[") else f"[-1, 1, {row}]" for row in rows.split("; ")]
     text = "inputs: {image: [ch], text: [3, 512]}\n" if any("text" in row for row in rows) else ""
     return f"ch: {ch}\nimgsz: {size}\n{text}layers:\n" + "".join(f"  - {row}\n" for row in rows)
@@ -797,7 +804,7 @@ json.dump(heavy, sys.stdout)
 
 def test_resolving_needs_none_of_torchs_python_kernels():
     """The first of them would import sympy and torch._dynamo, about a second."""
-    texts = json.dumps([net_of(rows) for rows in ROWS])
+    texts = json.dumps([make_net(rows) for rows in ROWS])
     done = subprocess.run([sys.executable, "-c", LIGHT], input=texts, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []

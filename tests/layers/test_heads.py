@@ -28,7 +28,7 @@ KINDS = {
 }
 
 
-def first(value):
+def first_tensor(value):
     return next(tensors_of(value))
 
 
@@ -47,13 +47,13 @@ def test_kinds_of_detection(kind, end2end):
     assert all(name.startswith("flow_model.") for name in still)
     head.eval()
     with torch.no_grad():
-        assert first(head(FEATS)).shape == (2, 4 + 3 + channels, CELLS)
+        assert first_tensor(head(FEATS)).shape == (2, 4 + 3 + channels, CELLS)
         if end2end:
             head.end2end = True
-            assert first(head(FEATS)).shape == (2, CELLS, 6 + channels)
-        before = first(head(FEATS))
+            assert first_tensor(head(FEATS)).shape == (2, CELLS, 6 + channels)
+        before = first_tensor(head(FEATS))
         head.fuse()
-        torch.testing.assert_close(first(head(FEATS)), before)
+        torch.testing.assert_close(first_tensor(head(FEATS)), before)
 
 
 def test_the_second_branch_teaches_neither_maps_nor_prototypes():
@@ -165,12 +165,14 @@ def test_merged_texts_are_prompts_for_good(prompted, end2end, fused_first):
     with torch.no_grad(), pytest.raises(ValueError, match="come from prompts"):
         head(FEATS)
     with torch.no_grad():
-        before = first(head(FEATS, prompts.expand(2, -1, -1)))
+        before = first_tensor(head(FEATS, prompts.expand(2, -1, -1)))
         if fused_first:
             head.fuse()
-            torch.testing.assert_close(first(head(FEATS, prompts.expand(2, -1, -1))), before, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                first_tensor(head(FEATS, prompts.expand(2, -1, -1))), before, rtol=1e-4, atol=1e-4
+            )
         head.fuse_text(prompts)
-        torch.testing.assert_close(first(head(FEATS)), before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(first_tensor(head(FEATS)), before, rtol=1e-4, atol=1e-4)
     assert not any(name.startswith(("cv4", "one2one_cv4", "reprta")) for name in head.state_dict())
 
 
@@ -179,10 +181,10 @@ def test_without_prompts_only_cells_that_the_filter_keeps_are_classified(prompte
     head, prompts = deepcopy(prompted[0]), prompted[1]
     head.end2end = end2end
     with torch.no_grad():
-        every = first(head(FEATS, prompts.expand(2, -1, -1)))
+        every = first_tensor(head(FEATS, prompts.expand(2, -1, -1)))
         head.drop_prompts(prompts, [torch.nn.Conv2d(16, 1, 1) for _ in CH])
         head.conf = 0
-        torch.testing.assert_close(first(head(FEATS)), every, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(first_tensor(head(FEATS)), every, rtol=1e-4, atol=1e-4)
         # The first map's filter keeps what is above the median of the first image; the second image rejects some of it.
         prefix = "one2one_" if end2end else ""
         lrpc, inner = getattr(head, f"{prefix}lrpc"), getattr(head, f"{prefix}cv3")
@@ -219,9 +221,9 @@ def test_norms_before_comparisons_and_decoder_are_merged():
                 torch.nn.init.uniform_(module.running_var, 0.5, 2)
                 torch.nn.init.normal_(module.running_mean)
         with torch.no_grad():
-            before = first(head.eval()(*inputs))
+            before = first_tensor(head.eval()(*inputs))
             fuse(head)
-            torch.testing.assert_close(first(head(*inputs)), before, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(first_tensor(head(*inputs)), before, rtol=1e-4, atol=1e-4)
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in head.modules())
 
 
@@ -346,7 +348,7 @@ def test_deformable_attention_begins_by_looking_around():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         *[(lambda shape=shape: L.Pose(3, shape, **LEVELS), "kpt_shape is") for shape in ([17], [17, 5], 17, [0, 3])],
         *[
@@ -360,8 +362,8 @@ def test_deformable_attention_begins_by_looking_around():
         (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"\[5, 24\] arrive"),
     ],
 )
-def test_numbers_that_do_not_fit_are_named(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_numbers_that_do_not_fit_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

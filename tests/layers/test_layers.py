@@ -32,7 +32,7 @@ def _same_numbers_every_time():
     torch.manual_seed(0)
 
 
-def count(module):
+def count_parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
@@ -46,10 +46,10 @@ def randomise(module):
     return module.eval()
 
 
-def tensors(out):
+def list_tensors(out):
     if isinstance(out, torch.Tensor):
         return [out]
-    return [t for item in (out.values() if isinstance(out, dict) else out) for t in tensors(item)]
+    return [t for item in (out.values() if isinstance(out, dict) else out) for t in list_tensors(item)]
 
 
 # One instance of every block that takes a map of 8 channels and keeps or changes it, by name for the test ids.
@@ -99,13 +99,13 @@ blocks = pytest.mark.parametrize("make", BLOCKS.values(), ids=BLOCKS)
 def test_fusing_keeps_the_output(make):
     module = randomise(make()).double()
     x = torch.randn(IMAGE, dtype=torch.float64)
-    want, before = module(x), count(module)
+    want, before = module(x), count_parameters(module)
     for _ in range(2):  # the second time changes nothing
         fuse(module)
         torch.testing.assert_close(module(x), want)
     if not isinstance(module, L.BottleneckCSP):  # whose own norm follows a concatenation
         assert not any(isinstance(m, nn.BatchNorm2d) for m in module.modules())
-    assert count(module) <= before
+    assert count_parameters(module) <= before
 
 
 @blocks
@@ -205,7 +205,7 @@ def lenet():
 
 def test_lenet_has_the_papers_parameters():
     net = lenet()
-    assert [count(m) for m in net if count(m)] == [156, 12, 1516, 32, 48120, 10164]
+    assert [count_parameters(m) for m in net if count_parameters(m)] == [156, 12, 1516, 32, 48120, 10164]
     assert net(torch.rand(3, 1, 32, 32)).shape == (3, 10)
 
 
@@ -240,7 +240,7 @@ def test_subsample_scales_the_mean_of_each_map():
 def test_rbf_logits_are_minus_squared_distances(size, classes):
     layer = L.RBF(size, classes)
     logits = layer(layer.targets)
-    assert not count(layer)
+    assert not count_parameters(layer)
     assert list(layer.state_dict()) == ["targets"]
     assert layer.targets.abs().eq(1).all()
     assert (logits.diagonal() == 0).all()

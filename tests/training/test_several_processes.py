@@ -390,14 +390,14 @@ def test_flags_that_cannot_be_are_refused_before_anything_starts(cli, tmp_path, 
 def test_what_one_of_several_is_told():
     known = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[003-004,9]",
              "SLURM_JOB_ID": "41", "SLURM_STEP_ID": "2"}  # fmt: skip
-    assert processes.slurm_environment(known) == {
+    assert processes.read_slurm_environment(known) == {
         "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "12043",
     }  # fmt: skip
     own = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "2"}
-    assert {k: processes.slurm_environment({**known, **own})[k] for k in own} == own
+    assert {k: processes.read_slurm_environment({**known, **own})[k] for k in own} == own
     for other in ({"SLURM_NTASKS": "1"}, {"WORLD_SIZE": "8"}, {"SLURM_STEP_NUM_TASKS": "1"}):
-        assert processes.slurm_environment({**known, **other}) == {}
-    assert processes.slurm_environment({}) == {}
+        assert processes.read_slurm_environment({**known, **other}) == {}
+    assert processes.read_slurm_environment({}) == {}
     assert processes.is_distributed(known)
     assert not processes.is_distributed({"SLURM_NTASKS": "8"})
 
@@ -408,14 +408,14 @@ def test_what_one_of_several_is_told():
 )
 def test_the_first_host_of_a_list(monkeypatch, nodes, host):
     monkeypatch.setenv("PATH", "")
-    assert processes.first_host(nodes) == host
+    assert processes.find_first_host(nodes) == host
 
 
 def test_the_first_host_as_slurm_says_it(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && echo "x9"\necho "$3"\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert processes.first_host("x[9-10]") == "x9"
+    assert processes.find_first_host("x[9-10]") == "x9"
 
 
 def under_slurm(here, job, *arguments):

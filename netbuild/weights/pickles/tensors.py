@@ -116,23 +116,25 @@ class Storages:
         """Return the storage for a persistent id, or the class that the legacy format stores with its source."""
         if isinstance(pid, tuple) and len(pid) == 4 and isinstance(pid[1], Named) and type(pid[0]) is str:
             return pid[1]
-        wanted = StorageId.of(pid)
-        if wanted.key in self.known:
-            before, storage = self.known[wanted.key]
-            if before != wanted:
-                raise MalformedError(f"the storage {wanted.key} has two types or sizes")
+        storage_id = StorageId.of(pid)
+        if storage_id.key in self.known:
+            before, storage = self.known[storage_id.key]
+            if before != storage_id:
+                raise MalformedError(f"the storage {storage_id.key} has two types or sizes")
             return storage
         self.budget.spend(TENSOR)
-        self.left -= wanted.nbytes
+        self.left -= storage_id.nbytes
         if self.left < 0:
-            raise MalformedError(f"the storage {wanted.key} has {wanted.nbytes:,} bytes, more than the file holds")
+            raise MalformedError(
+                f"the storage {storage_id.key} has {storage_id.nbytes:,} bytes, more than the file holds"
+            )
         try:
-            raw = torch.empty(wanted.nbytes, dtype=torch.uint8, device="cpu")
+            raw = torch.empty(storage_id.nbytes, dtype=torch.uint8, device="cpu")
         except (RuntimeError, MemoryError):
-            raise MalformedError(f"there is not enough memory for a storage of {wanted.nbytes:,} bytes") from None
-        self.fill(wanted, raw.numpy().data)
-        self.known[wanted.key] = wanted, Storage(raw, wanted.dtype)
-        return self.known[wanted.key][1]
+            raise MalformedError(f"there is not enough memory for a storage of {storage_id.nbytes:,} bytes") from None
+        self.fill(storage_id, raw.numpy().data)
+        self.known[storage_id.key] = storage_id, Storage(raw, storage_id.dtype)
+        return self.known[storage_id.key][1]
 
     def finish(self) -> None:
         """Clamp bools to 0 and 1 after all values are read: other bytes are undefined behaviour in torch."""
