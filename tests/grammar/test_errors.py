@@ -1,6 +1,6 @@
 """The texts of errors, as golden files: each ``grammar/errors/NAME.yaml`` (or case) has the message in ``NAME.txt``.
 
-After a wanted change of wording: NETBUILD_UPDATE_GOLDEN=1 make test, and read the difference.
+After an intended change of wording run NETBUILD_UPDATE_GOLDEN=1 make test and review the difference.
 """
 
 import os
@@ -25,11 +25,11 @@ CASES += ["b15-dataset-file-as-model", "f01-lenet5 --imgsz 64"]
 def check(done, name: str, folder: Path) -> None:
     assert (done.code, done.out) == (2, ""), done
     assert "Traceback" not in done.err
-    said = done.err.replace(f"{folder}{os.sep}", "")
+    message = done.err.replace(f"{folder}{os.sep}", "")
     golden = HERE / "errors" / f"{name}.txt"
     if os.environ.get("NETBUILD_UPDATE_GOLDEN"):
-        golden.write_text(said, encoding="utf-8")
-    assert said == golden.read_text(encoding="utf-8")
+        golden.write_text(message, encoding="utf-8")
+    assert message == golden.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -47,7 +47,7 @@ def test_error_of_case(cli, case):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_every_error_of_a_file_has_a_place_and_a_caret(path):
-    """Whatever is said points into the file: a line that exists, and the caret under a column of it."""
+    """Each error names an existing line of the file, and its caret is under a column of that line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for block in (HERE / "errors" / f"{path.stem}.txt").read_text(encoding="utf-8").split("error: ")[1:]:
         place = re.match(rf"{re.escape(path.name)}:(\d+):(\d+): ", block)
@@ -60,7 +60,7 @@ def test_every_error_of_a_file_has_a_place_and_a_caret(path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["nothere.yaml"], "there is no file 'nothere.yaml'"),
         (["yolo11k.yaml"], "no scale 'k'"),
@@ -83,8 +83,8 @@ def test_every_error_of_a_file_has_a_place_and_a_caret(path):
         ([str(HERE)], "there is no file"),
     ],
 )
-def test_wrong_flags(cli, flags, said):
+def test_wrong_flags(cli, flags, message):
     done = cli("summary", *flags)
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err

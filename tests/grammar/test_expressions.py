@@ -1,4 +1,4 @@
-"""Arithmetic in rows: the same values as Python's, and nothing that Python can do beside."""
+"""Arithmetic in rows: it gives the same values as Python, and allows nothing else that Python can do."""
 
 import math
 from contextlib import suppress
@@ -138,7 +138,7 @@ def test_deep_expressions_give_a_value_or_an_error(text):
 
 
 @pytest.mark.parametrize("text", ["1if nc else 2", r"f('\d')", "1is 1", "0x1for x in y"])
-def test_python_warns_of_nothing(text, recwarn):
+def test_python_gives_no_warnings(text, recwarn):
     assert parse_call(text) is None
     with pytest.raises(ExpressionError):
         evaluate(text, NAMES)
@@ -151,7 +151,7 @@ NUMBERS = st.one_of(
 LEAVES = NUMBERS | st.sampled_from(["nc", "w", "c"])
 
 
-def _larger(inner):
+def _combine(inner):
     binary = st.tuples(inner, st.sampled_from(["+", "-", "*", "/", "//", "%"]), inner)
     return st.one_of(
         binary.map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
@@ -163,22 +163,22 @@ def _larger(inner):
 
 
 @steady
-@given(st.recursive(LEAVES, _larger, max_leaves=8))
-def test_values_are_pythons_own(text):
+@given(st.recursive(LEAVES, _combine, max_leaves=8))
+def test_values_equal_those_of_python(text):
     assume(len(text) <= MAX_TEXT)
     names = {key: NAMES[key] for key in ("nc", "w", "c")}
     try:
         expected = eval(text, {}, names)  # generated above: arithmetic only
     except (ZeroDivisionError, OverflowError):
         expected = math.nan
-    got = _evaluated(text, names)
+    value = _evaluate_or_catch(text, names)
     # A part may leave the bounds although the whole would come back.
-    left = isinstance(got, ExpressionError) and ("out of range" in str(got) or "too large" in str(got))
-    assert left or (math.isnan(expected) == isinstance(got, ExpressionError)), (text, expected, got)
-    assert isinstance(got, ExpressionError) or got == pytest.approx(expected, rel=1e-12)
+    left = isinstance(value, ExpressionError) and ("out of range" in str(value) or "too large" in str(value))
+    assert left or (math.isnan(expected) == isinstance(value, ExpressionError)), (text, expected, value)
+    assert isinstance(value, ExpressionError) or value == pytest.approx(expected, rel=1e-12)
 
 
-def _evaluated(text, names):
+def _evaluate_or_catch(text, names):
     try:
         return evaluate(text, names)
     except ExpressionError as error:
@@ -198,7 +198,7 @@ def test_any_text_gives_a_number_or_an_expression_error(text):
 
 @steady
 @given(st.text(alphabet="nc.()[]'+-*/% 0e,_", max_size=30))
-def test_any_text_of_a_call_is_read_without_failing(text):
+def test_any_text_is_parsed_as_a_call_without_failing(text):
     call = parse_call(text)
     assert call is None or isinstance(call, Call)
     looks_arithmetic(text, NAMES)
@@ -245,12 +245,12 @@ def test_calls(text, call):
         "f(" + "1," * MAX_TEXT + ")",
     ],
 )
-def test_what_is_no_call(text):
+def test_texts_that_are_not_calls(text):
     assert parse_call(text) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("nc * 2", True),
         ("-nc", True),
@@ -264,8 +264,8 @@ def test_what_is_no_call(text):
         ("c-d", True),
     ],
 )
-def test_what_looks_like_arithmetic(text, says):
-    assert looks_arithmetic(text, NAMES) is says
+def test_looks_arithmetic(text, expected):
+    assert looks_arithmetic(text, NAMES) is expected
 
 
 def test_words():

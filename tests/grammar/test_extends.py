@@ -1,4 +1,4 @@
-"""Files built on others: edits by number and name, numbers that follow, what is refused and where."""
+"""Files that extend others: edits by number and name, renumbered sources, and mistakes at their place."""
 
 import json
 
@@ -45,7 +45,7 @@ def refused(cli, tmp_path):
     return resolve
 
 
-def test_without_edits_the_base_with_other_keys(rows):
+def test_without_edits_only_other_keys_change(rows):
     plain = rows("")
     assert [r[0] for r in plain] == [-1, -1, -1, -1, [-1, 1], [4, "p3", -5]]
     assert rows("nc: 7\n")[-1][2][0] == 7
@@ -62,7 +62,7 @@ def test_insertion_moves_the_numbers_that_follow(rows, target):
     assert [r[0] for r in new] == [-1, -1, -1, -1, -1, -1, [-1, 3], [6, "p3", 0]]
 
 
-def test_the_numbers_of_new_rows_are_the_bases(rows):
+def test_new_rows_use_the_numbers_of_the_base(rows):
     new = rows(
         "edits:\n  - {insert_after: 0, row: [-1, 1, nn.Identity, []]}\n  - {insert_after: 3, row: [1, 1, Conv, [8]]}\n"
     )
@@ -102,7 +102,7 @@ def test_the_resolved_file_is_a_file(cli, tmp_path, rows):
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "said"),
+    ("text", "place", "message"),
     [
         ("extends: nothere.yaml\n", "1:10", "there is no file 'nothere.yaml'"),
         ("extends: net.yaml\n", "1:10", "may not extend itself: net.yaml extends net.yaml"),
@@ -131,10 +131,10 @@ def test_the_resolved_file_is_a_file(cli, tmp_path, rows):
         ),
     ],
 )
-def test_refused_at_its_place(refused, text, place, said):
+def test_mistakes_are_errors_at_their_place(refused, text, place, message):
     err = refused(text)
     assert f"net.yaml:{place}: " in err
-    assert said in err
+    assert message in err
 
 
 def test_an_error_in_the_base_is_shown_in_the_base(refused, tmp_path):

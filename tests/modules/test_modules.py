@@ -1,4 +1,4 @@
-"""Own modules: from files, folders and packages, by roles, with trust, and what is said when they are wrong."""
+"""Custom modules: from files, folders and packages, by roles, with trust, and the errors of wrong ones."""
 
 import json
 import pickle
@@ -75,15 +75,15 @@ class Broken(nn.Module):
 
 
 @pytest.fixture
-def own(tmp_path):
+def custom_file(tmp_path):
     (tmp_path / "own.py").write_text(MODULES)
     return tmp_path / "own.py"
 
 
-def graph(text: str, own: Path, **options):
+def resolve_text(text: str, custom_file: Path, **options):
     return resolve(
         read_spec(textwrap.dedent(text), Path("net.yaml")),
-        Options(imgsz=(16, 16), modules=load_modules([own]), **options),
+        Options(imgsz=(16, 16), modules=load_modules([custom_file]), **options),
     )
 
 
@@ -103,14 +103,14 @@ def test_repeating_the_input_channels_is_an_error_never_another_net(cli, tmp_pat
     module = CASES / "a03-user-channel-gate.py"
     done = cli("summary", tmp_path / "net.yaml", "--modules", module, "--imgsz", "64")
     assert done.code == 2
-    for said in (
+    for message in (
         "net.yaml:5:",
         "row 1 ChannelGate",
         "[32, 4]",
         "supplied: 32 arrive",
         "ChannelGate(c1=32 (supplied), r=4)",
     ):
-        assert said in done.err
+        assert message in done.err
     done = cli(
         "summary", CASES / "a04-gate-under-width.yaml", "--scale", "s", "--modules", CASES / "a04-gate-under-width.py"
     )
@@ -118,7 +118,7 @@ def test_repeating_the_input_channels_is_an_error_never_another_net(cli, tmp_pat
     assert "32 arrive at scale s" in done.err
 
 
-def test_roles_by_name_by_annotation_and_by_decorator(own):
+def test_roles_by_name_by_annotation_and_by_decorator(custom_file):
     text = """
     scales: {h: [0.5, 0.5, 64]}
     backbone:
@@ -127,14 +127,14 @@ def test_roles_by_name_by_annotation_and_by_decorator(own):
     head:
       - [-1, 1, Renamed, [20]]
     """
-    g = graph(text, own, scale="h")
+    g = resolve_text(text, custom_file, scale="h")
     assert [layer.arguments for layer in g.layers] == [[3, 16, 2], [16], [16, 16]]
     assert g.layers[1].module.bias.shape == (1, 16, 16, 16)
     assert g.layers[1].module.factor == 1
     assert g.task == "classify"
 
 
-def test_several_inputs_as_arguments(own):
+def test_several_inputs_as_arguments(custom_file):
     text = """
     layers:
       - [input, 1, Wide, [4], a]
@@ -142,15 +142,15 @@ def test_several_inputs_as_arguments(own):
       - [[a, b], 1, Two, []]
       - [[a, b, -1], 1, Any, []]
     """
-    net = graph(text, own).build().eval()
+    net = resolve_text(text, custom_file).build().eval()
     x = torch.rand(1, 3, 16, 16)
     a, b = net.model.get_submodule("0")(x), net.model.get_submodule("1")(x)
     torch.testing.assert_close(net(x), 2 * (a + b))
 
 
-def test_an_error_in_own_code_names_row_and_line(own):
+def test_an_error_in_custom_code_names_row_and_line(custom_file):
     with pytest.raises(NetbuildError) as caught:
-        graph("layers:\n  - [input, 1, Broken, []]\n", own)
+        resolve_text("layers:\n  - [input, 1, Broken, []]\n", custom_file)
     message = caught.value.message
     assert "row 0 Broken" in message
     assert "built for 4 input channels, 3 arrive" in message
@@ -158,8 +158,8 @@ def test_an_error_in_own_code_names_row_and_line(own):
     assert "return self.conv(x)" in message
 
 
-def test_classes_can_be_pickled(own):
-    net = graph("layers:\n  - [input, 1, Wide, [4]]\n", own).build()
+def test_classes_can_be_pickled(custom_file):
+    net = resolve_text("layers:\n  - [input, 1, Wide, [4]]\n", custom_file).build()
     again = pickle.loads(pickle.dumps(net))
     x = torch.rand(1, 3, 8, 8)
     assert torch.equal(again(x), net(x))
@@ -176,7 +176,7 @@ def test_folders_and_packages(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "line"),
+    ("code", "message", "line"),
     [
         ("import torch\nclass A(:\n", "SyntaxError", 2),
         ("x = 1\ny = x / 0\n", "ZeroDivisionError", 2),
@@ -185,11 +185,11 @@ def test_folders_and_packages(tmp_path):
         ("x = 1\n", "no nn.Module class", None),
     ],
 )
-def test_code_that_does_not_load(cli, tmp_path, code, said, line):
+def test_code_that_does_not_load(cli, tmp_path, code, message, line):
     (tmp_path / "own.py").write_text(code)
     done = cli("summary", CASES / "a03-user-channel-gate.yaml", "--modules", tmp_path / "own.py")
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert message in done.err
     assert line is None or f"own.py:{line}:" in done.err
     assert "Traceback" not in done.err
 
@@ -219,8 +219,8 @@ def test_imports_run_only_when_trusted(cli, importing, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = cli("summary", importing, "--imgsz", "16")
     assert done.code == 2
-    for said in ("net.yaml:1:17:", "runs only if you trust it", "own.py", "--trust", "--modules"):
-        assert said in done.err
+    for message in ("net.yaml:1:17:", "runs only if you trust it", "own.py", "--trust", "--modules"):
+        assert message in done.err
     assert not (tmp_path / "ran").exists()
     done = cli("summary", importing, "--imgsz", "16", "--trust", "--json")
     assert json.loads(done.out)["totals"]["params"] == 16
@@ -236,7 +236,7 @@ def test_trust_is_remembered_for_a_path_and_its_content(cli, importing):
 
 
 @pytest.mark.parametrize(
-    ("imports", "said"),
+    ("imports", "message"),
     [
         ("./nothere.py", "does not exist"),
         ("{Nope: ./own.py}", "defines no module 'Nope'"),
@@ -244,11 +244,11 @@ def test_trust_is_remembered_for_a_path_and_its_content(cli, importing):
         ("3", "imports must be"),
     ],
 )
-def test_wrong_imports_are_errors_at_their_place(cli, importing, imports, said):
+def test_wrong_imports_are_errors_at_their_place(cli, importing, imports, message):
     importing.write_text(f"imports: {imports}\nlayers:\n  - [-1, 1, Wide, [4]]\n")
     done = cli("summary", importing, "--trust")
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
     assert "net.yaml:1:" in done.err
 
 
@@ -270,14 +270,14 @@ def test_layers_of_packages_by_dotted_path(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("def fuse(self, a, b): return a + b", "its fuse() fails: "),
         ("def fuse(self): self.conv = None", "its module fails when it is run: "),
         ("def __deepcopy__(self, memo): raise RuntimeError('no copies')", "its module cannot be copied: no copies"),
     ],
 )
-def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, body, said):
+def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, body, message):
     (tmp_path / "own.py").write_text(
         "from torch import nn\nclass Own(nn.Module):\n    def __init__(self, c1):\n"
         "        super().__init__()\n        self.conv = nn.Conv2d(c1, c1, 1)\n"
@@ -289,7 +289,7 @@ def test_a_module_that_cannot_be_merged_is_an_error_at_its_row(cli, tmp_path, bo
     done = cli("summary", tmp_path / "net.yaml", *flags, "--fuse")
     assert (done.code, done.out) == (2, "")
     assert "net.yaml:3:5: row 1 Own: " in done.err
-    assert said in done.err
+    assert message in done.err
     assert "--fuse" in done.err
 
 

@@ -1,4 +1,4 @@
-"""Files of the older repositories: anchors in the file, other names, another order of arguments."""
+"""Files of older repositories: anchors in the file, other module names, another order of arguments."""
 
 from pathlib import Path
 
@@ -40,28 +40,28 @@ head:
 """
 
 
-def yolov5(depth, width):
+def write_yolov5(depth, width):
     """Today's YOLOv5 file as it was written when heads had anchors."""
     text = packaged_architectures()["yolov5.yaml"].read_text()
     body = text[text.index("backbone:") :].replace("Detect, [nc]", "Detect, [nc, anchors]")
     return f"nc: 80\ndepth_multiple: {depth}\nwidth_multiple: {width}\n{ANCHORS}{body}"
 
 
-def graph(text, size=64):
+def resolve_text(text, size=64):
     return resolve(read_spec(text, Path("old.yaml")), Options(imgsz=(size, size)))
 
 
 @pytest.mark.parametrize("size", YOLOV5)
 def test_yolov5_with_anchors_has_the_published_parameters(size):
     depth, width, count = YOLOV5[size]
-    found = graph(yolov5(depth, width))
+    found = resolve_text(write_yolov5(depth, width))
     assert sum(layer.params for layer in found.layers) == count
     assert [key for key in found.skeleton().state_dict() if key.startswith("24")][:2] == ["24.anchors", "24.m.0.weight"]
     assert found.layers[-1].out_shape[0] == [1, 3 * (64 + 16 + 4), 85]
 
 
 def test_rows_of_yolov7():
-    found = graph(YOLOV7)
+    found = resolve_text(YOLOV7)
     assert found.layers[1].arguments[-2:] == [1, "nn.LeakyReLU(0.1)"]
     assert isinstance(found.layers[1].module.act, torch.nn.LeakyReLU)
     assert found.layers[1].module.conv.dilation == (1, 1)
@@ -76,8 +76,8 @@ def test_rows_of_yolov7():
     assert shape_of(network.train()(x))[0] == [1, 3, 16, 16, 8]
 
 
-def test_a_box_of_an_anchor():
-    head = graph(YOLOV7).layers[-1].make().eval()
+def test_anchor_boxes_are_decoded():
+    head = resolve_text(YOLOV7).layers[-1].make().eval()
     for conv in head.m:
         torch.nn.init.zeros_(conv.weight)
         torch.nn.init.zeros_(conv.bias)
@@ -88,12 +88,12 @@ def test_a_box_of_an_anchor():
     assert y[0, -1].tolist() == pytest.approx([56, 56, 373, 326, *[0.5] * 4])
 
 
-def test_missing_names_are_said_once_with_their_rows():
+def test_an_unknown_module_is_reported_once_with_all_its_rows():
     text = (
         YOLOV7.replace("SP, [5]", "Nowhere, [5]").replace("  - [-1, 1, MP, []]\nhead", "").replace("MP, []", "Lost, []")
     )
     with pytest.raises(NetbuildError) as caught:
-        graph(text)
+        resolve_text(text)
     first, *others = caught.value.all()
     assert "unknown module 'Lost' (2 rows: 2, 7)" in first.message
     assert ["unknown module 'Nowhere'" in error.message for error in others] == [True]
@@ -103,9 +103,9 @@ def test_missing_names_are_said_once_with_their_rows():
 @pytest.mark.parametrize(
     "anchors", ["[]", "[[1, 2, 3]]", "[[1, 2], [a, 3]]", "0", "[[1, -2]]", "text", "[[1, 2], [1, 2]]"]
 )
-def test_anchors_that_are_none(anchors):
+def test_invalid_anchors_are_refused(anchors):
     text = f"nc: 3\nanchors: {anchors}\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [[-1], 1, Detect, [nc, anchors]]\n"
     with pytest.raises(NetbuildError) as caught:
-        graph(text)
+        resolve_text(text)
     assert "anchors" in str(caught.value)
     assert caught.value.where is not None

@@ -13,7 +13,7 @@ from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
 
-def graph(text: str, size: int = 16, **options):
+def resolve_text(text: str, size: int = 16, **options):
     return resolve(read_spec(text, Path("net.yaml")), Options(imgsz=(size, size), **options))
 
 
@@ -44,7 +44,7 @@ blocks:
 
 
 def test_a_block_has_its_own_parameters_and_the_files():
-    g = graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
+    g = resolve_text(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
     assert g.layers[0].out_shape == [1, 12, 16, 16]
     # The inner Unit's k is given by Pair, whose k is the file's 1; the other Unit has its own default, 3.
     assert [tuple(p.shape) for p in g.build().parameters() if p.ndim == 4] == [(8, 3, 3, 3), (4, 8, 1, 1)]
@@ -59,47 +59,49 @@ layers:
   - [input, 1, Outer, [8]]
 """
     with pytest.raises(NetbuildError, match="secret"):
-        graph(text)
+        resolve_text(text)
 
 
 def test_names_of_inner_rows_are_keys_of_the_state_dict():
-    keys = list(graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n").build().state_dict())
+    keys = list(resolve_text(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n").build().state_dict())
     assert keys == [f"model.0.{n}.conv.{t}" for n in "ab" for t in ("weight", "bias")]
 
 
 def test_repeats_chain_and_depth_and_width_scale_a_block():
     text = BLOCKS + "scales: {h: [0.5, 0.5, 64]}\nbackbone:\n  - [-1, 4, Pair, [64]]\n"
-    layer = graph(text, scale="h").layers[0]
+    layer = resolve_text(text, scale="h").layers[0]
     assert (layer.n, layer.arguments, layer.out_shape) == (2, [32], [1, 48, 16, 16])
     first, second = layer.module
     assert (first.a.conv.in_channels, second.a.conv.in_channels) == (3, 48)
 
 
 def test_several_inputs_and_several_results():
-    g = graph(BLOCKS + "layers:\n  - [input, 1, Unit, [3], u]\n  - [[input, u], 1, Sum, []]\n  - [u, 1, Split, []]\n")
+    g = resolve_text(
+        BLOCKS + "layers:\n  - [input, 1, Unit, [3], u]\n  - [[input, u], 1, Sum, []]\n  - [u, 1, Split, []]\n"
+    )
     assert g.layers[1].out_shape == [1, 3, 16, 16]
     assert g.layers[2].out_shape == [[1, 4, 16, 16], [1, 8, 16, 16]]
     image = torch.rand(1, 3, 16, 16)
     assert [list(x.shape) for x in g.build()(image)] == g.layers[2].out_shape
 
 
-@pytest.mark.parametrize("pick", ["s.b", "'s[1]'", "'2[1]'"])
-def test_one_of_several_results_by_name_or_number(pick):
+@pytest.mark.parametrize("selection", ["s.b", "'s[1]'", "'2[1]'"])
+def test_one_of_several_results_by_name_or_number(selection):
     text = "layers:\n  - [input, 1, Unit, [3], u]\n  - [u, 1, Split, []]\n  - [u, 1, Split, [], s]\n"
-    g = graph(BLOCKS + text + f"  - [[{pick}, u], 1, Concat, [1]]\n  - [{pick}, 1, Conv, [5]]\n")
+    g = resolve_text(BLOCKS + text + f"  - [[{selection}, u], 1, Concat, [1]]\n  - [{selection}, 1, Conv, [5]]\n")
     assert g.layers[3].in_shapes == [[1, 8, 16, 16], [1, 3, 16, 16]]
     assert g.layers[4].arguments == [8, 5]
     assert g.build()(torch.rand(2, 3, 16, 16)).shape == (2, 5, 16, 16)
 
 
 @pytest.mark.parametrize(
-    ("pick", "said"), [("s.c", "named a, b"), ("'s[2]'", "0..1"), ("u.x", "one output"), ("t.a", "no row")]
+    ("selection", "message"), [("s.c", "named a, b"), ("'s[2]'", "0..1"), ("u.x", "one output"), ("t.a", "no row")]
 )
-def test_a_result_that_is_not_there(pick, said):
+def test_a_missing_result_is_an_error(selection, message):
     text = "layers:\n  - [input, 1, Unit, [3], u]\n  - [u, 1, Split, [], s]\n"
     with pytest.raises(NetbuildError) as caught:
-        graph(BLOCKS + text + f"  - [{pick}, 1, Conv, [5]]\n")
-    assert said in str(caught.value)
+        resolve_text(BLOCKS + text + f"  - [{selection}, 1, Conv, [5]]\n")
+    assert message in str(caught.value)
 
 
 INPUTS = """
@@ -163,7 +165,7 @@ def test_texts_and_numbers_as_inputs(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ("{rgb: 3}", "must be [channels]"),
         ("{rgb: [1, 2, 3, 4]}", "must be [channels]"),
@@ -172,41 +174,43 @@ def test_texts_and_numbers_as_inputs(cli, tmp_path):
         ("{input: [3]}", "taken"),
     ],
 )
-def test_inputs_that_are_none(inputs, said):
+def test_invalid_inputs_are_refused(inputs, message):
     with pytest.raises(NetbuildError) as caught:
         read_spec(f"inputs: {inputs}\nlayers:\n  - [-1, 1, Conv, [8]]\n", Path("net.yaml"))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
-def test_one_image_of_many_channels_sliced(channels):
-    g = graph(f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 1], first]\n  - [[first, input], 1, Concat, [1]]\n")
+def test_an_image_of_several_channels_is_sliced(channels):
+    g = resolve_text(
+        f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 1], first]\n  - [[first, input], 1, Concat, [1]]\n"
+    )
     x = torch.rand(1, channels, 16, 16)
     assert torch.equal(g.build()(x), torch.cat([x[:, :1], x], 1))
-    with pytest.raises(NetbuildError, match=f"{channels} arrive"):
-        graph(f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 9]]\n")
+    with pytest.raises(NetbuildError, match=f"the input has {channels}"):
+        resolve_text(f"ch: {channels}\nlayers:\n  - [input, 1, Slice, [0, 9]]\n")
 
 
 def test_costs_of_a_block_are_those_of_its_rows():
-    inside = graph(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
+    inside = resolve_text(BLOCKS + "layers:\n  - [input, 1, Pair, [8]]\n")
     rows = "layers:\n  - [input, 1, nn.Conv2d, [3, 8, 3, 1, 1], x]\n  - [-1, 1, nn.ReLU, [], a]\n"
     rows += "  - [-1, 1, nn.Conv2d, [8, 4, 1]]\n  - [-1, 1, nn.ReLU, [], b]\n  - [[a, b], 1, Concat, [1]]\n"
-    outside = graph(rows)
+    outside = resolve_text(rows)
     assert inside.layers[0].tally.macs == sum(layer.tally.macs for layer in outside.layers)
     assert inside.peak_bytes == outside.peak_bytes
     assert inside.layers[0].field == outside.layers[-1].field
 
 
-def test_a_row_named_like_an_attribute_of_modules_is_no_trouble():
+def test_a_row_may_be_named_like_an_attribute_of_modules():
     text = "blocks:\n  B:\n    rows:\n      - [input, 1, Conv, [4], forward]\n      - [forward, 1, Conv, [4], plan]\n"
-    net = graph(text + "layers:\n  - [input, 1, B, []]\n").build()
+    net = resolve_text(text + "layers:\n  - [input, 1, B, []]\n").build()
     assert net(torch.rand(2, 3, 8, 8)).shape == (2, 4, 8, 8)
 
 
 def test_an_error_inside_a_block_names_the_row_that_uses_it():
     text = BLOCKS + "layers:\n  - [input, 1, nn.Flatten, []]\n  - [-1, 1, Pair, [8]]\n"
     with pytest.raises(NetbuildError) as caught:
-        graph(text)
+        resolve_text(text)
     assert "row 0 (conv) nn.Conv2d" in caught.value.message
     assert "used at line" in caught.value.message
     assert "row 1 Pair" in caught.value.message

@@ -85,7 +85,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def marked(name):
+def mark_slow(name):
     return pytest.param(name, marks=() if name in QUICK or name.removesuffix(".yaml") in NETS else pytest.mark.slow)
 
 
@@ -96,7 +96,7 @@ def number(element, key):
     return float(element.get(key))
 
 
-def boxes_of(root):
+def find_boxes(root):
     """The rectangle of each node: left, top, right, bottom."""
     found = {}
     for group in root.iter(f"{SVG}g"):
@@ -107,7 +107,7 @@ def boxes_of(root):
     return found
 
 
-def lines_of(root):
+def find_lines(root):
     """The corners of each edge, by its ends."""
     found = {}
     for group in root.iter(f"{SVG}g"):
@@ -120,11 +120,11 @@ def lines_of(root):
     return found
 
 
-def meets(a, b, slack=0.0):
+def overlap(a, b, slack=0.0):
     return a[0] < b[2] - slack and b[0] < a[2] - slack and a[1] < b[3] - slack and b[1] < a[3] - slack
 
 
-def spans_of(group):
+def text_spans(group):
     """The texts of a group with their rectangles, each letter as wide as the widest face has it."""
     for text in group.iter(f"{SVG}text"):
         width = len(text.text) * CELL * (1.8 if text.get("class") == "title" else 1)
@@ -134,7 +134,7 @@ def spans_of(group):
 
 def check_picture(svg, spec, inputs):
     root = ElementTree.fromstring(svg)
-    boxes, lines = boxes_of(root), lines_of(root)
+    boxes, lines = find_boxes(root), find_lines(root)
     assert set(boxes) == {row.index for row in spec.rows} | {-1 - i for i in range(inputs)}
     assert set(lines) == {(source, row.index) for row in spec.rows for source in row.sources}
     assert {text.text for text in root.findall(f"{SVG}g/{SVG}text")} >= {row.section for row in spec.rows}
@@ -148,7 +148,7 @@ def check_apart(root, boxes, lines):
     tops = [boxes[key][1] for key in sorted(boxes, key=lambda k: (k >= 0, k if k >= 0 else -k))]
     assert tops == sorted(tops)
     order = list(boxes.values())
-    assert not any(meets(a, b) for i, a in enumerate(order) for b in order[i + 1 :])
+    assert not any(overlap(a, b) for i, a in enumerate(order) for b in order[i + 1 :])
     width, height = number(root, "width"), number(root, "height")
     for (source, target), points in lines.items():
         left, _, right, bottom = boxes[source]
@@ -161,7 +161,7 @@ def check_apart(root, boxes, lines):
             assert min(piece) >= 0
             assert (piece[2] <= width, piece[3] <= height) == (True, True)
             for key, box in boxes.items():
-                assert not meets(piece, box, 1.01 if key in (source, target) else 0), (source, target, key)
+                assert not overlap(piece, box, 1.01 if key in (source, target) else 0), (source, target, key)
 
 
 def check_lanes(lines):
@@ -182,17 +182,19 @@ def check_lanes(lines):
 
 
 def check_texts(root, boxes):
-    outside = [span for span in spans_of(root) if span[1][2] > number(root, "width")]
+    outside = [span for span in text_spans(root) if span[1][2] > number(root, "width")]
     assert not outside
     for group in root.iter(f"{SVG}g"):
         if "node" in group.get("class", "").split():
             x1, y1, x2, y2 = boxes[int(group.get("id")[1:])]
-            spans = list(spans_of(group))
+            spans = list(text_spans(group))
             assert all(x1 < a and b > y1 and c < x2 and d < y2 for _, (a, b, c, d) in spans), spans
-            assert not any(meets(a[1], b[1]) for i, a in enumerate(spans) for b in spans[i + 1 :]), spans
+            assert not any(overlap(a[1], b[1]) for i, a in enumerate(spans) for b in spans[i + 1 :]), spans
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in [*packaged_architectures(), *(f"{n}.yaml" for n in NETS)]])
+@pytest.mark.parametrize(
+    "name", [mark_slow(name) for name in [*packaged_architectures(), *(f"{n}.yaml" for n in NETS)]]
+)
 def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, name):
     monkeypatch.delattr(layouts, "_first_fit")  # these are no nets too large for the engine
     summary = summarize(name)
@@ -212,14 +214,14 @@ def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, n
     assert dot.count("{") == dot.count("}")
 
 
-def test_a_net_too_large_for_the_engine_has_lanes_too(here, monkeypatch):
+def test_a_network_too_large_for_the_layout_engine_has_lanes_too(here, monkeypatch):
     monkeypatch.setattr(layouts, "MAX_STEPS", 0)
     for name in ("dense100.yaml", "residual24.yaml", "yolov9e.yaml"):
         summary = summarize(name)
         check_picture(FORMS[".svg"](summary), summary.graph.spec, 1)
 
 
-def test_sources_are_told_in_words(here):
+def test_sources_are_written_as_names_and_numbers(here):
     svg = FORMS[".svg"](summarize("gates.yaml"))
     shown = ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert {"rgb", "depth", "s.b, s[0], 1, r…", "2, 2, depth", "both"} <= set(shown)
@@ -229,7 +231,7 @@ def test_sources_are_told_in_words(here):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_of_readme_is_what_is_drawn_now(tmp_path):
+def test_the_picture_in_the_readme_is_up_to_date(tmp_path):
     draw("yolo11n.yaml", tmp_path / "x.svg")
     command = [sys.executable, "-m", "netbuild", "graph", "yolo11n.yaml", "-o", str(tmp_path / "y.svg")]
     # The order of sets is another one in another process: it must not matter.
@@ -239,7 +241,7 @@ def test_the_picture_of_readme_is_what_is_drawn_now(tmp_path):
     assert "docs/yolo11n.svg" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_command_writes_every_form(cli, here):
+def test_the_command_writes_every_format(cli, here):
     for ending, sign in {".svg": "<svg ", ".html": "<!doctype html>", ".mmd": "---\n", ".dot": "digraph "}.items():
         out = here / f"x{ending}"
         done = cli("graph", "tiny.yaml", "-o", out)
@@ -282,7 +284,7 @@ def test_a_checkpoint_is_drawn_as_its_network(cli, here):
     assert cli("build", "yolo11n.yaml", "-o", "y.safetensors").code == 0
     draw("y.safetensors", "y.svg")
     draw("yolo11n.yaml", "x.svg")
-    drawn, own = (boxes_of(ElementTree.parse(name).getroot()) for name in ("y.svg", "x.svg"))
+    drawn, own = (find_boxes(ElementTree.parse(name).getroot()) for name in ("y.svg", "x.svg"))
     assert drawn.keys() == own.keys()
     assert "2,624,080 parameters" in Path("y.svg").read_text(encoding="utf-8")
 
@@ -310,7 +312,7 @@ def test_a_row_is_shown_as_written_in_its_file(here):
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
-COVERED = """(() => {
+FIND_COVERED_TEXTS = """(() => {
   const texts = [...document.querySelectorAll("#stage text")].map((e) => [e.textContent, e.getBoundingClientRect()]);
   const meets = (a, b) => a.left < b.right - 0.5 && b.left < a.right - 0.5
     && a.top < b.bottom - 2 && b.top < a.bottom - 2;
@@ -338,7 +340,7 @@ def test_no_text_is_covered_in_a_browser(here, browser, name):
     browser.open(here / "x.html")
     assert browser.complaints == []
     assert browser.js('document.querySelectorAll("#stage .node text").length') > len(load(f"{name}.yaml").rows)
-    assert browser.js(COVERED) == []
+    assert browser.js(FIND_COVERED_TEXTS) == []
     assert browser.js("""(() => { const node = document.querySelector(".node").getBoundingClientRect();
       return node.height >= 20 && node.width > 400; })()""")  # letters of 12 pixels at the zoom it opens with
 
@@ -426,7 +428,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.ha
 
 
 @needs_browser
-def test_nothing_of_a_file_becomes_code(here, browser):
+def test_text_of_a_file_cannot_become_code(here, browser):
     text = f"""# the file of an enemy
 blocks:
   Odd:
@@ -458,7 +460,7 @@ layers:
     assert any("Content Security Policy" in line for line in browser.complaints)
 
 
-def test_a_name_with_signs_is_refused(here):
+def test_a_row_name_with_markup_is_refused(here):
     (here / "x.yaml").write_text("layers:\n  - [-1, 1, Conv, [8], '</script>']\n", encoding="utf-8")
     with pytest.raises(NetbuildError, match="is not a valid name"):
         draw("x.yaml", "x.svg")
