@@ -172,7 +172,10 @@ class _Wiring:
     def sources(self, row: Row, side: str) -> list[Any]:
         """Return a row's sources as (row number in the first network, picked output); inputs have negative numbers."""
         step = row.layer.row
-        return [(self._skip_unpaired(s, side), pick) for s, pick in zip(step.sources, step.selections, strict=True)]
+        return [
+            (self._skip_unpaired(s, side), selection)
+            for s, selection in zip(step.sources, step.selections, strict=True)
+        ]
 
     def _skip_unpaired(self, source: int, side: str) -> int:
         while source >= 0 and self.rows[side][source] not in self.known:

@@ -66,8 +66,8 @@ def _format_polynomial(parts: Sequence[tuple[str, Fraction]]) -> str:
     for name, factor in parts:
         size = abs(factor)
         number = f"{float(size):g}" if float(size) == float(f"{float(size):g}") else str(size)
-        shown = name if size == 1 and name else f"{number}*{name}" if name else number
-        text += (" - " if factor < 0 else " + ") + shown
+        term = name if size == 1 and name else f"{number}*{name}" if name else number
+        text += (" - " if factor < 0 else " + ") + term
     return (
         text.removeprefix(" + ").replace(" - ", "-", 1) if text.startswith(" - ") else text.removeprefix(" + ") or "0"
     )

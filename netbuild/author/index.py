@@ -34,8 +34,8 @@ def make_entry(name: str, factory: "Factory") -> dict[str, Any]:
     parameters: Parameters = [[p.name, p.role.value, p.required] for p in factory.parameters]
     if factory.has_varargs:
         parameters.append(["*", "plain", False])
-    shown = catalogue.make_entry(factory, name)
-    return {"parameters": parameters, "signature": shown.signature, "doc": "" if factory.foreign else shown.doc}
+    found = catalogue.make_entry(factory, name)
+    return {"parameters": parameters, "signature": found.signature, "doc": "" if factory.foreign else found.doc}
 
 
 def to_json() -> str:

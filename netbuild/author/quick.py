@@ -62,7 +62,7 @@ def _check_arity(
         takes = f"at most {len(free)}: {', '.join(str(p[0]) for p in free)}" if free else "none"
         message = f"{row.label}: {len(row.args)} values given, but a row may give {takes}"
         yield Finding("error", message, row.args[len(free)].where)
-    given = {str(p[0]) for p in free[: len(row.args)]} | {name for name, _ in row.kwargs}
-    missing = [str(p[0]) for p in free if p[2] and str(p[0]) not in given]
+    filled = {str(p[0]) for p in free[: len(row.args)]} | {name for name, _ in row.kwargs}
+    missing = [str(p[0]) for p in free if p[2] and str(p[0]) not in filled]
     if missing:
         yield Finding("error", f"{row.label}: {', '.join(missing)} missing", row.where, f"it takes {', '.join(names)}")

@@ -95,8 +95,8 @@ def _resize(image: NDArray[np.uint8], ratio: float) -> NDArray[np.uint8]:
     h, w = image.shape[:2]
     size = max(round(w * ratio), 1), max(round(h * ratio), 1)
     # Nearest neighbour keeps the pixels of small pictures visible; averaging keeps thin structures of large ones.
-    how = pil.Resampling.NEAREST if ratio > 1 else pil.Resampling.BOX
-    return np.asarray(pil.fromarray(np.ascontiguousarray(image)).resize(size, how))
+    resampling = pil.Resampling.NEAREST if ratio > 1 else pil.Resampling.BOX
+    return np.asarray(pil.fromarray(np.ascontiguousarray(image)).resize(size, resampling))
 
 
 def pillow() -> tuple[Any, Any, Any]:

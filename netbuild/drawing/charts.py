@@ -43,21 +43,21 @@ def new_figure(width: float, height: float) -> Figure:
     return package("matplotlib.figure", "train").Figure((width, height), layout="constrained")
 
 
-def save(drawn: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure atomically as PNG.
 
     Raises:
         NetbuildError: if it cannot be written.
     """
-    write_bytes(path, encode_png(drawn))
+    write_bytes(path, encode_png(figure))
 
 
-def encode_png(drawn: Figure) -> bytes:
+def encode_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     data = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks: they are drawn as empty boxes
-        drawn.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+        warnings.simplefilter("ignore")  # of letters that the font lacks: they are figure as empty boxes
+        figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
 
 
@@ -108,10 +108,10 @@ def _plot_panels(history: Sequence[Mapping[str, float]], keys: Sequence[str], be
         return None
     columns = min(len(keys), 4)
     rows = ceil(len(keys) / columns)
-    drawn = new_figure(max(3.2 * columns, 4.5), 2.5 * rows)
+    figure = new_figure(max(3.2 * columns, 4.5), 2.5 * rows)
     for i, key in enumerate(keys):
-        _plot_panel(drawn.add_subplot(rows, columns, i + 1), history, key, best)
-    return drawn
+        _plot_panel(figure.add_subplot(rows, columns, i + 1), history, key, best)
+    return figure
 
 
 def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: bool) -> None:
@@ -161,8 +161,8 @@ def plot_curves(confidence: Numbers, precision: Numbers, recall: Numbers, names:
     f1 = 2 * precision * recall / np.where(both > 0, both, 1)
     places = np.linspace(0, 1, 201)
     hulls = np.array([_precision_envelope(p, r, places) for p, r in zip(precision, recall)]).reshape(-1, len(places))
-    drawn = new_figure(13 if len(names) <= MAX_LINES else 11, 8.5)
-    grid = [drawn.add_subplot(2, 2, i + 1) for i in range(4)]
+    figure = new_figure(13 if len(names) <= MAX_LINES else 11, 8.5)
+    grid = [figure.add_subplot(2, 2, i + 1) for i in range(4)]
     _plot_classes(
         grid[0], places, hulls, names, ("recall", "precision"), "Precision by recall", lambda m: f"area {m.mean():.3f}"
     )
@@ -180,11 +180,11 @@ def plot_curves(confidence: Numbers, precision: Numbers, recall: Numbers, names:
         axes.axvline(confidence[at], color=MAIN, linestyle=":", linewidth=1)
     handles, texts = grid[0].get_legend_handles_labels()
     if len(names) <= MAX_LINES:
-        drawn.legend(handles, texts, loc="outside right upper", fontsize=9, frameon=False)
+        figure.legend(handles, texts, loc="outside right upper", fontsize=9, frameon=False)
     else:
-        drawn.legend(handles[-1:] + handles[:1], ["mean of the classes", "each class"], loc="outside upper right",
+        figure.legend(handles[-1:] + handles[:1], ["mean of the classes", "each class"], loc="outside upper right",
                      ncols=2, fontsize=9, frameon=False)  # fmt: skip
-    return drawn
+    return figure
 
 
 def _precision_envelope(precision: Numbers, recall: Numbers, at: Numbers) -> Numbers:
@@ -232,18 +232,18 @@ def plot_confusion(matrix: Numbers, names: Sequence[str]) -> Figure:
     side = min(max(0.6 * n, 3.0), 8.0) if n <= MAX_COUNTS else min(max(0.24 * n, 8.0), 24.0)
     if MAX_COUNTS >= n > 14:
         side = 0.5 * n
-    drawn = new_figure(side + 2.6, side + 1.8)
-    axes = drawn.add_subplot(1, 1, 1)
+    figure = new_figure(side + 2.6, side + 1.8)
+    axes = figure.add_subplot(1, 1, 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     _set_class_ticks(axes, names)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
     left_out = f"; counts below {MIN_SHARE:.0%} are not shown" if MAX_COUNTS < n <= MAX_NAMES else ""
     axes.set_title(f"Counts; the colour is the share of the true class (column){left_out}", fontsize=10)
-    drawn.colorbar(image, ax=axes, fraction=0.04, pad=0.02).ax.tick_params(labelsize=8)
+    figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).ax.tick_params(labelsize=8)
     if n <= MAX_NAMES:
-        _write_counts(axes, matrix, share, least=0.0 if n <= MAX_COUNTS else MIN_SHARE, points=_font_size(n))
-    return drawn
+        _write_counts(axes, matrix, share, min_share=0.0 if n <= MAX_COUNTS else MIN_SHARE, points=_font_size(n))
+    return figure
 
 
 def _font_size(n: int) -> float:
@@ -261,9 +261,9 @@ def _set_class_ticks(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(places, texts, fontsize=_font_size(n))
 
 
-def _write_counts(axes: Axes, matrix: Numbers, share: Numbers, least: float, points: float) -> None:
+def _write_counts(axes: Axes, matrix: Numbers, share: Numbers, min_share: float, points: float) -> None:
     for row, column in zip(*np.nonzero(matrix)):
-        if share[row, column] >= least:
+        if share[row, column] >= min_share:
             text, part = _abbreviate(int(matrix[row, column])), share[row, column]
             small = 0 if len(matrix) <= 14 else max(len(text) - 2, 0)
             axes.text(column, row, text, ha="center", va="center", fontsize=points - small,
@@ -293,20 +293,20 @@ def plot_labels(
         aspects: (N,) aspect ratios, width over height in pixels.
     """
     wide = len(names) if len(names) <= MAX_NAMES else 60
-    drawn = new_figure(
+    figure = new_figure(
         min(max(12.0 if boxes is not None else 5.0, 0.17 * wide + 1.5), 22.0), 8.0 if boxes is not None else 4.2
     )
     if boxes is None:
-        _plot_bars(drawn.add_subplot(1, 1, 1), counts, names, "pictures")
-        return drawn
-    grid = drawn.add_gridspec(2, 3)
-    _plot_bars(drawn.add_subplot(grid[0, :]), counts, names, "objects")
-    cells = [drawn.add_subplot(grid[1, i]) for i in range(3)]
-    _plot_density(drawn, cells[0], boxes[:, 0], boxes[:, 1], ("centre x", "centre y"), "Centres of boxes")
+        _plot_bars(figure.add_subplot(1, 1, 1), counts, names, "pictures")
+        return figure
+    grid = figure.add_gridspec(2, 3)
+    _plot_bars(figure.add_subplot(grid[0, :]), counts, names, "objects")
+    cells = [figure.add_subplot(grid[1, i]) for i in range(3)]
+    _plot_density(figure, cells[0], boxes[:, 0], boxes[:, 1], ("centre x", "centre y"), "Centres of boxes")
     cells[0].invert_yaxis()  # y points down in pictures
-    _plot_density(drawn, cells[1], boxes[:, 2], boxes[:, 3], ("width", "height"), "Sizes relative to the picture")
+    _plot_density(figure, cells[1], boxes[:, 2], boxes[:, 3], ("width", "height"), "Sizes relative to the picture")
     _plot_aspects(cells[2], aspects if aspects is not None else boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9), "boxes")
-    return drawn
+    return figure
 
 
 def _plot_bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> None:
@@ -328,11 +328,11 @@ def _plot_bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> 
     axes.tick_params(axis="x", labelsize=_font_size(n))
 
 
-def _plot_density(drawn: Figure, axes: Axes, x: Numbers, y: Numbers, names: tuple[str, str], title: str) -> None:
+def _plot_density(figure: Figure, axes: Axes, x: Numbers, y: Numbers, names: tuple[str, str], title: str) -> None:
     counts, _, _ = np.histogram2d(np.clip(y, 0, 1), np.clip(x, 0, 1), bins=50, range=((0, 1), (0, 1)))
     shown = np.ma.masked_equal(counts, 0)
     image = axes.imshow(shown, extent=(0, 1, 0, 1), origin="lower", cmap="viridis", aspect="equal", vmin=0)
-    drawn.colorbar(image, ax=axes, fraction=0.045).ax.tick_params(labelsize=7)
+    figure.colorbar(image, ax=axes, fraction=0.045).ax.tick_params(labelsize=7)
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_title(title, fontsize=10)
     _style_axes(axes)
@@ -352,18 +352,18 @@ def _plot_aspects(axes: Axes, values: Numbers, what: str) -> None:
 def plot_sizes(width_height: Numbers) -> Figure:
     """Plot the sizes and aspect ratios of pictures, given as (N, 2) widths and heights in pixels."""
     found, counts = np.unique(width_height.reshape(-1, 2), axis=0, return_counts=True)
-    drawn = new_figure(10, 4.4)
-    axes = drawn.add_subplot(1, 2, 1)
+    figure = new_figure(10, 4.4)
+    axes = figure.add_subplot(1, 2, 1)
     area = 10 + 190 * (counts - 1) / max(counts.max(initial=1) - 1, 1)
     axes.scatter(found[:, 0], found[:, 1], s=area, color=LINES[3], alpha=0.5, linewidths=0)
-    most = 1.08 * float(found.max(initial=1))
-    axes.plot((0, most), (0, most), color=PALE, linewidth=0.8, zorder=0)
-    axes.set(xlabel="width", ylabel="height", xlim=(0, most), ylim=(0, most), aspect="equal")
+    limit = 1.08 * float(found.max(initial=1))
+    axes.plot((0, limit), (0, limit), color=PALE, linewidth=0.8, zorder=0)
+    axes.set(xlabel="width", ylabel="height", xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.set_title(f"Sizes of {len(width_height):,} pictures in pixels: {len(found):,} different", fontsize=10)
     _style_axes(axes)
     shapes = width_height.reshape(-1, 2)
-    _plot_aspects(drawn.add_subplot(1, 2, 2), shapes[:, 0] / np.maximum(shapes[:, 1], 1), "pictures")
-    return drawn
+    _plot_aspects(figure.add_subplot(1, 2, 2), shapes[:, 0] / np.maximum(shapes[:, 1], 1), "pictures")
+    return figure
 
 
 def save_all(figures: Mapping[str, Any], folder: Path) -> Iterator[Path]:
@@ -374,6 +374,6 @@ def save_all(figures: Mapping[str, Any], folder: Path) -> Iterator[Path]:
         folder: the folder for the files.
     """
     for name, make in figures.items():
-        if (drawn := make()) is not None:
-            save(drawn, folder / f"{name}.png")
+        if (figure := make()) is not None:
+            save(figure, folder / f"{name}.png")
             yield folder / f"{name}.png"

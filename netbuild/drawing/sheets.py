@@ -17,8 +17,8 @@ MIN_SIDES = (96, 240)  # least side of a cell in pixels for its caption to fit, 
 def cell_side(drawings: Sequence[Drawing]) -> int:
     """Return the side of the cells in pixels: that of the largest picture, a multiple of it where pictures are tiny."""
     labelled = any(len(d.boxes) or len(d.points) for d in drawings)
-    side, least = max(max(d.image.shape[:2]) for d in drawings), MIN_SIDES[labelled]
-    return min(side * max(-(-least // side), 1), MAX_SIDE)
+    side, min_side = max(max(d.image.shape[:2]) for d in drawings), MIN_SIDES[labelled]
+    return min(side * max(-(-min_side // side), 1), MAX_SIDE)
 
 
 def render_cell(drawing: Drawing, side: int) -> Image:

@@ -1,1 +1,1 @@
-"""What a network is and costs: summary, tables, textbook; diagram/ draws it."""
+"""Summaries of networks and their costs: tables, textbook layout; diagram/ draws the architecture."""

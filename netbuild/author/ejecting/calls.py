@@ -73,17 +73,17 @@ class CallBuilder:
 
     def _build_call(self, bound: BoundCall) -> ModuleCall:
         factory = bound.factory
-        given = {**_name_positional(bound), **bound.call}
+        arguments = {**_name_positional(bound), **bound.call}
         if factory.name == builders.TIMM:
             key = self._import("timm.create_model")
-            return ModuleCall(key, "", tuple(self._args(factory, {**given, "pretrained": False})))
+            return ModuleCall(key, "", tuple(self._args(factory, {**arguments, "pretrained": False})))
         if factory.name.startswith(builders.TORCHVISION):
-            return self._torchvision(factory.name.split(".")[-1], dict(given))
-        return self._made(factory, given)
+            return self._torchvision(factory.name.split(".")[-1], dict(arguments))
+        return self._made(factory, arguments)
 
-    def _torchvision(self, model: str, given: dict[Any, Any]) -> ModuleCall:
-        features, pretrained = given.pop("features", None), given.pop("pretrained", False)
-        options = {"weights": None, **builders.torchvision_options(model, pretrained, given)}
+    def _torchvision(self, model: str, arguments: dict[Any, Any]) -> ModuleCall:
+        features, pretrained = arguments.pop("features", None), arguments.pop("pretrained", False)
+        options = {"weights": None, **builders.torchvision_options(model, pretrained, arguments)}
         args = (Argument("name", model, False), *(Argument(k, v) for k, v in options.items()))
         call = ModuleCall(self._import("torchvision.models.get_model"), "", args)
         if not features:
@@ -91,9 +91,9 @@ class CallBuilder:
         key = self._import("torchvision.models.feature_extraction.create_feature_extractor")
         return ModuleCall(key, "", (Argument("model", call, False), Argument("return_nodes", list(features), False)))
 
-    def _made(self, factory: Factory, given: Mapping[Any, Any]) -> ModuleCall:
+    def _made(self, factory: Factory, arguments: Mapping[Any, Any]) -> ModuleCall:
         key, suffix = self._class(factory)
-        return ModuleCall(key, suffix, tuple(self._args(factory, given)))
+        return ModuleCall(key, suffix, tuple(self._args(factory, arguments)))
 
     def _class(self, factory: Factory) -> tuple[Key, str]:
         home, name = factory.make.__module__, factory.make.__qualname__
@@ -114,18 +114,18 @@ class CallBuilder:
         home, _, name = dotted.rpartition(".")
         return self.take(Import(dotted, f"from {home} import {name}{{}}", name, name))
 
-    def _args(self, factory: Factory, given: Mapping[Any, Any]) -> Iterator[Argument]:
+    def _args(self, factory: Factory, arguments: Mapping[Any, Any]) -> Iterator[Argument]:
         """Yield the arguments in the order of the signature: leading integers by position, the others by name."""
-        named = {p.name: p for p in factory.parameters if p.name in given}
+        named = {p.name: p for p in factory.parameters if p.name in arguments}
         by_position = _positional_parameters(factory.make)
         leading = True
         for index, (name, parameter) in enumerate(named.items()):
-            value = given[name]
+            value = arguments[name]
             is_next = index < len(by_position) and by_position[index][0] == name
             leading = leading and is_next and type(value) is int and parameter.role is not Role.DEPTH
             must = is_next and by_position[index][1]
             yield Argument(name, self._value(value), not (leading or must))
-        for name, value in given.items():
+        for name, value in arguments.items():
             if name not in named:
                 yield Argument(str(name), self._value(value), isinstance(name, str))
 

@@ -93,9 +93,9 @@ class ClassWriter:
             yield f"            {he}(row)" if last else f"            {he}(self.model[row])"
 
     def _forward(self, body: ForwardBody, gives_tensor: bool, takes_tensors: Sequence[bool]) -> list[str]:
-        given = [f"{n}: {'torch.Tensor' if t else 'Any'}" for n, t in zip(body.inputs, takes_tensors, strict=True)]
+        parameters = [f"{n}: {'torch.Tensor' if t else 'Any'}" for n, t in zip(body.inputs, takes_tensors, strict=True)]
         result = "torch.Tensor" if gives_tensor else "Any"
-        return [*to_lines(group("def forward(", ["self", *given], f") -> {result}:"), 4), *body.lines]
+        return [*to_lines(group("def forward(", ["self", *parameters], f") -> {result}:"), 4), *body.lines]
 
     def _fuse(self) -> Iterator[str]:
         if (FUSE, "fuse") not in self.names:
@@ -131,13 +131,13 @@ class ClassWriter:
         at = 'self["{}"]' if is_dict else 'self.get_submodule("{}")'
         body = write_forward(inside.plan, inside.inputs, lambda i: at.format(inside.keys[i]))
         outs = [inside.layers[i].out_shape if i >= 0 else [1] for i in inside.plan.result]
-        given = [f"{name}: {_annotation_of(values)}" for name, values in self._parameters(block)]
+        parameters = [f"{name}: {_annotation_of(values)}" for name, values in self._parameters(block)]
         rows = [line for i, row in enumerate(block.rows) for line in self._inner_row(block, i, row)]
         lines = [
             f"class {self.names[block.key]}(nn.{'ModuleDict' if is_dict else 'Module'}):",
             *to_docstring(f"The block {block.name} of {self.graph.spec.path.name}."),
             "",
-            *to_lines(group("def __init__(", ["self", *given], ") -> None:"), 4),
+            *to_lines(group("def __init__(", ["self", *parameters], ") -> None:"), 4),
             *(_dict_lines(rows) if is_dict else _attribute_lines(rows)),
             "",
             *self._forward(

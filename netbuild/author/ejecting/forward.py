@@ -68,10 +68,10 @@ def _to_identifier(name: str) -> str:
 def _format_call(module: str, step: Step, variables: dict[int, str]) -> Doc:
     """Format the call of a row's module, as `netbuild.graph.network.call_module` makes it."""
     values: list[Doc] = [
-        variables[source] + ("" if pick is None else f"[{to_literal(pick)}]")
-        for source, pick in zip(step.sources, step.selections, strict=True)
+        variables[source] + ("" if selection is None else f"[{to_literal(selection)}]")
+        for source, selection in zip(step.sources, step.selections, strict=True)
     ]
-    how, _, text = step.call_style.partition("+")
+    style, _, text = step.call_style.partition("+")
     values, last = (values[:-1], values[-1:]) if text else (values, [])
-    passed = [Group("[", tuple(values), "]")] if how == "list" else values
+    passed = [Group("[", tuple(values), "]")] if style == "list" else values
     return Group(f"{module}(", (*passed, *last), ")")

@@ -36,12 +36,12 @@ class Definition:
 
     @property
     def is_block(self) -> bool:
-        """Whether it is a class or function, which blank lines surround."""
+        """Whether it is a class or function, which is surrounded by blank lines."""
         return isinstance(ast.parse(self.text).body[0], DEFINITION)
 
 
 def is_ours(module: str) -> bool:
-    """Whether a module's source is copied into the file: netbuild's layers, and modules of the user's."""
+    """Return whether a module's source is copied into the file: that of netbuild's layers and of own modules is."""
     top = module.split(".")[0]
     return top.startswith(PREFIX) or module == BUILDERS or (module + ".").startswith(LAYERS + ".")
 
@@ -132,13 +132,13 @@ class Sources:
             text = self.text(key, used)
             names: dict[str, Key] = {}
             for local in _names_in(text)[0]:
-                meant = self.resolve(home, local) if local != name else key
-                if isinstance(meant, Import):
-                    names[local] = ("", meant.target)
-                    found.take(meant)
-                elif meant is not None:
-                    names[local] = meant
-                    visit(meant)
+                resolved = self.resolve(home, local) if local != name else key
+                if isinstance(resolved, Import):
+                    names[local] = ("", resolved.target)
+                    found.take(resolved)
+                elif resolved is not None:
+                    names[local] = resolved
+                    visit(resolved)
             found.definitions.append(Definition(key, text, names, name, _own_file(home)))
             found.future.update(_features(self.module(home)))
 
@@ -174,17 +174,17 @@ class Sources:
         for node in ast.walk(statement):
             if isinstance(node, ast.Subscript) and _last_name(node.value) == "Annotated":
                 assert isinstance(node.slice, ast.Tuple)
-                kept, *extras = node.slice.elts
+                annotation, *extras = node.slice.elts
                 if any(self._is_netbuilds(module, extra) for extra in extras):
-                    yield *module.place(node), module.data[slice(*module.place(kept))]
+                    yield *module.place(node), module.data[slice(*module.place(annotation))]
             for decorator in getattr(node, "decorator_list", ()):
                 if self._is_netbuilds(module, decorator):
                     yield module.starts[decorator.lineno - 1], module.starts[decorator.end_lineno], b""
 
     def _is_netbuilds(self, module: Module, node: ast.expr) -> bool:
         name = next((n.id for n in ast.walk(node) if isinstance(n, ast.Name)), "")
-        meant = module.names.get(name)
-        return isinstance(meant, Import) and meant.top == "netbuild"
+        resolved = module.names.get(name)
+        return isinstance(resolved, Import) and resolved.top == "netbuild"
 
 
 def _last_name(node: ast.expr) -> str:

@@ -30,7 +30,7 @@ from netbuild.prediction.predictor import evaluating
 
 
 def draw_feature_maps(
-    network: Network, image: str | Path, places: Sequence[Place], most: int, step: Callable[[], object]
+    network: Network, image: str | Path, places: Sequence[Place], limit: int, step: Callable[[], object]
 ) -> list[View]:
     """Run the network on a picture and draw the outputs at each place: a tile per channel.
 
@@ -40,7 +40,7 @@ def draw_feature_maps(
         network: the network, run in eval mode.
         image: the picture's file.
         places: the rows and modules whose outputs are drawn.
-        most: the largest number of maps in a view.
+        limit: the largest number of maps in a view.
         step: called after each place.
 
     Raises:
@@ -50,7 +50,7 @@ def draw_feature_maps(
 
     def make_hook(place: Place) -> Callable[..., None]:
         def draw(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found.extend(_draw_outputs(place, output, most))
+            found.extend(_draw_outputs(place, output, limit))
             step()
 
         return draw
@@ -69,10 +69,10 @@ def draw_feature_maps(
     return list({(v.row, v.path, v.title): v for v in found}.values())  # a module may be called more than once
 
 
-def _draw_outputs(place: Place, output: Any, most: int) -> Iterator[View]:
+def _draw_outputs(place: Place, output: Any, limit: int) -> Iterator[View]:
     tensors = [x for x in tensors_of(output) if isinstance(x, Tensor) and x.is_floating_point()]
     for number, tensor in enumerate(tensors):
-        image, description = draw_map(tensor[0].detach().float().cpu().numpy(), most)
+        image, description = draw_map(tensor[0].detach().float().cpu().numpy(), limit)
         which = f" output {number}" if len(tensors) > 1 else ""
         inner = f" {place.path}" if place.path else ""
         title = f"row {place.row} {place.label}{inner}{which}: {description}"
@@ -80,7 +80,7 @@ def _draw_outputs(place: Place, output: Any, most: int) -> Iterator[View]:
         yield View(place.row, place.path, place.label, kind, title, encode(add_title(image, title)))
 
 
-def draw_map(values: np.ndarray, most: int = MAX_TILES) -> tuple[Image, str]:
+def draw_map(values: np.ndarray, limit: int = MAX_TILES) -> tuple[Image, str]:
     """Draw an output without its batch axis and return the picture and its description.
 
     Outputs (C, H, W) are drawn as tiles, others as a matrix with one line per entry of the first axis.
@@ -96,9 +96,11 @@ def draw_map(values: np.ndarray, most: int = MAX_TILES) -> tuple[Image, str]:
     times = max(MAX_MAP_SIDE // max(h, w), 1)
     ratio = min(MAX_MAP_SIDE / max(h, w), 1) if times == 1 else times
     side = max(round(h * ratio), 1), max(round(w * ratio), 1)
-    shown = [resize(apply_colormap(_stretch(channel), "viridis"), *side) for channel in values[:most]]
+    shown = [resize(apply_colormap(_stretch(channel), "viridis"), *side) for channel in values[:limit]]
     constant = sum(low == high for low, high in map(_finite_range, values))
-    description = f"{count} map{'s' if count > 1 else ''} of {h}x{w}" + (f", the first {most}" if count > most else "")
+    description = f"{count} map{'s' if count > 1 else ''} of {h}x{w}" + (
+        f", the first {limit}" if count > limit else ""
+    )
     return arrange_tiles(shown), description + (f"; {constant} constant" if constant else "")
 
 

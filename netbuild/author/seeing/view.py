@@ -30,7 +30,7 @@ def draw_views(
     image: str | Path | None = None,
     rows: Sequence[str] = (),
     kinds: Sequence[str] = (),
-    most: int = MAX_TILES,
+    limit: int = MAX_TILES,
     step: Callable[[], object] = lambda: None,
 ) -> list[View]:
     """Draw views of a network and return them in the order of its rows.
@@ -40,7 +40,7 @@ def draw_views(
         image: the picture for feature maps; without it there are none.
         rows: numbers or names of rows, or paths such as ``2.m.0.cv1`` into them; all rows unless given.
         kinds: some of `KINDS`; all unless given.
-        most: the largest number of maps or kernels in a view.
+        limit: the largest number of maps or kernels in a view.
         step: called after each row.
 
     Raises:
@@ -52,9 +52,9 @@ def draw_views(
     places = [find_place(network, text) for text in rows] if rows else list_rows(network)
     found: list[View] = []
     if "kernels" in chosen:
-        found += [view for place in places for view in draw_kernels(place, most)]
+        found += [view for place in places for view in draw_kernels(place, limit)]
     if "maps" in chosen and image is not None:
-        found += draw_feature_maps(network, image, places, most, step)
+        found += draw_feature_maps(network, image, places, limit, step)
     if "kernels" in kinds and not any(v.kind == "kernels" for v in found):
         raise NetbuildError("none of these rows has a convolution", hint="name one, or a path such as 2.cv1.conv")
     found.sort(key=lambda view: view.row if view.row is not None else -1)

@@ -61,11 +61,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that a row reads; ``pick`` is the output's number or name if the source has several."""
+    """A value that a row reads; ``selection`` is the output's number or name if the source has several."""
 
     source: int
     target: int
-    pick: str = ""
+    selection: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def make_diagram(summary: Report) -> Diagram:
 
 def _make_edges(graph: Graph) -> tuple[Edge, ...]:
     found = [
-        Edge(source, layer.row.index, "" if pick is None else str(pick))
+        Edge(source, layer.row.index, "" if selection is None else str(selection))
         for layer in graph.layers
-        for source, pick in zip(layer.row.sources, layer.row.selections, strict=True)
+        for source, selection in zip(layer.row.sources, layer.row.selections, strict=True)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -156,8 +156,10 @@ def _row_node(layer: Layer, row: RowSummary, convention: str, names: Mapping[int
     )  # fmt: skip
 
 
-def _format_source(index: int, pick: int | str | None, names: Mapping[int, str]) -> str:
-    return names[index] + ("" if pick is None else f"[{pick}]" if isinstance(pick, int) else f".{pick}")
+def _format_source(index: int, selection: int | str | None, names: Mapping[int, str]) -> str:
+    return names[index] + (
+        "" if selection is None else f"[{selection}]" if isinstance(selection, int) else f".{selection}"
+    )
 
 
 def _row_facts(layer: Layer, row: RowSummary, convention: str, names: Mapping[int, str]) -> tuple[tuple[str, str], ...]:

@@ -60,19 +60,19 @@ def page(
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    shown = svg.lay_out_drawing(make_diagram(summary), titled=False)
+    drawing = svg.lay_out_drawing(make_diagram(summary), titled=False)
     style = "".join([_theme_rules(), svg.style_rules(), _read_asset("page.css")])
     script = _read_asset("page.js")
-    data = _panel_data(summary, shown.diagram, pictures or {})
+    data = _panel_data(summary, drawing.diagram, pictures or {})
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_content_policy(style, script)}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
-        f"<title>{escape(shown.diagram.title)}</title><style>{style}</style></head><body>",
-        *_head_html(shown.diagram),
-        *_picture_html(shown),
+        f"<title>{escape(drawing.diagram.title)}</title><style>{style}</style></head><body>",
+        *_head_html(drawing.diagram),
+        *_picture_html(drawing),
         *_table_html(summary, columns, depth),
-        *_sections_html(shown.diagram, sections),
+        *_sections_html(drawing.diagram, sections),
         f'<script type="application/json" id="data">{_embed_json(data)}</script>',
         f"<script>{script}</script></body></html>",
     ]
@@ -107,9 +107,9 @@ def _embed_json(data: Any) -> str:
 # -- HTML, readable without the script --------------------------------------------------------------------------------
 
 
-def _head_html(shown: Diagram) -> Iterator[str]:
-    yield f"<header><h1>{escape(shown.title)}</h1>"
-    yield f"<p><strong>{escape(shown.totals)}</strong><br>{escape(shown.facts)}</p>"
+def _head_html(diagram: Diagram) -> Iterator[str]:
+    yield f"<header><h1>{escape(diagram.title)}</h1>"
+    yield f"<p><strong>{escape(diagram.totals)}</strong><br>{escape(diagram.facts)}</p>"
     yield '<div class="tools" role="toolbar" aria-label="Picture">'
     yield '<label>Search <input type="search" id="search" placeholder="number, name, module" aria-describedby="found"'
     yield ' autocomplete="off" spellcheck="false"></label> <output id="found" aria-live="polite"></output>'
@@ -123,11 +123,11 @@ def _head_html(shown: Diagram) -> Iterator[str]:
     yield "</div></header>"
 
 
-def _picture_html(shown: SvgDrawing) -> Iterator[str]:
-    label = f"{shown.diagram.title}: rows from top to bottom"
+def _picture_html(drawing: SvgDrawing) -> Iterator[str]:
+    label = f"{drawing.diagram.title}: rows from top to bottom"
     yield '<main><div id="stage" role="region" aria-label="Architecture" tabindex="-1">'
-    yield svg.opening_tag(shown, "group", label)
-    yield from svg.elements(shown)
+    yield svg.opening_tag(drawing, "group", label)
+    yield from svg.elements(drawing)
     yield '</svg></div><aside id="panel" aria-label="The selected row" tabindex="-1" hidden></aside></main>'
 
 
@@ -153,8 +153,8 @@ def _alignment(right: bool) -> str:
     return ' class="right"' if right else ""
 
 
-def _sections_html(shown: Diagram, sections: Sequence[Section]) -> Iterator[str]:
-    notes = "".join(f"<li>{escape(line.strip())}</li>" for line in shown.notes)
+def _sections_html(diagram: Diagram, sections: Sequence[Section]) -> Iterator[str]:
+    notes = "".join(f"<li>{escape(line.strip())}</li>" for line in diagram.notes)
     yield f"<section><h2>Notes on the numbers</h2><ul>{notes}</ul></section>"
     for section in sections:
         figures = "".join(
@@ -167,18 +167,20 @@ def _sections_html(shown: Diagram, sections: Sequence[Section]) -> Iterator[str]
 # -- data for the script ----------------------------------------------------------------------------------------------
 
 
-def _panel_data(summary: Report, shown: Diagram, pictures: Mapping[int, Sequence[Picture]]) -> dict[str, Any]:
+def _panel_data(summary: Report, diagram: Diagram, pictures: Mapping[int, Sequence[Picture]]) -> dict[str, Any]:
     trees = submodule_rows(summary)
-    nodes = [_node_data(shown, node, trees.get(node.index, []), pictures.get(node.index, ())) for node in shown.nodes]
+    nodes = [
+        _node_data(diagram, node, trees.get(node.index, []), pictures.get(node.index, ())) for node in diagram.nodes
+    ]
     return {"metrics": METRICS, "nodes": nodes}
 
 
-def _node_data(shown: Diagram, node: Node, tree: list[list[Any]], pictures: Sequence[Picture]) -> dict[str, Any]:
-    shares = {} if node.is_input else {metric: shown.share(node, metric) for metric in METRICS}
+def _node_data(diagram: Diagram, node: Node, tree: list[list[Any]], pictures: Sequence[Picture]) -> dict[str, Any]:
+    shares = {} if node.is_input else {metric: diagram.share(node, metric) for metric in METRICS}
     return {
         "index": node.index, "module": node.module, "name": node.name, "label": node.label, "facts": node.facts,
         "shares": [[METRICS[metric], f"{share:.1%}", round(share, 4)] for metric, share in shares.items()],
-        "tint": {metric: round(0.5 * shown.height(node, metric), 3) for metric in shares},
+        "tint": {metric: round(0.5 * diagram.height(node, metric), 3) for metric in shares},
         "place": node.place, "rowText": node.row_text, "inner": tree,
         "pictures": [[picture.title, picture.url] for picture in pictures],
     }  # fmt: skip

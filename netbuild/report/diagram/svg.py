@@ -88,31 +88,31 @@ class SvgDrawing:
         return {metric: start + i * (BAR + 6) for i, metric in enumerate(METRICS)}
 
 
-def lay_out_drawing(shown: Diagram, titled: bool = True) -> SvgDrawing:
+def lay_out_drawing(diagram: Diagram, titled: bool = True) -> SvgDrawing:
     """Lay out the columns, boxes and lines of a diagram; without ``titled`` the lines of text above it are left out.
 
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    columns = _make_columns(shown)
+    columns = _make_columns(diagram)
     width = columns[-1].end + BETWEEN + len(METRICS) * (BAR + 6) + 2
-    layout = lay_out(shown, width)
-    names = max((text_width(band.name) for band in shown.bands), default=0) * CELL
+    layout = lay_out(diagram, width)
+    names = max((text_width(band.name) for band in diagram.bands), default=0) * CELL
     left = MARGIN + names + GUTTER + layout.left + GUTTER
-    whole = max(left + width + layout.right + GUTTER + MARGIN, 560)
-    letters = int((whole - 2 * MARGIN) / CELL)
-    head = tuple(line for words in (shown.totals, shown.facts, LEGEND) for line in _wrap(words, letters))
+    total = max(left + width + layout.right + GUTTER + MARGIN, 560)
+    letters = int((total - 2 * MARGIN) / CELL)
+    head = tuple(line for words in (diagram.totals, diagram.facts, LEGEND) for line in _wrap(words, letters))
     head = head if titled else ()
-    return SvgDrawing(shown, columns, layout, whole, left, head)
+    return SvgDrawing(diagram, columns, layout, total, left, head)
 
 
-def _make_columns(shown: Diagram) -> tuple[Column, ...]:
+def _make_columns(diagram: Diagram) -> tuple[Column, ...]:
     columns, x = [], 8.0
     for key, heading in COLUMNS.items():
         if key == "number":
-            longest = max(len(str(node.index)) for node in shown.nodes)
+            longest = max(len(str(node.index)) for node in diagram.nodes)
         else:
-            longest = min(max(text_width(getattr(node, key)) for node in shown.nodes), MAX_LETTERS[key])
+            longest = min(max(text_width(getattr(node, key)) for node in diagram.nodes), MAX_LETTERS[key])
         if longest:
             columns.append(Column(key, heading, x, max(longest, len(heading)), key == "number"))
             x = columns[-1].end + BETWEEN
@@ -137,76 +137,77 @@ def to_svg(summary: Report) -> str:
     Raises:
         MissingExtraError: if the layout library is not installed.
     """
-    shown = lay_out_drawing(make_diagram(summary))
-    title = f"{shown.diagram.title}: {shown.diagram.totals}"
+    drawing = lay_out_drawing(make_diagram(summary))
+    title = f"{drawing.diagram.title}: {drawing.diagram.totals}"
     colours = f"<style>{_literal_rules('light')}@media (prefers-color-scheme:dark){{{_literal_rules('dark')}}}</style>"
-    head = [opening_tag(shown, "img", title), f"<title>{escape(title)}</title>", colours]
-    return "\n".join([*head, *elements(shown), "</svg>", ""])
+    head = [opening_tag(drawing, "img", title), f"<title>{escape(title)}</title>", colours]
+    return "\n".join([*head, *elements(drawing), "</svg>", ""])
 
 
-def opening_tag(shown: SvgDrawing, role: str, label: str) -> str:
+def opening_tag(drawing: SvgDrawing, role: str, label: str) -> str:
     """Return the opening tag of the picture."""
-    sides = f'width="{px(shown.width)}" height="{px(shown.height)}" viewBox="0 0 {px(shown.width)} {px(shown.height)}"'
+    width, height = px(drawing.width), px(drawing.height)
+    sides = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {sides} class="net" role="{role}" aria-label="{escape(label)}">'
 
 
-def elements(shown: SvgDrawing) -> Iterator[str]:
+def elements(drawing: SvgDrawing) -> Iterator[str]:
     """Yield the elements of the picture, from the background to the front."""
-    yield f'<rect class="ground" width="{px(shown.width)}" height="{px(shown.height)}"/>'
-    yield from _head_elements(shown)
-    yield from _band_elements(shown)
-    for route in shown.layout.routes:
-        yield _edge_element(shown, route)
-    for node in shown.diagram.nodes:
-        yield _node_element(shown, node)
+    yield f'<rect class="ground" width="{px(drawing.width)}" height="{px(drawing.height)}"/>'
+    yield from _head_elements(drawing)
+    yield from _band_elements(drawing)
+    for route in drawing.layout.routes:
+        yield _edge_element(drawing, route)
+    for node in drawing.diagram.nodes:
+        yield _node_element(drawing, node)
 
 
-def _head_elements(shown: SvgDrawing) -> Iterator[str]:
-    if shown.head:
-        title = truncate(shown.diagram.title, int((shown.width - 2 * MARGIN) / 13))
+def _head_elements(drawing: SvgDrawing) -> Iterator[str]:
+    if drawing.head:
+        title = truncate(drawing.diagram.title, int((drawing.width - 2 * MARGIN) / 13))
         yield f'<text class="title" x="{MARGIN}" y="32">{escape(title)}</text>'
-    for i, line in enumerate(shown.head):
+    for i, line in enumerate(drawing.head):
         yield f'<text class="dim" x="{MARGIN}" y="{52 + 16 * i}">{escape(line)}</text>'
-    y = shown.legend
+    y = drawing.legend
     x: float = MARGIN
     for metric, name in METRICS.items():
         yield f'<rect class="{metric}" x="{px(x)}" y="{px(y - 9)}" width="10" height="10" rx="2" fill-opacity=".6"/>'
         yield f'<text class="dim" x="{px(x + 15)}" y="{px(y)}">{name}</text>'
         x += 15 + (len(name) + 2) * CELL
-    if not shown.head:
+    if not drawing.head:
         yield f'<text class="dim" x="{px(x)}" y="{px(y)}">full bar: the largest row</text>'
-    for column in shown.columns:
-        yield _text_element(column, shown.left, shown.top - 12, column.heading, "dim")
-    for metric, bar in shown.bars.items():
-        end = shown.left + bar + BAR - 4
-        yield f'<text class="dim" x="{px(end)}" y="{px(shown.top - 12)}" text-anchor="end">{HEADINGS[metric]}</text>'
+    for column in drawing.columns:
+        yield _text_element(column, drawing.left, drawing.top - 12, column.heading, "dim")
+    for metric, bar in drawing.bars.items():
+        end = drawing.left + bar + BAR - 4
+        yield f'<text class="dim" x="{px(end)}" y="{px(drawing.top - 12)}" text-anchor="end">{HEADINGS[metric]}</text>'
 
 
-def _band_elements(shown: SvgDrawing) -> Iterator[str]:
-    for i, (band, top, bottom) in enumerate(shown.layout.bands):
-        y = shown.top + top
+def _band_elements(drawing: SvgDrawing) -> Iterator[str]:
+    for i, (band, top, bottom) in enumerate(drawing.layout.bands):
+        y = drawing.top + top
         yield (
-            f'<g class="band band{i % 2}"><rect x="{px(MARGIN / 2)}" y="{px(y)}" width="{px(shown.width - MARGIN)}" '
+            f'<g class="band band{i % 2}"><rect x="{px(MARGIN / 2)}" y="{px(y)}" width="{px(drawing.width - MARGIN)}" '
             f'height="{px(bottom - top)}" rx="6"/><text x="{MARGIN}" y="{px(y + 23)}">{escape(band.name)}</text></g>'
         )
 
 
-def _node_element(shown: SvgDrawing, node: Node) -> str:
-    box = shown.layout.boxes[node.index]
-    x, y = shown.left, shown.top + box.y
+def _node_element(drawing: SvgDrawing, node: Node) -> str:
+    box = drawing.layout.boxes[node.index]
+    x, y = drawing.left, drawing.top + box.y
     kind = "node input" if node.is_input else "node"
-    parts = [f'<g class="{kind}" id="n{node.index}"><title>{escape(_tooltip(shown.diagram, node))}</title>']
+    parts = [f'<g class="{kind}" id="n{node.index}"><title>{escape(_tooltip(drawing.diagram, node))}</title>']
     edge = (
         f'x="{px(x)}" y="{px(y)}" width="{px(box.width)}" height="{px(box.height)}" rx="{13 if node.is_input else 5}"'
     )
     parts.append(f'<rect class="box" {edge}/>')
     line = y + box.height / 2 + 4
     if not node.is_input:
-        tint = 0.5 * shown.diagram.height(node, "params")
+        tint = 0.5 * drawing.diagram.height(node, "params")
         parts.append(f'<rect class="tint params" {edge} fill-opacity="{tint:.3g}"/>')
-        for metric, bar in shown.bars.items():
-            parts.append(_bar_elements(shown.diagram, node, metric, x + bar, y, box.height))
-    texts = [(column, column.cell_text(node)) for column in shown.columns]
+        for metric, bar in drawing.bars.items():
+            parts.append(_bar_elements(drawing.diagram, node, metric, x + bar, y, box.height))
+    texts = [(column, column.cell_text(node)) for column in drawing.columns]
     parts += [_text_element(column, x, line, words, column.key) for column, words in texts if words]
     return "".join([*parts, "</g>"])
 
@@ -217,9 +218,9 @@ def _text_element(column: Column, left: float, line: float, words: str, kind: st
     return f'<text class="{kind}" x="{px(x)}" y="{px(line)}"{anchor}>{escape(words)}</text>'
 
 
-def _bar_elements(shown: Diagram, node: Node, metric: str, x: float, y: float, height: float) -> str:
+def _bar_elements(diagram: Diagram, node: Node, metric: str, x: float, y: float, height: float) -> str:
     value = node.values[metric]
-    share = shown.height(node, metric)
+    share = diagram.height(node, metric)
     bar = ""
     if value:
         where = f'x="{px(x)}" y="{px(y + 4)}" width="{max(share * BAR, 1.5):.4g}" height="{px(height - 8)}"'
@@ -230,26 +231,26 @@ def _bar_elements(shown: Diagram, node: Node, metric: str, x: float, y: float, h
     )
 
 
-def _tooltip(shown: Diagram, node: Node) -> str:
+def _tooltip(diagram: Diagram, node: Node) -> str:
     lines = [f"{'input' if node.is_input else node.index} {node.module if not node.is_input else node.name}"]
     lines += [f"{label}: {words}" for label, words in node.facts]
     if not node.is_input:
-        shares = (f"{shown.share(node, metric):.1%} of all {name}" for metric, name in METRICS.items())
+        shares = (f"{diagram.share(node, metric):.1%} of all {name}" for metric, name in METRICS.items())
         lines += [", ".join(shares), node.place]
     return "\n".join(lines)
 
 
-def _edge_element(shown: SvgDrawing, route: Route) -> str:
-    points = [(x + shown.left, y + shown.top) for x, y in route.points]
+def _edge_element(drawing: SvgDrawing, route: Route) -> str:
+    points = [(x + drawing.left, y + drawing.top) for x, y in route.points]
     first = route.edges[0]
-    picks = ", ".join(edge.pick for edge in route.edges if edge.pick)
+    selections = ", ".join(edge.selection for edge in route.edges if edge.selection)
     # The inputs -1, -2, ... are the first nodes.
-    source = str(first.source) if first.source >= 0 else shown.diagram.nodes[-1 - first.source].name
-    title = f"{source} → {first.target}" + (f" (output {picks})" if picks else "")
+    source = str(first.source) if first.source >= 0 else drawing.diagram.nodes[-1 - first.source].name
+    title = f"{source} → {first.target}" + (f" (output {selections})" if selections else "")
     kind = "next" if route.lane is None else f"skip lane{route.lane}"
     dot = ""
     if route.branch:
-        dot = f'<circle cx="{px(route.branch[0] + shown.left)}" cy="{px(route.branch[1] + shown.top)}" r="2"/>'
+        dot = f'<circle cx="{px(route.branch[0] + drawing.left)}" cy="{px(route.branch[1] + drawing.top)}" r="2"/>'
     return (
         f'<g class="edge {kind}" data-from="{first.source}" data-to="{first.target}"><title>{escape(title)}</title>'
         f'<path class="line" d="{path_data(points)}"/>{dot}<path class="tip" d="{_arrow_path(points)}"/></g>'
@@ -273,8 +274,8 @@ def _distance(a: Point, b: Point) -> float:
 
 
 def _move_toward(a: Point, b: Point, distance: float) -> Point:
-    whole = _distance(a, b) or 1
-    return a[0] + (b[0] - a[0]) / whole * distance, a[1] + (b[1] - a[1]) / whole * distance
+    length = _distance(a, b) or 1
+    return a[0] + (b[0] - a[0]) / length * distance, a[1] + (b[1] - a[1]) / length * distance
 
 
 def _arrow_path(points: Sequence[Point]) -> str:

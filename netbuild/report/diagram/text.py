@@ -11,46 +11,46 @@ _SAFE = frozenset(" .,:-_()[]/×·")
 
 def to_mermaid(summary: Report) -> str:
     """Return a Mermaid flowchart from top to bottom; sections are subgraphs."""
-    shown = make_diagram(summary)
-    lines = ["---", f'title: "{_escape_title(shown.title)}: {_escape_title(shown.totals)}"', "---", "flowchart TD"]
-    for node in shown.nodes:
+    diagram = make_diagram(summary)
+    lines = ["---", f'title: "{_escape_title(diagram.title)}: {_escape_title(diagram.totals)}"', "---", "flowchart TD"]
+    for node in diagram.nodes:
         if node.is_input:
             lines.append(f'  {_key(node.index)}(["{_escape_mermaid(_input_label(node, " "))}"])')
-    for band, nodes in _sections(shown):
+    for band, nodes in _sections(diagram):
         lines.append(f'  subgraph s_{band}["{_escape_mermaid(band)}"]')
         lines += [f'    {_key(node.index)}["{_join_parts(node, "<br/>", _escape_mermaid)}"]' for node in nodes]
         lines.append("  end")
-    for edge in shown.edges:
-        pick = f'|"{_escape_mermaid(edge.pick)}"|' if edge.pick else ""
-        lines.append(f"  {_key(edge.source)} -->{pick} {_key(edge.target)}")
+    for edge in diagram.edges:
+        selection = f'|"{_escape_mermaid(edge.selection)}"|' if edge.selection else ""
+        lines.append(f"  {_key(edge.source)} -->{selection} {_key(edge.target)}")
     return "\n".join([*lines, ""])
 
 
 def to_dot(summary: Report) -> str:
     """Return a directed graph in the DOT language; sections are clusters."""
-    shown = make_diagram(summary)
-    label = _quote_dot(f"{shown.title}: {shown.totals}")
-    lines = [f"digraph {_quote_dot(shown.title)} {{", f"  label={label}; labelloc=t; rankdir=TB;"]
+    diagram = make_diagram(summary)
+    label = _quote_dot(f"{diagram.title}: {diagram.totals}")
+    lines = [f"digraph {_quote_dot(diagram.title)} {{", f"  label={label}; labelloc=t; rankdir=TB;"]
     lines.append('  node [shape=box, style=rounded, fontname="monospace"];')
-    for node in shown.nodes:
+    for node in diagram.nodes:
         if node.is_input:
             lines.append(f"  {_key(node.index)} [label={_quote_dot(_input_label(node, ' '))}, shape=oval];")
-    for i, (band, nodes) in enumerate(_sections(shown)):
+    for i, (band, nodes) in enumerate(_sections(diagram)):
         lines.append(f"  subgraph cluster_{i} {{")
         lines.append(f"    label={_quote_dot(band)};")
         lines += [
             f'    {_key(node.index)} [label="{_join_parts(node, chr(92) + "n", _escape_dot)}"];' for node in nodes
         ]
         lines.append("  }")
-    for edge in shown.edges:
-        pick = f" [label={_quote_dot(edge.pick)}]" if edge.pick else ""
-        lines.append(f"  {_key(edge.source)} -> {_key(edge.target)}{pick};")
+    for edge in diagram.edges:
+        selection = f" [label={_quote_dot(edge.selection)}]" if edge.selection else ""
+        lines.append(f"  {_key(edge.source)} -> {_key(edge.target)}{selection};")
     return "\n".join([*lines, "}", ""])
 
 
-def _sections(shown: Diagram) -> Iterator[tuple[str, list[Node]]]:
-    for band in shown.bands:
-        yield band.name, [node for node in shown.nodes if band.first <= node.index <= band.last]
+def _sections(diagram: Diagram) -> Iterator[tuple[str, list[Node]]]:
+    for band in diagram.bands:
+        yield band.name, [node for node in diagram.nodes if band.first <= node.index <= band.last]
 
 
 def _key(index: int) -> str:
