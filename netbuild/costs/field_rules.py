@@ -28,6 +28,7 @@ def _slide_over_map(
     kernel, stride, padding, dilation = (_pair(v) for v in (kernel, stride, padding, dilation))
     field = regrid(x, field)
     if not is_on_grid(x, field):
+        # The last two dimensions are not the map's, as after a view: a larger kernel mixes positions in an unknown way.
         return field if kernel == (1, 1) else field._replace(known=False)
     h = slide_window(field.h, kernel[0], stride[0], padding[0], dilation[0])
     w = slide_window(field.w, kernel[1], stride[1], padding[1], dilation[1])
@@ -71,8 +72,8 @@ def _transpose_axis(axis: Axis, kernel: int, stride: int, padding: int, dilation
         if (i + padding) % common:
             return range(0)
         first = (i + padding) // common * pow(input_step, -1, tap_step) % tap_step
-        place = (i + padding - dilation * first) // stride
-        return range(place, place - input_step * len(range(first, kernel, tap_step)), -input_step)
+        start = (i + padding - dilation * first) // stride
+        return range(start, start - input_step * len(range(first, kernel, tap_step)), -input_step)
 
     return read_positions(axis, stride, 1, reads)
 
@@ -100,6 +101,7 @@ def _adaptive_axis(axis: Axis, n: int, bins: int) -> Axis:
         return axis
     if bins == 1:
         return unbounded_axis(axis)
+    # torch's bin i covers the inputs from floor(i n / bins) to ceil((i + 1) n / bins); this repeats as in _resize_axis.
     common = math.gcd(n, bins)
     return read_positions(axis, bins // common, n // common, lambda i: range(i * n // bins, -(-(i + 1) * n // bins)))
 
@@ -150,6 +152,7 @@ def _addmm(field: Field, out: Any, _: Any, a: torch.Tensor, b: torch.Tensor, **_
 
 @field_rule("bmm.default")
 def _bmm(field: Field, out: Any, a: torch.Tensor, b: torch.Tensor) -> Field:
+    # A product with a constant matrix acts on channels; two factors from the image are attention.
     if field_of(a) is None or field_of(b) is None:
         return field
     group = max(a.shape[1], b.shape[2]) if a.shape[2] != max(a.shape[1:]) else a.shape[2]
@@ -191,8 +194,8 @@ def _bicubic(field: Field, out: Any, x: Any, *_: Any) -> Field:
 
 def _neighbours(reach: int, i: int, n: int, m: int) -> range:
     # Output i lies at (i + 1/2) n / m - 1/2 of the input; exactly on a position it reads that one alone.
-    place, rest = divmod((2 * i + 1) * n - m, 2 * m)
-    return range(place - reach + 1, place + reach + 1) if rest else range(place, place + 1)
+    position, rest = divmod((2 * i + 1) * n - m, 2 * m)
+    return range(position - reach + 1, position + reach + 1) if rest else range(position, position + 1)
 
 
 def _resize(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int, int], Sequence[int]]) -> Field:
@@ -204,6 +207,7 @@ def _resize(field: Field, out: Any, x: torch.Tensor, reads: Callable[[int, int, 
 
 
 def _resize_axis(axis: Axis, before: int, after: int, reads: Callable[[int, int, int], Sequence[int]]) -> Axis:
+    # After `after / common` outputs the pattern of what is read repeats, `before / common` inputs further on.
     common = math.gcd(before, after)
     return read_positions(axis, after // common, before // common, lambda i: reads(i, before, after))
 
@@ -225,6 +229,7 @@ def _im2col(field: Field, out: Any, x: Any, kernel: Any, dilation: Any, padding:
 
 @field_rule("pixel_unshuffle.default")
 def _pixel_unshuffle(field: Field, out: Any, x: torch.Tensor, r: int) -> Field:
+    # Each output position reads r x r inputs, like a convolution with kernel and stride r.
     return _slide_over_map(field, out, x, r, r, 0, 1)
 
 
@@ -262,6 +267,7 @@ def _slice(
     if name is None or not is_on_grid(x, field):
         return field
     axis: Axis = getattr(field, name)
+    # A slice is a sliding window of size 1 whose padding is negative: it begins `start` positions later.
     first = (start or 0) % x.shape[dim] if (start or 0) < 0 else (start or 0)
     moved = slide_window(axis, 1, step, -first, 1)
     h, w = (moved, field.w) if name == "h" else (field.h, moved)

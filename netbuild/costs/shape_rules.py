@@ -341,7 +341,7 @@ def _batch_norm(
             raise ShapeError(f"the batch norm is built for {parameter.shape[0]} channels, {x.shape[1]} arrive")
         if parameter is not None and parameter.dtype != x.dtype:
             raise NoRule
-    statistics = (x.shape[1],) if training else (0,)
+    statistics = (x.shape[1],) if training else (0,)  # mean and 1/std of the batch, empty in eval
     return new_tensor(x.shape, x), new_tensor(statistics, x), new_tensor(statistics, x)
 
 

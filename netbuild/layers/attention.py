@@ -80,7 +80,7 @@ class PSA(nn.Module):
         c = int(c1 * e)
         self.cv1 = Conv(c1, 2 * c)
         self.cv2 = Conv(2 * c, c1)
-        self.attn = Attention(c, max(c // 64, 1))
+        self.attn = Attention(c, max(c // 64, 1))  # 64 channels per head
         self.ffn = make_conv_mlp(c, 2 * c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ class RepVGGDW(nn.Module):
         self.conv.fuse()
         self.conv1.fuse()
         large, small = self.conv.conv, self.conv1.conv
+        # Padding by 2 on each side puts the 3x3 kernel in the middle of the 7x7.
         set_weights(large, large.weight + F.pad(small.weight, (2, 2, 2, 2)), large.bias + small.bias)
         self.conv, self.conv1 = large, None
 

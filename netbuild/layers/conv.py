@@ -224,6 +224,7 @@ class RepConv(nn.Module):
         self.conv1.fuse()
         self.conv2.fuse()
         conv, point = self.conv1.conv, self.conv2.conv
+        # Padding by 1 on each side puts the 1x1 kernel in the middle of the 3x3.
         weight, bias = conv.weight + F.pad(point.weight, (1, 1, 1, 1)), conv.bias + point.bias
         if self.bn is not None:
             identity, identity_bias = self._identity_kernel(weight)
@@ -234,6 +235,7 @@ class RepConv(nn.Module):
 
     def _identity_kernel(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the identity branch, a batch norm alone, as a 3x3 kernel and a bias."""
+        # Output channel i reads input channel i of its group, at the centre of the kernel.
         kernel = torch.zeros_like(like)
         out = torch.arange(len(kernel), device=kernel.device)
         kernel[out, out % kernel.shape[1], 1, 1] = 1

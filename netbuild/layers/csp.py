@@ -137,9 +137,10 @@ class DenseStage(nn.Module):
         self.cv2 = Conv((2 + len(blocks) + spare) * c, c2)
         self.m = blocks
 
-    def outputs(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def compute_outputs(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the output of the first convolution (2*c channels), and that of each block (c channels)."""
         x = self.cv1(x)
+        # Not split in two: the concatenation would put both halves side by side again.
         outputs = [x]
         x = x.narrow(1, self.c, self.c)
         for block in self.m:
@@ -148,7 +149,7 @@ class DenseStage(nn.Module):
         return outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.cv2(torch.cat(self.outputs(x), 1))
+        return self.cv2(torch.cat(self.compute_outputs(x), 1))
 
 
 class C2f(DenseStage):
@@ -308,7 +309,7 @@ class A2C2f(nn.Module):
     ):
         super().__init__()
         c_ = int(c2 * e)
-        if c_ % 32:
+        if c_ % 32:  # each attention head has 32 channels
             raise ValueError(f"hidden channels (c2 * e) must be a multiple of 32: {c_} from {c2} * {e}")
         if a2 and residual:
             check_equal_channels(c1, c2)

@@ -48,6 +48,7 @@ class HGBlock(nn.Module):
         act: Act = None,
     ):
         super().__init__()
+        # One object for all convolutions of the block, as the default activation is.
         act = nn.ReLU() if act is None else resolve_activation(act)
         kind = LightConv if lightconv else Conv
         self.m = nn.ModuleList(kind(cm if i else c1, cm, k, act=act) for i in range(n))

@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def he(network: nn.Module) -> None:
+def init_he(network: nn.Module) -> None:
     """Initialise convolutions and linear layers with normal weights of variance 2 / fan-in and zero biases.
 
     The variance of activations is then the same in all layers of a ReLU network, so that deep networks without norms
@@ -16,4 +16,4 @@ def he(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-INITIAL = {"he": he}
+INITIAL = {"he": init_he}

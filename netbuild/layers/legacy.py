@@ -49,8 +49,8 @@ class AnchorDetect(Head):
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
-        raw = [self.level(i, feat) for i, feat in enumerate(feats)]
-        return raw if self.training else (torch.cat([self.decode(i, x) for i, x in enumerate(raw)], 1), raw)
+        raw = [self.predict_level(i, feat) for i, feat in enumerate(feats)]
+        return raw if self.training else (torch.cat([self.decode_level(i, x) for i, x in enumerate(raw)], 1), raw)
 
     def layout(self) -> str:
         """Describe the output in one sentence."""
@@ -59,11 +59,11 @@ class AnchorDetect(Head):
             f" {self.nc} class probabilities"
         )
 
-    def level(self, i: int, x: torch.Tensor) -> torch.Tensor:
+    def predict_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
         """Apply a level's convolution and split off the anchors: (B, ch[i], H, W) -> (B, anchors, H, W, 5+nc)."""
         return self.m[i](x).unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2)
 
-    def decode(self, i: int, x: torch.Tensor) -> torch.Tensor:
+    def decode_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
         """Decode a level's raw values to boxes in pixels: (B, anchors, H, W, 5+nc) -> (B, anchors*H*W, 5+nc).
 
         As in YOLOv5, centres may lie up to half a cell outside their cell, and sizes are up to four times the anchor's.
@@ -105,7 +105,7 @@ class IDetect(AnchorDetect):
         self.ia = nn.ModuleList(Implicit(c, 0.0) for c in ch)
         self.im = nn.ModuleList(Implicit(self.no * self.na, 1.0) for _ in ch)
 
-    def level(self, i: int, x: torch.Tensor) -> torch.Tensor:
+    def predict_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
         x = (self.m[i](x + self.ia[i].implicit) * self.im[i].implicit) if self.ia is not None else self.m[i](x)
         return x.unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2)
 

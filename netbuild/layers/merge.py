@@ -104,5 +104,6 @@ class CBFuse(nn.Module):
         size = out.shape[2:]
         for parts, i in zip(earlier, self.idx, strict=True):
             part = parts[i]
+            # Interpolation to the same size would only copy.
             out = out + (part if part.shape[2:] == size else F.interpolate(part, size))
         return out

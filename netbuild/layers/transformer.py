@@ -21,6 +21,7 @@ class TransformerLayer(nn.Module):
         self.q = nn.Linear(c, c, bias=False)
         self.k = nn.Linear(c, c, bias=False)
         self.v = nn.Linear(c, c, bias=False)
+        # MultiheadAttention has projections too; these come in addition, as in published checkpoints.
         self.ma = nn.MultiheadAttention(c, num_heads)
         self.fc1 = nn.Linear(c, c, bias=False)
         self.fc2 = nn.Linear(c, c, bias=False)
@@ -88,6 +89,7 @@ class TransformerEncoderLayer(nn.Module):
         return self.norm2(x + self._feed_forward(x))
 
     def _attend(self, x: torch.Tensor, mask: Any, padding_mask: Any, pos: torch.Tensor | None) -> torch.Tensor:
+        # Positions decide what is attended to, and are no part of what is passed on.
         q = x if pos is None else x + pos
         return self.dropout1(self.ma(q, q, x, attn_mask=mask, key_padding_mask=padding_mask, need_weights=False)[0])
 
@@ -116,6 +118,7 @@ class AIFI(TransformerEncoderLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         _, c, h, w = x.shape
+        # Computed each time, since the size of the map may change.
         pos = make_sine_positions(c, h, w, device=x.device).to(x.dtype)
         return super().forward(x.flatten(2).transpose(1, 2), pos=pos).transpose(1, 2).reshape(x.shape)
 

@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # after a successful rename it is gone
             temporary.unlink()
 
 

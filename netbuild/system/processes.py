@@ -260,6 +260,7 @@ def build_torchrun_arguments(
 
 
 def _run_id(rdzv: str | None) -> str:
+    # On several machines the id must be equal; on one it must differ from that of another run beside it.
     return "netbuild" if rdzv else f"netbuild-{os.getpid()}"
 
 

@@ -146,5 +146,6 @@ def load_weights(network: Network, path: str | Path) -> Network:
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise NetbuildError(f"{path}: its tensors do not fit its network: {'; '.join(problems[:3])}{more}")
+    # Copied, not assigned: a float16 file is loaded into a float32 network.
     network.load_state_dict(tensors, assign=False)
     return network

@@ -84,13 +84,13 @@ class ClassWriter:
         rows = [i for i, layer in enumerate(self.graph.layers) if layer.uses_init]
         if not self.graph.spec.settings.get("init") or not rows:
             return
-        he = self.names[HE, "he"]
+        init = self.names[HE, "init_he"]
         if rows == list(range(len(self.graph.layers))):
-            yield f"        {he}(self.model)"
+            yield f"        {init}(self.model)"
         else:
             last = rows == list(range(len(rows)))
             yield f"        for row in self.model[:{len(rows)}]:" if last else f"        for row in {rows}:"
-            yield f"            {he}(row)" if last else f"            {he}(self.model[row])"
+            yield f"            {init}(row)" if last else f"            {init}(self.model[row])"
 
     def _forward(self, body: ForwardBody, gives_tensor: bool, takes_tensors: Sequence[bool]) -> list[str]:
         parameters = [f"{n}: {'torch.Tensor' if t else 'Any'}" for n, t in zip(body.inputs, takes_tensors, strict=True)]

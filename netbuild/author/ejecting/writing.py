@@ -100,7 +100,7 @@ class _FileWriter:
         if not self.graph.custom_modules and not any(map(_has_named_activation, _all_layers(self.graph.layers))):
             activation += _WITHOUT_NAMES
         sources = Sources({ACTIVATION: activation, BUILDERS: _TORCHVISION})
-        roots = [*self.calls.roots, *([(HE, "he")] if self.graph.spec.settings.get("init") else [])]
+        roots = [*self.calls.roots, *([(HE, "init_he")] if self.graph.spec.settings.get("init") else [])]
         pairs = any(self._pairs())
         roots += [(FUSE, "fold_bn"), (FUSE, "set_weights")] if pairs else []
         found = sources.gather(roots)

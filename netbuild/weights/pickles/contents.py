@@ -76,7 +76,7 @@ def _search(value: Any, order: tuple[str, ...], seen: set[int]) -> tuple[tuple[s
         return (), value
     if not isinstance(value, (dict, Stub)) or id(value) in seen or len(seen) > MAX_DEPTH:
         return None
-    seen.add(id(value))
+    seen.add(id(value))  # a pickle may contain itself
     for key in order:
         found = _search(value.get(key), order, seen)
         if found:

@@ -70,6 +70,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> ForeignCheckpoint:
+    # The first bytes decide, since checkpoints of all formats are called .pt.
     file.seek(0)
     head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
@@ -97,7 +98,7 @@ def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
             f"{path}: is a zip archive, but not one of torch.save: it has {len(pickles)} entries data.pkl"
         )
     folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}constants.pkl" in archive.entries:
+    if f"{folder}constants.pkl" in archive.entries:  # torch.jit.save writes the same format with code in it
         raise NetbuildError(
             f"{path}: is a TorchScript program, which is code: not supported", hint="save the model's state dict"
         )
@@ -120,6 +121,7 @@ def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
 
 
 def _check_byte_order(archive: Archive, name: str) -> None:
+    # Older versions of torch write no such entry; their files are taken to be little-endian.
     order = archive.read(name, 64) if name in archive.entries else b"little"
     if order.decode("latin-1") != sys.byteorder:
         raise MalformedError(f"the archive's byte order, {order!r}, is not this machine's")
@@ -127,6 +129,7 @@ def _check_byte_order(archive: Archive, name: str) -> None:
 
 def _read_legacy(file: BinaryIO, size: int, path: Path) -> Any:
     """Read the legacy stream: magic number, version, system info, the object, the storages' keys, their values."""
+    # The values come after the pickles, so the storages' memory is noted here and filled at the end.
     targets: dict[str, memoryview] = {}
     storages = Storages(lambda storage, target: targets.update({storage.key: target}), size, Budget(ALLOWANCE))
     file.seek(0)
@@ -145,7 +148,7 @@ def _read_legacy(file: BinaryIO, size: int, path: Path) -> Any:
         raise MalformedError("its list of storages is no list of texts")
     if len(keys) != len(targets) or set(keys) != targets.keys():
         raise MalformedError("its list of storages does not fit the storages it uses")
-    file.seek(stream.tell())
+    file.seek(stream.tell())  # the values follow the last pickle
     for key in keys:
         _fill_legacy(file, storages.known[key][0], targets[key])
     storages.finish()
