@@ -46,9 +46,9 @@ class Entry:
 
 
 def find_entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None) -> list[Entry]:
-    """Return the entries of packaged and own modules whose name matches a pattern with * and ?, or contains it.
+    """Return the entries of packaged and custom modules whose name matches a pattern with * and ?, or contains it.
 
-    A pattern that begins with ``nn.`` searches torch's layers. Without a pattern all packaged and own modules are
+    A pattern that begins with ``nn.`` searches torch's layers. Without a pattern all packaged and custom modules are
     returned.
     """
     names = [*(own or {}), *sorted(registry.packaged_names(), key=str.lower)]

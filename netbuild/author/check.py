@@ -35,7 +35,7 @@ def check(
     Args:
         file: a path or the name of a packaged network.
         options: scale, classes, channels and size, as for `netbuild.build`.
-        modules: Python files or folders with own modules.
+        modules: Python files or folders with custom modules.
         trusted: whether the code of a file that the network imports may run.
         set: values of the file's ``params``, such as ``reduction=8``.
     """
@@ -77,7 +77,7 @@ def _find_hiding_modules(spec: Spec, options: Options) -> Iterator[Finding]:
     packaged = set(registry.packaged_names())
     for row in spec.rows:
         if row.module in options.modules and row.module in packaged:
-            message = f"{row.label}: the own module in {options.modules[row.module].file} hides the packaged one"
+            message = f"{row.label}: the custom module in {options.modules[row.module].file} hides the packaged one"
             yield Finding("warning", message, row.module_node.where)
 
 

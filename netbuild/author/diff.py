@@ -221,7 +221,7 @@ def _differ(a: Any, b: Any) -> bool:
 def _find_inner_difference(a: Layer, b: Layer) -> tuple[str, str] | None:
     """Return the first difference inside two modules of equal name, shape and cost; None if there is none.
 
-    Compared are the submodules, the operators that they run, and the source of own modules.
+    Compared are the submodules, the operators that they run, and the source of custom modules.
     """
     classes = a.factory.make, b.factory.make
     submodules = [repr(layer.module).splitlines() for layer in (a, b)]

@@ -14,7 +14,7 @@ _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 
 
 def check(file: str, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return the findings of one file that need no shapes; own modules are not loaded or checked.
+    """Return the findings of one file that need no shapes; custom modules are not loaded or checked.
 
     Args:
         file: a path or the name of a packaged network.
@@ -38,7 +38,7 @@ def _check_row(row: Row, spec: Spec) -> Iterator[Finding]:
         yield from _check_arity(row, known[name], foreign=name.startswith("nn."), own_style=not spec.is_plain)
     elif not spec.imports and row.module != "timm.create_model" and row.module.count(".") < 2:
         hint = did_you_mean(row.module, [*spec.blocks, *known])
-        message = f"row {row.index}: unknown module '{row.module}' (own modules are not loaded without shapes)"
+        message = f"row {row.index}: unknown module '{row.module}' (custom modules are not loaded without shapes)"
         yield Finding("error", message, row.module_node.where, hint)
 
 

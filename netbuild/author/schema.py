@@ -39,7 +39,7 @@ KEYS = {
     "task": "The network's task, if its head does not state one.",
     "params": "Your own names with values, for use in arguments; --set NAME=VALUE replaces them.",
     "blocks": "Modules written in YAML: a name with params, inputs, rows, result.",
-    "imports": "Python files or folders with own modules, relative to this file. Their code runs with --trust only.",
+    "imports": "Python files or folders with custom modules, relative to this file. Their code runs with --trust only.",
     "inputs": "Several inputs by name: [channels], [channels, height, width], [count, width] of features, [] a number.",
     "extends": "The base file: a path, or a packaged network.",
     "edits": "Changes of the base file's rows: insert_before, insert_after, replace, remove.",
@@ -53,7 +53,7 @@ ROW_DOCS = {
     "from": "The row's sources: a row's number, an offset such as -1, a row's name, input, or a list of these; "
     "name.output or 'name[1]' for one of several outputs.",
     "n": "Repeats, scaled by the depth multiple: an integer, a name, or an expression.",
-    "module": "A packaged layer, nn.* of torch, a block, an own module, or a dotted path.",
+    "module": "A packaged layer, nn.* of torch, a block, a custom module, or a dotted path.",
     "args": "The module's arguments without its input channels: a list, whose last item may be a mapping of keyword "
     "arguments, or one mapping.",
     "name": "The row's name, for use as a source.",
@@ -77,14 +77,14 @@ ROLES = {
 }  # fmt: skip
 _NAME = f"^{NAME_PATTERN.pattern}$"
 _PICKED = r"^([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(\[[0-9]{1,4}\]|\.[A-Za-z_][A-Za-z0-9_]*)$"
-_OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # names of blocks, own modules and dotted paths
+_OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # names of blocks, custom modules and dotted paths
 
 
 def make_schema(own: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return the schema.
 
     Args:
-        own: entries of own modules by name, as made by `netbuild.author.index.make_entry`.
+        own: entries of custom modules by name, as made by `netbuild.author.index.make_entry`.
     """
     modules = {**index.load_entries(), **(own or {})}
     return {

@@ -14,7 +14,7 @@ def show(file: str, resolved: bool = False, code: bool = False) -> str:
     Args:
         file: a path, or the name of a packaged network.
         resolved: apply ``extends`` and its edits.
-        code: return the code of own modules that is stored in a checkpoint instead.
+        code: return the code of custom modules that is stored in a checkpoint instead.
 
     Raises:
         NetbuildError: if the file cannot be read, or if it has no code although ``code`` is True.
@@ -30,5 +30,5 @@ def show(file: str, resolved: bool = False, code: bool = False) -> str:
 def _stored_code(facts: checkpoint_header.CheckpointInfo | None, file: str) -> str:
     files = [f for group in facts.modules for f in group] if facts else []
     if not files:
-        raise NetbuildError(f"{file} contains no code", hint="--code shows the own modules stored in a checkpoint")
+        raise NetbuildError(f"{file} contains no code", hint="--code shows the custom modules stored in a checkpoint")
     return "\n".join(f"# {f.path}, SHA-256 {f.sha256}\n{f.text}" for f in files)

@@ -101,7 +101,7 @@ class Watcher:
                 self.known[file] = _read_stamp(file)
 
     def _forget_changed_code(self) -> None:
-        """Reload own modules if any of their files has changed."""
+        """Reload custom modules if any of their files has changed."""
         code = {file: stamp for file, stamp in self.known.items() if file.suffix not in (".yaml", ".yml")}
         if code != self._code:
             modules.unload_modules()
@@ -136,7 +136,7 @@ def _imported_paths(spec: Spec) -> Iterator[Path]:
 
 
 def _code_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield the files of own modules, and their folders because new files may appear in these."""
+    """Yield the files of custom modules, and their folders because new files may appear in these."""
     for path in map(Path, paths):
         yield path
         if path.is_dir():

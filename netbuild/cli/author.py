@@ -41,7 +41,9 @@ def show_file(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the file with `extends` and its edits applied.")
     ] = False,
-    code: Annotated[bool, typer.Option("--code", help="Print the code of own modules stored in a checkpoint.")] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Print the code of custom modules stored in a checkpoint.")
+    ] = False,
 ) -> None:
     """Print a network file, or the one stored in a checkpoint, as written or resolved."""
     from netbuild.author.show import show

@@ -46,7 +46,7 @@ def build(
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Build a network with weights and write a checkpoint, which includes the code of own modules."""
+    """Build a network with weights and write a checkpoint, which includes the code of custom modules."""
     size = image_size(imgsz)
     import torch
 

@@ -92,7 +92,7 @@ def _metavar(kind: Any) -> str:
 
 Modules = Annotated[
     list[str] | None,
-    typer.Option("--modules", help="A Python file or folder with own modules; its code is run. May be repeated."),
+    typer.Option("--modules", help="A Python file or folder with custom modules; its code is run. May be repeated."),
 ]
 
 Set = Annotated[

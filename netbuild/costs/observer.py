@@ -1,7 +1,7 @@
 """The costs of running a network, counted by operator: multiply-adds, memory, receptive fields.
 
 `Observer` is a dispatch mode: it intercepts every aten operator of a run on the ``meta`` device and computes the
-outputs itself. Costs therefore never depend on a module's class, and own modules need no rules.
+outputs itself. Costs therefore never depend on a module's class, and custom modules need no rules.
 """
 
 import math

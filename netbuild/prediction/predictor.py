@@ -169,7 +169,7 @@ class PredictKeywords(TypedDict, total=False):
         batch: largest number of pictures in a batch.
         rect: pad letterboxed inputs only up to the stride (the default), not to the whole size.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a network that is given stays where it is.
-        modules, trusted: own modules, as for `netbuild.build`.
+        modules, trusted: custom modules, as for `netbuild.build`.
         inputs: values of the network's further inputs, after the image, each without the batch.
         tracker: name of a tracker, or a class of one; a new one follows the objects of each video.
         conf, iou, max_det, agnostic, multi_label, classes: options of detection; None means the default.

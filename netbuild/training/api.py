@@ -150,7 +150,7 @@ def train(
 
 
 class ValKeywords(SettingKeywords, total=False):
-    """The settings of a validation, and the own modules that a checkpoint carries or needs."""
+    """The settings of a validation, and the custom modules that a checkpoint carries or needs."""
 
     modules: Any
     trusted: Any

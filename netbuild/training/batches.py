@@ -59,7 +59,7 @@ def fastest_memory_format(network: Network, task: Task | None = None) -> torch.m
             batch = dummy_batch(card, 2, device)
             inputs = network_inputs(task, batch, form) if task else [batch["images"].contiguous(memory_format=form)]
             copy.deepcopy(network).train()(*inputs)
-    except Exception:  # whatever an own module raises: it is trained in the usual format
+    except Exception:  # whatever a custom module raises: it is trained in the usual format
         return torch.contiguous_format
     return form
 

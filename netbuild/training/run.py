@@ -122,7 +122,7 @@ def open_others(task: type[Task], files: Mapping[str, str | Path], **options: An
     Args:
         task: the task, whose ``networks`` are their names.
         files: file of each by name.
-        options: ``modules`` and ``trusted``, for networks with own modules; other options are the run's network's.
+        options: ``modules`` and ``trusted``, for networks with custom modules; other options are the run's network's.
 
     Raises:
         NetbuildError: if one is missing, or the task has no network of a name; see also `open_graph`.
@@ -181,7 +181,7 @@ def resume(
         folder: of the run.
         flags: settings that go over those it began with.
         callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
-        options: ``modules`` and ``trusted``, for a network with own modules.
+        options: ``modules`` and ``trusted``, for a network with custom modules.
 
     Raises:
         NetbuildError: if there is no run to go on with.

@@ -70,7 +70,7 @@ def validate(
         settings: of validation.
         out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
         callbacks: their scan hooks and ``on_validation_batch`` are called.
-        options: ``modules`` and ``trusted``, for a network with own modules.
+        options: ``modules`` and ``trusted``, for a network with custom modules.
 
     Raises:
         NetbuildError: for whatever is wrong with the two.

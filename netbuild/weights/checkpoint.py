@@ -1,6 +1,6 @@
 """netbuild's checkpoint format: one safetensors file whose metadata holds all that is needed to rebuild the network.
 
-Nothing in it is executable; the source of own modules is stored as text and runs only with trust. The format is
+Nothing in it is executable; the source of custom modules is stored as text and runs only with trust. The format is
 documented in docs/checkpoint.md.
 """
 

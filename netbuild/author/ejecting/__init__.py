@@ -32,7 +32,7 @@ class Ejected:
         name: the name of its class in the file.
         lines: the number of lines.
         packages: the packages beside torch that the file imports.
-        own: the files of own modules whose code it contains.
+        own: the files of custom modules whose code it contains.
         proof: the comparison with the network.
     """
 
@@ -65,7 +65,7 @@ def eject(file: str | Path, out: str | Path | None = None, **options: Unpack[Net
 
     Raises:
         DifferError: if the file's outputs differ from the network's; the file is then renamed to NAME.failed.py.
-        NetbuildError: for a mistake in the file, a path that exists, or own modules that need netbuild itself.
+        NetbuildError: for a mistake in the file, a path that exists, or custom modules that need netbuild itself.
     """
     if out is not None:
         check_out(Path(out))

@@ -41,7 +41,7 @@ class Definition:
 
 
 def is_ours(module: str) -> bool:
-    """Return whether a module's source is copied into the file: that of netbuild's layers and of own modules is."""
+    """Return whether a module's source is copied into the file: that of netbuild's layers and of custom modules is."""
     top = module.split(".")[0]
     return top.startswith(PREFIX) or module == BUILDERS or (module + ".").startswith(LAYERS + ".")
 
@@ -80,7 +80,7 @@ class Sources:
         Methods of netbuild's own classes that nothing in the file uses are left out.
 
         Raises:
-            NetbuildError: for an own module that needs more of netbuild than its layers.
+            NetbuildError: for a custom module that needs more of netbuild than its layers.
         """
         used: set[str] = set(_ALWAYS_USED)
         while True:
@@ -118,7 +118,7 @@ class Sources:
                 return inner
         where = getattr(sys.modules.get(home), "__file__", home)
         message = f"{where}: '{name}' is {found.target}, which cannot be copied into a file without netbuild"
-        raise NetbuildError(message, hint="an own module may import only layers, by name, and roles from netbuild")
+        raise NetbuildError(message, hint="a custom module may import only layers, by name, and roles from netbuild")
 
     def _closure(self, roots: Sequence[Key], used: set[str]) -> Gathered:
         found = Gathered([], {})

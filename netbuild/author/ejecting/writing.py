@@ -62,7 +62,7 @@ _SHAPES = '''def shapes(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class EjectedSource:
-    """An ejected file: its text, the name of the network's class, packages beside torch, files of own modules."""
+    """An ejected file: its text, the name of the network's class, packages beside torch, files of custom modules."""
 
     text: str
     name: str
@@ -78,7 +78,7 @@ def write_source(graph: Graph, shared: bool = False) -> EjectedSource:
         shared: whether the network has tensors with several names, see `has_shared_tensors`.
 
     Raises:
-        NetbuildError: for own modules that need netbuild itself.
+        NetbuildError: for custom modules that need netbuild itself.
     """
     return _FileWriter(graph, shared).write()
 

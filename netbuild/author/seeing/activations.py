@@ -27,7 +27,7 @@ def draw_activations(network: Network) -> list[View]:
 def find_activations(network: Network) -> dict[str, tuple[nn.Module, list[int]]]:
     """Return activation functions by their description, each as a module and the rows that contain it.
 
-    They are recognised by running the modules, see `is_activation`, so that own modules are found, too.
+    They are recognised by running the modules, see `is_activation`, so that custom modules are found, too.
     """
     found: dict[str, tuple[nn.Module, list[int]]] = {}
     tried: dict[int, bool] = {}  # a module that rows share is run once
