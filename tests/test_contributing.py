@@ -67,7 +67,7 @@ def test_data_format(cli, here, monkeypatch):
     done = cli("train", "lenet5.yaml", "--data", "set", "--modules", "prefixed.py", "--trust", "-o", "run", *quick)
     assert done.code == 0, done.err
     assert "set: classify, 2 classes (cat, dog), format prefixed" in done.err
-    assert [sample.label for sample in open_data("set").part("val").samples] == [0, 1, 1]
+    assert [sample.label for sample in open_data("set").split("val").samples] == [0, 1, 1]
 
 
 def test_callback(cli, here):

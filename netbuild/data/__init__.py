@@ -1,7 +1,7 @@
-"""Data sets as they lie on disk, read as they are: one small file a format, one full scan before any training."""
+"""Data sets on disk: reading them, one small file per format, and scanning them for errors before training."""
 
-from netbuild.data.dataset import Dataset, Part, Problem, Sample
+from netbuild.data.dataset import Dataset, Problem, Sample, Split
 from netbuild.data.opening import open_data
 from netbuild.data.scanning import Report, scan
 
-__all__ = ["Dataset", "Part", "Problem", "Report", "Sample", "open_data", "scan"]
+__all__ = ["Dataset", "Problem", "Report", "Sample", "Split", "open_data", "scan"]

@@ -155,19 +155,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """One split as a format has read it.
 
     Attributes:
         samples: the samples, without those that are dropped because of their labels.
         problems: what was wrong with the labels.
-        looked: where the label of one picture was looked for; shown when there are no labels at all.
+        label_place: where the label of one picture was looked for; shown when there are no labels at all.
         found: the number of pictures, with those that are dropped.
     """
 
     samples: list[Sample]
     problems: list[Problem] = field(default_factory=list)
-    looked: str = ""
+    label_place: str = ""
     found: int = 0
 
 
@@ -178,7 +178,7 @@ class Dataset:
     Attributes:
         name: as the user named it.
         root: the folder that it is in.
-        form: the name of its format, such as ``yolo``.
+        format: the name of its format, such as ``yolo``.
         task: what its labels are for: ``detect``, ``classify`` or ``pairs``, or another word that a task names in
             ``learns_from``.
         names: names of the classes; empty where there are none.
@@ -191,10 +191,10 @@ class Dataset:
 
     name: str
     root: Path
-    form: str
+    format: str
     task: str
     names: tuple[str, ...]
-    splits: Mapping[str, Callable[[], Part]]
+    splits: Mapping[str, Callable[[], Split]]
     keypoint_shape: tuple[int, int] | None = None
     extras: Mapping[str, Extra] = field(default_factory=dict)
     augmentation: str = "pictures"
@@ -205,23 +205,23 @@ class Dataset:
         return len(self.names)
 
     @cached_property
-    def _parts(self) -> dict[str, Part]:
+    def _read_splits(self) -> dict[str, Split]:
         return {}
 
-    def part(self, split: str) -> Part:
+    def split(self, name: str) -> Split:
         """Return a split; it is read once.
 
         Raises:
             NetbuildError: if there is no split of this name, or it cannot be read at all.
         """
-        if split not in self.splits:
+        if name not in self.splits:
             found = ", ".join(self.splits) or "none"
             raise NetbuildError(
-                f"{self.name}: no split '{split}', there is: {found}", hint=did_you_mean(split, self.splits)
+                f"{self.name}: no split '{name}', there is: {found}", hint=did_you_mean(name, self.splits)
             )
-        if split not in self._parts:
-            self._parts[split] = self.splits[split]()
-        return self._parts[split]
+        if name not in self._read_splits:
+            self._read_splits[name] = self.splits[name]()
+        return self._read_splits[name]
 
     def held_out(self) -> str:
         """Return the name of the split to measure on: ``val``, else ``test``.

@@ -1,4 +1,4 @@
-"""A picture brought to the network's size, by letterbox or centre crop, and coordinates back again."""
+"""Fitting pictures to a network's input size by letterbox or centre crop, and mapping coordinates back."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -10,17 +10,17 @@ from torch import Tensor
 from netbuild.system.packages import cv2
 
 Image = NDArray[np.uint8]  # (H, W, C)
-GREY = 114  # of what no picture covers
+GREY = 114  # value of the pixels that no picture covers
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in the canvas that the network sees; everything in pixels.
+    """Where a picture lies in the padded image that the network sees (the canvas). All values are in pixels.
 
     Args:
-        size: height and width of the image as it was.
-        inner: height and width to which it was resized; rounding makes the two ratios differ a little.
-        corner: top and left margin.
+        size: height and width of the original picture.
+        inner: height and width to which it was resized; rounding makes the ratios of the two sides differ a little.
+        corner: margin at the top and at the left.
     """
 
     size: tuple[int, int]
@@ -29,24 +29,30 @@ class Letterbox:
 
     @classmethod
     def fit(cls, size: tuple[int, int], canvas: tuple[int, int], enlarge: bool = True) -> "Letterbox":
-        """Largest placement in the middle of a canvas of (height, width); of an odd margin the larger half is after."""
+        """Return the largest placement in the middle of a canvas.
+
+        Args:
+            size: height and width of the picture.
+            canvas: height and width of the canvas; of an odd margin the larger half is at the right or bottom.
+            enlarge: whether a small picture is enlarged.
+        """
         ratio = min(c / s for c, s in zip(canvas, size, strict=True))
         ratio = ratio if enlarge else min(ratio, 1.0)
         h, w = (max(round(s * ratio), 1) for s in size)
         return cls(size, (h, w), ((canvas[0] - h) // 2, (canvas[1] - w) // 2))
 
     def apply(self, boxes: Tensor) -> Tensor:
-        """Corner boxes (..., 4) in pixels of the image to pixels of the canvas."""
-        ratio, margin = self._map(boxes)
+        """Map corner boxes (..., 4) from pixels of the picture to pixels of the canvas."""
+        ratio, margin = self._scale_and_margin(boxes)
         return boxes * ratio + margin
 
     def undo(self, boxes: Tensor) -> Tensor:
-        """Corner boxes (..., 4) in pixels of the canvas to pixels of the image, cut at its edges."""
-        ratio, margin = self._map(boxes)
+        """Map corner boxes (..., 4) from pixels of the canvas to pixels of the picture, clipped to it."""
+        ratio, margin = self._scale_and_margin(boxes)
         h, w = self.size
         return ((boxes - margin) / ratio).clamp(min=0).minimum(boxes.new_tensor([w, h, w, h]))
 
-    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale_and_margin(self, like: Tensor) -> tuple[Tensor, Tensor]:
         y, x = (inner / size for inner, size in zip(self.inner, self.size, strict=True))
         top, left = self.corner
         return like.new_tensor([x, y, x, y]), like.new_tensor([left, top, left, top])
@@ -61,7 +67,7 @@ def resize(image: Image, h: int, w: int) -> Image:
 
 
 def center_crop(image: Image, size: tuple[int, int]) -> Image:
-    """The largest center crop with the aspect ratio of ``size``, resized to it."""
+    """Return the largest center crop with the aspect ratio of ``size`` (height, width), resized to it."""
     h, w = image.shape[:2]
     ratio = min(h / size[0], w / size[1])
     ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
@@ -70,7 +76,7 @@ def center_crop(image: Image, size: tuple[int, int]) -> Image:
 
 
 def pad(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
-    """A picture laid on a grey canvas of (height, width), its top and left at the corner, cut at the edges."""
+    """Pad a picture to a canvas of (height, width) with grey, its top left at ``corner``; what reaches out is cut."""
     (height, width), (top, left) = canvas, corner
     out = np.full((height, width, image.shape[2]), GREY, np.uint8)
     h, w = min(image.shape[0], height - top), min(image.shape[1], width - left)
@@ -79,13 +85,13 @@ def pad(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image
 
 
 def letterbox(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
-    """A picture (H, W, C) as large as fits into a size, undistorted, in the middle of grey; and where it lies there.
+    """Resize a picture (H, W, C) to fit into a size without distortion and pad it with grey; return also its place.
 
     Args:
         image: the picture; a small one is enlarged.
-        size: height and width that it may have.
-        stride: both sides of the canvas are multiples of it.
-        rect: whether the canvas is as narrow as the picture allows; without, as large as the size.
+        size: height and width that it is fitted into.
+        stride: both sides of the result are multiples of it.
+        rect: whether it is padded only to the next multiples of the stride, not to the whole size.
     """
     original = image.shape[0], image.shape[1]
     inner = Letterbox.fit(original, size).inner
@@ -95,7 +101,7 @@ def letterbox(image: Image, size: tuple[int, int], stride: int, rect: bool) -> t
 
 
 def fit_center_crop(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
-    """The middle of a picture (H, W, C) in just the size that is asked for; the place is right to a pixel."""
+    """Center-crop a picture (H, W, C) to exactly this (height, width); return also its place, exact to a pixel."""
     h, w = image.shape[:2]
     ratio = max(size[0] / h, size[1] / w)
     inner = round(h * ratio), round(w * ratio)
@@ -103,4 +109,4 @@ def fit_center_crop(image: Image, size: tuple[int, int], stride: int, rect: bool
     return center_crop(image, size), place
 
 
-FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop}  # by the name that a task says
+FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop}  # by `netbuild.tasks.base.Task.fitting`

@@ -30,7 +30,7 @@ class UnreadableImageError(NetbuildError):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What was found when a picture was decoded.
 
     Attributes:
@@ -121,7 +121,7 @@ def decode_values(data: bytes, name: str) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-def inspect_image(data: bytes, name: str, numbers: bool = False) -> Facts:
+def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
     """Decode a picture completely, to find its size and whether it can be used.
 
     Args:
@@ -141,8 +141,8 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> Facts:
         turned = _orientation(image)
         remark = "" if numbers else _remark(image, name)
     except UnreadableImageError as error:
-        return Facts(None, error.message.removeprefix(f"{name}: "))
-    return Facts((height, width) if turned in _sideways() else (width, height), remark=remark)
+        return ImageFacts(None, error.message.removeprefix(f"{name}: "))
+    return ImageFacts((height, width) if turned in _sideways() else (width, height), remark=remark)
 
 
 def from_pixels(pixels: Bytes, channels: int) -> Bytes:

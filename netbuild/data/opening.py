@@ -19,7 +19,7 @@ def open_data(path: str | Path) -> Dataset:
         MissingExtraError: if an embedded data set needs a package that is not installed.
     """
     if str(path) in embedded.NAMES:
-        return open_data(embedded.detection()) if str(path) == embedded.DETECTION else embedded.digits()
+        return open_data(embedded.make_digits_detect()) if str(path) == embedded.DETECTION else embedded.open_digits()
     place = Path(path).expanduser()
     if not place.exists():
         hint = did_you_mean(str(path), embedded.NAMES) or f"embedded data sets: {', '.join(embedded.NAMES)}"

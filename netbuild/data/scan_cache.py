@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Dataset, Sample
-from netbuild.data.images import Facts, UnreadableImageError, inspect_image, pillow, read_file
+from netbuild.data.images import ImageFacts, UnreadableImageError, inspect_image, pillow, read_file
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.system.files import make_folder, write_bytes
 from netbuild.system.folders import cache_folder
@@ -32,13 +32,13 @@ class ScanCache:
         self.use, self.changed = use, False
         name = hashlib.blake2b(str(dataset.root).encode(errors="replace"), digest_size=12).hexdigest()
         self.path = cache_folder() / "pictures" / f"{name}-{_SCHEMA}.json.gz"
-        self.facts: dict[str, Facts] = self._load() if use else {}
+        self.facts: dict[str, ImageFacts] = self._load() if use else {}
 
-    def inspect(self, sample: Sample) -> tuple[str, Facts]:
+    def inspect(self, sample: Sample) -> tuple[str, ImageFacts]:
         """Return the hash of a sample's picture file and its facts; arrays have no hash and are taken as they are."""
-        return ("", Facts(sample.size)) if sample.pixels is not None else self._inspect_file(sample.path)
+        return ("", ImageFacts(sample.size)) if sample.pixels is not None else self._inspect_file(sample.path)
 
-    def inspect_extra(self, extra: Path | NDArray[Any], numbers: bool) -> Facts:
+    def inspect_extra(self, extra: Path | NDArray[Any], numbers: bool) -> ImageFacts:
         """Return the facts of one of a sample's extras.
 
         Args:
@@ -46,14 +46,14 @@ class ScanCache:
             numbers: whether it holds numbers, such as classes, rather than colours.
         """
         if not isinstance(extra, Path):
-            return Facts((extra.shape[1], extra.shape[0]))
+            return ImageFacts((extra.shape[1], extra.shape[0]))
         return self._inspect_file(extra, numbers)[1]
 
-    def _inspect_file(self, path: Path, numbers: bool = False) -> tuple[str, Facts]:
+    def _inspect_file(self, path: Path, numbers: bool = False) -> tuple[str, ImageFacts]:
         try:
             data = read_file(path)
         except UnreadableImageError as error:
-            return "", Facts(None, error.message.removeprefix(f"{path}: "))
+            return "", ImageFacts(None, error.message.removeprefix(f"{path}: "))
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         key = f"{digest}-numbers" if numbers else digest
         if key not in self.facts:
@@ -71,13 +71,13 @@ class ScanCache:
             make_folder(self.path.parent)
             write_bytes(self.path, gzip.compress(json.dumps(data).encode(), 5, mtime=0))
 
-    def _load(self) -> dict[str, Facts]:
+    def _load(self) -> dict[str, ImageFacts]:
         try:
             data = json.loads(gzip.decompress(self.path.read_bytes()))
             if data["pillow"] != pillow().__version__:  # another version may read more files, or fewer
                 return {}
             return {
-                digest: Facts(tuple(size) if size else None, fault, remark)
+                digest: ImageFacts(tuple(size) if size else None, fault, remark)
                 for digest, (size, fault, remark) in data["facts"].items()
             }
         except MissingExtraError:

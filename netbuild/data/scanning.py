@@ -14,11 +14,12 @@ from typing import Any
 
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Extra, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
-from netbuild.data.images import Facts
+from netbuild.data.images import ImageFacts
 from netbuild.data.scan_cache import ScanCache
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.system.tables import align
 
+_BACKGROUND = "are the labels elsewhere? --allow-background learns from background alone"
 SHOWN = 10  # problems of each kind that the text lists; the dict has all
 
 
@@ -33,8 +34,8 @@ class Inspection:
     """
 
     digest: str
-    facts: Facts
-    extras: dict[str, Facts]
+    facts: ImageFacts
+    extras: dict[str, ImageFacts]
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class SplitReport:
         samples: the samples that can be used.
         problems: all problems of labels and pictures.
         found: the number of pictures before any was dropped.
-        looked: where the label of one picture was looked for.
+        label_place: where the label of one picture was label_place for.
     """
 
     samples: list[Sample]
     problems: list[Problem]
     found: int
-    looked: str = ""
+    label_place: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -73,14 +74,14 @@ class SplitReport:
             "dropped_boxes": sum(problem.drops == "box" for problem in self.problems),
         }
 
-    def weighing(self, weight: str) -> list[Problem]:
+    def of_weight(self, weight: str) -> list[Problem]:
         """Return the problems of a weight."""
         return [problem for problem in self.problems if problem.weight == weight]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a scan found, by split; `demand` decides whether the data set may be used.
+    """What a scan found, by split; `faults` decides whether the data set may be used.
 
     Attributes:
         dataset: the data set that was scanned.
@@ -118,12 +119,11 @@ class Report:
             if not counts["pictures"]:
                 found.append(NetbuildError(f"{self.dataset.name}: no picture of '{name}' can be used"))
             elif name == "train" and not counts["labelled"] and not allow_empty:
-                message = f"{self.dataset.name}: 0 boxes in {counts['pictures']} training pictures\n  {split.looked}"
-                hint = "are the labels elsewhere? --allow-background learns from background alone"
-                found.append(NetbuildError(message, hint=hint))
+                message = f"{self.dataset.name}: 0 boxes in {counts['pictures']} training pictures"
+                found.append(NetbuildError(f"{message}\n  {split.label_place}", hint=_BACKGROUND))
         return found
 
-    def demand(self, *, lenient: bool = False, strict: bool = False, allow_empty: bool = False) -> "Report":
+    def raise_for_faults(self, *, lenient: bool = False, strict: bool = False, allow_empty: bool = False) -> "Report":
         """Return this report if the data set may be used; the arguments are those of `faults`.
 
         Raises:
@@ -138,7 +138,7 @@ class Report:
         return {
             "dataset": data.name,
             "root": str(data.root),
-            "format": data.form,
+            "format": data.format,
             "task": data.task,
             "nc": data.nc,
             "names": list(data.names),
@@ -151,7 +151,7 @@ class Report:
 
     def text(self) -> str:
         """Return the report for a terminal: a table, then the problems, at most `SHOWN` of each kind."""
-        lines = [f"{describe(self.dataset)}, format {self.dataset.form}", *self._table()]
+        lines = [f"{describe(self.dataset)}, format {self.dataset.format}", *self._table()]
         for weight in _TITLES:
             lines += self._listing(weight)
         # Names and texts of the data set's files may hold escape sequences, which must not reach the terminal.
@@ -159,10 +159,10 @@ class Report:
 
     def _listing(self, weight: str) -> list[str]:
         """Return lines that list the problems of a weight, split by split."""
-        each = weight == PICTURE or (weight == LABEL and self.dataset.form in _FILE_EACH)
+        each = weight == PICTURE or (weight == LABEL and self.dataset.format in _FILE_EACH)
         lines = []
         for name, split in self.splits.items():
-            if problems := split.weighing(weight):
+            if problems := split.of_weight(weight):
                 of = f" of {split.found:,}" if each else ""
                 lines += _listing(f"{name}: {_plural(len(problems), _TITLES[weight])}", problems, of)
         return lines
@@ -199,8 +199,8 @@ def scan(
 ) -> Report:
     """Read all labels and decode all pictures and extras.
 
-    Problems raise nothing here; `Report.demand` does that. The report's samples are those that are left when everything
-    wrong is dropped.
+    Problems raise nothing here; `Report.raise_for_faults` does that. The report's samples are those that are left when
+    everything wrong is dropped.
 
     Args:
         dataset: from `netbuild.data.opening.open_data`.
@@ -219,14 +219,14 @@ def scan(
     seen: dict[str, tuple[str, Path]] = {}
     reports = {}
     for name in splits if splits is not None else tuple(dataset.splits):
-        part = dataset.part(name)
-        samples, ranged = _in_range(part.samples, dataset.nc if nc is None else nc, dataset.nc)
+        split = dataset.split(name)
+        samples, ranged = _in_range(split.samples, dataset.nc if nc is None else nc, dataset.nc)
         with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
             samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
-        problems = [*part.problems, *ranged, *pictures]
-        reports[name] = SplitReport(samples, problems, max(part.found, len(part.samples)), part.looked)
+        problems = [*split.problems, *ranged, *pictures]
+        reports[name] = SplitReport(samples, problems, max(split.found, len(split.samples)), split.label_place)
     known.save()
     return Report(dataset, _without_false_hints(reports))
 
@@ -315,7 +315,7 @@ def _find_faults_of_extras(sample: Sample, found: Inspection, extras: Mapping[st
             yield Problem("extra size", LABEL, message, file, drops="picture")
 
 
-def _find_faults(sample: Sample, facts: Facts) -> Iterator[Problem]:
+def _find_faults(sample: Sample, facts: ImageFacts) -> Iterator[Problem]:
     if facts.fault:
         yield Problem("unreadable", PICTURE, facts.fault, sample.path, drops="picture")
     elif sample.size and sample.size != facts.size and facts.size:

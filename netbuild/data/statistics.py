@@ -1,4 +1,4 @@
-"""What the commands on data sets do, with plain arguments: check one, and say what is in one."""
+"""Checking a data set and computing its statistics: what the commands ``netbuild data check`` and ``stats`` do."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from netbuild.data.scanning import Report, scan
 from netbuild.errors import NetbuildError
 from netbuild.system.tables import align
 
-SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's borders between small, medium and large (arXiv 1405.0312)
-_PARTS = (0, 25, 50, 75, 100)
+SMALL, MEDIUM = 32**2, 96**2  # area in pixels: COCO's limits of small and medium boxes (arXiv 1405.0312)
+_PERCENTILES = (0, 25, 50, 75, 100)
 
 
 def check(
@@ -27,7 +27,7 @@ def check(
     cache: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Report, list[NetbuildError]]:
-    """Scan a data set: the report, and what forbids its use (nothing if it may be used).
+    """Scan a data set; return the report, and the errors that forbid its use (none if it may be used).
 
     The arguments are those of `netbuild.data.scanning.scan` and of its report's ``faults``.
 
@@ -39,11 +39,11 @@ def check(
 
 
 def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool = True) -> dict[str, Any]:
-    """What a data set has, by split: objects a class, sizes of boxes, sizes of pictures.
+    """Scan a data set and return its statistics by split: objects per class, sizes of boxes and of pictures, extras.
 
     ``boxes`` has quantiles (``min``, ``q25``, ``median``, ``q75``, ``max``) of width, height and the root of the area
-    in pixels of the picture, of width over height, and the counts of small, medium and large ones; ``pictures`` the
-    quantiles of width, height and width over height, and the commonest sizes.
+    in pixels of the picture, of width over height, and the numbers of small, medium and large ones; ``pictures`` has
+    quantiles of width, height and width over height, and the most frequent sizes.
 
     Raises:
         NetbuildError: if the data set cannot be opened.
@@ -52,17 +52,17 @@ def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool 
 
 
 def stats_of(report: Report) -> dict[str, Any]:
-    """What a data set that was scanned has: see `stats`."""
+    """Return the statistics of a data set that was scanned, see `stats`."""
     return {
         "dataset": report.dataset.name,
         "task": report.dataset.task,
         "names": list(report.dataset.names),
-        "splits": {name: _split(report.dataset, split.samples) for name, split in report.splits.items()},
+        "splits": {name: _split_stats(report.dataset, split.samples) for name, split in report.splits.items()},
     }
 
 
 def stats_text(found: dict[str, Any]) -> str:
-    """The result of `stats` for a terminal."""
+    """Return the result of `stats` as text for a terminal."""
     classes = f", {len(found['names'])} classes" if found["names"] else ""
     lines = [f"{found['dataset']}: {found['task']}{classes}"]
     for name, split in found["splits"].items():
@@ -73,12 +73,12 @@ def stats_text(found: dict[str, Any]) -> str:
         lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]])
         for title in ("pictures", "boxes"):
             rows = [(key, *value.values()) for key, value in split.get(title, {}).items() if isinstance(value, dict)]
-            rows = [row for row in rows if len(row) == 1 + len(_PARTS)]
+            rows = [row for row in rows if len(row) == 1 + len(_PERCENTILES)]
             lines += _table((title, "min", "q25", "median", "q75", "max"), rows)
     return "\n".join(lines)
 
 
-def _split(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
+def _split_stats(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
     classes = [sample.classes for sample in samples]
     flat = np.concatenate(classes) if classes else np.zeros(0, int)
     objects = np.bincount(flat, minlength=dataset.nc)
@@ -88,18 +88,18 @@ def _split(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "objects": len(flat),
         "classes": [{"name": name, "objects": count, "pictures": within} for name, count, within in rows],
-        "pictures": _pictures(samples),
+        "pictures": _picture_stats(samples),
         "extras": {
             name: {"kind": extra.kind, "scale": extra.scale, "count": sum(name in s.extras for s in samples)}
             for name, extra in dataset.extras.items()
         },
     }
     if any(sample.boxes is not None for sample in samples):
-        result["boxes"] = _boxes(samples)
+        result["boxes"] = _box_stats(samples)
     return result
 
 
-def _pictures(samples: Sequence[Sample]) -> dict[str, Any]:
+def _picture_stats(samples: Sequence[Sample]) -> dict[str, Any]:
     sizes = np.array([sample.size for sample in samples if sample.size], dtype=float).reshape(-1, 2)
     found, counts = np.unique(sizes, axis=0, return_counts=True)
     common = sorted(zip(counts.tolist(), found.astype(int).tolist()), reverse=True)[:5]
@@ -112,7 +112,7 @@ def _pictures(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _boxes(samples: Sequence[Sample]) -> dict[str, Any]:
+def _box_stats(samples: Sequence[Sample]) -> dict[str, Any]:
     sides = [s.boxes[:, 3:] * s.size for s in samples if s.boxes is not None and s.size]
     flat = np.concatenate(sides) if sides else np.zeros((0, 2))
     width, height = flat[:, 0], flat[:, 1]
@@ -135,7 +135,7 @@ def _quantiles(values: Any) -> dict[str, float | None]:
     keys = ("min", "q25", "median", "q75", "max")
     if not len(values):
         return dict.fromkeys(keys)
-    return {key: round(float(value), 4) for key, value in zip(keys, np.percentile(values, _PARTS))}
+    return {key: round(float(value), 4) for key, value in zip(keys, np.percentile(values, _PERCENTILES))}
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -144,7 +144,7 @@ def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
     if len(job.examples) != 1 or job.examples[0].ndim != 4:
         raise NetbuildError("--calibrate takes pictures, but the network's input is not one image")
     batch, channels, height, width = job.examples[0].shape
-    samples = _files(data) if isinstance(data, str) else data.part(_learnt(data)).samples
+    samples = _files(data) if isinstance(data, str) else data.split(_learnt(data)).samples
     if not samples:
         raise NetbuildError("--calibrate: the folder contains no picture")
     fit = FITTINGS[job.metadata["fitting"]]

@@ -31,7 +31,7 @@ def scan_splits(
     """
     allowed = {"allow_empty": settings.allow_background, **allowed}
     report = scan(dataset, splits=splits, progress=partial(callbacks.call, "on_scan_picture"))
-    report.demand(lenient=settings.lenient, strict=settings.strict, **allowed)
+    report.raise_for_faults(lenient=settings.lenient, strict=settings.strict, **allowed)
     callbacks.call("on_scan_end", report)
     return report
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from netbuild import NetbuildError
 from netbuild.data import open_data, scan
-from netbuild.data.dataset import Extra, Part, Sample
+from netbuild.data.dataset import Extra, Sample, Split
 from netbuild.data.formats import FORMATS, data_format
 from netbuild.data.formats.base import Format
 from netbuild.system import plugins
@@ -123,9 +123,9 @@ def pairs(root, scale=2):
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_pairs(cli, here, scale):
-    report = scan(open_data(pairs(here / "set", scale))).demand()
+    report = scan(open_data(pairs(here / "set", scale))).raise_for_faults()
     data, sample = report.dataset, report.samples("train")[2]
-    assert (data.form, data.task, data.nc, data.extras) == ("pairs", "pairs", 0, {"target": Extra("picture", scale)})
+    assert (data.format, data.task, data.nc, data.extras) == ("pairs", "pairs", 0, {"target": Extra("picture", scale)})
     assert sample.path.name == "2.jpg"
     assert sample.size == (32, 24)
     assert sample.extra("target").shape == (24 * scale, 32 * scale, 3)
@@ -181,16 +181,16 @@ def test_a_format_is_one_class(here, monkeypatch):
             arrays = np.load(path)
 
             def read():
-                return Part([Sample(path, (8, 8), pixels=p, extras={"depth": d}) for p, d in zip(*arrays.values())])
+                return Split([Sample(path, (8, 8), pixels=p, extras={"depth": d}) for p, d in zip(*arrays.values())])
 
             data = plain().open(here / "classes")
             extras = {"depth": Extra("values")}
-            return replace(data, form=self.name, task="depth", names=(), splits={"train": read}, extras=extras)
+            return replace(data, format=self.name, task="depth", names=(), splits={"train": read}, extras=extras)
 
     save(here / "classes" / "cat" / "1.png")
     np.savez(here / "set.npz", np.zeros((3, 8, 8, 3), np.uint8), np.ones((3, 8, 8), np.float32))
-    report = scan(open_data(here / "set.npz")).demand()
-    assert (report.dataset.form, len(report.samples("train"))) == ("arrays", 3)
+    report = scan(open_data(here / "set.npz")).raise_for_faults()
+    assert (report.dataset.format, len(report.samples("train"))) == ("arrays", 3)
     assert report.samples("train")[0].extra("depth", "values").shape == (8, 8, 1)
     np.savez(here / "set.npz", np.zeros((3, 8, 8, 3), np.uint8), np.ones((3, 8, 9), np.float32))
     assert "depth is 9 x 8, its picture is 8 x 8" in scan(open_data(here / "set.npz")).text()

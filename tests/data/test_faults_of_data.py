@@ -77,7 +77,7 @@ def label(root, text, number, split="train"):
         (
             ["bolt", "nut"],
             {0: "0 0.5 0.5 0.2\n", 1: "0,0.5,0.5,0.2,0.2\n", 2: f"bolt {BOX}\n", 3: f"0 {BOX}\n0 {BOX}\n"},
-            ["0.txt:1: 4 columns, needs 5", "1.txt:1: commas", "write blanks", "'bolt' is no number", "bolt is 0"],
+            ["0.txt:1: 4 columns, needs 5", "1.txt:1: commas", "write blanks", "'bolt' is not a number", "bolt is 0"],
         ),
     ],
     ids=["class", "counted from 1", "place", "form"],

@@ -207,7 +207,7 @@ LABELS = [  # text, (kind, line, words, what is dropped)...
     ("0 0.5 0.5 0.2", ("columns", 1, "4 columns, needs 5", "box")),
     ("0 0.5 0.5 0.2 0.2 0.9", ("columns", 1, "6 columns", "box")),
     ("0,0.5,0.5,0.2,0.2", ("separator", 1, "commas", "box")),
-    ("nut 0.5 0.5 0.2 0.2", ("no number", 1, "'nut' is no number", "box")),
+    ("nut 0.5 0.5 0.2 0.2", ("no number", 1, "'nut' is not a number", "box")),
     ("\n0 0.5 nan 0.2 0.2", ("nan", 2, "'nan'", "box")),
     ("0 0.5 0.5 0_1 0.2", ("no number", 1, "'0_1'", "box")),
     ("1e300 0.5 0.5 0.1 0.2", ("class range", 1, "class 1e+300 is outside", "box")),
@@ -300,10 +300,10 @@ def test_what_the_scan_counts_and_drops(tmp_path):
     for words in ("labels/train/4.txt:2: class 7 is outside 0..1", "drops the box", "9.jpg: not a picture", "missing"):
         assert words in report.text()
     with pytest.raises(NetbuildError, match="train: 2 label errors in 2 of 7 files"):
-        report.demand()
-    assert report.demand(lenient=True) is report
+        report.raise_for_faults()
+    assert report.raise_for_faults(lenient=True) is report
     with pytest.raises(NetbuildError, match="train: 1 unreadable picture in 1 of 7 files"):
-        report.demand(lenient=True, strict=True)
+        report.raise_for_faults(lenient=True, strict=True)
 
 
 @pytest.mark.parametrize(("classes", "hinted"), [((1, 2), True), ((0, 2), False), ((1, 3), False)])
@@ -341,7 +341,7 @@ def test_a_network_of_fewer_classes_than_folders(tmp_path):
 
 def test_what_a_file_says_does_not_steer_the_terminal(tmp_path):
     report = scan(open_data(yolo(tmp_path, ["\x1b[2J 0 0 0 0\n"])))
-    assert "is no number" in report.text()
+    assert "is not a number" in report.text()
     assert "\x1b" not in report.text()
 
 
@@ -398,7 +398,7 @@ def test_what_is_known_of_pictures_is_kept_and_never_stale(tmp_path, cache, monk
     [
         ("train: images/train\nnames: [a]\nnc: 2\n", 3, "nc is 2, but there are 1 names"),
         ("train: images/train\nnames: {0: a, 2: b}\n", 2, "must run from 0 to 1"),
-        ("train: images/train\nnames: [a, b, a]\n", 2, "'a' is given twice, for 0 and 2"),
+        ("train: images/train\nnames: [a, b, a]\n", 2, "'a' occurs twice, for 0 and 2"),
         ("train: images/train\n", 1, "neither names nor nc"),
         ("names: [a]\n", 1, "names no split"),
         ("path: nowhere\ntrain: images/train\nnames: [a]\n", 1, "there is no folder {root}/nowhere"),
@@ -413,7 +413,7 @@ def test_faults_of_data_files(tmp_path, text, line, words):
     file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"])
     file.write_text(text)
     with pytest.raises(NetbuildError) as caught:
-        open_data(file).part("train")
+        open_data(file).split("train")
     assert words.format(root=tmp_path) in caught.value.message
     assert caught.value.where.line == line
 
@@ -429,14 +429,14 @@ def test_splits_as_folders_lists_and_lists_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "set/b")  # the working directory means nothing
     data = open_data("../one.yaml")
     assert data.names == ("bolt", "nut")
-    part = data.part("train")
+    part = data.split("train")
     assert [sample.path.name for sample in part.samples] == ["2.png", "0.png", "x.jpg"]
     assert part.samples[2].boxes[0, 0] == 1
     assert [(p.kind, p.line) for p in part.problems] == [("no picture", 3)]
-    assert len(data.part("val").samples) == 1
+    assert len(data.split("val").samples) == 1
     assert data.held_out() == "val"
     with pytest.raises(NetbuildError, match="no split 'vall'"):
-        data.part("vall")
+        data.split("vall")
 
 
 # Other formats
@@ -507,8 +507,8 @@ def test_a_picture_of_another_size_than_its_annotation_says(tmp_path):
 
 def test_coco_files_that_are_none(tmp_path):
     for text, words in (
-        ("{", "no JSON"),
-        ("[" * 100_000, "no annotations|no JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "too deeply nested|not JSON"),
         ('{"images": []}', "'annotations'"),
     ):
         (tmp_path / "a.json").write_text(text)
@@ -517,7 +517,7 @@ def test_coco_files_that_are_none(tmp_path):
     other = {"id": 1, "file_name": "elsewhere.png", "width": 1, "height": 1}
     data = open_data(coco(tmp_path, images=[other]))
     with pytest.raises(NetbuildError, match=r"its pictures .* are in none of"):
-        data.part("train")
+        data.split("train")
 
 
 def voc(root, objects, database="", size="<size><width>40</width><height>20</height></size>"):
@@ -570,9 +570,9 @@ def test_faults_of_voc(tmp_path):
     [
         ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "a.xml:1: document types"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>', "document types"),
-        ("<a>\n&b;</a>", "a.xml:2: no XML"),
+        ("<a>\n&b;</a>", "a.xml:2: not XML"),
         ("<a>" * 100, "nested deeper"),
-        ("", "no XML"),
+        ("", "not XML"),
     ],
 )
 def test_xml_that_is_refused(text, words):
@@ -613,7 +613,7 @@ def test_mnist_files(tmp_path):
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx([1, 4])))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(pixels[:1]))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx([2]))
-    report = scan(open_data(tmp_path)).demand()
+    report = scan(open_data(tmp_path)).raise_for_faults()
     assert (report.dataset.nc, report.dataset.held_out()) == (5, "test")
     first, second = report.samples("train")
     assert (first.label, second.label, first.size) == (1, 4, (4, 3))
@@ -621,7 +621,7 @@ def test_mnist_files(tmp_path):
     np.testing.assert_array_equal(second.image(3)[..., 2], pixels[1])
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx([2, 3]))
     with pytest.raises(NetbuildError, match="1 pictures, but 2 labels"):
-        open_data(tmp_path).part("test")
+        open_data(tmp_path).split("test")
 
 
 @pytest.mark.parametrize("kind", ["digits", "pictures"])
@@ -652,7 +652,7 @@ def test_a_data_set_states_its_augmentation(tmp_path, kind):
     [
         (idx([1, 2, 3])[:-1], "3 = 3 values, the file has 2"),
         (idx([1, 2, 3]) + b"\0", "the file has more"),
-        (b"\0\0\x0d\x01" + bytes(8), "no IDX file of bytes"),
+        (b"\0\0\x0d\x01" + bytes(8), "not an IDX file of bytes"),
         (b"\0\0\x08\x03\0\0", "cut off in its header"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "more than"),
         (b"", "begins with nothing"),
@@ -684,7 +684,7 @@ def test_csv(tmp_path):
     (tmp_path / "test.csv").write_text("2.png;1\n")
     data = open_data(tmp_path)
     assert (data.names, list(data.splits)) == (("0", "1", "2", "3"), ["train", "test"])
-    assert [sample.label for sample in data.part("train").samples] == [3, 0]
+    assert [sample.label for sample in data.split("train").samples] == [3, 0]
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "digit", "a.bin"])
@@ -699,14 +699,14 @@ def test_what_is_no_data_set(tmp_path, monkeypatch, name):
 
 
 def test_digits():
-    report = scan(open_data("digits")).demand()
+    report = scan(open_data("digits")).raise_for_faults()
     assert {name: split.counts["pictures"] for name, split in report.splits.items()} == {"train": 1437, "test": 360}
     first = report.samples("train")[0]
     assert (first.label, first.size, first.image(1).max()) == (0, (8, 8), 239)  # 15 of 16
 
 
 def test_digits_to_detect(cache):
-    report = scan(open_data("digits-detect")).demand()
+    report = scan(open_data("digits-detect")).raise_for_faults()
     assert {name: split.counts["pictures"] for name, split in report.splits.items()} == {"train": 640, "val": 160}
     assert not report.problems()
     labels = b"".join(path.read_bytes() for path in sorted(report.dataset.root.rglob("labels/**/*.txt")))
@@ -775,5 +775,5 @@ def test_the_import_is_light():
     ],
 )
 def test_real_data_sets(name, counts):
-    report = scan(open_data(DATA / name)).demand(strict=True)
+    report = scan(open_data(DATA / name)).raise_for_faults(strict=True)
     assert {split: found.counts["objects"] for split, found in report.splits.items()} == counts

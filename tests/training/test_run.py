@@ -260,7 +260,7 @@ def test_from_data_to_predictions(cli, tmp_path, monkeypatch, name, data, flags,
     measures = json.loads(cli("val", best, "--data", data, "-O", "workers=0", "--json").out)["measures"]
     if "best so far" in told:
         assert f"{measure} {measures[measure]:.4f}" in told  # at the run's own size, which the checkpoint has
-    pictures = [sample.image(3) for sample in open_data(data).part("test" if data == "digits" else "val").samples[:3]]
+    pictures = [sample.image(3) for sample in open_data(data).split("test" if data == "digits" else "val").samples[:3]]
     for number, pixels in enumerate(pictures):
         pillow().fromarray(pixels).save(tmp_path / f"{number}.png")
     conf = ("--conf", 0) if data == "digits-detect" else ()

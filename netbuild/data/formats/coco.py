@@ -1,7 +1,7 @@
 """COCO's JSON: ``images``, ``annotations`` (boxes are x, y, width, height in pixels), ``categories`` (arXiv 1405.0312).
 
-Classes are numbered from 0 in the order of the category ids. One file is one split; of ``instances_train2017.json``
-it is ``train``. Pictures are looked for beside the file and in the usual places around it.
+Classes are numbered from 0 in the order of the category ids. One file is one split: ``instances_train2017.json`` is
+``train``. Pictures are looked for beside the file and in the usual places around it.
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Part, Problem
+from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Problem, Split
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLITS, read_text
-from netbuild.data.formats.labels import Objects, WrongObjectError, fit_box, spoilt
+from netbuild.data.formats.labels import Objects, WrongObjectError, clip_box, problem_if_none_left
 from netbuild.errors import NetbuildError, shorten
 
 
@@ -32,53 +32,53 @@ class CocoFormat(Format):
 
 
 def open_coco(files: Sequence[Path], name: str) -> Dataset:
-    """The data set of one or several annotation files, each a split.
+    """Return the data set of one or several annotation files, each a split.
 
     Raises:
-        NetbuildError: if one cannot be read, or two name different categories.
+        NetbuildError: if a file cannot be read, or two files have different categories.
     """
     splits: dict[str, Any] = {}
     categories: dict[int, str] = {}
     for file in files:
-        data = _load(file)
-        found = _categories(data, file)
+        data = _load_annotations(file)
+        found = _read_categories(data, file)
         if categories and found != categories:
             raise NetbuildError(f"{file}: its categories differ from those of {files[0].name}")
         categories, split = found, split_of(file)
         if split in splits:
             raise NetbuildError(f"{file}: a second file for the split '{split}'")
-        splits[split] = partial(_part, data, file, {number: index for index, number in enumerate(categories)})
+        splits[split] = partial(_read_split, data, file, {number: index for index, number in enumerate(categories)})
     return Dataset(name, files[0].resolve().parent, "coco", DETECT, tuple(categories.values()), splits)
 
 
 def split_of(file: Path) -> str:
-    """The split that a file's name tells of, or else its folder's; ``train`` if neither does."""
+    """Return the split that the name of a file, or else of its folder, contains; ``train`` if neither does."""
     words = (file.stem.lower(), file.resolve().parent.name.lower())
     return next((split for word in words for split in SPLITS if split in word), "train")
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """The annotation files with boxes in a folder's usual places, one a split; captions and results are left out."""
+    """Return the annotation files in a folder's usual places, one per split; captions and results are left out."""
     found = [*folder.glob("annotations/*.json"), *folder.glob("*.json"), *folder.glob("*/_annotations.coco.json")]
     return sorted(path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS)))
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load_annotations(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(read_text(file))
     except json.JSONDecodeError as error:
-        raise NetbuildError(f"{file}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+        raise NetbuildError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
-        raise NetbuildError(f"{file}: no annotations: too deeply nested") from None
+        raise NetbuildError(f"{file}: too deeply nested for annotations") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise NetbuildError(f"{file}: no annotations of COCO's kind: it needs a list '{key}'")
+            raise NetbuildError(f"{file}: not in COCO's format: it needs a list '{key}'")
         if bad := next((item for item in data[key] if not isinstance(item, dict)), None):
-            raise NetbuildError(f"{file}: an entry of '{key}' is no mapping: {shorten(bad)}")
+            raise NetbuildError(f"{file}: an entry of '{key}' is not a mapping: {shorten(bad)}")
     return data
 
 
-def _categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
+def _read_categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for entry in data["categories"]:
         number, name = entry.get("id"), entry.get("name")
@@ -92,33 +92,33 @@ def _categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _part(data: Mapping[str, Any], file: Path, classes: Mapping[int, int]) -> Part:
-    part = Part([])
-    images = dict(_images(data, file, part.problems))
-    groups: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int]) -> Split:
+    read = Split([])
+    images = dict(_read_images(data, file, read.problems))
+    annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for entry in data["annotations"]:
         owner = entry.get("image_id")
-        if isinstance(owner, int) and owner in groups:
-            groups[owner].append(entry)
+        if isinstance(owner, int) and owner in annotations:
+            annotations[owner].append(entry)
         else:
             message = f"annotation {entry.get('id')}: there is no image with the id {shorten(owner)}"
-            part.problems.append(Problem("no picture", LABEL, message, file, drops="box"))
+            read.problems.append(Problem("no picture", LABEL, message, file, drops="box"))
     folder = picture_folder(file, [image["file_name"] for image in images.values()])
     for number, image in images.items():
         size = (image["width"], image["height"])
         problems: list[Problem] = []
-        objects = _objects(groups[number], size, classes, file, problems)
-        if left := spoilt(objects, problems, folder / image["file_name"]):
+        objects = _read_objects(annotations[number], size, classes, file, problems)
+        if left := problem_if_none_left(objects, problems, folder / image["file_name"]):
             problems.append(left)
         else:
-            part.samples.append(objects.sample(folder / image["file_name"], file, size))
-        part.problems.extend(problems)
+            read.samples.append(objects.sample(folder / image["file_name"], file, size))
+        read.problems.extend(problems)
     if not images:
         raise NetbuildError(f"{file}: there are no images in it")
-    return Part(part.samples, part.problems, f"{folder}: annotations looked for in {file}", len(data["images"]))
+    return Split(read.samples, read.problems, f"{folder}: annotations looked for in {file}", len(data["images"]))
 
 
-def _images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
     seen: set[int] = set()
     for image in data["images"]:
         number, name = image.get("id"), image.get("file_name")
@@ -134,10 +134,10 @@ def _images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -> Ite
 
 
 def picture_folder(file: Path, names: Sequence[str]) -> Path:
-    """The folder that holds the pictures of an annotation file: the first usual place with one of them.
+    """Return the folder of an annotation file's pictures: the first of the usual places that has one of them.
 
     Raises:
-        NetbuildError: if none has.
+        NetbuildError: if none of the places has any.
     """
     here, above = file.resolve().parent, file.resolve().parent.parent
     stem = file.stem.split("_", 1)[-1]  # train2017 of instances_train2017
@@ -152,7 +152,7 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     )
 
 
-def _objects(
+def _read_objects(
     entries: Sequence[dict[str, Any]],
     size: tuple[int, int],
     classes: Mapping[int, int],
@@ -163,42 +163,48 @@ def _objects(
     for entry in entries:
         place = f"annotation {entry.get('id')}"
         if entry.get("iscrowd"):
-            problems.append(Problem("crowd", NOTE, f"{place}: a crowd, not an object", file, drops="box"))
+            problems.append(Problem("crowd", NOTE, f"{place}: marks a crowd, not an object", file, drops="box"))
             continue
         try:
-            row, over = fit_box(_row(entry, size, classes))
+            row, over = clip_box(_read_row(entry, size, classes))
         except WrongObjectError as error:
             problems.append(Problem(error.kind, LABEL, f"{place}: {error.message}", file, None, "box", error.hint))
             continue
         if row in seen:
-            problems.append(Problem("duplicate", NOTE, f"{place}: repeats another: one is kept", file, drops="box"))
+            problems.append(
+                Problem("duplicate", NOTE, f"{place}: repeats another one, which is kept", file, drops="box")
+            )
             continue
         if over * max(size) > 1:  # a pixel
-            problems.append(Problem("clipped", NOTE, f"{place}: kept, clipped to the picture", file))
+            problems.append(
+                Problem("clipped", NOTE, f"{place}: an edge lies outside: the box is clipped to the picture", file)
+            )
         seen.add(row)
-        objects.add(row, 0, _outline(entry.get("segmentation"), size))
-    objects.lines.clear()  # JSON is read without its lines
+        objects.add(row, 0, _read_outline(entry.get("segmentation"), size))
+    objects.lines.clear()  # the JSON reader gives no line numbers
     return objects
 
 
-def _row(entry: Mapping[str, Any], size: tuple[int, int], classes: Mapping[int, int]) -> tuple[float, ...]:
-    """Class, cx, cy, w, h normalised."""
+def _read_row(entry: Mapping[str, Any], size: tuple[int, int], classes: Mapping[int, int]) -> tuple[float, ...]:
+    """Return class and normalised cx, cy, w, h of an annotation."""
     number, box = entry.get("category_id"), entry.get("bbox")
     if not isinstance(number, int) or number not in classes:
         raise WrongObjectError("class range", f"there is no category with the id {shorten(number)}")
-    if not isinstance(box, list) or len(box) != 4 or not all(_finite(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
         raise WrongObjectError("columns", f"bbox is [x, y, width, height], not {shorten(box)}")
     (x, y, w, h), (width, height) = box, size
     return float(classes[number]), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
 
 
-def _finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and bool(np.isfinite(value))
 
 
-def _outline(segmentation: object, size: tuple[int, int]) -> tuple[Floats, ...]:
-    """The polygons of an object; run-length masks give none."""
+def _read_outline(segmentation: object, size: tuple[int, int]) -> tuple[Floats, ...]:
+    """Return the polygons of an object, normalised; none for run-length masks."""
     if not isinstance(segmentation, list):
         return ()
-    good = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_finite, p))]
-    return tuple((np.array(p, dtype=np.float64).reshape(-1, 2) / size).clip(0, 1) for p in good)
+    polygons = [
+        p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_is_finite, p))
+    ]
+    return tuple((np.array(p, dtype=np.float64).reshape(-1, 2) / size).clip(0, 1) for p in polygons)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import CLASSIFY, LABEL, NOTE, Dataset, Part, Problem, Sample
+from netbuild.data.dataset import CLASSIFY, LABEL, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, left_out, pictures_below, subfolders
+from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, find_pictures, list_subfolders, note_unread_formats
 from netbuild.errors import NetbuildError
 
 
@@ -27,29 +27,29 @@ class FoldersFormat(Format):
 
 
 def open_folders(root: Path) -> Dataset:
-    """The data set in a folder. Classes are the folders of ``train``, in the order of their names.
+    """Return the data set in a folder. Its classes are the folders in ``train``, sorted by name.
 
-    The order is by text, so that the number of a class depends on nothing but the names: 10 stands before 9.
+    Names are sorted as text, so that the number of a class depends on the names alone: 10 comes before 9.
 
     Raises:
-        NetbuildError: if there are no folders of classes.
+        NetbuildError: if there is no folder of a class.
     """
-    found = {path: SPLIT_NAMES[path.name.lower()] for path in subfolders(root) if path.name.lower() in SPLIT_NAMES}
+    found = {path: SPLIT_NAMES[path.name.lower()] for path in list_subfolders(root) if path.name.lower() in SPLIT_NAMES}
     places = {split: path for path, split in found.items()} or {"train": root}
-    names = tuple(path.name for path in subfolders(places.get("train", next(iter(places.values())))))
+    names = tuple(path.name for path in list_subfolders(places.get("train", next(iter(places.values())))))
     if not names:
-        hint = "one folder a class, with its pictures, in folders train and val"
+        hint = "make one folder per class, with its pictures, in folders train and val"
         raise NetbuildError(f"{root.resolve()}: no folders of classes", hint=hint)
     order: list[str] = [split for split in SPLITS if split in places]
-    splits = {split: partial(_part, places[split], names) for split in order}
+    splits = {split: partial(_read_split, places[split], names) for split in order}
     return Dataset(str(root), root.resolve(), "folders", CLASSIFY, names, splits)
 
 
-def _part(folder: Path, names: Sequence[str]) -> Part:
+def _read_split(folder: Path, names: Sequence[str]) -> Split:
     samples: list[Sample] = []
-    problems = left_out(folder)
-    for place in subfolders(folder):
-        pictures = pictures_below(place)
+    problems = note_unread_formats(folder)
+    for place in list_subfolders(folder):
+        pictures = find_pictures(place)
         if place.name not in names:
             message = f"the class '{place.name}' is not in the training split ({len(pictures)} pictures)"
             problems.append(Problem("class", LABEL, message, place, drops="picture"))
@@ -57,9 +57,9 @@ def _part(folder: Path, names: Sequence[str]) -> Part:
         if not pictures:
             problems.append(Problem("empty class", NOTE, "no pictures in this class", place))
         samples += [Sample(path, label=names.index(place.name), source=place) for path in pictures]
-    missing = sorted(set(names) - {place.name for place in subfolders(folder)})
+    missing = sorted(set(names) - {place.name for place in list_subfolders(folder)})
     problems += [Problem("empty class", NOTE, "no folder for this class", folder / name) for name in missing]
     if not samples:
         raise NetbuildError(f"{folder.resolve()}: no pictures in the folders of its classes")
-    strays = sum(len(pictures_below(place)) for place in subfolders(folder) if place.name not in names)
-    return Part(samples, problems, found=len(samples) + strays)
+    strays = sum(len(find_pictures(place)) for place in list_subfolders(folder) if place.name not in names)
+    return Split(samples, problems, found=len(samples) + strays)

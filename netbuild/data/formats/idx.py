@@ -1,7 +1,7 @@
-"""MNIST's files: arrays of bytes, ``train-images-idx3-ubyte`` and ``-labels-idx1-``, packed with gzip or not.
+"""MNIST's format: arrays of bytes in files ``train-images-idx3-ubyte`` and ``-labels-idx1-``, gzipped or not.
 
-A file is two zero bytes, a byte for the type of the values (8: unsigned bytes), a byte for the number of sizes, the
-sizes as big-endian 32-bit numbers, the values.
+A file has two zero bytes, a byte for the type of the values (8: unsigned bytes), a byte for the number of dimensions,
+the dimensions as big-endian 32-bit numbers, then the values.
 """
 
 import math
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.dataset import CLASSIFY, NOTE, Dataset, Part, Problem, Sample
+from netbuild.data.dataset import CLASSIFY, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLITS, read_bytes
 from netbuild.data.images import Bytes
 from netbuild.errors import NetbuildError
 
-MAX_VALUES = 2**31
+MAX_VALUES = 2**31  # of one file; a damaged header could ask for any number
 _UBYTE = 8
-MNIST_COUNTS = (
+MNIST_COUNTS = (  # labels of each class, by which MNIST is told from Fashion-MNIST
     (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),  # train
     (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),  # test
 )
@@ -44,22 +44,22 @@ class IdxFormat(Format):
 
 
 def open_idx(folder: Path) -> Dataset:
-    """The data set in a folder; its classes are the numbers up to the largest label.
+    """Return the data set in a folder; its classes are the numbers up to the largest label.
 
     Raises:
-        NetbuildError: if a file is damaged or lacks its partner.
+        NetbuildError: if a file is damaged, or pictures have no file of labels.
     """
     found = _files(folder)
     tables = {}
     for split, images in found.items():
-        tables[split] = read_idx(_partner(images))
+        tables[split] = read_idx(_label_file(images))
         if tables[split].ndim != 1:
-            raise NetbuildError(f"{_partner(images)}: labels have one size, these have {tables[split].ndim}")
+            raise NetbuildError(f"{_label_file(images)}: labels have one dimension, these have {tables[split].ndim}")
     count = 1 + max(int(table.max(initial=0)) for table in tables.values())
     augmentation = "digits" if any(_is_mnist(table) for table in tables.values()) else "pictures"
     first = next(iter(found))  # the split whose report has the note, so that it is printed once
     splits = {
-        split: partial(_part, found[split], table, augmentation if split == first else None)
+        split: partial(_read_split, found[split], table, augmentation if split == first else None)
         for split, table in tables.items()
     }
     names = tuple(map(str, range(count)))
@@ -67,19 +67,19 @@ def open_idx(folder: Path) -> Dataset:
 
 
 def _is_mnist(labels: Bytes) -> bool:
-    """Whether labels (N,) have the class counts of MNIST, whose files are named and shaped as Fashion-MNIST's."""
+    """Whether labels (N,) are MNIST's, by their number in each class: Fashion-MNIST's files have the same names."""
     return tuple(np.bincount(labels).tolist()) in MNIST_COUNTS
 
 
 def read_idx(path: Path) -> Bytes:
-    """The array in a file, its shape as the header says.
+    """Return the array in a file, in the shape that its header states.
 
     Raises:
-        NetbuildError: if it is no such file, or longer or shorter than its header says.
+        NetbuildError: if it is not an IDX file, or longer or shorter than its header states.
     """
     start = read_bytes(path, 4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _UBYTE or not 1 <= start[3] <= 4:
-        raise NetbuildError(f"{path}: no IDX file of bytes: it begins with {start.hex(' ') or 'nothing'}")
+        raise NetbuildError(f"{path}: not an IDX file of bytes: it begins with {start.hex(' ') or 'nothing'}")
     begin = 4 + 4 * start[3]
     head = read_bytes(path, begin)
     if len(head) < begin:
@@ -87,17 +87,17 @@ def read_idx(path: Path) -> Bytes:
     shape = struct.unpack(f">{start[3]}I", head[4:])
     count = math.prod(shape)
     if count > MAX_VALUES:
-        raise NetbuildError(f"{path}: its header says {' x '.join(map(str, shape))}, more than {MAX_VALUES:,} values")
-    data = read_bytes(path, begin + count + 1)[begin:]  # one more byte tells that there is too much
+        raise NetbuildError(f"{path}: its header states {' x '.join(map(str, shape))}, more than {MAX_VALUES:,} values")
+    data = read_bytes(path, begin + count + 1)[begin:]  # one more byte shows whether the file is longer
     if len(data) != count:
-        said = f"{' x '.join(map(str, shape))} = {count:,} values"
+        stated = f"{' x '.join(map(str, shape))} = {count:,} values"
         has = "more" if len(data) > count else f"{len(data):,}"
-        raise NetbuildError(f"{path}: its header says {said}, the file has {has}")
+        raise NetbuildError(f"{path}: its header states {stated}, the file has {has}")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files of pictures, by split."""
+    """Return the files of pictures by split."""
     found = {}
     for path in sorted(folder.glob("*images*ubyte*")):
         if split := _PREFIXES.get(path.name.split("-")[0]):
@@ -105,8 +105,8 @@ def _files(folder: Path) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _partner(images: Path) -> Path:
-    """The file of labels that belongs to one of pictures, packed or not."""
+def _label_file(images: Path) -> Path:
+    """Return the file of labels, gzipped or not, that belongs to one of pictures."""
     name = images.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
     for path in (images.with_name(name), images.with_name(f"{name}.gz")):
         if path.is_file():
@@ -114,14 +114,14 @@ def _partner(images: Path) -> Path:
     raise NetbuildError(f"{images}: there is no {name} beside it")
 
 
-def _part(file: Path, labels: Bytes, augmentation: str | None) -> Part:
+def _read_split(file: Path, labels: Bytes, augmentation: str | None) -> Split:
     pixels = read_idx(file)
     if pixels.ndim not in (3, 4) or not len(pixels):
-        raise NetbuildError(f"{file}: pictures have three or four sizes, these have {pixels.shape}")
+        raise NetbuildError(f"{file}: pictures have three or four dimensions, these have the shape {pixels.shape}")
     if len(pixels) != len(labels):
         raise NetbuildError(f"{file}: {len(pixels):,} pictures, but {len(labels):,} labels")
     size = (pixels.shape[2], pixels.shape[1])
-    source = _partner(file)
+    source = _label_file(file)
     samples = [Sample(file, size, label=int(label), source=source, pixels=p) for p, label in zip(pixels, labels)]
     notes = [Problem("augmentation", NOTE, _NOTES[augmentation], file)] if augmentation else []
-    return Part(samples, notes)
+    return Split(samples, notes)

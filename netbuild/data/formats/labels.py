@@ -1,7 +1,7 @@
-"""Label files of YOLO's kind, one object a line: ``class cx cy w h``, a polygon or keypoints; and what can be wrong.
+"""YOLO's label files, one object per line: ``class cx cy w h``, a polygon or keypoints; and the checks of objects.
 
-Numbers are parts of the picture's width and height. Five columns are a box, more are a polygon ``class x1 y1 x2 y2 …``
-of which the box is the hull, unless the data set has a keypoint shape: then they are a box and its keypoints.
+Numbers are fractions of the picture's width and height. Five columns are a box. More are a polygon ``class x1 y1 x2 y2
+…``, from which the box is computed, or in a data set with a keypoint shape a box and its keypoints.
 """
 
 import math
@@ -14,15 +14,21 @@ import numpy as np
 from netbuild.data.dataset import LABEL, NOTE, Floats, Problem, Sample
 from netbuild.errors import shorten
 
-MARGIN = 0.01  # a keypoint this far outside, or a box this much too wide, is still taken for rounding, and clipped
-TINY = 1e-6  # the last digit that label files are written with; less is no size
-ROUNDING = 1e-3  # an edge this far outside is not worth a word
+MARGIN = 0.01  # a keypoint this far outside, or a box this much too large, is a rounding error: it is clipped
+TINY = 1e-6  # least size of a box: the last digit that label files are written with
+ROUNDING = 1e-3  # an edge this far outside is clipped without a note
 COUNTED_FROM_1 = "no object has class 0: if the classes were counted from 1, subtract 1 everywhere"
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
 
 
 class WrongObjectError(Exception):
-    """An object that cannot be used: a word for the kind, what was found, how to repair it."""
+    """Raised for an object that cannot be used.
+
+    Args:
+        kind: as `Problem.kind`.
+        message: what was found, and what was expected.
+        hint: how to repair it.
+    """
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -31,7 +37,7 @@ class WrongObjectError(Exception):
 
 @dataclass
 class Objects:
-    """The objects of one picture while they are read: see `Sample` for the forms."""
+    """The objects of one picture, collected while they are read; see `Sample` for the fields."""
 
     rows: list[Row] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -39,11 +45,11 @@ class Objects:
     keypoints: list[Floats] = field(default_factory=list)
 
     def boxes(self) -> Floats:
-        """(N, 5)."""
+        """Return the boxes as an array (N, 5)."""
         return np.array(self.rows, dtype=np.float64).reshape(-1, 5)
 
     def add(self, row: Row, line: int, outline: tuple[Floats, ...] = (), keypoints: Floats | None = None) -> None:
-        """Take one more object."""
+        """Add an object."""
         self.rows.append(row)
         self.lines.append(line)
         self.outlines.append(outline)
@@ -51,28 +57,33 @@ class Objects:
             self.keypoints.append(keypoints)
 
     def sample(self, path: Path, source: Path | None, size: tuple[int, int] | None = None) -> Sample:
-        """The picture with these objects."""
+        """Return the sample of a picture with these objects."""
         outlines = tuple(self.outlines) if all(self.outlines) else ()
         keypoints = np.stack(self.keypoints) if self.keypoints else None
         return Sample(path, size, self.boxes(), None, source, tuple(self.lines), outlines, keypoints)
 
 
 class Rules:
-    """What holds for every label file of a data set."""
+    """What all label files of a data set have in common: names of classes, and the keypoint shape if there is one."""
 
     def __init__(self, names: Sequence[str], keypoint_shape: tuple[int, int] | None = None) -> None:
         self.names, self.keypoint_shape = tuple(names), keypoint_shape
 
-    def wanted(self) -> str:
-        """The columns that a line may have, in words."""
+    def describe_columns(self) -> str:
+        """Return which columns a line must have, in words."""
         if self.keypoint_shape:
             count, values = self.keypoint_shape
             return f"needs {5 + count * values} (class cx cy w h and {count} keypoints of {values})"
-        return "needs 5 (class cx cy w h), or 7 and more for a polygon (class x1 y1 x2 y2 x3 y3 ...)"
+        return "needs 5 (class cx cy w h), or 7 or more for a polygon (class x1 y1 x2 y2 x3 y3 ...)"
 
 
 class LabelFile:
-    """One label file: ``objects`` and ``problems`` fill as its text is read."""
+    """A label file and the reader of its text.
+
+    Attributes:
+        objects: the objects that can be used.
+        problems: what is wrong with the others.
+    """
 
     def __init__(self, path: Path, rules: Rules) -> None:
         self.path, self.rules = path, rules
@@ -81,62 +92,63 @@ class LabelFile:
         self._seen: dict[tuple[float, ...], int] = {}
 
     def read(self, text: str) -> "LabelFile":
-        """Take all lines of the file's text."""
+        """Read the file's text; return this file."""
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 try:
-                    self._line(number, line)
+                    self._read_line(number, line)
                 except WrongObjectError as error:
                     self._add(number, error.kind, LABEL, error.message, "box", error.hint)
-        self._mixed()
+        self._check_mixed()
         return self
 
     def _add(self, line: int, kind: str, weight: str, message: str, drops: str = "", hint: str = "") -> None:
         self.problems.append(Problem(kind, weight, message, self.path, line, drops, hint))
 
-    def _line(self, number: int, line: str) -> None:
-        values = self._values(line)
+    def _read_line(self, number: int, line: str) -> None:
+        values = self._parse_values(line)
         if first := self._seen.get(values):
-            return self._add(number, "duplicate", NOTE, f"repeats line {first}: one is kept", "box")
+            return self._add(number, "duplicate", NOTE, f"repeats line {first}, which is kept", "box")
         self._seen[values] = number
         outline: tuple[Floats, ...] = ()
         keypoints, box, beyond = None, values[:5], 0.0
         if len(values) > 5 and self.rules.keypoint_shape:
-            keypoints = pose_points(values[5:], self.rules.keypoint_shape)
+            keypoints = read_keypoints(values[5:], self.rules.keypoint_shape)
         elif len(values) > 5:
-            points, clipped, beyond = polygon(values[1:])
-            outline, box = (points,), (values[0], *hull(clipped))
-        row, over = fit_box(box)
+            points, clipped, beyond = read_polygon(values[1:])
+            outline, box = (points,), (values[0], *bounding_box(clipped))
+        row, over = clip_box(box)
         over = max(over, beyond)
         if over > ROUNDING:
-            message = f"an edge lies {over:.3g} outside: the box is kept, clipped to the picture"
+            message = f"an edge lies {over:.3g} outside: the box is clipped to the picture"
             self._add(number, "clipped", NOTE, message)
         return self.objects.add(row, number, outline, keypoints)
 
-    def _values(self, line: str) -> tuple[float, ...]:
-        """The numbers of a line, its class and its count of columns checked."""
+    def _parse_values(self, line: str) -> tuple[float, ...]:
+        """Return the numbers of a line, after checking its class and its number of columns."""
         if "," in line or ";" in line:
             raise WrongObjectError("separator", "commas between the numbers", "write blanks between them")
         words = line.split()
-        values = tuple(self._number(word) for word in words)
+        values = tuple(self._parse_number(word) for word in words)
         check_class(words[0], values[0], len(self.rules.names))
         shape, count = self.rules.keypoint_shape, len(values)
         if not (count == 5 + shape[0] * shape[1] if shape else count == 5 or (count >= 7 and count % 2 == 1)):
-            raise WrongObjectError("columns", f"{count} columns, {self.rules.wanted()}")
+            raise WrongObjectError("columns", f"{count} columns, {self.rules.describe_columns()}")
         return values
 
-    def _number(self, word: str) -> float:
+    def _parse_number(self, word: str) -> float:
         try:
-            value = float(word if "_" not in word else "")  # Python's own form 1_000 is none of a label file's
+            value = float(word if "_" not in word else "")  # float() would take Python's 1_000
         except ValueError:
             names = self.rules.names
             hint = f"names: {word} is {names.index(word)}" if word in names else ""
-            raise WrongObjectError("no number", f"'{shorten(word, 30)}' is no number", hint) from None
+            raise WrongObjectError("no number", f"'{shorten(word, 30)}' is not a number", hint) from None
         if not math.isfinite(value):
-            raise WrongObjectError("nan", f"'{word}' is no finite number")
+            raise WrongObjectError("nan", f"'{word}' is not a finite number")
         return value
 
-    def _mixed(self) -> None:
+    def _check_mixed(self) -> None:
+        """Report a file in which some objects have polygons and others only boxes."""
         objects = self.objects
         bare = [line for line, outline in zip(objects.lines, objects.outlines) if not outline]
         if 0 < len(bare) < len(objects.rows):
@@ -144,19 +156,19 @@ class LabelFile:
             self._add(bare[0], "mixed", LABEL, message, "outline", "give every object a polygon, or none")
 
 
-def spoilt(objects: Objects, problems: Sequence[Problem], file: Path) -> Problem | None:
-    """What to say of a picture whose objects were all wrong: without them it would pass for one that shows none."""
+def problem_if_none_left(objects: Objects, problems: Sequence[Problem], file: Path) -> Problem | None:
+    """Return a problem if all objects of a picture were wrong: without them it would be taken for background."""
     if objects.rows or not any(problem.weight == LABEL for problem in problems):
         return None
-    message = "none of its objects is right: the picture is left out, not taken for background"
+    message = "none of its objects can be used: the picture is dropped, not taken for background"
     return Problem("nothing left", NOTE, message, file, drops="picture")
 
 
 def check_class(word: str, value: float, count: int) -> None:
-    """Whether a class is a whole number below the count of names.
+    """Check that a class is a whole number below the number of names.
 
     Raises:
-        WrongObjectError: if not.
+        WrongObjectError: if it is not.
     """
     if value != int(value):
         raise WrongObjectError("class", f"the class must be a whole number, not {word}")
@@ -166,11 +178,11 @@ def check_class(word: str, value: float, count: int) -> None:
         raise WrongObjectError("class range", f"class {value:g} is outside 0..{count - 1} ({named})", hint)
 
 
-def fit_box(values: Sequence[float]) -> tuple[Row, float]:
-    """A box (class, cx, cy, w, h) clipped to the picture, and how far an edge reached outside.
+def clip_box(values: Sequence[float]) -> tuple[Row, float]:
+    """Return a box (class, cx, cy, w, h) clipped to the picture, and how far an edge reached outside.
 
     Raises:
-        WrongObjectError: if the centre lies outside, or the size is none.
+        WrongObjectError: if the centre lies outside, or the size is not from `TINY` to 1.
     """
     number, x, y, w, h = values
     if max(x, y, w, h) > 2 and min(values) >= 0:
@@ -183,47 +195,50 @@ def fit_box(values: Sequence[float]) -> tuple[Row, float]:
         raise WrongObjectError("size", f"width {w:g} and height {h:g} must be above 0 and at most 1")
     left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
     over = max(-left, -top, right - 1, bottom - 1, 0.0)
-    if over > 0:  # only then: clipping must not touch the digits of a box that lies inside
+    if over > 0:  # otherwise rounding would change the digits of a box that lies inside
         left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
         x, y, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
     return (number, x, y, w, h), over
 
 
-def polygon(values: Sequence[float]) -> tuple[Floats, Floats, float]:
-    """Points (K, 2) of x1, y1, x2, y2 and so on; the same clipped to the picture; how far one reached outside.
+def read_polygon(values: Sequence[float]) -> tuple[Floats, Floats, float]:
+    """Read a polygon from x1, y1, x2, y2 and so on.
 
-    Four points are an oriented box, of which a corner may lie outside: clipping would bend it, so it is kept.
+    Four points are an oriented box, whose corners may lie outside: clipping would distort it, so it is not clipped.
+
+    Returns:
+        The points (K, 2), the same clipped to the picture, and how far one reached outside.
 
     Raises:
-        WrongObjectError: if the middle of the polygon's extent lies outside.
+        WrongObjectError: if the centre of the polygon's bounding box lies outside.
     """
     points = np.array(values, dtype=np.float64).reshape(-1, 2)
-    x, y, w, h = hull(points)
-    fit_box((0.0, x, y, min(w, 1.0) if w <= 2 else w, min(h, 1.0) if h <= 2 else h))
+    x, y, w, h = bounding_box(points)
+    clip_box((0.0, x, y, min(w, 1.0) if w <= 2 else w, min(h, 1.0) if h <= 2 else h))
     clipped = points.clip(0, 1)
     over = max(-float(points.min()), float(points.max()) - 1, 0.0)
     return (points if len(points) == 4 else clipped), clipped, over
 
 
-def pose_points(values: Sequence[float], shape: tuple[int, int]) -> Floats:
-    """Keypoints of the shape given, clipped to the picture.
+def read_keypoints(values: Sequence[float], shape: tuple[int, int]) -> Floats:
+    """Return keypoints as an array of this shape, clipped to the picture.
 
     Raises:
-        WrongObjectError: if a visible one lies outside.
+        WrongObjectError: if a visible keypoint lies outside.
     """
     points = np.array(values, dtype=np.float64).reshape(shape)
     visible = points[:, 2] > 0 if shape[1] == 3 else np.ones(len(points), bool)
-    if not _within(points[visible, :2]):
+    if not _is_inside(points[visible, :2]):
         raise WrongObjectError("keypoint", "a visible keypoint lies outside the picture")
     points[:, :2] = points[:, :2].clip(0, 1)
     return points
 
 
-def hull(points: Floats) -> tuple[float, float, float, float]:
-    """cx, cy, w, h of the box around points (K, 2)."""
+def bounding_box(points: Floats) -> tuple[float, float, float, float]:
+    """Return cx, cy, w, h of the smallest box around points (K, 2)."""
     (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
-def _within(points: Floats) -> bool:
+def _is_inside(points: Floats) -> bool:
     return bool(points.size == 0 or (points.min() >= -MARGIN and points.max() <= 1 + MARGIN))

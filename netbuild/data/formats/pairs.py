@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import LABEL, PAIRS, Dataset, Extra, Part, Problem, Sample
+from netbuild.data.dataset import LABEL, PAIRS, Dataset, Extra, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLITS, left_out, pictures_below
+from netbuild.data.formats.files import SPLITS, find_pictures, note_unread_formats
 from netbuild.data.images import inspect_image, read_file
 from netbuild.errors import NetbuildError
 
@@ -50,7 +50,7 @@ def _has_pairs(folder: Path) -> bool:
 
 def _match(folder: Path) -> tuple[list[Pair], list[Problem]]:
     """Match inputs and targets of a split by their paths without suffix."""
-    problems = [*left_out(folder / "inputs"), *left_out(folder / "targets")]
+    problems = [*note_unread_formats(folder / "inputs"), *note_unread_formats(folder / "targets")]
     inputs, targets = (_by_name(folder / side, problems) for side in ("inputs", "targets"))
     for name, path in inputs.items():
         if name not in targets:
@@ -69,7 +69,7 @@ _NAMES = "an input and its target have the same name, perhaps with another suffi
 def _by_name(folder: Path, problems: list[Problem]) -> dict[str, Path]:
     """Return the pictures below a folder by their path in it without suffix."""
     found: dict[str, Path] = {}
-    for path in pictures_below(folder):
+    for path in find_pictures(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             message = f"has the same name as {found[name].name}, which is used"
@@ -97,9 +97,9 @@ def _scale_of(picture: Path, target: Path) -> int:
     return scale
 
 
-def _read_split(folder: Path, pairs: Sequence[Pair], problems: Sequence[Problem]) -> Part:
+def _read_split(folder: Path, pairs: Sequence[Pair], problems: Sequence[Problem]) -> Split:
     if not pairs:
         raise NetbuildError(f"{folder.resolve()}: no picture in inputs has a target of the same name", hint=_NAMES)
     samples = [Sample(picture, source=target, extras={TARGET: target}) for picture, target in pairs]
     unmatched = sum(problem.kind == "no target" for problem in problems)
-    return Part(samples, list(problems), found=len(samples) + unmatched)
+    return Split(samples, list(problems), found=len(samples) + unmatched)

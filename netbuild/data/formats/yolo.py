@@ -1,8 +1,8 @@
-"""Data sets of YOLO's layout: a YAML file names the splits and the classes, each picture has a text file of labels.
+"""YOLO's format: a YAML file names the splits and the classes, and each picture has a text file of labels.
 
 ``path`` is relative to the YAML file's own folder (never to the working directory), the splits to ``path``. A split
 is a folder of pictures, a text file that lists pictures, or a list of these. The label file of ``.../images/a/1.jpg``
-is ``.../labels/a/1.txt``; without a folder ``images`` it stands beside the picture.
+is ``.../labels/a/1.txt``; without a folder ``images`` it is beside the picture.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from netbuild.data.dataset import (
     PICTURE,
     Dataset,
     Extra,
-    Part,
     Problem,
     Sample,
+    Split,
 )
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLITS, left_out, pictures_below, read_text
-from netbuild.data.formats.labels import LabelFile, Rules, spoilt
+from netbuild.data.formats.files import SPLITS, find_pictures, note_unread_formats, read_text
+from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
 from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node, parse
@@ -55,25 +55,25 @@ def open_yolo(file: Path) -> Dataset:
     """Return the data set that a YAML file describes.
 
     Raises:
-        NetbuildError: if the file is wrong, with its line.
+        NetbuildError: at the line of an error in the file.
     """
     node = parse(read_yaml(file), str(file))
     if not isinstance(node.value, dict):
-        raise node.error(f"a data file is a mapping with train, val and names, this is {node.describe()}")
-    names = _names(node)
-    root = _root(node, file)
-    shape = _keypoint_shape(node)
-    extras = _extras(node)
+        raise node.error(f"a data file must be a mapping with train, val and names, not {node.describe()}")
+    names = _read_names(node)
+    root = _read_root(node, file)
+    shape = _read_keypoint_shape(node)
+    extras = _read_extras(node)
     splits = {}
     for split in SPLITS:
         entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
         if entry is not None and entry.value not in (None, ""):
-            splits[split] = partial(_part, _sources(entry, root), root, Rules(names, shape), extras)
+            splits[split] = partial(_read_split, _read_sources(entry, root), root, Rules(names, shape), extras)
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
     stated = {name: found.extra for name, found in extras.items()}
     return Dataset(
-        str(file), root, "yolo", DETECT, names, splits, shape, extras=stated, augmentation=_augmentation(node)
+        str(file), root, "yolo", DETECT, names, splits, shape, extras=stated, augmentation=_read_augmentation(node)
     )
 
 
@@ -92,7 +92,7 @@ def _beside(picture: Path, folder: str) -> Path:
     return Path(*parts)
 
 
-def _root(node: Node, file: Path) -> Path:
+def _read_root(node: Node, file: Path) -> Path:
     base = file.resolve().parent
     entry = node.value.get("path")
     if entry is None or entry.value is None:
@@ -105,7 +105,7 @@ def _root(node: Node, file: Path) -> Path:
     return root
 
 
-def _augmentation(node: Node) -> str:
+def _read_augmentation(node: Node) -> str:
     entry = node.value.get("augmentation")
     if entry is None or entry.value is None:
         return AUGMENTATIONS[0]
@@ -122,17 +122,17 @@ class _ExtraFolder:
     folder: str
 
 
-def _extras(node: Node) -> dict[str, _ExtraFolder]:
+def _read_extras(node: Node) -> dict[str, _ExtraFolder]:
     """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale."""
     entry = node.value.get("extras")
     if entry is None or entry.value is None:
         return {}
     if not isinstance(entry.value, dict):
         raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.describe()}")
-    return {name: _extra(name, item) for name, item in entry.value.items()}
+    return {name: _read_extra(name, item) for name, item in entry.value.items()}
 
 
-def _extra(name: str, item: Node) -> _ExtraFolder:
+def _read_extra(name: str, item: Node) -> _ExtraFolder:
     fields = item.value if isinstance(item.value, dict) else {"kind": item}
     for key, field in fields.items():
         if key not in ("kind", "folder", "scale"):
@@ -167,7 +167,7 @@ def _find_extras(sample: Sample, folders: Mapping[str, _ExtraFolder], problems: 
     return replace(sample, extras=found)
 
 
-def _names(node: Node) -> tuple[str, ...]:
+def _read_names(node: Node) -> tuple[str, ...]:
     entry, count = node.value.get("names"), node.value.get("nc")
     if count is not None and (type(count.value) is not int or count.value < 1):
         raise count.error(f"nc must be a whole number above 0, not {count.describe()}")
@@ -175,7 +175,7 @@ def _names(node: Node) -> tuple[str, ...]:
         if count is None:
             raise node.error("neither names nor nc", "write names: [first, second]")
         return tuple(f"class{index}" for index in range(count.value))
-    names = _listed(entry) if isinstance(entry.value, list) else _mapped(entry)
+    names = _listed_names(entry) if isinstance(entry.value, list) else _mapped_names(entry)
     if count is not None and count.value != len(names):
         raise count.error(
             f"nc is {count.value}, but there are {len(names)} names", "leave nc out: the names are counted"
@@ -183,14 +183,14 @@ def _names(node: Node) -> tuple[str, ...]:
     return names
 
 
-def _listed(entry: Node) -> tuple[str, ...]:
+def _listed_names(entry: Node) -> tuple[str, ...]:
     for item in entry.value:
         if isinstance(item.value, (list, dict)) or item.value is None:
             raise item.error(f"a name must be a text, not {item.describe()}")
-    return _distinct(entry, entry.value)
+    return _check_distinct(entry, entry.value)
 
 
-def _mapped(entry: Node) -> tuple[str, ...]:
+def _mapped_names(entry: Node) -> tuple[str, ...]:
     if not isinstance(entry.value, dict):
         raise entry.error(f"names must be a list or a mapping from number to name, not {entry.describe()}")
     keys = list(entry.value)
@@ -200,20 +200,20 @@ def _mapped(entry: Node) -> tuple[str, ...]:
             f"the numbers of names must run from 0 to {len(keys) - 1}, each once; found {', '.join(keys[:20])}"
         )
     ordered = sorted(entry.value.items(), key=lambda item: int(item[0]))
-    return _distinct(entry, [item for _, item in ordered])
+    return _check_distinct(entry, [item for _, item in ordered])
 
 
-def _distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
+def _check_distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
     names = tuple(str(item.value).strip() for item in items)
     if not names:
-        raise entry.error("there is no name: a data set has one class at least")
+        raise entry.error("there is no name: a data set has at least one class")
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise items[index].error(f"the name '{name}' is given twice, for {names.index(name)} and {index}")
+            raise items[index].error(f"the name '{name}' occurs twice, for {names.index(name)} and {index}")
     return names
 
 
-def _keypoint_shape(node: Node) -> tuple[int, int] | None:
+def _read_keypoint_shape(node: Node) -> tuple[int, int] | None:
     entry = node.value.get("kpt_shape")
     if entry is None or entry.value is None:
         return None
@@ -225,47 +225,52 @@ def _keypoint_shape(node: Node) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def _sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
-    """The folders and lists of a split, each with its place in the YAML file."""
+def _read_sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
+    """Return the folders and lists of a split, each with its place in the YAML file."""
     items = entry.value if isinstance(entry.value, list) else [entry]
     for item in items:
         if not isinstance(item.value, str):
             raise item.error(f"a split is a folder or a text file that lists pictures, not {item.describe()}")
-    return [(item, _below(root, item.value)) for item in items]
+    return [(item, _source_path(root, item.value)) for item in items]
 
 
-def _below(root: Path, text: str) -> Path:
-    """Where a split lies. Exports often say ``../train`` and mean the folder beside their YAML file."""
+def _source_path(root: Path, text: str) -> Path:
+    """Return the path of a split's folder or list.
+
+    Data files of exports often have ``../train`` where they mean the folder ``train`` beside them.
+    """
     path = root / Path(text).expanduser()
     beside = root / text.removeprefix("../")
     return beside.resolve() if not path.exists() and beside.exists() else path.resolve()
 
 
-def _part(sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules, extras: Mapping[str, _ExtraFolder]) -> Part:
-    part = Part([])
+def _read_split(
+    sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules, extras: Mapping[str, _ExtraFolder]
+) -> Split:
+    read = Split([])
     pictures: dict[Path, None] = {}  # a set that keeps its order
     for node, source in sources:
-        found = _pictures(node, source, root, part.problems)
+        found = _find_pictures(node, source, root, read.problems)
         if not found:
             raise node.error(f"no pictures in {source}")
         pictures.update(dict.fromkeys(found))
     for picture in pictures:
-        sample = _sample(picture, rules, part.problems)
-        complete = sample and _find_extras(sample, extras, part.problems)
+        sample = _read_sample(picture, rules, read.problems)
+        complete = sample and _find_extras(sample, extras, read.problems)
         if complete:
-            part.samples.append(complete)
-    if all(source.is_dir() for _, source in sources):  # a list may leave pictures out on purpose
-        part.problems.extend(_lonely(pictures))
+            read.samples.append(complete)
+    if all(source.is_dir() for _, source in sources):  # a list may omit pictures on purpose
+        read.problems.extend(_find_unused_labels(pictures))
     first = next(iter(pictures))
-    return Part(part.samples, part.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
+    return Split(read.samples, read.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
 
 
-def _pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
+def _find_pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
     if source.is_dir():
-        problems += left_out(source)
-        return pictures_below(source)
+        problems += note_unread_formats(source)
+        return find_pictures(source)
     if not source.exists():
-        raise node.error(f"there is no {source}", "relative to path:, or else to the data file's own folder")
+        raise node.error(f"there is no {source}", "it is relative to path:, or else to the data file's own folder")
     if source.suffix != ".txt":
         raise node.error(f"{source} is neither a folder nor a .txt file that lists pictures")
     found = []
@@ -280,7 +285,7 @@ def _pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> 
     return found
 
 
-def _sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
+def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
     path = label_path(picture)
     if not path.is_file():
         return LabelFile(path, rules).objects.sample(picture, None)
@@ -292,14 +297,14 @@ def _sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | No
         return None
     file = LabelFile(path, rules).read(text)
     problems.extend(file.problems)
-    if left := spoilt(file.objects, file.problems, path):
+    if left := problem_if_none_left(file.objects, file.problems, path):
         problems.append(left)
         return None
     return file.objects.sample(picture, path)
 
 
-def _lonely(pictures: dict[Path, None]) -> list[Problem]:
-    """Label files without a picture, in the folders where labels were found."""
+def _find_unused_labels(pictures: dict[Path, None]) -> list[Problem]:
+    """Return a note for each label file without a picture, in the folders where labels were found."""
     wanted = {label_path(picture) for picture in pictures}
     folders = sorted({path.parent for path in wanted if "labels" in path.parts})
     found = (path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.txt")))
