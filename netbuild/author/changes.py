@@ -10,7 +10,7 @@ from netbuild.report.rows import RowSummary
 from netbuild.report.summary import Summary
 
 MARKS = {"same": " ", "added": "+", "removed": "-", "changed": "~", "moved": ">"}
-COSTS = ("params", "flops", "out_bytes")  # of a row
+COSTS = ("params", "flops", "out_bytes")  # compared for each row
 TOTALS = (
     "rows", "modules_all", "params", "gradients", "flops", "param_bytes", "peak_activation_bytes", "saved_bytes",
 )  # fmt: skip

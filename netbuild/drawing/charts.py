@@ -56,7 +56,7 @@ def encode_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     data = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks: they are figure as empty boxes
+        warnings.simplefilter("ignore")  # the font may lack letters of class names, which are then drawn as empty boxes
         figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
 

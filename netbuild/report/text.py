@@ -11,7 +11,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.units import giga, size
 
-TEXT_WIDTH = 240  # characters of a table that goes to a file or a pipe
+TEXT_WIDTH = 240  # width in characters of a table in a file or pipe
 
 
 def first_shape(shape: Any) -> Any:

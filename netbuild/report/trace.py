@@ -120,7 +120,7 @@ def fuse_graph(graph: Graph) -> Rows:
 def _errors_at(row: Row, what: str, hint: str = FUSE_HINT) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a custom module says
+    except Exception as error:  # custom modules may raise anything
         raise _row_error(row, what, error, hint) from error
 
 

@@ -1,6 +1,6 @@
-"""Every file in architectures/ resolves, builds and computes as it says, and as what it is named after does.
+"""Every file in architectures/ resolves, builds, and computes what its comment and its original say.
 
-A new file is tested by being there; measured facts are in golden/.
+New files are tested without further work; measurements of the originals are in golden/.
 """
 
 import copy
@@ -34,7 +34,7 @@ def scaled(path, scale):
 
 SCALED = [scaled(path, scale) for path, scales in SCALES.items() for scale in scales]
 SMALL = (64, 128)  # not square, so that height and width cannot be mixed up unnoticed
-# Networks that want another size, or work at many times the image's; None: their own inputs.
+# Sizes of networks that need another one, or that enlarge the image many times; None: their own inputs.
 SMALL_OF = {
     "inception-v3": (96, 128), "unet": (188, 204), "dcgan-generator": (1, 2), "siamfc": None, "ddpm-unet": (32, 48),
     **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
@@ -59,7 +59,7 @@ def graph_of(stem, scale=None, **options):
 
 
 def changed(stem, **params):
-    """The network with other values of its own parameters."""
+    """Return the network with other values of its ``params``."""
     return resolve(load(find(stem), [f"{name}={value}" for name, value in params.items()]))
 
 
@@ -76,7 +76,7 @@ def named(graph, name):
 
 
 def row_outputs(network, *inputs):
-    """Each row's output in the order of rows, and the network's."""
+    """Run the network and return the outputs of its rows in their order, and its own output."""
     outputs = []
     hooks = [row.register_forward_hook(lambda *call: outputs.append(call[2])) for row in network.model.children()]
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_file_resolves_and_states_its_parameters(path, scale):
     assert not {name for layer in graph.layers for name in layer.tally.unknown}
 
 
-# What networks for no task of a head give, beside the batch.
+# Output shapes without the batch of networks whose task has no head.
 OUTPUTS = {
     "unet": [2, 388, 388], "unet-same": [2, 256, 256], "srcnn": [1, 192, 192], "espcn": [1, 192, 192],
     "edsr": [3, 96, 96], "edsr-baseline": [3, 96, 96], "dncnn": [1, 64, 64], "conv-autoencoder": [1, 28, 28],
@@ -124,7 +124,7 @@ def test_output_is_what_the_task_needs(path, scale):
     if path.stem in OUTPUTS:
         wanted = [1, *OUTPUTS[path.stem]]
     elif graph.task in boxes:
-        # A decoder of queries gives them; every other head gives all cells.
+        # A decoder returns its queries, every other head all cells.
         wanted = [1, 4 + graph.nc + boxes[graph.task], cells] if strides else [1, 300, 6]
     else:
         quarter, eighth = [height // 4, width // 4], [height // 8, width // 8]
@@ -133,7 +133,7 @@ def test_output_is_what_the_task_needs(path, scale):
 
 
 def leaves(shape):
-    """The shapes of an output with several, in order."""
+    """Yield the shapes of all tensors of an output in their order."""
     if isinstance(shape, dict):
         shape = list(shape.values())
     if shape and all(isinstance(side, int) for side in shape):
@@ -162,13 +162,13 @@ BUILT = [
 
 @pytest.fixture(scope="module", params=BUILT)
 def built(request):
-    """A small image's graph of each file at its first scale, and the network with weights."""
+    """Each file's graph at its first scale and a small image size, and the network with weights."""
     graph = resolve(load(request.param), Options(imgsz=SMALL_OF.get(request.param.stem, SMALL)))
     return graph, fill(graph.build(), gain=1.0).eval()
 
 
 def inputs_of(graph):
-    """An image, and features or a number for the inputs that are none."""
+    """Return an image, features or a number for each input."""
     return [image(*[1] * (3 - len(shape)), *shape).view(1, *shape) for _, shape in graph.inputs]
 
 
@@ -186,12 +186,12 @@ def test_built_network_has_the_resolved_state(built):
 
 
 def prediction(value):
-    """The tensors of a network's answer: of a head that also gives what its loss needs, the answer alone."""
+    """Return the tensors of a network's prediction, without the raw outputs that a head adds for its loss."""
     return list(tensors_of(value[0] if isinstance(value, tuple) else value))
 
 
 def close(a, b, graph):
-    if graph.layers[-1].factory.name == "RTDETRDecoder":  # which queries are taken, and in what order, rounding decides
+    if graph.layers[-1].factory.name == "RTDETRDecoder":  # the choice and order of queries depends on rounding
         a, b = a.sort(dim=1).values, b.sort(dim=1).values
         return (a - b).abs().mean() <= 1e-2 * b.abs().mean()
     return (a - b).abs().max() <= 1e-4 * b.abs().max()
@@ -220,7 +220,7 @@ def test_batch_of_two_is_two_images(built):
 
 
 def assert_measured(tensor, fact):
-    """The tensor is the measured one up to float32's rounding in this network, which err64 tells."""
+    """Check that a tensor equals the measured one within the network's rounding error in float32, given by err64."""
     tolerance = 1e-5 * fact["mean_abs"] + 10 * fact.get("err64", 1e-5 * fact["mean_abs"])
     assert list(tensor.shape) == fact["shape"]
     assert samples(tensor) == pytest.approx(fact["samples"], rel=0, abs=tolerance)
@@ -232,7 +232,7 @@ def assert_measured(tensor, fact):
 
 
 def some(stems, quick):
-    """The stems, all but some of them slow."""
+    """Return parameters for the stems, and mark all but ``quick`` ones as slow."""
     return [pytest.param(stem, marks=() if stem in quick else pytest.mark.slow) for stem in stems]
 
 
@@ -250,7 +250,7 @@ def test_torchvision_tensors_in_order(stem):
 
 
 def torchvision_key(graph, key):
-    """Our key in torchvision's words: the row's name, and blocks 1, 2, ... of a stage without their common number 1."""
+    """Convert a key of ours to torchvision's: the row's name, then the block of a stage without the row's module 1."""
     index, _, rest = key.partition(".")
     rest = re.sub(r"^1\.(\d+)\.", lambda match: f"{int(match[1]) + 1}.", rest)
     return f"{graph.layers[int(index)].row.name}.{rest}"
@@ -272,30 +272,30 @@ QUICK = {
 @pytest.mark.parametrize("stem", some(MEASURED, QUICK))
 def test_torchvision_output(stem):
     facts, network = TORCHVISION[MEASURED[stem]], graph_of(stem).build()
-    theirs = dict(zip(network.state_dict(), (key for key, _ in facts["state_dict"]), strict=True))
-    fill(network, facts["gain"], theirs.__getitem__).eval()
+    original_keys = dict(zip(network.state_dict(), (key for key, _ in facts["state_dict"]), strict=True))
+    fill(network, facts["gain"], original_keys.__getitem__).eval()
     with torch.no_grad():
         assert_measured(network(image(3, 224, 224)), facts["output"])
 
 
 @pytest.mark.parametrize("stem", some(MEASURED, {"mobilenet-v3-small"}))
 def test_torchvision_itself_agrees(stem):
-    """Its own random weights, handed over tensor by tensor in their order, on two images."""
+    """With torchvision's random weights, copied in their order, the outputs for two images are equal."""
     models = pytest.importorskip("torchvision.models")
     options = {"aux_logits": False, "init_weights": False} if stem in ("googlenet", "inception-v3") else {}
-    theirs = getattr(models, MEASURED[stem])(weights=None, **options).eval()
+    original = getattr(models, MEASURED[stem])(weights=None, **options).eval()
     graph = graph_of(stem)
     network = graph.build().eval()
-    network.load_state_dict(dict(zip(network.state_dict(), theirs.state_dict().values(), strict=True)))
+    network.load_state_dict(dict(zip(network.state_dict(), original.state_dict().values(), strict=True)))
     images = torch.rand(2, 3, *graph.imgsz, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, wanted = network(images), theirs(images)
-    assert (ours - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+        found, expected = network(images), original(images)
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 # -- as published -----------------------------------------------------------------------------------------------------
 
-# name: parameters, and the shape where a lecture's table has the row
+# By the row's name: parameters, and the output's shape if the published table has it.
 LENET = {
     "C1": (156, [6, 28, 28]),
     "S2": (12, [6, 14, 14]),
@@ -352,11 +352,11 @@ def double(before, after):
 
 
 def up_and_double(width):
-    """A level of a U-Net on the way up: a transposed 2x2 from twice the width, then two 3x3 on what is joined."""
+    """Count the parameters of a U-Net decoder's level: a transposed 2x2 convolution, then two 3x3 convolutions."""
     return conv(2 * width, width, 2) + double(2 * width, width)
 
 
-# Each from the sizes that its paper states: weights and biases of convolutions, two numbers a channel of a norm.
+# Computed from the sizes in the papers: weights and biases of convolutions, two parameters per channel of a norm.
 UNET = sum(double(a, b) for a, b in ((64, 128), (128, 256), (256, 512), (512, 1024)))
 UNET += sum(map(up_and_double, (512, 256, 128, 64))) + conv(64, 2, 1)
 DERIVED = {
@@ -368,7 +368,7 @@ DERIVED = {
     # Grouped convolutions see half of the channels; the last one is a scale and a bias.
     "siamfc": conv(3, 96, 11) + conv(48, 256, 5) + conv(256, 384, 3) + conv(192, 384, 3) + conv(192, 256, 3)
     + 2 * (96 + 256 + 384 + 384) + 2,
-    # Both ways 1 - 16 - 32 - 32 channels, the code seeing all of 7x7; kernels of 4 on the way up.
+    # Encoder and decoder have 1 - 16 - 32 - 32 channels; the code's kernel is 7x7, the decoder's are 4x4.
     "conv-autoencoder": conv(1, 16, 3) + conv(16, 32, 3) + 2 * conv(32, 32, 7) + conv(32, 16, 4) + conv(16, 1, 4),
 }  # fmt: skip
 
@@ -381,14 +381,14 @@ def test_total_follows_from_the_papers_sizes(stem):
 @pytest.mark.parametrize(
     ("stem", "values", "count"),
     [
-        # As published with the authors' weights, in the order of the enlargements 2, 3, 4.
+        # As published with the authors' weights, for the magnifications 2, 3, 4.
         ("edsr-baseline", {}, 1_369_859),
         ("edsr-baseline", {"zoom": 3}, 1_554_499),
         ("edsr-baseline", {"steps": 2}, 1_517_571),
         ("edsr", {}, 40_729_603),
         ("edsr", {"zoom": 3}, 43_680_003),
         ("edsr", {"steps": 2}, 43_089_923),
-        # At the width of torch's own example of a DCGAN, half of the paper's.
+        # At the width of torch's example of a DCGAN, which is half of the paper's.
         ("dcgan-generator", {"w": 64}, 3_576_704),
         ("dcgan-discriminator", {"w": 64}, 2_765_568),
         # "35.7 million parameters" for CIFAR-10.
@@ -405,11 +405,11 @@ def test_gradients_reach_every_parameter(stem):
     graph = resolve(load(find(stem)), Options(imgsz=SMALL_OF.get(stem, SMALL)))
     network = graph.build().train()
     network(*inputs_of(graph)).square().mean().backward()
-    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not silent
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
 
 
-def test_siamfc_sees_both_images_through_the_same_weights():
+def test_siamfc_applies_the_same_weights_to_both_images():
     network = fill(graph_of("siamfc").build(), 1.0).eval()
     by_name = {layer.row.name: row for layer, row in zip(graph_of("siamfc").layers, network.model)}
     features = nn.Sequential(*network.model[2:9])
@@ -421,7 +421,7 @@ def test_siamfc_sees_both_images_through_the_same_weights():
         torch.testing.assert_close(network(exemplar, search), by_name["adjust"](correlation))
 
 
-def test_ddpm_answers_to_the_time():
+def test_ddpm_depends_on_the_time_step():
     network = fill(graph_of("ddpm-unet").build(), 1.0).eval()
     images = image(3, 32, 32).expand(2, -1, -1, -1)
     with torch.no_grad():
@@ -437,13 +437,13 @@ def test_norms_of_other_tasks_keep_torchs_constants(stem):
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
 
 
-def test_dncnn_gives_the_image_without_the_noise_it_finds():
+def test_dncnn_subtracts_the_predicted_noise():
     outputs, clean = row_outputs(fill(graph_of("dncnn").build()).eval(), image(1, 64, 64))
     noise = outputs[graph_of("dncnn").layers.index(named(graph_of("dncnn"), "noise"))]
     torch.testing.assert_close(clean, image(1, 64, 64) - noise)
 
 
-def test_lenet5_multiplies_only_what_its_table_connects():
+def test_lenet5_counts_only_connections_of_the_papers_table():
     positions = {"C1": 28 * 28, "C3": 10 * 10, "C5": 1}
     weights = {"C1": 6 * 25, "C3": 60 * 25, "C5": 120 * 16 * 25}
     layers = {name: named(graph_of("lenet5"), name).tally.macs for name in positions}
@@ -477,7 +477,7 @@ def test_receptive_field(stem, row, size):
 
 
 @pytest.mark.parametrize(("stem", "billions"), [("resnet50", 3.86), ("resnet101", 7.57), ("resnet152", 11.28)])
-def test_resnet_with_the_stride_where_the_paper_has_it(stem, billions):
+def test_resnet_with_strides_as_in_the_paper(stem, billions):
     path = find(stem)
     text = path.read_text()
     graph = resolve(read_spec(text.replace("stride_at: 2", "stride_at: 1"), path))

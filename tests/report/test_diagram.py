@@ -1,4 +1,4 @@
-"""Networks drawn: every row and every edge is there, nothing covers a text, pages work in a real browser."""
+"""Drawings of networks: they show every row and edge, nothing covers a text, and pages work in a real browser."""
 
 import os
 import re
@@ -34,7 +34,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def residual(rows):
-    """A net of many rows in two sections: short skips all along, long ones from the first half to the second."""
+    """Return a network of two sections with short skips everywhere and long ones from the first half to the second."""
     lines, half = ["nc: 10", "imgsz: 32", "backbone:"], rows // 2
     for i in range(rows):
         row = "[-1, 1, Conv, [8, 1]]"
@@ -49,7 +49,7 @@ def residual(rows):
 
 
 def dense(rows, block=24):
-    """Blocks in which each second row reads all of its like before it."""
+    """Return a network of blocks in which every other row reads all such rows before it."""
     lines = ["nc: 10", "imgsz: 32", "layers:"]
     for i in range(rows):
         first = i // block * block
@@ -97,7 +97,7 @@ def number(element, key):
 
 
 def find_boxes(root):
-    """The rectangle of each node: left, top, right, bottom."""
+    """Return the rectangle of each node: left, top, right, bottom."""
     found = {}
     for group in root.iter(f"{SVG}g"):
         if "node" in group.get("class", "").split():
@@ -108,7 +108,7 @@ def find_boxes(root):
 
 
 def find_lines(root):
-    """The corners of each edge, by its ends."""
+    """Return the corners of each edge by its two nodes."""
     found = {}
     for group in root.iter(f"{SVG}g"):
         if group.get("class", "").startswith("edge"):
@@ -125,7 +125,7 @@ def overlap(a, b, slack=0.0):
 
 
 def text_spans(group):
-    """The texts of a group with their rectangles, each letter as wide as the widest face has it."""
+    """Yield the texts of a group with their rectangles, for the widest monospaced font."""
     for text in group.iter(f"{SVG}text"):
         width = len(text.text) * CELL * (1.8 if text.get("class") == "title" else 1)
         x = number(text, "x") - (width if text.get("text-anchor") == "end" else 0)
@@ -144,7 +144,7 @@ def check_picture(svg, spec, inputs):
 
 
 def check_apart(root, boxes, lines):
-    """No box is on another, no line passes a box that it does not end at, and those it does end at it only touches."""
+    """Check that boxes do not overlap, and that lines enter no box; they touch only the two that they connect."""
     tops = [boxes[key][1] for key in sorted(boxes, key=lambda k: (k >= 0, k if k >= 0 else -k))]
     assert tops == sorted(tops)
     order = list(boxes.values())
@@ -165,7 +165,7 @@ def check_apart(root, boxes, lines):
 
 
 def check_lanes(lines):
-    """Lines of different sources cross, but none runs along another."""
+    """Check that lines of different sources do not run along each other; they may cross."""
     pieces = [
         (source, min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1]))
         for (source, _), points in lines.items()
@@ -196,7 +196,7 @@ def check_texts(root, boxes):
     "name", [mark_slow(name) for name in [*packaged_architectures(), *(f"{n}.yaml" for n in NETS)]]
 )
 def test_every_row_and_edge_is_drawn_and_nothing_is_covered(here, monkeypatch, name):
-    monkeypatch.delattr(layouts, "_first_fit")  # these are no nets too large for the engine
+    monkeypatch.delattr(layouts, "_first_fit")  # none of these networks is too large for the engine
     summary = summarize(name)
     rows, inputs = summary.graph.spec.rows, len(summary.graph.inputs)
     check_picture(FORMS[".svg"](summary), summary.graph.spec, inputs)
@@ -452,7 +452,7 @@ layers:
     assert browser.js("document.images.length + document.scripts.length") == 2
     assert browser.js("document.title").startswith("<img src=x")
     assert browser.complaints == []
-    # Even if something were let in, the page's policy would keep it from running or loading.
+    # Even code that got into the page could not run or load anything, because of the content security policy.
     browser.js("""document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
       const s = document.createElement("script"); s.textContent = "window.hacked=2"; document.body.append(s);
       fetch("https://example.org/").catch(() => 0); new Promise((done) => setTimeout(done, 100))""")
@@ -484,7 +484,7 @@ def test_a_page_shows_pictures_of_a_row_and_of_the_network(here, browser):
 
 
 class Table(HTMLParser):
-    """The cells of a page's first table."""
+    """Reads the cells of a page's first table."""
 
     def __init__(self, text):
         super().__init__()

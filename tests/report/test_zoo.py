@@ -1,6 +1,6 @@
-"""The YOLO family's files against what was measured of the networks they are named after: counts, costs, keys, outputs.
+"""The YOLO family's files against measurements of the originals: parameters, costs, state-dict keys, outputs.
 
-Each file is held at one scale by default, at all measured ones with the slow tests.
+Each file is tested at one scale by default, at all measured ones by the slow tests.
 """
 
 import gzip
@@ -20,8 +20,8 @@ from netbuild.graph.resolver import resolve
 from netbuild.report.summary import summarize_graph
 
 FILES = packaged_architectures()
-EIGHTH = 1e-5  # of the mean absolute value, beside what float32 loses
-LOOSE = 1e-3
+TOLERANCE = 1e-5  # relative to the mean absolute value, in addition to float32's rounding error
+LOOSE_TOLERANCE = 1e-3
 
 
 def golden(name):
@@ -32,7 +32,7 @@ TABLES, STATE_KEYS, NUMERIC = map(golden, ("tables", "state_keys", "numeric"))
 
 
 def sampled(names):
-    """Each name, all but one a file marked slow."""
+    """Return parameters for the names, and mark all but one per file as slow."""
     seen = {}
     for name in sorted(names, key=lambda name: (TABLES[name]["totals"]["params"], name)):
         seen.setdefault(TABLES[name]["file"], name)
@@ -133,7 +133,7 @@ def inputs_of(name, network, height, width):
 
 
 def flat(value, path=""):
-    """The tensors of an output by their path: ``[0].boxes``."""
+    """Return the tensors of an output by their paths such as ``[0].boxes``."""
     if isinstance(value, torch.Tensor):
         return {path or "out": value}
     pairs = value.items() if isinstance(value, dict) else enumerate(value or ())
@@ -167,22 +167,22 @@ def test_outputs_are_those_measured(name, run):
 
 
 def assert_measured(tensor, fact, path):
-    """The tensor is the measured one up to float32's rounding in this network, which err64 tells."""
+    """Check that a tensor equals the measured one within the network's rounding error in float32, given by err64."""
     assert list(tensor.shape) == fact["shape"], path
-    if "samples" not in fact:  # rows in an order that rounding decides
+    if "samples" not in fact:  # the order of its rows depends on rounding
         return
     mean = fact["abs_sum"] / tensor.numel()
-    tolerance = EIGHTH * mean + 10 * fact.get("err64", 10 * EIGHTH * mean)
-    values, wanted = samples(tensor), fact["samples"]
-    if "sorted_samples" in fact and path.startswith("out"):  # queries in an order that rounding decides
-        values, wanted = samples(tensor.flatten().sort().values), fact["sorted_samples"]
-        tolerance = max(tolerance, LOOSE * mean)
-    assert values == pytest.approx(wanted, rel=0, abs=tolerance), path
+    tolerance = TOLERANCE * mean + 10 * fact.get("err64", 10 * TOLERANCE * mean)
+    values, expected = samples(tensor), fact["samples"]
+    if "sorted_samples" in fact and path.startswith("out"):  # the order of queries depends on rounding
+        values, expected = samples(tensor.flatten().sort().values), fact["sorted_samples"]
+        tolerance = max(tolerance, LOOSE_TOLERANCE * mean)
+    assert values == pytest.approx(expected, rel=0, abs=tolerance), path
     assert tensor.double().abs().mean().item() == pytest.approx(mean, rel=0, abs=tolerance), path
 
 
 def measured(fact):
-    """The facts of each tensor of a row: [shape, sum, absolute sum, samples]; of several they are nested."""
+    """Yield the facts of each tensor of a row, [shape, sum, absolute sum, samples]; several tensors are nested."""
     if all(isinstance(side, int) for side in fact[0]):
         yield fact
     else:
@@ -191,7 +191,7 @@ def measured(fact):
 
 
 def assert_rows(rows, facts):
-    """Says which row departs first, looser than the outputs are held."""
+    """Compare the rows' outputs with a loose tolerance: the first difference shows which row is wrong."""
     for index, fact in facts.items():
         for tensor, (shape, _, absolute, *first) in zip(tensors_of(rows[int(index)]), measured(fact), strict=False):
             mean = absolute / tensor.numel()
@@ -202,7 +202,7 @@ def assert_rows(rows, facts):
 
 @pytest.mark.parametrize("name", ["yolo26n-pose", "yolo26n-seg", "yolo26n-obb", "yolov10n", "yoloe-26n"])
 @pytest.mark.parametrize("end2end", [False, True])
-def test_a_dual_head_fused_is_the_branch_that_was_chosen(name, end2end):
+def test_a_fused_dual_head_computes_the_chosen_branch(name, end2end):
     network = (
         built(name, 64, 96)
         if name in NUMERIC
@@ -216,5 +216,5 @@ def test_a_dual_head_fused_is_the_branch_that_was_chosen(name, end2end):
     assert before.shape == after.shape
     wide = before.abs().max()
     close = (before - after).abs() <= 1e-4 * wide
-    # Scores that are equal but for rounding may change places among the best.
+    # Scores that differ only by rounding may change their order.
     assert close.double().mean() > (0.98 if end2end else 0.9999)

@@ -16,7 +16,7 @@ class Import:
     """An import of one name: the dotted name that it refers to, and the statement that binds it."""
 
     target: str
-    statement: str  # with {} where a name after `as` may stand
+    statement: str  # with {} as the place of an optional `as` and name
     plain: str  # the name bound without `as`
     binds: str  # the name bound where it was found
     also: str = ""  # a statement that loads a submodule

@@ -18,10 +18,10 @@ from netbuild.modules.custom import PREFIX
 LAYERS = "netbuild.layers"
 BUILDERS = "netbuild.modules.builders"
 WIDTH = 120  # characters of a line
-_ALWAYS_USED = {"fuse"}  # methods that stay although nothing in the file but the network calls them
+_ALWAYS_USED = {"fuse"}  # methods that stay although no layer calls them: the network's fuse does
 _IGNORED = re.compile(rb"  # (type: ignore|noqa)\b[^\n]*")
 
-Key = tuple[str, str]  # module and name; of what is imported an empty module, and the dotted name
+Key = tuple[str, str]  # (module, name) of a definition, ("", dotted name) of an import
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Definition:
     text: str
     names: dict[str, Key]
     binds: str
-    file: str = ""  # the path of the user's module that it comes from, if any
+    file: str = ""  # the path of the own module that it comes from, if any
 
     @property
     def is_block(self) -> bool:

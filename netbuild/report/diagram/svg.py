@@ -244,7 +244,7 @@ def _edge_element(drawing: SvgDrawing, route: Route) -> str:
     points = [(x + drawing.left, y + drawing.top) for x, y in route.points]
     first = route.edges[0]
     selections = ", ".join(edge.selection for edge in route.edges if edge.selection)
-    # The inputs -1, -2, ... are the first nodes.
+    # Inputs are the first nodes and are numbered -1, -2, ...
     source = str(first.source) if first.source >= 0 else drawing.diagram.nodes[-1 - first.source].name
     title = f"{source} → {first.target}" + (f" (output {selections})" if selections else "")
     kind = "next" if route.lane is None else f"skip lane{route.lane}"
