@@ -43,6 +43,7 @@ def _read_block(name: str, node: Node, key: Node, names: set[str], errors: list[
             raise node.keys[field_name].error(f"block '{name}': unknown field '{field_name}'", hint)
     params = _read_params(node)
     inputs = _read_inputs(node.value.get("inputs"))
+    # c1 is the number of channels that arrive at the block.
     context = Context({*names, "c1", *(p.name for p in params)}, inputs)
     rows = read_rows([("rows", node.value["rows"])], context, errors)
     result, is_list = _read_result(node.value.get("result"), len(rows), name, context)

@@ -72,6 +72,7 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
+            # Checked before reading: the length in a damaged file may be anything.
             if size > min(MAX_HEADER, path.stat().st_size - 8):
                 raise NetbuildError(f"{path}: not a safetensors file, or truncated: its header would be {size:,} bytes")
             data = json.loads(file.read(size))
@@ -121,6 +122,7 @@ def find_info(path: Path) -> CheckpointInfo | None:
 def _make_info(data: dict[str, Any]) -> CheckpointInfo:
     modules = tuple(tuple(CodeFile(**file) for file in files) for files in data.get("modules", ()))
     height, width = data.get("imgsz", (640, 640))
+    # Keys of later versions with the same schema are ignored.
     known = {key: value for key, value in data.items() if key in CheckpointInfo.__dataclass_fields__}
     return CheckpointInfo(
         **{**known, "modules": modules, "imgsz": (height, width), "requires": tuple(data.get("requires", ()))}

@@ -113,6 +113,7 @@ def _apply_operator(op: ast.operator, left: Any, right: Any) -> Any:
 def _apply_function(name: str, values: list[Any]) -> Any:
     if name not in _FUNCTIONS:
         raise ExpressionError(f"the function '{name}' is not allowed, only min max int round abs are")
+    # As with powers: 10 ** digits would be computed, however large.
     if name == "round" and any(abs(digits) > 64 for digits in values[1:]):
         raise ExpressionError("round takes at most 64 digits")
     try:
@@ -122,6 +123,7 @@ def _apply_function(name: str, values: list[Any]) -> Any:
 
 
 def _check_range(value: Any) -> Any:
+    # value != value is true of nan only.
     if isinstance(value, complex) or value != value or abs(value) > MAX_MAGNITUDE:
         raise ExpressionError(f"the value {value} is out of range")
     return value

@@ -48,11 +48,12 @@ def _find_base(node: Node, file: Path) -> Path:
     if not isinstance(node.value, str):
         raise node.error(f"extends names one file, not {node.describe()}")
     path = file.parent / node.value
-    if not is_file(path):
+    if not is_file(path):  # the name of a packaged architecture
         try:
             path, letter = locate(node.value)
         except NetbuildError as error:
             raise node.error(f"extends: {error.message}", error.hint) from None
+        # A base is taken with all its scales, so a scale letter in its name would have no effect.
         if letter:
             raise node.error(
                 f"there is no file '{node.value}'", f"write extends: {path.name}; --scale {letter} picks the scale"

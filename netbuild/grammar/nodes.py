@@ -14,6 +14,7 @@ import yaml
 
 from netbuild.errors import NetbuildError, Where, shorten
 
+# These limits keep a hostile file from exhausting the memory or the stack.
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_NODES = 500_000  # each use of an alias counts
@@ -23,6 +24,7 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BASED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+# In YAML 1.2, unlike 1.1, words such as yes, no, on and off are text.
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -31,7 +33,8 @@ _WORDS: dict[str, Any] = {
     "-.inf": -math.inf,
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's faster parser, where PyYAML has it
+# Tags that name a core type; other tags would have the loader construct objects.
 _CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 
 
@@ -120,7 +123,7 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)  # one byte more, to tell whether the file is too large
     except OSError as error:
         raise NetbuildError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
@@ -157,7 +160,7 @@ def parse(text: str, name: str) -> Node:
 
 
 def _character_error(source: Source, reason: str = "") -> NetbuildError:
-    # The characters that YAML allows.
+    # Any character but those that YAML allows.
     bad = re.search("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", source.text)
     where = source.at(bad.start()) if bad else None
     found = f"character U+{ord(bad.group()):04X}" if bad else "a character"
@@ -268,6 +271,7 @@ class _Builder:
         if not self.stack:
             self.root = node
             return
+        # Sizes and depths are summed while building, so that later uses of an alias cost no walk.
         parent = self.stack[-1][0]
         parent.size += node.size
         parent.depth = max(parent.depth, node.depth + 1)
@@ -295,6 +299,7 @@ class _Builder:
     def _read_scalar(self, event: Any) -> Any:
         self._check_tag(event)
         text = event.value
+        # Quoted and block scalars are text, and so is a scalar with the tag `!` or `!!str`.
         if event.style or event.tag == "!" or (event.tag or "").endswith(":str"):
             return text
         if text in _WORDS:

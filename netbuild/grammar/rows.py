@@ -9,6 +9,7 @@ from netbuild.errors import NetbuildError, Where, did_you_mean, shorten
 from netbuild.grammar import expressions
 from netbuild.grammar.nodes import Node
 
+# These limits keep a hostile or mistyped file from running for hours.
 MAX_ROWS = 20_000
 MAX_REPEATS = 1_000
 MAX_LEVELS = 32  # nested blocks
@@ -228,6 +229,7 @@ def _split_mapping(node: Node, index: int) -> dict[str, Node]:
 
 
 def _read_repeats(node: Node, index: int, names: set[str]) -> int | Node:
+    # An expression is evaluated when the scale and the parameters of a block are known.
     if isinstance(node.value, str) and (
         node.value in names or expressions.looks_arithmetic(node.value, dict.fromkeys(names))
     ):
@@ -283,6 +285,7 @@ def _read_name(node: Node, index: int, context: Context) -> str:
     return node.value
 
 
+# A row's name or number, followed by [number] or .name.
 _SELECTION = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(?:\[([0-9]{1,4})\]|\.([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -367,6 +370,7 @@ def evaluate_argument(node: Node, names: Mapping[str, Any]) -> Any:
         return names[value]
     if value in expressions.WORDS:
         return expressions.WORDS[value]
+    # Only a dotted name is a module: a call such as max(8, nc) is arithmetic.
     call = expressions.parse_call(value)
     if call and "." in call.name:
         return call

@@ -162,13 +162,14 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     params = attempt(errors, _read_params, root.value.get("params"), _parse_overrides(overrides)) or {}
     scales = attempt(errors, _read_scales, root) or ()
     imports = attempt(errors, _read_imports, root.value.get("imports")) or ()
-    names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}
+    names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}  # that expressions may use
     blocks = read_blocks(root.value.get("blocks"), names, errors)
     inputs = attempt(errors, _read_inputs, root.value.get("inputs")) or ()
     inputs_named = tuple(item.name for item in inputs)
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
     factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows) or {}
-    raise_all(errors)
+    raise_all(errors)  # every mistake of the file at once
+    # Ultralytics' files expect scaled widths to be multiples of 8; in a plain file numbers are exact.
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
     return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, factors, tuple(warnings))
@@ -238,6 +239,7 @@ def _check_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
 def _find_unknown_keys(root: Node, errors: list[NetbuildError]) -> list[NetbuildError]:
     """Find unknown keys: one that resembles a known key is an error, any other a warning."""
     warnings: list[NetbuildError] = []
+    # Files for other tools have keys that netbuild ignores; only a likely typo must stop it.
     for key in root.value:
         if key in KNOWN_KEYS:
             continue
@@ -254,6 +256,7 @@ def _parse_overrides(texts: Sequence[str]) -> dict[str, Node]:
         name, equals, value = text.partition("=")
         if not equals or not NAME_PATTERN.fullmatch(name.strip()):
             raise NetbuildError(f"--set {text}: must be NAME=VALUE")
+        # Without a value the parameter is an empty text: an empty document would be an error.
         nodes[name.strip()] = parse(value or "''", f"--set {name.strip()}")
     return nodes
 
@@ -291,7 +294,7 @@ def _read_params(node: Node | None, overrides: Mapping[str, Node]) -> dict[str, 
         check_name(node.keys[name], taken={*SETTINGS, "input"})
         if isinstance(item.value, dict):
             raise item.error("a parameter is a number, a text, a truth value or a list of them")
-        values[name] = evaluate_argument(item, values)
+        values[name] = evaluate_argument(item, values)  # it may refer to the parameters before it
         if name in overrides:
             values[name] = _check_override(name, values[name], overrides[name], values)
     return values
@@ -321,6 +324,7 @@ def _read_inputs(node: Node | None) -> tuple[Input, ...]:
             hint = "or [count, width] for features, [] for a number"
             raise item.error(f"input '{name}' must be [channels] or [channels, height, width]", hint)
         inputs.append(Input(name, tuple(item.value), item))
+        # Numbers can be checked now, expressions only once the settings are known.
         if all(type(side.value) is not str for side in item.value):
             inputs[-1].shape({})
     return tuple(inputs)
@@ -368,6 +372,7 @@ def choose_scale(spec: Spec, flag: str | None, letter: str | None) -> tuple[Scal
     if requested is None:
         if spec.scales:
             return spec.scales[0], "default"
+        # Files from before there were scales have their multiples as top-level keys.
         depth, width = spec.settings.get("depth_multiple", 1.0), spec.settings.get("width_multiple", 1.0)
         return Scale("", depth, width), None
     for scale in spec.scales:

@@ -139,11 +139,11 @@ def _supply(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Sc
                 message = f"{row.label} takes one source, {len(sources.channels)} are given"
                 raise NetbuildError(message, row.where, "join them first, with a Concat or Add row")
             values[p.name] = _one_or_list(p, [_check_channels(c, row) for c in sources.channels])
-        elif p.role is Depth and not factory.foreign:
+        elif p.role is Depth and not factory.foreign:  # `n` or `depth` of another package means something else
             values[p.name] = n
         elif p.role is Size:
             values[p.name] = _one_or_list(p, sources.sizes)
-        elif p.role is Stride and None not in sources.strides:
+        elif p.role is Stride and None not in sources.strides:  # if one is unknown, the default stays
             values[p.name] = _one_or_list(p, sources.strides)
         elif p.role is Setting and scope.settings.get(p.name) is not None:
             values[p.name] = scope.settings[p.name]

@@ -79,7 +79,7 @@ class Rows(nn.Module):
             row_inputs = select_inputs(values, step.sources, step.selections)
             keywords = {"targets": targets} if targets is not None and index in self.target_rows else {}
             values[index] = call_module(module, row_inputs, step.call_style, **keywords)
-            for value in step.frees:
+            for value in step.frees:  # at once: the peak of memory is as small as the wiring allows
                 del values[value]
         result = [values[i] for i in self.plan.result]
         return result if self.plan.listed else result[0]
@@ -105,7 +105,7 @@ class Rows(nn.Module):
             conv = modules[source]
             if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
                 set_weights(conv, *fold_bn(conv, module))
-                setattr(self, name, nn.Identity())
+                setattr(self, name, nn.Identity())  # other rows keep their numbers
 
 
 def select_inputs(

@@ -44,7 +44,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     resolver = _Resolver(config, options.modules)
     with observe_on_meta(resolver.observer), using_activation(config.make_activation()) as activation:
         inputs = config.make_inputs()
-        for x in inputs:
+        for x in inputs:  # they count towards the peak of memory
             resolver.observer.live.add(x)
         result = (config.spec.rows[-1].index,)
         layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope, result)
@@ -186,13 +186,15 @@ class _Resolver:
 
         def make() -> nn.Module:
             modules = [bound.make() for _ in range(copies)]
+            # A single module stays bare: the state-dict keys of existing checkpoints have no further level.
             module = modules[0] if copies == 1 else nn.Sequential(*modules)
             _set_batch_norm_constants(module, self.task)
             return module
 
+        # In training mode a batch norm refuses a map with a single value per channel.
         module = make().eval()
         _check_repeats_without_targets(row, module)
-        self.observer.live.exempt(module)
+        self.observer.live.exempt(module)  # weights are not activations
         return module, make
 
     def _count_modules(self, copies: int, row: Row) -> None:
@@ -239,7 +241,7 @@ class _Resolver:
         block_inputs = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
         block_names = {"c1": channels[0] if len(channels) == 1 else channels, **defaults, **bound.call}
-        # Numbers inside a block are not scaled, just as those inside a module class.
+        # Numbers inside a block are not scaled, just as those inside a module class are not.
         names = {**scope.file_names, **block_names}
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         try:

@@ -57,7 +57,7 @@ def errors_at_row(
             yield
     except (NetbuildError, SourceFailedError):
         raise
-    except Exception as error:
+    except Exception as error:  # constructors and forwards may raise anything
         raise _row_error(row, inputs, above, factory, imgsz, error) from error
 
 

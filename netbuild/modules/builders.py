@@ -192,6 +192,7 @@ def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]
         )
     defaults: dict[str, Any] = {}
     if model in _TF_NORMALISED:
+        # Without a value for init_weights torchvision warns of a changing default.
         defaults |= {"transform_input": pretrained, "init_weights": True}
     if "weights_backbone" in inspect.signature(_get_torchvision_builder(model)).parameters:
         defaults["weights_backbone"] = None  # the builder's own default would download
@@ -202,7 +203,7 @@ def _load_published(network: nn.Module, model: str) -> None:
     weights = package("torchvision.models").get_model_weights(model).DEFAULT
     with _download_errors(model):
         state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
-    fit = network.load_state_dict(state, strict=False)
+    fit = network.load_state_dict(state, strict=False)  # published files may hold auxiliary heads that are not built
     if fit.missing_keys:
         raise NetbuildError(f"the published weights of {model} lack {', '.join(fit.missing_keys[:3])}")
 
@@ -265,6 +266,7 @@ def _should_load_or_warn(model: str) -> bool:
 
 
 def _unwrap(network: nn.Module, truncate: int) -> nn.Sequential:
+    # As Ultralytics counts them: a leading Sequential, such as VGG's features, is taken apart, too.
     layers = list(network.children())
     if isinstance(layers[0], nn.Sequential):
         layers = [*layers[0].children(), *layers[1:]]

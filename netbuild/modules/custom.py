@@ -60,6 +60,7 @@ def load_modules(paths: Iterable[str | Path]) -> dict[str, Factory]:
                 f"{shorten(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from None
         for name, factory in classes.items():
+            # One class under two paths, such as a file and its folder, is no conflict.
             if name in found and found[name].make is not factory.make:
                 raise NetbuildError(f"'{name}' is defined twice: in {found[name].file} and in {factory.file}")
             found[name] = factory
@@ -96,6 +97,7 @@ def import_file(file: Path) -> ModuleType:
     """
     file = file.resolve()
     stem = file.parent.name if file.name == "__init__.py" else file.stem
+    # The fingerprint tells files of the same name apart, and a file from its earlier versions.
     name = f"{PREFIX}_{re.sub(r'[^0-9a-zA-Z]+', '_', stem)}_{fingerprint(file)[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -107,7 +109,7 @@ def import_file(file: Path) -> ModuleType:
     sys.modules[name] = loaded
     try:
         spec.loader.exec_module(loaded)
-    except BaseException as error:
+    except BaseException as error:  # SystemExit, too: a module file must not end the program
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise

@@ -114,6 +114,7 @@ def _parameter(p: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
         annotation, *extras = get_args(annotation)
         role = next((extra for extra in extras if isinstance(extra, Role)), role)
     types = _types(annotation)
+    # A parameter that also takes an int gets a list only where there are several sources.
     return Parameter(p.name, role, types, p.default, list in types and int not in types)
 
 

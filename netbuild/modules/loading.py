@@ -99,12 +99,14 @@ def load_carried(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
         _check_carried(file, spec.checkpoint)
     if not trusted(spec.checkpoint):
         raise _untrusted_checkpoint_error(spec.checkpoint, spec.checkpoint_info)
+    # The files stay until the process ends: tracebacks and `inspect` read them.
     folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return load_modules(_write_sources(folder / str(i), files) for i, files in enumerate(spec.checkpoint_info.modules))
 
 
 def _check_carried(file: CodeFile, checkpoint: Path) -> None:
+    # A damaged or hostile checkpoint must not write outside its folder.
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./ -]+\.py", file.path):
         raise NetbuildError(f"{checkpoint}: '{shorten(file.path)}' is not a valid path for a module file")
