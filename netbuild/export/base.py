@@ -16,7 +16,7 @@ from netbuild.system.plugins import Registry
 
 # Flags that only some targets take; `Target.takes` names them.
 FLAGS = frozenset({"dynamic", "half", "opset", "simplify", "nms", "calibrate", "pictures"})
-FLOAT, HALF = 1e-4, 2e-2  # |difference| <= tolerance * max(1, |reference|)
+FLOAT, HALF = 1e-4, 2e-2  # tolerances: |difference| <= tolerance * max(1, |reference|)
 ANY = math.inf  # tolerance of quantised files: differences are reported, not judged
 PIP_NAMES = {"PIL": "pillow"}  # module name to package name, where they differ
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -112,7 +112,7 @@ class Target(ABC):
     def open(self, path: Path) -> Run:
         """Open the file; return a function from input arrays to output arrays, both in the file's order."""
 
-    def quick(self, path: Path, threads: int) -> Run:
+    def open_fast(self, path: Path, threads: int) -> Run:
         """As ``open``, in the runtime's fastest mode with this many threads; `netbuild benchmark` times it."""
         return self.open(path)
 
@@ -120,11 +120,11 @@ class Target(ABC):
         """Why files of this target cannot run on this machine, as a clause; empty if they can."""
         return ""
 
-    def facts(self, path: Path) -> dict[str, str]:
+    def read_metadata(self, path: Path) -> dict[str, str]:
         """The metadata stored in a file of this target; empty if there is none."""
         return {}
 
-    def loosened(self, path: Path, conf: float) -> Run:
+    def open_with_conf(self, path: Path, conf: float) -> Run:
         """As ``open``, with another confidence threshold in the file's suppression, so that a proof finds boxes.
 
         Raises:
@@ -172,10 +172,10 @@ def check_packages(chosen: Target) -> None:
     Raises:
         MissingExtraError: with the extra that installs them.
     """
-    missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not _is_there(package)]
+    missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not is_installed(package)]
     if missing:
-        said = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
-        raise MissingExtraError(said, hint=f"pip install 'netbuild[{chosen.extra}]'")
+        message = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
+        raise MissingExtraError(message, hint=f"pip install 'netbuild[{chosen.extra}]'")
 
 
 def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
@@ -193,7 +193,8 @@ def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:
             raise NetbuildError(f"the target '{chosen.name}' does not take --{flag}", hint=f"it takes {takes}")
 
 
-def _is_there(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a module can be imported, without importing it."""
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):

@@ -30,7 +30,7 @@ from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
 
 EAGER = "torch"  # name of the row for the network in eager torch
-WARM = 3  # warm-up runs before timing
+WARM_UP = 3  # warm-up runs before timing
 _TEXTS = ("target", "remark")  # columns that are aligned to the left
 
 
@@ -93,7 +93,7 @@ class BenchmarkResult(list[Row]):
 
     def _columns(self) -> list[str]:
         cells = [row.cells() for row in self]
-        return sorted({name for row in cells for name in row}, key=lambda name: _place(name, cells))
+        return sorted({name for row in cells for name in row}, key=lambda name: _column_order(name, cells))
 
     def _table(self) -> list[list[str]]:
         columns = self._columns()
@@ -143,7 +143,7 @@ def benchmark(
     torch.set_num_threads(options.threads)
     try:
         bench = _Benchmark(network, job, options, folder)
-        runners, failed = [_Runner(_torch_row(network), plain_run(job))], list[Row]()
+        runners, failed = [_Runner(_torch_row(network), torch_run(job))], list[Row]()
         for prepared in bench.prepare(named, files):
             if isinstance(prepared, Row):
                 failed.append(prepared)
@@ -157,13 +157,13 @@ def benchmark(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def plain_run(job: Job) -> Run:
+def torch_run(job: Job) -> Run:
     """A function that runs the network in torch, from arrays to arrays."""
     run = torch_reference(job)
     return lambda arrays: run([torch.from_numpy(x) for x in arrays])
 
 
-def _place(key: str, cells: Sequence[dict[str, str]]) -> tuple[bool, int]:
+def _column_order(key: str, cells: Sequence[dict[str, str]]) -> tuple[bool, int]:
     """Sort key of a column: in order of appearance, remarks last."""
     return key == "remark", max(list(row).index(key) for row in cells if key in row)
 
@@ -236,7 +236,7 @@ class _Benchmark:
             self.network, path, target=chosen.name, imgsz=size, batch=len(example), fuse=False, calibrate=calibrate
         )
         row = Row(chosen.name, size=done.size, difference=done.difference)
-        return _Runner(row, chosen.quick(path, self.options.threads))
+        return _Runner(row, chosen.open_fast(path, self.options.threads))
 
     def _open(self, path: Path) -> _Runner:
         """Open an exported file and compare it with the network.
@@ -247,7 +247,7 @@ class _Benchmark:
         chosen = _target_of(path)
         base.check_packages(chosen)
         try:
-            run = chosen.quick(path, self.options.threads)
+            run = chosen.open_fast(path, self.options.threads)
             match = "rows" if ranks(self.network.model[-1]) else ""
             found = prove(self.job, run, torch_reference(self.job), base.ANY, match)
         except NetbuildError as error:
@@ -305,7 +305,7 @@ def _bytes(path: Path) -> int:
 def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int, step: Callable[[], None]) -> None:
     """Time all runners in turn, round by round, so that other load on the machine affects all alike."""
     for runner in runners:
-        for _ in range(WARM):
+        for _ in range(WARM_UP):
             runner.run(inputs)
     for _ in range(rounds):
         for runner in runners:

@@ -21,7 +21,7 @@ from netbuild.export.base import Job, Run, Target, target
 
 APPLES = "com.github.apple"  # prefix of metadata that coremltools adds itself
 HANDLES = "executorch_debug_handle_mapping.json"  # only ExecuTorch reads it, CoreML does not
-LACKING = re.compile(r"(?:Unsupported fx node \w+, kind |PyTorch convert function for op ')(\w+)")
+MISSING_OPERATOR = re.compile(r"(?:Unsupported fx node \w+, kind |PyTorch convert function for op ')(\w+)")
 aten = torch.ops.aten
 Ports = dict[str, tuple[tuple[int, ...], str]]  # name to shape and CoreML's name of the type
 
@@ -39,16 +39,16 @@ class CoremlTarget(Target):
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
         wanted = _ports(job)
-        with _tools() as tools:
+        with _coremltools() as tools:
             made = _convert(tools, job, wanted)
             for key, text in job.metadata.items():
                 made.user_defined_metadata[key] = text
             made.save(str(path))
         (path / HANDLES).unlink(missing_ok=True)
-        check(path, job, wanted)
-        said = "float16" if job.half else "float32"
+        check_package(path, job, wanted)
+        precision = "float16" if job.half else "float32"
         return [
-            f"coremltools {tools.__version__} of torch.export of torch {torch.__version__}, {said}",
+            f"coremltools {tools.__version__} of torch.export of torch {torch.__version__}, {precision}",
             "read back: names, shapes and types of inputs and outputs match the network's",
         ]
 
@@ -58,7 +58,7 @@ class CoremlTarget(Target):
     def open(self, path: Path) -> Run:
         if self.barrier():
             raise NetbuildError(f"{path}: cannot be run here: {self.barrier()}")
-        with _tools() as tools:
+        with _coremltools() as tools:
             # Other units may compute in float16; the proof is about the file, not about a device's precision.
             model = tools.models.MLModel(str(path), compute_units=tools.ComputeUnit.CPU_ONLY)
         about = model.get_spec().description
@@ -70,20 +70,20 @@ class CoremlTarget(Target):
 
         return run
 
-    def facts(self, path: Path) -> dict[str, str]:
-        with _tools() as tools:
+    def read_metadata(self, path: Path) -> dict[str, str]:
+        with _coremltools() as tools:
             found = tools.utils.load_spec(str(path)).description.metadata.userDefined
         return {key: text for key, text in found.items() if not key.startswith(APPLES)}
 
 
-def check(path: Path, job: Job, wanted: Ports) -> None:
+def check_package(path: Path, job: Job, wanted: Ports) -> None:
     """Read a package back, and compare its inputs and outputs with the job's.
 
     Raises:
         NetbuildError: if it cannot be read, or a name, a shape or a type differs.
     """
     try:
-        with _tools() as tools:
+        with _coremltools() as tools:
             about = tools.utils.load_spec(str(path)).description
             kinds = tools.proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
     except Exception as error:  # protobuf and the file system raise classes of their own
@@ -121,30 +121,32 @@ def _convert(tools: Any, job: Job, ports: Ports) -> Any:
         try:
             return tools.convert(program, **options)
         except Exception as error:  # coremltools raises plain Python exceptions
-            found = LACKING.search(str(error))
-            parts = _parts(program, found[1]) if found else {}
+            found = MISSING_OPERATOR.search(str(error))
+            parts = _torch_decompositions(program, found[1]) if found else {}
             if not found or not parts or found[1] in missing:
-                raise _unconverted(error, program, job.rows) from error
+                raise _conversion_error(error, program, job.rows) from error
             missing.add(found[1])
             program = program.run_decompositions(parts)
 
 
-def _parts(program: torch.export.ExportedProgram, operator: str) -> dict[Any, Any]:
+def _torch_decompositions(program: torch.export.ExportedProgram, operator: str) -> dict[Any, Any]:
     """torch's decomposition of an operator of the program; empty if there is none."""
     known = torch.export.default_decompositions()
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
     return {x: known[x] for x in targets if x in known and operator in str(x).split(".")}  # type: ignore[index]
 
 
-def _unconverted(error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]) -> NetbuildError:
+def _conversion_error(
+    error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]
+) -> NetbuildError:
     """The error for coremltools' message, at the row of the operator that it lacks."""
-    found = LACKING.search(str(error))
+    found = MISSING_OPERATOR.search(str(error))
     if found is None:
         return NetbuildError(f"the network cannot be written for CoreML: {shorten(error, 300)}")
-    said, places = f"coremltools has no operator for {found[1]}", tracing.rows_with(program, found[1])
+    message, places = f"coremltools has no operator for {found[1]}", tracing.rows_with(program, found[1])
     if places:
-        return tracing.row_error(said, places[0], rows, "use another module there, or another --target")
-    return NetbuildError(said)
+        return tracing.row_error(message, places[0], rows, "use another module there, or another --target")
+    return NetbuildError(message)
 
 
 def _drop_aliases(program: torch.export.ExportedProgram) -> None:
@@ -180,7 +182,7 @@ DECOMPOSITIONS = {
 
 
 @contextmanager
-def _tools() -> Iterator[Any]:
+def _coremltools() -> Iterator[Any]:
     """Import coremltools without its warnings and progress bars on stderr."""
     with tracing.quiet(), redirect_stderr(io.StringIO()):
         import coremltools

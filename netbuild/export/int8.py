@@ -16,14 +16,23 @@ from netbuild.data.images import SUFFIXES, read_image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
-from netbuild.export.onnx import OPSET, OnnxTarget, convert, finish, store
+from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
 from netbuild.prediction.sources import natural
 from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
 
-PICTURES = 128  # calibration pictures by default
-WEIGHED = ("Conv", "Gemm", "MatMul")  # quantised if their weights are constant: nearly all of the time
-MOVING = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity"}  # values stay the same
+DEFAULT_PICTURES = 128  # calibration pictures by default
+QUANTISED_OPERATORS = ("Conv", "Gemm", "MatMul")  # quantised if their weights are constant: nearly all of the time
+# Operators that move values and do not change them.
+RESHAPING_OPERATORS = {
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Split",
+    "Identity",
+}
 
 
 @target
@@ -36,20 +45,20 @@ class Int8Target(OnnxTarget):
     needs = ("calibrate",)
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        named, most = job.options["calibrate"], job.options.get("pictures") or PICTURES
-        data = _opened(named)
-        images = list(_images(job, data or named, most))
+        name, most = job.options["calibrate"], job.options.get("pictures") or DEFAULT_PICTURES
+        data = _open_dataset(name)
+        images = list(_calibration_batches(job, data or name, most))
         folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
         try:
             source = folder / "float.onnx"
             model = convert(job, OPSET)
-            finish(model, job)
-            store(model, source)
-            kept = quantise(source, path, job.inputs[0], images)
+            set_metadata(model, job)
+            save_model(model, source)
+            share = quantise(source, path, job.inputs[0], images)
             job.metadata["int8"] = json.dumps({"pictures": len(images)})
-            _name(path, job)
-            notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {kept}"]
-            return [*notes, *_accuracy(job.metadata["task"], source, path, named, data)]
+            _store_metadata(path, job)
+            notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {share}"]
+            return [*notes, *_accuracy_note(job.metadata["task"], source, path, name, data)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -73,41 +82,41 @@ def quantise(source: Path, path: Path, name: str, images: Sequence[np.ndarray]) 
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     graph = onnx.load(source).graph
-    chosen, left = _choice(graph)
+    chosen, others = _choose_nodes(graph)
     if not chosen:
         raise NetbuildError("the network has no convolution or linear layer to quantise")
     try:
         with tracing.quiet():
             quantize_static(
-                str(source), str(path), _Reader(name, images), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=chosen,
-                op_types_to_quantize=list(WEIGHED),
+                str(source), str(path), _CalibrationReader(name, images),
+                quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8, nodes_to_quantize=chosen, op_types_to_quantize=list(QUANTISED_OPERATORS),
             )  # fmt: skip
     except Exception as error:  # onnxruntime's own classes share no base
         raise NetbuildError(f"the network cannot be quantised: {shorten(error, 300)}") from error
-    return f"{len(chosen)} of {len(chosen) + left} layers with weights, the rest in float32"
+    return f"{len(chosen)} of {len(chosen) + others} layers with weights, the rest in float32"
 
 
-def _choice(graph: Any) -> tuple[list[str], int]:
+def _choose_nodes(graph: Any) -> tuple[list[str], int]:
     """Names of the nodes to quantise, and the number of others with the same operators.
 
     Nodes that read a softmax stay in float32: they decode a head's boxes, whose sides would be rounded to 8 bits.
     """
     weights = {tensor.name for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    nodes = [node for node in graph.node if node.op_type in WEIGHED]
-    chosen = [n for n in nodes if any(x in weights for x in n.input[1:2]) and not _decodes(n.input[0], makers)]
+    nodes = [node for node in graph.node if node.op_type in QUANTISED_OPERATORS]
+    chosen = [n for n in nodes if any(x in weights for x in n.input[1:2]) and not _reads_softmax(n.input[0], makers)]
     return [node.name for node in chosen], len(nodes) - len(chosen)
 
 
-def _decodes(name: str, makers: Mapping[str, Any]) -> bool:
-    while (maker := makers.get(name)) is not None and maker.op_type in MOVING:
+def _reads_softmax(name: str, makers: Mapping[str, Any]) -> bool:
+    while (maker := makers.get(name)) is not None and maker.op_type in RESHAPING_OPERATORS:
         name = maker.input[0]
     return maker is not None and maker.op_type == "Softmax"
 
 
-class _Reader:
-    """onnxruntime's calibration data reader."""
+class _CalibrationReader:
+    """The calibration pictures in the form that onnxruntime reads: one dict an image, then None."""
 
     def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
         self.name, self.rest = name, iter(images)
@@ -117,25 +126,25 @@ class _Reader:
         return None if image is None else {self.name: image}
 
 
-def _opened(named: str) -> Dataset | None:
+def _open_dataset(name: str) -> Dataset | None:
     """Open a data set; None for a plain folder of pictures.
 
     Raises:
         NetbuildError: if it is neither.
     """
     try:
-        return open_data(named)
+        return open_data(name)
     except NetbuildError:
-        if Path(named).is_dir() and _files(named):
+        if Path(name).is_dir() and _list_pictures(name):
             return None
         raise
 
 
-def _files(folder: str | Path) -> list[Path]:
+def _list_pictures(folder: str | Path) -> list[Path]:
     return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
 
 
-def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
+def _calibration_batches(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
     """Yield calibration batches in the network's input form, at most ``most``, evenly spaced over the data.
 
     Raises:
@@ -144,7 +153,7 @@ def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
     if len(job.examples) != 1 or job.examples[0].ndim != 4:
         raise NetbuildError("--calibrate takes pictures, but the network's input is not one image")
     batch, channels, height, width = job.examples[0].shape
-    samples = _files(data) if isinstance(data, str) else data.split(_learnt(data)).samples
+    samples = _list_pictures(data) if isinstance(data, str) else data.split(_calibration_split(data)).samples
     if not samples:
         raise NetbuildError("--calibrate: the folder contains no picture")
     fit = FITTINGS[job.metadata["fitting"]]
@@ -156,28 +165,28 @@ def _images(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:
         yield np.repeat(image, batch, 0)
 
 
-def _learnt(data: Dataset) -> str:
+def _calibration_split(data: Dataset) -> str:
     """The split for calibration: not the one that accuracy is measured on, if there are two."""
     return "train" if "train" in data.splits else data.held_out()
 
 
-def _name(path: Path, job: Job) -> None:
+def _store_metadata(path: Path, job: Job) -> None:
     """Store netbuild's metadata in the written file, and check it."""
     import onnx
 
     model = onnx.load(path)
-    finish(model, job)
-    store(model, path)
+    set_metadata(model, job)
+    save_model(model, path)
 
 
-def _accuracy(task: str, source: Path, path: Path, named: str, data: Dataset | None) -> list[str]:
+def _accuracy_note(task: str, source: Path, path: Path, name: str, data: Dataset | None) -> list[str]:
     """A note on the accuracy of both files on the data, or on why it was not measured."""
     if data is None:
         return ["accuracy not measured: the pictures have no labels"]
     try:
-        float_, int8 = (validate(file, named)[0] for file in (source, path))
+        float32, int8 = (validate(file, name)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]
-    measures = [name for name in task_class(task).measures[:2] if float_.get(name, -1) >= 0]
-    shown = [f"{name} {int8[name]:.4f} (float32 {float_[name]:.4f})" for name in measures]
+    measures = [measure for measure in task_class(task).measures[:2] if float32.get(measure, -1) >= 0]
+    shown = [f"{measure} {int8[measure]:.4f} (float32 {float32[measure]:.4f})" for measure in measures]
     return [f"accuracy of int8 on {data.held_out()}: {', '.join(shown)}"]

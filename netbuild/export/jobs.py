@@ -77,16 +77,16 @@ def _free_names(options: ExportOptions) -> tuple[str, ...]:
         raise NetbuildError(f"--dynamic {options.dynamic}: must be batch, size or both")
     free = FREE[options.dynamic]
     if "batch" in free and options.batch is not None:
-        said = f"--batch {options.batch} has no effect with --dynamic {options.dynamic}"
-        raise NetbuildError(said, hint="leave it out")
+        message = f"--batch {options.batch} has no effect with --dynamic {options.dynamic}"
+        raise NetbuildError(message, hint="leave it out")
     return free
 
 
 def _check_free_size(network: Network, free: frozenset[str]) -> None:
     sizes = {shape[1:] for _, shape in input_shapes(network) if len(shape) == 3}
     if "height" in free and len(sizes) != 1:
-        said = "images of different sizes" if sizes else "no image"
-        raise NetbuildError(f"the size cannot stay free: the network takes {said}", hint="try --dynamic batch")
+        inputs = "images of different sizes" if sizes else "no image"
+        raise NetbuildError(f"the size cannot stay free: the network takes {inputs}", hint="try --dynamic batch")
 
 
 def _suppression(network: Network, task: Task | None, thresholds: Mapping[str, Any] | None) -> Any:
@@ -131,6 +131,6 @@ def _names(flag: str, given: Sequence[str] | None, defaults: Sequence[str]) -> t
     if given is None:
         return tuple(defaults)
     if len(given) != len(defaults) or len(set(given)) != len(given) or not all(name.isidentifier() for name in given):
-        said = f"{flag} {','.join(given)}: {len(defaults)} distinct names are needed, made of letters, digits and _"
-        raise NetbuildError(said, hint=f"the defaults are {','.join(defaults)}")
+        message = f"{flag} {','.join(given)}: {len(defaults)} distinct names are needed, made of letters, digits and _"
+        raise NetbuildError(message, hint=f"the defaults are {','.join(defaults)}")
     return tuple(given)

@@ -1,4 +1,4 @@
-"""The LiteRT target, formerly TensorFlow Lite: for phones, browsers and small boards."""
+"""The LiteRT target, formerly TensorFlow Lite, for phones, browsers and small boards."""
 
 import json
 import zipfile
@@ -15,11 +15,11 @@ from netbuild.export.base import Job, Run, Target, target
 from netbuild.export.parts import Rules, adaptive_max, decompose
 from netbuild.export.torch_export import METADATA
 
-PARTS: Rules = {torch.ops.aten.adaptive_max_pool2d.default: adaptive_max}  # the converter does not know it
+DECOMPOSITIONS: Rules = {torch.ops.aten.adaptive_max_pool2d.default: adaptive_max}  # the converter lacks it
 
 
-class Named(nn.Module):
-    """A graph with the names of its inputs and outputs, which the file's signature has then too."""
+class NamedPorts(nn.Module):
+    """A traced graph with keyword inputs and named outputs: the file's signature takes these names."""
 
     def __init__(self, program: torch.export.ExportedProgram, outputs: Sequence[str]) -> None:
         super().__init__()
@@ -40,23 +40,25 @@ class LitertTarget(Target):
     takes = frozenset({"half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
-        program = decompose(tracing.capture(job), PARTS)
+        program = decompose(tracing.capture(job), DECOMPOSITIONS)
         try:
             with tracing.quiet(), tracing.silenced(), torch.no_grad():
-                content = _converted(program, job)
-                content = _halved(content) if job.half else content
-        except Exception as error:  # what cannot be converted is told by several classes
+                content = _convert(program, job)
+                content = _convert_to_half(content) if job.half else content
+        except Exception as error:  # the converter raises several classes
             raise tracing.unsupported_error(str(error), program, job.rows, "LiteRT") from error
         path.write_bytes(content)
-        with zipfile.ZipFile(path, "a") as attached:  # the format's own way: a zip after the graph
+        with zipfile.ZipFile(
+            path, "a"
+        ) as attached:  # the format's convention for metadata: a zip appended to the graph
             attached.writestr(METADATA, json.dumps(job.metadata))
-        said = "weights in float16, reckoned with in float32" if job.half else "float32"
-        return [f"litert-torch {version('litert-torch')}, {said}"]
+        precision = "weights in float16, computed in float32" if job.half else "float32"
+        return [f"litert-torch {version('litert-torch')}, {precision}"]
 
     def open(self, path: Path) -> Run:
-        return self.quick(path, 1)
+        return self.open_fast(path, 1)
 
-    def quick(self, path: Path, threads: int) -> Run:
+    def open_fast(self, path: Path, threads: int) -> Run:
         with tracing.quiet(), tracing.silenced():
             from ai_edge_litert.interpreter import Interpreter
 
@@ -72,24 +74,24 @@ class LitertTarget(Target):
 
         return run
 
-    def facts(self, path: Path) -> dict[str, str]:
+    def read_metadata(self, path: Path) -> dict[str, str]:
         if not zipfile.is_zipfile(path):
             return {}
         with zipfile.ZipFile(path) as attached:
             return json.loads(attached.read(METADATA)) if METADATA in attached.namelist() else {}
 
 
-def _converted(program: torch.export.ExportedProgram, job: Job) -> bytes:
-    """The program as LiteRT's file, in memory: the converter takes modules only, and traces them again."""
+def _convert(program: torch.export.ExportedProgram, job: Job) -> bytes:
+    """Convert the program to a LiteRT file in memory; the converter takes modules only, and traces them again."""
     import litert_torch
 
     litert_torch.config.show_progress = False
     inputs = dict(zip(job.inputs, job.examples, strict=True))
-    return litert_torch.convert(Named(program, job.outputs), sample_kwargs=inputs).model_content()
+    return litert_torch.convert(NamedPorts(program, job.outputs), sample_kwargs=inputs).model_content()
 
 
-def _halved(content: bytes) -> bytes:
-    """The file with weights in float16, each made float32 again before its operator."""
+def _convert_to_half(content: bytes) -> bytes:
+    """Convert a file's weights to float16; each is cast back to float32 before its operator."""
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
     weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)

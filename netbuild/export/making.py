@@ -83,7 +83,8 @@ class Exported:
     def text(self) -> str:
         """A report for people: how the file was written, its inputs and outputs, the differences, its size."""
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
-        lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}", *(table(self.proof) if self.proven else ())]
+        lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}"]
+        lines += format_table(self.proof) if self.proven else []
         return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {self._verdict()}"])
 
     def _verdict(self) -> str:
@@ -108,7 +109,7 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
         notes = _write(chosen, job, draft, path)
         middle = time.perf_counter()
         try:
-            proof = [] if chosen.barrier() else proven(network, job, chosen, draft)
+            proof = [] if chosen.barrier() else prove_file(network, job, chosen, draft)
         except ProofError as error:
             error.message = (
                 f"{path}: {error.message}\nit was moved to {_keep_failed(folder, draft, path, chosen.suffix)}"
@@ -122,7 +123,7 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
     return Exported(path, chosen.name, name, size, *parts, seconds, job.metadata, chosen.barrier())
 
 
-def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comparison]:
+def prove_file(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comparison]:
     """Compare the file with torch, output by output.
 
     Raises:
@@ -135,7 +136,7 @@ def proven(network: Network, job: Job, chosen: Target, draft: Path) -> list[Comp
         found = prove_twice(job, chosen.open(draft), tolerance, "rows" if ranks(network.model[-1]) else "")
     if not all(c.ok for c in found):
         worst = f"the file differs from torch by {max(c.part for c in found):.1e}"
-        raise ProofError("\n".join([worst, *table(found)]), hint=harmless_cause(job))
+        raise ProofError("\n".join([worst, *format_table(found)]), hint=harmless_cause(job))
     return found
 
 
@@ -158,20 +159,20 @@ def suppression_proof(network: Network, job: Job, chosen: Target, draft: Path, t
     """
     nms = job.options["nms"]
     found = prove(job, chosen.open(draft), SuppressionReference(network, job, nms), tolerance, "index")
-    some = any(np.prod(c.shape) for c in found)
-    if some and all(c.ok for c in found):
+    has_boxes = any(np.prod(c.shape) for c in found)
+    if has_boxes and all(c.ok for c in found):
         return found
-    conf = nms.conf if some else safe_threshold(job)
-    run = chosen.loosened(draft, conf)
+    conf = nms.conf if has_boxes else safe_threshold(job)
+    run = chosen.open_with_conf(draft, conf)
 
     def raw(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.from_numpy(run([x.numpy() for x in inputs])[-1])
 
     steps = prove_twice(replace(job, outputs=("raw",)), lambda x: run(x)[-1:], tolerance, "")
-    looser = replace(job, options={**job.options, "nms": replace(nms, conf=conf)})
-    reference = SuppressionReference(network, looser, looser.options["nms"], raw)
-    said = prove(looser, lambda x: run(x)[:-1], reference, tolerance, "index")
-    return [*([] if some else found), *steps, *(replace(c, case=f"{c.case}, conf {conf:.1e}") for c in said)]
+    changed = replace(job, options={**job.options, "nms": replace(nms, conf=conf)})
+    reference = SuppressionReference(network, changed, changed.options["nms"], raw)
+    suppressed = prove(changed, lambda x: run(x)[:-1], reference, tolerance, "index")
+    return [*([] if has_boxes else found), *steps, *(replace(c, case=f"{c.case}, conf {conf:.1e}") for c in suppressed)]
 
 
 def prove_twice(job: Job, run: Run, tolerance: float, match: str) -> list[Comparison]:
@@ -188,8 +189,8 @@ def second_look(job: Job, run: Run, found: Sequence[Comparison], match: str) -> 
     """
     with suppress(Exception):  # a module may support float32 only: then the first comparison stands
         if job.half:
-            own = prove(job, _numpy(Half(job.module)), torch_reference(job), ANY, match)
-            return [_allowed(c, torchs) for c, torchs in zip(found, own, strict=True)]
+            rounded = prove(job, _numpy(Half(job.module)), torch_reference(job), ANY, match)
+            return [_allowed(c, torch_half) for c, torch_half in zip(found, rounded, strict=True)]
         exact = prove(job, run, float64_reference(job), FLOAT, match)
         return [
             replace(wide, remark="compared with torch in float64") if wide.ok and not c.ok else c
@@ -198,10 +199,11 @@ def second_look(job: Job, run: Run, found: Sequence[Comparison], match: str) -> 
     return list(found)
 
 
-def _allowed(file: Comparison, torchs: Comparison) -> Comparison:
-    if file.ok or file.failed or not np.isfinite(torchs.part) or torchs.part < file.tolerance:
+def _allowed(file: Comparison, torch_half: Comparison) -> Comparison:
+    """Raise the tolerance of a float16 file to the difference that torch's own float16 has."""
+    if file.ok or file.failed or not np.isfinite(torch_half.part) or torch_half.part < file.tolerance:
         return file
-    return replace(file, tolerance=torchs.part, remark="torch's own float16 differs as much from its float32")
+    return replace(file, tolerance=torch_half.part, remark="torch's own float16 differs as much from its float32")
 
 
 def _numpy(module: nn.Module) -> Run:
@@ -294,15 +296,15 @@ def _move(folder: Path, draft: Path, path: Path) -> None:
 def _keep_failed(folder: Path, draft: Path, path: Path, suffix: str) -> Path:
     """Move a file that failed to NAME.failed; if it has other files beside it, as a folder of that name."""
     alone = len(list(folder.iterdir())) == 1
-    kept = path.with_name(f"{path.name.removesuffix(suffix)}.failed{suffix if alone else ''}")
+    failed = path.with_name(f"{path.name.removesuffix(suffix)}.failed{suffix if alone else ''}")
     with suppress(OSError, NetbuildError):
         if alone:
-            _move(folder, draft, kept)
+            _move(folder, draft, failed)
         else:
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(failed, ignore_errors=True)
             folder.chmod(0o755)
-            folder.replace(kept)
-    return kept
+            folder.replace(failed)
+    return failed
 
 
 def _shapes(proof: Sequence[Comparison]) -> dict[str, Shapes]:
@@ -339,7 +341,7 @@ def _port(name: str, kind: str, shapes: Sequence[tuple[int, ...]], free: Mapping
     return {"name": name, "type": kind, "shape": sides}
 
 
-def table(proof: Sequence[Comparison]) -> list[str]:
+def format_table(proof: Sequence[Comparison]) -> list[str]:
     """The differences as lines of text."""
     heads = ("output", "pictures", "shape", "max difference", "of max(1, |torch|)", "allowed", "")
     rows = [

@@ -1,4 +1,4 @@
-"""The ONNX target: torch's current exporter, constants folded, our metadata; one self-contained file."""
+"""The ONNX target: torch's current exporter, with folded constants and netbuild's metadata, in one file."""
 
 import re
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from netbuild.export.base import Job, Run, Target, target
 from netbuild.export.parts import Half, decompose
 from netbuild.system.files import writing
 
-OPSET, OPSETS = 20, range(18, 24)  # what torch writes unless told; what it can write on this path
-LIMIT = 2**31 - 2**20  # bytes of a file that protobuf still reads
-FOLDED = 2**26  # elements of a constant that is worked out beforehand: the cells of an image of any sensible size
+OPSET, OPSETS = 20, range(18, 24)  # the default, and the versions that torch's exporter writes correctly
+MAX_BYTES = 2**31 - 2**20  # of the largest file that protobuf reads
+MAX_FOLDED = 2**26  # elements of the largest constant that is folded: the grid cells of any image
 
 
 @target
 class OnnxTarget(Target):
-    """ONNX, checked in full, run by onnxruntime."""
+    """One file NAME.onnx, checked by onnx and run by onnxruntime."""
 
     name = "onnx"
     suffix = ".onnx"
@@ -31,49 +31,51 @@ class OnnxTarget(Target):
     def write(self, job: Job, path: Path) -> Sequence[str]:
         opset = job.options.get("opset") or OPSET
         if opset not in OPSETS:
-            said = f"--opset {opset}: torch's exporter writes {OPSETS[0]} to {OPSETS[-1]} rightly"
-            raise NetbuildError(said, hint=f"leave it out for {OPSET}")
+            message = (
+                f"--opset {opset}: must be from {OPSETS[0]} to {OPSETS[-1]}, which torch's exporter writes correctly"
+            )
+            raise NetbuildError(message, hint=f"leave it out for {OPSET}")
         model = convert(job, opset)
         notes = [f"torch.onnx.export (dynamo) of torch {torch.__version__}, opset {opset}"]
         if job.options.get("simplify"):
-            model, said = simplified(model)
-            notes.append(said)
-        finish(model, job)
+            model, note = simplify(model)
+            notes.append(note)
+        set_metadata(model, job)
         if job.options.get("nms"):
-            from netbuild.export.suppression import append
+            from netbuild.export.suppression import append_suppression
 
-            append(model, job.options["nms"], job.outputs)
-        if store(model, path):
-            notes.append(f"the weights lie in {path.name}.data beside the file: it would be above 2 GB")
+            append_suppression(model, job.options["nms"], job.outputs)
+        if save_model(model, path):
+            notes.append(f"the weights are in {path.name}.data beside the file, which would be larger than 2 GB")
         return notes
 
     def open(self, path: Path) -> Run:
-        return runner(session_of(path))
+        return make_runner(open_session(path))
 
-    def quick(self, path: Path, threads: int) -> Run:
-        return runner(session_of(path, intra_op_num_threads=threads))
+    def open_fast(self, path: Path, threads: int) -> Run:
+        return make_runner(open_session(path, intra_op_num_threads=threads))
 
-    def facts(self, path: Path) -> dict[str, str]:
-        return dict(session_of(path).get_modelmeta().custom_metadata_map)
+    def read_metadata(self, path: Path) -> dict[str, str]:
+        return dict(open_session(path).get_modelmeta().custom_metadata_map)
 
-    def loosened(self, path: Path, conf: float) -> Run:
+    def open_with_conf(self, path: Path, conf: float) -> Run:
         import onnx
 
-        from netbuild.export.suppression import loosen
+        from netbuild.export.suppression import set_conf
 
-        looser = path.with_name(f"looser-{path.name}")
+        changed = path.with_name(f"changed-{path.name}")
         try:
-            model = loosen(onnx.load(path), conf)
+            model = set_conf(onnx.load(path), conf)
             raw = onnx.helper.make_tensor_value_info("raw", onnx.TensorProto.FLOAT, ["b", "c", "a"])
-            model.graph.output.append(raw)  # what is suppressed, too
-            store(model, looser)
-            return runner(session_of(looser))
+            model.graph.output.append(raw)  # the input of the suppression, for the proof
+            save_model(model, changed)
+            return make_runner(open_session(changed))
         finally:
-            looser.unlink(missing_ok=True)
+            changed.unlink(missing_ok=True)
 
 
-def runner(session: Any) -> Run:
-    """A session as a function from arrays in the order of its inputs."""
+def make_runner(session: Any) -> Run:
+    """Wrap a session as a function from arrays, in the order of its inputs, to arrays."""
     names = [x.name for x in session.get_inputs()]
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -82,8 +84,8 @@ def runner(session: Any) -> Run:
     return run
 
 
-def session_of(path: Path, **settings: Any) -> Any:
-    """An onnxruntime session of one thread on the CPU, that says nothing of its own; settings of its options."""
+def open_session(path: Path, **settings: Any) -> Any:
+    """Open a silent onnxruntime session on the CPU with one thread; ``settings`` are attributes of its options."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -95,7 +97,7 @@ def session_of(path: Path, **settings: Any) -> Any:
 
 
 def convert(job: Job, opset: int) -> Any:
-    """The job as an ONNX model in memory, its constants folded."""
+    """Convert the job to an ONNX model in memory, with folded constants."""
     program = decompose(tracing.capture(job, Half(job.module) if job.half else None))
     nms = bool(job.options.get("nms"))
     names: dict[str, Any] = {"input_names": list(job.inputs), "output_names": ["raw"] if nms else list(job.outputs)}
@@ -104,22 +106,24 @@ def convert(job: Job, opset: int) -> Any:
             made: Any = torch.onnx.export(
                 program, (), dynamo=True, opset_version=opset, verbose=False, external_data=False, **names
             )
-            fold(made.model)
+            fold_constants(made.model)
             return made.model_proto
-    except Exception as error:  # the exporter has a dozen, none of them public
-        raise unconverted(error, program, job.rows) from error
+    except Exception as error:  # the exporter raises a dozen classes, none of them public
+        raise conversion_error(error, program, job.rows) from error
 
 
-def fold(model: Any) -> None:
-    """Work out what depends on no input, however large: the exporter stops at a few kilobytes."""
+def fold_constants(model: Any) -> None:
+    """Fold constants of any sensible size: the exporter itself stops at a few kilobytes."""
     from onnxscript import optimizer
 
-    optimizer.fold_constants(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    optimizer.fold_constants(model, input_size_limit=MAX_FOLDED, output_size_limit=MAX_FOLDED)
     optimizer.remove_unused_nodes(model)
 
 
-def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]) -> NetbuildError:
-    """What ONNX has no operator for, as an error at its row."""
+def conversion_error(
+    error: Exception, program: torch.export.ExportedProgram, rows: Sequence[tracing.Row]
+) -> NetbuildError:
+    """The error for a failed conversion, at the row whose operator ONNX lacks, if that is the cause."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__) is not None and len(causes) < 20:
         causes.append(cause)
@@ -130,8 +134,12 @@ def unconverted(error: Exception, program: torch.export.ExportedProgram, rows: S
     return tracing.operator_error(found[1], program, rows, "ONNX")
 
 
-def finish(model: Any, job: Job) -> None:
-    """Names of free axes, our metadata, and none of the exporter's notes, which tell paths of this machine."""
+def set_metadata(model: Any, job: Job) -> None:
+    """Set the names of free axes and netbuild's metadata, in place; drop the exporter's own, which has local paths.
+
+    Raises:
+        NetbuildError: if an axis that should stay free is fixed in the graph.
+    """
     graph = model.graph
     for entry in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]:
         del entry.metadata_props[:]
@@ -142,11 +150,11 @@ def finish(model: Any, job: Job) -> None:
         dims = value.type.tensor_type.shape.dim
         for axis, name in axes.items():
             if not dims[axis].dim_param:
-                raise NetbuildError(f"{name} is fixed in the written graph, though it was to stay free")
+                raise NetbuildError(f"{name} is fixed in the written graph, but should stay free")
             symbols[dims[axis].dim_param] = name
     for value in [*graph.input, *graph.output]:
         _rename(value, symbols)
-    del graph.value_info[:]  # shapes of what is between, in terms of names that are no more
+    del graph.value_info[:]  # shapes of intermediate tensors use the old names
     model.producer_name, model.producer_version = "netbuild", job.metadata.get("netbuild", "")
     del model.metadata_props[:]
     for key, text in job.metadata.items():
@@ -159,8 +167,8 @@ def _rename(value: Any, symbols: dict[str, str]) -> None:
             dim.dim_param = symbols.get(dim.dim_param, f"{value.name}_{axis}")
 
 
-def simplified(model: Any) -> tuple[Any, str]:
-    """The model after onnxruntime's basic rewriting, if that has fewer nodes; and what came of it."""
+def simplify(model: Any) -> tuple[Any, str]:
+    """Apply onnxruntime's basic optimisation if it removes nodes; return the model and a note on the result."""
     import tempfile
 
     import onnx
@@ -169,9 +177,9 @@ def simplified(model: Any) -> tuple[Any, str]:
     before = len(model.graph.node)
     with tempfile.TemporaryDirectory(prefix="netbuild-") as folder:
         source, result = Path(folder, "before.onnx"), Path(folder, "after.onnx")
-        store(model, source)
+        save_model(model, source)
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        session_of(source, graph_optimization_level=level, optimized_model_filepath=str(result))
+        open_session(source, graph_optimization_level=level, optimized_model_filepath=str(result))
         found = onnx.load(result)
     after, foreign = len(found.graph.node), {node.domain for node in found.graph.node} - {""}
     if after >= before or foreign:
@@ -179,21 +187,21 @@ def simplified(model: Any) -> tuple[Any, str]:
     return found, f"--simplify: {before - after} of {before} nodes removed"
 
 
-def store(model: Any, path: Path) -> bool:
-    """Write and check a model: one file, a second one beside it with the weights only if it must be; whether it is so.
+def save_model(model: Any, path: Path) -> bool:
+    """Write and check a model; return whether its weights had to go into a second file beside it.
 
     Raises:
-        NetbuildError: if it cannot be written, or is no valid ONNX.
+        NetbuildError: if it cannot be written, or is not valid ONNX.
     """
     import onnx
 
     with writing(path):
-        # protobuf cannot even count what is above its limit.
-        apart = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LIMIT
-        if apart:
+        # The weights are added up here because protobuf cannot even measure a model above its limit.
+        is_split = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_BYTES
+        if is_split:
             for tensor in model.graph.initializer:
-                if len(tensor.raw_data) > 1024:  # a shape must stay where the checker sees it
-                    # onnx's own way looks for a file of this name in the working folder, and refuses to go on.
+                if len(tensor.raw_data) > 1024:  # small tensors may hold shapes, which the checker must see
+                    # onnx.save's own option refuses if a file of this name is in the working folder.
                     onnx.external_data_helper.set_external_data(tensor, f"{path.name}.data")
             onnx.save(model, path)
             path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
@@ -202,5 +210,5 @@ def store(model: Any, path: Path) -> bool:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # ValidationError, InferenceError
-        raise NetbuildError(f"the written graph is no valid ONNX: {shorten(error, 300)}") from error
-    return apart
+        raise NetbuildError(f"the written graph is not valid ONNX: {shorten(error, 300)}") from error
+    return is_split

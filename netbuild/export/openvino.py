@@ -1,6 +1,7 @@
-"""The OpenVINO target: a folder of .xml and .bin, made of our ONNX graph.
+"""The OpenVINO target: a folder with .xml and .bin, converted from netbuild's ONNX graph.
 
-Of torch's own graph OpenVINO makes more operators, loses names and fixed sizes, and gives other rows of RT-DETR.
+OpenVINO can also read torch's graph, but then it makes more operators, loses names and fixed sizes, and returns other
+rows of RT-DETR.
 """
 
 import shutil
@@ -15,10 +16,10 @@ import numpy as np
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, file_in, target
-from netbuild.export.onnx import OPSET, convert, finish, store
+from netbuild.export.onnx import OPSET, convert, save_model, set_metadata
 
-HOME = "netbuild"  # of our metadata in rt_info
-# Some CPUs would use bfloat16 unasked; what is proven is the file, not the shortcuts of a machine.
+METADATA = "netbuild"  # key of netbuild's metadata in rt_info
+# Some CPUs would use bfloat16 by default; the proof is about the file, not about a machine's precision.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -36,22 +37,22 @@ class OpenvinoTarget(Target):
     def write(self, job: Job, path: Path) -> Sequence[str]:
         import openvino
 
-        model = _converted(job)
+        model = _convert(job)
         for key, text in job.metadata.items():
-            model.set_rt_info(text, [HOME, key])
+            model.set_rt_info(text, [METADATA, key])
         path.mkdir()
         file = path / f"{path.name.removesuffix(self.suffix)}.xml"
         try:
             openvino.save_model(model, str(file), compress_to_fp16=job.half)
         except RuntimeError as error:
             raise NetbuildError(f"the OpenVINO files cannot be written: {shorten(error, 200)}") from error
-        said = "weights in float16, reckoned with in float32" if job.half else "float32"
-        return [f"openvino.convert_model of OpenVINO {openvino.__version__}, {said}"]
+        precision = "weights in float16, computed in float32" if job.half else "float32"
+        return [f"openvino.convert_model of OpenVINO {openvino.__version__}, {precision}"]
 
     def open(self, path: Path) -> Run:
-        return self.quick(path, 1)
+        return self.open_fast(path, 1)
 
-    def quick(self, path: Path, threads: int) -> Run:
+    def open_fast(self, path: Path, threads: int) -> Run:
         settings = {**EXACT, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         compiled = _core().compile_model(str(file_in(path, ".xml")), "CPU", settings)
 
@@ -61,33 +62,34 @@ class OpenvinoTarget(Target):
 
         return run
 
-    def facts(self, path: Path) -> dict[str, str]:
+    def read_metadata(self, path: Path) -> dict[str, str]:
         model = _core().read_model(str(file_in(path, ".xml")))
-        known = model.get_rt_info([HOME]).astype(dict) if model.has_rt_info([HOME]) else {}
+        known = model.get_rt_info([METADATA]).astype(dict) if model.has_rt_info([METADATA]) else {}
         return {key: _text(value) for key, value in known.items()}
 
 
 @cache
 def _core() -> Any:
-    """The one Core of this process, which lives as long as it.
+    """The only Core of this process, which must live until the process ends.
 
-    OpenVINO's plugin for CPUs moves the thread's alternate signal stack into memory that goes with the last Core.
-    Python's signal handlers run on that stack: Ctrl-C, or the end of a data loader's worker, would then kill netbuild.
+    OpenVINO's CPU plug-in moves the thread's alternate signal stack into memory that is freed with the last Core.
+    Python's signal handlers run on that stack, so that Ctrl-C or the end of a data loader's worker would then kill
+    netbuild.
     """
     import openvino
 
     return openvino.Core()
 
 
-def _converted(job: Job) -> Any:
-    """The job as a model of OpenVINO, in memory."""
+def _convert(job: Job) -> Any:
+    """Convert the job to an OpenVINO model in memory."""
     import openvino
 
     model = convert(job, OPSET)
-    finish(model, job)
+    set_metadata(model, job)
     folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
     try:
-        store(model, folder / "model.onnx")
+        save_model(model, folder / "model.onnx")
         with tracing.quiet():
             return openvino.convert_model(str(folder / "model.onnx"))
     except NetbuildError:

@@ -100,8 +100,8 @@ def pad(x: Tensor, sides: list[int], mode: str = "constant", value: float | None
         if min(before, after) < 0:
             axis = x.ndim - 1 - i
             x = x.narrow(axis, max(-before, 0), x.shape[axis] - max(-before, 0) - max(-after, 0))
-    kept = [max(side, 0) for side in sides]
-    return torch.constant_pad_nd(x, kept, value or 0.0) if any(kept) else x
+    added = [max(side, 0) for side in sides]
+    return torch.constant_pad_nd(x, added, value or 0.0) if any(added) else x
 
 
 DECOMPOSITIONS: Rules = {

@@ -81,13 +81,13 @@ def sample_image(name: str, channels: int) -> torch.Tensor:
 
 def cases(job: Job) -> Iterator[Case]:
     """Two cases: two pictures for a fixed job, two values of every free axis otherwise."""
-    own = [tuple(x.shape) for x in job.examples]
-    batches = BATCHES if "batch" in job.dynamic else (own[0][0],) * 2
+    fixed = [tuple(x.shape) for x in job.examples]
+    batches = BATCHES if "batch" in job.dynamic else (fixed[0][0],) * 2
     for number, batch in enumerate(batches):
-        grown = [
-            _enlarge(shape, axes, job.multiple if number else 0) for shape, axes in zip(own, job.axes, strict=True)
+        shapes = [
+            _enlarge(shape, axes, job.multiple if number else 0) for shape, axes in zip(fixed, job.axes, strict=True)
         ]
-        inputs = tuple(_make_input((batch, *shape[1:]), number, i) for i, shape in enumerate(grown))
+        inputs = tuple(_make_input((batch, *shape[1:]), number, i) for i, shape in enumerate(shapes))
         yield Case(_title(inputs, number), inputs)
 
 
@@ -160,16 +160,16 @@ def _run_reference(job: Job, reference: Reference, case: Case) -> Arrays:
     Raises:
         NetbuildError: at the row that fails, for example at a size that it does not support.
     """
-    watch = RowTracker(job.module, ())
-    with watch.tracking():
+    tracker = RowTracker(job.module, ())
+    with tracker.tracking():
         try:
             return reference(case.inputs)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            said = f"its module fails on {case.title}: {shorten(error, 200)}"
+            message = f"its module fails on {case.title}: {shorten(error, 200)}"
             hint = "it supports one size only: leave --dynamic out, or use --dynamic batch" if job.dynamic else ""
-            if watch.row is None:
+            if tracker.row is None:
                 raise NetbuildError(f"the network fails on {case.title}: {shorten(error, 200)}", hint=hint) from error
-            raise row_error(said, watch.row, job.rows, hint) from error
+            raise row_error(message, tracker.row, job.rows, hint) from error
 
 
 def compare(
@@ -178,17 +178,19 @@ def compare(
     """Compare one output; NaN and infinity must agree."""
     if given is None or given.shape != wanted.shape:
         shape = "nothing" if given is None else str(list(given.shape))
-        said = f"{shape} instead of {list(wanted.shape)}"
-        return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), said, True)
+        remark = f"{shape} instead of {list(wanted.shape)}"
+        return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), remark, True)
     a, b = given.astype(np.float64), wanted.astype(np.float64)
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         apart = np.where(alike, 0.0, np.abs(a - b))
         parts = np.where(alike, 0.0, apart / np.maximum(1, np.abs(b)))
     apart, parts = (np.where(np.isnan(x), np.inf, x) for x in (apart, parts))
-    whole = np.issubdtype(wanted.dtype, np.integer)
+    is_integer = np.issubdtype(wanted.dtype, np.integer)
     largest, part = float(apart.max(initial=0)), float(parts.max(initial=0))
-    return Comparison(name, case, wanted.shape, largest, part, 0.0 if whole else tolerance, str(wanted.dtype), remark)
+    return Comparison(
+        name, case, wanted.shape, largest, part, 0.0 if is_integer else tolerance, str(wanted.dtype), remark
+    )
 
 
 # -- lists of detections ----------------------------------------------------------------------------------------------
@@ -212,11 +214,11 @@ def _match_detections(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[
         return given, wanted, remark
     order = np.arange(len(wanted[0]))
     for number in np.unique(wanted[3]):
-        mine, theirs = np.flatnonzero(given[3] == number), np.flatnonzero(wanted[3] == number)
-        if len(mine) != len(theirs):
+        given_rows, wanted_rows = np.flatnonzero(given[3] == number), np.flatnonzero(wanted[3] == number)
+        if len(given_rows) != len(wanted_rows):
             return given, wanted, remark
-        a, b = (_rows(x, at) for x, at in ((given, mine), (wanted, theirs)))
-        order[theirs] = mine[nearest(a, b)]
+        a, b = (_rows(x, at) for x, at in ((given, given_rows), (wanted, wanted_rows)))
+        order[wanted_rows] = given_rows[nearest(a, b)]
     return [x[order] for x in given], wanted, remark
 
 
@@ -239,8 +241,8 @@ def pair_rows(given: np.ndarray, wanted: np.ndarray, tolerance: float) -> tuple[
     margin = max(1e-3, tolerance if tolerance > 1e-3 else 0.0)
     last = wanted[:, 4].min()
     close = (wanted[:, 4] - last <= margin * abs(last)) & (np.abs(given[:, 4] - last) <= margin * abs(last))
-    kept = ~(differs & close)
-    return given[kept], wanted[kept], int((~kept).sum())
+    compared = ~(differs & close)
+    return given[compared], wanted[compared], int((~compared).sum())
 
 
 def nearest(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:

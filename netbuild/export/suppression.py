@@ -1,4 +1,4 @@
-"""Suppression inside an ONNX graph: what `netbuild.tasks.nms` does, in ONNX's own operators."""
+"""Non-maximum suppression inside an ONNX graph: `netbuild.tasks.nms` written in ONNX's own operators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 
 from netbuild.tasks.nms import Filter
 
-# raw is (B, 4 + nc, A). Each cell keeps the score of its best class alone; NonMaxSuppression then goes by picture and
-# class. What is left is sorted three times, stably, by cell, by falling score and by picture, and cut at max_det.
+# raw is (B, 4 + nc, A). Each cell keeps only the score of its best class, then NonMaxSuppression runs for each picture
+# and class. The remaining boxes are sorted by cell, by descending score and by picture, each time stably, so that they
+# end up picture by picture, best first, with ties in the order of cells. At most max_det of a picture stay.
 _BODY = """
 suppression (float[b, c, a] raw) => (float[n, 4] boxes, float[n] scores, int64[n] classes, int64[n] index)
 {
@@ -63,40 +64,40 @@ suppression (float[b, c, a] raw) => (float[n, 4] boxes, float[n] scores, int64[n
 """
 
 
-def append(model: Any, chosen: Filter, names: Sequence[str]) -> None:
-    """Put suppression behind a model's output "raw", in place.
+def append_suppression(model: Any, chosen: Filter, names: Sequence[str]) -> None:
+    """Append suppression to a model's output "raw", in place.
 
     Args:
-        model: whose one output is (B, 4 + nc, A): centre, size, class probabilities.
+        model: its only output is (B, 4 + nc, A): centre, size, class probabilities.
         chosen: conf, iou and max_det are used.
-        names: of boxes (N, 4), scores (N,), classes (N,) and index (N,), the number of the picture.
+        names: names of the outputs boxes (N, 4), scores (N,), classes (N,) and index (N,), the number of the picture.
     """
     import onnx
     from onnx import numpy_helper, parser
 
     body = parser.parse_graph(_BODY)
-    own = dict(zip(("boxes", "scores", "classes", "index"), names, strict=True))
+    outputs = dict(zip(("boxes", "scores", "classes", "index"), names, strict=True))
     nc = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value - 4
 
-    def renamed(name: str) -> str:
-        return name if name == "raw" else own.get(name, f"suppression_{name}")
+    def full_name(name: str) -> str:
+        return name if name == "raw" else outputs.get(name, f"suppression_{name}")
 
     for node in body.node:
-        node.input[:] = [renamed(name) for name in node.input]
-        node.output[:] = [renamed(name) for name in node.output]
+        node.input[:] = [full_name(name) for name in node.input]
+        node.output[:] = [full_name(name) for name in node.output]
         node.name = f"suppression_{node.output[0]}"
         model.graph.node.append(node)
     for name, value in _constants(chosen, nc).items():
-        model.graph.initializer.append(numpy_helper.from_array(value, renamed(name)))
+        model.graph.initializer.append(numpy_helper.from_array(value, full_name(name)))
     del model.graph.output[:]
     kinds = {"boxes": (onnx.TensorProto.FLOAT, ("detections", 4)), "scores": (onnx.TensorProto.FLOAT, ("detections",))}
-    for name, final in own.items():
+    for name, final in outputs.items():
         kind, shape = kinds.get(name, (onnx.TensorProto.INT64, ("detections",)))
         model.graph.output.append(onnx.helper.make_tensor_value_info(final, kind, shape))
 
 
-def loosen(model: Any, conf: float) -> Any:
-    """The model with another least score."""
+def set_conf(model: Any, conf: float) -> Any:
+    """Replace the confidence threshold of the suppression in a model, in place, and return the model."""
     from onnx import numpy_helper
 
     for tensor in model.graph.initializer:

@@ -1,4 +1,4 @@
-"""The torch.export target: the graph that torch itself traces, opened again by torch alone, without netbuild."""
+"""The torch.export target: the graph that torch traces, which torch opens without netbuild."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
 from netbuild.export.parts import Half
 
-METADATA = "netbuild.json"  # the file's own name for our metadata, among its extra files
+METADATA = "netbuild.json"  # name of the extra file that holds netbuild's metadata
 
 
 @target
@@ -28,31 +28,31 @@ class TorchExportTarget(Target):
 
     def write(self, job: Job, path: Path) -> Sequence[str]:
         program = tracing.capture(job, Half(job.module) if job.half else None)
-        _forget(program)
+        _drop_private_data(program)
         try:
-            data = io.BytesIO()  # not a file: torch's writer ends the process where the disk is full
+            data = io.BytesIO()  # not a file: torch's writer ends the process if the disk is full
             with tracing.quiet():
                 torch.export.save(program, data, extra_files={METADATA: json.dumps(job.metadata)})
             path.write_bytes(data.getbuffer())
         except OSError:
             raise
-        except Exception as error:  # what cannot be written is told by several classes
+        except Exception as error:  # torch raises several classes for what cannot be written
             raise NetbuildError(f"the network cannot be written as .pt2: {shorten(error, 300)}") from error
         return [f"torch.export of torch {torch.__version__}"]
 
     def open(self, path: Path) -> Run:
         with tracing.quiet():
-            return runner(torch.export.load(path).module())
+            return make_runner(torch.export.load(path).module())
 
-    def facts(self, path: Path) -> dict[str, str]:
+    def read_metadata(self, path: Path) -> dict[str, str]:
         found: dict[str, Any] = {METADATA: ""}
         with tracing.quiet():
             torch.export.load(path, extra_files=found)
         return json.loads(found[METADATA] or "{}")
 
 
-def runner(module: Any) -> Run:
-    """A module of torch as a function from arrays to arrays."""
+def make_runner(module: Any) -> Run:
+    """Wrap a torch module as a function from arrays to arrays."""
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():
@@ -62,8 +62,8 @@ def runner(module: Any) -> Run:
     return run
 
 
-def _forget(program: torch.export.ExportedProgram) -> None:
-    """Drop what a file is not to hold: paths of this machine's code, and the inputs that it was traced with."""
+def _drop_private_data(program: torch.export.ExportedProgram) -> None:
+    """Drop what must not be in a file: paths of this machine's code, and the example inputs."""
     for module in program.graph_module.modules():
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
             node.meta.pop("stack_trace", None)

@@ -17,9 +17,9 @@ from torch import nn
 from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.export.base import Job
 
-MOST = 2**31  # torch may state an unbounded side as a very large number
+MAX_SIDE = 2**31  # torch may state an unbounded side as a very large number
 BRANCH_HINT = "compute the same for every size, or leave --dynamic out"
-Row = tuple[str, Where | None]  # how a row is called, and its place in its file
+Row = tuple[str, Where | None]  # label of a row in messages, and its place in its file
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ def quiet() -> Iterator[None]:
 def silenced() -> Iterator[None]:
     """Suppress all that libraries print; C++ code writes to file descriptor 2 directly, so that is redirected too."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def capture(job: Job, module: nn.Module | None = None, most: int | None = None) -> torch.export.ExportedProgram:
@@ -138,15 +138,15 @@ def capture(job: Job, module: nn.Module | None = None, most: int | None = None) 
         NetbuildError: at the row that fixes a free axis, or that cannot be traced.
     """
     module = module or job.module
-    watch = RowTracker(getattr(module, "module", module), job.axes)
+    tracker = RowTracker(getattr(module, "module", module), job.axes)
     shapes = tuple(free_shapes(job, most)) if job.dynamic else None
-    with quiet(), watch.tracking(), torch.no_grad():
+    with quiet(), tracker.tracking(), torch.no_grad():
         try:
             # The module takes *inputs, whose shapes are those of one argument.
             program = torch.export.export(module, job.examples, dynamic_shapes=(shapes,) if shapes else None)
         except Exception as error:
-            raise tracing_error(error, watch, job.rows) from error
-    refuse_branches(job, watch.limits, most)
+            raise tracing_error(error, tracker, job.rows) from error
+    refuse_branches(job, tracker.limits, most)
     return program
 
 
@@ -158,7 +158,7 @@ def refuse_branches(job: Job, limits: Mapping[str, Limit], most: int | None = No
     """
     for name, limit in limits.items():
         step = 1 if name == "batch" else job.multiple
-        bound = most if name == "batch" and most else MOST
+        bound = most if name == "batch" and most else MAX_SIDE
         if limit.high is not None and limit.high < bound:
             raise row_error(_branch(name, f"above {limit.high}"), limit.row, job.rows, BRANCH_HINT)
         below = (limit.low - 1) // step * step
@@ -195,24 +195,24 @@ def free_shapes(job: Job, most: int | None = None) -> Iterator[dict[int, Any]]:
         yield {axis: dims[name] for axis, name in axes.items()}
 
 
-def tracing_error(error: Exception, watch: RowTracker, rows: Sequence[Row]) -> NetbuildError:
+def tracing_error(error: Exception, tracker: RowTracker, rows: Sequence[Row]) -> NetbuildError:
     """The error for a failed trace, at the row that caused it."""
     text = shorten(str(error) or type(error).__name__, 300)
-    if watch.row is not None:
+    if tracker.row is not None:
         return row_error(
-            f"its module cannot be traced: {text}", watch.row, rows, "its computation depends on values or sizes"
+            f"its module cannot be traced: {text}", tracker.row, rows, "its computation depends on values or sizes"
         )
-    if watch.fixed is not None:
-        index, name = watch.fixed
-        said = f"its module supports one {name} only, so {name} cannot stay free"
-        return row_error(said, index, rows, f"read {name} from the input's shape, or leave --dynamic out")
+    if tracker.fixed is not None:
+        index, name = tracker.fixed
+        message = f"its module supports one {name} only, so {name} cannot stay free"
+        return row_error(message, index, rows, f"read {name} from the input's shape, or leave --dynamic out")
     return NetbuildError(f"the network cannot be traced: {text}")
 
 
-def row_error(said: str, index: int, rows: Sequence[Row], hint: str = "") -> NetbuildError:
+def row_error(message: str, index: int, rows: Sequence[Row], hint: str = "") -> NetbuildError:
     """An error at a row."""
     label, where = rows[index] if index < len(rows) else (f"row {index}", None)
-    return NetbuildError(f"{label}: {said}", where, hint)
+    return NetbuildError(f"{label}: {message}", where, hint)
 
 
 def unsupported_error(
@@ -239,13 +239,14 @@ def operator_error(
         rows: labels and places of its rows.
         form: name of the format in messages.
     """
-    said, plain = f"the operator {operator} cannot be written as {form}", operator.split(".")[1].removesuffix("_copy")
+    message = f"the operator {operator} cannot be written as {form}"
+    plain = operator.split(".")[1].removesuffix("_copy")  # decompositions have copying variants of views
     for graph in _graph_variants(program):
         nodes = [node for node in graph.nodes if node.op == "call_function" and plain in str(node.target)]
         places = [row for row in map(row_of_node, nodes) if row is not None]
         if places:
-            return row_error(said, places[0], rows, "use another module there, or another --target")
-    return NetbuildError(said)
+            return row_error(message, places[0], rows, "use another module there, or another --target")
+    return NetbuildError(message)
 
 
 def _graph_variants(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:

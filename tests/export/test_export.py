@@ -20,7 +20,7 @@ from netbuild.errors import NetbuildError
 from netbuild.export import base, export, making
 from netbuild.export.base import Job, Target, target
 from netbuild.export.proof import compare, pair_rows
-from netbuild.export.suppression import append
+from netbuild.export.suppression import append_suppression
 from netbuild.grammar.locate import packaged_architectures
 from netbuild.tasks.nms import Filter, suppress
 
@@ -249,7 +249,7 @@ def suppressing(folder, nc, chosen):
         [info("in", 1, ["b", 4 + nc, "a"])], [info("raw", 1, ["b", 4 + nc, "a"])],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    append(model, chosen, ("boxes", "scores", "classes", "index"))
+    append_suppression(model, chosen, ("boxes", "scores", "classes", "index"))
     onnx.save(model, folder / "only.onnx")
     onnx.checker.check_model(str(folder / "only.onnx"), full_check=True)
     return session(folder / "only.onnx")
@@ -350,7 +350,7 @@ def test_pictures_need_pillow(cli, here, monkeypatch):
 
 
 def test_weights_beside_a_file_that_would_be_too_large(here, monkeypatch):
-    monkeypatch.setattr("netbuild.export.onnx.LIMIT", 3000)
+    monkeypatch.setattr("netbuild.export.onnx.MAX_BYTES", 3000)
     done = export("tiny.yaml", "big.onnx")
     assert sorted(path.name for path in here.glob("big*")) == ["big.onnx", "big.onnx.data"]
     assert done.size == sum(path.stat().st_size for path in here.glob("big*"))

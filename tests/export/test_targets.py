@@ -18,7 +18,7 @@ import netbuild
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.export import base, export
 from netbuild.export.benchmark import BenchmarkResult, Row, benchmark
-from netbuild.export.executorch import PARTS
+from netbuild.export.executorch import DECOMPOSITIONS
 from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
 from netbuild.export.options import ExportOptions
@@ -119,9 +119,9 @@ def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
     x = images(1, 3, 64, 64)
     with torch.no_grad():
         wanted = network(x)[0].numpy()
-    for run in (chosen.open(moved), chosen.quick(moved, 2)):
+    for run in (chosen.open(moved), chosen.open_fast(moved, 2)):
         assert np.abs(run([x.numpy()])[0] - wanted).max() < 1e-3
-    assert chosen.facts(moved) == done.metadata
+    assert chosen.read_metadata(moved) == done.metadata
     assert json.loads(done.metadata["names"]) == ["0", "1", "2"]
     assert capfd.readouterr() == ("", "")  # libraries talk
     del run
@@ -176,7 +176,7 @@ def test_flags_that_a_target_does_not_take(cli, here, name):
 @pytest.mark.parametrize("name", base.names())
 def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name):
     chosen = base.find(name)
-    monkeypatch.setattr(base, "_is_there", lambda package: package != chosen.packages[0])
+    monkeypatch.setattr(base, "is_installed", lambda package: package != chosen.packages[0])
     needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
     done = cli("export", "no-such-file.yaml", "--target", name, *needs)
     assert done.code == 3
@@ -241,7 +241,7 @@ def test_architectures_are_proven(here, name, net):
 @pytest.mark.slow
 def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
     chosen = needed("executorch")
-    with pytest.raises(NetbuildError, match="sizes that are fixed"):
+    with pytest.raises(NetbuildError, match="fixed sizes only"):
         export(lively(), target="executorch", imgsz=64, dynamic="size")
     done = export(lively(), target="executorch", imgsz=64, dynamic="batch")
     assert "batches of 1 to 8" in done.notes
@@ -263,7 +263,7 @@ def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
 def test_operators_without_kernels_are_taken_apart_alike(module, gone):
     x = images(2, 6, 8, 8)
     before = torch.export.export(torch.nn.Sequential(module), (x,))
-    after = decompose(before, PARTS)
+    after = decompose(before, DECOMPOSITIONS)
     called = " ".join(str(node.target) for node in after.graph.nodes)
     assert gone is None or (gone in str(before.graph) and gone not in called)
     assert (after.module()(x) - module(x)).abs().max() == 0
@@ -310,7 +310,7 @@ def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
 
 
 def test_a_benchmark_says_what_is_missing(here, monkeypatch):
-    monkeypatch.setattr(base, "_is_there", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
+    monkeypatch.setattr(base, "is_installed", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
     Path("tiny.yaml").write_text(TINY)
     rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
     for name in ("openvino", "ncnn", "coreml", "executorch", "litert"):
@@ -377,7 +377,7 @@ def test_what_cannot_be_proven_here_is_asked_for(cli, here):
 def test_a_coreml_package_does_what_the_network_does(here, half):
     chosen, network = needed("coreml", runs=False), lively()
     done = export(network, target="coreml", imgsz=64, half=half, unproven=bool(chosen.barrier()))
-    assert chosen.facts(done.path) == done.metadata
+    assert chosen.read_metadata(done.path) == done.metadata
     x = images(1, 3, 64, 64)
     with torch.no_grad():
         wanted = network(x)[0].numpy()

@@ -162,8 +162,8 @@ def with_fixed_sizes(model: Any, path: Path, sides: tuple[int, int] | None, batc
             if length is None or axis >= len(dims) or (axis and len(dims) != 4):
                 continue
             if dims[axis].HasField("dim_value") and dims[axis].dim_value != length:
-                said = f"{value.name} has {dims[axis].dim_value} on axis {axis}, not {length}"
-                raise NetbuildError(f"{path}: {said}: the file fixes it", hint="leave out --imgsz, --batch")
+                message = f"{value.name} has {dims[axis].dim_value} on axis {axis}, not {length}"
+                raise NetbuildError(f"{path}: {message}: the file fixes it", hint="leave out --imgsz, --batch")
             named |= {dims[axis].dim_param: length} if dims[axis].dim_param else {}
             dims[axis].dim_value = length
             used.add(axis)
