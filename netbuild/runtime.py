@@ -19,8 +19,9 @@ import numpy as np
 Array = Any  # numpy.ndarray
 
 GREY = 114  # of what no picture covers
-MOST = 30_000  # candidates of an image; suppression takes time and memory by their square
-SHOWN = 5  # guesses of a picture
+MAX_CANDIDATES = 30_000  # boxes of an image before suppression, whose time and memory grow with their square
+MAX_GUESSES = 5  # classes in the records of a classified picture
+NMS_OPTIONS = ("iou", "agnostic", "multi_label")  # fields of `Filter` that only suppression uses
 LEAST_STRIDE = 32  # of a letterboxed canvas
 MAX_PIXELS = 178_956_970  # of a picture: half a GiB as RGB
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -263,7 +264,7 @@ class Model:
         Raises:
             RunError: for one that has no effect on this file, or a wrong value.
         """
-        needless = {"iou", "agnostic", "multi_label"} if self.facts.one2one or self.facts.nms is not None else set()
+        needless = set(NMS_OPTIONS) if self.facts.one2one or self.facts.nms is not None else set()
         known = set(Filter.__dataclass_fields__) - needless if self.facts.task in BOXES else set()
         for name in given:
             if name not in known:
@@ -286,17 +287,18 @@ class Model:
         return chosen
 
     def numbers(self, wanted: str | Sequence[str | int]) -> tuple[int, ...]:
-        """Classes by number or name."""
+        """Return the numbers of classes that are given by number or name.
+
+        Raises:
+            RunError: for a class that does not exist.
+        """
         names = self.facts.names or ()
-        found = []
-        for text in (str(w).strip() for w in (wanted.split(",") if isinstance(wanted, str) else wanted)):
-            if text in names:
-                found.append(names.index(text))
-            elif text.isdecimal() and (not names or int(text) < len(names)):
-                found.append(int(text))
-            else:
+        numbers = []
+        for text, number in find_classes(wanted, names):
+            if number is None:
                 raise RunError(f"classes: there is no class '{text}'", hint=f"there is {', '.join(names[:20])}")
-        return tuple(found)
+            numbers.append(number)
+        return tuple(numbers)
 
     def pixels(self, picture: str | Path | Array) -> tuple[Array, str | None]:
         """A picture (H, W, C) with the channels that the file takes, and its path."""
@@ -384,7 +386,7 @@ class Model:
         """The five best classes of probabilities (nc,), best first."""
         if np.isnan(p).any():
             raise RunError(f"{self.path}: it gives no probabilities but NaN")
-        return [{**self.named(int(i)), "confidence": round(float(p[i]), 5)} for i in _descending(p)[:SHOWN]]
+        return [{**self.named(int(i)), "confidence": round(float(p[i]), 5)} for i in _descending(p)[:MAX_GUESSES]]
 
     def named(self, number: int) -> dict[str, Any]:
         """A class as a record has it."""
@@ -754,7 +756,7 @@ def candidates(image: Array, chosen: Filter, nc: int) -> Array:
         asked = np.isin(classes, chosen.classes)
         cells, classes = cells[asked], classes[asked]
     found = scores[cells, classes]
-    order = _descending(found)[:MOST]
+    order = _descending(found)[:MAX_CANDIDATES]
     cells, classes, found = cells[order], classes[order], found[order]
     return np.concatenate(
         (corners_of(boxes[cells]), found[:, None], classes[:, None], extra[cells]), 1, dtype=np.float32
@@ -980,6 +982,20 @@ def _rounded(values: Iterable[float]) -> list[float]:
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------
+
+
+def find_classes(wanted: str | Sequence[str | int], names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+    """Yield each class with its number, or None if it does not exist.
+
+    Args:
+        wanted: names and numbers, in a sequence or separated by commas; digits are a number unless a class's name.
+        names: names of all classes; without any, every number exists.
+    """
+    for text in (str(word).strip() for word in (wanted.split(",") if isinstance(wanted, str) else wanted)):
+        if text in names:
+            yield text, names.index(text)
+        else:
+            yield text, int(text) if text.isdecimal() and (not names or int(text) < len(names)) else None
 
 
 def likely(y: Array) -> bool:

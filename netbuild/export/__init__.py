@@ -21,7 +21,7 @@ from netbuild.grammar.checkpoint_header import is_checkpoint
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.system.files import check_parent
-from netbuild.tasks.base import refuse
+from netbuild.tasks.base import refuse_options
 from netbuild.weights.building import build_graph
 
 __all__ = ["Exported", "export"]
@@ -110,12 +110,14 @@ def _open(
     rows: list[tuple[str, Where | None]]
     if isinstance(file, Network):
         unused = {**opening, "imgsz": None, "seed": options.seed}  # imgsz is the size to export at
-        refuse({name: x for name, x in unused.items() if x not in (None, False, ())}, "on a network that is built")
+        refuse_options(
+            {name: x for name, x in unused.items() if x not in (None, False, ())}, "on a network that is built"
+        )
         network = copy.deepcopy(file).cpu().float()
         rows = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.card.rows)]
     else:
         if options.seed is not None and is_checkpoint(Path(file)):
-            refuse({"seed": options.seed}, "on a checkpoint")
+            refuse_options({"seed": options.seed}, "on a checkpoint")
         graph = open_graph(file, **opening)
         with seeded(options.seed):
             network = build_graph(graph).float()

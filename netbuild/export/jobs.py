@@ -94,7 +94,7 @@ def _suppression(network: Network, task: Task | None, thresholds: Mapping[str, A
         return None
     if task is None:
         raise NetbuildError(f"--nms has no effect for the head {type(network.model[-1]).__name__}", hint="leave it out")
-    return task.suppression(dict(thresholds))
+    return task.make_nms_filter(dict(thresholds))
 
 
 def _input_names(network: Network) -> list[str]:

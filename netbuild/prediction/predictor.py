@@ -25,7 +25,7 @@ from netbuild.prediction.sources import Shot, Source
 from netbuild.prediction.trackers import find as find_tracker
 from netbuild.system.devices import pick_device
 from netbuild.tasks import find as find_task
-from netbuild.tasks.base import FrameState, Task, View, refuse
+from netbuild.tasks.base import FrameState, Task, View, refuse_options
 from netbuild.weights.building import build_graph
 
 Unreadable = Callable[[Path, NetbuildError], None]
@@ -111,7 +111,7 @@ class Predictor:
         """Run the network on a batch and return the task's prediction for each image."""
         stacked = np.stack([item.pixels for item in batch]).transpose(0, 3, 1, 2)
         outputs = self.outputs(torch.from_numpy(np.ascontiguousarray(stacked)))
-        found = self.task.predictions(outputs, stacked.shape[2:], **self.options)
+        found = self.task.postprocess(outputs, stacked.shape[2:], **self.options)
         return [found[i] for i in range(len(batch))]
 
     def _result(self, item: "_Input", prediction: Any, state: FrameState | None) -> Result:
@@ -259,11 +259,11 @@ def _task_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
 def _open(model: str | Path | Network, device: str | None, code: Mapping[str, Any]) -> tuple[Network, tuple[int, int]]:
     """Return the network, and the height and width that it was trained on or made for."""
     if isinstance(model, Network):
-        refuse({} if device is None else {"device": device}, "on a network that is built: move it yourself")
+        refuse_options({} if device is None else {"device": device}, "on a network that is built: move it yourself")
         return model, model.card.imgsz
     if is_exported(model):
         effective = {"modules": code.get("modules"), "trusted": code.get("trusted") is True}
-        refuse({name: value for name, value in effective.items() if value}, "on an ONNX file")
+        refuse_options({name: value for name, value in effective.items() if value}, "on an ONNX file")
         exported = open_exported(model, device)
         return exported, exported.card.imgsz
     graph = open_graph(model, modules=code.get("modules", ()), trusted=code.get("trusted", False))
@@ -275,7 +275,7 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     """Return the height and width that pictures are fitted into."""
     letterbox = task.fitting == "letterbox"
     if rect is not None and not letterbox:
-        refuse({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
+        refuse_options({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
     if asked := expand_size(imgsz):
         return asked
     return (max(size),) * 2 if letterbox else size

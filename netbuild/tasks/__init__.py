@@ -1,4 +1,4 @@
-"""Tasks by name: what is learnt, how outputs are read, how they are scored. One small file each."""
+"""Tasks by name: loss, decoding and metric of a kind of network. One small file each."""
 
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +17,7 @@ TASKS: "Registry[Task]" = Registry(
         "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",
-        "obb": "netbuild.tasks.obb:TurnedTask",
+        "obb": "netbuild.tasks.obb:OrientedBoxTask",
         "semantic": "netbuild.tasks.maps:SemanticTask",
         "depth": "netbuild.tasks.maps:DepthTask",
     },
@@ -33,9 +33,9 @@ def task(cls: T) -> T:
 
 
 def find(name: str) -> type["Task"]:
-    """The class of a task: registered, built in, or offered by an installed package (group ``netbuild.tasks``).
+    """Return the class of a task: registered, built in, or of an installed package (group ``netbuild.tasks``).
 
     Raises:
-        NetbuildError: if there is none of this name, or the package's does not load.
+        NetbuildError: if there is no task of this name, or the package's class does not load.
     """
     return TASKS.get(name)

@@ -1,4 +1,4 @@
-"""Which cells answer for which objects: task-aligned assignment (TOOD, arXiv 2108.07755)."""
+"""Task-aligned assignment of objects to cells. TOOD, arXiv 2108.07755."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ EPS = 1e-9
 
 @dataclass(frozen=True)
 class Targets:
-    """The objects of a batch, image by image, filled up with zeros to the largest number G.
+    """The objects of a batch by image, padded with zeros to the largest number G of an image.
 
     Args:
-        boxes: (B, G, 4) corners in pixels; a box whose coordinates do not sum to more than 0 is filling.
-        classes: (B, G) numbers of classes.
-        rows: (B, G) the objects' places in the batch's lists; -1 for filling.
+        boxes: (B, G, 4) corners in pixels; a box whose coordinates do not sum to more than 0 is padding.
+        classes: (B, G) class numbers.
+        rows: (B, G) indices of the objects in the batch's lists; -1 for padding.
     """
 
     boxes: Tensor
@@ -26,20 +26,20 @@ class Targets:
 
     @property
     def valid(self) -> Tensor:
-        """(B, G) which are objects."""
+        """(B, G) whether an entry is an object, not padding."""
         return self.boxes.sum(-1) > 0
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The target of each of A cells.
+    """The targets of all A cells.
 
     Args:
-        boxes: (B, A, 4) corners in pixels; meaningless in the background.
+        boxes: (B, A, 4) corners in pixels; undefined in the background.
         scores: (B, A, nc) soft targets, zeros in the background.
-        foreground: (B, A) which cells answer for an object.
-        index: (B, A) the object, counted within its image; 0 in the background.
-        rows: (B, A) the object's place in the batch's lists; -1 in the background.
+        foreground: (B, A) whether an object is assigned to the cell.
+        index: (B, A) number of the object within its image; 0 in the background.
+        rows: (B, A) index of the object in the batch's lists; -1 in the background.
     """
 
     boxes: Tensor
@@ -53,29 +53,32 @@ class Assignment:
 class Assigner:
     """Task-aligned assignment: alignment t = score^alpha * max(CIoU, 0)^beta of a cell with an object.
 
-    Each object picks the ``topk`` cells of largest t among those whose centre lies inside it; a cell that several
-    picked goes to the object it overlaps most; ``topk2`` (if another number) of the remaining are kept.
+    Each object selects the ``topk`` cells of largest t among those whose centre lies inside it. A cell that several
+    objects selected goes to the one it overlaps most. Of the cells that remain, the best ``topk2`` are assigned.
 
     Args:
-        topk: cells that an object may pick.
-        topk2: cells that it may keep; ``topk`` unless given.
-        floor: pixels; a shorter side counts as this long when centres inside are sought, or small objects get none.
+        topk: number of cells that an object may select.
+        topk2: number of cells that are assigned to an object; ``topk`` unless given.
+        min_side: pixels; shorter sides of an object are lengthened to this when centres inside are sought, so that
+            small objects get cells, too.
+        alpha: exponent of the score.
+        beta: exponent of the overlap.
     """
 
     topk: int = 10
     topk2: int | None = None
-    floor: float = 0.0
+    min_side: float = 0.0
     alpha: float = 0.5
     beta: float = 6.0
 
     @torch.no_grad()
     def __call__(self, scores: Tensor, boxes: Tensor, points: Tensor, targets: Targets) -> Assignment:
-        """Assign cells to objects.
+        """Assign objects to cells.
 
         Args:
             scores: (B, A, nc) predicted probabilities.
             boxes: (B, A, 4) predicted corners in pixels.
-            points: (A, 2) centres of the cells, x and y in pixels.
+            points: (A, 2) x and y of the cells' centres in pixels.
             targets: the objects.
         """
         if targets.boxes.shape[1] == 0:
@@ -86,29 +89,31 @@ class Assigner:
                 torch.zeros_like(scores[..., 0], dtype=torch.long),
                 torch.full_like(scores[..., 0], -1, dtype=torch.long),
             )
-        candidates = self.candidates(points, targets)
-        overlap, align = self.alignment(scores, boxes, targets, candidates)
-        picked = top(align, self.topk) & candidates
-        picked = settle(picked, overlap)
+        candidates = self.find_candidates(points, targets)
+        overlap, align = self.compute_alignment(scores, boxes, targets, candidates)
+        selected = mask_top(align, self.topk) & candidates
+        selected = resolve_conflicts(selected, overlap)
         if self.topk2 not in (None, self.topk):
-            picked &= top(align * picked, self.topk2)
-        return soften(picked, overlap, align, targets, scores.shape[2])
+            selected &= mask_top(align * selected, self.topk2)
+        return make_assignment(selected, overlap, align, targets, scores.shape[2])
 
-    def candidates(self, points: Tensor, targets: Targets) -> Tensor:
-        """(B, G, A) whether a cell's centre is strictly inside an object."""
+    def find_candidates(self, points: Tensor, targets: Targets) -> Tensor:
+        """Return whether each cell's centre is strictly inside each object: (B, G, A)."""
         low, high = targets.boxes.chunk(2, -1)
-        middle, reach = (low + high) / 2, (high - low).clamp(min=self.floor) / 2
-        long = high - low >= self.floor  # only short sides change, others must not even be rounded
+        middle, reach = (low + high) / 2, (high - low).clamp(min=self.min_side) / 2
+        long = high - low >= self.min_side  # long sides are left as they are: even rounding could change the result
         low, high = torch.where(long, low, middle - reach), torch.where(long, high, middle + reach)
         inside = torch.ones(1, 1, 1, dtype=torch.bool, device=points.device)
-        for axis in range(2):  # margins of one axis at a time: (B, G, A, 4) would be the largest tensor of training
+        for axis in range(2):  # one axis at a time, because (B, G, A, 4) would be the largest tensor of training
             inside = inside & (points[:, axis] - low[..., axis, None] > EPS)
             inside &= high[..., axis, None] - points[:, axis] > EPS
         return inside & targets.valid[..., None]
 
-    def alignment(self, scores: Tensor, boxes: Tensor, targets: Targets, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Overlap u and alignment t, both (B, G, A), zero where a cell is no candidate."""
-        b, g, a = candidates.nonzero(as_tuple=True)  # few of all pairs
+    def compute_alignment(
+        self, scores: Tensor, boxes: Tensor, targets: Targets, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute overlap u and alignment t of each object with each cell, both (B, G, A), zero outside candidates."""
+        b, g, a = candidates.nonzero(as_tuple=True)  # a small part of all pairs
         u = ciou(targets.boxes[b, g], boxes[b, a]).clamp(min=0)
         t = scores[b, a, targets.classes[b, g]].pow(self.alpha) * u.pow(self.beta)
         overlap, align = (x.new_zeros(candidates.shape) for x in (u, t))
@@ -116,40 +121,44 @@ class Assigner:
         return overlap, align
 
 
-def top(values: Tensor, k: int | None) -> Tensor:
-    """Which of the values (..., A) are among the k largest of their row."""
+def mask_top(values: Tensor, k: int | None) -> Tensor:
+    """Return which of the values (..., A) are among the k largest of their row."""
     best = values.topk(min(k or 0, values.shape[-1])).indices
     return torch.zeros_like(values, dtype=torch.bool).scatter_(-1, best, True)
 
 
-def settle(picked: Tensor, overlap: Tensor) -> Tensor:
-    """Give a cell that several objects picked to that of the image's which it overlaps most, the first of equals."""
-    best = torch.zeros_like(picked).scatter_(1, overlap.argmax(1, keepdim=True), True)
-    return torch.where(picked.sum(1, keepdim=True) > 1, best, picked)
+def resolve_conflicts(selected: Tensor, overlap: Tensor) -> Tensor:
+    """Leave each cell that several objects selected to the object of the image that it overlaps most."""
+    best = torch.zeros_like(selected).scatter_(1, overlap.argmax(1, keepdim=True), True)
+    return torch.where(selected.sum(1, keepdim=True) > 1, best, selected)
 
 
-def soften(picked: Tensor, overlap: Tensor, align: Tensor, targets: Targets, nc: int) -> Assignment:
-    """Targets of the cells; a score is the alignment, scaled so that an object's best equals its largest overlap."""
-    align, overlap = align * picked, overlap * picked
-    tau = align * overlap.amax(2, keepdim=True) / (align.amax(2, keepdim=True) + EPS)
-    index, foreground = picked.int().argmax(1), picked.any(1)
+def make_assignment(selected: Tensor, overlap: Tensor, align: Tensor, targets: Targets, nc: int) -> Assignment:
+    """Collect the targets of the cells.
+
+    A cell's score is its alignment, scaled so that the best cell of an object gets the object's largest overlap.
+    """
+    align, overlap = align * selected, overlap * selected
+    scaled = align * overlap.amax(2, keepdim=True) / (align.amax(2, keepdim=True) + EPS)
+    index, foreground = selected.int().argmax(1), selected.any(1)
     classes = targets.classes.gather(1, index)
-    scores = tau.new_zeros(*classes.shape, nc).scatter_(2, classes[..., None], (tau.amax(1) * foreground)[..., None])
+    values = (scaled.amax(1) * foreground)[..., None]
+    scores = scaled.new_zeros(*classes.shape, nc).scatter_(2, classes[..., None], values)
     boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     rows = targets.rows.gather(1, index).where(foreground, -1)
     return Assignment(boxes, scores, foreground, index, rows)
 
 
-def pad(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Targets:
-    """Lists of a whole batch's objects as `Targets`: boxes (M, 4), classes (M,), number of the image (M,)."""
+def pad_targets(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Targets:
+    """Arrange a batch's objects by image: boxes (M, 4), classes (M,) and the number of each one's image (M,)."""
     order = index.argsort(stable=True)
     counts = index.bincount(minlength=batch)
     image = index[order]
-    place = torch.arange(len(order), device=index.device) - (counts.cumsum(0) - counts)[image]
+    column = torch.arange(len(order), device=index.device) - (counts.cumsum(0) - counts)[image]
     rows = index.new_full((batch, int(counts.max()) if len(order) else 0), -1)
-    rows[image, place] = order
-    filled = rows >= 0
+    rows[image, column] = order
+    valid = rows >= 0
     if not len(order):
         return Targets(boxes.new_zeros(batch, 0, 4), classes.new_zeros(batch, 0), rows)
-    at = rows.clamp(min=0)
-    return Targets(boxes[at] * filled[..., None], classes[at] * filled, rows)
+    found = rows.clamp(min=0)
+    return Targets(boxes[found] * valid[..., None], classes[found] * valid, rows)

@@ -1,4 +1,4 @@
-"""Reconstruction: the network gives back the picture that it sees, through less room than the picture takes."""
+"""Reconstruction: an autoencoder returns the picture that it gets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from netbuild.costs.outputs import first_tensor
 from netbuild.drawing.annotated import Drawing, Image
-from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, picture
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, to_picture
 
 
 class AutoencodeTask(Task):
-    """Mean squared error between picture and output, both from 0 to 1. A batch needs "images" alone."""
+    """Mean squared error between picture and output, both from 0 to 1.
+
+    A batch has "images" alone: they are the targets.
+    """
 
     name = "autoencode"
     embedded = "digits"
@@ -23,59 +26,59 @@ class AutoencodeTask(Task):
     saves = ("pictures", "json")
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """Mean over pixels, channels and batch."""
-        total = F.mse_loss(_picture(outputs).float(), truth(batch))
+        """Return the mean over pixels, channels and batch."""
+        total = F.mse_loss(_find_output(outputs).float(), read_images(batch))
         return total, {"mse": total.detach()}
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
-        """Pictures (B, C, H, W) from 0 to 1."""
-        return _picture(outputs).detach().float().clamp(0, 1)
+        """Return pictures (B, C, H, W) from 0 to 1."""
+        return _find_output(outputs).detach().float().clamp(0, 1)
 
     def metric(self) -> "ReconstructionMetric":
-        """Peak signal-to-noise ratio."""
+        """Return a metric of the peak signal-to-noise ratio."""
         return ReconstructionMetric()
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
-        """None: a picture is all that is found."""
+        """Return no records: the prediction is only a picture."""
         return []
 
     def line(self, records: Sequence[Record]) -> str:
-        """What there is to see."""
+        """Return a constant word, as there are no records."""
         return "reconstructed"
 
     def draw(self, image: Image, prediction: Tensor, records: Sequence[Record]) -> Drawing:
-        """The picture as it is given back, in the network's size."""
-        return Drawing(picture(prediction))
+        """Return the reconstructed picture, in the network's size."""
+        return Drawing(to_picture(prediction))
 
 
 class ReconstructionMetric(Metric):
-    """Peak signal-to-noise ratio in decibels, the mean over pictures; at most 100, for one given back exactly."""
+    """Peak signal-to-noise ratio in decibels, mean over pictures; at most 100, for an exact reconstruction."""
 
-    lists = ("found",)
+    lists = ("ratios",)
 
     def __init__(self) -> None:
-        self.found: list[float] = []
+        self.ratios: list[float] = []
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
-        """Add a batch of pictures."""
-        error = (predictions - truth(batch)).square().flatten(1).mean(1).double().cpu()
-        self.found += (-10 * error.clamp(min=1e-10).log10()).tolist()
+        """Add the ratio of each picture of a batch."""
+        error = (predictions - read_images(batch)).square().flatten(1).mean(1).double().cpu()
+        self.ratios += (-10 * error.clamp(min=1e-10).log10()).tolist()
 
     def result(self) -> dict[str, float]:
-        """The ratio; as fitness, too."""
-        mean = float(torch.tensor(self.found, dtype=torch.float64).mean()) if self.found else 0.0
+        """Return the mean ratio, also as fitness."""
+        mean = float(torch.tensor(self.ratios, dtype=torch.float64).mean()) if self.ratios else 0.0
         return {"psnr": mean, "fitness": mean}
 
 
-def truth(batch: Batch) -> Tensor:
-    """The pictures of a batch as numbers from 0 to 1."""
+def read_images(batch: Batch) -> Tensor:
+    """Return the images of a batch as floats from 0 to 1."""
     images: Tensor = batch["images"]
     return images.float() / 255 if images.dtype is torch.uint8 else images.float()
 
 
-def _picture(outputs: Any) -> Tensor:
+def _find_output(outputs: Any) -> Tensor:
     found = first_tensor(outputs)
-    assert found is not None, "the network gives no tensor"
+    assert found is not None, "the network has no tensor among its outputs"
     return found

@@ -1,4 +1,4 @@
-"""What a task is to those who train, validate and predict: they know none of its insides."""
+"""The base classes of tasks and metrics: all that training, validation and prediction know of a task."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -21,50 +21,53 @@ from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 
-Batch = Mapping[str, Any]  # "images" (B, C, H, W), and what the task's own docstring names
-Losses = tuple[Tensor, dict[str, Tensor]]
-Record = dict[str, Any]  # one thing that is found in a picture, as JSON data
+Batch = Mapping[str, Any]  # "images" (B, C, H, W), and the keys that the task's class docstring lists
+Losses = tuple[Tensor, dict[str, Tensor]]  # the value to minimise, and its terms by name without gradient
+Record = dict[str, Any]  # one finding in a picture (a box, a class, a value), as JSON data
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture as it is, upright, and where it lies in what the network saw of it.
+    """A picture in its original size, and its placement in the network's input.
 
     Args:
-        image: (H, W, 3), RGB.
-        place: the way from the network's pixels back to the picture's.
+        image: (H, W, 3), RGB, upright.
+        letterbox: maps coordinates of the network's input back to pixels of the picture.
     """
 
     image: Image
-    place: Letterbox
+    letterbox: Letterbox
 
 
 class FrameState(Protocol):
     """State that prediction carries through the frames of one video, such as a tracker."""
 
     def update(self, records: list[Record], view: View) -> list[Record]:
-        """Take the records of the next frame, in the order of the video, and return those of the result."""
+        """Return the records of the next frame, changed by what the state knows of the earlier ones.
+
+        Called once per frame, in the order of the video.
+        """
 
 
-def class_weights(counts: Tensor, power: float) -> Tensor:
-    """Factors count^-power, 1 on average, from the number of objects of each class; an unseen class gets the mean."""
+def compute_class_weights(counts: Tensor, power: float) -> Tensor:
+    """Compute a weight count^-power for each class, scaled to a mean of 1; a class without objects gets the mean."""
     seen = counts > 0
     weights = counts.clamp(min=1).double().pow(-power)
     weights[~seen] = weights[seen].mean() if seen.any() else 1.0
     return (weights / weights.mean()).float()
 
 
-def class_counts(samples: Sequence[Sample], nc: int) -> Tensor:
-    """(nc,) the number of objects, or of pictures, of each class."""
+def count_classes(samples: Sequence[Sample], nc: int) -> Tensor:
+    """Count the objects of each class, or its pictures where samples have labels: (nc,)."""
     found = [sample.boxes[:, 0] if sample.boxes is not None else [sample.label or 0] for sample in samples]
     return torch.bincount(torch.tensor([int(c) for classes in found for c in classes]), minlength=nc)
 
 
 class Metric(ABC):
-    """A score over a data set, fed batch by batch.
+    """A measure of a whole data set, updated batch by batch.
 
-    To be merged from several processes it names its attributes: ``lists`` with an entry a picture, in the order of
-    `update`, and ``counts``, numbers or arrays to be added up.
+    To merge the metrics of several processes, a subclass names its attributes: ``lists`` are lists with one entry per
+    picture, in the order of `update`; ``counts`` are numbers or arrays that are summed.
     """
 
     lists: tuple[str, ...] = ()
@@ -72,32 +75,37 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, predictions: Any, batch: Batch) -> None:
-        """Add what `Task.decode` made of a batch, and the truth."""
+        """Add a batch.
+
+        Args:
+            predictions: the return value of `Task.decode`.
+            batch: the batch with its targets.
+        """
 
     @abstractmethod
     def result(self) -> dict[str, float]:
-        """Figures by name; "fitness", the larger the better, is the one by which weights are chosen."""
+        """Return the measures by name; "fitness" (larger is better) selects the best epoch."""
 
     def classes(self) -> list[dict[str, Any]]:
-        """A row of figures for each class, where there are classes."""
+        """Return one row of measures per class; empty for a metric without classes."""
         return []
 
     def plots(self) -> dict[str, Callable[[], Any]]:
-        """Charts by the name of their file: what makes each, a figure of `netbuild.drawing.charts`."""
+        """Return functions that draw charts (figures of `netbuild.drawing.charts`), by the name of the chart's file."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What was added so far, as data."""
+        """Return all that was added so far, as data that another process can `merge`."""
         return {name: getattr(self, name) for name in (*self.lists, *self.counts)}
 
-    def merge(self, states: Sequence[Mapping[str, Any]], places: Sequence[Sequence[int]]) -> None:
-        """Have what several have; then all is as if this one had been fed with everything, in order.
+    def merge(self, states: Sequence[Mapping[str, Any]], indices: Sequence[Sequence[int]]) -> None:
+        """Replace the state by that of several processes, as if this metric had been given all pictures in order.
 
         Args:
-            states: of each.
-            places: of each, the numbers of its pictures.
+            states: the `state` of each process.
+            indices: for each process, the indices of its pictures in the data set.
         """
-        order = [place for some in places for place in some]
+        order = [index for of_process in indices for index in of_process]
         for name in self.lists:
             entries = [entry for state in states for entry in state[name]]
             setattr(self, name, [e for _, e in sorted(zip(order, entries, strict=True), key=lambda pair: pair[0])])
@@ -105,6 +113,7 @@ class Metric(ABC):
             setattr(self, name, sum(state[name] for state in states))
 
 
+# Returns what a loss is divided by: the mean over all ranks of the batch's total, at least the second argument.
 Normaliser = Callable[[Tensor, float], Tensor]
 
 
@@ -114,54 +123,76 @@ def local_normaliser(total: Tensor, least: float) -> Tensor:
 
 
 class Task(ABC):
-    """What is learnt from a head's outputs and how they are read.
+    """The loss of a head's outputs, their decoding to predictions, and the metric of these.
 
-    ``fitting`` is how a picture is brought to the network's size when it predicts, a name in
-    `netbuild.data.fitting.FITTINGS`; ``saves`` are the forms in which predictions can be kept, the usual one first.
+    Every attribute but ``name`` has a default that suits most tasks.
 
     Args:
         head: the network's last module.
         names: names of the classes.
+
+    Attributes:
+        name: the name that a network's file gives in ``task:``.
+        trainable: whether the task has a loss and a metric.
+        embedded: name of the embedded data set that is used if the user names no data.
+        learns_from: kinds of data sets (`Dataset.task`) that the task can learn from; empty for all.
+        counts_classes: whether the network must have as many classes as the data set.
+        measures: the metric's measures that progress and tables show, the main one first.
+        unused_settings: settings without effect for this task; a run that sets one is refused.
+        head_methods: methods that a module class must have to state this task.
+        target_kinds: kinds of targets by their names in a batch; empty if each sample has one class instead.
+        fitting: how a picture is fitted to the input size for prediction, a key of `netbuild.data.fitting.FITTINGS`.
+        saves: the forms in which predictions can be saved, the default first.
+        record_fields: which of "box", "corners", "mask" and "keypoints" each record has.
+        gives_probabilities: whether `decode` returns class probabilities (nc,) for each image.
+        draw_confidence: pictures drawn during validation show the records above this confidence.
+        networks: names of further networks that are trained together with the run's own.
+        learner: the `netbuild.training.learners.Learner` that trains on a batch; None for the usual one.
+        summed: whether the loss is a sum over the batch, not a mean.
+        normaliser: returns what the loss is divided by; a run of several processes replaces it.
     """
 
     name: str
     trainable: ClassVar[bool] = True
-    embedded: ClassVar[str] = ""  # the embedded data set that is learnt where no data is named
-    learns_from: ClassVar[tuple[str, ...]] = ()  # kinds of data sets (`Dataset.task`) that it learns from; empty: all
-    counts_classes: ClassVar[bool] = True  # whether the network must have as many classes as the data set
-    measures: ClassVar[tuple[str, ...]] = ()  # what tables and progress show of the metric, the main measure first
-    # Settings that have no effect for the task: giving one is an error.
+    embedded: ClassVar[str] = ""
+    learns_from: ClassVar[tuple[str, ...]] = ()
+    counts_classes: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ()
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
-    head_methods: ClassVar[tuple[str, ...]] = ()  # methods that a module class must have to state this task
-    # The kinds of targets that it learns from, by their names in a scene; empty: each sample has one class.
+    head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: ClassVar[str] = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
-    record_fields: ClassVar[tuple[str, ...]] = ()  # which of "box", "corners", "mask", "keypoints" each record has
-    gives_probabilities: ClassVar[bool] = False  # whether `decode` gives the probabilities (nc,) of an image's classes
-    shown: ClassVar[float] = 0.0  # confidence above which pictures of validation show what is found
-    networks: ClassVar[tuple[str, ...]] = ()  # further networks that learn beside the run's own, by name
-    learner: ClassVar[type[Any] | None] = None  # how a batch is learnt, a `netbuild.training.learners.Learner`
-    summed = False  # whether the loss grows with the batch, rather than being a mean over it
-    normaliser: Normaliser = staticmethod(local_normaliser)  # replaced in a run of several processes
+    record_fields: ClassVar[tuple[str, ...]] = ()
+    gives_probabilities: ClassVar[bool] = False
+    draw_confidence: ClassVar[float] = 0.0
+    networks: ClassVar[tuple[str, ...]] = ()
+    learner: ClassVar[type[Any] | None] = None
+    summed = False
+    normaliser: Normaliser = staticmethod(local_normaliser)
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         self.head, self.names = head, names
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """What is to be minimised, and its parts by name, without gradient; the outputs are those of training."""
+        """Return the value to minimise, and its terms by name without gradient.
 
-    # -- training: what a run must know of the task ----------------------------------------------------------------
+        Args:
+            outputs: the head's outputs in training mode.
+            batch: the images with their targets.
+        """
+
+    # -- training -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
-        """The task's own keywords of ``__init__``, from the settings of a run and its training samples."""
+        """Return further keywords of ``__init__`` for a run with these settings and training samples."""
         return {}
 
     @classmethod
     def default_rate(cls, nc: int) -> float | None:
-        """The learning rate of a short run by AdamW, if the task has one of its own for so many classes."""
+        """Return the learning rate for a short run by AdamW with ``nc`` classes; None for the optimiser's default."""
         return None
 
     def inputs(self, batch: Batch) -> list[Tensor]:
@@ -173,136 +204,145 @@ class Task(ABC):
         return [value.float() / 255 if value.dtype is torch.uint8 else value for value in values]
 
     def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
-        """Samples of a split as the network sees them, and the function that makes batches of them."""
+        """Return the source of augmented samples of a split, and the function that collates them into a batch."""
         if self.target_kinds:
             return feed_scenes(samples, feeding, self.target_kinds, self.stride)
         return feed_labels(samples, feeding)
 
     @classmethod
     def decode_options(cls, settings: Settings) -> dict[str, Any]:
-        """The options of `decode` in validation."""
+        """Return the options of `decode` for validation."""
         return {}
 
-    def check_loss(self) -> None:  # noqa: B027  most tasks learn all heads that they read
-        """Refuse a head that can be read and not learnt.
+    def check_loss(self) -> None:  # noqa: B027  most tasks can train every head that they decode
+        """Check that the head can be trained, not only decoded.
 
         Raises:
-            NetbuildError: for such a one.
+            NetbuildError: if it cannot.
         """
 
     def targets(self, batch: Batch) -> dict[str, Any]:
-        """Return what rows get in training whose forward has a parameter ``targets``: all of a batch but its inputs."""
+        """Return the ``targets`` for rows whose forward has a parameter of this name: the batch without its inputs."""
         return {name: value for name, value in batch.items() if name not in ("images", "inputs")}
 
-    def least(self, outputs: Any, batch: Batch) -> float:
-        """What no network's loss could be less than, given these targets: soft ones leave their entropy."""
+    def lower_bound(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any outputs could reach for these targets.
+
+        It is 0 unless the targets are soft: then their entropy remains.
+        """
         return 0.0
 
-    def placed(self, outputs: Any, canvas: Sequence[int]) -> Any:
-        """Outputs of eval with all lengths in pixels of the images, whose height and width are ``canvas``.
+    def scale_to_pixels(self, outputs: Any, size: Sequence[int]) -> Any:
+        """Return the head's outputs in eval with all lengths in pixels of its input, as `decode` takes them.
 
-        Heads give them so, as a rule. What this returns is what `decode` takes.
+        Most heads return pixels already. ``size`` is the input's height and width.
         """
         return outputs
 
     def read_exported(self, outputs: Sequence[Tensor]) -> Any:
-        """Return the output tensors of an exported file in the form of the head's outputs in eval."""
+        """Arrange the output tensors of an exported file like the head's outputs in eval."""
         return read_exported(outputs)
 
-    def predictions(self, outputs: Any, canvas: Sequence[int], **options: Any) -> Any:
-        """Predictions in terms of the images, whose height and width are ``canvas``, from a head's outputs of eval."""
-        return self.decode(self.placed(outputs, canvas), **options)
+    def postprocess(self, outputs: Any, size: Sequence[int], **options: Any) -> Any:
+        """Decode the head's outputs in eval for an input of this height and width: `scale_to_pixels`, then `decode`."""
+        return self.decode(self.scale_to_pixels(outputs, size), **options)
 
     @abstractmethod
     def decode(self, outputs: Any, **options: Any) -> Any:
-        """Predictions in terms of the input image; the outputs are those of eval."""
+        """Return a sequence with the prediction of each image, in pixels of the network's input.
+
+        Args:
+            outputs: the head's outputs in eval, lengths in pixels.
+            options: those of `decode_options` in validation, those of `options` in prediction.
+        """
 
     @abstractmethod
     def metric(self) -> Metric:
-        """A new score."""
+        """Return a new, empty metric."""
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
-        """The batch's picture ``i`` with what is true of it; the plain picture unless a task has more to show."""
-        return Drawing(picture(batch["images"][i]))
+        """Draw the batch's picture ``i`` with its targets; by default the picture alone."""
+        return Drawing(to_picture(batch["images"][i]))
 
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
-        """Told after each epoch, and when training is resumed: how many are finished, of how many."""
+        """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
 
-    # -- prediction: of what `decode` gives, [i] is that of the batch's image i ---------------------------------------
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """The shape of the values that follow each box's classes, as the head states it: (17, 3) for 17 keypoints."""
+        """The shape of the values that follow each box's classes, e.g. (17, 3) for 17 keypoints; see `Head.extra`."""
         return traits(self.head).extra
 
     @property
     def stride(self) -> int:
-        """What both sides of a letterboxed picture must be multiples of, in pixels."""
+        """The number of pixels that both sides of a letterboxed picture must be a multiple of."""
         return 32
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of `decode` for prediction, from those that a user gave by name; none is passed over in silence.
+        """Check the options that a user gave for prediction and return them as keywords of `decode`.
 
         Raises:
-            NetbuildError: for one that this task or head has not, or a value that it cannot have.
+            NetbuildError: for an option without effect for this task or head, or a value out of range.
         """
-        return refuse(given, f"for the task '{self.name}'")
+        return refuse_options(given, f"for the task '{self.name}'")
 
-    def suppression(self, given: Mapping[str, Any]) -> Any:
-        """The `netbuild.tasks.nms.Filter` that an exported file applies by itself.
+    def make_nms_filter(self, given: Mapping[str, Any]) -> Any:
+        """Return the `netbuild.tasks.nms.Filter` of these options, for a file with suppression inside.
 
         Raises:
-            NetbuildError: for a task or head that has none.
+            NetbuildError: for a task or head without suppression.
         """
         raise NetbuildError(
             f"--nms has no effect for the task '{self.name}': nothing is suppressed", hint="leave it out"
         )
 
     def records(self, prediction: Any, view: View) -> list[Record]:
-        """A picture's prediction as JSON data, in terms of the picture as it is.
+        """Convert a picture's prediction to JSON data, in pixels of the original picture.
 
         Raises:
-            NetbuildError: if the task does not say how.
+            NetbuildError: if the prediction is no tensor and the task does not override this.
         """
         if not isinstance(prediction, Tensor):
-            raise NetbuildError(f"the task '{self.name}' does not say what its predictions are as data: Task.records")
+            hint = "implement Task.records in the task"
+            raise NetbuildError(f"the task '{self.name}' cannot convert its predictions to records", hint=hint)
         return [{"value": prediction.tolist()}]
 
     def line(self, records: Sequence[Record]) -> str:
-        """What is found in a picture, in a few words."""
+        """Summarise the records of a picture in a few words."""
         ordered = sorted((record for record in records if "name" in record), key=lambda record: record["class"])
         counts = Counter(str(record["name"]) for record in ordered)
         values = [shorten(record["value"]) for record in records if "value" in record]
         return ", ".join([*(f"{count} {name}" for name, count in counts.items()), *values]) or "nothing"
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
-        """Lines of a picture's text file; the size is the picture's height and width."""
+        """Return the lines of a picture's label file; ``size`` is the picture's height and width."""
         return []
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """The picture with what was found in it; ``image`` itself stays as it is."""
+        """Draw the records into a copy of the picture."""
         return Drawing(image)
 
     def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
-        """Parts of the picture, each with the name of its class."""
+        """Cut out the objects: (class name, part of the picture) for each."""
         return []
 
     def frame_state(self) -> FrameState | None:
-        """Return new state for the frames of a video, None if every frame is predicted for itself."""
+        """Return new state for the frames of one video; None if the frames are independent."""
         return None
 
     def class_name(self, number: int) -> str:
-        """The name of a class; its number where it has none."""
+        """Return the name of a class, or its number if it has no name."""
         return self.names[number] if self.names and number < len(self.names) else str(number)
 
 
-class ReadTask(Task):
-    """A task whose predictions are read, told and shown, and which netbuild does not learn."""
+class PredictOnlyTask(Task):
+    """A task that decodes the outputs of trained heads; it has neither loss nor metric."""
 
     trainable = False
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """None.
+        """Refuse training.
 
         Raises:
             NetbuildError: always.
@@ -310,34 +350,38 @@ class ReadTask(Task):
         raise NetbuildError(f"the task '{self.name}' cannot be trained yet: it has no loss")
 
     def metric(self) -> Metric:
-        """None.
+        """Refuse validation.
 
         Raises:
             NetbuildError: always.
         """
-        raise NetbuildError(f"the task '{self.name}' cannot be scored yet: it has no metric")
+        raise NetbuildError(f"the task '{self.name}' cannot be validated yet: it has no metric")
 
 
 def read_exported(outputs: Sequence[Tensor]) -> Any:
-    """Return a single tensor for a file with one output, a tuple for one with several."""
+    """Return the tensor of a file with one output, a tuple for one with several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def refuse(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Nothing, if nothing is given.
+def refuse_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check that no option is given, and return an empty dict.
+
+    Args:
+        given: options by name.
+        where: end of the message: "... has no effect <where>".
 
     Raises:
-        NetbuildError: for the first option that is.
+        NetbuildError: for the first option.
     """
     for name in given:
         raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
     return {}
 
 
-def picture(image: Tensor) -> Image:
-    """An image of a batch (C, H, W), numbers from 0 to 1 or bytes, for people: (H, W, 3) in bytes.
+def to_picture(image: Tensor) -> Image:
+    """Convert an image of a batch (C, H, W), floats from 0 to 1 or bytes, to an RGB picture (H, W, 3) of bytes.
 
-    One channel is grey; of more than three the first three are shown.
+    One channel becomes grey; of more than three channels the first three are used.
     """
     values = image.detach().cpu()
     if values.is_floating_point():

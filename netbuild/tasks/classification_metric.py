@@ -1,4 +1,4 @@
-"""The score of a classifier: top-1 and top-5 accuracy, and the confusion matrix."""
+"""The metric of classifiers: top-1 and top-5 accuracy, and the confusion matrix."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from netbuild.tasks.detection_metric import Ints
 
 
 class ClassificationMetric(Metric):
-    """Top-1 and top-5 accuracy, and which classes are taken for which.
+    """Top-1 and top-5 accuracy, and the confusion matrix.
 
     Args:
         names: names of the classes.
@@ -29,40 +29,32 @@ class ClassificationMetric(Metric):
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Add a batch: probabilities or logits (B, nc), and "classes" (B,)."""
         true = batch["classes"].detach().cpu().view(-1).long()
-        order = predictions.detach().cpu().topk(min(5, predictions.shape[1])).indices
-        right = order == true[:, None]
-        self.top1 += int(right[:, 0].sum())
-        self.top5 += int(right.any(1).sum())
+        best = predictions.detach().cpu().topk(min(5, predictions.shape[1])).indices
+        hits = best == true[:, None]
+        self.top1 += int(hits[:, 0].sum())
+        self.top5 += int(hits.any(1).sum())
         self.count += len(true)
-        np.add.at(self.matrix, (order[:, 0].numpy(), true.numpy()), 1)
+        np.add.at(self.matrix, (best[:, 0].numpy(), true.numpy()), 1)
 
     def result(self) -> dict[str, float]:
-        """Accuracies, and their mean as fitness."""
+        """Return both accuracies, and their mean as fitness."""
         top1, top5 = (n / max(self.count, 1) for n in (self.top1, self.top5))
         return {"top1": top1, "top5": top5, "fitness": (top1 + top5) / 2}
 
     def classes(self) -> list[dict[str, Any]]:
-        """Of each class that has images: their number, and the precision and recall of the first guess."""
+        """Return for each class with images: their number, and precision and recall of the likeliest class."""
         table = []
         for i, name in enumerate(self.names):
-            right, images, guesses = (
-                int(x) for x in (self.matrix[i, i], self.matrix[:, i].sum(), self.matrix[i].sum())
-            )
+            hits, images, predicted = int(self.matrix[i, i]), int(self.matrix[:, i].sum()), int(self.matrix[i].sum())
             if images:
-                table.append(
-                    {
-                        "class": name,
-                        "images": images,
-                        "precision": right / max(guesses, 1),
-                        "recall": right / images,
-                    }
-                )
+                precision, recall = hits / max(predicted, 1), hits / images
+                table.append({"class": name, "images": images, "precision": precision, "recall": recall})
         return table
 
     def confusion(self) -> Ints:
-        """(nc, nc) counts, row: predicted class, column: true class."""
+        """Return counts (nc, nc) by predicted class (row) and true class (column)."""
         return self.matrix.copy()
 
     def plots(self) -> dict[str, Callable[[], Any]]:
-        """The confusion matrix."""
+        """Return the chart of the confusion matrix."""
         return {"confusion": partial(charts.plot_confusion, self.confusion(), self.names)}

@@ -1,4 +1,4 @@
-"""Classification: one label for an image."""
+"""Classification: one class for each image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.settings import Settings
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, class_counts, class_weights, picture
+from netbuild.tasks.base import Batch, Losses, Record, Task, View, compute_class_weights, count_classes, to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
-
-SHOWN = 5  # guesses of a picture
 
 
 class ClassifyTask(Task):
-    """Cross-entropy. A batch has "classes" (B,), or (B, nc) probabilities where images are mixed.
+    """Cross-entropy of class logits.
+
+    A batch has "classes" (B,), or probabilities (B, nc) if images are mixed (MixUp, CutMix).
 
     Args:
         head: the network's last module; only its outputs are used.
         names: names of the classes.
-        smoothing: share of the target that is spread over all classes (arXiv 1512.00567).
+        smoothing: share of the target that label smoothing spreads over all classes (arXiv 1512.00567).
         class_weights: (nc,) factors of the classes.
     """
 
@@ -48,37 +48,37 @@ class ClassifyTask(Task):
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
-        """Label smoothing, and the weights of the classes where they are asked for."""
+        """Return label smoothing, and the weights of the classes if the settings ask for them."""
         power = settings.class_weights
-        weights = {"class_weights": class_weights(class_counts(samples, nc), power)} if power else {}
+        weights = {"class_weights": compute_class_weights(count_classes(samples, nc), power)} if power else {}
         return {"smoothing": settings.label_smoothing, **weights}
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """Mean over the batch; of several outputs the last are the logits (B, nc), those of eval too."""
-        logits, target = self.read(outputs, batch)
+        """Return the mean cross-entropy; if the head has several outputs, the last is the logits (B, nc)."""
+        logits, target = self.read_targets(outputs, batch)
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         total = F.cross_entropy(logits, target, weights, label_smoothing=self.smoothing)
         return total, {"cls": total.detach()}
 
-    def read(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (B, nc), and classes (B,) or their probabilities (B, nc)."""
+    def read_targets(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, nc), and the targets: classes (B,) or probabilities (B, nc)."""
         logits = _logits(outputs).float()
         target = batch["classes"].to(logits.device)
         return logits, target.view(-1).long() if target.ndim == 1 or target.shape != logits.shape else target
 
-    def least(self, outputs: Any, batch: Batch) -> float:
-        """The loss of logits that are the logarithms of the targets, mixed and smoothed."""
-        logits, target = self.read(outputs, batch)
-        sure = target if target.ndim > 1 else F.one_hot(target, logits.shape[1]).float()
-        likely = sure * (1 - self.smoothing) + self.smoothing / logits.shape[1]
-        return float(self.loss(likely.clamp(min=1e-30).log(), batch)[0])
+    def lower_bound(self, outputs: Any, batch: Batch) -> float:
+        """Return the loss of logits that equal the logarithm of the mixed and smoothed targets."""
+        logits, target = self.read_targets(outputs, batch)
+        probabilities = target if target.ndim > 1 else F.one_hot(target, logits.shape[1]).float()
+        smoothed = probabilities * (1 - self.smoothing) + self.smoothing / logits.shape[1]
+        return float(self.loss(smoothed.clamp(min=1e-30).log(), batch)[0])
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
-        """Probabilities (B, nc)."""
+        """Return class probabilities (B, nc)."""
         return _logits(outputs).detach().float().softmax(1)
 
     def read_exported(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Return logits (B, nc): the logarithm of the file's probabilities, whose softmax gives them back."""
+        """Return logits (B, nc): the logarithm of the file's probabilities, so that `decode` returns these."""
         y = outputs[0].float().numpy()
         if y.ndim != 2:
             raise NetbuildError(f"the file's output has the shape {list(y.shape)}, not (B, classes)")
@@ -87,7 +87,7 @@ class ClassifyTask(Task):
         return torch.from_numpy(y if runtime.likely(y) else runtime.softmax(y)).log()
 
     def metric(self) -> ClassificationMetric:
-        """Accuracy of the first guess and of the first five.
+        """Return a metric of top-1 and top-5 accuracy.
 
         Raises:
             ValueError: if the classes have no names.
@@ -97,35 +97,35 @@ class ClassifyTask(Task):
         return ClassificationMetric(self.names)
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
-        """The class under the picture, the likeliest where images are mixed."""
+        """Draw the picture with its class, or the likeliest class of a mixed image, as caption."""
         truth = batch["classes"][i]
         name = self.class_name(int(truth.argmax() if truth.ndim else truth))
-        return Drawing(picture(batch["images"][i]), caption=name)
+        return Drawing(to_picture(batch["images"][i]), caption=name)
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
-        """The five best guesses, best first: class, name, probability as confidence.
+        """Return the five likeliest classes, best first, with name and probability (as "confidence").
 
         Raises:
-            NetbuildError: if the network gives no numbers.
+            NetbuildError: if a probability is NaN.
         """
         if prediction.isnan().any():
-            raise NetbuildError("the network gives no probabilities but NaN")
-        best = prediction.topk(min(SHOWN, len(prediction)))
+            raise NetbuildError("the network's probabilities are NaN")
+        best = prediction.topk(min(runtime.MAX_GUESSES, len(prediction)))
         guesses = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"class": i, "name": self.class_name(i), "confidence": round(p, 5)} for i, p in guesses]
 
     def line(self, records: Sequence[Record]) -> str:
-        """The guesses with their probabilities."""
+        """List the classes with their probabilities."""
         return ", ".join(f"{record['name']} {record['confidence']:.2f}" for record in records)
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
-        """``class confidence``, best first."""
+        """Return lines ``class confidence``, best first."""
         return [f"{record['class']} {record['confidence']:.6f}" for record in records]
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """The guesses as bars, the first one as caption."""
+        """Draw the probabilities as bars, and the likeliest class as caption."""
         bars = [(r["name"], r["confidence"], class_colour(r["class"])) for r in records]
         caption = "".join(f"{r['name']}: {r['confidence']:.2f}" for r in records[:1])
         return Drawing(image, bars=bars, caption=caption)

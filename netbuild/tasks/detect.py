@@ -1,4 +1,4 @@
-"""Detection: the loss of anchor-free heads, with one branch or two, and boxes from their outputs."""
+"""Detection: boxes and classes, learnt by the loss that the head names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,26 +13,29 @@ from netbuild.feed.samples import BOX_KINDS
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.system.packages import package
-from netbuild.tasks.base import Batch, Losses, class_counts, class_weights, picture
+from netbuild.tasks.base import Batch, Losses, compute_class_weights, count_classes, to_picture
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.box_task import BoxTask
-from netbuild.tasks.detection_metric import CONFUSION, DetectionMetric
+from netbuild.tasks.detection_metric import CONFUSION_CONFIDENCE, DetectionMetric
 from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import Gains, HeadLoss
 from netbuild.tasks.nms import Filter
 
 
 class DetectTask(BoxTask):
-    """Boxes and classes. A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes", "index".
+    """Boxes and classes.
+
+    A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes" (M,), and "index" (M,), the image
+    of each box.
 
     Args:
-        head: a head with boxes; the loss that it names by ``learns`` teaches it, see `netbuild.tasks.losses`.
+        head: a head with boxes, see `BoxTask`; it is trained by the loss that its ``learns`` names.
         names: names of the classes.
-        gains: weights of the loss's parts.
+        gains: weights of the loss's terms.
         class_weights: (nc,) factors of the classes' cross-entropy.
 
     Raises:
-        NetbuildError: if the head is none of these.
+        NetbuildError: if the head has no boxes or its strides are unknown.
     """
 
     name = "detect"
@@ -41,7 +44,7 @@ class DetectTask(BoxTask):
     target_kinds = BOX_KINDS
     measures = ("mAP50-95", "mAP50", "precision", "recall")
     unused_settings = ("label_smoothing",)
-    shown = CONFUSION[0]
+    draw_confidence = CONFUSION_CONFIDENCE
     summed = True
 
     def __init__(
@@ -56,9 +59,9 @@ class DetectTask(BoxTask):
         self.summed = self.criterion.summed if self.criterion else True
 
     def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
-        """The loss that the head names by ``learns``; None for a head that can only be read."""
+        """Return the loss that the head names by ``learns``; None if it names none."""
         name = traits(self.head).learns
-        # The normaliser is looked up when it is used: a run of several processes replaces it.
+        # A run of several processes replaces `self.normaliser` later, so the loss must look it up at each call.
         return (
             find_loss(name)(self.head, gains, class_weights, lambda total, least: self.normaliser(total, least))
             if name
@@ -67,71 +70,71 @@ class DetectTask(BoxTask):
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
-        """The weights of the classes, where they are asked for."""
+        """Return the weights of the classes if the settings ask for them."""
         power = settings.class_weights
-        return {"class_weights": class_weights(class_counts(samples, nc), power)} if power else {}
+        return {"class_weights": compute_class_weights(count_classes(samples, nc), power)} if power else {}
 
     @classmethod
     def default_rate(cls, nc: int) -> float:
-        """A rate that falls with the number of classes, as the classes' loss grows with it."""
+        """Return a rate that falls with the number of classes, because the loss of the classes grows with it."""
         return round(0.01 / (4 + nc), 6)
 
     @classmethod
     def decode_options(cls, settings: Settings) -> dict[str, Any]:
-        """Non-maximum suppression as COCO's evaluation wants it: a box may have several classes."""
+        """Return the settings' thresholds; a box may have several classes, as usual for COCO's evaluation."""
         return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """Return the loss that the head names, and its terms by name.
+        """Return the head's loss and its terms by name.
 
         Raises:
-            NetbuildError: for a head that names none.
+            NetbuildError: if the head names no loss.
         """
         self.check_loss()
         assert self.criterion is not None
         return self.criterion(outputs, batch)
 
     def check_loss(self) -> None:
-        """Refuse a head that names no loss.
+        """Check that the head names a loss.
 
         Raises:
-            NetbuildError: for such a head.
+            NetbuildError: if it does not.
         """
         if self.criterion is None:
             message = f"the task 'detect' has no loss for the head {type(self.head).__name__}"
-            raise NetbuildError(message, hint="a head names its loss by the attribute learns")
+            raise NetbuildError(message, hint="a head names its loss by its attribute learns")
 
-    def least(self, outputs: Any, batch: Batch) -> float:
-        """Return the smallest loss that any prediction could reach."""
-        return self.criterion.least(outputs, batch) if self.criterion else 0.0
+    def lower_bound(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any outputs could reach for these targets."""
+        return self.criterion.lower_bound(outputs, batch) if self.criterion else 0.0
 
     def metric(self) -> DetectionMetric:
-        """mAP as COCO has it, and more."""
+        """Return a metric of mAP by COCO's definition, precision, recall and F1."""
         return DetectionMetric(self.names or [str(i) for i in range(self.nc)])
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
-        """The picture with its boxes and their classes."""
+        """Draw the picture with its boxes and their classes."""
         own = batch["index"].view(-1) == i
         h, w = batch["images"].shape[-2:]
         boxes = to_corners(batch["boxes"].view(-1, 4)[own].detach().cpu().float()) * torch.tensor([w, h, w, h])
         classes = batch["classes"].view(-1)[own].int().tolist()
         labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
-        return Drawing(picture(batch["images"][i]), boxes.numpy(), labels, colours)
+        return Drawing(to_picture(batch["images"][i]), boxes.numpy(), labels, colours)
 
     def epoch_end(self, finished: int, epochs: int) -> None:
-        """Tell the loss, whose terms may have a schedule."""
+        """Pass the epoch on to the loss, which may have a schedule."""
         if self.criterion:
             self.criterion.epoch_end(finished, epochs)
 
-    def suppression(self, given: Mapping[str, Any]) -> Filter:
-        """The filter of these options.
+    def make_nms_filter(self, given: Mapping[str, Any]) -> Filter:
+        """Return the filter of these options.
 
         Raises:
             NetbuildError: if the head needs no suppression, or for a wrong value.
-            MissingExtraError: without torchvision, which a file's suppression is compared with.
+            MissingExtraError: without torchvision, whose suppression the file's is compared with.
         """
         if traits(self.head).ranks:
-            said = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
-            raise NetbuildError(said, hint="leave it out")
+            message = f"--nms: the head {type(self.head).__name__} gives each object once, it needs no suppression"
+            raise NetbuildError(message, hint="leave it out")
         package("torchvision.ops", "train")
         return Filter(**self.options(given))

@@ -1,4 +1,4 @@
-"""Scores over a data set: mAP as COCO defines it, precision and recall, confusion; top-1 and top-5 of classifiers."""
+"""The metric of detection: mAP by COCO's definition, precision, recall, F1, and the confusion matrix."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,20 +11,26 @@ from torch import Tensor
 from netbuild.drawing import charts
 from netbuild.system.packages import package
 from netbuild.tasks.base import Batch, Metric
-from netbuild.tasks.box_math import pairwise, to_corners
+from netbuild.tasks.box_math import pairwise_iou, to_corners
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-SMOOTH = 0.1  # width of the window over confidences, 0..1, by which F1 is smoothed before its best is sought
-STEPS = 1000
-IOU = 0.5  # overlap at which a detection counts for precision, recall and F1
-CONFUSION = (0.25, 0.45)  # confidence and overlap of what enters the confusion matrix
+CURVE_POINTS = 1000  # confidences from 0 to 1 at which precision, recall and F1 are computed
+F1_WINDOW = 0.1  # width, in confidence, of the moving average of F1 whose maximum is sought: single peaks are noise
+MATCH_IOU = 0.5  # least overlap of a detection with an object for precision, recall and F1
+# Detections above this confidence, matched at this overlap, enter the confusion matrix.
+CONFUSION_CONFIDENCE, CONFUSION_IOU = 0.25, 0.45
+# Names of the figures that COCO's evaluation prints, in its order.
+COCO_FIGURES = """mAP50-95 mAP50 mAP75 mAP50-95-small mAP50-95-medium mAP50-95-large
+AR1 AR10 AR100 AR-small AR-medium AR-large""".split()
 
 
 class DetectionMetric(Metric):
-    """Scores of detections; everything is measured in pixels of the images, or of the canvas where no "letterbox" is.
+    """COCO's figures, precision, recall and F1 of boxes.
+
+    Boxes are measured in pixels of the original pictures, or of the network's input if a batch has no "letterbox".
 
     Args:
         names: names of the classes.
@@ -34,23 +40,23 @@ class DetectionMetric(Metric):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
-        self.detections: list[Floats] = []  # of each image (n, 6)
-        self.truths: list[Floats] = []  # of each image (m, 6): corners, class, whether it is a crowd
+        self.detections: list[Floats] = []  # for each image (n, 6): corners, score, class
+        self.truths: list[Floats] = []  # for each image (m, 6): corners, class, 1 for a crowd
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
         """Add a batch.
 
         Args:
-            predictions: of each image (n, 6): corners in pixels of the canvas, score, class.
-            batch: "images" (B, C, H, W), "boxes" (M, 4) as centre and size in fractions of the canvas, "classes",
-                "index"; perhaps "letterbox", a `boxes.Letterbox` for each image, and "crowd" (M,) of truths that stand
-                for many objects.
+            predictions: for each image (n, 6): corners in pixels of the input, score, class.
+            batch: "images" (B, C, H, W), "boxes" (M, 4) as centre and size in fractions of the input, "classes" and
+                "index" (M,); optionally "letterbox", a `netbuild.data.fitting.Letterbox` for each image, and "crowd"
+                (M,), true for a box around many objects.
         """
         h, w = batch["images"].shape[-2:]
         boxes = to_corners(batch["boxes"].detach().cpu().double().view(-1, 4)) * torch.tensor([w, h, w, h])
         crowd = batch.get("crowd", torch.zeros(len(boxes)))
-        more = [x.detach().cpu().double().view(-1, 1) for x in (batch["classes"], crowd)]
-        truths, index = torch.cat((boxes, *more), 1), batch["index"].cpu().view(-1)
+        columns = [x.detach().cpu().double().view(-1, 1) for x in (batch["classes"], crowd)]
+        truths, index = torch.cat((boxes, *columns), 1), batch["index"].cpu().view(-1)
         for i, found in enumerate(predictions):
             rows = found.detach().cpu().double()[:, :6].clone()
             true = truths[index == i]
@@ -60,16 +66,16 @@ class DetectionMetric(Metric):
             self.truths.append(true.numpy())
 
     def result(self) -> dict[str, float]:
-        """COCO's twelve figures by name, and P, R, F1 at the confidence of the best F1, means over the classes.
+        """Return COCO's twelve figures, and mean precision, recall and F1 at the confidence of the best F1.
 
-        As in COCO, at most 100 detections of an image and class count, and a figure without objects is -1.
+        As in COCO, at most 100 detections per image and class count, and a figure without objects is -1.
 
         Raises:
             MissingExtraError: without faster-coco-eval.
         """
-        figures = dict(zip(_COCO, (float(x) for x in self.coco().stats), strict=False))
+        figures = dict(zip(COCO_FIGURES, (float(x) for x in self.evaluate_coco().stats), strict=False))
         curves = self.curves()
-        at = best(curves)
+        at = find_best_f1(curves)
         return {
             **figures,
             "precision": _mean(curves.precision[:, at]),
@@ -80,12 +86,12 @@ class DetectionMetric(Metric):
         }
 
     def classes(self) -> list[dict[str, Any]]:
-        """Of each class that has objects: images, objects, P, R, F1, AP50, AP50-95."""
-        done, curves = self.coco(), self.curves()
-        at = best(curves)
+        """Return for each class with objects: images, objects, precision, recall, F1, AP50, AP50-95."""
+        evaluator, curves = self.evaluate_coco(), self.curves()
+        at = find_best_f1(curves)
         table = []
         for i, (number, objects) in enumerate(zip(curves.classes, curves.objects, strict=True)):
-            ap = done.eval["precision"][:, :, number, 0, -1]  # (thresholds, recalls), all areas
+            ap = evaluator.eval["precision"][:, :, number, 0, -1]  # (thresholds, recalls), all areas
             table.append(
                 {
                     "class": self.names[number],
@@ -94,24 +100,24 @@ class DetectionMetric(Metric):
                     "precision": float(curves.precision[i, at]),
                     "recall": float(curves.recall[i, at]),
                     "F1": float(curves.f1[i, at]),
-                    "AP50": _ap(ap[:1]),
-                    "AP50-95": _ap(ap),
+                    "AP50": _mean_precision(ap[:1]),
+                    "AP50-95": _mean_precision(ap),
                 }
             )
         return table
 
-    def coco(self) -> Any:
-        """The evaluator of faster-coco-eval, after its summary."""
+    def evaluate_coco(self) -> Any:
+        """Run faster-coco-eval and return its evaluator, whose ``stats`` are `COCO_FIGURES`."""
         coco = package("faster_coco_eval", "train")
-        truth = coco.COCO(self.dataset())
-        evaluator = coco.COCOeval_faster(truth, truth.loadRes(self.rows()), iouType="bbox")
+        truth = coco.COCO(self.coco_dataset())
+        evaluator = coco.COCOeval_faster(truth, truth.loadRes(self.coco_detections()), iouType="bbox")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
         return evaluator
 
-    def dataset(self) -> dict[str, Any]:
-        """The truth in COCO's format; images and classes are numbered from 0, objects from 1."""
+    def coco_dataset(self) -> dict[str, Any]:
+        """Return the truths in COCO's format; images and classes are numbered from 0, objects from 1."""
         rows = [(i, row) for i, image in enumerate(self.truths) for row in image.tolist()]
         return {
             "info": {},
@@ -130,8 +136,8 @@ class DetectionMetric(Metric):
             ],
         }
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The detections in COCO's format."""
+    def coco_detections(self) -> list[dict[str, Any]]:
+        """Return the detections in COCO's format."""
         return [
             {"image_id": i, "category_id": int(row[5]), "bbox": _xywh(row), "score": row[4]}
             for i, image in enumerate(self.detections)
@@ -139,12 +145,12 @@ class DetectionMetric(Metric):
         ]
 
     def curves(self) -> "Curves":
-        """Precision and recall by confidence at an overlap of `IOU`; neither crowds count nor what is found in them."""
+        """Compute precision and recall by confidence at `MATCH_IOU`; crowds, and detections in them, do not count."""
         hits, scores, classes = [], [], []
         for found, true in zip(self.detections, self.truths, strict=True):
             found = found[np.argsort(-found[:, 4], kind="stable")]
-            hit = claimed(found, true[true[:, 5] == 0], IOU)
-            counts = (hit > 0) | ~within_crowd(found, true, IOU)
+            hit = match_detections(found, true[true[:, 5] == 0], MATCH_IOU)
+            counts = (hit > 0) | ~is_in_crowd(found, true, MATCH_IOU)
             hits.append(hit[counts])
             scores.append(found[counts, 4])
             classes.append(found[counts, 5])
@@ -152,89 +158,89 @@ class DetectionMetric(Metric):
         return Curves(_join(hits), _join(scores), _join(classes), objects)
 
     def confusion(self) -> Ints:
-        """(nc+1, nc+1) counts, row: predicted class, column: true class; the last ones are the background.
+        """Return counts (nc+1, nc+1) by predicted class (row) and true class (column); the last is the background.
 
-        Boxes pair one to one by overlap, the largest first and whatever their classes: `CONFUSION`. Crowds do not
-        count, nor do detections in them that have no pair.
+        Boxes are matched one to one by overlap, the largest first and regardless of class. Crowds do not count, nor do
+        unmatched detections in them.
         """
-        conf, iou = CONFUSION
         n = len(self.names)
         matrix = np.zeros((n + 1, n + 1), dtype=np.int64)
         for found, true in zip(self.detections, self.truths, strict=True):
-            found, single = found[found[:, 4] > conf], true[true[:, 5] == 0]
-            pairs = paired(_overlap(found, single), iou)
+            found, single = found[found[:, 4] > CONFUSION_CONFIDENCE], true[true[:, 5] == 0]
+            pairs = match_pairs(_overlap(found, single), CONFUSION_IOU)
             predicted, real = found[:, 5].astype(int), single[:, 4].astype(int)
-            alone, missed = ~within_crowd(found, true, iou), np.ones(len(single), dtype=bool)
+            spurious, missed = ~is_in_crowd(found, true, CONFUSION_IOU), np.ones(len(single), dtype=bool)
             for d, g in pairs:
                 matrix[predicted[d], real[g]] += 1
-                alone[d] = missed[g] = False
-            np.add.at(matrix[:, n], predicted[alone], 1)
+                spurious[d] = missed[g] = False
+            np.add.at(matrix[:, n], predicted[spurious], 1)
             np.add.at(matrix[n], real[missed], 1)
         return matrix
 
     def plots(self) -> dict[str, Callable[[], Any]]:
-        """Precision, recall and F1 of each class that has objects; the confusion matrix with the background."""
+        """Return the charts of precision, recall and F1 by class, and of the confusion matrix."""
         found = self.curves()
         names = [self.names[number] for number in found.classes]
+        best = find_best_f1(found)
         return {
-            "curves": partial(charts.plot_curves, found.confidence, found.precision, found.recall, names, best(found)),
+            "curves": partial(charts.plot_curves, found.confidence, found.precision, found.recall, names, best),
             "confusion": partial(charts.plot_confusion, self.confusion(), [*self.names, "background"]),
         }
 
 
-_COCO = """mAP50-95 mAP50 mAP75 mAP50-95-small mAP50-95-medium mAP50-95-large
-AR1 AR10 AR100 AR-small AR-medium AR-large""".split()
-
-
 class Curves:
-    """Precision, recall and F1 (classes, confidences) of the classes that have objects.
+    """Precision, recall and F1 (classes, confidences) of the classes with objects.
 
     Args:
-        hits: (N,) whether a detection found an object.
-        scores: (N,) its confidence.
-        classes: (N,) its class.
+        hits: (N,) 1 for a detection that matches an object.
+        scores: (N,) confidences of the detections.
+        classes: (N,) classes of the detections.
         objects: (M,) classes of the objects.
     """
 
     def __init__(self, hits: Floats, scores: Floats, classes: Floats, objects: Floats) -> None:
-        self.confidence = np.linspace(0, 1, STEPS)
+        self.confidence = np.linspace(0, 1, CURVE_POINTS)
         self.classes, self.objects = np.unique(objects.astype(int), return_counts=True)
-        shape = (len(self.classes), STEPS)
+        shape = (len(self.classes), CURVE_POINTS)
         self.precision, self.recall = np.zeros(shape), np.zeros(shape)
         for i, (number, count) in enumerate(zip(self.classes, self.objects, strict=True)):
-            own = classes == number
-            order = np.argsort(-scores[own], kind="stable")
-            found = np.concatenate(([0], np.cumsum(hits[own][order])))
-            kept = np.searchsorted(-scores[own][order], -self.confidence, side="right")  # how many at each confidence
-            self.precision[i] = found[kept] / np.maximum(kept, 1)  # nothing kept: 0
-            self.recall[i] = found[kept] / count
+            chosen = classes == number
+            order = np.argsort(-scores[chosen], kind="stable")
+            true_positives = np.concatenate(([0], np.cumsum(hits[chosen][order])))
+            # The number of detections at or above each confidence.
+            detections = np.searchsorted(-scores[chosen][order], -self.confidence, side="right")
+            self.precision[i] = true_positives[detections] / np.maximum(detections, 1)  # 0 without detections
+            self.recall[i] = true_positives[detections] / count
         both = self.precision + self.recall
         self.f1 = 2 * self.precision * self.recall / np.where(both > 0, both, 1)
 
 
-def best(curves: Curves) -> int:
-    """Place of the confidence at which F1, mean over the classes and smoothed, is best."""
+def find_best_f1(curves: Curves) -> int:
+    """Return the index of the confidence at which F1, mean over the classes and smoothed, is largest."""
     if not len(curves.classes):
         return 0
-    half = round(STEPS * SMOOTH) // 2
+    half = round(CURVE_POINTS * F1_WINDOW) // 2
     padded = np.pad(curves.f1.mean(0), half, mode="edge")
     return int(np.convolve(padded, np.ones(2 * half + 1), mode="valid").argmax())
 
 
-def claimed(found: Floats, true: Floats, threshold: float) -> Floats:
-    """Which detections (n, 6), best first, find an object (m, >=5) of their class that no better one has found."""
+def match_detections(found: Floats, true: Floats, threshold: float) -> Floats:
+    """Match detections (n, 6), best first, to objects (m, >=5) of their class; return 1 for each matched one (n,).
+
+    Each detection takes the object of largest overlap that no better detection has taken.
+    """
     overlap = _overlap(found, true) * (found[:, 5:6] == true[None, :, 4])
     hits, taken = np.zeros(len(found)), set[int]()
     d, g = np.nonzero(overlap >= threshold)
-    for i in np.lexsort((-overlap[d, g], d)).tolist():  # by detection, then its best object first
+    for i in np.lexsort((-overlap[d, g], d)).tolist():  # by detection, then by falling overlap
         if not hits[d[i]] and g[i] not in taken:
             hits[d[i]] = 1
             taken.add(int(g[i]))
     return hits
 
 
-def within_crowd(found: Floats, true: Floats, threshold: float) -> Bools:
-    """(n,) of which detections (n, 6) at least this share lies in a crowd of their class."""
+def is_in_crowd(found: Floats, true: Floats, threshold: float) -> Bools:
+    """Return which detections (n, 6) lie to at least this share of their area in a crowd of their class: (n,)."""
     crowds = true[true[:, 5] == 1][None]
     boxes = found[:, None]
     low, high = np.maximum(boxes[..., :2], crowds[..., :2]), np.minimum(boxes[..., 2:4], crowds[..., 2:4])
@@ -243,8 +249,8 @@ def within_crowd(found: Floats, true: Floats, threshold: float) -> Bools:
     return (inside & (boxes[..., 5] == crowds[..., 4])).any(1)
 
 
-def paired(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
-    """Rows and columns of a matrix, one to one, the largest overlap above the threshold first."""
+def match_pairs(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
+    """Match rows to columns one to one, greedily by falling overlap, down to the threshold."""
     d, g = np.nonzero(overlap > threshold)
     rows, columns, pairs = set[int](), set[int](), []
     for i in np.argsort(-overlap[d, g], kind="stable"):
@@ -257,7 +263,7 @@ def paired(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
 
 
 def _overlap(found: Floats, true: Floats) -> Floats:
-    return pairwise(torch.from_numpy(found[:, :4]), torch.from_numpy(true[:, :4])).numpy()
+    return pairwise_iou(torch.from_numpy(found[:, :4]), torch.from_numpy(true[:, :4])).numpy()
 
 
 def _join(parts: list[Floats]) -> Floats:
@@ -268,7 +274,7 @@ def _xywh(row: list[float]) -> list[float]:
     return [row[0], row[1], row[2] - row[0], row[3] - row[1]]
 
 
-def _ap(precision: Floats) -> float:
+def _mean_precision(precision: Floats) -> float:
     return float(precision[precision > -1].mean()) if (precision > -1).any() else 0.0
 
 

@@ -1,4 +1,4 @@
-"""An answer for every pixel: its class, or its distance."""
+"""Predictions for every pixel: semantic segmentation and depth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from netbuild import runtime
 from netbuild.costs.outputs import first_tensor
 from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image, class_colour
-from netbuild.tasks.base import ReadTask, Record, View
+from netbuild.tasks.base import PredictOnlyTask, Record, View
 
 
-class PixelTask(ReadTask):
-    """A map for every picture, which the network sees whole."""
+class PixelTask(PredictOnlyTask):
+    """A map (k, h, w) for each image, which is letterboxed so that no part is cut off."""
 
     fitting = "letterbox"
     saves = ("pictures", "json")
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
-        """The maps (B, k, h, w), of what the network sees."""
+        """Return the maps (B, k, h, w) of the network's input."""
         found = first_tensor(outputs)
-        assert found is not None, "the network gives no tensor"
+        assert found is not None, "the network has no tensor among its outputs"
         return found.detach().float()
 
 
@@ -33,16 +33,16 @@ class SemanticTask(PixelTask):
     record_fields = ("mask",)
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
-        """Each class that occurs, the largest area first: its share of the picture, its mask in COCO's run lengths."""
-        found = runtime.areas(runtime.labelled(prediction.cpu().numpy(), view.place))
-        return [{"class": number, "name": self.class_name(number), **told} for number, told in found]
+        """Return each class that occurs, largest area first, with its share of the picture and its mask (COCO RLE)."""
+        found = runtime.areas(runtime.labelled(prediction.cpu().numpy(), view.letterbox))
+        return [{"class": number, "name": self.class_name(number), **area} for number, area in found]
 
     def line(self, records: Sequence[Record]) -> str:
-        """The classes with their shares."""
+        """List the classes with their shares."""
         return ", ".join(f"{record['name']} {record['share']:.2f}" for record in records)
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """The picture tinted by class, the names under it."""
+        """Tint the picture by class, with the shares as bars."""
         parts = [(runtime.mask_of(record["mask"]), class_colour(record["class"])) for record in records]
         shares = [(record["name"], record["share"], class_colour(record["class"])) for record in records]
         return Drawing(image, areas=parts, bars=shares)
@@ -54,15 +54,15 @@ class DepthTask(PixelTask):
     name = "depth"
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
-        """The least, the middle and the largest distance."""
-        return [runtime.span(runtime.distances(prediction.cpu().numpy(), view.place))]
+        """Return one record with the nearest, the median and the farthest distance."""
+        return [runtime.span(runtime.distances(prediction.cpu().numpy(), view.letterbox))]
 
     def line(self, records: Sequence[Record]) -> str:
-        """The distances in few words."""
+        """Summarise the range and the median of the distances."""
         return ", ".join("{nearest} to {farthest}, median {median}".format(**record) for record in records)
 
     def draw(self, image: Image, prediction: Tensor, records: Sequence[Record]) -> Drawing:
-        """The distances as a picture: what is near is bright."""
+        """Draw the distances in grey; near is bright."""
         values = prediction.cpu().numpy()
         shape = image.shape[0], image.shape[1]
         found = runtime.distances(values, Letterbox.fit(shape, (values.shape[1], values.shape[2])))

@@ -1,42 +1,22 @@
-"""Detections from a head's boxes and scores: what is kept, and suppression of what overlaps."""
+"""Selection of detections from a head's boxes and scores: thresholds and non-maximum suppression.
 
-from dataclasses import dataclass
+`netbuild.runtime` does the same in numpy for files that run without torch; a test holds both equal.
+"""
 
 import torch
 from torch import Tensor
 
+from netbuild.runtime import MAX_CANDIDATES
+from netbuild.runtime import Filter as Filter
 from netbuild.system.packages import package
 from netbuild.tasks.box_math import to_corners
 
-MOST = 30_000  # candidates of an image; suppression takes time and memory by their square
 
-
-@dataclass(frozen=True)
-class Filter:
-    """Which detections are kept.
-
-    Args:
-        conf: a score must be above it.
-        iou: of two boxes that overlap more, the one of lower score goes.
-        max_det: detections of an image.
-        agnostic: boxes of different classes suppress one another too.
-        multi_label: a box may have several classes, not its best only.
-        classes: numbers of the classes that are wanted; all unless given.
-    """
-
-    conf: float = 0.25
-    iou: float = 0.7
-    max_det: int = 300
-    agnostic: bool = False
-    multi_label: bool = False
-    classes: tuple[int, ...] | None = None
-
-
-def suppress(y: Tensor, chosen: Filter, nc: int | None = None) -> list[Tensor]:
-    """Non-maximum suppression of predictions (B, 4+nc+extra, A): centre, size, class probabilities, extra.
+def suppress(y: Tensor, options: Filter, nc: int | None = None) -> list[Tensor]:
+    """Apply non-maximum suppression to predictions (B, 4+nc+extra, A): centre, size, class probabilities, extra values.
 
     Returns:
-        For each image (n, 6+extra), best first: corners, score, class, extra.
+        For each image (n, 6+extra), best first: corners, score, class, extra values.
 
     Raises:
         MissingExtraError: without torchvision, or if it was built for another torch.
@@ -45,30 +25,30 @@ def suppress(y: Tensor, chosen: Filter, nc: int | None = None) -> list[Tensor]:
     nc = y.shape[1] - 4 if nc is None else nc
     found = []
     for image in y.detach():
-        rows = candidates(image.float(), nc, chosen)
-        kept = nms(apart(rows, chosen.agnostic), rows[:, 4], chosen.iou)
-        found.append(rows[kept[: chosen.max_det]])
+        rows = find_candidates(image.float(), nc, options)
+        kept = nms(offset_by_class(rows, options.agnostic), rows[:, 4], options.iou)
+        found.append(rows[kept[: options.max_det]])
     return found
 
 
-def candidates(image: Tensor, nc: int, chosen: Filter) -> Tensor:
-    """Rows (n, 6+extra) of an image's (4+nc+extra, A) before suppression, best first."""
+def find_candidates(image: Tensor, nc: int, options: Filter) -> Tensor:
+    """List the detections above the threshold before suppression: (4+nc+extra, A) -> (n, 6+extra), best first."""
     boxes, scores, extra = image.T.split((4, nc, image.shape[0] - 4 - nc), 1)
-    if chosen.multi_label:
-        cells, classes = (scores > chosen.conf).nonzero(as_tuple=True)
+    if options.multi_label:
+        cells, classes = (scores > options.conf).nonzero(as_tuple=True)
     else:
         best, classes = scores.max(1)
-        cells = (best > chosen.conf).nonzero()[:, 0]
+        cells = (best > options.conf).nonzero()[:, 0]
         classes = classes[cells]
     found = scores[cells, classes]
-    wanted = _wanted(classes, chosen)
-    order = found[wanted].argsort(descending=True, stable=True)[:MOST]
+    wanted = _has_wanted_class(classes, options)
+    order = found[wanted].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     cells, classes, found = (x[wanted][order] for x in (cells, classes, found))
     return torch.cat((to_corners(boxes[cells]), found[:, None], classes[:, None].to(found), extra[cells]), 1)
 
 
-def apart(rows: Tensor, agnostic: bool) -> Tensor:
-    """Boxes of the rows, each class moved to where it meets no other."""
+def offset_by_class(rows: Tensor, agnostic: bool) -> Tensor:
+    """Shift the boxes of each class so far that they overlap no box of another class; unchanged if ``agnostic``."""
     boxes = rows[:, :4]
     if agnostic or not len(rows):
         return boxes
@@ -76,16 +56,16 @@ def apart(rows: Tensor, agnostic: bool) -> Tensor:
     return boxes + rows[:, 5:6] * span
 
 
-def best_rows(rows: Tensor, chosen: Filter) -> list[Tensor]:
-    """Rows (B, k, 6+extra), best first, of a head that needs no suppression: for each image those wanted."""
+def filter_rows(rows: Tensor, options: Filter) -> list[Tensor]:
+    """Apply score threshold, classes and limit to detections (B, k, 6+extra), best first, that need no suppression."""
     found = []
     for image in rows.detach().float():
-        image = image[image[:, 4] > chosen.conf]
-        found.append(image[_wanted(image[:, 5], chosen)][: chosen.max_det])
+        image = image[image[:, 4] > options.conf]
+        found.append(image[_has_wanted_class(image[:, 5], options)][: options.max_det])
     return found
 
 
-def _wanted(classes: Tensor, chosen: Filter) -> Tensor:
-    if chosen.classes is None:
+def _has_wanted_class(classes: Tensor, options: Filter) -> Tensor:
+    if options.classes is None:
         return torch.ones_like(classes, dtype=torch.bool)
-    return torch.isin(classes.long(), torch.tensor(chosen.classes, device=classes.device))
+    return torch.isin(classes.long(), torch.tensor(options.classes, device=classes.device))

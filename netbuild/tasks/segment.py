@@ -1,4 +1,4 @@
-"""Boxes with masks, read from coefficients and prototypes. YOLACT, arXiv 1904.02689."""
+"""Instance segmentation: boxes with masks from coefficients and prototypes. YOLACT, arXiv 1904.02689."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,35 +7,35 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.drawing.annotated import Drawing, Image, class_colour
-from netbuild.tasks.base import ReadTask, Record, View
+from netbuild.tasks.base import PredictOnlyTask, Record, View
 from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.nms import Filter
 
 
-class SegmentTask(ReadTask, BoxTask):
-    """Boxes, classes, and for each box the pixels of the object."""
+class SegmentTask(PredictOnlyTask, BoxTask):
+    """Boxes with classes, and a mask of each object's pixels."""
 
     name = "segment"
     record_fields = ("box", "mask")
     saves = ("pictures", "json", "crops")
 
     def decode(self, outputs: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
-        """Of each image detections (n, 6+nm), best first, and prototypes (nm, h, w).
+        """Return for each image its detections (n, 6+nm), best first, and prototypes (nm, h, w).
 
         Args:
-            outputs: the head's in eval, with or without the raw ones.
+            outputs: (prediction, prototypes) of the head in eval, or a tuple that begins with this pair.
             options: fields of `Filter`.
         """
         y, prototypes = outputs[0] if isinstance(outputs[0], tuple | list) else outputs
-        return list(zip(self.chosen(y, Filter(**options)), prototypes.detach().float(), strict=True))
+        return list(zip(self.select_rows(y, Filter(**options)), prototypes.detach().float(), strict=True))
 
     def records(self, prediction: tuple[Tensor, Tensor], view: View) -> list[Record]:
-        """As of detection, and a mask of the picture's pixels in COCO's run lengths."""
+        """Return the records of detection with "mask": the picture's pixels as COCO's run lengths."""
         rows, prototypes = prediction
-        found = runtime.masks(rows.cpu().numpy(), prototypes.cpu().numpy(), view.place)
+        found = runtime.masks(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
         return [{**record, **mask} for record, mask in zip(super().records(rows, view), found, strict=True)]
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """Boxes and masks in the colours of their classes."""
+        """Draw boxes and masks in the colours of their classes."""
         parts = [(runtime.mask_of(record["mask"]), class_colour(record["class"])) for record in records]
-        return Drawing(image, *self.labelled(records), areas=parts)
+        return Drawing(image, *self.label_boxes(records), areas=parts)

@@ -254,7 +254,7 @@ class Trainer:
             batch = to_device(batch, self.device)
             with self.learner.autocast():
                 outputs = network(*network_inputs(self.task, batch))
-            yield batch, self.task.predictions(outputs, batch["images"].shape[-2:], **self.options)
+            yield batch, self.task.postprocess(outputs, batch["images"].shape[-2:], **self.options)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

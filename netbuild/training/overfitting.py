@@ -37,5 +37,5 @@ def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: 
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimizer.step()
-        losses.append(float(loss.detach()) - task.least(outputs, batch))
+        losses.append(float(loss.detach()) - task.lower_bound(outputs, batch))
     return losses

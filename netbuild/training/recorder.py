@@ -12,7 +12,7 @@ from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.settings import Settings
 from netbuild.system.files import make_folder, writing
-from netbuild.tasks.base import Batch, Task, View, picture
+from netbuild.tasks.base import Batch, Task, View, to_picture
 from netbuild.training.callbacks import Callback
 from netbuild.training.loggers import make_loggers
 from netbuild.training.loop import Trainer
@@ -103,7 +103,7 @@ def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
     """
     drawings = []
     for i in range(min(len(batch["images"]), PAIRS)):
-        drawings += [task.draw_truth(batch, i), seen(task, picture(batch["images"][i]), predictions[i])]
+        drawings += [task.draw_truth(batch, i), seen(task, to_picture(batch["images"][i]), predictions[i])]
     if drawings:
         encoding.save(sheets.make_sheet(drawings, 4, ("truth", "predicted") * 2), path)
 
@@ -112,7 +112,7 @@ def seen(task: Task, image: Image, prediction: Any) -> Drawing:
     """A picture (H, W, 3) as the network saw it, with what it is sure of."""
     size = image.shape[0], image.shape[1]
     records = task.records(prediction, View(image, Letterbox.fit(size, size)))
-    return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.shown])
+    return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.draw_confidence])
 
 
 # -- validation by itself ---------------------------------------------------------------------------------------------

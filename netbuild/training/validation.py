@@ -86,7 +86,7 @@ def validate(
         for number, batch in enumerate(feed.epoch(0)):
             batch = to_device(batch, device)
             canvas = batch["images"].shape[-2:]
-            predictions = task.predictions(
+            predictions = task.postprocess(
                 network(*network_inputs(task, batch)), canvas, **task.decode_options(settings)
             )
             metric.update(predictions, batch)

@@ -16,7 +16,7 @@ from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, class_colour, draw_boxes
-from netbuild.tasks.base import picture
+from netbuild.tasks.base import to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.detection_metric import DetectionMetric
@@ -276,8 +276,8 @@ def test_sheets_have_a_cell_for_each_picture():
     assert tuple(found[6 + 48, 6 + 48]) == (10, 10, 10)
     large = Drawing(np.zeros((640, 320, 3), np.uint8), np.array([[10, 10, 200, 300]]), ["x"], [class_colour(0)])
     assert sheets.render_cell(large, 320).shape == (320, 160, 3)
-    assert picture(torch.full((1, 4, 5), 0.5)).tolist() == np.full((4, 5, 3), 128).tolist()
-    assert picture(torch.full((5, 4, 5), 9, dtype=torch.uint8)).shape == (4, 5, 3)
+    assert to_picture(torch.full((1, 4, 5), 0.5)).tolist() == np.full((4, 5, 3), 128).tolist()
+    assert to_picture(torch.full((5, 4, 5), 9, dtype=torch.uint8)).shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize("kind", ["boxes", "areas", "outlines", "points", "bars"])
@@ -318,7 +318,7 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
     }
     found = [torch.tensor([[30.0, 20, 90, 70, 0.9, 1], [0, 0, 50, 50, 0.01, 2]]), torch.zeros(0, 6)]
     truth = task.draw_truth(batch, 0)
-    seen, none = (recorder.seen(task, picture(batch["images"][i]), found[i]) for i in (0, 1))
+    seen, none = (recorder.seen(task, to_picture(batch["images"][i]), found[i]) for i in (0, 1))
     assert (truth.boxes.tolist(), truth.labels) == ([[32, 24, 96, 72]], ["dog"])
     assert (seen.boxes.tolist(), seen.labels) == ([[30, 20, 90, 70]], ["dog 0.90"])
     assert len(none.boxes) == 0

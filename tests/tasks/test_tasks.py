@@ -15,9 +15,9 @@ from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.system import plugins
 from netbuild.tasks import classification_metric, detection_metric, nms
-from netbuild.tasks.assign import Assigner, Targets, pad
-from netbuild.tasks.base import Task, class_weights
-from netbuild.tasks.box_math import ciou, giou, iou, pairwise, to_centres, to_corners
+from netbuild.tasks.assign import Assigner, Targets, pad_targets
+from netbuild.tasks.base import Task, compute_class_weights
+from netbuild.tasks.box_math import ciou, giou, iou, pairwise_iou, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.losses.cells import BoxPart, DetectionLoss, DualSchedule, Gains, LossPart, dfl_loss, read_cells
@@ -71,7 +71,7 @@ def test_overlaps_equal_their_formulas():
         expected = [plain(p, q) for p, q in zip(a.tolist(), b.tolist())]
         assert function(a, b).tolist() == pytest.approx(expected, abs=1e-6)
         assert function(a, a).tolist() == pytest.approx([1.0] * 60, abs=1e-6)
-    assert torch.equal(pairwise(a, b)[3], iou(a[3].expand_as(b), b))
+    assert torch.equal(pairwise_iou(a, b)[3], iou(a[3].expand_as(b), b))
     assert torch.allclose(to_corners(to_centres(a)), a)
     assert to_centres(torch.tensor([2.0, 4.0, 6.0, 10.0])).tolist() == [4, 7, 4, 6]
 
@@ -149,7 +149,7 @@ def scene(seed, counts, nc=4):
     index = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], dtype=torch.long)
     boxes = random_boxes(len(index), g)
     classes = torch.randint(nc, (len(index),), generator=g)
-    targets = pad(boxes, classes, index, len(counts))
+    targets = pad_targets(boxes, classes, index, len(counts))
     scores = torch.rand(len(counts), len(points), nc, generator=g, dtype=torch.float64)
     shape = (len(counts), len(points), 2)
     predicted = torch.cat(
@@ -197,7 +197,7 @@ def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, lea
 @pytest.mark.parametrize("seed", range(3))
 def test_assignment_equals_a_plain_loop(topk, topk2, seed):
     scores, predicted, points, targets = scene(seed, (5, 0, 30, 1))
-    found = Assigner(topk, topk2, floor=16.0)(scores, predicted, points, targets)
+    found = Assigner(topk, topk2, min_side=16.0)(scores, predicted, points, targets)
     total = 0
     for b in range(4):
         n = int(targets.valid[b].sum())
@@ -223,7 +223,7 @@ def test_a_small_object_finds_cells_by_its_enlarged_box():
     points = grid().float()
     predicted = box.expand(1, len(points), 4)
     counts = [
-        int(Assigner(floor=least)(torch.ones(1, len(points), 1), predicted, points, targets).foreground.sum())
+        int(Assigner(min_side=least)(torch.ones(1, len(points), 1), predicted, points, targets).foreground.sum())
         for least in (0.0, 16.0, 32.0)
     ]
     # From 23 to 39 there are centres of stride 8 at 28 and 36, and of stride 16 at 24; from 15 to 47 there are 21.
@@ -232,7 +232,7 @@ def test_a_small_object_finds_cells_by_its_enlarged_box():
 
 def test_the_order_of_objects_and_of_images_does_not_matter():
     scores, predicted, points, targets = scene(3, (6, 4, 0))
-    assign = Assigner(7, 1, floor=16.0)
+    assign = Assigner(7, 1, min_side=16.0)
     first = assign(scores, predicted, points, targets)
     order = torch.randperm(6, generator=generator(0))
     mixed = Targets(*(x[:, order] for x in (targets.boxes, targets.classes, targets.rows)))
@@ -248,7 +248,7 @@ def test_the_order_of_objects_and_of_images_does_not_matter():
 def test_a_batch_without_objects_is_background():
     scores, predicted, points, _ = scene(0, (1, 1))
     none = torch.zeros(0, dtype=torch.long)
-    found = Assigner()(scores, predicted, points, pad(torch.zeros(0, 4), none, none, 2))
+    found = Assigner()(scores, predicted, points, pad_targets(torch.zeros(0, 4), none, none, 2))
     assert not found.foreground.any()
     assert not found.scores.any()
     assert found.boxes.shape == predicted.shape
@@ -256,7 +256,7 @@ def test_a_batch_without_objects_is_background():
 
 def test_objects_are_padded_in_their_order():
     boxes = torch.arange(1, 17.0).view(4, 4)
-    found = pad(boxes, torch.tensor([3, 1, 2, 0]), torch.tensor([2, 0, 2, 0]), 4)
+    found = pad_targets(boxes, torch.tensor([3, 1, 2, 0]), torch.tensor([2, 0, 2, 0]), 4)
     assert found.rows.tolist() == [[1, 3], [-1, -1], [0, 2], [-1, -1]]
     assert found.classes.tolist() == [[1, 0], [0, 0], [3, 2], [0, 0]]
     assert found.valid.tolist() == [[True, True], [False, False], [True, True], [False, False]]
@@ -429,11 +429,11 @@ def test_two_branches_are_weighed_by_the_schedule():
 
 
 def test_class_weights():
-    found = class_weights(torch.tensor([100, 25, 0, 4]), 0.5)
+    found = compute_class_weights(torch.tensor([100, 25, 0, 4]), 0.5)
     raw = np.array([0.1, 0.2, (0.1 + 0.2 + 0.5) / 3, 0.5])
     assert found.tolist() == pytest.approx((raw / raw.mean()).tolist())
-    assert class_weights(torch.tensor([0, 0]), 1.0).tolist() == [1, 1]
-    assert class_weights(torch.tensor([7, 1]), 0.0).tolist() == [1, 1]
+    assert compute_class_weights(torch.tensor([0, 0]), 1.0).tolist() == [1, 1]
+    assert compute_class_weights(torch.tensor([7, 1]), 0.0).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_suppression_equals_a_plain_loop(options):
         expected = plain_suppression(image, chosen)
         assert rows.shape == (len(expected), 6)
         assert torch.allclose(rows, torch.tensor(expected).view(-1, 6), atol=1e-4)
-    most = [len(nms.candidates(image, 3, chosen)) for image in y]
+    most = [len(nms.find_candidates(image, 3, chosen)) for image in y]
     assert sum(map(len, found)) < sum(most) or chosen.conf == 1
 
 
@@ -625,15 +625,15 @@ def test_map_equals_pycocotools(images, objects, capsys):
     pytest.importorskip("faster_coco_eval")
     metric = detections(images, objects)
     truth = coco.COCO()
-    truth.dataset = metric.dataset()
+    truth.dataset = metric.coco_dataset()
     truth.createIndex()
-    peer = cocoeval.COCOeval(truth, truth.loadRes(metric.rows()), "bbox")
+    peer = cocoeval.COCOeval(truth, truth.loadRes(metric.coco_detections()), "bbox")
     peer.evaluate()
     peer.accumulate()
     peer.summarize()
     capsys.readouterr()
     result = metric.result()
-    found = [result[name] for name in detection_metric._COCO]
+    found = [result[name] for name in detection_metric.COCO_FIGURES]
     assert found == pytest.approx(peer.stats.tolist(), abs=1e-6)
     assert 0.1 < result["mAP50-95"] < result["mAP50"] < 1
     table = metric.classes()
@@ -676,7 +676,7 @@ def test_scores_of_a_hand_made_example():
     assert result["precision"] == pytest.approx((1 / 3 + 0.5) / 2)
     assert result["confidence"] < 0.1
     assert [(row["images"], row["objects"]) for row in metric.classes()] == [(1, 1), (2, 2)]
-    assert [row["iscrowd"] for row in metric.dataset()["annotations"]] == [0, 0, 0, 1]
+    assert [row["iscrowd"] for row in metric.coco_dataset()["annotations"]] == [0, 0, 0, 1]
 
 
 def test_a_detection_claims_the_best_object_and_others_get_none():
@@ -684,10 +684,10 @@ def test_a_detection_claims_the_best_object_and_others_get_none():
     found = np.array(
         [[1.5, 0, 11.5, 10, 0.9, 3], [2.5, 0, 12.5, 10, 0.8, 3], [0, 0, 10, 4, 0.7, 3], [0, 0, 9, 9, 0.6, 3]]
     )
-    assert detection_metric.claimed(found, true, 0.7).tolist() == [1, 0, 0, 1]
+    assert detection_metric.match_detections(found, true, 0.7).tolist() == [1, 0, 0, 1]
     overlap = np.array([[0.8, 0.9], [0.0, 0.85], [0.3, 0.0]])
-    assert detection_metric.paired(overlap, 0.3) == [(0, 1)]
-    assert detection_metric.paired(overlap, 0.2) == [(0, 1), (2, 0)]
+    assert detection_metric.match_pairs(overlap, 0.3) == [(0, 1)]
+    assert detection_metric.match_pairs(overlap, 0.2) == [(0, 1), (2, 0)]
 
 
 def test_detections_and_truths_are_measured_in_the_original_images():
@@ -698,8 +698,8 @@ def test_detections_and_truths_are_measured_in_the_original_images():
     batch = {"images": torch.zeros(1, 3, 64, 64), "boxes": to_centres(placed) / 64, "index": torch.tensor([0])}
     found = torch.cat((placed, torch.tensor([[0.5, 0]])), 1)
     metric.update([found], {**batch, "classes": torch.tensor([0]), "letterbox": [box]})
-    assert metric.rows()[0]["bbox"] == pytest.approx([20, 5, 60, 40], abs=1e-4)
-    assert metric.dataset()["annotations"][0]["area"] == pytest.approx(2400, abs=1e-2)
+    assert metric.coco_detections()[0]["bbox"] == pytest.approx([20, 5, 60, 40], abs=1e-4)
+    assert metric.coco_dataset()["annotations"][0]["area"] == pytest.approx(2400, abs=1e-2)
 
 
 @pytest.mark.parametrize(("objects", "found", "value"), [(3, 0, 0.0), (0, 3, -1.0), (0, 0, -1.0)])

@@ -1,4 +1,4 @@
-"""Losses of heads by name: what `netbuild.layers.heads.base.Head.learns` names. One small file each."""
+"""Losses of heads by the name that `netbuild.layers.heads.base.Head.learns` gives. One small file each."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +32,6 @@ def find(name: str) -> type["HeadLoss"]:
     """Return the loss of this name: registered, built in, or of an installed package (group ``netbuild.losses``).
 
     Raises:
-        NetbuildError: if there is none, or the package's does not load.
+        NetbuildError: if there is no loss of this name, or the package's class does not load.
     """
     return LOSSES.get(name)

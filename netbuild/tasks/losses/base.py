@@ -1,4 +1,4 @@
-"""The base class of losses that teach a kind of head."""
+"""The base class of losses for a kind of head."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 
 @dataclass(frozen=True)
 class Gains:
-    """Weights of the terms of a detection loss; ``dfl`` also weighs ``l1``, which replaces it for a head without bins.
+    """Weights of the terms of a detection loss; a loss ignores the terms that it does not have.
 
-    A loss of other terms reads those of them that it has.
+    ``dfl`` is also the weight of ``l1``, which replaces that term for a head without bins.
     """
 
     box: float = 7.5
@@ -22,16 +22,16 @@ class Gains:
 
 
 class HeadLoss(ABC):
-    """The loss of one kind of head, which names it by ``learns``.
+    """The loss of the heads that name it by ``learns``.
 
     Args:
         head: the network's last module.
         gains: weights of the terms.
-        class_weights: (nc,) factors of the classes, None for equal ones.
-        normaliser: what the loss is divided by, over the batches of all ranks.
+        class_weights: (nc,) factors of the classes; None for equal ones.
+        normaliser: returns what the loss is divided by, computed over the batches of all ranks.
     """
 
-    name: ClassVar[str] = ""  # that heads give in ``learns``; set by the decorator
+    name: ClassVar[str] = ""  # the name that heads give in ``learns``; set by the decorator
     summed = True  # whether the loss grows with the batch, rather than being a mean over it
 
     def __init__(
@@ -53,8 +53,8 @@ class HeadLoss(ABC):
             batch: the task's batch.
         """
 
-    def least(self, outputs: Any, batch: Batch) -> float:
-        """Return the smallest loss that any prediction could reach with these targets; 0 unless targets are soft."""
+    def lower_bound(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any outputs could reach for these targets; 0 unless the targets are soft."""
         return 0.0
 
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most losses have no schedule

@@ -1,4 +1,4 @@
-"""The loss of anchor-free detection heads: task-aligned targets for the cells, and a sum of exchangeable parts."""
+"""The loss of anchor-free detection heads: a sum of exchangeable parts over cells with task-aligned targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netbuild.layers.heads.detect import anchor_points
-from netbuild.tasks.assign import Assigner, Assignment, Targets, pad
+from netbuild.tasks.assign import Assigner, Assignment, Targets, pad_targets
 from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 from netbuild.tasks.box_math import ciou, to_corners
 from netbuild.tasks.losses.base import Gains, HeadLoss
@@ -20,14 +20,14 @@ Raw = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cells:
-    """A head's A cells and its predictions for them, in float32 or wider.
+    """The A cells of a head and its predictions for them, in float32 or wider.
 
     Args:
-        points: (A, 2) centres in cells, x and y.
+        points: (A, 2) x and y of the centres, in cells.
         strides: (A, 1) pixels per cell.
         scores: (B, A, nc) class logits.
         sides: (B, A, 4 * bins) raw outputs for left, top, right, bottom.
-        distances: (B, A, 4) the decoded sides, in cells.
+        distances: (B, A, 4) decoded distances from the centre to the sides, in cells.
         size: the image's width and height in pixels.
         raw: all training outputs of the head's branch, for parts that learn from more than boxes and scores.
     """
@@ -42,17 +42,17 @@ class Cells:
 
     @property
     def boxes(self) -> Tensor:
-        """(B, A, 4) corners in cells."""
+        """(B, A, 4) predicted corners in cells."""
         before, after = self.distances.chunk(2, -1)
         return torch.cat((self.points - before, self.points + after), -1)
 
     @property
     def bins(self) -> int:
-        """Number of bins of a side's distribution; 1 if the head predicts distances directly."""
+        """Number of bins of each side's distribution; 1 if the head predicts distances directly."""
         return self.sides.shape[-1] // 4
 
     def target_distances(self, assigned: Assignment) -> Tensor:
-        """(B, A, 4) distances from each cell's centre to the sides of its assigned box, in cells."""
+        """Return the distances from each cell's centre to the sides of its assigned box, in cells: (B, A, 4)."""
         low, high = (assigned.boxes / self.strides).chunk(2, -1)
         return torch.cat((self.points - low, high - self.points), -1)
 
@@ -64,8 +64,8 @@ def read_cells(head: Any, raw: Raw) -> Cells:
         head: module with ``stride`` and ``reg_max``.
         raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
     """
-    boxes, scores = (_widen(raw[name]) for name in ("boxes", "scores"))
-    # Only shape and dtype of the maps are read; half precision could not count the cells of a large image.
+    boxes, scores = (_to_float32(raw[name]) for name in ("boxes", "scores"))
+    # Only shape and dtype of the maps are read. In half precision the coordinates of a large image would be rounded.
     maps = [boxes.new_empty(1).expand(1, 1, *f.shape[2:]) for f in raw["feats"]]
     points, strides = anchor_points(maps, head.stride)
     h, w = (side * head.stride[0] for side in raw["feats"][0].shape[2:])
@@ -75,23 +75,24 @@ def read_cells(head: Any, raw: Raw) -> Cells:
 
 
 def decode_distances(sides: Tensor, bins: int) -> Tensor:
-    """Distances (..., 4) in cells from raw outputs (..., 4 * bins): expectations over the bins, or a single bin as is.
+    """Decode raw outputs (..., 4 * bins) to distances (..., 4) in cells: the expectation over the bins.
 
-    The head decodes too, but in the precision of its weights.
+    The head's own decoding is not used because it computes in the precision of the weights.
     """
     if bins == 1:
         return sides
     return sides.unflatten(-1, (4, bins)).softmax(-1) @ torch.arange(bins, dtype=sides.dtype, device=sides.device)
 
 
-def _widen(x: Tensor) -> Tensor:
+def _to_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dfl_loss(bins: Tensor, target: Tensor) -> Tensor:
-    """Distribution focal loss, mean over the sides: bins (N, 4, R) logits, target (N, 4) in 0..R-1: (N,).
+    """Compute the distribution focal loss, mean over the sides: logits (N, 4, R), targets (N, 4) in 0..R-1 -> (N,).
 
-    Cross-entropy with the two bins next to the target, weighted by nearness. Generalized focal loss, arXiv 2006.04388.
+    It is the cross-entropy with the two bins next to the target, weighted by nearness. Generalized focal loss,
+    arXiv 2006.04388.
     """
     count = bins.shape[-1]
     target = target.clamp(0, count - 1 - 0.01)  # there must be a bin above
@@ -107,13 +108,13 @@ class LossPart(ABC):
 
     @abstractmethod
     def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
-        """Terms by name, times their gains and summed over the batch; `DetectionLoss` normalises them.
+        """Return the terms by name, times their gains and summed over the batch; `DetectionLoss` normalises them.
 
-        ``assigned.rows`` finds a cell's target in the lists of the batch, e.g. its mask or keypoints.
+        ``assigned.rows`` is the index of each cell's target in the lists of the batch, e.g. of its mask or keypoints.
         """
 
-    def least(self, cells: Cells, assigned: Assignment) -> Tensor | float:
-        """The smallest sum of the terms that any prediction for these targets could reach."""
+    def lower_bound(self, cells: Cells, assigned: Assignment) -> Tensor | float:
+        """Return the smallest sum of the terms that any prediction could reach for these targets."""
         return 0.0
 
 
@@ -124,7 +125,7 @@ class BoxPart(LossPart):
     gain: float = 7.5
 
     def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
-        """The term "box"."""
+        """Return the term "box"."""
         fg = assigned.foreground
         target = (assigned.boxes / cells.strides)[fg]
         return {"box": self.gain * ((1 - ciou(cells.boxes[fg], target)) * assigned.scores[fg].sum(-1)).sum()}
@@ -143,11 +144,11 @@ class ClassPart(LossPart):
     class_weights: Tensor | None = None
 
     def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
-        """The term "cls"."""
+        """Return the term "cls"."""
         return {"cls": self.gain * self._sum(cells.scores, assigned.scores)}
 
-    def least(self, cells: Cells, assigned: Assignment) -> Tensor:
-        """The entropy of the soft target scores."""
+    def lower_bound(self, cells: Cells, assigned: Assignment) -> Tensor:
+        """Return the entropy of the soft target scores."""
         return self.gain * self._sum(assigned.scores.logit(1e-7), assigned.scores)
 
     def _sum(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -162,11 +163,11 @@ class SidesPart(LossPart):
     gain: float = 1.5
 
     def __call__(self, cells: Cells, assigned: Assignment, batch: Batch) -> dict[str, Tensor]:
-        """The term "dfl", or "l1" for a head without bins."""
+        """Return the term "dfl", or "l1" for a head without bins."""
         return {"dfl" if cells.bins > 1 else "l1": self.gain * self._sum(cells, assigned)}
 
-    def least(self, cells: Cells, assigned: Assignment) -> Tensor | float:
-        """The entropy of targets that lie between two bins."""
+    def lower_bound(self, cells: Cells, assigned: Assignment) -> Tensor | float:
+        """Return the entropy of the targets, which is positive between two bins."""
         if cells.bins == 1:
             return 0.0
         target = cells.target_distances(assigned).clamp(0, max(cells.bins - 1 - 0.01, 0))[..., None]
@@ -191,11 +192,10 @@ class DetectionLoss:
     Args:
         head: module with ``stride`` and ``reg_max``.
         gains: weights of the three default parts.
-        topk: cells that an object may pick.
-        topk2: cells that it keeps, if another number.
+        topk, topk2: numbers of cells for an object, see `Assigner`.
         class_weights: (nc,) factors of the classes' cross-entropy, in the default parts.
-        normaliser: from the sum of target scores and its least value to what the terms are divided by, over all ranks.
-        parts: what is summed; by default `BoxPart`, `ClassPart` and `SidesPart`.
+        normaliser: returns what the terms are divided by: the sum of the target scores over all ranks.
+        parts: the terms to sum; by default `BoxPart`, `ClassPart` and `SidesPart`.
     """
 
     head: Any
@@ -207,7 +207,7 @@ class DetectionLoss:
     parts: Sequence[LossPart] | None = None
 
     def __call__(self, raw: Raw, batch: Batch) -> dict[str, Tensor]:
-        """Normalised terms of all parts by name.
+        """Return the normalised terms of all parts by name.
 
         Args:
             raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
@@ -220,39 +220,40 @@ class DetectionLoss:
         return {k: v / total for part in self.all_parts() for k, v in part(cells, assigned, batch).items()}
 
     @torch.no_grad()
-    def least(self, raw: Raw, batch: Batch) -> float:
-        """The smallest loss that any prediction could reach with this assignment."""
+    def lower_bound(self, raw: Raw, batch: Batch) -> float:
+        """Return the smallest loss that any prediction could reach with this assignment."""
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch))
         total = self.normaliser(assigned.scores.sum(), 1)
-        return float(sum(part.least(cells, assigned) for part in self.all_parts()) / total)
+        return float(sum(part.lower_bound(cells, assigned) for part in self.all_parts()) / total)
 
     def all_parts(self) -> Sequence[LossPart]:
-        """The parts given, or the three default parts."""
+        """Return the given parts, or the three default parts."""
         if self.parts is not None:
             return self.parts
         gains = self.gains
         return BoxPart(gains.box), ClassPart(gains.cls, self.class_weights), SidesPart(gains.dfl)
 
     def targets(self, cells: Cells, batch: Batch) -> Targets:
-        """The batch's objects in pixels."""
+        """Return the batch's objects in pixels."""
         like = cells.scores
         w, h = cells.size
         boxes = batch["boxes"].to(like).view(-1, 4) * like.new_tensor([w, h, w, h])
         classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
-        return pad(to_corners(boxes), classes, index, like.shape[0])
+        return pad_targets(to_corners(boxes), classes, index, like.shape[0])
 
     def assign(self, cells: Cells, targets: Targets) -> Assignment:
-        """Task-aligned assignment in pixels."""
+        """Assign the targets to the cells."""
         strides = self.head.stride
-        assigner = Assigner(self.topk, self.topk2, floor=strides[min(1, len(strides) - 1)])
+        # Objects smaller than a cell of the second level are sought as if they had its size.
+        assigner = Assigner(self.topk, self.topk2, min_side=strides[min(1, len(strides) - 1)])
         boxes = cells.boxes.detach() * cells.strides
         return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
 
 
 @dataclass
 class DualSchedule:
-    """Share of the one-to-many branch in the loss: it falls linearly from ``start`` to ``end`` in the last epoch."""
+    """The share of the one-to-many branch in the loss, which falls linearly from ``start`` to ``end``."""
 
     start: float = 0.8
     end: float = 0.1
@@ -270,8 +271,8 @@ class DualSchedule:
 class CellsLoss(HeadLoss):
     """Loss of anchor-free heads with one or two branches, times the batch size.
 
-    A head with two branches learns from both: from a one-to-many assignment of 10 cells to an object, and from a
-    one-to-one in which the best of 7 is kept, weighted by `DualSchedule` (YOLOv10, arXiv 2405.14458).
+    A head with two branches is trained by both: one gets a one-to-many assignment (10 cells for an object), the other a
+    one-to-one assignment (the best of 7 cells). `DualSchedule` weighs them (YOLOv10, arXiv 2405.14458).
 
     Args:
         head, gains, class_weights, normaliser: see `HeadLoss`; the head has ``reg_max`` and a known ``stride``.
@@ -293,12 +294,12 @@ class CellsLoss(HeadLoss):
         self.schedule = DualSchedule()
 
     def __call__(self, outputs: Raw, batch: Batch) -> Losses:
-        """Return the sum of the terms times the batch size, and the terms themselves, which are not multiplied.
+        """Return the sum of the terms times the batch size, and the terms, which are not multiplied by it.
 
-        With two branches the terms are those of the one-to-one branch.
+        For a head with two branches the terms are those of the one-to-one branch.
         """
         branch = outputs.get("one2one", outputs)
-        # Half precision cannot hold sums over thousands of cells.
+        # Half precision is too coarse for sums over thousands of cells.
         with torch.autocast(branch["boxes"].device.type, enabled=False):
             if "one2one" not in outputs:
                 terms = self.one2many(outputs, batch)
@@ -309,13 +310,14 @@ class CellsLoss(HeadLoss):
                 total = share * _sum(self.one2many(outputs["one2many"], batch)) + (1 - share) * _sum(terms)
         return total * len(branch["boxes"]), {name: term.detach() for name, term in terms.items()}
 
-    def least(self, outputs: Raw, batch: Batch) -> float:
+    def lower_bound(self, outputs: Raw, batch: Batch) -> float:
         """Return the smallest loss of the branches, weighted by their shares, times the batch size."""
         count = len(outputs.get("one2one", outputs)["boxes"])
         if "one2one" not in outputs:
-            return count * self.one2many.least(outputs, batch)
+            return count * self.one2many.lower_bound(outputs, batch)
         share = self.schedule.share
-        many, one = self.one2many.least(outputs["one2many"], batch), self.one2one.least(outputs["one2one"], batch)
+        many = self.one2many.lower_bound(outputs["one2many"], batch)
+        one = self.one2one.lower_bound(outputs["one2one"], batch)
         return count * (share * many + (1 - share) * one)
 
     def epoch_end(self, finished: int, epochs: int) -> None:
