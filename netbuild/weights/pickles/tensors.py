@@ -92,7 +92,7 @@ class StorageId:
         if kind.module not in _STORAGE_MODULES or kind.name not in STORAGES:
             raise UnsupportedError(f"a storage of type {kind}")
         if view and view[0] is not None:
-            raise UnsupportedError("a storage that is a view of another, as the first versions of torch wrote")
+            raise UnsupportedError("a storage that is a view of another (written by the first versions of torch)")
         dtype = STORAGES[kind.name]
         if len(key) > MAX_KEY_LENGTH:
             raise MalformedError("the key of a storage is too long")
