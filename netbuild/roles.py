@@ -1,6 +1,6 @@
 """Roles of constructor parameters: where the value of a parameter comes from when a row is bound.
 
-A signature states a role as ``Annotated[int, Width]``; without it the parameter's name decides (`NAMES`).
+A signature states a role as ``Annotated[int, Width]``; without it the parameter's name decides (`ROLE_BY_NAME`).
 """
 
 from enum import Enum
@@ -25,7 +25,7 @@ Setting, Activation, Plain = Role.SETTING, Role.ACTIVATION, Role.PLAIN
 SUPPLIED = frozenset({In, Depth, Size, Stride, Setting})  # filled by netbuild: never a positional value of a row
 
 # Roles of parameters without annotation, by the names that torch, timm and Ultralytics use.
-NAMES = {
+ROLE_BY_NAME = {
     **dict.fromkeys(
         "c1 in_channels num_features in_features num_channels ch inp in_planes dim in_chans in_ch".split(), In
     ),

@@ -8,7 +8,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.locate import locate
 from netbuild.grammar.rows import Block, Row
 from netbuild.grammar.spec import Spec, load
-from netbuild.roles import NAMES, Plain
+from netbuild.roles import ROLE_BY_NAME, Plain
 
 _SUPPLIED = {"in", "depth", "size", "stride", "setting"}
 
@@ -43,7 +43,7 @@ def _check_row(row: Row, spec: Spec) -> Iterator[Finding]:
 
 
 def _block_parameters(block: Block) -> list[list[object]]:
-    return [[p.name, p.role or NAMES.get(p.name, Plain).value, p.default is None] for p in block.params]
+    return [[p.name, p.role or ROLE_BY_NAME.get(p.name, Plain).value, p.default is None] for p in block.params]
 
 
 def _check_arity(

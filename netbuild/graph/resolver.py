@@ -26,7 +26,7 @@ from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, s
 from netbuild.layers.activation import using_activation
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
-from netbuild.roles import NAMES, Plain, Role
+from netbuild.roles import ROLE_BY_NAME, Plain, Role
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 
@@ -282,7 +282,7 @@ def _block_factory(block: Block, scope: Scope) -> Factory:
     """A factory with a block's parameters, to bind rows to; the block itself is built from its rows."""
     parameters = []
     for p in block.params:
-        role = NAMES.get(p.name, Plain)
+        role = ROLE_BY_NAME.get(p.name, Plain)
         if p.role is not None:
             try:
                 role = Role(p.role)

@@ -280,4 +280,4 @@ def _remove_head(network: nn.Module) -> nn.Module:
     return network
 
 
-NAMES = ("TorchVision",)  # builders that rows call like a packaged layer
+BUILDER_NAMES = ("TorchVision",)  # builders that rows use like a packaged layer

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from netbuild.layers.heads.base import check_head_class
-from netbuild.roles import NAMES, Plain, Role
+from netbuild.roles import ROLE_BY_NAME, Plain, Role
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _resolve_annotations(cls: type[nn.Module]) -> dict[str, Any]:
 
 
 def _parameter(p: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
-    annotation, role = p.annotation, NAMES.get(p.name, Plain)
+    annotation, role = p.annotation, ROLE_BY_NAME.get(p.name, Plain)
     if isinstance(annotation, str):
         annotation = hints.get(p.name, inspect.Parameter.empty)
     if get_origin(annotation) is Annotated:

@@ -34,7 +34,7 @@ _CONTAINERS = {
 
 def packaged_names() -> list[str]:
     """List the names of netbuild's own layers."""
-    return [*layers.__all__, *builders.NAMES]
+    return [*layers.__all__, *builders.BUILDER_NAMES]
 
 
 def torch_names() -> list[str]:
@@ -78,7 +78,7 @@ def find_factory(name: str, custom: Mapping[str, Factory]) -> Factory:
         return get_factory(name)
     except NetbuildError as error:
         if not error.hint:
-            hint = did_you_mean(name, [*custom, *MODULES.names(), *builders.NAMES, *torch_names()])
+            hint = did_you_mean(name, [*custom, *MODULES.names(), *builders.BUILDER_NAMES, *torch_names()])
             error.hint = f"{hint}; {CUSTOM_MODULE_HINT}" if hint else CUSTOM_MODULE_HINT
         raise
 
