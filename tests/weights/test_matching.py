@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.filled_weights import fill, image
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -198,6 +198,7 @@ changes = st.tuples(st.sampled_from(["drop", "double", "widen", "bias"]), st.flo
 @pytest.mark.parametrize("side", ["file", "network"])
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(widths=st.lists(st.sampled_from([2, 3]), min_size=2, max_size=8), change=changes)
+@example(widths=[2] * 6, change=("widen", 0.53125, 1))  # a batch norm's counter
 def test_a_change_at_one_place_never_moves_a_tensor(side, widths, change):
     own = make_blocks(widths).state_dict()
     theirs = renamed(own)
