@@ -45,19 +45,19 @@ class Entry:
         return asdict(self)
 
 
-def find_entries(pattern: str | None = None, own: Mapping[str, Factory] | None = None) -> list[Entry]:
+def find_entries(pattern: str | None = None, custom: Mapping[str, Factory] | None = None) -> list[Entry]:
     """Return the entries of packaged and custom modules whose name matches a pattern with * and ?, or contains it.
 
     A pattern that begins with ``nn.`` searches torch's layers. Without a pattern all packaged and custom modules are
     returned.
     """
-    names = [*(own or {}), *sorted(registry.packaged_names(), key=str.lower)]
+    names = [*(custom or {}), *sorted(registry.packaged_names(), key=str.lower)]
     if pattern and pattern.startswith("nn."):
         names = registry.torch_names()
     wanted = [
         n for n in names if not pattern or fnmatch.fnmatch(n.lower(), pattern.lower()) or pattern.lower() in n.lower()
     ]
-    return [make_entry(registry.find_factory(name, own or {}), name) for name in wanted]
+    return [make_entry(registry.find_factory(name, custom or {}), name) for name in wanted]
 
 
 def make_entry(factory: Factory, name: str) -> Entry:
@@ -86,7 +86,7 @@ def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int =
 
 
 def resolve_example(
-    name: str, factory: Factory, own: Mapping[str, Factory], c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1
+    name: str, factory: Factory, custom: Mapping[str, Factory], c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1
 ) -> Graph | None:
     """Resolve the example row on a map of c1 channels, else on an image; None if the module needs other inputs."""
     row = make_example_row(name, factory, c1, c2, n)
@@ -94,19 +94,19 @@ def resolve_example(
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
-            return resolve(read_spec(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=own))
+            return resolve(read_spec(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=custom))
         except NetbuildError:
             continue
     return None
 
 
-def fit_parameter_formula(name: str, factory: Factory, own: Mapping[str, Factory]) -> str | None:
+def fit_parameter_formula(name: str, factory: Factory, custom: Mapping[str, Factory]) -> str | None:
     """Return the parameter count as a formula in c1, c2 and n; None if it is no polynomial of these."""
     roles = {Role.IN: "c1", Role.WIDTH: "c2", Role.DEPTH: "n"}
     names = [roles[p.role] for p in factory.parameters if p.role in roles]
 
     def count(c1: int, c2: int, n: int) -> int:
-        graph = resolve_example(name, factory, own, c1, c2, n)
+        graph = resolve_example(name, factory, custom, c1, c2, n)
         if graph is None or graph.ch != c1:
             raise LookupError
         return graph.layers[-1].params
@@ -121,18 +121,18 @@ def fit_parameter_formula(name: str, factory: Factory, own: Mapping[str, Factory
     return None
 
 
-def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, Any]:
+def explain(name: str, custom: Mapping[str, Factory] | None = None) -> dict[str, Any]:
     """Explain a module: its catalogue entry, an example row, the costs of that row, and its submodules.
 
     Raises:
         NetbuildError: for an unknown name, with the nearest known ones.
     """
     try:
-        factory = registry.find_factory(name, own or {})
+        factory = registry.find_factory(name, custom or {})
     except NetbuildError as error:
-        near = did_you_mean(name, [*(own or {}), *registry.packaged_names()])
+        near = did_you_mean(name, [*(custom or {}), *registry.packaged_names()])
         raise NetbuildError(error.message, hint=near or error.hint) from None
-    graph = resolve_example(name, factory, own or {})
+    graph = resolve_example(name, factory, custom or {})
     data = {
         **make_entry(factory, name).to_dict(),
         "path": factory.path,
@@ -147,7 +147,7 @@ def explain(name: str, own: Mapping[str, Factory] | None = None) -> dict[str, An
         "out_shape": layer.out_shape,
         "params": layer.params,
         "macs": layer.tally.macs,
-        "params_formula": fit_parameter_formula(name, factory, own or {}),
+        "params_formula": fit_parameter_formula(name, factory, custom or {}),
     }
     return {**data, "sample": cost, "inner": list(_list_submodules(layer.module))}
 

@@ -42,7 +42,7 @@ def check(
     try:
         path, letter = locate(file)
         spec = load(path, set)
-        own = load_custom_modules(spec, modules, trusted)
+        custom = load_custom_modules(spec, modules, trusted)
     except NetbuildError as error:
         return convert_errors([error])
     base = options or Options()
@@ -50,7 +50,7 @@ def check(
     return sort_findings(
         finding
         for scale in ([chosen] if chosen else _scale_names(spec))
-        for finding in _check_scale(spec, Options(scale, None, base.nc, base.ch, base.imgsz, own))
+        for finding in _check_scale(spec, Options(scale, None, base.nc, base.ch, base.imgsz, custom))
     )
 
 

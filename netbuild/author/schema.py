@@ -80,13 +80,13 @@ _PICKED = r"^([A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6})(\[[0-9]{1,4}\]|\.[A-Za-z_][A-Z
 _OWN = r"^[^\s0-9()\[\]{},:'\"][^\s()\[\]{},:'\"]*$"  # names of blocks, custom modules and dotted paths
 
 
-def make_schema(own: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def make_schema(custom: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return the schema.
 
     Args:
-        own: entries of custom modules by name, as made by `netbuild.author.index.make_entry`.
+        custom: entries of custom modules by name, as made by `netbuild.author.index.make_entry`.
     """
-    modules = {**index.load_entries(), **(own or {})}
+    modules = {**index.load_entries(), **(custom or {})}
     return {
         "$schema": DRAFT,
         "title": "netbuild network",
@@ -321,9 +321,9 @@ def _describe_role(role: str) -> dict[str, Any]:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def to_json(own: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+def to_json(custom: Mapping[str, Mapping[str, Any]] | None = None) -> str:
     """Return the schema as JSON, one line per key or definition."""
-    data = make_schema(own)
+    data = make_schema(custom)
     definitions = data.pop("definitions")
     lines = [f" {json.dumps(key)}: {_compact_json(value)}" for key, value in data.items()]
     inner = ",\n".join(f"  {json.dumps(key)}: {_compact_json(value)}" for key, value in definitions.items())
@@ -334,10 +334,10 @@ def _compact_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def save(path: Path, own: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+def save(path: Path, custom: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Write the schema to a file.
 
     Raises:
         NetbuildError: if it cannot be written.
     """
-    write_text(path, to_json(own))
+    write_text(path, to_json(custom))

@@ -109,8 +109,8 @@ class Watcher:
 
     def _summarize(self, spec: Spec) -> Report:
         o = self.options
-        own = load_custom_modules(spec, o.modules, o.trusted)
-        graph = resolve(spec, replace(o.network, modules=own))
+        custom = load_custom_modules(spec, o.modules, o.trusted)
+        graph = resolve(spec, replace(o.network, modules=custom))
         return summarize_graph(graph, flops=o.flops, fuse=o.fused, batch=o.batch, depth=o.depth)
 
     def _compare(self, snapshot: Snapshot) -> Snapshot:

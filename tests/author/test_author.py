@@ -62,7 +62,7 @@ def test_likely_mistakes_are_warnings_at_their_place(cli, tmp_path):
     done = cli("check", file, "--scale", "n", "--imgsz", "64")
     assert done.code == 1
     assert "1 file(s): 0 error(s), 7 warning(s)" in done.out
-    for place, said in [
+    for place, expected in [
         ("2:3", "hides the packaged module"),
         ("5:1", "unknown key 'something'"),
         ("8:24", "8 channels stay as written"),
@@ -71,7 +71,10 @@ def test_likely_mistakes_are_warnings_at_their_place(cli, tmp_path):
         ("10:5", "no row reads its output"),
         ("12:5", "strides [4, 2], not from fine to coarse"),
     ]:
-        assert any(f"net.yaml:{place}: " in line and said in line for line in done.err.splitlines()), (place, done.err)
+        assert any(f"net.yaml:{place}: " in line and expected in line for line in done.err.splitlines()), (
+            place,
+            done.err,
+        )
 
 
 def test_check_reports_all_errors_of_all_files_at_all_scales(cli, tmp_path):
@@ -96,7 +99,7 @@ def test_a_check_without_shapes_finds_nothing_in_packaged_files(name):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "expected"),
     [
         ("[-1, 1, Cnov, [8]]", "unknown module 'Cnov'"),
         ("[-1, 1, Conv, []]", "c2 missing"),
@@ -108,13 +111,13 @@ def test_a_check_without_shapes_finds_nothing_in_packaged_files(name):
         ("[-1, 1, Mine, [8, 3]]", "at most 1: c2"),
     ],
 )
-def test_a_check_without_shapes(cli, tmp_path, row, said):
+def test_a_check_without_shapes(cli, tmp_path, row, expected):
     block = "blocks: {Mine: {params: [c2], rows: [[input, 1, Conv, [c2]]]}}\n"
     (tmp_path / "net.yaml").write_text(f"{block}layers:\n  - {row}\n")
     done = cli("check", tmp_path / "net.yaml", "--no-shapes", "--json")
     assert done.code == 2
     (finding,) = json.loads(done.out)
-    assert said in finding["message"]
+    assert expected in finding["message"]
     assert finding["line"] == 3
     # With shapes the same row is an error at the same line.
     (with_shapes,) = [f for f in json.loads(cli("check", tmp_path / "net.yaml", "--json").out) if f["level"] == "error"]
@@ -219,7 +222,7 @@ def test_set_replaces_parameters(cli, tmp_path, sets, widths):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("wdith=3", "did you mean 'width'"),
         ("width=wide", "a whole number is needed"),
@@ -230,15 +233,15 @@ def test_set_replaces_parameters(cli, tmp_path, sets, widths):
         ("width=[1", "--set width"),
     ],
 )
-def test_set_checks_names_and_types(cli, tmp_path, text, said):
+def test_set_checks_names_and_types(cli, tmp_path, text, expected):
     (tmp_path / "net.yaml").write_text(SET)
     done = cli("summary", tmp_path / "net.yaml", "--set", text)
     assert (done.code, done.out) == (2, "")
-    assert said in done.err
+    assert expected in done.err
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("Conv", "c1*c2 + 2*c2"),
         ("nn.Conv2d", "9*c1*c2 + c2"),
@@ -248,9 +251,9 @@ def test_set_checks_names_and_types(cli, tmp_path, text, said):
         ("Concat", None),
     ],
 )
-def test_parameters_as_a_formula(cli, name, said):
-    assert explain(name)["sample"]["params_formula"] == said
-    assert (f"parameters = {said}" in cli("explain", name).out) is (said is not None)
+def test_parameters_as_a_formula(cli, name, expected):
+    assert explain(name)["sample"]["params_formula"] == expected
+    assert (f"parameters = {expected}" in cli("explain", name).out) is (expected is not None)
 
 
 SHIFTED = """
@@ -267,7 +270,7 @@ class Gate(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "expected"),
     [
         ("Gate, [32, 5]", "32 looks like the input channels, which are supplied already"),
         ("Conv, [32, 64, 3]", "32 looks like the input channels, which are supplied already"),
@@ -277,11 +280,11 @@ class Gate(nn.Module):
         ("RepNCSPELAN4, [32, 32, 16]", None),
     ],
 )
-def test_input_channels_in_the_arguments_are_a_warning(tmp_path, row, said):
+def test_input_channels_in_the_arguments_are_a_warning(tmp_path, row, expected):
     (tmp_path / "gate.py").write_text(SHIFTED)
     (tmp_path / "net.yaml").write_text(f"layers:\n  - [-1, 1, Conv, [32, 3, 2]]\n  - [-1, 1, {row}]\n")
     found = check(str(tmp_path / "net.yaml"), Options(imgsz=(64, 64)), [tmp_path / "gate.py"])
-    assert [f.message.split(": ")[1] for f in found] == ([said] if said else [])
+    assert [f.message.split(": ")[1] for f in found] == ([expected] if expected else [])
 
 
 # -- the zoo ----------------------------------------------------------------------------------------------------------

@@ -233,10 +233,10 @@ def test_equal_networks_are_one_line_and_exit_codes(cli, tmp_path):
     assert cli("diff", "lenet5.yaml", "alexnet.yaml", "--exit-code").code == 1
     assert cli("diff", "lenet5.yaml", "nothere.yaml", "--exit-code").code == 2
     wrong = [(["--format", "tabel"], "'table'"), (["--flops", "flop"], "'flop'"), (["--nc", "1"] * 3, "3 times")]
-    for flags, said in wrong:
+    for flags, expected in wrong:
         done = cli("diff", "lenet5.yaml", "lenet5.yaml", *flags)
         assert (done.code, done.out) == (2, "")
-        assert said in done.err
+        assert expected in done.err
 
 
 def test_a_flag_applies_to_both_networks_and_given_twice_to_one_each(cli):

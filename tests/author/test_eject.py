@@ -261,8 +261,8 @@ def test_networks_that_cannot_be_ejected_are_errors(own, tmp_path, cli):
     with pytest.raises(NetbuildError, match=r"'Convolution' is netbuild.layers.conv"):
         netbuild.eject(own, tmp_path / "net.py", trusted=True)
     (tmp_path / "taken.py").write_text("mine", encoding="utf-8")
-    for out, said in (("net.txt", "must end in .py"), ("no/net.py", "no folder"), ("taken.py", "exists already")):
+    for out, expected in (("net.txt", "must end in .py"), ("no/net.py", "no folder"), ("taken.py", "exists already")):
         done = cli("eject", "lenet5.yaml", "-o", tmp_path / out)
         assert done.code == 2
-        assert said in done.err
+        assert expected in done.err
     assert (tmp_path / "taken.py").read_text(encoding="utf-8") == "mine"

@@ -232,8 +232,8 @@ def test_the_language_server_completes_and_marks(cli, tmp_path):
         assert server.open("features.yaml", FEATURES.replace("&stem ", "")) == []
         assert server.open("yolo11.yaml", read_text(packaged_architectures()["yolo11.yaml"])) == []
         assert server.open("key.yaml", f"{ROW}bakcbone: 3\n") == ["Property bakcbone is not allowed."]
-        said = server.open("keyword.yaml", "layers:\n  - [-1, 1, Conv, [8, {kk: 3}]]\n")
-        assert said == ["Property kk is not allowed."]
+        messages = server.open("keyword.yaml", "layers:\n  - [-1, 1, Conv, [8, {kk: 3}]]\n")
+        assert messages == ["Property kk is not allowed."]
         for name, row in (("flow", "[-1, 1, C|, [8]]"), ("mapping", "{from: -1, module: C|}")):
             offered = server.complete(f"{name}.yaml", f"layers:\n  - {row}\n")
             assert set(index.load_parameters()) <= offered.keys()

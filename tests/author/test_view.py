@@ -47,9 +47,9 @@ def test_a_map_shows_the_rows_output(lenet):
     with torch.no_grad():
         lenet.eval()(maps.load_input(lenet, PICTURE))
     handle.remove()
-    image, said = draw_map(outputs[0].numpy())
+    image, description = draw_map(outputs[0].numpy())
     count, h, w = outputs[0].shape
-    assert said.startswith(f"{count} maps of {h}x{w}")
+    assert description.startswith(f"{count} maps of {h}x{w}")
     times = tiles.MAX_MAP_SIDE // h
     columns = (image.shape[1] - tiles.GAP) // (w * times + tiles.GAP)
     for channel in range(count):
@@ -64,8 +64,8 @@ def test_a_map_shows_the_rows_output(lenet):
 def test_kernels_are_the_weights():
     weight = np.zeros((2, 1, 3, 3), np.float32)
     weight[0, 0, 0, 0], weight[1, 0, 2, 2] = 1, -1
-    image, said = draw_weights(weight)
-    assert said == "2 kernels of 3x3 over 1 channel, blue -1, white 0, red 1"
+    image, description = draw_weights(weight)
+    assert description == "2 kernels of 3x3 over 1 channel, blue -1, white 0, red 1"
     side = kernels._tile_size((3, 3))[0]
     first, second = (image[tiles.GAP :, tiles.GAP + i * (side + tiles.GAP) :] for i in (0, 1))
     assert first[0, 0, 0] > first[0, 0, 2] + 50  # red
@@ -74,7 +74,7 @@ def test_kernels_are_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "expected"),
     [
         ((80, 3, 7, 7), "80 kernels of 7x7 over 3 channels, the first 64, as red"),
         ((8, 4, 1, 1), "8 kernels of 1x1 over 4 channels: one line per kernel"),
@@ -83,9 +83,9 @@ def test_kernels_are_the_weights():
         ((2000, 3000, 1, 1), "2000 kernels"),
     ],
 )
-def test_kernels_of_every_form(shape, said):
+def test_kernels_of_every_form(shape, expected):
     image, text = draw_weights(np.random.default_rng(0).normal(size=shape).astype(np.float32))
-    assert said in text
+    assert expected in text
     assert max(image.shape) <= 2000
     assert image.dtype == np.uint8
 
@@ -95,9 +95,9 @@ def test_kernels_of_every_form(shape, said):
 def test_maps_of_every_form(shape, value):
     values = np.random.default_rng(0).normal(size=shape)
     values = {"random": values, "constant": np.ones(shape), "nan": np.full(shape, np.nan)}[value]
-    image, said = draw_map(values)
+    image, description = draw_map(values)
     assert max(image.shape) <= 1300
-    assert ("constant" in said) == (value != "random" and len(shape) == 3 and min(shape[1:]) > 1)
+    assert ("constant" in description) == (value != "random" and len(shape) == 3 and min(shape[1:]) > 1)
 
 
 class Squared(nn.Module):
@@ -193,7 +193,7 @@ def test_the_same_bytes_each_time(cli, here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "expected"),
     [
         (["--row", "conv9"], "there is no such row"),
         (["--what", "map"], "there is no kind 'map'"),
@@ -209,11 +209,11 @@ def test_the_same_bytes_each_time(cli, here):
         (["--weights", "missing.safetensors"], "missing.safetensors"),
     ],
 )
-def test_mistakes_are_errors(cli, here, flags, said):
+def test_mistakes_are_errors(cli, here, flags, expected):
     Path("text.jpg").write_text("no picture")
     done = cli("view", "lenet5.yaml", *flags)
     assert done.code == 2, done.out
-    assert said in done.err
+    assert expected in done.err
     assert [p.name for p in here.iterdir()] == ["text.jpg"]
 
 

@@ -32,7 +32,7 @@ class Definition:
     text: str
     names: dict[str, Key]
     binds: str
-    file: str = ""  # the path of the own module that it comes from, if any
+    file: str = ""  # the path of the custom module that it comes from, if any
 
     @property
     def is_block(self) -> bool:
@@ -66,7 +66,7 @@ class Sources:
     """Reads the source of modules and collects the definitions that classes of them need.
 
     Args:
-        more: for a module's name source whose definitions stand in place of its own.
+        more: source by the name of a module; its definitions replace those of the module.
     """
 
     def __init__(self, more: Mapping[str, str]) -> None:
@@ -139,7 +139,7 @@ class Sources:
                 elif resolved is not None:
                     names[local] = resolved
                     visit(resolved)
-            found.definitions.append(Definition(key, text, names, name, _own_file(home)))
+            found.definitions.append(Definition(key, text, names, name, _custom_file(home)))
             found.future.update(_features(self.module(home)))
 
         for root in roots:
@@ -191,7 +191,7 @@ def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _own_file(home: str) -> str:
+def _custom_file(home: str) -> str:
     return str(getattr(sys.modules[home], "__file__", "")) if home.startswith(PREFIX) else ""
 
 
@@ -289,9 +289,9 @@ def _join_signatures(text: str) -> str:
 def rename(definition: Definition, names: Mapping[Key, str]) -> str:
     """Return a definition's source with each name replaced by the one that the file uses for it."""
     new = {local: names[key] for local, key in definition.names.items() if names.get(key, local) != local}
-    own = names[definition.key]
-    if own != definition.binds:
-        new[definition.binds] = own
+    new_name = names[definition.key]
+    if new_name != definition.binds:
+        new[definition.binds] = new_name
     if not new:
         return definition.text
     module = Module("", definition.text)
