@@ -1,4 +1,4 @@
-"""A hook of mkdocs: pages made from README and its neighbours, and a reference made from the code."""
+"""A hook of mkdocs: generates pages from README and the other files in the root, and a reference from the code."""
 
 import inspect
 import re
@@ -18,7 +18,7 @@ PAGES |= {"CHANGELOG.md": "changelog.md"}
 
 
 def on_files(files, config):
-    """Add the generated pages to those of docs/."""
+    """Add the generated pages to the files of docs/."""
     generated = {"commands.md": commands(), "python-reference.md": python_names()}
     for source, page in PAGES.items():
         generated[page] = move_links((ROOT / source).read_text(encoding="utf-8"))
@@ -28,12 +28,12 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links of docs/ to files beside it lead to their pages on the site."""
+    """Rewrite the links of a page of docs/ to files in the root, which are pages of the site."""
     return move_links(markdown)
 
 
 def move_links(text):
-    """Links as the site has them; a link to a file that the site does not have becomes its text."""
+    """Rewrite links to files into links to pages of the site; other links to files become plain text."""
     for source, page in PAGES.items():
         text = re.sub(rf"\]\((\.\./)?{re.escape(source)}(#[\w-]*)?\)", rf"]({page}\2)", text)
     text = re.sub(r"\]\(docs/", "](", text)
@@ -41,15 +41,15 @@ def move_links(text):
 
 
 def commands():
-    """The reference of the command line: what ``--help`` says of each command."""
+    """Return the reference of the command line: the help of each command."""
     root = typer.main.get_command(app)
-    return "# Commands\n\nMade from the code: `netbuild COMMAND --help` says the same.\n" + "".join(
+    return "# Commands\n\nGenerated from the code; `netbuild COMMAND --help` prints the same.\n" + "".join(
         sections(root, "netbuild")
     )
 
 
 def sections(command, name):
-    """A section for a command, or for each of a group."""
+    """Yield the section of a command, or those of the commands of a group."""
     if subcommands := getattr(command, "commands", None):
         for sub, found in subcommands.items():
             if not found.hidden:
@@ -65,13 +65,13 @@ def sections(command, name):
 
 
 def plain(text):
-    """Help as Markdown: brackets and angles are themselves, not links or tags."""
+    """Return help as Markdown, with brackets and angles escaped so that they are no links or tags."""
     return re.sub(r"([\[\]<>*])", r"\\\1", inspect.cleandoc(text or ""))
 
 
 def python_names():
-    """The reference of the public names of ``netbuild``: signature and docstring."""
-    parts = ["# Python reference\n\nMade from the code: the public names of `netbuild`.\n"]
+    """Return the reference of the public names of ``netbuild``: signature and docstring."""
+    parts = ["# Python reference\n\nGenerated from the code: the public names of `netbuild`.\n"]
     for name in sorted(netbuild.__all__):
         found = getattr(netbuild, name)
         if not isinstance(found, str):
@@ -85,12 +85,12 @@ def python_names():
 
 
 def described(found, name):
-    """A name's signature and docstring, as they are in the code."""
-    if inspect.ismodule(found):  # a package that can be called
+    """Return the signature and the docstring of a name."""
+    if inspect.ismodule(found):  # a package that is callable, such as netbuild.export
         found = getattr(found, name, found)
     try:
         signature = f"{name}{inspect.signature(found)}"
-    except (TypeError, ValueError):  # a role: a value without a signature
+    except (TypeError, ValueError):  # a role is a value without a signature
         signature = f"{name} = {found}"
     signature = re.sub(r" at 0x[0-9a-f]+", "", signature)
     return f"```python\n{signature}\n```\n\n```text\n{inspect.getdoc(found) or ''}\n```\n"
