@@ -10,7 +10,8 @@
   const edges = [...net.querySelectorAll(".edge")].map((shape) => ({
     shape, ends: [place.get(+shape.dataset.from), place.get(+shape.dataset.to)],
   }));
-  let at = 0, chosen = -1, hits = [], hit = -1, zoom = 1;
+  // Indices into nodes: the one with keyboard focus, the one in the panel (-1: none), the matches of the search.
+  let focused = 0, chosen = -1, matches = [], match = -1, zoom = 1;
 
   const element = (tag, content, className) => {
     const made = document.createElement(tag);
@@ -41,27 +42,27 @@
     setZoom(zoom * Math.exp(-event.deltaY / 300), event.clientX - box.left, event.clientY - box.top);
   }, { passive: false });
 
-  let held = null, dragged = false;
+  let dragStart = null, dragged = false;
   stage.addEventListener("pointerdown", (event) => {
     dragged = false;
-    if (event.button === 0 && event.pointerType === "mouse") held = [event.clientX, event.clientY, stage.scrollLeft, stage.scrollTop];
+    if (event.button === 0 && event.pointerType === "mouse") dragStart = [event.clientX, event.clientY, stage.scrollLeft, stage.scrollTop];
   });
   window.addEventListener("pointermove", (event) => {
-    if (!held) return;
-    const [x, y, left, top] = held;
+    if (!dragStart) return;
+    const [x, y, left, top] = dragStart;
     dragged ||= Math.abs(event.clientX - x) + Math.abs(event.clientY - y) > 5;
     if (!dragged) return;
     stage.classList.add("held");
     stage.scrollLeft = left - event.clientX + x;
     stage.scrollTop = top - event.clientY + y;
   });
-  window.addEventListener("pointerup", () => { held = null; stage.classList.remove("held"); });
+  window.addEventListener("pointerup", () => { dragStart = null; stage.classList.remove("held"); });
 
   // -- rows ------------------------------------------------------------------------------------------------------------
 
-  const show = (k) => shapes[k].scrollIntoView({ block: "nearest", inline: "nearest" });
-  const center = (k) => shapes[k].scrollIntoView({ block: "center", inline: "nearest" });
-  const light = (k) => {
+  const scrollToNode = (k) => shapes[k].scrollIntoView({ block: "nearest", inline: "nearest" });
+  const scrollToCenter = (k) => shapes[k].scrollIntoView({ block: "center", inline: "nearest" });
+  const highlight = (k) => {
     net.classList.toggle("lit", k >= 0 && edges.some(({ ends }) => ends.includes(k)));
     shapes.forEach((shape) => shape.classList.remove("linked"));
     for (const { shape, ends } of edges) {
@@ -70,13 +71,13 @@
       if (on) ends.forEach((end) => shapes[end].classList.add("linked"));
     }
   };
-  const go = (k) => {
-    shapes[at].setAttribute("tabindex", "-1");
-    at = k;
-    shapes[at].setAttribute("tabindex", "0");
-    shapes[at].focus({ preventScroll: true });
-    show(at);
-    if (!panel.hidden) open(at);
+  const focusNode = (k) => {
+    shapes[focused].setAttribute("tabindex", "-1");
+    focused = k;
+    shapes[focused].setAttribute("tabindex", "0");
+    shapes[focused].focus({ preventScroll: true });
+    scrollToNode(focused);
+    if (!panel.hidden) openPanel(focused);
   };
 
   const section = (title, ...content) => panel.append(element("h3", title), ...content);
@@ -107,14 +108,14 @@
     }
     return made;
   };
-  const open = (k) => {
+  const openPanel = (k) => {
     const node = nodes[k], close = element("button", "×", "close");
     if (chosen >= 0) shapes[chosen].classList.remove("chosen");
     shapes[(chosen = k)].classList.add("chosen");
     shapes.forEach((shape, i) => shape.setAttribute("aria-expanded", i === k));
     close.type = "button";
     close.setAttribute("aria-label", "Close");
-    close.addEventListener("click", shut);
+    close.addEventListener("click", closePanel);
     panel.replaceChildren(close, element("h2", node.index < 0 ? node.name : `${node.index} ${node.module}`));
     panel.append(list(node.facts));
     if (node.shares.length) section("Share of the whole", list(node.shares.map((share) => meter(...share))));
@@ -129,9 +130,9 @@
     if (node.inner.length) section("Inside", tree(node.inner));
     panel.hidden = false;
     panel.scrollTop = 0;
-    light(k);
+    highlight(k);
   };
-  const shut = () => {
+  const closePanel = () => {
     panel.hidden = true;
     if (chosen >= 0) {
       shapes[chosen].classList.remove("chosen");
@@ -139,12 +140,12 @@
       shapes[chosen].focus();
     }
     chosen = -1;
-    light(-1);
+    highlight(-1);
   };
 
   const moves = {
-    ArrowDown: () => at + 1, ArrowRight: () => at + 1, ArrowUp: () => at - 1, ArrowLeft: () => at - 1,
-    Home: () => 0, End: () => nodes.length - 1, PageDown: () => at + 10, PageUp: () => at - 10,
+    ArrowDown: () => focused + 1, ArrowRight: () => focused + 1, ArrowUp: () => focused - 1, ArrowLeft: () => focused - 1,
+    Home: () => 0, End: () => nodes.length - 1, PageDown: () => focused + 10, PageUp: () => focused - 10,
   };
   shapes.forEach((shape, k) => {
     shape.setAttribute("role", "button");
@@ -152,13 +153,13 @@
     shape.setAttribute("aria-controls", "panel");
     shape.setAttribute("aria-expanded", "false");
     shape.setAttribute("tabindex", k ? "-1" : "0");
-    shape.addEventListener("click", () => { if (!dragged) { go(k); open(k); show(k); } });
-    shape.addEventListener("mouseenter", () => light(k));
-    shape.addEventListener("mouseleave", () => light(chosen));
+    shape.addEventListener("click", () => { if (!dragged) { focusNode(k); openPanel(k); scrollToNode(k); } });
+    shape.addEventListener("mouseenter", () => highlight(k));
+    shape.addEventListener("mouseleave", () => highlight(chosen));
     shape.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "Enter" || event.key === " ") { open(k); show(k); }
-      else if (moves[event.key]) go(Math.min(Math.max(moves[event.key](), 0), nodes.length - 1));
+      if (event.key === "Enter" || event.key === " ") { openPanel(k); scrollToNode(k); }
+      else if (moves[event.key]) focusNode(Math.min(Math.max(moves[event.key](), 0), nodes.length - 1));
       else return;
       event.preventDefault();
     });
@@ -168,43 +169,43 @@
       event.preventDefault();
       const k = place.get(+link.textContent);
       stage.scrollIntoView({ block: "nearest" });
-      go(k);
-      open(k);
-      center(k);
+      focusNode(k);
+      openPanel(k);
+      scrollToCenter(k);
     });
   }
 
   // -- search, colour, theme ---------------------------------------------------------------------------------------------
 
-  const matches = (node, words) => node.index >= 0
+  const isMatch = (node, words) => node.index >= 0
     && (String(node.index) === words || node.name.toLowerCase().includes(words) || node.module.toLowerCase().includes(words));
-  const jump = (by) => {
-    if (!hits.length) return;
-    if (hit >= 0) shapes[hits[hit]].classList.remove("current");
-    hit = hit < 0 ? (by > 0 ? 0 : hits.length - 1) : (hit + by + hits.length) % hits.length;
-    const k = hits[hit];
-    shapes[at].setAttribute("tabindex", "-1");
-    shapes[(at = k)].setAttribute("tabindex", "0");
+  const goToMatch = (by) => {
+    if (!matches.length) return;
+    if (match >= 0) shapes[matches[match]].classList.remove("current");
+    match = match < 0 ? (by > 0 ? 0 : matches.length - 1) : (match + by + matches.length) % matches.length;
+    const k = matches[match];
+    shapes[focused].setAttribute("tabindex", "-1");
+    shapes[(focused = k)].setAttribute("tabindex", "0");
     shapes[k].classList.add("current");
-    center(k);
-    if (!panel.hidden) open(k);
-    found.textContent = `${hit + 1} of ${hits.length}`;
+    scrollToCenter(k);
+    if (!panel.hidden) openPanel(k);
+    found.textContent = `${match + 1} of ${matches.length}`;
   };
-  const look = () => {
+  const runSearch = () => {
     const words = search.value.trim().toLowerCase();
-    hits = words ? nodes.flatMap((node, k) => (matches(node, words) ? [k] : [])) : [];
-    hit = -1;
+    matches = words ? nodes.flatMap((node, k) => (isMatch(node, words) ? [k] : [])) : [];
+    match = -1;
     shapes.forEach((shape, k) => {
-      shape.classList.toggle("hit", hits.includes(k));
+      shape.classList.toggle("hit", matches.includes(k));
       shape.classList.remove("current");
     });
-    net.classList.toggle("searched", hits.length > 0);
-    found.textContent = !words ? "" : hits.length ? `${hits.length} ${hits.length === 1 ? "match" : "matches"}` : "no match";
+    net.classList.toggle("searched", matches.length > 0);
+    found.textContent = !words ? "" : matches.length ? `${matches.length} ${matches.length === 1 ? "match" : "matches"}` : "no match";
   };
-  search.addEventListener("input", look);
+  search.addEventListener("input", runSearch);
   search.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") jump(event.shiftKey ? -1 : 1);
-    else if (event.key === "Escape") { search.value = ""; look(); shapes[at].focus(); event.stopPropagation(); }
+    if (event.key === "Enter") goToMatch(event.shiftKey ? -1 : 1);
+    else if (event.key === "Escape") { search.value = ""; runSearch(); shapes[focused].focus(); event.stopPropagation(); }
   });
   byId("metric").addEventListener("change", (event) => {
     const metric = event.target.value;
@@ -218,7 +219,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-    if (event.key === "Escape" && !panel.hidden) shut();
+    if (event.key === "Escape" && !panel.hidden) closePanel();
     else if (event.key === "/") { search.focus(); event.preventDefault(); }
     else if (event.key === "+" || event.key === "=") actions.larger();
     else if (event.key === "-") actions.smaller();
@@ -229,7 +230,7 @@
   // -- printing: the picture is cut between rows into pieces, each of which fits a sheet of paper -------------------------
 
   const paper = 1.2;  // approximate height over width of a piece
-  const sheet = (top, bottom) => {
+  const makeSheet = (top, bottom) => {
     const made = net.cloneNode(false);
     made.setAttribute("class", "net sheet");
     made.setAttribute("viewBox", `0 ${top} ${width} ${bottom - top}`);
@@ -244,20 +245,20 @@
     }
     return made;
   };
-  const uncut = () => {
+  const removeSheets = () => {
     document.querySelectorAll(".sheet").forEach((made) => made.remove());
     stage.parentNode.classList.remove("cut");
   };
   window.addEventListener("beforeprint", () => {
-    uncut();
+    removeSheets();
     const pieces = Math.max(Math.round(height / width / paper), 1), cuts = [0];
     for (const shape of shapes) {
       const top = shape.querySelector(".box").y.baseVal.value - 5;
       if (top >= (cuts.length * height) / pieces) cuts.push(top);
     }
-    stage.after(...cuts.map((top, i) => sheet(top, cuts[i + 1] ?? height)));
+    stage.after(...cuts.map((top, i) => makeSheet(top, cuts[i + 1] ?? height)));
     stage.parentNode.classList.add("cut");
   });
-  window.addEventListener("afterprint", uncut);
+  window.addEventListener("afterprint", removeSheets);
   setZoom(Math.min(1, stage.clientWidth / width));
 })();
