@@ -21,7 +21,7 @@ FREE = {"batch": ("batch",), "size": ("height", "width"), "both": ("batch", "hei
 SUPPRESSED = ("boxes", "scores", "classes", "index")
 SUPPRESSED_LAYOUT = (
     "boxes: x1, y1, x2, y2 in pixels; scores from 0 to 1; classes: their numbers; index: the number of the picture;"
-    " a row a detection, picture by picture, best first"
+    " one row per detection, picture by picture, best first"
 )
 
 

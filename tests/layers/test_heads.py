@@ -9,7 +9,7 @@ import torch
 import netbuild.layers as L
 from netbuild.costs.outputs import shape_of, tensors_of
 from netbuild.layers.fuse import fuse
-from netbuild.layers.heads.denoise import noised
+from netbuild.layers.heads.denoise import add_noise
 from netbuild.layers.heads.pose import RealNVP
 from netbuild.layers.heads.rtdetr import MSDeformAttn, logit
 
@@ -162,7 +162,7 @@ def prompted():
 def test_merged_texts_are_prompts_for_good(prompted, end2end, fused_first):
     head, prompts = deepcopy(prompted[0]), prompted[1]
     head.end2end = end2end
-    with torch.no_grad(), pytest.raises(ValueError, match="come from prompts"):
+    with torch.no_grad(), pytest.raises(ValueError, match="needs prompts"):
         head(FEATS)
     with torch.no_grad():
         before = first_tensor(head(FEATS, prompts.expand(2, -1, -1)))
@@ -194,7 +194,7 @@ def test_without_prompts_only_cells_that_the_filter_keeps_are_classified(prompte
         wanted = torch.cat([f > head.conf for f in found], 1)
         kept = wanted.any(0)
         assert 0 < kept.sum() < CELLS
-        assert (raw["one2one" if end2end else "one2many"]["kept"] == kept).all()
+        assert (raw["one2one" if end2end else "one2many"]["selected"] == kept).all()
         if not end2end:
             scores = every[:, 4:11] * wanted[:, None]
             expected = torch.cat((every[:, :4], scores, every[:, 11:]), 1)[:, :, kept]
@@ -205,7 +205,7 @@ def test_without_prompts_only_cells_that_the_filter_keeps_are_classified(prompte
     maps = [torch.randn(1, 16, side, side) for side in (8, 4, 2)]
     with torch.no_grad():
         raw = head.eval()(maps)[1]
-    assert raw["kept"][-4:].all()  # the coarsest map is never filtered
+    assert raw["selected"][-4:].all()  # the coarsest map is never filtered
 
 
 def test_norms_before_comparisons_and_decoder_are_merged():
@@ -269,19 +269,19 @@ OBJECTS = {  # three in the first image, none in the second, one in the third
 
 def test_noised_objects():
     torch.manual_seed(0)
-    clean = noised(OBJECTS, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0)
+    clean = add_noise(OBJECTS, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0)
     assert clean.groups == 3  # of ten, three objects each
     assert clean.boxes.shape == (3, 18, 4)
-    torch.testing.assert_close(clean.boxes[clean.image, clean.place].sigmoid(), OBJECTS["boxes"][clean.target])
-    assert (clean.classes[clean.image, clean.place] == OBJECTS["classes"][clean.target]).all()
+    torch.testing.assert_close(clean.boxes[clean.image, clean.slot].sigmoid(), OBJECTS["boxes"][clean.target])
+    assert (clean.classes[clean.image, clean.slot] == OBJECTS["classes"][clean.target]).all()
     assert (clean.image == OBJECTS["index"][clean.target]).all()
-    assert sorted(clean.place[clean.image == 0].tolist()) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
-    assert clean.place[clean.image == 2].tolist() == [0, 6, 12]
+    assert sorted(clean.slot[clean.image == 0].tolist()) == [0, 1, 2, 6, 7, 8, 12, 13, 14]
+    assert clean.slot[clean.image == 2].tolist() == [0, 6, 12]
     empty = clean.classes < 0
     assert empty.sum(1).tolist() == [0, 18, 12]
     assert (clean.boxes[empty] == 0).all()
 
-    noisy = noised(OBJECTS, 3, 20, nc=3, limit=3000, label_noise=0.5, box_noise=1.0)
+    noisy = add_noise(OBJECTS, 3, 20, nc=3, limit=3000, label_noise=0.5, box_noise=1.0)
     corners = cxcywh_to_corners(noisy.boxes.double().sigmoid()[0].view(-1, 2, 3, 4))  # (groups, kind, object, 4)
     truth, half = cxcywh_to_corners(OBJECTS["boxes"][:3]), OBJECTS["boxes"][:3, 2:].repeat(1, 2) / 2
     inside = (
@@ -297,11 +297,11 @@ def test_noised_objects():
     assert wrong.double().mean() == pytest.approx(0.25 * 2 / 3, abs=0.02)  # a third of those drawn anew are right
 
     many = {"boxes": torch.rand(9, 4), "classes": torch.zeros(9), "index": torch.zeros(9)}
-    few = noised(many, 1, 20, nc=3, limit=4, label_noise=0, box_noise=0)
+    few = add_noise(many, 1, 20, nc=3, limit=4, label_noise=0, box_noise=0)
     assert few.groups == 1
     assert len(set(few.target.tolist())) == 4  # four of the nine, each once
     nothing = {key: value[:0] for key, value in OBJECTS.items()}
-    assert noised(nothing, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0) is None
+    assert add_noise(nothing, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0) is None
 
 
 def cxcywh_to_corners(boxes):
@@ -325,7 +325,7 @@ def test_noised_objects_do_not_show_themselves():
     assert not noise.mask[:, 18:].any()
     groups = torch.block_diag(*[torch.ones(6, 6)] * 3).bool()
     assert (noise.mask[:18, :18] == ~groups).all()
-    (boxes[:, noise.image, noise.place].sum() + scores[:, noise.image, noise.place].sum()).backward()
+    (boxes[:, noise.image, noise.slot].sum() + scores[:, noise.image, noise.slot].sum()).backward()
     assert head.denoising_class_embed.weight.grad.abs().sum() > 0
     assert head.eval()(feats, OBJECTS)[1][-1] is None
 
@@ -352,14 +352,14 @@ def test_deformable_attention_begins_by_looking_around():
     [
         *[(lambda shape=shape: L.Pose(3, shape, **LEVELS), "kpt_shape is") for shape in ([17], [17, 5], 17, [0, 3])],
         *[
-            (lambda wrong=wrong: L.RTDETRDecoder(3, CH, hd=16, nh=2, **wrong), "needs queries")
+            (lambda wrong=wrong: L.RTDETRDecoder(3, CH, hd=16, nh=2, **wrong), "must be at least 1")
             for wrong in ({"nq": 0}, {"ndp": 0}, {"ndl": 0}, {"ndl": 2, "eval_idx": 2})
         ],
-        (lambda: L.RTDETRDecoder(3, CH, hd=30), "30 channels that go into its 8 heads"),
+        (lambda: L.RTDETRDecoder(3, CH, hd=30), r"30 channels \(hd\) a multiple of the number of heads, 8"),
         (lambda: L.ImagePoolingAttn(100, ch=CH), "100 dimensions must be a multiple of the number of heads, 8"),
         (lambda: L.C2fAttn(8, 8, ec=4, nh=0), "number of heads, 0"),
-        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(2, 5, 16)), r"texts \(B, K, 24\) are needed"),
-        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"\[5, 24\] arrive"),
+        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(2, 5, 16)), r"shape \(B, K, 24\), not"),
+        (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"not \[5, 24\]"),
     ],
 )
 def test_numbers_that_do_not_fit_are_named(make, message):

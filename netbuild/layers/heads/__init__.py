@@ -1,4 +1,4 @@
-"""Heads: one small file a task."""
+"""Heads: the last modules of networks, one file for each task or family."""
 
 from netbuild.layers.heads.classify import Classify
 from netbuild.layers.heads.detect import DFL, Detect, v10Detect

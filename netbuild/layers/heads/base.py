@@ -120,7 +120,7 @@ def _fault(cls: type[nn.Module], text: str) -> NetbuildError:
 
 
 def _place(cls: type[Any]) -> Where | None:
-    """The place of a class statement, None for a class without a file."""
+    """Return the place of the class statement; None for a class without a file."""
     try:
         lines, number = inspect.getsourcelines(cls)
         file = inspect.getsourcefile(cls)

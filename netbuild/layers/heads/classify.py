@@ -1,4 +1,4 @@
-"""One label for the whole image."""
+"""Image classification."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from netbuild.roles import In, Plain
 class Classify(Head):
     """Convolution to 1280 channels, global mean, linear layer: (B, c1, H, W) -> (B, c2).
 
-    Training: logits. Eval: (probabilities, logits). Several sources of one size are joined on channels.
+    Training: logits. Eval: (probabilities, logits). Several sources of one size are concatenated on channels.
     """
 
     task = "classify"

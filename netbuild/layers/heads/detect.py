@@ -1,4 +1,4 @@
-"""Boxes and classes from feature maps of several strides."""
+"""Object detection: boxes and classes from feature maps of several strides."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,11 +12,11 @@ from netbuild.layers.conv import Conv, DWConv
 from netbuild.layers.heads.base import Head
 from netbuild.roles import In, Setting, Stride
 
-Raw = dict[str, Any]  # tensors by name, and the list of maps
+Raw = dict[str, Any]  # the outputs in training: tensors by name, and the list of maps
 
 
 class DFL(nn.Module):
-    """Expected side length from a softmax over c1 bins: (B, 4*c1, A) -> (B, 4, A). arXiv 2006.04388."""
+    """Expected distance to each side from a softmax over c1 bins: (B, 4*c1, A) -> (B, 4, A). arXiv 2006.04388."""
 
     def __init__(self, c1: int = 16):
         super().__init__()
@@ -25,13 +25,13 @@ class DFL(nn.Module):
         self.conv.weight.copy_(torch.arange(c1).view(1, c1, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The sides go to the batch axis, which a view does; as channels they would need a transpose.
+        # A view moves the sides to the batch axis; as channels they would need a transpose.
         bins = x.reshape(-1, self.c1, 1, x.shape[2])
         return self.conv(bins.softmax(1)).view(-1, 4, x.shape[2])
 
 
 def anchor_points(feats: Sequence[torch.Tensor], strides: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cell centres in cells (2, A) as x, y, and each cell's stride (1, A); levels in order, row by row."""
+    """Return the cells' centres (2, A) as x, y in cells, and strides (1, A); levels in order, row by row."""
     points, scales = [], []
     for feat, stride in zip(feats, strides, strict=True):
         like = {"device": feat.device, "dtype": feat.dtype}
@@ -43,9 +43,10 @@ def anchor_points(feats: Sequence[torch.Tensor], strides: Sequence[float]) -> tu
 
 
 def top_rows(y: torch.Tensor, nc: int, limit: int) -> torch.Tensor:
-    """Best detections without suppression: (B, 4+nc+extra, A) -> (B, k, 6+extra) as box, score, class, extra.
+    """Select the best detections without suppression: (B, 4+nc+extra, A) -> (B, k, 6+extra), best first.
 
-    The k anchors of highest class score are kept, then the k best of their (anchor, class) pairs, best first.
+    First the k anchors of highest class score are selected, then the k best of their (anchor, class) pairs. A row is
+    box, score, class, extra values.
     """
     boxes, scores, extra = y.split((4, nc, y.shape[1] - 4 - nc), 1)
     k = min(limit, y.shape[2])
@@ -60,10 +61,13 @@ def top_rows(y: torch.Tensor, nc: int, limit: int) -> torch.Tensor:
 class Detect(Head):
     """Anchor-free detection head on maps (B, ch[i], H_i, W_i), finest first; A cells in all.
 
-    Training: {"boxes": (B, 4*reg_max, A), "scores": (B, nc, A) logits, "feats"}; with a second, one-to-one branch
-    (end2end) {"one2many": ..., "one2one": ...}. Eval: (y, that), y (B, 4+nc, A): centre, size in pixels and class
-    probabilities, or (B, k, 6) corners, score, class if the attribute `end2end` is set. Raises ValueError in eval
-    if the strides are not known.
+    Training: {"boxes": (B, 4*reg_max, A), "scores": (B, nc, A) logits, "feats": the maps}. With a second, one-to-one
+    branch (argument end2end): {"one2many": ..., "one2one": ...} of these. Eval: (y, outputs of training). y is
+    (B, 4+nc, A): centre and size in pixels, class probabilities. If the attribute `end2end` is set, y is (B, k, 6):
+    corners in pixels, score, class, best first.
+
+    Raises:
+        ValueError: in eval, if the strides are not known.
     """
 
     task = "detect"
@@ -71,7 +75,7 @@ class Detect(Head):
     box_form = "corners"
     returns_raw = True
     max_det = 300
-    parts: tuple[str, ...] = ("cv2", "cv3")  # lists of modules over levels, of which a second branch has copies
+    parts: tuple[str, ...] = ("cv2", "cv3")  # names of the lists of modules over levels that a second branch copies
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Detect(Head):
         self.nc = nc
         self.reg_max = reg_max
         self.stride = [float(s) for s in stride]
-        self.end2end = False  # run-time choice of the branch that gives y; the argument says whether there are two
+        self.end2end = False  # the branch that computes y; the argument decides whether there are two
         box = max(16, ch[0] // 4, 4 * reg_max)
         self.cv2 = nn.ModuleList(dense_branch(c, box, 4 * reg_max) for c in ch)
         branch = dense_branch if legacy else light_branch
@@ -96,14 +100,14 @@ class Detect(Head):
         if self.stride:
             self.init_bias()
 
-    def copy_parts(self, wanted: bool, *parts: str) -> None:
-        """Give the one-to-one branch its own copy of each part, or none."""
+    def copy_parts(self, has_copy: bool, *parts: str) -> None:
+        """Set the one-to-one branch's copy of each part, or None without such a branch."""
         for part in parts:
-            setattr(self, f"one2one_{part}", deepcopy(getattr(self, part)) if wanted else None)
+            setattr(self, f"one2one_{part}", deepcopy(getattr(self, part)) if has_copy else None)
 
     @torch.no_grad()
     def init_bias(self) -> None:
-        """Start from boxes of a few cells, and about five objects in an image of 640 x 640."""
+        """Set biases so that training starts from boxes of a few cells and about five objects per 640 x 640 image."""
         for prefix in self.prefixes():
             boxes, classes = getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3")
             for box, cls, s in zip(boxes, classes, self.stride, strict=True):
@@ -111,12 +115,12 @@ class Detect(Head):
                 cls[-1].bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
 
     def prefixes(self) -> dict[str, str]:
-        """Name prefix of each branch's modules, and the branch's name; fusing a dual head leaves one."""
+        """Return the prefix of each branch's module names, and the branch's name; after fusing there is one."""
         branches = {"": "one2many", "one2one_": "one2one"}
         return {prefix: name for prefix, name in branches.items() if getattr(self, f"{prefix}cv2") is not None}
 
     def one2one(self) -> bool:
-        """Whether the prediction is that of the one-to-one branch, which needs no suppression."""
+        """Return whether the prediction comes from the one-to-one branch, which needs no suppression."""
         branches = self.prefixes().values()
         return "one2one" in branches and (self.end2end or len(branches) == 1)
 
@@ -124,7 +128,7 @@ class Detect(Head):
         return self.run(feats)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
-        """The outputs of all branches, and in eval the prediction of one; ``guides`` go to the class scores."""
+        """Compute the outputs of all branches, and in eval the prediction; ``guides`` are passed to `scores`."""
         branches = {name: self.branch(feats, prefix, *guides) for prefix, name in self.prefixes().items()}
         one2one = self.one2one()
         chosen = branches["one2one" if one2one else "one2many"]
@@ -132,36 +136,36 @@ class Detect(Head):
         return raw if self.training else (self.predict(chosen, one2one), raw)
 
     def branch(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> Raw:
-        """Raw outputs of one branch."""
-        if prefix and self.training:  # the one-to-one branch learns, but teaches the layers before the head nothing
+        """Compute the raw outputs of one branch."""
+        if prefix and self.training:  # gradients of the one-to-one branch must not reach the layers before the head
             feats = [f.detach() for f in feats]
         boxes, scores = self.per_cell("cv2", prefix, feats), self.scores(feats, prefix, *guides)
         return {"boxes": boxes, "scores": scores, "feats": feats, **self.raw_extras(feats, prefix)}
 
     def per_cell(self, part: str, prefix: str, feats: list[torch.Tensor]) -> torch.Tensor:
-        """Each level through its module of a part, the cells of all levels in one row: (B, channels, A)."""
+        """Apply a part's modules to the maps and concatenate the cells of all levels: (B, channels, A)."""
         return per_cell(getattr(self, f"{prefix}{part}"), feats)
 
     def scores(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> torch.Tensor:
-        """Class logits (B, nc, A)."""
+        """Compute class logits (B, nc, A)."""
         return self.per_cell("cv3", prefix, feats)
 
     def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        """Return the raw outputs (B, channels, A) that a kind of head has beside boxes and scores, by name."""
+        """Compute a subclass's further raw outputs (B, channels, A) by name."""
         return {}
 
     def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
-        """Return the decoded extras (B, channels, A) that a kind of head appends to boxes and probabilities."""
+        """Decode a subclass's further values (B, channels, A), which follow boxes and probabilities."""
         return []
 
     def predict(self, raw: Raw, one2one: bool) -> torch.Tensor:
-        """Final boxes, scores and what follows them, from a branch's raw outputs."""
+        """Decode a branch's raw outputs to y."""
         scores = raw["scores"].sigmoid()
         y = torch.cat((self.boxes(raw, corners=one2one), scores, *self.decode_extras(raw)), 1)
         return top_rows(y, scores.shape[1], self.max_det) if one2one else y
 
     def cells(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centres of all cells, in cells, and their strides.
+        """Return the centres of all cells, in cells, and their strides.
 
         Raises:
             ValueError: if the strides are not known.
@@ -171,7 +175,7 @@ class Detect(Head):
         return anchor_points(raw["feats"], self.stride)
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
-        """(B, 4, A) boxes in input pixels, as corners or as centre and size."""
+        """Decode boxes (B, 4, A) in input pixels, as corners or as centre and size."""
         points, scales = self.cells(raw)
         before, after = self.dfl(raw["boxes"]).chunk(2, 1)  # distances to left, top and to right, bottom
         if corners:
@@ -179,25 +183,25 @@ class Detect(Head):
         return torch.cat((points + (after - before) / 2, before + after), 1) * scales
 
     def ranks(self) -> bool:
-        """Return whether y is a list of detections: that of the one-to-one branch is."""
+        """Return whether y is a list of detections, best first, as that of the one-to-one branch."""
         return self.one2one()
 
     def layout(self) -> str:
-        """Describe y, and the further outputs, in one sentence."""
+        """Describe y and the further outputs in one sentence."""
         more = "".join(f", {text}" for text in self.describe_extras())
         if self.ranks():
-            return f"output 0: a row a detection, best first: x1, y1, x2, y2 in pixels, score, class{more}"
+            return f"output 0: one row per detection, best first: x1, y1, x2, y2 in pixels, score, class{more}"
         return (
-            "output 0: a column a cell: centre x, centre y, width, height in pixels, then"
+            "output 0: one column per cell: centre x, centre y, width, height in pixels, then"
             f" {self.nc} class scores from 0 to 1{more}"
         )
 
     def describe_extras(self) -> list[str]:
-        """Describe the extras of each detection and the further outputs, one phrase each, for `layout`."""
+        """Return a phrase for each further value of a detection and each further output, for `layout`."""
         return []
 
     def fuse(self) -> None:
-        """Of two branches keep the one that `end2end` selects."""
+        """Drop the branch that `end2end` does not select."""
         if len(self.prefixes()) == 2:
             dropped = "" if self.end2end else "one2one_"
             for part in self.parts:
@@ -205,24 +209,27 @@ class Detect(Head):
 
 
 class v10Detect(Detect):
-    """Detect with two branches and light class branches, whatever the file's settings. YOLOv10, arXiv 2405.14458."""
+    """Detect with two branches and light class branches, regardless of the file's settings.
+
+    YOLOv10, arXiv 2405.14458.
+    """
 
     def __init__(self, nc: int, ch: Annotated[list[int], In], stride: Annotated[list[float], Stride] = ()):
         super().__init__(nc, ch, end2end=True, stride=stride)
 
 
 def per_cell(modules: nn.ModuleList, feats: list[torch.Tensor]) -> torch.Tensor:
-    """Each level through its module, the cells of all levels in one row: (B, channels, A)."""
+    """Apply a module to each map and concatenate the cells of all levels: (B, channels, A)."""
     return torch.cat([m(f).flatten(2) for m, f in zip(modules, feats, strict=True)], 2)
 
 
 def dense_branch(c1: int, c: int, c2: int) -> nn.Sequential:
-    """Two 3x3 convolutions and a plain 1x1."""
+    """Make a branch of two 3x3 convolutions and a plain 1x1 convolution."""
     return nn.Sequential(Conv(c1, c, 3), Conv(c, c, 3), nn.Conv2d(c, c2, 1))
 
 
 def light_branch(c1: int, c: int, c2: int) -> nn.Sequential:
-    """As the dense branch, each 3x3 as a depthwise 3x3 and a 1x1."""
+    """Make a branch as `dense_branch` does, with each 3x3 convolution split into a depthwise 3x3 and a 1x1."""
     return nn.Sequential(
         nn.Sequential(DWConv(c1, c1, 3), Conv(c1, c)),
         nn.Sequential(DWConv(c, c, 3), Conv(c, c)),

@@ -1,4 +1,4 @@
-"""Boxes with an angle."""
+"""Oriented boxes: boxes with an angle."""
 
 from math import pi
 from typing import Annotated
@@ -11,10 +11,10 @@ from netbuild.roles import In, Setting, Stride
 
 
 class OBB(Detect):
-    """Detect with ne angles, of which the first turns the box: maps (B, ch[i], H_i, W_i), finest first.
+    """Detect with ne angles, of which the first rotates the box: maps (B, ch[i], H_i, W_i), finest first.
 
-    Its raw outputs have also "angle" (B, ne, A) in radians, from -pi/4 to 3*pi/4. y is (B, 4+nc+ne, A): centre, size,
-    classes, angle; or (B, k, 6+ne), also with centre and size.
+    The raw outputs contain also "angle" (B, ne, A) in radians, from -pi/4 to 3*pi/4. y is (B, 4+nc+ne, A): centre,
+    size, class probabilities, angles; or (B, k, 6+ne): centre, size, score, class, angles.
     """
 
     task = "obb"
@@ -43,10 +43,10 @@ class OBB(Detect):
         return (self.ne,)
 
     def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-        return {"angle": self.radians(self.per_cell("cv4", prefix, feats))}
+        return {"angle": self.decode_angles(self.per_cell("cv4", prefix, feats))}
 
-    def radians(self, x: torch.Tensor) -> torch.Tensor:
-        """Angles from what the head gives."""
+    def decode_angles(self, x: torch.Tensor) -> torch.Tensor:
+        """Convert the outputs of the convolutions to radians."""
         return (x.sigmoid() - 0.25) * pi
 
     def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
@@ -59,17 +59,17 @@ class OBB(Detect):
         return ["angle in radians" if self.ne == 1 else f"{self.ne} angles in radians"]
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
-        """(B, 4, A) centres and sizes in input pixels: the sides' distances are measured along the turned axes."""
+        """Decode centres and sizes (B, 4, A) in input pixels; distances to the sides are along the rotated axes."""
         points, scales = self.cells(raw)
         before, after = self.dfl(raw["boxes"]).chunk(2, 1)
         x, y = ((after - before) / 2).chunk(2, 1)
         cos, sin = raw["angle"][:, :1].cos(), raw["angle"][:, :1].sin()
-        turned = torch.cat((x * cos - y * sin, x * sin + y * cos), 1)
-        return torch.cat((points + turned, before + after), 1) * scales
+        rotated = torch.cat((x * cos - y * sin, x * sin + y * cos), 1)
+        return torch.cat((points + rotated, before + after), 1) * scales
 
 
 class OBB26(OBB):
-    """OBB whose angle is what its convolution gives, in radians."""
+    """OBB whose convolutions output radians directly."""
 
-    def radians(self, x: torch.Tensor) -> torch.Tensor:
+    def decode_angles(self, x: torch.Tensor) -> torch.Tensor:
         return x

@@ -1,4 +1,4 @@
-"""An answer for every pixel: distance, or class."""
+"""Predictions for every pixel: depth, and semantic segmentation."""
 
 from typing import Annotated, Any
 
@@ -12,10 +12,10 @@ from netbuild.roles import In
 
 
 class Depth(Head):
-    """Distances from maps (B, ch[i], H_i, W_i), finest first, each half the size of the one before.
+    """Depth from maps (B, ch[i], H_i, W_i), finest first, each half the size of the one before.
 
-    Training: {"depth": (B, 1, 2*H_0, 2*W_0)}. Eval: the same as a tensor, its logarithm corrected by the calibration
-    `cal_a`, `cal_b`.
+    Training: {"depth": (B, 1, 2*H_0, 2*W_0)}. Eval: the tensor alone, exp(cal_a * log(depth) + cal_b) with the
+    calibration buffers `cal_a` and `cal_b`.
     """
 
     task = "depth"
@@ -34,11 +34,11 @@ class Depth(Head):
             nn.Conv2d(c_mid // 4, 1, 1),
         )
         with torch.no_grad():
-            self.head[-1].bias.fill_(0.182)  # a start of 1.2 metres
+            self.head[-1].bias.fill_(0.182)  # training starts from exp(0.182) = 1.2 metres
 
     def layout(self) -> str:
         """Describe the map in one sentence."""
-        return "output 0: a map of distances, a number for every pixel of the finest map"
+        return "output 0: a map of depths at twice the resolution of the finest feature map"
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
         *finer, x = [proj(feat) for proj, feat in zip(self.proj, feats, strict=True)]
@@ -51,9 +51,9 @@ class Depth(Head):
 
 
 class SemanticSegment(Head):
-    """Class logits of every pixel, from the finest of maps (B, ch[i], H_i, W_i): (B, nc, H_0, W_0).
+    """Class logits of every pixel from the finest of the maps (B, ch[i], H_i, W_i): (B, nc, H_0, W_0).
 
-    Training, with a second map: (logits, logits of the second map (B, nc, H_1, W_1)).
+    In training with a second map: (logits, auxiliary logits of the second map (B, nc, H_1, W_1)).
     """
 
     task = "semantic"
@@ -65,12 +65,12 @@ class SemanticSegment(Head):
 
     def layout(self) -> str:
         """Describe the logits in one sentence."""
-        return f"output 0: logits of {self.classifier[-1].out_channels} classes for every position of the finest map"
+        return f"output 0: logits of {self.classifier[-1].out_channels} classes for each position of the finest map"
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
         logits = self.classifier(feats[0])
         return (logits, self.aux_head(feats[1])) if self.training and self.aux_head is not None else logits
 
     def fuse(self) -> None:
-        """Drop what only training uses."""
+        """Drop the auxiliary classifier, which only training uses."""
         self.aux_head = None

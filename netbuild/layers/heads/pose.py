@@ -1,4 +1,4 @@
-"""Boxes with keypoints. YOLO-Pose, arXiv 2204.06806."""
+"""Pose estimation: boxes with keypoints. YOLO-Pose, arXiv 2204.06806."""
 
 from collections.abc import Sequence
 from math import log, pi
@@ -13,10 +13,13 @@ from netbuild.roles import In, Setting, Stride
 
 
 class Pose(Detect):
-    """Detect with keypoints, kpt_shape = (how many, 2 or 3 numbers each): maps (B, ch[i], H_i, W_i), finest first.
+    """Detect with K keypoints of D values, kpt_shape = (K, 2 or 3): maps (B, ch[i], H_i, W_i), finest first.
 
-    Its raw outputs have also "kpts" (B, K*D, A). y has K*D more channels: x, y in pixels, and whether it is seen.
-    Raises ValueError for another kpt_shape.
+    The raw outputs contain also "kpts" (B, K*D, A). y has K*D more channels: x, y in pixels, and the visibility from 0
+    to 1 if D is 3.
+
+    Raises:
+        ValueError: for another kpt_shape.
     """
 
     task = "pose"
@@ -34,14 +37,14 @@ class Pose(Detect):
         stride: Annotated[list[float], Stride] = (),
     ):
         super().__init__(nc, ch, reg_max, end2end, legacy, stride)
-        self.kpt_shape = checked_keypoints(kpt_shape)
+        self.kpt_shape = check_keypoint_shape(kpt_shape)
         nk = self.kpt_shape[0] * self.kpt_shape[1]
         self.cv4 = nn.ModuleList(dense_branch(c, max(ch[0] // 4, nk), nk) for c in ch)
         self.copy_parts(end2end, "cv4")
 
     @property
     def extra(self) -> tuple[int, ...]:
-        """`kpt_shape`: number of keypoints, and of numbers for each."""
+        """(K, D): the number of keypoints and of values of each."""
         return tuple(self.kpt_shape)
 
     def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -50,54 +53,54 @@ class Pose(Detect):
     def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
         points, scales = self.cells(raw)
         kpts = raw["kpts"].unflatten(1, self.kpt_shape)  # (B, K, D, A)
-        parts = [self.places(kpts[:, :, :2], points) * scales]
+        parts = [self.decode_points(kpts[:, :, :2], points) * scales]
         if self.kpt_shape[1] == 3:
             parts.append(kpts[:, :, 2:].sigmoid())
         return [torch.cat(parts, 2).flatten(1, 2)]
 
     def describe_extras(self) -> list[str]:
-        numbers = "x, y in pixels" + (", and whether it is seen," if self.kpt_shape[1] == 3 else "")
-        return [f"{numbers} of {self.kpt_shape[0]} keypoints"]
+        values = "x, y in pixels" + (" and visibility" if self.kpt_shape[1] == 3 else "")
+        return [f"{values} of {self.kpt_shape[0]} keypoints"]
 
-    def places(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Keypoints in cells from what the head gives (B, K, 2, A) and the cells' centres (2, A)."""
+    def decode_points(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Convert raw offsets (B, K, 2, A) from the cells' centres (2, A) to coordinates in cells."""
         return offsets * 2 + (points - 0.5)
 
 
-def checked_keypoints(shape: Sequence[int]) -> tuple[int, int]:
-    """How many keypoints, and of how many numbers each.
+def check_keypoint_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the number of keypoints and of values of each.
 
     Raises:
-        ValueError: unless that is at least one, of 2 or 3.
+        ValueError: unless there is at least one keypoint, of 2 or 3 values.
     """
     if not isinstance(shape, Sequence) or len(shape) != 2 or shape[0] < 1 or shape[1] not in (2, 3):
-        raise ValueError(f"kpt_shape is how many keypoints and 2 or 3 numbers of each, such as [17, 3], not {shape}")
+        raise ValueError(f"kpt_shape is [number of keypoints, 2 or 3], such as [17, 3], not {shape}")
     return shape[0], shape[1]
 
 
 class RealNVP(nn.Module):
-    """A density on the plane by six affine couplings of two small networks. arXiv 1605.08803."""
+    """A normalising flow on the plane: a density by six affine couplings of two small networks. arXiv 1605.08803."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(2))
         self.register_buffer("cov", torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         self.register_buffer("mask", torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(3, 1))
-        self.s = nn.ModuleList(nn.Sequential(*_coupling(), nn.Tanh()) for _ in range(6))
-        self.t = nn.ModuleList(nn.Sequential(*_coupling()) for _ in range(6))
+        self.s = nn.ModuleList(nn.Sequential(*_coupling_layers(), nn.Tanh()) for _ in range(6))
+        self.t = nn.ModuleList(nn.Sequential(*_coupling_layers()) for _ in range(6))
 
     def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the density at points (N, 2): (N,)."""
+        """Compute the logarithm of the density at points (N, 2): (N,)."""
         z, logdet = x.float(), x.new_zeros(x.shape[0], dtype=torch.float32)
         for mask, scale, shift in reversed(list(zip(self.mask, self.s, self.t, strict=True))):
-            kept = mask * z
-            s, t = scale(kept) * (1 - mask), shift(kept) * (1 - mask)
-            z = (1 - mask) * (z - t) * (-s).exp() + kept
+            fixed = mask * z
+            s, t = scale(fixed) * (1 - mask), shift(fixed) * (1 - mask)
+            z = (1 - mask) * (z - t) * (-s).exp() + fixed
             logdet = logdet - s.sum(1)
         return logdet - z.square().sum(1) / 2 - log(2 * pi)
 
 
-def _coupling() -> list[nn.Module]:
+def _coupling_layers() -> list[nn.Module]:
     layers = [nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2)]
     for layer in layers[::2]:
         nn.init.xavier_uniform_(layer.weight, 0.01)
@@ -105,7 +108,7 @@ def _coupling() -> list[nn.Module]:
 
 
 class Pose26(Pose):
-    """Pose that tells in training how sure each keypoint is: "kpts_sigma" (B, 2*K, A), and has a flow to judge errors.
+    """Pose with a predicted uncertainty: in training also "kpts_sigma" (B, 2*K, A), and a flow for the loss.
 
     Residual log-likelihood estimation, arXiv 2107.11291.
     """
@@ -134,15 +137,15 @@ class Pose26(Pose):
 
     def raw_extras(self, feats: list[torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
         inner = [m(f) for m, f in zip(getattr(self, f"{prefix}cv4"), feats, strict=True)]
-        found = {"kpts": self.per_cell("cv4_kpts", prefix, inner)}
+        outputs = {"kpts": self.per_cell("cv4_kpts", prefix, inner)}
         if self.training:
-            found["kpts_sigma"] = self.per_cell("cv4_sigma", prefix, inner)
-        return found
+            outputs["kpts_sigma"] = self.per_cell("cv4_sigma", prefix, inner)
+        return outputs
 
-    def places(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    def decode_points(self, offsets: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         return offsets + points
 
     def fuse(self) -> None:
-        """Of two branches keep one, and drop what only training uses."""
+        """Drop the second branch, and the flow and the uncertainties, which only training uses."""
         super().fuse()
         self.flow_model = self.cv4_sigma = self.one2one_cv4_sigma = None

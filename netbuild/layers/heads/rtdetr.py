@@ -1,4 +1,4 @@
-"""A transformer decoder that gives each object once. RT-DETR, arXiv 2304.08069."""
+"""A transformer decoder that detects without suppression. RT-DETR, arXiv 2304.08069."""
 
 import itertools
 from copy import deepcopy
@@ -12,7 +12,7 @@ from torch import nn
 from netbuild.layers.activation import Act, resolve_activation
 from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.heads.base import Head
-from netbuild.layers.heads.denoise import Noised, noised
+from netbuild.layers.heads.denoise import NoisyQueries, add_noise
 from netbuild.roles import In
 
 
@@ -34,16 +34,19 @@ class MLP(nn.Module):
 
 
 class MSDeformAttn(nn.Module):
-    """Attention to a few positions of each map, where the queries say. Deformable DETR, arXiv 2010.04159.
+    """Attention to a few positions of each map that the queries predict. Deformable DETR, arXiv 2010.04159.
 
     Queries (B, Q, d), boxes (B, Q, 4) as centre and size in 0..1, maps as tokens (B, N, d) of the shapes [(h, w), ...]
-    -> (B, Q, d). Raises ValueError unless d is a multiple of n_heads.
+    -> (B, Q, d).
+
+    Raises:
+        ValueError: unless d is a multiple of n_heads.
     """
 
     def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4):
         super().__init__()
         if d_model % n_heads:
-            raise ValueError(f"{d_model} channels do not go into {n_heads} heads")
+            raise ValueError(f"{d_model} channels must be a multiple of the number of heads, {n_heads}")
         self.grid = (n_heads, n_levels, n_points)
         count = n_heads * n_levels * n_points
         self.sampling_offsets = nn.Linear(d_model, count * 2)
@@ -54,7 +57,7 @@ class MSDeformAttn(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Each head begins by looking in a direction of its own, its points one step farther each."""
+        """Let each head start with a direction of its own, each of its points one step farther out."""
         heads, levels, points = self.grid
         angle = torch.arange(heads, dtype=torch.float32) * (2 * pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
@@ -77,22 +80,22 @@ class MSDeformAttn(nn.Module):
         offsets = self.sampling_offsets(query).view(b, q, heads, levels, points, 2)
         weights = self.attention_weights(query).view(b, q, heads, levels * points).softmax(-1)
         centre, size = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:]
-        places = 2 * (centre + offsets / points * size * 0.5) - 1
+        positions = 2 * (centre + offsets / points * size * 0.5) - 1
         maps = self.value_proj(value).view(b, -1, heads, query.shape[-1] // heads)
-        sampled = sample(maps, shapes, places)  # (B, heads, d / heads, Q, levels * points)
+        sampled = sample_maps(maps, shapes, positions)  # (B, heads, d / heads, Q, levels * points)
         mixed = (sampled * weights.transpose(1, 2)[:, :, None]).sum(-1)
         return self.output_proj(mixed.flatten(1, 2).transpose(1, 2))
 
 
-def sample(maps: torch.Tensor, shapes: list[tuple[int, int]], places: torch.Tensor) -> torch.Tensor:
-    """Values between positions: tokens (B, N, m, d), places (B, Q, m, L, P, 2) in -1..1 -> (B, m, d, Q, L*P)."""
+def sample_maps(maps: torch.Tensor, shapes: list[tuple[int, int]], positions: torch.Tensor) -> torch.Tensor:
+    """Interpolate tokens (B, N, m, d) at positions (B, Q, m, L, P, 2) in -1..1 -> (B, m, d, Q, L*P)."""
     b, _, m, d = maps.shape
     values = []
     for level, ((h, w), tokens) in enumerate(zip(shapes, maps.split([h * w for h, w in shapes], 1), strict=True)):
         image = tokens.permute(0, 2, 3, 1).reshape(b * m, d, h, w)
-        grid = places[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        grid = positions[:, :, :, level].transpose(1, 2).flatten(0, 1)
         values.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    return torch.cat(values, -1).view(b, m, d, places.shape[1], -1)
+    return torch.cat(values, -1).view(b, m, d, positions.shape[1], -1)
 
 
 class DeformableTransformerDecoderLayer(nn.Module):
@@ -139,7 +142,7 @@ class DeformableTransformerDecoderLayer(nn.Module):
 
 
 class DeformableTransformerDecoder(nn.Module):
-    """Equal layers in a row; the head runs them, refining boxes between."""
+    """A list of equal layers; the head runs them and refines the boxes after each."""
 
     def __init__(self, layer: nn.Module, n: int):
         super().__init__()
@@ -147,19 +150,21 @@ class DeformableTransformerDecoder(nn.Module):
 
 
 def logit(x: torch.Tensor) -> torch.Tensor:
-    """The inverse of sigmoid, finite at 0 and 1."""
+    """Invert sigmoid, with finite values at 0 and 1."""
     x = x.clamp(0, 1)
     return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
 class RTDETRDecoder(Head):
-    """nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl layers of queries. No suppression is needed.
+    """At most nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl decoder layers; needs no suppression.
 
-    Training: boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), those of the query
-    selection (B, Q, 4) and (B, Q, nc), and None. Given the objects that are there, `targets` with "boxes" (M, 4) as
-    centre and size in 0..1, "classes" (M,) and "index" (M,), each one's image, noised ones come first among the
-    queries, and instead of None their places, see `Noised`. Eval: (y, that with the layer `eval_idx` alone), y
-    (B, Q, 6): box, score, class. Raises ValueError for numbers that do not fit together.
+    Training: (boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), boxes (B, Q, 4) and logits
+    (B, Q, nc) of the query selection, None). With `targets`, "boxes" (M, 4) as centre and size in 0..1, "classes" (M,)
+    and "index" (M,), the image of each, denoising queries come first among the queries, and `NoisyQueries` takes the
+    place of None. Eval: (y, outputs of training with the layer `eval_idx` alone); y is (B, Q, 6): box, score, class.
+
+    Raises:
+        ValueError: for arguments that do not fit together.
     """
 
     task = "detect"
@@ -187,8 +192,8 @@ class RTDETRDecoder(Head):
         super().__init__()
         if min(nq, ndp, nh, ndl) < 1 or hd % nh or not -ndl <= eval_idx < ndl:
             raise ValueError(
-                f"it needs queries, points and layers, {hd} channels that go into its {nh} heads,"
-                f" and eval_idx {eval_idx} to be one of its {ndl} layers"
+                f"nq, ndp, nh and ndl must be at least 1, {hd} channels (hd) a multiple of the number of heads, {nh},"
+                f" and eval_idx {eval_idx} the index of one of {ndl} layers"
             )
         self.nc, self.nq, self.eval_idx = nc, nq, eval_idx
         self.nd, self.label_noise_ratio, self.box_noise_scale = nd, label_noise_ratio, box_noise_scale
@@ -207,7 +212,7 @@ class RTDETRDecoder(Head):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Few objects at first, and boxes where the queries are."""
+        """Start from low scores, and from boxes where the queries are."""
         for score, box in [(self.enc_score_head, self.enc_bbox_head), *zip(self.dec_score_head, self.dec_bbox_head)]:
             score.bias.fill_(-log(99) / 80 * self.nc)
             nn.init.zeros_(box.layers[-1].weight)
@@ -222,27 +227,27 @@ class RTDETRDecoder(Head):
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
         queries, boxes, enc_boxes, enc_scores = self.select(tokens, shapes)
-        noise = self.noise(targets, tokens.shape[0], queries.shape[1])
+        noise = self.make_noise(targets, tokens.shape[0], queries.shape[1])
         if noise:
-            queries = torch.cat((self.content(noise), queries), 1)
+            queries = torch.cat((self.embed_classes(noise), queries), 1)
             boxes = torch.cat((noise.boxes.to(boxes.dtype), boxes), 1)
         dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes, noise.mask if noise else None)
         raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise)
         return raw if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
 
-    def noise(self, targets: dict[str, torch.Tensor] | None, images: int, queries: int) -> Noised | None:
-        """Noised objects for training; None in eval, without objects, and where the head asks for none."""
+    def make_noise(self, targets: dict[str, torch.Tensor] | None, images: int, queries: int) -> NoisyQueries | None:
+        """Make denoising queries; None in eval, without objects, and if ``nd`` is 0."""
         if targets is None or not self.training or not self.nd:
             return None
-        return noised(targets, images, queries, self.nc, self.nd, self.label_noise_ratio, self.box_noise_scale)
+        return add_noise(targets, images, queries, self.nc, self.nd, self.label_noise_ratio, self.box_noise_scale)
 
-    def content(self, noise: Noised) -> torch.Tensor:
-        """Queries (B, D, hd) of noised objects: what is known of their classes. Those of empty places are zero."""
+    def embed_classes(self, noise: NoisyQueries) -> torch.Tensor:
+        """Embed the classes of denoising queries: (B, D, hd), zero in empty slots."""
         embedded = self.denoising_class_embed(noise.classes.clamp(min=0))
         return embedded * (noise.classes >= 0)[..., None]
 
     def select(self, tokens: torch.Tensor, shapes: list[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
-        """Queries, their boxes as logits, and for the loss the boxes and class logits, of the most promising tokens."""
+        """Select the tokens of highest score: queries, box logits, and boxes and class logits for the loss."""
         anchors, outside = anchor_logits(shapes, tokens)
         memory = self.enc_output(tokens.masked_fill(outside, 0))
         scores = self.enc_score_head(memory)
@@ -263,7 +268,7 @@ class RTDETRDecoder(Head):
         shapes: list[tuple[int, int]],
         mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Boxes and class logits of every layer in training, of one in eval: (L, B, Q, 4), (L, B, Q, nc)."""
+        """Run the layers: boxes (L, B, Q, 4), class logits (L, B, Q, nc); of all layers in training, of one in eval."""
         reference, before = boxes.sigmoid(), None
         all_boxes, all_scores = [], []
         last = range(len(self.decoder.layers))[self.eval_idx]
@@ -272,7 +277,7 @@ class RTDETRDecoder(Head):
             delta = self.dec_bbox_head[i](x)
             refined = (delta + logit(reference)).sigmoid()
             if self.decoder.training:
-                # Look forward twice: the loss of a layer also teaches the layer before it.
+                # "Look forward twice" (DINO): the loss of a layer also reaches the layer before it.
                 all_boxes.append(refined if before is None else (delta + logit(before)).sigmoid())
                 all_scores.append(self.dec_score_head[i](x))
             elif i == last:
@@ -283,24 +288,24 @@ class RTDETRDecoder(Head):
         return torch.stack(all_boxes), torch.stack(all_scores)
 
     def predict(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The best (query, class) pairs, best first: (B, k, 6)."""
+        """Select the best (query, class) pairs, best first: (B, k, 6)."""
         best, pairs = scores.sigmoid().flatten(1).topk(min(self.nq, scores[0].numel()))
         boxes = boxes.gather(1, (pairs // self.nc)[..., None].expand(-1, -1, 4))
         return torch.cat((boxes, best[..., None], (pairs % self.nc)[..., None].to(boxes.dtype)), -1)
 
     def ranks(self) -> bool:
-        """Return True: its prediction is always a list."""
+        """Return True: the prediction is always a list of detections."""
         return True
 
     def layout(self) -> str:
         """Describe the list of detections in one sentence."""
         return (
-            "output 0: a row a detection, best first: centre x, centre y, width, height in parts of the image,"
+            "output 0: one row per detection, best first: centre x, centre y, width, height as fractions of the image,"
             " score, class"
         )
 
     def fuse(self) -> None:
-        """Merge the norms of the maps' projections into them."""
+        """Merge the batch norms after the projections into these."""
         for proj in self.input_proj:
             if isinstance(proj[1], nn.BatchNorm2d):
                 set_weights(proj[0], *fold_bn(proj[0], proj[1]))
@@ -308,7 +313,10 @@ class RTDETRDecoder(Head):
 
 
 def anchor_logits(shapes: list[tuple[int, int]], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A box around every position as logits (1, N, 4), and whether it touches the border (1, N, 1): infinite there."""
+    """Return a box around every position as logits (1, N, 4), and whether it is at the border (1, N, 1).
+
+    The logits of boxes at the border are infinite.
+    """
     parts = []
     for level, (h, w) in enumerate(shapes):
         y, x = torch.meshgrid(

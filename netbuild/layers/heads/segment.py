@@ -1,4 +1,4 @@
-"""Boxes with masks: each box's mask is a weighted sum of prototypes of the whole picture. YOLACT, arXiv 1904.02689."""
+"""Instance segmentation: the mask of a box is a weighted sum of prototypes. YOLACT, arXiv 1904.02689."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from netbuild.roles import In, Setting, Stride, Width
 
 
 class Proto(nn.Module):
-    """Prototype masks of one map: (B, c1, H, W) -> (B, c2, 2H, 2W)."""
+    """Prototype masks from one map: (B, c1, H, W) -> (B, c2, 2H, 2W)."""
 
     def __init__(self, c1: int, c_: int = 256, c2: int = 32):
         super().__init__()
@@ -26,7 +26,7 @@ class Proto(nn.Module):
 
 
 class Proto26(Proto):
-    """Prototype masks of all maps, finest first: coarser ones are enlarged and added to the finest.
+    """Prototype masks from all maps, finest first: coarser ones are upsampled and added to the finest.
 
     Training: (prototypes (B, c2, 2H, 2W), class logits of every pixel (B, nc, H, W)). Eval: the prototypes.
     """
@@ -46,15 +46,16 @@ class Proto26(Proto):
         return (masks, self.semseg(x)) if self.training and semantic else masks
 
     def fuse(self) -> None:
-        """Drop what only training uses."""
+        """Drop the classifier of pixels, which only training uses."""
         self.semseg = None
 
 
 class Segment(Detect):
     """Detect with masks: maps (B, ch[i], H_i, W_i), finest first.
 
-    Its raw outputs have also "mask_coefficient" (B, nm, A) and "proto" (B, nm, 2*H_0, 2*W_0). Eval: ((y, proto), raw)
-    with y (B, 4+nc+nm, A), or (B, k, 6+nm). A mask is the sign of coefficients @ prototypes.
+    The raw outputs contain also "mask_coefficient" (B, nm, A) and "proto" (B, nm, 2*H_0, 2*W_0). Eval:
+    ((y, proto), raw) with y (B, 4+nc+nm, A), or (B, k, 6+nm). A mask is
+    where coefficients @ prototypes is above 0.
     """
 
     task = "segment"
@@ -79,7 +80,7 @@ class Segment(Detect):
         self.copy_parts(end2end, "cv4")
 
     def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
-        """The module that makes the prototypes."""
+        """Make the module that computes the prototypes."""
         return Proto(ch[0], npr, nm)
 
     @property
@@ -101,11 +102,11 @@ class Segment(Detect):
         return describe_masks(self.nm)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
-        return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
+        return add_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
 
 
 class Segment26(Segment):
-    """Segment whose prototypes see all maps; in training "proto" is (prototypes, class logits of every pixel)."""
+    """Segment with prototypes from all maps; in training "proto" is (prototypes, class logits of every pixel)."""
 
     def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
         return Proto26(ch, npr, nm, nc)
@@ -115,18 +116,19 @@ class Segment26(Segment):
 
 
 def describe_masks(count: int) -> list[str]:
-    """Describe the extras of a head with so many prototypes, for `Head.layout`."""
-    return [f"{count} mask coefficients; output 1: {count} prototypes, whose sum by the coefficients is a mask's logit"]
+    """Return the phrases of `Detect.describe_extras` for this number of prototypes."""
+    masks = f"{count} prototypes, whose sum weighted by the coefficients is a mask's logit"
+    return [f"{count} mask coefficients; output 1: {masks}"]
 
 
-def with_prototypes(outputs: Any, proto: Any, training: bool) -> Any:
-    """The outputs of a head, the prototypes added: those of a one-to-one branch teach the prototypes nothing."""
+def add_prototypes(outputs: Any, proto: Any, training: bool) -> Any:
+    """Add the prototypes to a head's outputs; the loss of a one-to-one branch does not reach them."""
     raw = outputs if training else outputs[1]
     for name, branch in raw.items() if "one2many" in raw else [("", raw)]:
-        branch["proto"] = detached(proto) if name == "one2one" and training else proto
+        branch["proto"] = detach(proto) if name == "one2one" and training else proto
     return raw if training else ((outputs[0], proto), raw)
 
 
-def detached(value: Any) -> Any:
-    """A tensor, or each of several, without its history."""
-    return tuple(map(detached, value)) if isinstance(value, tuple) else value.detach()
+def detach(value: Any) -> Any:
+    """Detach a tensor, or each of a tuple, from the graph."""
+    return tuple(map(detach, value)) if isinstance(value, tuple) else value.detach()

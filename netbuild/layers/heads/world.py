@@ -1,4 +1,4 @@
-"""Heads that compare each cell with texts or other prompts, so that classes are said in words when the network runs."""
+"""Open-vocabulary detection: each cell is compared with text features, which are an input of the network."""
 
 from math import log
 from typing import Annotated, Any
@@ -13,18 +13,21 @@ from netbuild.roles import In, Setting, Stride
 
 
 def compare(x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Products of every position with every text: maps (B, E, H, W) and features (B, K, E) -> (B, K, H, W).
+    """Multiply every position with every text: maps (B, E, H, W) and features (B, K, E) -> (B, K, H, W).
 
     Raises:
-        ValueError: if the texts are none of such features.
+        ValueError: if the texts have another shape.
     """
     if text.ndim != 3 or text.shape[2] != x.shape[1]:
-        raise ValueError(f"texts (B, K, {x.shape[1]}) are needed, {list(text.shape)} arrive")
+        raise ValueError(f"text features must have the shape (B, K, {x.shape[1]}), not {list(text.shape)}")
     return torch.einsum("bchw,bkc->bkhw", x, text)
 
 
 class ContrastiveHead(nn.Module):
-    """Cosines of positions and texts, scaled and shifted: (B, E, H, W), (B, K, E) -> (B, K, H, W). arXiv 2401.17270."""
+    """Scaled and shifted cosine similarity of positions and texts: (B, E, H, W), (B, K, E) -> (B, K, H, W).
+
+    arXiv 2401.17270.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class ContrastiveHead(nn.Module):
 
 
 class BNContrastiveHead(nn.Module):
-    """As `ContrastiveHead`, positions through a batch norm instead of to length one. arXiv 2401.17270."""
+    """`ContrastiveHead` with a batch norm of the positions in place of their normalisation. arXiv 2401.17270."""
 
     def __init__(self, embed: int):
         super().__init__()
@@ -76,15 +79,15 @@ class WorldDetect(Detect):
         return self.run(feats, text)
 
     def scores(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> torch.Tensor:
-        return guided_scores(self, feats, prefix, guides[0])
+        return score_texts(self, feats, prefix, guides[0])
 
     def fuse(self) -> None:
-        """Merge the norms before the comparisons into the convolutions before them."""
+        """Merge the batch norms of the comparisons into the convolutions before them."""
         fold_comparisons(self.cv3, self.cv4)
 
 
 def fold_comparisons(branches: nn.ModuleList, comparisons: nn.ModuleList) -> None:
-    """Each level's norm, if its comparison has one, into the last convolution of its class branch."""
+    """Merge the batch norm of each level's comparison, if any, into the last convolution of the class branch."""
     for branch, comparison in zip(branches, comparisons, strict=True):
         norm = getattr(comparison, "norm", None)
         if isinstance(norm, nn.BatchNorm2d):
@@ -92,8 +95,8 @@ def fold_comparisons(branches: nn.ModuleList, comparisons: nn.ModuleList) -> Non
             comparison.norm = nn.Identity()
 
 
-def guided_scores(head: nn.Module, feats: list[torch.Tensor], prefix: str, text: torch.Tensor) -> torch.Tensor:
-    """Logits (B, K, A) of a head's class branch, each level compared with the texts."""
+def score_texts(head: nn.Module, feats: list[torch.Tensor], prefix: str, text: torch.Tensor) -> torch.Tensor:
+    """Compute logits (B, K, A) by comparing the class branch of each level with the texts."""
     embeddings, comparisons = getattr(head, f"{prefix}cv3"), getattr(head, f"{prefix}cv4")
     levels = zip(embeddings, comparisons, feats, strict=True)
-    return torch.cat([compare_with(embed(feat), text).flatten(2) for embed, compare_with, feat in levels], 2)
+    return torch.cat([comparison(embed(feat), text).flatten(2) for embed, comparison, feat in levels], 2)

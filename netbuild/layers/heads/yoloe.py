@@ -1,4 +1,4 @@
-"""A head that looks for what texts say or examples show, or for a whole vocabulary. YOLOE, arXiv 2503.07465."""
+"""Detection by prompts: texts, examples in a picture, or a large fixed vocabulary. YOLOE, arXiv 2503.07465."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,9 +11,9 @@ from torch import nn
 
 from netbuild.layers.conv import Conv
 from netbuild.layers.heads.detect import Detect, Raw, dense_branch
-from netbuild.layers.heads.prompts import LRPCHead, cells_kept, with_texts
-from netbuild.layers.heads.segment import Proto, Proto26, describe_masks, with_prototypes
-from netbuild.layers.heads.world import BNContrastiveHead, fold_comparisons, guided_scores
+from netbuild.layers.heads.prompts import LRPCHead, merge_texts, select_cells
+from netbuild.layers.heads.segment import Proto, Proto26, add_prototypes, describe_masks
+from netbuild.layers.heads.world import BNContrastiveHead, fold_comparisons, score_texts
 from netbuild.roles import In, Setting, Stride, Width
 
 
@@ -31,7 +31,7 @@ class SwiGLUFFN(nn.Module):
 
 
 class Residual(nn.Module):
-    """A module's input plus its output, which starts as nothing: the module's last layer `w3` begins at zero."""
+    """A module's input plus its output; the output starts at zero, because the weights of its layer `w3` do."""
 
     def __init__(self, m: nn.Module):
         super().__init__()
@@ -43,24 +43,26 @@ class Residual(nn.Module):
         return x + self.m(x)
 
 
-def enlarge(level: int) -> nn.Module:
-    """To the size of the finest map."""
+def make_upsample(level: int) -> nn.Module:
+    """Make the module that upsamples a level to the size of the finest map."""
     return nn.Upsample(scale_factor=2**level) if level else nn.Identity()
 
 
 class SAVPE(nn.Module):
-    """Prompts from examples: maps, each half the size of the one before, and masks (B, Q, H, W) of the finest one's
-    size -> (B, Q, embed) of length one.
+    """Prompts (B, Q, embed) of length one, from maps and from masks (B, Q, H, W) of examples in them.
 
-    Each mask pools 16 groups of channels by weights of its own. YOLOE, arXiv 2503.07465.
+    Each map is half the size of the one before; the masks have the size of the first. Each mask pools 16 groups of
+    channels by weights of its own. YOLOE, arXiv 2503.07465.
     """
 
     groups = 16
 
     def __init__(self, ch: list[int], c3: int, embed: int):
         super().__init__()
-        self.cv1 = nn.ModuleList(nn.Sequential(Conv(c, c3, 3), Conv(c3, c3, 3), enlarge(i)) for i, c in enumerate(ch))
-        self.cv2 = nn.ModuleList(nn.Sequential(Conv(c, c3), enlarge(i)) for i, c in enumerate(ch))
+        self.cv1 = nn.ModuleList(
+            nn.Sequential(Conv(c, c3, 3), Conv(c3, c3, 3), make_upsample(i)) for i, c in enumerate(ch)
+        )
+        self.cv2 = nn.ModuleList(nn.Sequential(Conv(c, c3), make_upsample(i)) for i, c in enumerate(ch))
         self.cv3 = nn.Conv2d(len(ch) * c3, embed, 1)
         self.cv4 = nn.Conv2d(len(ch) * c3, self.groups, 3, padding=1)
         self.cv5 = nn.Conv2d(1, self.groups, 3, padding=1)
@@ -85,13 +87,16 @@ class SAVPE(nn.Module):
 class YOLOEDetect(Detect):
     """Detect on maps (B, ch[i], H_i, W_i) and prompts (B, K, embed): K classes. YOLOE, arXiv 2503.07465.
 
-    Prompts come from texts (`text_prompts`) or from examples in the picture (`visual_prompts`); `fuse_text` merges them
-    for good, `drop_prompts` a large vocabulary. Raises ValueError where the class branch is wider than `embed`, without
-    `with_bn`, and when it runs without prompts that are not merged.
+    Prompts are made of texts (`text_prompts`) or of examples in a picture (`visual_prompts`). `fuse_text` merges
+    prompts into the class branches, `drop_prompts` does so for a large vocabulary.
+
+    Raises:
+        ValueError: if the class branch is wider than `embed`, without `with_bn`, or if forward gets no prompts and none
+            were merged.
     """
 
     parts = ("cv2", "cv3", "cv4", "lrpc")
-    conf = 0.001  # the filter's threshold once prompts are dropped; 0 computes every cell, as export needs it
+    conf = 0.001  # threshold of the filter after drop_prompts; 0 computes every cell, as export needs it
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class YOLOEDetect(Detect):
         super().__init__(nc, ch, reg_max, end2end, legacy)
         inner = max(ch[0], min(nc, 100))
         if not with_bn or inner > embed:
-            raise ValueError(f"with_bn must be true, and embed at least the class branch's width, {inner}")
+            raise ValueError(f"with_bn must be true, and embed at least the width of the class branch, {inner}")
         self.stride = [float(s) for s in stride]
         for branch in self.cv3:
             branch[-1] = nn.Conv2d(inner, embed, 1)
@@ -130,30 +135,30 @@ class YOLOEDetect(Detect):
                 comparison.bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
 
     def text_prompts(self, text: torch.Tensor) -> torch.Tensor:
-        """Prompts from text features: (B, K, embed) kept, of length one."""
+        """Make prompts (B, K, embed) of length one from text features of the same shape."""
         return F.normalize(self.reprta(text), dim=-1)
 
     def visual_prompts(self, feats: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        """Prompts (B, Q, embed) from masks (B, Q, H_0, W_0) of examples."""
+        """Make prompts (B, Q, embed) from masks (B, Q, H_0, W_0) of examples."""
         return self.savpe(feats, masks)
 
     @torch.no_grad()
     def fuse_text(self, text: torch.Tensor) -> None:
-        """Merge prompts (K, embed), such as `text_prompts` gives, into the class branches: K classes from now on."""
+        """Merge prompts (K, embed) of `text_prompts` into the class branches, which then have K classes."""
         for prefix in self.prefixes():
             branches, comparisons = getattr(self, f"{prefix}cv3"), getattr(self, f"{prefix}cv4")
             for branch, comparison in zip(branches, comparisons, strict=True):
-                branch[-1] = with_texts(branch[-1], comparison, text)
+                branch[-1] = merge_texts(branch[-1], comparison, text)
             setattr(self, f"{prefix}cv4", None)
         self.nc = len(text)
         self.reprta = nn.Identity()
 
     def drop_prompts(self, text: torch.Tensor, filters: Sequence[nn.Conv2d]) -> None:
-        """Merge the prompts (K, embed) of a whole vocabulary, and look them up only where a filter finds anything.
+        """Merge the prompts (K, embed) of a large vocabulary, and compute its scores only for cells that pass a filter.
 
         Args:
-            text: prompts, such as `text_prompts` gives.
-            filters: of each level a 1x1 convolution from the class branch's inner width to one channel.
+            text: the prompts, see `text_prompts`.
+            filters: for each level a 1x1 convolution from the inner width of the class branch to one channel.
         """
         self.fuse_text(text)
         for prefix in self.prefixes():
@@ -168,28 +173,28 @@ class YOLOEDetect(Detect):
         if getattr(self, f"{prefix}cv4") is None:
             return self.per_cell("cv3", prefix, feats)
         if not guides:
-            raise ValueError("the classes come from prompts: give them as text, or merge them by fuse_text")
-        return guided_scores(self, feats, prefix, guides[0])
+            raise ValueError("the head needs prompts: pass them as text, or merge them by fuse_text")
+        return score_texts(self, feats, prefix, guides[0])
 
     def branch(self, feats: list[torch.Tensor], prefix: str, *guides: torch.Tensor) -> Raw:
         if getattr(self, f"{prefix}lrpc") is None:
             return super().branch(feats, prefix, *guides)
         parts = (getattr(self, f"{prefix}{part}") for part in ("lrpc", "cv3", "cv2"))
         levels = [head(c(f), b(f), self.conf) for head, c, b, f in zip(*parts, feats, strict=True)]
-        boxes, scores, kept = zip(*levels, strict=True)
-        found = {
+        boxes, scores, selected = zip(*levels, strict=True)
+        outputs = {
             "boxes": torch.cat([b.flatten(2) for b in boxes], 2),
             "scores": torch.cat(scores, 2),
             "feats": feats,
-            "kept": None if any(k is None for k in kept) else torch.cat(kept),
+            "selected": None if any(mask is None for mask in selected) else torch.cat(selected),
         }
-        return {**found, **self.raw_extras(feats, prefix)}
+        return {**outputs, **self.raw_extras(feats, prefix)}
 
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
-        return cells_kept(super().boxes(raw, corners), raw.get("kept"))
+        return select_cells(super().boxes(raw, corners), raw.get("selected"))
 
     def fuse(self) -> None:
-        """Of two branches keep one, and merge the norms before its comparisons."""
+        """Drop the second branch, and merge the batch norms of the comparisons."""
         super().fuse()
         for prefix in self.prefixes():
             comparisons = getattr(self, f"{prefix}cv4")
@@ -198,7 +203,7 @@ class YOLOEDetect(Detect):
 
 
 class YOLOESegment(YOLOEDetect):
-    """YOLOEDetect with masks, see `Segment`."""
+    """YOLOEDetect with masks, as `Segment` has them."""
 
     task = "segment"
     parts = (*YOLOEDetect.parts, "cv5")
@@ -224,7 +229,7 @@ class YOLOESegment(YOLOEDetect):
         self.copy_parts(end2end, "cv5")
 
     def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
-        """The module that makes the prototypes."""
+        """Make the module that computes the prototypes."""
         return Proto(ch[0], npr, nm)
 
     @property
@@ -240,17 +245,17 @@ class YOLOESegment(YOLOEDetect):
         return {"mask_coefficient": self.per_cell("cv5", prefix, feats)}
 
     def decode_extras(self, raw: Raw) -> list[torch.Tensor]:
-        return [cells_kept(raw["mask_coefficient"], raw.get("kept"))]
+        return [select_cells(raw["mask_coefficient"], raw.get("selected"))]
 
     def describe_extras(self) -> list[str]:
         return describe_masks(self.nm)
 
     def run(self, feats: list[torch.Tensor], *guides: torch.Tensor) -> Any:
-        return with_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
+        return add_prototypes(super().run(feats, *guides), self.prototypes(feats), self.training)
 
 
 class YOLOESegment26(YOLOESegment):
-    """YOLOESegment whose prototypes see all maps, which they teach nothing."""
+    """YOLOESegment with prototypes from all maps; their gradient does not reach the maps."""
 
     def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
         return Proto26(ch, npr, nm, nc)
