@@ -1,1 +1,1 @@
-"""Samples to batches: augmentation, targets, the loader."""
+"""From samples to batches: augmentation, targets, and the batch loader."""

@@ -1,7 +1,7 @@
-"""The batch loader: order and augmentation depend on seed, epoch and index alone.
+"""The batch loader. The order and augmentation of samples depend on seed, epoch and index alone.
 
-A resumed run therefore repeats an epoch exactly: nothing depends on the random numbers drawn before it or on the number
-of worker processes.
+So a resumed run repeats an epoch exactly: neither the random numbers drawn before nor the number of worker processes
+matter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,26 +21,26 @@ Collate = Callable[[Any], Batch]
 
 
 class SampleSource(Protocol):
-    """A map-style source of samples, each made with a random generator of its own."""
+    """A map-style data set whose samples are augmented with a random generator of their own."""
 
     def __len__(self) -> int: ...
 
     def get(self, index: int, rng: np.random.Generator, epoch: int) -> Any:
-        """Sample ``index`` in an epoch; all random numbers come from ``rng``."""
+        """Return sample ``index`` as it is in an epoch; all random numbers come from ``rng``."""
 
 
 @dataclass(frozen=True)
-class Feeding:
-    """How the samples of a split are brought to a network.
+class FeedOptions:
+    """What a task must know to make batches of a split's samples for a network.
 
     Args:
-        imgsz: height and width of the network's images, in pixels.
-        channels: of them.
+        imgsz: height and width of the network's images in pixels.
+        channels: number of channels of these images.
         nc: number of the network's classes.
-        canvas: height and width of the only images that an exported file takes; None for other networks.
-        settings: of the run.
-        learning: whether samples are augmented, for training.
-        batch: samples a batch.
+        canvas: the only height and width that an exported file takes; None for other networks.
+        settings: the settings of the run.
+        learning: whether the samples are for training, and so augmented.
+        batch: number of samples per batch.
         pictures: channels of each second picture that the network takes, by the name of the samples' extra.
     """
 
@@ -59,29 +59,29 @@ class Feeding:
         return self.settings if self.learning else None
 
     def cache(self) -> "ImageCache":
-        """A new cache of decoded pictures, of this split's share of the memory that the settings allow."""
-        # A half each for what is learnt and what is validated, in each of the workers.
+        """Return a new cache of decoded pictures with this split's share of the memory that the settings allow."""
+        # Half for training and half for validation, divided among the worker processes, which have a cache each.
         return ImageCache(self.settings.memory * 1e9 / 2 / max(self.settings.workers, 1))
 
 
 class ImageCache:
-    """A per-process cache of decoded pictures; what came first stays.
+    """A cache of decoded pictures in one process. It keeps those that came first: an epoch reads each sample once.
 
     Args:
-        room: the most bytes that it holds.
+        room: largest number of bytes that it holds.
     """
 
     def __init__(self, room: float = 0) -> None:
-        self.room, self.found = room, dict[Any, Any]()
+        self.room, self.arrays = room, dict[Any, Any]()
 
     def get(self, key: Any, read: Callable[[Any], Any]) -> Any:
         """Return the array that ``read(key)`` makes, from the cache if it is there; it must not be changed."""
-        if key in self.found:
-            return self.found[key]
+        if key in self.arrays:
+            return self.arrays[key]
         value = read(key)
-        if value.nbytes <= self.room:  # what came first stays: epochs go over all in turn
+        if value.nbytes <= self.room:
             self.room -= value.nbytes
-            self.found[key] = value
+            self.arrays[key] = value
         return value
 
 
@@ -90,13 +90,14 @@ class BatchLoader:
 
     Args:
         samples: the source of samples.
-        batch: samples a batch, over all processes of a distributed run.
-        collate: samples to a batch.
+        batch: number of samples per batch, over all ranks together.
+        collate: makes a batch of samples.
         seed: of the order and the augmentation.
-        shuffle: whether each epoch has a random order; otherwise samples keep theirs.
-        workers: processes that prepare samples.
-        rank, world: this process and how many there are: each gets its share of every step. Of an epoch that does
-            not divide, training repeats samples of its beginning; evaluation has each sample once, in one process.
+        shuffle: whether each epoch has a random order, for training; otherwise samples keep theirs.
+        workers: number of worker processes.
+        rank: number of this process.
+        world: number of processes. Each gets its share of every step. If the samples do not divide evenly, training
+            repeats some from the beginning of the epoch, whereas in validation each sample occurs on one rank only.
     """
 
     def __init__(
@@ -112,16 +113,16 @@ class BatchLoader:
     ) -> None:
         self.samples, self.batch, self.collate = samples, batch, collate
         self.seed, self.shuffle, self.workers, self.rank, self.world = seed, shuffle, workers, rank, world
-        self.order = _Order(self)
+        self.sampler = _EpochBatchSampler(self)
 
     def __len__(self) -> int:
-        """The number of batches of this process in an epoch."""
+        """Return the number of batches of this rank in an epoch."""
         count = len(self.samples)
         full, rest = divmod(count + (-count % self.world if self.shuffle else 0), self.batch)
         return full * (self.batch > self.rank) + (rest > self.rank)
 
     def steps(self, epoch: int) -> list[list[int]]:
-        """The samples of each step of all processes together, in the epoch's order."""
+        """Return the indices of the samples of each step, over all ranks together, in the epoch's order."""
         count = len(self.samples)
         order = np.random.default_rng((self.seed, epoch)).permutation(count).tolist() if self.shuffle else range(count)
         order = list(order)
@@ -130,49 +131,51 @@ class BatchLoader:
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """This process's share of each step; none of one that has too few samples.
+        """Return this rank's share of each step; a last step with too few samples is left out.
 
-        A step of all has the samples of one process's step, so that canvases are chosen alike.
+        A step of all ranks has the samples that it has with one process, so that letterboxes have the same shapes.
         """
         return [share for step in self.steps(epoch) if (share := step[self.rank :: self.world])]
 
     def indices(self, epoch: int) -> list[int]:
-        """The samples of this process, in the epoch's order."""
+        """Return the indices of this rank's samples, in the epoch's order."""
         return [index for batch in self.batches(epoch) for index in batch]
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch."""
-        self.order.epoch = number
+        """Yield the batches of an epoch."""
+        self.sampler.epoch = number
         yield from self.loader
 
     @cached_property
     def loader(self) -> DataLoader[Any]:
-        """The workers, the same for all epochs: they keep what they read."""
+        """The DataLoader for all epochs, so that its worker processes keep their caches."""
         return DataLoader(
-            _Made(self.samples, self.seed),
-            batch_sampler=self.order,
+            _EpochDataset(self.samples, self.seed),
+            batch_sampler=self.sampler,
             collate_fn=self.collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
+            generator=torch.Generator().manual_seed(0),  # otherwise each epoch draws from the global generator
             pin_memory=torch.cuda.is_available(),
         )
 
 
-class _Order:
-    """The batches of the epoch that is asked for, each sample with the epoch's number."""
+class _EpochBatchSampler:
+    """Yields the batches of the epoch that is set, as pairs of epoch and index."""
 
-    def __init__(self, feed: BatchLoader) -> None:
-        self.feed, self.epoch = feed, 0
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader, self.epoch = loader, 0
 
     def __len__(self) -> int:
-        return len(self.feed)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter([[(self.epoch, index) for index in batch] for batch in self.feed.batches(self.epoch)])
+        return iter([[(self.epoch, index) for index in batch] for batch in self.loader.batches(self.epoch)])
 
 
-class _Made(Dataset[Any]):
+class _EpochDataset(Dataset[Any]):
+    """Samples by epoch and index, each with its own random generator."""
+
     def __init__(self, samples: SampleSource, seed: int) -> None:
         self.samples, self.seed = samples, seed
 
@@ -185,5 +188,5 @@ class _Made(Dataset[Any]):
 
 
 def image_to_tensor(image: Image) -> torch.Tensor:
-    """A picture (H, W, C) as (C, H, W)."""
+    """Return a picture (H, W, C) as a tensor (C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -14,7 +14,7 @@ from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Image, Letterbox, pad, resize
 from netbuild.errors import NetbuildError
 from netbuild.feed import pictures, scenes
-from netbuild.feed.loader import Batch, Collate, Feeding, ImageCache, image_to_tensor
+from netbuild.feed.loader import Batch, Collate, FeedOptions, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
 from netbuild.feed.targets import BoxTarget, PictureTarget, PolygonTarget, Target
 from netbuild.settings import Settings
@@ -224,29 +224,29 @@ def collate_scenes(items: Sequence[SceneItem]) -> Batch:
 
 
 def feed_scenes(
-    samples: Sequence[Sample], feeding: Feeding, kinds: Kinds = BOX_KINDS, stride: int = 32
+    samples: Sequence[Sample], options: FeedOptions, kinds: Kinds = BOX_KINDS, stride: int = 32
 ) -> tuple[SceneSamples, Collate]:
     """Return samples with targets for a network, and the function that makes batches of them.
 
     Args:
         samples: the samples of a split.
-        feeding: how they are brought to the network.
+        options: how batches are made for the network.
         kinds: the kind of each target, by its name in the scene; boxes with their polygons unless given.
         stride: both sides of the images in validation are multiples of it, in pixels.
 
     Raises:
         NetbuildError: if a sample lacks an extra that one of the kinds needs.
     """
-    kinds = {**kinds, **{name: PictureTarget for name in feeding.pictures if name not in kinds}}
+    kinds = {**kinds, **{name: PictureTarget for name in options.pictures if name not in kinds}}
     for name, kind in kinds.items():
         lacking = next((sample for sample in samples if kind.needs_extra and name not in sample.extras), None)
         if lacking is not None:
             hint = f"name it in the data file, such as extras: {{{name}: picture}}; see docs/data.md"
             raise NetbuildError(f"{lacking.path}: the sample has no '{name}', which the network needs", hint=hint)
-    side, channels = max(feeding.imgsz), feeding.channels
-    options: dict[str, Any] = {"cache": feeding.cache(), "kinds": kinds, "picture_channels": feeding.pictures}
-    if feeding.canvas:
-        return FixedSizeSamples(samples, feeding.canvas, channels, **options), collate_scenes
-    if feeding.learning or feeding.settings.rect is False:
-        return SceneSamples(samples, side, channels, feeding.augmentation, **options), collate_scenes
-    return RectangularSamples(samples, side, channels, feeding.batch, stride, **options), collate_scenes
+    side, channels = max(options.imgsz), options.channels
+    common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
+    if options.canvas:
+        return FixedSizeSamples(samples, options.canvas, channels, **common), collate_scenes
+    if options.learning or options.settings.rect is False:
+        return SceneSamples(samples, side, channels, options.augmentation, **common), collate_scenes
+    return RectangularSamples(samples, side, channels, options.batch, stride, **common), collate_scenes

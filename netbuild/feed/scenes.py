@@ -1,4 +1,4 @@
-"""Scenes, pictures with their targets, and the augmentation that changes both together.
+"""Scenes (pictures with their targets) and the augmentation that changes both together.
 
 All random numbers come from the generator that is passed in. Mosaic: arXiv 2004.10934. MixUp: 1710.09412.
 CutMix: 1905.04899. Copy-paste: 2012.07177.
@@ -23,7 +23,7 @@ from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
 Boxes = Floats  # (N, 5): class, then corners in pixels
-MAX_HIDDEN = 0.3  # largest share of an object that a pasted one may cover
+MAX_HIDDEN = 0.3  # largest share of an object that a pasted object may cover
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Scene:
 
     Args:
         image: (H, W, C).
-        targets: by the name of the kind; the same names in all scenes that are combined. The objects of ``boxes``
-            decide which entries of the other targets are kept.
+        targets: the targets by name; scenes that are combined have the same names. Where there is a target ``boxes``,
+            its objects decide which entries of the other targets are kept.
     """
 
     image: Image
@@ -41,7 +41,7 @@ class Scene:
 
     @classmethod
     def of_boxes(cls, image: Image, boxes: Boxes, outlines: tuple[Outline, ...] = ()) -> "Scene":
-        """A scene of boxes (N, 5) and, for each, its polygons in pixels."""
+        """Return a scene with boxes (N, 5) and the polygons of each, in pixels."""
         return cls(image, {"boxes": BoxTarget(boxes), "polygons": PolygonTarget(outlines)})
 
     @property
@@ -62,32 +62,32 @@ class Scene:
         return target.outlines if isinstance(target, PolygonTarget) else ()
 
     def map(self, change: Callable[[Any], Any]) -> "Scene":
-        """The scene with each target changed."""
+        """Return the scene with each of its targets changed by a function."""
         return replace(self, targets={name: change(target) for name, target in self.targets.items()})
 
     def select(self, chosen: NDArray[np.bool_]) -> "Scene":
-        """The scene with the chosen objects, (N,)."""
+        """Return the scene with the objects that are ``chosen``, (N,)."""
         return self.map(lambda target: target.select(chosen)) if "boxes" in self.targets else self
 
     def shift(self, left: int, top: int, size: tuple[int, int]) -> "Scene":
-        """The scene's targets moved on a canvas of (height, width)."""
+        """Return the scene with its targets moved on a canvas of (height, width); the picture stays."""
         return self.map(lambda target: target.shift(left, top, size))
 
     def clip(self, rectangle: tuple[int, int, int, int]) -> "Scene":
-        """The scene's targets cut at the edges of a rectangle (x1, y1, x2, y2)."""
+        """Return the scene with its targets clipped to a rectangle (x1, y1, x2, y2); the picture stays."""
         return self.map(lambda target: target.clip(rectangle))
 
     def join(self, *others: "Scene") -> "Scene":
-        """The scene with the targets of others too."""
+        """Return the scene with the targets of others added to its own; the picture stays."""
         joined = {n: t.join([other.targets[n] for other in others]) for n, t in self.targets.items()}
         return replace(self, targets=joined)
 
     def blend(self, other: "Scene", image: Image, share: float) -> "Scene":
-        """The blended ``image`` of two scenes, this one's with weight ``share``, with the targets of both."""
+        """Return the blended ``image`` of two scenes, this one's with weight ``share``, with the targets of both."""
         return Scene(image, {n: t.blend(other.targets[n], share) for n, t in self.targets.items()})
 
     def paste(self, other: "Scene", mask: NDArray[np.bool_]) -> "Scene":
-        """The scene with another's pixels where ``mask`` (H, W) is set, and the other's targets."""
+        """Return the scene with another's pixels where ``mask`` (H, W) is set, and with the targets of both."""
         image = np.where(mask[..., None], other.image, self.image)
         return Scene(image, {n: t.paste(other.targets[n], mask) for n, t in self.targets.items()})
 
@@ -96,7 +96,7 @@ class Scene:
 
 
 def make_mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
-    """Four pictures around a random point of a canvas of twice the side."""
+    """Lay four pictures around a random point of a square canvas whose sides are twice ``side`` pixels."""
     size = (2 * side, 2 * side)
     canvas = np.full((*size, scenes[0].image.shape[2]), GREY, np.uint8)
     cx, cy = (int(rng.uniform(side / 2, 3 * side / 2)) for _ in range(2))
@@ -113,14 +113,17 @@ def make_mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
 
 
 def mix_up(scene: Scene, other: Scene, rng: Generator) -> Scene:
-    """Two pictures of one size blended, about half of each, with the targets of both."""
+    """Blend two pictures of one size, about half of each, and keep the targets of both."""
     share = rng.beta(32, 32)
     image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
     return scene.blend(other, image, share)
 
 
 def cut_mix(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene:
-    """A rectangle of another picture of the same size pasted where there is no object, with the objects in it."""
+    """Paste a rectangle of another picture of the same size, with its objects, where there is no object.
+
+    After ``tries`` rectangles that would cover an object the scene is returned as it is.
+    """
     for _ in range(tries):
         x1, y1, x2, y2 = random_rectangle(scene.size, sqrt(1 - rng.beta(1, 1)), rng)
         if x2 <= x1 or y2 <= y1 or coverage(scene.boxes, np.array([[x1, y1, x2, y2]])).any():
@@ -133,7 +136,7 @@ def cut_mix(scene: Scene, other: Scene, rng: Generator, tries: int = 3) -> Scene
 
 
 def coverage(boxes: Boxes, others: Floats) -> Floats:
-    """(N,) the largest part of each box (N, 5) that one of the others (M, 4) covers."""
+    """Return (N,) the largest fraction of each box (N, 5) that one of the others (M, 4) covers."""
     if not len(boxes) or not len(others):
         return np.zeros(len(boxes))
     a, b = boxes[:, None, 1:], others[None]
@@ -142,34 +145,45 @@ def coverage(boxes: Boxes, others: Floats) -> Floats:
 
 
 def copy_paste(scene: Scene, share: float) -> Scene:
-    """A share of the objects, cut out along their outlines, pasted once more where the mirrored picture has them.
+    """Cut objects out along their polygons and paste them where they are in the mirrored picture.
 
-    Only those are pasted that cover at most `MAX_HIDDEN` of any object; those that cover least come first.
+    Objects that would cover more than `MAX_HIDDEN` of another are not pasted; those that cover least come first.
+
+    Args:
+        scene: the scene.
+        share: fraction of the objects with polygons that are pasted.
     """
     mirrored = flip_left_right(scene)
-    known = [i for i, outline in enumerate(mirrored.outlines) if outline]
-    cost = [coverage(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in known]
-    wanted = [known[i] for i in np.argsort(cost, kind="stable") if cost[i] < MAX_HIDDEN][: round(share * len(known))]
+    with_polygons = [i for i, outline in enumerate(mirrored.outlines) if outline]
+    covered = [coverage(scene.boxes, mirrored.boxes[[i], 1:]).max(initial=0.0) for i in with_polygons]
+    order = np.argsort(covered, kind="stable")
+    pasted = [with_polygons[i] for i in order if covered[i] < MAX_HIDDEN][: round(share * len(with_polygons))]
     mask = np.zeros(scene.size, np.uint8)
-    for i in wanted:
+    for i in pasted:
         cv2().fillPoly(mask, [np.rint(polygon).astype(np.int32) for polygon in mirrored.outlines[i]], 1)
-    return scene.paste(mirrored.select(np.isin(np.arange(len(mirrored.boxes)), wanted)), mask > 0)
+    return scene.paste(mirrored.select(np.isin(np.arange(len(mirrored.boxes)), pasted)), mask > 0)
 
 
 # -- geometry ---------------------------------------------------------------------------------------------------------
 
 
 def warp(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
-    """The picture's centre brought to the square's, randomly rotated, scaled, sheared and shifted, with its targets."""
+    """Center a scene on a square of ``size`` pixels and randomly rotate, scale, shear and shift it."""
     matrix, scale = random_affine(scene.size, (size, size), 1.0, rng, s)
     image = warp_image(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
     return replace(move_objects(scene, matrix, size, scale), image=image)
 
 
 def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
-    """A scene's targets after an affine map (2, 3), cut at the square; objects of which too little is left are dropped.
+    """Move a scene's targets by an affine map, clip them to the square, and drop objects of which too little is left.
 
-    A box becomes the hull of its outline, where that is known, or of its corners.
+    A box becomes the smallest one around its moved polygons, or around its moved corners if it has none.
+
+    Args:
+        scene: the scene; its picture stays as it is.
+        matrix: (2, 3).
+        size: side of the square in pixels.
+        scale: by which the map enlarges, for comparing areas.
     """
     moved = scene.map(lambda target: target.move(matrix, (size, size)))
     boxes, polygons = moved.targets.get("boxes"), moved.targets.get("polygons")
@@ -183,17 +197,17 @@ def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
 
 
 def flip_left_right(scene: Scene) -> Scene:
-    """A scene mirrored left to right."""
+    """Mirror a scene left to right."""
     return replace(scene, image=scene.image[:, ::-1]).map(lambda target: target.mirror(1, scene.size))
 
 
 def flip_up_down(scene: Scene) -> Scene:
-    """A scene mirrored upside down."""
+    """Mirror a scene upside down."""
     return replace(scene, image=scene.image[::-1]).map(lambda target: target.mirror(0, scene.size))
 
 
 def flip_randomly(scene: Scene, rng: Generator, s: Settings) -> Scene:
-    """A scene mirrored left to right and upside down, each with its probability from the settings."""
+    """Mirror a scene left to right and upside down, each with its probability from the settings."""
     if rng.random() < (s.flip_lr or 0.0):
         scene = flip_left_right(scene)
     return flip_up_down(scene) if rng.random() < s.flip_ud else scene

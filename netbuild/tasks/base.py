@@ -15,7 +15,7 @@ from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels
-from netbuild.feed.loader import Collate, Feeding, SampleSource
+from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
@@ -203,11 +203,11 @@ class Task(ABC):
         values = (batch["images"], *batch.get("inputs", ()))
         return [value.float() / 255 if value.dtype is torch.uint8 else value for value in values]
 
-    def feed(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[SampleSource, Collate]:
+    def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
         """Return the source of augmented samples of a split, and the function that collates them into a batch."""
         if self.target_kinds:
-            return feed_scenes(samples, feeding, self.target_kinds, self.stride)
-        return feed_labels(samples, feeding)
+            return feed_scenes(samples, options, self.target_kinds, self.stride)
+        return feed_labels(samples, options)
 
     @classmethod
     def decode_options(cls, settings: Settings) -> dict[str, Any]:

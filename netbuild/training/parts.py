@@ -11,7 +11,7 @@ from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
 from netbuild.feed.inputs import FurtherInputs, find_inputs
-from netbuild.feed.loader import BatchLoader, Collate, Feeding, SampleSource
+from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system.processes import is_main_process, rank, world_size
@@ -102,8 +102,10 @@ def samples_of(
     """
     card, further = network.card, inputs_of(network, task, report.dataset, settings)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
-    feeding = Feeding(imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures)
-    samples, collate = task.feed(report.samples(split), feeding)
+    options = FeedOptions(
+        imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
+    )
+    samples, collate = task.feed(report.samples(split), options)
     return samples, further.wrap(collate)
 
 

@@ -1,4 +1,4 @@
-"""Training by the command line on data sets as people have them: what is wrong is said before the first epoch."""
+"""Training by the command line on faulty data sets and full disks: errors are reported before the first epoch."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def label(root, text, number, split="train"):
     ],
     ids=["class", "counted from 1", "place", "form"],
 )  # fmt: skip
-def test_wrong_labels_stop_and_may_be_dropped(cli, here, names, labels, said):
+def test_wrong_labels_stop_training_unless_lenient(cli, here, names, labels, said):
     file = data_set(here / "ds", names)
     for number, text in labels.items():
         label(here / "ds", text, number)
@@ -113,7 +113,7 @@ def test_background_is_used_and_counted(cli, here):
     assert done.err.count("epoch 1/1") == 1
 
 
-def test_background_alone_stops_unless_it_is_wanted(cli, here):
+def test_background_alone_stops_training_unless_allowed(cli, here):
     file = data_set(here / "ds")
     for split, count in (("train", 4), ("val", 2)):
         for number in range(count):
@@ -129,7 +129,7 @@ def test_background_alone_stops_unless_it_is_wanted(cli, here):
     assert "cls 0.0000" not in done.err
 
 
-def test_broken_pictures_are_listed_and_left_out(cli, here):
+def test_broken_pictures_are_listed_and_dropped(cli, here):
     file, folder = data_set(here / "ds"), here / "ds/images/train"
     picture(folder / "4.jpg")
     (folder / "4.jpg").write_bytes((folder / "4.jpg").read_bytes()[:700])
@@ -164,7 +164,7 @@ def test_paths_are_relative_to_the_data_file(cli, here, monkeypatch):
     assert f"data.yaml:2:8: there is no {here}/proj/sets/one/images/train" in done.err
 
 
-def test_a_batch_larger_than_the_set_still_takes_a_step(cli, here):
+def test_a_batch_larger_than_the_data_set_trains(cli, here):
     file = data_set(here / "ds", ["bolt"], 3, 3)
     done = cli("train", NET, "--data", file, *QUICK, "--batch", 16, "-o", "run")
     assert done.code == 0, done.err
@@ -172,7 +172,7 @@ def test_a_batch_larger_than_the_set_still_takes_a_step(cli, here):
     assert any(not last[key].equal(first[key]) for key in first if key.endswith("conv.weight"))
 
 
-def test_a_class_without_pictures_in_val_moves_no_other_class(cli, here):
+def test_a_class_without_validation_pictures_shifts_no_other_class(cli, here):
     for split, kinds in (("train", "0 90 180 270"), ("val", "0 90 270")):
         for kind in kinds.split():
             for i in range(3):
@@ -185,7 +185,7 @@ def test_a_class_without_pictures_in_val_moves_no_other_class(cli, here):
     assert [row["class"] for row in json.loads(done.out)["classes"]] == ["0", "270", "90"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(cli, here):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_checkpoints(cli, here):
     file = data_set(here / "ds")
     flags = ("--lr", 1e8, "--epochs", 5, "-o", "run")
     done = cli("train", NET, "--data", file, *QUICK, *flags)
@@ -199,7 +199,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(cli, here
     assert cli("train", NET, "--data", file, *QUICK, "--no-amp", "-o", "other").code == 0
 
 
-def test_fewer_names_are_met_by_labels_read_anew(cli, here):
+def test_labels_are_checked_again_after_names_change(cli, here):
     file = data_set(here / "ds", ["a", "b", "c"], 6)
     assert cli("train", NET, "--data", file, *QUICK, "-o", "run").code == 0
     file.write_text(file.read_text().replace(', "c"', ""))
@@ -208,7 +208,7 @@ def test_fewer_names_are_met_by_labels_read_anew(cli, here):
     assert "class 2 is outside 0..1 (2 names)" in done.err
 
 
-def test_a_folder_that_cannot_hold_the_run_is_said_before_it(cli, here, monkeypatch):
+def test_an_unusable_run_folder_is_reported_before_training(cli, here, monkeypatch):
     file = data_set(here / "ds")
     (here / "taken").write_text("a file")
     (here / "full").mkdir()
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_hold_the_run_is_said_before_it(cli, here, monkeypa
     assert "epoch" not in done.err
 
 
-def test_a_disk_that_fills_up_leaves_the_last_state_whole(cli, here):
+def test_a_full_disk_leaves_the_last_state_intact(cli, here):
     resource = pytest.importorskip("resource", reason="no limits of processes here")
     file = data_set(here / "ds")
     assert cli("train", NET, "--data", file, *QUICK, "-o", "run").code == 0
@@ -270,7 +270,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("target", "suffix"), TARGETS)
-def test_a_full_disk_leaves_no_half_of_an_exported_file(cli, here, target, suffix):
+def test_a_full_disk_leaves_no_partial_exported_file(cli, here, target, suffix):
     if target.startswith("o"):
         pytest.importorskip("openvino" if target == "openvino" else "onnxscript")
     (here / "tiny.yaml").write_text(TINY)
@@ -286,7 +286,7 @@ def test_a_full_disk_leaves_no_half_of_an_exported_file(cli, here, target, suffi
 
 
 @pytest.mark.parametrize("save", ["pictures", "json", "txt"])
-def test_a_full_disk_leaves_no_half_of_what_was_found(cli, here, save):
+def test_a_full_disk_leaves_no_partial_results(cli, here, save):
     cv2 = pytest.importorskip("cv2")
     (here / "tiny.yaml").write_text(TINY)
     picture(here / "a.png")

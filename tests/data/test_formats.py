@@ -1,4 +1,4 @@
-"""Data sets: every format read right, every picture upright in 8 bits or reported, every fault named with its place."""
+"""Data formats, pictures as arrays, label files and the scan: what is read, and how errors are reported."""
 
 import gzip
 import json
@@ -90,7 +90,7 @@ TURNED = {
 
 
 @pytest.mark.parametrize("orientation", TURNED)
-def test_pictures_stand_upright(orientation):
+def test_pictures_are_turned_by_exif(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(RGB), "PNG", exif=exif)
@@ -161,7 +161,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_no_picture_is_said_so(kind, tmp_path):
+def test_files_that_are_not_pictures_are_reported(kind, tmp_path):
     data, words = BROKEN[kind]
     path = tmp_path / "a.bin"
     path.write_bytes(data)
@@ -172,7 +172,7 @@ def test_what_is_no_picture_is_said_so(kind, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, about damaged files
-def test_damaged_pictures_are_read_or_reported_and_both_looks_agree():
+def test_inspection_of_damaged_pictures_agrees_with_decoding():
     random = np.random.default_rng(0)
     large = Image.fromarray(np.tile(RGB, (4, 4, 1)))
     seeds = [encoded(large, form) for form in ("JPEG", "GIF", "BMP", "PNG", "TIFF", "PPM")] + [
@@ -237,7 +237,7 @@ def test_faults_of_label_files(text, expected):
     assert len(file.objects.rows) == rows - sum(p.drops == "box" for p in file.problems)
 
 
-def test_forms_of_label_rows():
+def test_kinds_of_label_rows():
     def read(text, shape=None):
         return LabelFile(Path("1.txt"), Rules(["a"], shape)).read(text).objects.sample(Path("1.png"), None)
 
@@ -255,7 +255,7 @@ def test_forms_of_label_rows():
 
 
 @pytest.mark.parametrize("shape", [None, (2, 3), (1, 2)])
-def test_no_text_gets_a_wrong_box_through(shape):
+def test_random_text_never_gives_a_wrong_box(shape):
     random = np.random.default_rng(1)
     good = "0 1 0.5 0.1 0.9 0.3 1e-320".split()
     bad = "2 -3 1.02 100 nan inf 1e400 x , _ é \0 -0".split(" ")
@@ -282,7 +282,7 @@ def test_no_text_gets_a_wrong_box_through(shape):
 # The scan
 
 
-def test_what_the_scan_counts_and_drops(tmp_path):
+def test_counts_and_dropped_samples_of_a_scan(tmp_path):
     ok = "0 0.5 0.5 0.2 0.2\n"
     file = yolo(tmp_path, [ok, "", None, " \n\n", ok + "7 0.5 0.5 0.2 0.2\n", "2 0.5 0.5 0.2 0.2\n"])
     broken = tmp_path / "images/train/9.jpg"
@@ -307,12 +307,12 @@ def test_what_the_scan_counts_and_drops(tmp_path):
 
 
 @pytest.mark.parametrize(("classes", "hinted"), [((1, 2), True), ((0, 2), False), ((1, 3), False)])
-def test_classes_counted_from_1_are_noticed(tmp_path, classes, hinted):
+def test_classes_counted_from_1_get_a_hint(tmp_path, classes, hinted):
     report = scan(open_data(yolo(tmp_path, [f"{c} 0.5 0.5 0.2 0.2\n" for c in classes])), splits=["train"])
     assert any("subtract 1" in problem.hint for problem in report.problems()) == hinted
 
 
-def test_no_box_at_all_stops(tmp_path):
+def test_training_data_without_any_box_is_refused(tmp_path):
     file = yolo(tmp_path, ["", None])
     _, faults = check(file)
     assert "0 boxes in 2 training pictures" in faults[0].message
@@ -321,7 +321,7 @@ def test_no_box_at_all_stops(tmp_path):
     assert check(file, allow_empty=True)[1] == []
 
 
-def test_a_network_of_fewer_classes(tmp_path):
+def test_labels_beyond_the_networks_classes(tmp_path):
     file = yolo(tmp_path, ["0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n"])
     report = scan(open_data(file), nc=1, splits=["train"])
     (problem,) = report.problems()
@@ -329,7 +329,7 @@ def test_a_network_of_fewer_classes(tmp_path):
     assert report.samples("train")[0].boxes[:, 0].tolist() == [0]
 
 
-def test_a_network_of_fewer_classes_than_folders(tmp_path):
+def test_folders_beyond_the_networks_classes(tmp_path):
     for index, name in enumerate(("a", "b", "c")):
         picture(tmp_path / "train" / name / "1.png", seed=index)
     told = []
@@ -339,20 +339,20 @@ def test_a_network_of_fewer_classes_than_folders(tmp_path):
     assert told == [("train", 1, 2), ("train", 2, 2)]
 
 
-def test_what_a_file_says_does_not_steer_the_terminal(tmp_path):
+def test_escape_sequences_of_files_do_not_reach_the_terminal(tmp_path):
     report = scan(open_data(yolo(tmp_path, ["\x1b[2J 0 0 0 0\n"])))
     assert "is not a number" in report.text()
     assert "\x1b" not in report.text()
 
 
-def test_pictures_of_other_kinds_are_not_passed_over_in_silence(tmp_path):
+def test_pictures_of_unknown_formats_are_noted(tmp_path):
     file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"])
     (tmp_path / "images/train/phone.HEIC").write_bytes(b"")
     (problem,) = scan(open_data(file)).problems()
     assert "1 files .heic" in problem.message
 
 
-def test_pictures_that_are_the_same(tmp_path):
+def test_equal_pictures_are_noted(tmp_path):
     file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"] * 2)
     for copy in ("train/1.png", "val/a.png"):
         (tmp_path / "images" / copy).write_bytes((tmp_path / "images/train/0.png").read_bytes())
@@ -360,7 +360,7 @@ def test_pictures_that_are_the_same(tmp_path):
     assert [(p.kind, p.file.name) for p in problems] == [("duplicate picture", "1.png"), ("shared picture", "a.png")]
 
 
-def test_what_is_known_of_pictures_is_kept_and_never_stale(tmp_path, cache, monkeypatch):
+def test_the_scan_cache_is_used_and_never_stale(tmp_path, cache, monkeypatch):
     file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"] * 3)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     first = scan(open_data(file))
@@ -418,7 +418,7 @@ def test_faults_of_data_files(tmp_path, text, line, words):
     assert caught.value.where.line == line
 
 
-def test_splits_as_folders_lists_and_lists_of_them(tmp_path, monkeypatch):
+def test_splits_are_folders_lists_or_several_of_them(tmp_path, monkeypatch):
     yolo(tmp_path / "set", ["0 .5 .5 .2 .2\n"] * 3)
     (tmp_path / "set/some.txt").write_text("./images/train/2.png\n\nimages/train/nowhere.png\nimages/train/0.png\n")
     (tmp_path / "set/b").mkdir()
@@ -497,7 +497,7 @@ def test_faults_of_coco_annotations(tmp_path, annotation, kind):
     assert "annotation 11" in problem.message
 
 
-def test_a_picture_of_another_size_than_its_annotation_says(tmp_path):
+def test_a_picture_of_another_size_than_stated(tmp_path):
     root = coco(tmp_path)
     picture(root / "images/train/2.png", (20, 40))
     (problem,) = scan(open_data(root)).problems("label")
@@ -505,7 +505,7 @@ def test_a_picture_of_another_size_than_its_annotation_says(tmp_path):
     assert "EXIF" in problem.hint
 
 
-def test_coco_files_that_are_none(tmp_path):
+def test_files_that_are_not_coco_annotations(tmp_path):
     for text, words in (
         ("{", "not JSON"),
         ("[" * 100_000, "too deeply nested|not JSON"),
@@ -575,7 +575,7 @@ def test_faults_of_voc(tmp_path):
         ("", "not XML"),
     ],
 )
-def test_xml_that_is_refused(text, words):
+def test_xml_with_entities_or_errors_is_refused(text, words):
     with pytest.raises(NetbuildError, match=words):
         parse_xml(text, "a.xml")
 
@@ -658,7 +658,7 @@ def test_a_data_set_states_its_augmentation(tmp_path, kind):
         (b"", "begins with nothing"),
     ],
 )
-def test_mnist_files_that_are_damaged(tmp_path, data, words):
+def test_damaged_mnist_files(tmp_path, data, words):
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(NetbuildError, match=words):
         read_idx(tmp_path / "a")
@@ -688,7 +688,7 @@ def test_csv(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "digit", "a.bin"])
-def test_what_is_no_data_set(tmp_path, monkeypatch, name):
+def test_paths_that_are_not_data_sets(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.bin").write_bytes(b"")
     with pytest.raises(NetbuildError, match=r"(no|not a) data set|did you mean 'digits'"):
@@ -705,7 +705,7 @@ def test_digits():
     assert (first.label, first.size, first.image(1).max()) == (0, (8, 8), 239)  # 15 of 16
 
 
-def test_digits_to_detect(cache):
+def test_digits_detect(cache):
     report = scan(open_data("digits-detect")).raise_for_faults()
     assert {name: split.counts["pictures"] for name, split in report.splits.items()} == {"train": 640, "val": 160}
     assert not report.problems()
@@ -753,7 +753,7 @@ def test_statistics(tmp_path):
     assert "nut" in text
 
 
-def test_the_import_is_light():
+def test_importing_data_loads_no_torch():
     code = (
         "import sys, netbuild.data, netbuild.data.statistics; print('torch' in sys.modules, 'sklearn' in sys.modules)"
     )

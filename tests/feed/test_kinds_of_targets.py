@@ -11,7 +11,7 @@ from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.errors import NetbuildError
 from netbuild.feed import scenes
-from netbuild.feed.loader import BatchLoader, Feeding
+from netbuild.feed.loader import BatchLoader, FeedOptions
 from netbuild.feed.samples import BOX_KINDS, SceneSamples, collate_scenes, feed_scenes
 from netbuild.feed.scenes import Scene
 from netbuild.feed.targets import (
@@ -62,7 +62,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("change", CHANGES)
-def test_targets_of_all_kinds_stay_on_what_they_mark(change, seed):
+def test_targets_move_with_their_picture(change, seed):
     found = CHANGES[change](np.random.default_rng(seed))
     h, w = found.size
     bright = found.image[..., 0] > 157
@@ -86,7 +86,7 @@ def test_targets_of_all_kinds_stay_on_what_they_mark(change, seed):
         np.testing.assert_allclose(found.targets["centre"].points, (found.boxes[:, 1:3] + found.boxes[:, 3:]) / 2)
 
 
-def test_batches_join_each_kind_by_its_own_rule():
+def test_each_kind_has_its_own_collate():
     items = [CHANGES[name](np.random.default_rng(0)) for name in ("warp", "left right")]
     batch = {}
     for name in items[0].targets:
@@ -100,7 +100,7 @@ def test_batches_join_each_kind_by_its_own_rule():
     assert batch["centre"].shape == (2, 2)
 
 
-def test_copies_and_patches_change_maps_where_they_change_the_picture():
+def test_maps_are_pasted_where_the_picture_is():
     found = scenes.copy_paste(scene(), 1.0)
     if len(found.boxes) == 1:  # the mirrored object would cover the first
         assert np.array_equal(found.image, scene().image)
@@ -147,11 +147,11 @@ KINDS = {
 
 def feeding(learning, **flags):
     chosen = settings.load(flags={"workers": 0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, **flags})
-    return Feeding((64, 64), 3, 2, None, chosen.completed(False, "detect"), learning, 2)
+    return FeedOptions((64, 64), 3, 2, None, chosen.completed(False, "detect"), learning, 2)
 
 
 @pytest.mark.parametrize("learning", [False, True])
-def test_a_kind_in_one_file_is_augmented_and_batched(learning):
+def test_a_new_kind_in_one_file_is_augmented_and_batched(learning):
     samples = [sample(i) for i in range(6)] + [sample(6, (60, 90))]
     found, collate = feed_scenes(samples, feeding(learning, mixup=0.3, cutmix=0.3, flip_ud=0.5, scale=0.3), KINDS)
     inside = 0
@@ -175,7 +175,7 @@ def test_a_kind_in_one_file_is_augmented_and_batched(learning):
     assert inside > 15
 
 
-def test_a_sample_without_what_a_kind_needs_is_refused():
+def test_a_sample_without_a_needed_extra_is_refused():
     bare = Sample("x", (8, 8), boxes=np.zeros((0, 5)), pixels=np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(NetbuildError, match="x: the sample has no 'mask', which the network needs") as caught:
         feed_scenes([bare], feeding(False), {"mask": ClassMapTarget})
@@ -189,7 +189,7 @@ def keypoint_sample(count):
     return Sample("x", (60, 60), boxes=boxes, keypoints=keypoints, pixels=np.zeros((60, 60, 3), np.uint8))
 
 
-def test_pictures_without_objects_have_keypoints_of_any_number():
+def test_keypoints_of_pictures_without_objects():
     samples = [keypoint_sample(count) for count in (0, 2, 0, 1)]
     kinds = {"boxes": BoxTarget, "keypoints": KeypointTarget}
     found, collate = feed_scenes(samples, feeding(True), kinds)
@@ -239,7 +239,7 @@ EVERYTHING = {"mixup": 0.5, "cutmix": 0.5, "copy_paste": 0.7, "degrees": 20.0, "
     ],
     ids=["default", "everything", "no mosaic"],
 )  # fmt: skip
-def test_augmentation_of_detection_stays_as_it_is(flags, digest, pixels):
+def test_augmentation_of_detection_is_unchanged(flags, digest, pixels):
     """A run with a seed must stay the same run: its boxes by a hash, its pictures by the mean of each quarter."""
     chosen = settings.load(flags=flags).completed(False, "detect")
     samples = SceneSamples(list(random_samples()), 96, 3, chosen)

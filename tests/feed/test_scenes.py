@@ -1,4 +1,4 @@
-"""Changes of pictures by chance: boxes and outlines stay on what they enclose, shares are those of the pixels."""
+"""Random augmentation: boxes and polygons stay on their objects, class shares equal pixel shares."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import GREY
 from netbuild.feed import pictures, scenes
-from netbuild.feed.labels import ClassifySamples, classify_batch
+from netbuild.feed.labels import ClassifySamples, collate_labels
 from netbuild.feed.scenes import Scene
 
 STILL = dict.fromkeys(
@@ -41,7 +41,7 @@ def painted(image, kind):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_outlines_give_tighter_boxes_than_corners(seed):
+def test_polygons_give_tighter_boxes_than_corners(seed):
     s = chosen(degrees=45.0, scale=0.2)
     start = scene((60, 60, 30))
     found = scenes.warp(start, 120, np.random.default_rng(seed), s)
@@ -66,8 +66,8 @@ def test_mirrored_twice_is_the_same(flip):
         assert box[1:] == pytest.approx(painted(once.image, int(box[0])), abs=1.5)
 
 
-def test_what_is_not_changed_stays_where_it_is():
-    """Places are those of pixels' corners: half a pixel's shift is a loss that no one sees."""
+def test_an_identity_warp_changes_nothing():
+    """Coordinates are those of pixels' corners; a shift by half a pixel would go unnoticed otherwise."""
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
     same = pictures.warp_mildly(image, (32, 32), np.random.default_rng(0), chosen())
     want = cv2.resize(image, (32, 32), interpolation=cv2.INTER_LINEAR)
@@ -78,7 +78,7 @@ def test_what_is_not_changed_stays_where_it_is():
     assert np.array_equal(still.boxes, start.boxes)
 
 
-def test_copies_are_pasted_where_there_is_room():
+def test_copy_paste_covers_no_object():
     start = scene((25, 30, 15), (60, 90, 20))  # the second one's mirrored self lies upon it
     found = scenes.copy_paste(start, 1.0)
     assert found.boxes[:, 0].tolist() == [0, 1, 0]
@@ -92,7 +92,7 @@ def test_copies_are_pasted_where_there_is_room():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_patch_brings_its_objects_and_hides_none(seed):
+def test_cut_mix_brings_objects_and_covers_none(seed):
     start, other = scene((25, 30, 15)), scene((60, 60, 50))
     other.boxes[:, 0] = 1
     found = scenes.cut_mix(start, other, np.random.default_rng(seed))
@@ -103,7 +103,7 @@ def test_a_patch_brings_its_objects_and_hides_none(seed):
         assert np.array_equal(found.image[y1:y2, x1:x2], other.image[y1:y2, x1:x2])
 
 
-def test_four_pictures_keep_their_outlines():
+def test_mosaic_keeps_polygons():
     found = scenes.make_mosaic([scene((60, 60, 30)) for _ in range(4)], 120, np.random.default_rng(3))
     assert found.image.shape == (240, 240, 3)
     assert len(found.outlines) == len(found.boxes)
@@ -112,14 +112,14 @@ def test_four_pictures_keep_their_outlines():
         assert hull == pytest.approx(box)
 
 
-def test_two_pictures_of_one_size_are_laid_over_each_other():
+def test_mix_up_keeps_the_objects_of_both():
     found = scenes.mix_up(scene((25, 30, 15)), scene((90, 90, 15)), np.random.default_rng(0))
     assert len(found.boxes) == len(found.outlines) == 2
     assert 80 < found.image[30, 25, 0] < 100  # about half of 150 and half of 30
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_shares_of_classes_are_those_of_pixels(cut):
+def test_class_shares_equal_pixel_shares(cut):
     black, white = np.zeros((40, 50, 3), np.uint8), np.full((40, 50, 3), 255, np.uint8)
     shares = []
     for seed in range(20):
@@ -132,7 +132,7 @@ def test_shares_of_classes_are_those_of_pixels(cut):
 
 @pytest.mark.parametrize("name", pictures.POLICIES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_policies_follow_the_generator_alone(name, channels):
+def test_policies_depend_on_the_generator_alone(name, channels):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     policy, state = pictures.load_policy(name), torch.random.get_rng_state()
     found = [policy(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
@@ -142,7 +142,7 @@ def test_policies_follow_the_generator_alone(name, channels):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_erasing_paints_over_a_part():
+def test_erasing_fills_a_rectangle():
     image = np.zeros((60, 60, 3), np.uint8)
     assert pictures.erase_rectangle(image, np.random.default_rng(0), 0.0) is image
     parts = [(pictures.erase_rectangle(image, np.random.default_rng(s), 1.0) > 0).any(-1).mean() for s in range(40)]
@@ -151,18 +151,18 @@ def test_erasing_paints_over_a_part():
     assert not image.any()
 
 
-def test_mixed_batches_have_shares_of_classes():
+def test_mixed_batches_have_class_shares():
     pictures = [Sample("x", (9, 9), label=i, pixels=np.full((9, 9, 3), 100 * i, np.uint8)) for i in range(3)]
     samples = ClassifySamples(pictures, (8, 8), 3, chosen(mixup=1.0, cutmix=0.5), 3)
-    batch = classify_batch([samples.get(i, np.random.default_rng(i), 0) for i in range(3)])
+    batch = collate_labels([samples.get(i, np.random.default_rng(i), 0) for i in range(3)])
     assert batch["classes"].shape == (3, 3)
     torch.testing.assert_close(batch["classes"].sum(1), torch.ones(3))
     assert (batch["classes"].max(1).values < 1).any()
     alone = ClassifySamples(pictures, (8, 8), 3, chosen())
-    assert classify_batch([alone.get(2, np.random.default_rng(0), 0)])["classes"].tolist() == [2]
+    assert collate_labels([alone.get(2, np.random.default_rng(0), 0)])["classes"].tolist() == [2]
 
 
-def test_grey_frames_what_no_picture_covers():
+def test_padding_is_grey():
     found = scenes.warp(scene(side=40), 120, np.random.default_rng(0), chosen())
     assert (found.image[0, 0] == GREY).all()
     assert (found.image[60, 60] == 30).all()

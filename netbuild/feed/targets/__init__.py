@@ -1,4 +1,4 @@
-"""Kinds of targets, a file each: annotations of a picture that follow it through augmentation."""
+"""Kinds of targets, a file each: annotations that are augmented together with their picture."""
 
 from netbuild.feed.targets.base import Target
 from netbuild.feed.targets.boxes import BoxTarget

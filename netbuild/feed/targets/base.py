@@ -53,7 +53,7 @@ class Target(ABC):
 
     @abstractmethod
     def join(self, others: Sequence[Self]) -> Self:
-        """This target together with those of other pictures that were laid on the same canvas."""
+        """This target together with those of other pictures that lie on the same canvas."""
 
     @abstractmethod
     def tensors(self, size: Size) -> Tensors:

@@ -12,8 +12,8 @@ from netbuild.data.dataset import Sample
 from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 MIN_SIDE = 2.0  # pixels; a narrower box is dropped after a warp
-MIN_VISIBLE = 0.1  # share of a box's area that must remain on the canvas
-MAX_ASPECT = 100.0
+MIN_VISIBLE = 0.1  # fraction of a box's area that must remain on the canvas
+MAX_ASPECT = 100.0  # a longer or narrower box is dropped after a warp
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BoxTarget(Target):
         return cls(np.concatenate((rows[:, :1], centre - half, centre + half), 1))
 
     def move(self, matrix: Floats, size: Size) -> Self:
-        """The hulls of the moved corners, not yet cut at the canvas."""
+        """Return the smallest boxes around the moved corners, not yet clipped to the canvas."""
         corners = self.rows[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ matrix[:, :2].T + matrix[:, 2]
         return type(self)(np.concatenate((self.rows[:, :1], corners.min(1), corners.max(1)), 1))
 
@@ -66,12 +66,12 @@ class BoxTarget(Target):
 
     @classmethod
     def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
-        """All boxes and classes one after the other, and ``index`` (N,), the picture that each belongs to."""
+        """Concatenate boxes and classes, and add ``index`` (N,), the number of each box's picture in the batch."""
         index = torch.cat([torch.full((len(item["boxes"]),), i) for i, item in enumerate(items)])
         return {**super().collate(items), "index": index}
 
     def visible(self, whole: Floats, scale: float) -> NDArray[np.bool_]:
-        """(N,) whether enough is left of each box, compared with itself before it was scaled and cut, (N, 5)."""
+        """Return (N,) whether enough is left of each box, compared with ``whole`` (N, 5) before it was clipped."""
         sides = self.rows[:, 3:] - self.rows[:, 1:3]
         area = np.prod(whole[:, 3:] - whole[:, 1:3], 1) * scale**2
         aspect = np.maximum(sides[:, 0] / (sides[:, 1] + 1e-9), sides[:, 1] / (sides[:, 0] + 1e-9))

@@ -18,7 +18,8 @@ class KeypointTarget(Target):
 
     Args:
         points: (N, K, 3) of x and y in pixels and visibility, 0 where a point is not annotated.
-        swap: for each of the K points, which one it becomes in a mirror (a left hand a right one); empty for itself.
+        swap: for each of the K points the one that it becomes in a mirror, as a left hand becomes a right one; empty if
+            each stays itself.
     """
 
     points: Floats
@@ -51,7 +52,7 @@ class KeypointTarget(Target):
         return replace(self, points=self.points[chosen])
 
     def clip(self, rectangle: tuple[int, int, int, int]) -> Self:
-        """The same points; those outside of the rectangle are no longer annotated."""
+        """Return the same points; those outside the rectangle are marked as not annotated."""
         x1, y1, x2, y2 = rectangle
         place = self.points[..., :2]
         inside = np.all((place >= (x1, y1)) & (place <= (x2, y2)), axis=-1, keepdims=True)
@@ -68,7 +69,7 @@ class KeypointTarget(Target):
 
     @classmethod
     def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
-        """The keypoints of all pictures one after the other, as their boxes are."""
+        """Concatenate the keypoints of all pictures, in the order of their boxes."""
         return super().collate([item for item in items if item["keypoints"].shape[1]] or items[:1])
 
     def _at(self, place: Floats) -> Self:

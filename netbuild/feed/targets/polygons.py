@@ -1,4 +1,4 @@
-"""Outlines of objects as polygons."""
+"""Polygons around objects."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,11 +47,11 @@ class PolygonTarget(Target):
         return type(self)(tuple(outline for target in (self, *others) for outline in target.outlines))
 
     def tensors(self, size: Size) -> Tensors:
-        """Nothing: polygons differ in length, and detection learns from their boxes."""
+        """Return nothing: polygons differ in length, and detection learns from the boxes."""
         return {}
 
     def tighten(self, boxes: Floats) -> Floats:
-        """Boxes (N, 5) with the hull of its outline as corners, for each object whose outline is known."""
+        """Return boxes (N, 5), each replaced by the smallest one around the object's polygons if it has any."""
         boxes = boxes.copy()
         for row, outline in zip(boxes, self.outlines, strict=True):
             if outline:
