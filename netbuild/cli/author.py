@@ -14,8 +14,8 @@ from netbuild.cli.flags import (
     Size,
     Trust,
     command,
-    image_size,
     may_run,
+    parse_image_size,
     refuse_unused,
     start_printing,
 )
@@ -67,7 +67,7 @@ def check(
     trust: Trust = False,
 ) -> None:
     """Report every error and warning of network files. Exit code 0: none, 1: warnings only, 2: errors."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     start_printing()
     if shapes:
         from netbuild.author.check import check as check_file

@@ -17,11 +17,11 @@ from netbuild.cli.flags import (
     Trust,
     app,
     command,
-    image_size,
     may_run,
+    parse_image_size,
     refuse_unused,
 )
-from netbuild.cli.terminal import busy, write, write_json
+from netbuild.cli.terminal import spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -47,7 +47,7 @@ def build(
     trust: Trust = False,
 ) -> None:
     """Build a network with weights and write a checkpoint, which includes the code of custom modules."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     import torch
 
     from netbuild.graph.opening import open_graph
@@ -59,7 +59,7 @@ def build(
         file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=may_run(trust), set=set or ()
     )
     torch.manual_seed(seed)
-    with busy(f"building {graph.name}"):
+    with spinner(f"building {graph.name}"):
         network = build_graph(graph, download)
         report = transfer(network, weights) if weights else None
         save(network, out)
@@ -112,7 +112,7 @@ def import_(
     refuse_unused("without --model", **({} if model else {"scale": scale, "nc": nc, "ch": ch, "set": set}))
     options: dict[str, Any] = {"scale": scale, "nc": nc, "ch": ch, "set": set or ()}
     options |= {"modules": modules or (), "trusted": may_run(trust)}
-    with busy(f"reading {file}"):
+    with spinner(f"reading {file}"):
         found = import_weights(
             file, model=model, mapping=map, strict=strict, prefer=prefer, **(options if model else {})
         )

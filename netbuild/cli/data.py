@@ -1,7 +1,7 @@
 """netbuild data check, stats."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from netbuild.cli.flags import (
     app,
     command,
 )
-from netbuild.cli.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 
 data_app = typer.Typer(help="Check and count data sets.", no_args_is_help=True)
 
@@ -33,12 +33,13 @@ def check_data(
     json: Annotated[bool, typer.Option("--json", help="Print every problem as JSON.")] = False,
 ) -> None:
     """Check every label and picture: list each problem with its place, and what training would drop."""
-    from netbuild.cli.progress import counting
-    from netbuild.data.statistics import check as look
+    from netbuild.cli.progress import progress_bar
+    from netbuild.data.statistics import check as check_dataset
 
-    with counting(None) as step:
-        told: dict[str, Any] = {"progress": lambda *_: step()}
-        report, faults = look(data, nc, lenient=lenient, strict=strict, allow_empty=allow_background, **told)
+    with progress_bar(None) as step:
+        report, faults = check_dataset(
+            data, nc, lenient=lenient, strict=strict, allow_empty=allow_background, progress=lambda *_: step()
+        )
     if json:
         write_json({**report.to_dict(), "faults": [fault.message for fault in faults]})
     else:
@@ -61,13 +62,13 @@ def stats(
     from netbuild.data import open_data, scan
     from netbuild.data.statistics import stats_of, stats_text
 
-    with busy(f"counting {data}"):
+    with spinner(f"counting {data}"):
         report = scan(open_data(data))
         found = stats_of(report)
     if out is not None:
         from netbuild.data.overview import write_overview
 
-        with busy(f"drawing {data}"):
+        with spinner(f"drawing {data}"):
             write_overview(report, out, seed)
     if json:
         write_json(found)

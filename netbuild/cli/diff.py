@@ -12,19 +12,21 @@ from netbuild.cli.flags import (
     TrainingBatch,
     Trust,
     command,
-    image_size,
     may_run,
+    parse_image_size,
     start_printing,
 )
-from netbuild.cli.terminal import say, show, waiting, write
+from netbuild.cli.terminal import resolving_spinner, say, show, write
 from netbuild.errors import NetbuildError
 
 
-def _sides(name: str, given: list[Any] | None) -> tuple[Any, Any]:
+def _values_per_network(name: str, given: list[Any] | None) -> tuple[Any, Any]:
     """Return a flag's value for each network: one value applies to both, two to A and B."""
     values = given or [None]
     if len(values) > 2:
-        raise NetbuildError(f"--{name} is given {len(values)} times: once goes for both networks, twice for A and B")
+        raise NetbuildError(
+            f"--{name} is given {len(values)} times: give it once for both networks, or twice for A and B"
+        )
     return values[0], values[-1]
 
 
@@ -48,8 +50,12 @@ def diff(
     trust: Trust = False,
 ) -> None:
     """Compare two networks row by row: rows added (+), removed (-), changed (~), moved (>), and their costs."""
-    sides = {"scale": _sides("scale", scale), "nc": _sides("nc", nc), "ch": _sides("ch", ch)}
-    sides["imgsz"] = _sides("imgsz", [image_size(text) for text in imgsz or ()])
+    sides = {
+        "scale": _values_per_network("scale", scale),
+        "nc": _values_per_network("nc", nc),
+        "ch": _values_per_network("ch", ch),
+    }
+    sides["imgsz"] = _values_per_network("imgsz", [parse_image_size(text) for text in imgsz or ()])
     start_printing()
     from netbuild.author import differences
     from netbuild.author.diff import diff as compare
@@ -60,7 +66,7 @@ def diff(
     summaries = []
     for side, file in enumerate((a, b)):
         own: dict[str, Any] = {name: pair[side] for name, pair in sides.items()}
-        with waiting(file):
+        with resolving_spinner(file):
             summaries.append(summarize(file, **own, **both, trusted=may_run(trust)))
         for warning in summaries[side].graph.spec.warnings:
             say(warning.render("warning"))

@@ -15,10 +15,10 @@ from netbuild.cli.flags import (
     Size,
     Trust,
     command,
-    image_size,
     may_run,
+    parse_image_size,
 )
-from netbuild.cli.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 
 
 @command(WRITE)
@@ -38,10 +38,10 @@ def eject(
     trust: Trust = False,
 ) -> None:
     """Write a network as one readable PyTorch file and compare the outputs. Exit code 1: they differ."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     from netbuild.author.ejecting import eject as write_file
 
-    with busy(f"ejecting {file}"):
+    with spinner(f"ejecting {file}"):
         done = write_file(
             file, out, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=may_run(trust),
             set=set or (),

@@ -16,12 +16,12 @@ from netbuild.cli.flags import (
     Size,
     Trust,
     command,
-    image_size,
     may_run,
-    note_random_weights,
+    parse_image_size,
+    print_random_weights_note,
     refuse_unused,
 )
-from netbuild.cli.terminal import busy, write, write_json
+from netbuild.cli.terminal import spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -36,11 +36,11 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with every node.")] = False,
 ) -> None:
     """Show an ONNX file's inputs, outputs, operators, parameters, FLOPs, memory and metadata without running it."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     refuse_unused("with --json, which has all nodes", **({"nodes": nodes or None} if json else {}))
-    from netbuild.export.inspection.inspect import inspect as look
+    from netbuild.export.inspection.inspect import inspect as inspect_file
 
-    found = look(file, size, batch)
+    found = inspect_file(file, size, batch)
     if json:
         write_json(found.to_dict())
     else:
@@ -108,14 +108,14 @@ def export(
 
     if seed is None and not file.lower().endswith(".safetensors"):
         seed = 0  # a network's file has random weights: the same command writes the same file
-    with busy(f"exporting {file}"):
+    with spinner(f"exporting {file}"):
         done = write_file(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
             simplify=simplify, nms=nms, conf=conf, iou=iou, max_det=max_det, fuse=fuse, input_names=_split(input_names),
             output_names=_split(output_names), calibrate=calibrate, pictures=pictures, unproven=unproven, seed=seed,
             scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
         )  # fmt: skip
-    note_random_weights(file)
+    print_random_weights_note(file)
     if json:
         write_json(done.to_dict())
     else:
@@ -141,19 +141,19 @@ def benchmark(
     trust: Trust = False,
 ) -> None:
     """Time a network on the CPU in torch and in each exported format; compare sizes, outputs and accuracy."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     import torch
 
-    from netbuild.cli.progress import counting
+    from netbuild.cli.progress import progress_bar
     from netbuild.export.benchmark import benchmark as measure
 
     torch.manual_seed(0)
-    with counting(None) as step:
+    with progress_bar(None) as step:
         rows = measure(
             file, files or (), target=target, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
             step=step, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
         )  # fmt: skip
-    note_random_weights(file)
+    print_random_weights_note(file)
     if json:
         write_json([row.to_dict() for row in rows])
     else:
@@ -163,10 +163,10 @@ def benchmark(
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:
     """Return the image size, also from ``--imgsz 96 160``, where the second number arrives as an argument."""
     if not more:
-        return image_size(imgsz)
+        return parse_image_size(imgsz)
     if imgsz is None or len(more) > 1 or not (imgsz.isdecimal() and more[0].isdecimal()):
         raise NetbuildError(f"unexpected argument '{more[0]}'", hint="netbuild export FILE; see --help")
-    return image_size(f"{imgsz}x{more[0]}")
+    return parse_image_size(f"{imgsz}x{more[0]}")
 
 
 def _split(names: str | None) -> list[str] | None:

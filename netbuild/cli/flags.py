@@ -1,4 +1,4 @@
-"""What commands share: the app that they register with, flags of one meaning, and their checks."""
+"""Shared parts of the commands: the app, flags that several commands have, and checks of flags."""
 
 import gc
 import re
@@ -40,16 +40,16 @@ PANELS = {
     "Output": "out json format columns depth save nodes markdown all exit_code view reverse print_config",
 }
 _PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
-_METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}  # short: the width belongs to the words
+_METAVARS = {bool: "", int: "N", float: "X", Path: "PATH", str: "TEXT"}  # short, so that the help texts get the width
 
-# Older names of flags. A command that has the new name also accepts the old one, which its help does not show.
+# Older names of flags. A command that has the new name also accepts the old one, which its help leaves out.
 OLD_NAMES = {"--fused": "--fuse", "--targets": "--target", "--output": "--out"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Command(TyperCommand):
-    """A command that accepts the older names of its flags, too, with a note on stderr."""
+    """A command that also accepts the older names of its flags, with a note on stderr."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace older names in the arguments, up to a ``--``, then parse them."""
@@ -68,7 +68,7 @@ def command(group: str, name: str | None = None, on: typer.Typer = app) -> Calla
 
     Args:
         group: one of `WRITE`, `TRAIN`, `SHIP`, `LOOK_UP`.
-        name: of the command, that of the function unless given.
+        name: name of the command; that of the function by default.
         on: the app, or the app of a group of subcommands.
     """
 
@@ -76,7 +76,7 @@ def command(group: str, name: str | None = None, on: typer.Typer = app) -> Calla
         for parameter, hint in get_type_hints(function, include_extras=True).items():
             for extra in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
                 if isinstance(extra, OptionInfo):
-                    extra.rich_help_panel = _PANEL_OF.get(parameter)
+                    extra.rich_help_panel = _PANEL_OF.get(parameter, extra.rich_help_panel)
                     extra.metavar = _metavar(get_args(hint)[0]) if extra.metavar is None else extra.metavar
         return on.command(name, cls=Command, rich_help_panel=group)(function)
 
@@ -153,8 +153,8 @@ def options(
     state.debug = state.debug or debug
 
 
-def image_size(text: str | None) -> tuple[int, int] | None:
-    """``640`` or ``640x384`` (height x width) as (height, width).
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """Parse an image size, ``640`` or ``640x384`` for height x width, as (height, width).
 
     Raises:
         NetbuildError: for anything else, or a side beyond the limits.
@@ -165,17 +165,17 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     sides = tuple(int(side) for side in match.groups() if side) if match else ()
     if not sides or not all(1 <= side <= MAX_SIDE for side in sides):
         hint = "write --imgsz 640, or --imgsz 640x384 for height x width"
-        raise NetbuildError(f"'{text}' is no image size of 1 to {MAX_SIDE} pixels a side", hint=hint)
+        raise NetbuildError(f"'{text}' is no image size: a side has 1 to {MAX_SIDE} pixels", hint=hint)
     return sides[0], sides[-1]
 
 
-def square_side(text: str | None) -> int | None:
-    """The side in pixels of a square image size, given like that of `image_size`.
+def parse_square_size(text: str | None) -> int | None:
+    """Parse a square image size, written as for `parse_image_size`, as its side in pixels.
 
     Raises:
-        NetbuildError: for anything else.
+        NetbuildError: for another size.
     """
-    size = image_size(text)
+    size = parse_image_size(text)
     if size is not None and size[0] != size[1]:
         raise NetbuildError(f"--imgsz {text}: this command takes square images", hint=f"write --imgsz {max(size)}")
     return size[0] if size else None
@@ -195,12 +195,12 @@ def may_run(always: bool) -> Callable[[Path], bool]:
         from netbuild.modules import trust
 
         if always or trust.is_trusted(path):
-            state.only_printed = False  # own code may have something to do at the end
+            state.only_printed = False  # custom code may have something to do at exit
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_distributed():
             return False
         state.only_printed = False
-        agreed = typer.confirm(f"The network's file imports the code of {path}. Run it, now and as it is?", err=True)
+        agreed = typer.confirm(f"The network's file imports the code in {path}. Run this version of it?", err=True)
         if agreed:
             try:
                 trust.add_trusted(path)
@@ -220,7 +220,7 @@ def is_distributed() -> bool:
 
 def start_printing() -> None:
     """Prepare a command that only prints: switch off garbage collection and let it exit without freeing memory."""
-    # Importing torch makes a million objects that all stay: collecting among them costs 5 % of the start.
+    # Importing torch creates a million objects that are never freed; scanning them takes 5 % of the start-up.
     gc.disable()
     state.only_printed = True
 
@@ -231,13 +231,13 @@ def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: A
         refuse_unused("on an ONNX file", modules=modules or None, trust=trust or None, **given)
 
 
-def note_random_weights(file: str) -> None:
-    """Say on stderr that the weights are random, if the file holds none."""
+def print_random_weights_note(file: str) -> None:
+    """Print a note on stderr that the weights are random, if the file holds none."""
     if not file.lower().endswith((".safetensors", ".onnx")):
-        say(f"note: {file} is no checkpoint: its weights are random")
+        say(f"note: {file} is not a checkpoint: its weights are random")
 
 
-def say_remarks(summary: "Report") -> None:
+def print_remarks(summary: "Report") -> None:
     """Print a summary's warnings and notes to stderr."""
     for warning in summary.graph.spec.warnings:
         say(warning.render("warning"))

@@ -15,12 +15,12 @@ from netbuild.cli.flags import (
     Size,
     Trust,
     command,
-    image_size,
     may_run,
-    say_remarks,
+    parse_image_size,
+    print_remarks,
     start_printing,
 )
-from netbuild.cli.terminal import waiting, write
+from netbuild.cli.terminal import resolving_spinner, write
 
 
 @command(WRITE)
@@ -40,18 +40,18 @@ def graph(
     trust: Trust = False,
 ) -> None:
     """Draw a network: a picture (.svg), an interactive page (.html), Mermaid (.mmd) or DOT (.dot)."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     start_printing()
     from netbuild.report import diagram
 
     ending = diagram.check_ending(out) if out else ".mmd"
-    with waiting(file):
+    with resolving_spinner(file):
         summary = diagram.summarize_for(
             ending, file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fuse, modules=modules or (),
             trusted=may_run(trust), set=set or (),
         )  # fmt: skip
         text = diagram.FORMS[ending](summary)
-    say_remarks(summary)
+    print_remarks(summary)
     if not out:
         write(text)
         return

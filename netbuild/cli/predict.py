@@ -10,13 +10,13 @@ from netbuild.cli.flags import (
     Modules,
     Trust,
     command,
-    image_size,
     may_run,
-    note_random_weights,
+    parse_image_size,
+    print_random_weights_note,
     refuse_code,
     refuse_unused,
 )
-from netbuild.cli.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def predict(
     trust: Trust = False,
 ) -> None:
     """Run a network on pictures and videos. Exit code 1: some could not be read."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     refuse_code(file, modules, trust)
     import torch
 
@@ -83,7 +83,7 @@ def predict(
     torch.manual_seed(0)
     options: dict[str, Any] = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
     options |= {"agnostic": agnostic or None, "multi_label": multi_label or None}
-    with busy(f"opening {file}"):
+    with spinner(f"opening {file}"):
         predictor = prepare(
             file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),
             **options,
@@ -92,7 +92,7 @@ def predict(
     refuse_unused("where nothing is saved", **({} if kinds else {"out": out}))
     folder = out or new_folder("predict")
     saving.check_folder(folder)
-    note_random_weights(file)
+    print_random_weights_note(file)
     document, failed = _save_results(predictor, found, saving.Writer(folder, kinds), printed=not json)
     if json:
         write_json(document)
@@ -103,7 +103,7 @@ def predict(
 
 def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer", printed: bool) -> tuple[Any, bool]:
     """Predict, save each result and print its line; return all results as JSON data, and whether a source failed."""
-    from netbuild.cli.progress import counting
+    from netbuild.cli.progress import progress_bar
     from netbuild.prediction import saving
     from netbuild.prediction.sources import is_video
 
@@ -114,7 +114,7 @@ def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer",
         say(str(error))
 
     total = None if any(map(is_video, sources)) else len(sources)  # a video's frames are not counted beforehand
-    with counting(total) as step, writer:
+    with progress_bar(total) as step, writer:
         for result in predictor.run(sources, unreadable):
             writer.add(result)
             results.append(result.to_dict())

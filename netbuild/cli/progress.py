@@ -62,7 +62,7 @@ class ProgressBar(Callback):
         images = number * run.settings.batch / max(now - self.epoch_started, 1e-9)
         ahead = (epochs - epoch) * batches - number  # the time so far includes validation, so the estimate does too
         left = timedelta(seconds=round((now - self.started) / self.seen * ahead))
-        facts = f"{images:.0f} images/s, {memory(run.device) / 1e9:.2f} GB, {left} left"
+        facts = f"{images:.0f} images/s, {memory_in_use(run.device) / 1e9:.2f} GB, {left} left"
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         title = f"epoch {epoch + 1}/{epochs} {parts}"
         self.bar.update(self.line, description=title, completed=number, total=batches, rate=facts)
@@ -81,7 +81,7 @@ class ProgressBar(Callback):
             self.bar.stop()
 
 
-def memory(device: torch.device) -> int:
+def memory_in_use(device: torch.device) -> int:
     """Return the bytes in use: those of tensors on a CUDA device, otherwise the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -93,7 +93,7 @@ def memory(device: torch.device) -> int:
 
 
 @contextmanager
-def counting(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], None]]:
+def progress_bar(total: int | None, patience: float = 2.0) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each step; on a terminal a progress bar appears after `patience` seconds.
 
     Args:
@@ -129,7 +129,7 @@ def scan_progress(brief: bool = False) -> Iterator[Callback]:
     Args:
         brief: whether the scan's report is printed only if something was dropped.
     """
-    with counting(None) as step:
+    with progress_bar(None) as step:
 
         class ScanProgress(Callback):
             def on_scan_picture(self, split: str, done: int, total: int) -> None:
@@ -146,7 +146,7 @@ def scan_progress(brief: bool = False) -> Iterator[Callback]:
         yield ScanProgress()
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows of metrics as an aligned table."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return "\n".join(align([columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]))

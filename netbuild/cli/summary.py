@@ -19,12 +19,12 @@ from netbuild.cli.flags import (
     TrainingBatch,
     Trust,
     command,
-    image_size,
     may_run,
-    say_remarks,
+    parse_image_size,
+    print_remarks,
     start_printing,
 )
-from netbuild.cli.terminal import show, waiting, write
+from netbuild.cli.terminal import resolving_spinner, show, write
 from netbuild.errors import NetbuildError
 
 
@@ -67,7 +67,7 @@ def summary(
     trust: Trust = False,
 ) -> None:
     """Print a network's rows with parameters, shapes and FLOPs, and its totals."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     start_printing()
     from netbuild.report import text, textbook
     from netbuild.report.diagram import ALL_LEVELS
@@ -77,12 +77,12 @@ def summary(
     picked = text.parse_columns(columns)
     _check_view(view, reverse, form, columns, depth)
     deep = ALL_LEVELS if form == "html" else depth
-    with waiting(file):
+    with resolving_spinner(file):
         result = summarize(
             file, scale=scale, nc=nc, ch=ch, imgsz=size, flops=flops, fused=fuse, batch=batch, depth=deep,
             modules=modules or (), trusted=may_run(trust), set=set or (),
         )  # fmt: skip
-    say_remarks(result)
+    print_remarks(result)
     if form == "table":
         show(textbook.as_textbook(result, reverse) if view else text.as_table(result, picked))
     elif form == "json":

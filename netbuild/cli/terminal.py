@@ -64,7 +64,7 @@ def redraw(renderables: Sequence[Any], title: str, foot: Callable[[], str]) -> N
     sys.stdout.flush()
 
 
-def busy(what: str) -> AbstractContextManager[Any]:
+def spinner(what: str) -> AbstractContextManager[Any]:
     """Return a context that shows a spinner on a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
@@ -73,11 +73,11 @@ def busy(what: str) -> AbstractContextManager[Any]:
     return Console(stderr=True).status(what)
 
 
-def waiting(file: str) -> AbstractContextManager[Any]:
+def resolving_spinner(file: str) -> AbstractContextManager[Any]:
     """Return a context that shows a spinner while a file of thousands of rows is resolved."""
     if not os.path.isfile(file) or os.path.getsize(file) < 50_000:
         return nullcontext()
-    return busy(f"resolving {file}")
+    return spinner(f"resolving {file}")
 
 
 def _encodable(text: str, stream: Any) -> str:

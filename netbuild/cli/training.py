@@ -22,9 +22,9 @@ from netbuild.cli.flags import (
     Trust,
     command,
     may_run,
+    parse_square_size,
     refuse_code,
     refuse_unused,
-    square_side,
 )
 from netbuild.cli.terminal import say, state, write, write_json
 from netbuild.errors import NetbuildError
@@ -36,7 +36,7 @@ Nproc = Annotated[
 
 @dataclass(frozen=True)
 class _Processes:
-    """The processes of a run, as the flags name them."""
+    """The number and place of a run's processes, as given by flags."""
 
     nproc: int
     nnodes: int = 1
@@ -57,7 +57,7 @@ class _Processes:
 
         Args:
             command: the command's name.
-            device: the setting.
+            device: the device setting of the run.
             file, resume, options: the network, which is opened here once, so that its errors are reported once.
         """
         from netbuild.system import processes
@@ -70,8 +70,8 @@ class _Processes:
         processes.check_launch(*where, device)
         look(file, resume, **options)
         # The user has been asked for trust here already, so the processes get --trust and do not ask again.
-        again = processes.build_rerun_arguments(sys.argv, command, "--trust")
-        raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, again), state.debug))
+        rerun = processes.build_rerun_arguments(sys.argv, command, "--trust")
+        raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, rerun), state.debug))
 
 
 def _amp_setting(amp: str | None, no_amp: bool) -> str | None:
@@ -81,7 +81,7 @@ def _amp_setting(amp: str | None, no_amp: bool) -> str | None:
 
 
 def _settings_given(option: list[str] | None, **flags: Any) -> dict[str, Any]:
-    """The settings that flags and --option name; a flag that was not given is None or False."""
+    """Collect the settings given by flags and by --option; a flag that was not given is None or False."""
     from netbuild import settings
 
     named = {name: value for name, value in flags.items() if value is not None and value is not False}
@@ -147,8 +147,8 @@ def train(
     from netbuild import settings
 
     flags = _settings_given(
-        option, epochs=epochs, batch=batch, imgsz=square_side(imgsz), seed=seed, device=device, workers=workers, lr=lr,
-        optimizer=optimizer, freeze=freeze, lenient=lenient, strict=strict, allow_background=allow_background,
+        option, epochs=epochs, batch=batch, imgsz=parse_square_size(imgsz), seed=seed, device=device, workers=workers,
+        lr=lr, optimizer=optimizer, freeze=freeze, lenient=lenient, strict=strict, allow_background=allow_background,
         amp=_amp_setting(amp, no_amp),
     )  # fmt: skip
     chosen = settings.load(config, flags)
@@ -208,8 +208,8 @@ class _Run:
             given = {name: self.network[name] or None for name in ("weights", "scale", "set")}
             refuse_unused("with --resume", **unused, **given)
         elif self.file is None:
-            hint = "netbuild train lenet5.yaml; netbuild zoo lists some"
-            raise NetbuildError("which network? name its file", hint=hint)
+            hint = "netbuild train lenet5.yaml; netbuild zoo lists the packaged networks"
+            raise NetbuildError("the network's file is missing", hint=hint)
 
     def overfit(self, settings: Any) -> NoReturn:
         """Check that the network can overfit one batch; exit code 1 if it cannot."""
@@ -225,13 +225,13 @@ class _Run:
             losses = overfit_batch(
                 str(self.file), self.data, settings, callbacks=[scanning], **self.network, **self.code
             )
-        done = is_overfit(losses)
+        is_learnt = is_overfit(losses)
         numbers = f"{losses[0]:.4f} at first, {max(losses):.4f} at most, {min(losses[-5:]):.4f} at last"
-        verdict = "learnt" if done else "not learnt"
+        verdict = "learnt" if is_learnt else "not learnt"
         write(f"one batch, {len(losses)} steps: loss above the least possible {numbers}: {verdict}")
-        if not done:
+        if not is_learnt:
             say("hint: give it more steps by --epochs or another --lr; then look at head, loss and labels")
-        raise typer.Exit(0 if done else 1)
+        raise typer.Exit(0 if is_learnt else 1)
 
     def train(self, settings: Any, flags: dict[str, Any]) -> None:
         """Begin or resume the run, in several processes if there are to be some; print its best epoch.
@@ -293,11 +293,11 @@ def val(
 
     processes = _Processes(nproc)
     refuse_code(file, modules, trust, nproc=processes.flags["nproc"])
-    side = square_side(imgsz)
+    side = parse_square_size(imgsz)
     flags = _settings_given(option, imgsz=side, batch=batch, device=device, lenient=lenient, strict=strict)
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     processes.launch("val", chosen.device, str(file), None, **code)
-    from netbuild.cli.progress import scan_progress, table
+    from netbuild.cli.progress import format_table, scan_progress
     from netbuild.system.processes import destroy_process_group, is_main_process
     from netbuild.training.validation import validate
 
@@ -311,6 +311,6 @@ def val(
         write_json({"measures": measures, "classes": classes})
         return
     known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
-    write(table([{"class": "all", **known}]))
+    write(format_table([{"class": "all", **known}]))
     if classes:
-        write(table(classes))
+        write(format_table(classes))

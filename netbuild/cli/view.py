@@ -14,12 +14,12 @@ from netbuild.cli.flags import (
     Set,
     Trust,
     command,
-    image_size,
     may_run,
-    note_random_weights,
+    parse_image_size,
+    print_random_weights_note,
     refuse_unused,
 )
-from netbuild.cli.terminal import busy, say, write, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -53,17 +53,17 @@ def view(
     trust: Trust = False,
 ) -> None:
     """Draw a network's kernels, the feature maps of a picture, and its activation functions as curves."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     refuse_unused("without --image", **({} if image else {"imgsz": imgsz}))
     import torch
 
     from netbuild.author.seeing import view
-    from netbuild.cli.progress import counting
+    from netbuild.cli.progress import progress_bar
     from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)
     destination = view.check_destination(out)
-    with busy(f"opening {file}"):
+    with spinner(f"opening {file}"):
         graph = view.open_at_trained_size(
             file, size, scale=scale, nc=nc, ch=ch, modules=modules or (), trusted=may_run(trust), set=set or ()
         )
@@ -72,9 +72,9 @@ def view(
     if report is not None:
         say(str(report))
     else:
-        note_random_weights(file)
+        print_random_weights_note(file)
     kinds = [kind.strip() for kind in what.split(",")] if what else []
-    with counting(None) as step:
+    with progress_bar(None) as step:
         views = view.draw_views(network, image, row or (), kinds, channels, step)
     if not views:
         raise NetbuildError("there is nothing to show: no convolution in these rows, no activation function")

@@ -20,8 +20,8 @@ from netbuild.cli.flags import (
     TrainingBatch,
     Trust,
     command,
-    image_size,
     may_run,
+    parse_image_size,
 )
 from netbuild.cli.terminal import redraw, say
 
@@ -46,7 +46,7 @@ def watch(
     trust: Trust = False,
 ) -> None:
     """Show a network's summary or errors again after each save. Ctrl-C ends it with exit code 0."""
-    size = image_size(imgsz)
+    size = parse_image_size(imgsz)
     from netbuild.author import watch as watching
     from netbuild.grammar.locate import locate
     from netbuild.graph.options import Options

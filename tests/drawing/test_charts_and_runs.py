@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.cli.progress import epoch_line, memory
+from netbuild.cli.progress import epoch_line, memory_in_use
 from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
@@ -355,4 +355,4 @@ def test_progress_shows_memory_and_map(tmp_path):
 
     line = epoch_line(Run, 1, 2, {"train/box": 1.5, "mAP50": 0.5, "mAP50-95": 0.25, "AR1": 0.1}, True)
     assert line == "epoch 1/2: box 1.5000, mAP50-95 0.2500, mAP50 0.5000, 3.0 s an epoch, best so far"
-    assert 10_000_000 < memory(torch.device("cpu")) < 100_000_000_000
+    assert 10_000_000 < memory_in_use(torch.device("cpu")) < 100_000_000_000

@@ -172,7 +172,7 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
 def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, said in [
-        ([], "which network?"),
+        ([], "the network's file is missing"),
         (["lenet5.yaml", "--data", "nowhere"], "there is no data set"),
         (["lenet5.yaml", "--data", "digits-detect"], "is a data set for 'detect', the network's task is 'classify'"),
         (["srcnn.yaml"], "no task 'super-resolution'"),
