@@ -219,18 +219,17 @@ def test_the_command(tmp_path, cli):
     program = """
 import sys
 sys.modules["netbuild"] = None
-import safetensors.torch, torch
-from net import YOLO11n
-model = YOLO11n()
+import runpy, safetensors.torch, torch
+model = runpy.run_path("net.py", run_name="__main__")["YOLO11n"]()
 model.load_state_dict(safetensors.torch.load_file("net.safetensors"))
 x = torch.rand(1, 3, 64, 64)
 exported = torch.export.export(model.eval(), (x,))
 print(torch.equal(exported.module()(x)[0], model(x)[0]))
 """
-    for command in (["-W", "error", "-m", "py_compile", "net.py"], ["net.py"], ["-c", program]):
+    for command in (["-W", "error", "-m", "py_compile", "net.py"], ["-c", program]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert done.stdout == "True\n"
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 def test_equal_networks_give_equal_files():
