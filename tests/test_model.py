@@ -108,7 +108,7 @@ def test_a_wrong_keyword_is_refused_with_the_nearest_one(call, hint):
 
 
 def test_what_is_no_model_is_refused(tmp_path):
-    with pytest.raises(NetbuildError, match=r"is a folder without best\.safetensors"):
+    with pytest.raises(NetbuildError, match=r"the folder has no best\.safetensors"):
         netbuild.Model(tmp_path)
     with pytest.raises(NetbuildError, match="needs the network's file"):
         netbuild.train()

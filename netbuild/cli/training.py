@@ -153,7 +153,7 @@ def train(
     )  # fmt: skip
     chosen = settings.load(config, flags)
     if print_config:
-        write(chosen.to_yaml(explained=True))
+        write(chosen.to_yaml(comments=True))
         return
     network = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
     code = {"modules": modules or (), "trusted": may_run(trust)}

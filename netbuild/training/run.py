@@ -161,7 +161,7 @@ def overfit_batch(
     if others := task_class(network.card.task).networks:
         message = f"one batch cannot be overfitted: the task '{network.card.task}' trains {', '.join(others)}, too"
         raise NetbuildError(message, hint="train for a few epochs instead")
-    settings = replace(settings.completed(dataset.augmentation == "digits", dataset.task), rect=False)
+    settings = replace(settings.with_augmentation_defaults(dataset.augmentation, dataset.task), rect=False)
     report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
     device = pick_device(settings.device)
     task = make_task(network.to(device), list(dataset.names), report, settings)
@@ -234,7 +234,7 @@ def _parts(
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
     parallel.check(settings, pick_device(settings.device))
-    settings = settings.completed(dataset.augmentation == "digits", dataset.task)
+    settings = settings.with_augmentation_defaults(dataset.augmentation, dataset.task)
     if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
     # All labels and pictures are looked at before the first step.
@@ -273,7 +273,7 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
         if any(folder.iterdir()):
             raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
         _check_room(folder, trainer)
-        (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
+        (folder / "args.yaml").write_text(trainer.settings.to_yaml(comments=True) + "\n", encoding="utf-8")
         (folder / "model.yaml").write_text(trainer.network.card.yaml + "\n", encoding="utf-8")
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name

@@ -635,7 +635,7 @@ def test_a_data_set_states_its_augmentation(tmp_path, kind):
     dataset = open_data(root)
     assert dataset.augmentation == kind
     assert f"augmented as {kind}" in scan(dataset).text()
-    chosen = settings.load(flags={}).completed(dataset.augmentation == "digits", dataset.task)
+    chosen = settings.load(flags={}).with_augmentation_defaults(dataset.augmentation, dataset.task)
     assert (chosen.flip_lr, chosen.crop) == ((0.0, False) if kind == "digits" else (0.5, True))
     assert open_data("digits").augmentation == open_data("digits-detect").augmentation == "digits"
     file = yolo(root / "own", ["0 .5 .5 .5 .5\n"])

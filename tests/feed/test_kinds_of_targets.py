@@ -147,7 +147,8 @@ KINDS = {
 
 def feeding(learning, **flags):
     chosen = settings.load(flags={"workers": 0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, **flags})
-    return FeedOptions((64, 64), 3, 2, None, chosen.completed(False, "detect"), learning, 2)
+    defaults = chosen.with_augmentation_defaults("pictures", "detect")
+    return FeedOptions((64, 64), 3, 2, None, defaults, learning, 2)
 
 
 @pytest.mark.parametrize("learning", [False, True])
@@ -241,7 +242,7 @@ EVERYTHING = {"mixup": 0.5, "cutmix": 0.5, "copy_paste": 0.7, "degrees": 20.0, "
 )  # fmt: skip
 def test_augmentation_of_detection_is_unchanged(flags, digest, pixels):
     """A run with a seed must stay the same run: its boxes by a hash, its pictures by the mean of each quarter."""
-    chosen = settings.load(flags=flags).completed(False, "detect")
+    chosen = settings.load(flags=flags).with_augmentation_defaults("pictures", "detect")
     samples = SceneSamples(list(random_samples()), 96, 3, chosen)
     found, means = hashlib.sha256(), []
     for epoch in range(2):

@@ -324,7 +324,7 @@ def test_settings_from_a_file_and_flags(tmp_path):
     (tmp_path / "train.yaml").write_text("epochs: 7\nlr: 1e-3\nschedule: cosine\n")
     chosen = settings.load(tmp_path / "train.yaml", {"epochs": 9, "batch": None})
     assert (chosen.epochs, chosen.lr, chosen.schedule, chosen.batch) == (9, 0.001, "cosine", 16)
-    (tmp_path / "again.yaml").write_text(chosen.to_yaml(explained=True))
+    (tmp_path / "again.yaml").write_text(chosen.to_yaml(comments=True))
     assert settings.load(tmp_path / "again.yaml") == chosen
     assert all(f.metadata["doc"] for f in settings.FIELDS.values())
 
@@ -337,7 +337,7 @@ def test_settings_from_a_file_and_flags(tmp_path):
         ("epochs: 0", "must be from 1 to"),
         ("schedule: cosin", "did you mean 'cosine'"),
         ("lr: true", "must be a number or null"),
-        ("[1]", "settings are a mapping"),
+        ("[1]", "settings must be a mapping"),
     ],
 )
 def test_settings_that_are_wrong(tmp_path, text, said):

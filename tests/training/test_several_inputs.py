@@ -87,7 +87,9 @@ def test_a_network_with_texts_has_random_features_without_a_file(cli, here):
 def test_a_second_picture_is_augmented_as_the_first(here, scale):
     report = scan(open_data(data_set(here / "set", "extras: {infrared: picture}\n")))
     network = netbuild.build("two.yaml")
-    chosen = Settings(batch=2, workers=0, epochs=20, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0).completed(False, "detect")
+    chosen = Settings(batch=2, workers=0, epochs=20, hsv_h=0.0, hsv_s=0.0, hsv_v=0.0).with_augmentation_defaults(
+        "pictures", "detect"
+    )
     task = DetectTask(network.model[-1], ["bolt", "nut"])
     for batch in feed_of(network, task, report, "train", chosen, True).epoch(0):
         batch = to_device(resize_batch(batch, (96, 96)) if scale else batch, torch.device("cpu"))
