@@ -19,8 +19,8 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, target
 
-APPLES = "com.github.apple"  # prefix of metadata that coremltools adds itself
-HANDLES = "executorch_debug_handle_mapping.json"  # only ExecuTorch reads it, CoreML does not
+APPLE_PREFIX = "com.github.apple"  # prefix of metadata that coremltools adds itself
+DEBUG_HANDLES = "executorch_debug_handle_mapping.json"  # only ExecuTorch reads it, CoreML does not
 MISSING_OPERATOR = re.compile(r"(?:Unsupported fx node \w+, kind |PyTorch convert function for op ')(\w+)")
 aten = torch.ops.aten
 Ports = dict[str, tuple[tuple[int, ...], str]]  # name to shape and CoreML's name of the type
@@ -44,7 +44,7 @@ class CoremlTarget(Target):
             for key, text in job.metadata.items():
                 made.user_defined_metadata[key] = text
             made.save(str(path))
-        (path / HANDLES).unlink(missing_ok=True)
+        (path / DEBUG_HANDLES).unlink(missing_ok=True)
         check_package(path, job, wanted)
         precision = "float16" if job.half else "float32"
         return [
@@ -73,7 +73,7 @@ class CoremlTarget(Target):
     def read_metadata(self, path: Path) -> dict[str, str]:
         with _coremltools() as tools:
             found = tools.utils.load_spec(str(path)).description.metadata.userDefined
-        return {key: text for key, text in found.items() if not key.startswith(APPLES)}
+        return {key: text for key, text in found.items() if not key.startswith(APPLE_PREFIX)}
 
 
 def check_package(path: Path, job: Job, wanted: Ports) -> None:

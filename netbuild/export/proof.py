@@ -60,11 +60,11 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether it is within tolerance."""
+        """Whether the difference is within the tolerance."""
         return not self.failed and self.part <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """The comparison as JSON data."""
         bound = None if self.tolerance == ANY else self.tolerance  # JSON has no infinity
         return {**vars(self), "shape": list(self.shape), "tolerance": bound, "ok": self.ok}
 

@@ -180,7 +180,7 @@ def _runs(job: Job, name: str, side: int) -> bool:
     try:
         with torch.no_grad():
             job.module(*(torch.zeros(shape) for shape in shapes))
-    except Exception:  # too small for the network: then there is no other branch
+    except Exception:  # the side is too small for the network: there is no other branch
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Export to ONNX: what files hold, that they are proven, and every trap on the way. onnxruntime runs them all."""
+"""Export to ONNX: contents of files, their proof, suppression, flags and errors. onnxruntime runs every file."""
 
 import errno
 import json
@@ -110,16 +110,16 @@ def case(folder, name):
     return Path(shutil.copy(Path(__file__).parents[1] / f"cases/{name}.yaml", folder)).name
 
 
-def lively(text=TINY, **options):
-    """A network whose outputs depend on what it sees."""
+def make_network(text=TINY, **options):
+    """A network with filled weights, so that its outputs depend on the image."""
     Path("lively.yaml").write_text(text)
     return fill(netbuild.build("lively.yaml", **options)).eval()
 
 
-# -- the cases of the theme -------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_d01_d03_a_file_of_its_own_that_equals_torch(cli, here):
+def test_a_file_is_self_contained_and_equals_torch(cli, here):
     name = case(here, "d01-export-parity")
     done = cli("export", name, "--scale", "n", "--imgsz", "96", "160", "-o", "out.onnx")
     assert done.code == 0, done.err
@@ -146,7 +146,7 @@ def test_d01_d03_a_file_of_its_own_that_equals_torch(cli, here):
         assert np.abs(run(moved, images)[0] - network(images)[0].numpy()).max() < 1e-4
 
 
-def test_d02_d09_kinds_of_free_batch(cli, here):
+def test_a_free_batch_takes_any_number_of_pictures(cli, here):
     name = case(here, "d01-export-parity")
     assert cli("export", name, "--scale", "n", "--imgsz", "96x160", "--dynamic", "batch", "-o", "b.onnx").code == 0
     model = onnx.load("b.onnx")
@@ -159,13 +159,13 @@ def test_d02_d09_kinds_of_free_batch(cli, here):
             assert np.abs(run("b.onnx", images)[0] - network(images)[0].numpy()).max() < 1e-4
 
 
-def test_d04_adaptive_pooling_to_what_does_not_divide(cli, here):
+def test_adaptive_pooling_to_a_size_that_does_not_divide(cli, here):
     done = cli("export", case(here, "d04-adaptive-pool-3"), "--imgsz", "64", "--json", "-o", "a.onnx")
     assert done.code == 0, done.err
     assert json.loads(done.out)["outputs"] == [{"name": "output0", "type": "float32", "shape": [1, 10]}]
 
 
-def test_d05_half_is_half(cli, here):
+def test_half_stores_float16_weights(cli, here):
     name = case(here, "a17-no-p5")
     whole = cli("export", name, "--imgsz", "64", "-o", "w.onnx", "--json")
     half = cli("export", name, "--imgsz", "64", "--half", "-o", "h.onnx")
@@ -176,11 +176,11 @@ def test_d05_half_is_half(cli, here):
     assert onnx.TensorProto.FLOAT not in kinds
     assert onnx.TensorProto.FLOAT16 in kinds
     assert os.path.getsize("h.onnx") < 0.6 * os.path.getsize("w.onnx")
-    assert "2e-02" in half.out  # the looser tolerance is said
+    assert "2e-02" in half.out  # the looser tolerance is message
     assert "images  float32" in half.out
 
 
-def test_d06_names_types_shapes_and_metadata(cli, here):
+def test_names_types_shapes_and_metadata(cli, here):
     name = case(here, "a13-nc-precedence")
     done = cli("export", name, "--imgsz", "64", "-o", "n.onnx")
     assert done.code == 0, done.err
@@ -202,8 +202,8 @@ def test_d06_names_types_shapes_and_metadata(cli, here):
     assert (data["inputs"][0]["name"], data["outputs"][0]["name"]) == ("x", "y")
 
 
-def test_d09_suppression_in_the_graph(here):
-    network = lively(imgsz=64)
+def test_suppression_in_the_graph(here):
+    network = make_network(imgsz=64)
     images = torch.cat((pictures(2, 64, 64), torch.zeros(1, 3, 64, 64)))
     with torch.no_grad():
         y = network(images)[0]
@@ -229,7 +229,7 @@ def check_detections(found, wanted):
 
 
 def test_suppression_equals_prediction_of_the_same_picture(here):
-    network = netbuild.save(lively(imgsz=64), "net.safetensors")
+    network = netbuild.save(make_network(imgsz=64), "net.safetensors")
     source = Path(base.__file__).with_name("pictures") / "strip.jpg"
     (result,) = netbuild.predict(network, source, imgsz=64, rect=False, conf=0.01, device="cpu")
     assert len(result.prediction)
@@ -239,10 +239,10 @@ def test_suppression_equals_prediction_of_the_same_picture(here):
     check_detections(run("net.onnx", image), [result.prediction])
 
 
-# -- suppression by itself --------------------------------------------------------------------------------------------
+# -- suppression alone -------------------------------------------------------------------------------------------------
 
 
-def suppressing(folder, nc, chosen):
+def suppression_session(folder, nc, chosen):
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Identity", ["in"], ["raw"])], "g",
@@ -258,7 +258,7 @@ def suppressing(folder, nc, chosen):
 @pytest.mark.parametrize("max_det", [1, 7, 300])
 def test_suppression_of_any_boxes(tmp_path, max_det):
     chosen = Filter(conf=0.5, iou=0.45, max_det=max_det)
-    opened = suppressing(tmp_path, 4, chosen)
+    opened = suppression_session(tmp_path, 4, chosen)
     for seed in range(30):
         random = np.random.default_rng(seed)
         batch, cells = random.integers(1, 5), random.integers(1, 200)
@@ -272,7 +272,7 @@ def test_suppression_of_any_boxes(tmp_path, max_det):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ("--opset 17", "--opset 17"),
         ("--opset 99", "--opset 99"),
@@ -291,33 +291,33 @@ def test_suppression_of_any_boxes(tmp_path, max_det):
         ("-o folder.onnx", "is a folder"),
     ],
 )
-def test_wrong_flags(cli, here, flags, said):
+def test_wrong_flags(cli, here, flags, message):
     (here / "folder.onnx").mkdir()
     before = sorted(os.listdir(here))
     done = cli("export", "tiny.yaml", *flags.split())
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
     assert sorted(os.listdir(here)) == before
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [("lenet5.yaml", "the task 'classify'"), ("yolo11n-obb.yaml", "the task 'obb'"), ("dncnn.yaml", "Add")],
 )
-def test_suppression_where_there_is_none(cli, here, file, said):
+def test_suppression_is_refused_for_heads_without_boxes(cli, here, file, message):
     done = cli("export", file, "--nms", "--imgsz", "32")
     assert done.code == 2
-    assert f"--nms has no effect for the head {said}" in done.err or f"--nms has no effect for {said}" in done.err
+    assert f"--nms has no effect for the head {message}" in done.err or f"--nms has no effect for {message}" in done.err
 
 
-def test_suppression_of_a_head_that_needs_none(here):
+def test_suppression_is_refused_for_an_end_to_end_head(here):
     network = netbuild.build("yolov10n.yaml", imgsz=64)
     network.model[-1].end2end = True
     with pytest.raises(NetbuildError, match="needs no suppression"):
         export(network, "x.onnx", imgsz=64, nms=True)
 
 
-def test_a_target_says_which_flags_it_takes(cli, here):
+def test_flags_and_packages_of_a_target_are_checked(cli, here):
     @target
     class Plain(Target):
         name, suffix, packages = "plain", ".plain", ()
@@ -334,7 +334,7 @@ def test_a_target_says_which_flags_it_takes(cli, here):
     try:
         done = cli("export", "tiny.yaml", "--target", "plain", "--half")
         assert (done.code, "the target 'plain' does not take --half" in done.err) == (2, True)
-        done = cli("export", "no-such-file.yaml", "--target", "lacking")  # said before any work
+        done = cli("export", "no-such-file.yaml", "--target", "lacking")  # message before any work
         assert done.code == 3
         assert "no_such_package_here" in done.err
         assert "pip install 'netbuild[lacking]'" in done.err
@@ -342,34 +342,34 @@ def test_a_target_says_which_flags_it_takes(cli, here):
         del base.TARGETS.registered["plain"], base.TARGETS.registered["lacking"]
 
 
-def test_pictures_need_pillow(cli, here, monkeypatch):
+def test_a_missing_pillow_is_named(cli, here, monkeypatch):
     monkeypatch.setattr(base, "find_spec", lambda name: None if name == "PIL" else True)
     done = cli("export", "no-such-file.yaml")
     assert done.code == 3
     assert "'onnx' needs pillow" in done.err
 
 
-def test_weights_beside_a_file_that_would_be_too_large(here, monkeypatch):
+def test_weights_of_a_large_file_are_stored_beside_it(here, monkeypatch):
     monkeypatch.setattr("netbuild.export.onnx.MAX_BYTES", 3000)
     done = export("tiny.yaml", "big.onnx")
     assert sorted(path.name for path in here.glob("big*")) == ["big.onnx", "big.onnx.data"]
     assert done.size == sum(path.stat().st_size for path in here.glob("big*"))
     assert any("big.onnx.data" in note for note in done.notes)
     assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)
-    trapped("Other")
+    write_trap("Other")
     with pytest.raises(NetbuildError, match=r"moved to big\.failed") as caught:
         export("trap.yaml", "big.onnx", imgsz=32, modules=["traps.py"], set=())
     assert caught.value.exit_code == 1
     assert run("big.onnx", pictures(1, 64, 64))[0].shape == (1, 7, 320)  # the older file is whole
 
 
-def test_simplify_says_what_it_removed(here):
+def test_simplify_reports_the_removed_nodes(here):
     done = export("tiny.yaml", "x.onnx", simplify=True)
     assert any("--simplify: " in note and ("nothing to remove" in note or "removed" in note) for note in done.notes)
 
 
-def test_the_callers_network_stays_as_it_was(here):
-    network = lively().train()
+def test_export_leaves_the_callers_network_unchanged(here):
+    network = make_network().train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     fused, plain = (export(network, f"{fuse}.onnx", imgsz=32, fuse=fuse) for fuse in (True, False))
     assert network.training
@@ -380,7 +380,7 @@ def test_the_callers_network_stays_as_it_was(here):
     assert fused.difference < 1e-4
 
 
-def test_several_inputs_have_the_files_names(here):
+def test_several_inputs_keep_their_names(here):
     Path("two.yaml").write_text(
         "inputs: {rgb: [3, 32, 32], text: [2, 5]}\nlayers:\n  - [rgb, 1, Conv, [5, 3, 2]]\n"
         "  - [-1, 1, nn.Flatten, [2]]\n  - [[text, -1], 1, traps.Product, []]\n"
@@ -421,7 +421,7 @@ def test_any_batch_and_size(free, batch, height, width, seed):
 
 
 @pytest.mark.parametrize(
-    ("module", "dynamic", "said"),
+    ("module", "dynamic", "message"),
     [
         ("TwoPictures", "batch", "supports one batch only"),
         ("OneByOne", "both", "supports one batch only"),
@@ -431,25 +431,25 @@ def test_any_batch_and_size(free, batch, height, width, seed):
         ("Values", None, "cannot be traced"),
     ],
 )
-def test_traps_are_errors_at_their_row(cli, here, module, dynamic, said):
-    trapped(module)
+def test_modules_that_cannot_be_exported_are_errors_at_their_row(cli, here, module, dynamic, message):
+    write_trap(module)
     flags = ["--dynamic", dynamic] if dynamic else []
     done = cli("export", "trap.yaml", "--imgsz", "32", "--modules", "traps.py", *flags)
     assert done.code == 2, done.out
-    assert said in done.err
+    assert message in done.err
     assert f"trap.yaml:3:5: row 1 (odd) {module}" in done.err
     assert not list(here.glob("*.onnx"))
 
 
-def trapped(module):
+def write_trap(module):
     Path("trap.yaml").write_text(
         f"layers:\n  - [-1, 1, Conv, [40, 3, 2]]\n  - [-1, 1, {module}, [], odd]\n  - [-1, 1, Conv, [8, 3, 2]]\n"
     )
 
 
 @pytest.mark.parametrize("module", ["Random", "Other"])
-def test_a_file_that_differs_gets_another_name(cli, here, module):
-    trapped(module)
+def test_a_file_that_differs_is_renamed_to_failed(cli, here, module):
+    write_trap(module)
     (here / "trap.onnx").write_bytes(b"an older file")
     done = cli("export", "trap.yaml", "--imgsz", "32", "--modules", "traps.py")
     assert done.code == 1
@@ -475,7 +475,7 @@ class Noisy(nn.Module):
     ("large", "half", "off", "ok"),
     [(1e4, False, 0, True), (1e4, False, 1e-3, False), (2e3, True, 0.3, True), (2e3, True, 2, False)],
 )
-def test_noise_of_torch_itself_does_not_count_against_a_file(large, half, off, ok):
+def test_rounding_of_torch_itself_is_tolerated(large, half, off, ok):
     """A file that is right where torch rounds is equal; one that is wrong is not excused by that."""
     images, tolerance = torch.rand(1, 3, 32, 32), 2e-2 if half else 1e-4
     job = Job(Noisy(large), (images,), ("images",), ("output0",), axes=({},), options={"half": half})
@@ -484,7 +484,7 @@ def test_noise_of_torch_itself_does_not_count_against_a_file(large, half, off, o
     assert not ok or any(c.remark for c in found)
 
 
-def test_a_free_size_without_a_size(here):
+def test_a_free_size_is_refused_for_inputs_of_different_sizes(here):
     with pytest.raises(NetbuildError, match="the size cannot stay free"):
         export("siamfc.yaml", "x.onnx", dynamic="size")
 
@@ -493,7 +493,7 @@ def test_a_free_size_without_a_size(here):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
-def test_a_disk_that_takes_no_more(cli, here, monkeypatch, number):
+def test_a_disk_error_leaves_no_file(cli, here, monkeypatch, number):
     written = Path.write_bytes
 
     def failing(self, data):
@@ -509,7 +509,7 @@ def test_a_disk_that_takes_no_more(cli, here, monkeypatch, number):
     assert sorted(os.listdir(here)) == ["tiny.yaml", "traps.py"]
 
 
-def test_a_folder_that_cannot_be_written_to(cli, here, monkeypatch):
+def test_a_read_only_folder_is_refused(cli, here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     done = cli("export", "tiny.yaml", "-o", "t.onnx")
     assert done.code == 2
@@ -526,14 +526,14 @@ def rows(count, seed=0):
     return np.concatenate((boxes, scores[:, None], random.integers(0, 80, (count, 1))), 1).astype(np.float32)
 
 
-def test_lists_are_compared_whatever_their_order():
+def test_detections_are_compared_in_any_order():
     wanted = rows(50)
     a, b, left = pair_rows(wanted[np.random.default_rng(1).permutation(50)], wanted, 1e-4)
     assert left == 0
     assert (a == b).all()
 
 
-def test_a_row_of_another_class_or_place_is_seen():
+def test_a_detection_of_another_class_or_place_is_a_difference():
     wanted = rows(50)
     for column, change in ((5, 1), (0, 1), (4, 0.1)):
         given_rows = wanted.copy()
@@ -543,7 +543,7 @@ def test_a_row_of_another_class_or_place_is_seen():
         assert not compare("y", "", a, b, 1e-4).ok
 
 
-def test_the_last_rows_may_be_exchanged_for_others_of_equal_rank():
+def test_last_detections_of_equal_score_may_differ():
     wanted = rows(50)
     given_rows = wanted.copy()
     given_rows[-1, :4] += 100
@@ -552,7 +552,7 @@ def test_the_last_rows_may_be_exchanged_for_others_of_equal_rank():
     assert compare("y", "", a, b, 1e-4).ok
 
 
-def test_what_is_not_finite_must_be_so_in_both():
+def test_nan_and_infinity_must_be_in_both():
     wanted = np.array([1, np.inf, np.nan, 2], np.float32)
     assert compare("y", "", wanted.copy(), wanted, 1e-4).ok
     for i, value in enumerate((np.nan, 5, 0, np.inf)):
@@ -563,7 +563,7 @@ def test_what_is_not_finite_must_be_so_in_both():
     assert not compare("y", "", None, wanted, 1e-4).ok
 
 
-def test_a_head_that_ranks(here):
+def test_an_end_to_end_head_exports_ranked_boxes(here):
     network = fill(netbuild.build("yolov10n.yaml", imgsz=64)).eval()
     network.model[-1].end2end = True
     done = export(network, "v10.onnx", imgsz=64)
@@ -572,7 +572,7 @@ def test_a_head_that_ranks(here):
     assert "x1, y1, x2, y2 in pixels, score, class" in metadata("v10.onnx")["layout"]
 
 
-# -- everything that is packaged --------------------------------------------------------------------------------------
+# -- all packaged architectures ----------------------------------------------------------------------------------------
 
 SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32, "dcgan-generator": None}
 CANNOT: dict[str, str] = {}  # name -> why; none so far
@@ -601,7 +601,7 @@ def test_the_table_of_targets_names_what_is_packaged_and_is_within_tolerance():
     assert all(float(rows[name][heads.index("onnx")]) <= 1e-4 for name in rows.keys() - {"---"} - CANNOT.keys())
 
 
-def test_scores_too_small_to_be_told_apart_are_suppressed_alike(cli, here):
+def test_suppression_is_proven_for_scores_below_float_noise(cli, here):
     case = Path(__file__).parents[1] / "cases" / "a13-nc-precedence.yaml"
     done = cli("export", case, "--imgsz", "64", "--nms", "--dynamic", "batch", "-o", "small.onnx", "--json")
     assert done.code == 0, done.err

@@ -58,8 +58,8 @@ FLAGS = {
 }  # fmt: skip
 
 
-def that(*takes):
-    """The targets that are held to be equal to torch and take these flags; slow ones are marked."""
+def targets_with(*takes):
+    """The targets that must equal torch and take these flags; slow ones are marked."""
     found = [n for n in base.names() if not base.find(n).needs and base.find(n).takes.issuperset(takes)]
     return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in found]
 
@@ -67,8 +67,8 @@ def that(*takes):
 PICTURES = Path(base.__file__).with_name("pictures")
 
 
-def needed(name, runs=True):
-    """The target, or a skip with the package that it lacks, or why its files do not run here."""
+def find_or_skip(name, runs=True):
+    """Find a target; skip the test if a package is missing or its files do not run here."""
     chosen = base.find(name)
     try:
         base.check_packages(chosen)
@@ -79,7 +79,7 @@ def needed(name, runs=True):
     return chosen
 
 
-def lively(name="lively", content=TINY, **options):
+def make_network(name="lively", content=TINY, **options):
     Path(f"{name}.yaml").write_text(content)
     return fill(netbuild.build(f"{name}.yaml", **options)).eval()
 
@@ -106,9 +106,9 @@ def pictures(here):
 # -- equal to torch ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", that())
-def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
-    chosen, network = needed(name), lively()
+@pytest.mark.parametrize("name", targets_with())
+def test_a_file_equals_torch_and_holds_its_metadata(here, capfd, name):
+    chosen, network = find_or_skip(name), make_network()
     done = export(network, target=name, imgsz=64)
     assert done.path == Path(f"lively{chosen.suffix}")
     assert done.equal
@@ -126,10 +126,10 @@ def test_a_file_equals_torch_elsewhere_and_says_what_it_is(here, capfd, name):
     assert capfd.readouterr() == ("", "")  # libraries talk
     del run
     gc.collect()
-    assert signals_are_heard()
+    assert signal_handlers_work()
 
 
-def signals_are_heard():
+def signal_handlers_work():
     """Whether a handler in Python still works; else (its stack is gone) the signal kills, here a process of its own."""
     if not (child := os.fork()):
         signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
@@ -138,9 +138,9 @@ def signals_are_heard():
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-@pytest.mark.parametrize("name", that("dynamic"))
-def test_what_is_free_is_free(here, name):
-    chosen, network = needed(name), lively()
+@pytest.mark.parametrize("name", targets_with("dynamic"))
+def test_free_axes_take_other_sizes(here, name):
+    chosen, network = find_or_skip(name), make_network()
     dynamic, *shapes = FREE.get(name, ALL)
     done = export(network, target=name, imgsz=64, dynamic=dynamic)
     sides = ["height", "width"] if dynamic == "both" else [64, 64]
@@ -151,9 +151,9 @@ def test_what_is_free_is_free(here, name):
             assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", that("half"))
-def test_half_is_half_the_size(here, name):
-    needed(name)
+@pytest.mark.parametrize("name", targets_with("half"))
+def test_half_files_are_half_the_size(here, name):
+    find_or_skip(name)
     Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
     network = netbuild.build("broad.yaml")  # weights as a beginning has them: larger ones lose more in float16
     whole, half = (export(network, target=name, imgsz=64, half=half) for half in (False, True))
@@ -162,8 +162,8 @@ def test_half_is_half_the_size(here, name):
 
 
 @pytest.mark.parametrize("name", base.names())
-def test_flags_that_a_target_does_not_take(cli, here, name):
-    chosen = needed(name, runs=False)
+def test_flags_that_a_target_does_not_take_are_refused(cli, here, name):
+    chosen = find_or_skip(name, runs=False)
     Path("tiny.yaml").write_text(TINY)
     needs = [word for flag in chosen.needs for word in (f"--{flag}", *FLAGS[flag])]
     for flag in FLAGS.keys() - chosen.takes:
@@ -184,10 +184,10 @@ def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name)
     assert f"pip install 'netbuild[{chosen.extra}]'" in done.err
 
 
-@pytest.mark.parametrize("name", that())
-def test_files_tell_no_paths_of_this_machine(here, name):
-    needed(name)
-    done = export(lively(), target=name, imgsz=64)
+@pytest.mark.parametrize("name", targets_with())
+def test_files_contain_no_paths_of_this_machine(here, name):
+    find_or_skip(name)
+    done = export(make_network(), target=name, imgsz=64)
     files = [p for p in (done.path, *done.path.rglob("*")) if p.is_file()]
     held = b"".join(path.read_bytes() for path in files)
     for path in filter(zipfile.is_zipfile, files):
@@ -201,7 +201,7 @@ def test_files_tell_no_paths_of_this_machine(here, name):
 @pytest.mark.parametrize("name", sorted(SLOW))
 @pytest.mark.parametrize("operator", ["torch.special.bessel_j0(x)", "torch.linalg.svdvals(x)"])
 def test_an_operator_that_a_target_lacks_is_an_error_at_its_row(cli, here, name, operator):
-    needed(name)
+    find_or_skip(name)
     Path("own.py").write_text(
         f"import torch\n\nclass Odd(torch.nn.Module):\n    def forward(self, x):\n        return {operator}\n"
     )
@@ -226,7 +226,7 @@ yolo12 yolo26 yolo26-depth yolo26-sem yoloe-11 yolov10n yolov8-world
 @pytest.mark.parametrize("net", NETS.split())
 @pytest.mark.parametrize("name", sorted(SLOW))
 def test_architectures_are_proven(here, name, net):
-    needed(name)
+    find_or_skip(name)
     network = fill(netbuild.build(f"{net}.yaml", imgsz=SIZES.get(net, 64)), gain=1.0)
     if net == "yolov10n":
         network.model[-1].end2end = True
@@ -239,11 +239,11 @@ def test_architectures_are_proven(here, name, net):
 
 
 @pytest.mark.slow
-def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
-    chosen = needed("executorch")
+def test_executorch_has_fixed_sizes_and_batches_up_to_eight(here):
+    chosen = find_or_skip("executorch")
     with pytest.raises(NetbuildError, match="fixed sizes only"):
-        export(lively(), target="executorch", imgsz=64, dynamic="size")
-    done = export(lively(), target="executorch", imgsz=64, dynamic="batch")
+        export(make_network(), target="executorch", imgsz=64, dynamic="size")
+    done = export(make_network(), target="executorch", imgsz=64, dynamic="batch")
     assert "batches of 1 to 8" in done.notes
     with pytest.raises(RuntimeError):
         chosen.open(done.path)([images(9, 3, 64, 64).numpy()])
@@ -260,7 +260,7 @@ def test_executorch_keeps_sizes_and_runs_up_to_eight_pictures(here):
         (torch.nn.ReflectionPad2d(2), None),
     ],
 )
-def test_operators_without_kernels_are_taken_apart_alike(module, gone):
+def test_decompositions_equal_the_operators(module, gone):
     x = images(2, 6, 8, 8)
     before = torch.export.export(torch.nn.Sequential(module), (x,))
     after = decompose(before, DECOMPOSITIONS)
@@ -269,7 +269,7 @@ def test_operators_without_kernels_are_taken_apart_alike(module, gone):
     assert (after.module()(x) - module(x)).abs().max() == 0
 
 
-def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
+def test_the_proof_finds_control_flow_that_a_trace_loses(here):
     Path("own.py").write_text(
         "from torch import nn\n\nclass Wide(nn.Module):\n    def forward(self, x):\n"
         "        return x * 2 if x.shape[3] > 40 else x\n"
@@ -291,8 +291,8 @@ def test_control_flow_that_a_trace_loses_is_found_by_the_proof(here):
         ("coreml", ["Data", "Manifest.json"]),
     ],
 )
-def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
-    chosen = needed(name, runs=False)
+def test_a_folder_with_other_files_is_not_replaced(cli, here, name, held):
+    chosen = find_or_skip(name, runs=False)
     Path("tiny.yaml").write_text(TINY)
     call = ("export", "tiny.yaml", "--target", name, *(["--unproven"] if chosen.barrier() else []))
     assert cli(*call).code == 0
@@ -309,7 +309,7 @@ def test_a_folder_of_others_is_not_replaced(cli, here, name, held):
     assert (done.code, f"must end in {chosen.suffix}" in done.err) == (2, True)
 
 
-def test_a_benchmark_says_what_is_missing(here, monkeypatch):
+def test_a_benchmark_names_missing_packages(here, monkeypatch):
     monkeypatch.setattr(base, "is_installed", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
     Path("tiny.yaml").write_text(TINY)
     rows = {row.target: row for row in benchmark("tiny.yaml", rounds=2)}
@@ -321,20 +321,20 @@ def test_a_benchmark_says_what_is_missing(here, monkeypatch):
 # -- ncnn -------------------------------------------------------------------------------------------------------------
 
 
-def test_ncnn_has_the_jobs_names_and_one_picture_at_a_time(here):
-    chosen = needed("ncnn")
-    done = export(lively(), target="ncnn", imgsz=64, input_names=["seen"], output_names=["found"])
+def test_ncnn_has_the_given_names_and_takes_one_picture(here):
+    chosen = find_or_skip("ncnn")
+    done = export(make_network(), target="ncnn", imgsz=64, input_names=["seen"], output_names=["found"])
     words = Path("lively_ncnn/lively.param").read_text().split()
     assert {"seen", "found"} < set(words)
     assert not {"in0", "out0"} & set(words)
     with pytest.raises(ValueError, match="one picture"):
         chosen.open(done.path)([images(2, 3, 64, 64).numpy()])
     with pytest.raises(NetbuildError, match="one picture at a time"):
-        export(lively(), target="ncnn", imgsz=64, batch=2)
+        export(make_network(), target="ncnn", imgsz=64, batch=2)
 
 
-def test_what_ncnn_lacks_is_an_error_at_its_row(cli, here):
-    needed("ncnn")
+def test_an_operator_that_ncnn_lacks_is_an_error_at_its_row(cli, here):
+    find_or_skip("ncnn")
     Path("own.py").write_text(
         "from torch import nn\n\nclass Best(nn.Module):\n    def forward(self, x):\n        return x.topk(4, 3)[0]\n"
     )
@@ -349,14 +349,14 @@ def test_what_ncnn_lacks_is_an_error_at_its_row(cli, here):
 # -- CoreML -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_proven_here_is_asked_for(cli, here):
-    chosen = needed("coreml", runs=False)
+def test_a_file_without_proof_needs_unproven(cli, here):
+    chosen = find_or_skip("coreml", runs=False)
     Path("tiny.yaml").write_text(TINY)
     done = cli("export", "tiny.yaml", "--target", "onnx", "--unproven")
     assert (done.code, "--unproven has no effect" in done.err) == (2, True)
     if not chosen.barrier():
         return
-    done = cli("export", "no-such-file.yaml", "--target", "coreml")  # said before any work
+    done = cli("export", "no-such-file.yaml", "--target", "coreml")  # message before any work
     assert done.code == 2
     assert "CoreML runs on macOS only" in done.err
     assert "--unproven" in done.err
@@ -374,8 +374,8 @@ def test_what_cannot_be_proven_here_is_asked_for(cli, here):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_coreml_package_does_what_the_network_does(here, half):
-    chosen, network = needed("coreml", runs=False), lively()
+def test_a_coreml_program_computes_what_the_network_does(here, half):
+    chosen, network = find_or_skip("coreml", runs=False), make_network()
     done = export(network, target="coreml", imgsz=64, half=half, unproven=bool(chosen.barrier()))
     assert chosen.read_metadata(done.path) == done.metadata
     x = images(1, 3, 64, 64)
@@ -404,7 +404,7 @@ CANNOT = {
     " resnet18 mobilenet-v2 mobilenet-v3-small shufflenet-v2-x0-5 vit-b-16 swin-t convnext-tiny unet unet-same".split(),
 )
 def test_architectures_on_devices(here, name, target):
-    chosen, side = needed(target, runs=False), SIDES.get(name, 64)
+    chosen, side = find_or_skip(target, runs=False), SIDES.get(name, 64)
     network = fill(netbuild.build(f"{name}.yaml", imgsz=side), gain=1.0).eval().fuse()
     if (target, name) in CANNOT:
         with pytest.raises(NetbuildError, match=CANNOT[target, name]):
@@ -423,10 +423,10 @@ def test_architectures_on_devices(here, name, target):
 # -- int8 -------------------------------------------------------------------------------------------------------------
 
 
-def test_int8_of_pictures_without_labels(cli, pictures):
+def test_int8_is_calibrated_on_pictures_without_labels(cli, pictures):
     import onnx
 
-    netbuild.save(lively(), "net.safetensors")
+    netbuild.save(make_network(), "net.safetensors")
     done = cli("export", "net.safetensors", "--target", "onnx-int8", "--calibrate", "pictures", "--json")
     assert done.code == 0, done.err
     data = json.loads(done.out)
@@ -445,15 +445,15 @@ def test_int8_of_pictures_without_labels(cli, pictures):
     assert cli("predict", "net.int8.onnx", "pictures", "--json").code == 0
 
 
-def test_int8_tells_accuracy_beside_float(here):
-    network = lively("classes", CLASSES)
+def test_int8_reports_accuracy_beside_float32(here):
+    network = make_network("classes", CLASSES)
     done = export(network, target="onnx-int8", calibrate="digits", pictures=16)
     assert "accuracy of int8 on " in done.notes[1], done.notes
     assert "(float32 0." in done.notes[1]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "needs --calibrate"),
         (["--calibrate", "no-such-place"], "there is no data set"),
@@ -461,10 +461,10 @@ def test_int8_tells_accuracy_beside_float(here):
         (["--calibrate", "pictures", "-o", "x.onnx"], "must end in .int8.onnx"),
     ],
 )
-def test_wrong_calls_of_int8(cli, pictures, flags, said):
+def test_wrong_flags_of_int8_are_refused(cli, pictures, flags, message):
     Path("tiny.yaml").write_text(TINY)
     done = cli("export", "tiny.yaml", "--target", "onnx-int8", *flags)
-    assert (done.code, said in done.err) == (2, True)
+    assert (done.code, message in done.err) == (2, True)
     assert sorted(os.listdir()) == ["pictures", "tiny.yaml"]
 
 
@@ -472,7 +472,7 @@ def test_wrong_calls_of_int8(cli, pictures, flags, said):
 
 
 def test_benchmark_of_all_with_data(cli, here):
-    netbuild.save(lively("classes", CLASSES), "net.safetensors")
+    netbuild.save(make_network("classes", CLASSES), "net.safetensors")
     done = cli("benchmark", "net.safetensors", "--data", "digits", "--rounds", 3, "--json")
     assert done.code == 0, done.err
     rows = {row["target"]: row for row in json.loads(done.out)}
@@ -506,8 +506,8 @@ def test_a_benchmarks_result_prints_itself_in_a_terminal_and_in_a_notebook():
     assert page.count("<tr>") == 3
 
 
-def test_benchmark_of_files_that_are_there(here):
-    network = lively()
+def test_benchmark_of_exported_files(here):
+    network = make_network()
     netbuild.save(network, "net.safetensors")
     made = export(network, "net.onnx", imgsz=64)
     rows = benchmark("net.safetensors", ["net.onnx"], rounds=2)
@@ -522,7 +522,7 @@ def test_benchmark_of_files_that_are_there(here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--target", "nix"], "no target 'nix'"),
         (["--target", "onnx-int8"], "give them by --data"),
@@ -530,7 +530,7 @@ def test_benchmark_of_files_that_are_there(here):
         (["none.onnx"], "does not exist"),
     ],
 )
-def test_wrong_benchmarks(cli, here, flags, said):
+def test_wrong_flags_of_benchmark_are_refused(cli, here, flags, message):
     Path("tiny.yaml").write_text(TINY)
     done = cli("benchmark", "tiny.yaml", *flags)
-    assert (done.code, said in done.err) == (2, True)
+    assert (done.code, message in done.err) == (2, True)
