@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError
 from netbuild.feed import pictures, scenes
 from netbuild.feed.loader import Batch, Collate, FeedOptions, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
-from netbuild.feed.targets import BoxTarget, PictureTarget, PolygonTarget, Target
+from netbuild.feed.targets import BoxTarget, InputPictureTarget, PolygonTarget, Target
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
@@ -124,8 +124,9 @@ class SceneSamples:
         for probability, mix in ((s.mixup, scenes.mix_up), (s.cutmix, scenes.cut_mix)):
             if composing and probability and rng.random() < probability:
                 scene = mix(scene, self.compose(int(rng.integers(len(self))), rng, composing), rng)
-        image = pictures.jitter_colors(scene.image, rng, s)  # a second picture keeps its colours
-        return scenes.flip_randomly(replace(scene, image=image), rng, s)
+        if not any(target.fixes_colors for target in scene.targets.values()):
+            scene = replace(scene, image=pictures.jitter_colors(scene.image, rng, s))
+        return scenes.flip_randomly(scene, rng, s)
 
     def compose(self, index: int, rng: Generator, composing: bool) -> Scene:
         """Return one sample or, if ``composing``, perhaps a mosaic of four, randomly warped into the square."""
@@ -237,7 +238,7 @@ def feed_scenes(
     Raises:
         NetbuildError: if a sample lacks an extra that one of the kinds needs.
     """
-    kinds = {**kinds, **{name: PictureTarget for name in options.pictures if name not in kinds}}
+    kinds = {**kinds, **{name: InputPictureTarget for name in options.pictures if name not in kinds}}
     for name, kind in kinds.items():
         lacking = next((sample for sample in samples if kind.needs_extra and name not in sample.extras), None)
         if lacking is not None:

@@ -17,6 +17,7 @@ from netbuild.feed.scenes import Scene
 from netbuild.feed.targets import (
     BoxTarget,
     ClassMapTarget,
+    InputPictureTarget,
     KeypointTarget,
     PictureTarget,
     PolygonTarget,
@@ -181,6 +182,14 @@ def test_a_sample_without_a_needed_extra_is_refused():
     with pytest.raises(NetbuildError, match="x: the sample has no 'mask', which the network needs") as caught:
         feed_scenes([bare], feeding(False), {"mask": ClassMapTarget})
     assert "extras: {mask: picture}" in caught.value.hint
+
+
+@pytest.mark.parametrize(("kind", "same"), [(PictureTarget, True), (InputPictureTarget, False)])
+def test_colours_are_augmented_unless_a_target_has_the_same(kind, same):
+    found, collate = feed_scenes([sample(i) for i in range(4)], feeding(True, hsv_v=0.9), {"infrared": kind})
+    [batch] = BatchLoader(found, 4, collate).epoch(0)
+    difference = (batch["images"].int() - batch["infrared"].int()).abs().float().mean()
+    assert (difference < 1) == same
 
 
 def keypoint_sample(count):

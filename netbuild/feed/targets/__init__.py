@@ -3,12 +3,13 @@
 from netbuild.feed.targets.base import Target
 from netbuild.feed.targets.boxes import BoxTarget
 from netbuild.feed.targets.keypoints import KeypointTarget
-from netbuild.feed.targets.maps import ClassMapTarget, MapTarget, PictureTarget, ValueMapTarget
+from netbuild.feed.targets.maps import ClassMapTarget, InputPictureTarget, MapTarget, PictureTarget, ValueMapTarget
 from netbuild.feed.targets.polygons import PolygonTarget
 
 __all__ = [
     "BoxTarget",
     "ClassMapTarget",
+    "InputPictureTarget",
     "KeypointTarget",
     "MapTarget",
     "PictureTarget",

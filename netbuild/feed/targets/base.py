@@ -25,6 +25,7 @@ class Target(ABC):
     """
 
     needs_extra: ClassVar[bool] = False  # whether a sample must have the extra of the target's name
+    fixes_colors: ClassVar[bool] = False  # whether changing the picture's colours would make the target wrong
 
     @classmethod
     @abstractmethod

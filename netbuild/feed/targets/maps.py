@@ -107,12 +107,19 @@ class ValueMapTarget(MapTarget):
 
 
 class PictureTarget(MapTarget):
-    """A second picture: colours that are interpolated, and grey where there is none."""
+    """A picture that the network learns to make of the sample's; grey where there is none."""
 
     kind = "picture"
     fill = GREY
     dtype = np.uint8
     smooth = True
+    fixes_colors = True
 
     def blend(self, other: Self, share: float) -> Self:
         return replace(self, values=(self.values * share + other.values * (1 - share)).astype(np.uint8))
+
+
+class InputPictureTarget(PictureTarget):
+    """A second picture that the network sees beside the sample's, such as infrared."""
+
+    fixes_colors = False
