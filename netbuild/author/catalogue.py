@@ -90,6 +90,7 @@ def resolve_example(
 ) -> Graph | None:
     """Resolve the example row on a map of c1 channels, else on an image; None if the module needs other inputs."""
     row = make_example_row(name, factory, c1, c2, n)
+    # Most modules read a map; some read several, others need an image of 3 channels.
     for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"

@@ -117,6 +117,7 @@ def _find_written_inputs(graph: Graph) -> Iterator[Finding]:
     for layer in graph.layers:
         free = [p for p in layer.factory.parameters if p.role not in SUPPLIED]
         values = [node.value for node in layer.row.args]
+        # With several sources the number says nothing: rows such as Concat have no single count of input channels.
         if layer.factory.foreign or not layer.factory.takes(Role.IN) or not values or len(layer.row.sources) > 1:
             continue
         arriving = _arriving_channels(layer)

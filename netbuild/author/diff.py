@@ -91,10 +91,12 @@ def _align(before: Sequence[Row], after: Sequence[Row]) -> tuple[dict[Row, Row],
     start = _count_equal_start(before, after)
     end = _count_equal_start(before[start:][::-1], after[start:][::-1])
     ends = [*zip(before[:start], after[:start]), *zip(before[len(before) - end :], after[len(after) - end :])]
+    # Equal rows at both ends are paired first: that is cheap, and most edits change a few rows in the middle.
     pairs = {b: a for a, b in ends}
     middle = before[start : len(before) - end], after[start : len(after) - end]
     pairs |= {b: a for a, b in align_in_order(*middle, _similarity, lambda row: row.written)}
     left = _find_unmatched(before, after, pairs)
+    # Rows left over have moved if the other network has exactly one such row: of the same name, else written equally.
     moves = {b: a for a, b in pair_unique(*left, lambda row: row.summary.name or row)}
     left = _find_unmatched(before, after, pairs | moves)
     moves |= {b: a for a, b in pair_unique(*left, lambda row: row.written)}

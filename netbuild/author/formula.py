@@ -33,8 +33,10 @@ def fit_formula(count: Count, names: Sequence[str]) -> str | None:
     points = list(product(CHANNELS, CHANNELS if "c2" in names else (64,), REPEATS if "n" in names else (1,)))
     matrix = np.array([[value(*point) for _, value in terms] for point in points], dtype=float)
     counts = np.array([count(*point) for point in points], dtype=float)
+    # Columns range from 1 to 320 * 320 * 4; without scaling the small coefficients would lose their precision.
     scale = np.abs(matrix).max(axis=0)
     found, *_ = np.linalg.lstsq(matrix / scale, counts, rcond=None)
+    # Coefficients are fractions with small denominators, so rounding to these makes the fit exact.
     factors = [Fraction(float(x)).limit_denominator(MAX_DENOMINATOR) for x in found / scale]
     proof = [(c1, c2, n if "n" in names else 1) for c1, c2, n in HELD_OUT]
     if any(_evaluate(terms, factors, point) != count(*point) for point in (*points, *proof)):

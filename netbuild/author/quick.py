@@ -36,6 +36,7 @@ def _check_row(row: Row, spec: Spec) -> Iterator[Finding]:
     elif row.module.removeprefix("torch.") in known:
         name = row.module.removeprefix("torch.")
         yield from _check_arity(row, known[name], foreign=name.startswith("nn."), own_style=not spec.is_plain)
+    # With imports any name may be a custom module; a path with two dots may be a class of an installed package.
     elif not spec.imports and row.module != "timm.create_model" and row.module.count(".") < 2:
         hint = did_you_mean(row.module, [*spec.blocks, *known])
         message = f"row {row.index}: unknown module '{row.module}' (custom modules are not loaded without shapes)"

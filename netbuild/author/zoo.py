@@ -171,6 +171,7 @@ def to_json() -> str:
     """Measure all architectures and return the JSON file's content, one line each."""
     found = [measure(name, path) for name, path in packaged_architectures().items()]
     found.sort(key=lambda e: (e.family, e.name))
+    # One line per architecture keeps the differences between two versions of the file readable.
     return "[\n" + ",\n".join(json.dumps(asdict(e), ensure_ascii=False) for e in found) + "\n]\n"
 
 

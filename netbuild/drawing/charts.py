@@ -157,6 +157,7 @@ def plot_curves(confidence: Numbers, precision: Numbers, recall: Numbers, names:
         names: the names of the C classes.
         at: index of the confidence at which the metrics are reported; the charts mark it.
     """
+    # Where both are 0, F1 is 0 by definition; the denominator 1 avoids the division by 0.
     both = precision + recall
     f1 = 2 * precision * recall / np.where(both > 0, both, 1)
     places = np.linspace(0, 1, 201)
@@ -354,6 +355,7 @@ def plot_sizes(width_height: Numbers) -> Figure:
     found, counts = np.unique(width_height.reshape(-1, 2), axis=0, return_counts=True)
     figure = new_figure(10, 4.4)
     axes = figure.add_subplot(1, 2, 1)
+    # The area of a dot grows with the number of pictures of its size.
     area = 10 + 190 * (counts - 1) / max(counts.max(initial=1) - 1, 1)
     axes.scatter(found[:, 0], found[:, 1], s=area, color=LINES[3], alpha=0.5, linewidths=0)
     limit = 1.08 * float(found.max(initial=1))

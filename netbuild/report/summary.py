@@ -77,6 +77,7 @@ def summarize_graph(
     parts, peak = _row_traces(graph) if depth == 1 and not fuse else trace(graph, model)
     strided, notes = _trace_strided(graph, model) if "thop-stride" in conventions else ({}, ())
     counts = {path: _count_flops(path, conventions, strided, parts) for path in parts}
+    # thop-stride scales the counts of its small image by the ratio of the areas.
     side = strided_side(graph)
     factors = {"thop-stride": graph.imgsz[0] * graph.imgsz[1] / side**2} if strided else {}
     counts = {path: _scale_counts(count, factors) for path, count in counts.items()}

@@ -304,6 +304,7 @@ def rows_as_json(data: dict[str, Any]) -> str:
     import json
 
     data = _without_nonfinite(data)
+    # json's indent would break every list of a row into lines.
     rows = data.pop("rows")
     body = json.dumps(data, indent=2, ensure_ascii=True)
     listed = ",\n".join("    " + json.dumps(row, ensure_ascii=True) for row in rows)

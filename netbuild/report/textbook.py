@@ -67,6 +67,7 @@ def _describe_window(layer: Any, main: Any, kind: str | None) -> tuple[str, str,
         stride, padding = (rest[0] if rest and rest[0] else kernel), (rest[1] if len(rest) > 1 else [0])
     else:
         return "global", "-", "-"
+    # "same" padding keeps the size up to the stride, rounded up.
     same = layer.out_shape[-1] == -(-layer.in_shapes[0][-1] // list(stride)[-1]) and any(padding)
     words = "same" if same else "valid" if not any(padding) else _format_pair(padding)
     return _format_pair(kernel, both=True), _format_pair(stride), words

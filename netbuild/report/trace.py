@@ -18,7 +18,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Rows
 from netbuild.layers.fuse import fuse
 
-FUSE_HINT = "a method named fuse takes no arguments and leaves a module that runs; or leave out --fuse"
+FUSE_HINT = "a method named fuse must take no arguments and leave a module that runs; or leave out --fuse"
 
 
 @dataclass
@@ -60,6 +60,7 @@ def trace(graph: Graph, model: Rows, imgsz: tuple[int, int] | None = None) -> tu
                 observer.live.add(image)
             model.eval()(*images)
     except Exception as error:
+        # Rows run in order, so the first one that was not called is the one that failed.
         row = next(layer.row for i, layer in enumerate(graph.layers) if not parts[str(i)].called)
         raise _row_error(row, "its module fails when it is run", error) from error
     finally:
@@ -88,6 +89,7 @@ def _add_hooks(parts: Mapping[str, ModuleTrace], observer: Observer) -> list[Any
         part.called, part.out_shape, part.field = True, shape_of(out), field_of(first_tensor(out))
         part.in_shapes, part.out_bytes = [shape_of(x) for x in args], bytes_of(out, args)
 
+    # A module with several paths gets one pair of hooks, or its calls would be counted several times.
     modules = {id(part.module): part.module for part in parts.values()}
     return [
         handle

@@ -95,6 +95,7 @@ class BlockClasses:
             if len(set(texts)) > 1 and repr(texts) not in found:
                 name = self._name_parameter(block, column, {taken for taken, _ in found.values()})
                 found[repr(texts)] = name, tuple(a.value for a in column)
+        # Parameters of the block's file come first, in their order there.
         order = list(block.first.inside.names)
         chosen = sorted(found.values(), key=lambda p: order.index(p[0]) if p[0] in order else len(order))
         block.parameters = tuple(name for name, _ in chosen)

@@ -118,6 +118,7 @@ class CallBuilder:
         """Yield the arguments in the order of the signature: leading integers by position, the others by name."""
         named = {p.name: p for p in factory.parameters if p.name in arguments}
         by_position = _positional_parameters(factory.make)
+        # Leading integers, such as channels and kernel sizes, read well without names; other values do not.
         leading = True
         for index, (name, parameter) in enumerate(named.items()):
             value = arguments[name]

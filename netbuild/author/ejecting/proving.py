@@ -75,6 +75,7 @@ def record(network: Network, graph: Graph, path: Path) -> None:
     state = {key: value.clone() for key, value in network.state_dict().items()}
     outputs: dict[str, Any] = {}
     with torch.no_grad(), suppress(Exception):  # a network that cannot train at this size is compared in eval mode only
+        # A step in training mode changes the statistics of batch norms, so these are compared after it, too.
         outputs["training"] = _run(network.train(), inputs)
         outputs["after training"] = list(network.state_dict().values())
         outputs["after training"] = [value.clone() for value in outputs["after training"]]
@@ -108,7 +109,7 @@ def prove(cases: Sequence[Case]) -> list[Proof]:
     for case, found in zip(cases, _run_cases(cases), strict=True):
         if "error" in found:
             raise DifferError(f"class {case.name} cannot be compared with the network: {found['error']}")
-        if not found["difference"] <= TOLERANCE:
+        if not found["difference"] <= TOLERANCE:  # not ">", which is false for NaN
             run, difference = found["worst"], found["difference"]
             raise DifferError(f"class {case.name} differs from the network by {difference:.1e} in {run}")
         proofs.append(Proof(tuple(found["runs"]), found["values"], found["difference"]))

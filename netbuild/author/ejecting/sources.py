@@ -83,6 +83,7 @@ class Sources:
             NetbuildError: for a custom module that needs more of netbuild than its layers.
         """
         used: set[str] = set(_ALWAYS_USED)
+        # A method that stays may use further ones: repeat until no name is added.
         while True:
             found = self._closure(roots, used)
             more = used.union(*(_names_in(d.text)[1] for d in found.definitions))
@@ -251,9 +252,10 @@ def _names_in(text: str) -> tuple[tuple[str, ...], frozenset[str]]:
     texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
     quoted = [word for t in _annotations(tree) for word in re.findall(r"[A-Za-z_]\w*", t)]
+    # symtable does not look into annotations that are strings.
     scopes.update(quoted)
     attributes = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    attributes.update(t for t in texts if t.isidentifier())
+    attributes.update(t for t in texts if t.isidentifier())  # they may be names for getattr
     return tuple(dict.fromkeys(n for n in names + quoted if n in scopes)), frozenset(attributes)
 
 

@@ -104,6 +104,7 @@ class _FileWriter:
         pairs = any(self._pairs())
         roots += [(FUSE, "fold_bn"), (FUSE, "set_weights")] if pairs else []
         found = sources.gather(roots)
+        # The network needs a fuse method if any of its modules has one, or if it merges rows itself.
         if pairs or any("    def fuse(self" in d.text for d in found.definitions):
             found = sources.gather([*roots, (FUSE, "fuse")])
         for item in (TORCH, NN, *self.calls.imports.values()):

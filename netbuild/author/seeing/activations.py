@@ -45,6 +45,7 @@ def is_activation(module: nn.Module) -> bool:
 
     It is elementwise if a permutation of its input's values permutes its output's in the same way.
     """
+    # One parameter is allowed, as in PReLU; more of them could differ between channels.
     if any(p.numel() > 1 for p in module.parameters()):
         return False
     x = torch.linspace(-3, 3, 32).reshape(1, 2, 4, 4)
@@ -54,6 +55,7 @@ def is_activation(module: nn.Module) -> bool:
             y, z = module(x), module(x.reshape(-1)[order].reshape(x.shape))
             zero = module(torch.zeros_like(x))
             twice, back = module(2 * x) - zero, module(-x) - zero
+            # Affine functions are no activations; ReLU is linear on each side, which is why both sides are tried.
             is_linear = torch.allclose(twice, 2 * (y - zero)) and torch.allclose(back, zero - y)
     except Exception:  # the module needs another kind of input
         return False

@@ -42,6 +42,7 @@ def draw_weights(weight: np.ndarray, limit: int = MAX_TILES) -> tuple[Image, str
         shown = apply_colormap(weight[:, :, 0, 0] / large, "RdBu_r")
         return resize(shown, matrix_side(out), matrix_side(channels)), f"{size}: one line per kernel, {scale}"
     if channels == 3:
+        # Each kernel is scaled by itself, as its pattern matters more than its size.
         tiles = [(0.5 + k.transpose(1, 2, 0) / (2 * (np.abs(k).max() or 1))) * 255 for k in weight[:limit]]
         cells = [resize(tile.astype(np.uint8), *_tile_size((kh, kw))) for tile in tiles]
         return arrange_tiles(cells, ground=GREY), _mention_limit(size, out, limit) + " as red, green and blue, grey 0"

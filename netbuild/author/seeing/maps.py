@@ -93,6 +93,7 @@ def draw_map(values: np.ndarray, limit: int = MAX_TILES) -> tuple[Image, str]:
         description = f"{size}, each line scaled by itself, values from {low:.3g} to {high:.3g}"
         return resize(pixels, matrix_side(len(matrix)), matrix_side(matrix.shape[1])), description
     count, h, w = values.shape
+    # Small maps are enlarged by integers, so that all values have squares of one size.
     times = max(MAX_MAP_SIDE // max(h, w), 1)
     ratio = min(MAX_MAP_SIDE / max(h, w), 1) if times == 1 else times
     side = max(round(h * ratio), 1), max(round(w * ratio), 1)

@@ -134,6 +134,7 @@ def _layout_lanes(graphlay: Any, count: int, spans: dict[int, int]) -> dict[int,
     graph = graphlay.Graph()
     for k in range(count):
         graph.node(k, width=100.0, height=20.0, rank={"fixed": k})
+    # These edges are not in the network: they only keep the rows in one column.
     for k in range(count - 1):
         graph.edge(k, k + 1, weight=HEAVY)
     for first, last in spans.items():
@@ -214,7 +215,7 @@ def _place_boxes(diagram: Diagram, width: float, ports: Sequence[int]) -> dict[i
     for node, count in zip(diagram.nodes, ports, strict=True):
         if boxes:
             y += GAP + (BETWEEN if node.index in starts else 0)
-        height = max(HEIGHT, PORT * (count + 1))
+        height = max(HEIGHT, PORT * (count + 1))  # a row with many sources needs room for their lines
         boxes[node.index] = Box(0, y, width, height)
         y += height
     return boxes

@@ -101,6 +101,7 @@ def _content_policy(style: str, script: str) -> str:
 
 
 def _embed_json(data: Any) -> str:
+    # Without "<" no text can close the script element.
     return json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
 
 
