@@ -1,4 +1,4 @@
-"""The list of a run's callbacks. It is apart from `Callback`, whose hooks take the `Trainer` that holds this list."""
+"""The list of a run's callbacks, in a file of its own: `Callback` needs `Trainer`, and `Trainer` needs this list."""
 
 import json
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ class CallbackList(list[Any]):
     """The callbacks of a run, called in order."""
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call a hook of every callback, in the first process only."""
+        """Call a hook of every callback, on rank 0 only."""
         if is_main_process():
             for callback in self:
                 getattr(callback, hook)(*arguments)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all callbacks that have one, by `_names`.
+        """Return the states of all callbacks that have one, by the names of `_name_callbacks`.
 
         Raises:
             NetbuildError: if a state is not JSON data.
         """
-        states = {name: callback.state_dict() for name, callback in self._names().items()}
+        states = {name: callback.state_dict() for name, callback in self._name_callbacks().items()}
         for name, state in states.items():
             try:
                 json.dumps(state)
@@ -32,13 +32,13 @@ class CallbackList(list[Any]):
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Give each callback its saved state; callbacks that are new to the run keep their own."""
-        for name, callback in self._names().items():
+        """Pass each callback its saved state; callbacks that are new to the run are left as they are."""
+        for name, callback in self._name_callbacks().items():
             if name in states:
                 callback.load_state_dict(states[name])
 
-    def _names(self) -> dict[str, Any]:
-        """Each callback by its class's name; a second one of the same class is NAME-2."""
+    def _name_callbacks(self) -> dict[str, Any]:
+        """Return each callback by the name of its class; a second one of the same class is NAME-2."""
         named: dict[str, Any] = {}
         for callback in self:
             name = kind = type(callback).__name__

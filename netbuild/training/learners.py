@@ -1,4 +1,4 @@
-"""How a batch is learnt: the networks of a run with an optimiser each, forward, loss, backward and step."""
+"""Trainees (a network with its optimiser and EMA) and learners (forward, loss, backward and step of a batch)."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -34,18 +34,21 @@ class Trainee:
     """A network in training: moved to the device and wrapped, with its optimiser and its averaged weights.
 
     Args:
-        network: on the CPU.
-        settings: of the run.
-        device: where it is trained.
+        network: the network, on the CPU.
+        settings: the settings of the run.
+        device: the device to train it on.
         batches: number of batches per epoch.
-        task: the task, of the run's own network: it makes the inputs, and may have a learning rate of its own.
+        task: the task, if this is the run's own network: it makes the inputs and may set a default learning rate.
 
     Attributes:
-        model: what is called in training: the network itself, compiled or wrapped for several processes.
-        plan: optimiser and learning rate.
+        model: the module to call in training: the network itself, compiled, or wrapped by DDP or FSDP.
+        plan: the optimiser with its learning rate and number of steps.
         average: the averaged weights (EMA), which are validated and saved.
-        frozen: numbers of the rows that do not learn.
+        frozen: indices of the rows that are not trained.
+        sharded: whether the network's parameters are sharded (FSDP).
         skeleton: with FSDP an unsharded copy on the CPU, to gather weights into; otherwise None.
+        format: the memory format of the images.
+        scaler: the gradient scaler, which does nothing unless the precision is fp16.
     """
 
     def __init__(
@@ -64,21 +67,21 @@ class Trainee:
         self.skeleton = parallel.cpu_copy(network) if self.sharded else None
         self.format = torch.contiguous_format if self.sharded else fastest_memory_format(network, task)
         self.model = parallel.wrap_model(network, settings, device)
-        # Sharding replaces the parameters, so the optimiser is made after it.
+        # FSDP replaces the parameters, so the optimiser is made after it.
         default_rate = task.default_rate(network.card.nc or 0) if task else None
-        self.plan = optimisers.plan(network, settings, batches, default_rate)
-        self.average = optimisers.Average(network, settings.ema, self.plan.steps)
+        self.plan = optimisers.make_plan(network, settings, batches, default_rate)
+        self.average = optimisers.EMA(network, settings.ema, self.plan.steps)
         half = mixed_precision(settings.amp, device) is torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
 
     def train(self) -> None:
-        """Set training mode; batch norms of frozen rows keep their statistics."""
+        """Set training mode, but eval mode in frozen rows, so that their batch norms keep their statistics."""
         self.model.train()
         for row in self.frozen:
             self.network.model[row].eval()
 
     def step(self) -> None:
-        """One step of the optimiser and of the averaged weights; gradients are zero afterwards."""
+        """Step the optimiser, with clipped gradients if the setting is on, clear the gradients and update the EMA."""
         self.scaler.unscale_(self.plan.optimizer)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
@@ -89,63 +92,71 @@ class Trainee:
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
-        """A block in which the network's parameters get no gradients, as when it judges what another one makes."""
-        learning = [p for p in self.network.parameters() if p.requires_grad]
-        for parameter in learning:
+        """Context in which the network's parameters get no gradients, as a discriminator's in the generator's step."""
+        trainable = [p for p in self.network.parameters() if p.requires_grad]
+        for parameter in trainable:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in learning:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
     @property
-    def kept_tensors(self) -> Mapping[str, Tensor]:
-        """The averaged weights, or the last ones of a run without EMA."""
+    def final_tensors(self) -> Mapping[str, Tensor]:
+        """The tensors to validate and save: the averaged weights, or the current ones of a run without EMA."""
         return self.average.tensors if self.settings.ema else self.network.state_dict()
 
     def averaged(self) -> Network:
-        """Return a copy of the network with the weights that are kept.
+        """Return a copy of the network in eval mode, with the weights to save.
 
-        With FSDP every rank must call this, since gathering is collective; the copy is then on the CPU.
+        With FSDP every rank must call this, because gathering is collective; the copy is then on the CPU.
         """
         if self.skeleton is not None:
-            whole = {key: parallel.gather_tensor(tensor).cpu() for key, tensor in self.kept_tensors.items()}
-            self.skeleton.load_state_dict(whole)
+            tensors = {key: parallel.gather_tensor(tensor).cpu() for key, tensor in self.final_tensors.items()}
+            self.skeleton.load_state_dict(tensors)
             return self.skeleton.eval()
         network = copy.deepcopy(self.network)
-        network.load_state_dict(self.kept_tensors)
+        network.load_state_dict(self.final_tensors)
         return network.eval()
 
     @contextmanager
     def validated(self) -> Iterator[Network]:
-        """The network to validate: a copy with the weights that are kept; with FSDP itself, holding them meanwhile."""
+        """Context that yields the network to validate: a copy with the weights to save.
+
+        With FSDP it is the network itself, which holds these weights until the context ends: a copy would need as
+        much memory again.
+        """
         if not self.sharded:
             yield self.averaged()
             return
         self.network.eval()
-        with parallel.temporary_weights(self.network, self.kept_tensors):
+        with parallel.temporary_weights(self.network, self.final_tensors):
             yield self.network
 
 
 class Learner:
-    """One network that learns by the loss of its task, and the base class of other ways to learn.
+    """Trains one network by the loss of its task; the base class of learners that train several networks.
 
     A task whose networks learn together, such as a generator and a discriminator, names a subclass as `Task.learner`
     and the further networks as `Task.networks`. The subclass overrides `learn`, and `step` if not all networks are
     stepped together.
 
     Args:
-        task: what is learnt.
+        task: the task.
         network: the run's network, which is validated and saved as ``best`` and ``last``.
         others: the further networks by name.
-        settings: of the run.
-        device: where the networks are trained.
+        settings: the settings of the run.
+        device: the device to train on.
         batches: number of batches per epoch.
 
     Attributes:
         main: the run's network in training.
-        others: the further ones by name.
+        others: the further networks in training, by name.
+        precision: the dtype of mixed precision, None if it is off.
+
+    Raises:
+        NetbuildError: if several networks are to be trained with FSDP.
     """
 
     def __init__(
@@ -158,7 +169,7 @@ class Learner:
         batches: int,
     ) -> None:
         if others and settings.parallel == "fsdp":
-            raise NetbuildError("parallel: fsdp trains a single network", hint="leave it out")
+            raise NetbuildError("parallel: fsdp can train only a single network", hint="leave parallel out")
         self.task, self.settings, self.device = task, settings, device
         self.precision = mixed_precision(settings.amp, device)
         self.main = Trainee(network, settings, device, batches, task)
@@ -166,15 +177,15 @@ class Learner:
 
     @property
     def trainees(self) -> dict[str, Trainee]:
-        """All networks in training by name; the run's own is ``network``."""
+        """All networks in training by name; the run's own is named ``network``."""
         return {"network": self.main, **self.others}
 
     def learn(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Forward and backward of a batch.
+        """Run forward and backward on a batch.
 
         Args:
-            batch: on the device.
-            share: what losses are multiplied by before their backward pass, for accumulated batches and ranks.
+            batch: the batch, on the device.
+            share: factor of the loss before its backward pass, which accounts for accumulated batches and ranks.
 
         Returns:
             The terms of the loss by name, without gradient.
@@ -188,58 +199,63 @@ class Learner:
         return parts
 
     def forward(self, batch: Batch) -> Any:
-        """Return the outputs in training of the run's network for a batch."""
-        given = target_arguments(self.main.network, self.task, batch)
-        return self.main.model(*network_inputs(self.task, batch, self.main.format), **given)
+        """Return the outputs of the run's network for a batch, in training mode."""
+        keywords = target_arguments(self.main.network, self.task, batch)
+        return self.main.model(*network_inputs(self.task, batch, self.main.format), **keywords)
 
     def backward(self, trainee: Trainee, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """Backward pass of a loss, scaled if half precision needs it, for the networks that it depends on.
+        """Run the backward pass of a loss, scaled if the precision is fp16.
 
         Args:
-            trainee: whose gradient scaler is used.
-            loss: a number.
-            parts: its terms by name, for the error.
+            trainee: the network whose gradient scaler is used.
+            loss: the loss, a scalar tensor.
+            parts: its terms by name, for the error message.
 
         Raises:
-            NonFiniteLossError: if it is NaN or infinite.
+            NonFiniteLossError: if the loss is NaN or infinite.
         """
         if not torch.isfinite(loss):
             raise NonFiniteLossError(parts)
         trainee.scaler.scale(loss).backward()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of all networks; those of further ones begin with their names."""
-        own = self.main.network.state_dict()
+        """Return the tensors of all networks; the keys of a further network begin with its name."""
+        main = self.main.network.state_dict()
         others = {name: trainee.network.state_dict() for name, trainee in self.others.items()}
         return {
-            **own,
+            **main,
             **{f"{name}: {key}": tensor for name, tensors in others.items() for key, tensor in tensors.items()},
         }
 
     def step(self) -> None:
-        """Step the optimisers of all networks, after the last batch that is accumulated."""
+        """Step the optimisers of all networks; called after the last accumulated batch."""
         for trainee in self.trainees.values():
             trainee.step()
 
     def start_epoch(self) -> None:
-        """Set training mode and forget gradients."""
+        """Set training mode and clear the gradients."""
         for trainee in self.trainees.values():
             trainee.train()
             trainee.plan.optimizer.zero_grad()
 
     def set_rates(self, batch: int, batches: int) -> float:
-        """Set the learning rates for a batch of the run, the first being 0; return the schedule's factor."""
+        """Set the learning rates by the schedule and return its factor.
+
+        Args:
+            batch: index of the batch in the run, from 0.
+            batches: number of batches per epoch.
+        """
         for trainee in self.others.values():
             optimisers.set_rates(trainee.plan, self.settings, batch, batches)
         return optimisers.set_rates(self.main.plan, self.settings, batch, batches)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A block in mixed precision, where it is on."""
+        """Context of mixed precision; it does nothing if that is off."""
         return torch.autocast(self.device.type, self.precision) if self.precision else nullcontext()
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """A block without DDP's averaging of gradients, unless this is the last batch of the optimiser's step."""
+        """Context without DDP's averaging of gradients, unless this is the last batch of the optimiser's step."""
         with ExitStack() as stack:
             for trainee in self.trainees.values():
                 stack.enter_context(parallel.accumulate_locally(trainee.model, last))

@@ -1,7 +1,7 @@
-"""The training loop. It knows no task's insides: a task gives loss, predictions and score, see `netbuild.tasks`.
+"""The training loop. Loss, predictions and metric come from the task (`netbuild.tasks`), so the loop fits any task.
 
-Of several processes (`netbuild.system.processes`) each trains on its share of every batch, with gradients averaged by
-torch (`netbuild.training.parallel`), and validates its share; the first one scores and writes.
+In a distributed run (`netbuild.system.processes`) each rank trains and validates on its shard of every batch. Torch
+averages the gradients (`netbuild.training.parallel`); rank 0 computes the metric and writes all files.
 """
 
 import copy
@@ -35,9 +35,11 @@ from netbuild.training.batches import (
 )
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.learners import Learner, NonFiniteLossError
-from netbuild.training.memory import enough_memory
+from netbuild.training.memory import explain_out_of_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
+
+_NOT_FINITE_HINT = "try a lower lr, or amp: off"
 
 
 class NotFiniteError(NetbuildError):
@@ -48,15 +50,24 @@ class NotFiniteError(NetbuildError):
 
 @dataclass
 class Trainer:
-    """A run: a network, what it learns, from what, and where to.
+    """A training run: trains a network for its task epoch by epoch, validates it, and saves checkpoints and state.
 
     Args:
-        network: on the CPU; it is moved.
-        task: what is learnt.
-        train, val: the batches.
-        settings: of the run.
-        folder: of the run, which is there.
-        names: of the classes.
+        network: the network, on the CPU; it is moved to the device that the settings name.
+        task: the task that computes its loss, predictions and metric.
+        train, val: the loaders of training and validation batches.
+        settings: the settings of the run.
+        folder: the run's folder, which must exist.
+        names: the names of the classes.
+        callbacks: the callbacks of the run, which only rank 0 calls.
+        decode_options: keyword arguments of the task's ``predictions`` in validation.
+        networks: the further networks that the task trains, by name.
+
+    Attributes:
+        learner: the networks in training with their optimisers.
+        progress: how far the run has come.
+        metric: the metric of the latest validation.
+        stop: a callback may set it to True: the run then ends after the epoch.
     """
 
     network: Network
@@ -67,24 +78,24 @@ class Trainer:
     folder: Path
     names: list[str] | None = None
     callbacks: CallbackList = field(default_factory=CallbackList)
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the task's predictions
-    networks: Mapping[str, Network] = field(default_factory=dict)  # that learn beside it, by name
+    decode_options: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, Network] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.device = pick_device(self.settings.device)
-        parallel.check(self.settings, self.device)
-        _check_measure(self.settings.best, self.task)
+        parallel.check_settings(self.settings, self.device)
+        _check_best_measure(self.settings.best, self.task)
         self.task.normaliser = processes.reduce_normaliser
         make_learner = self.task.learner or Learner
         self.learner: Learner = make_learner(
             self.task, self.network, self.networks, self.settings, self.device, len(self.train)
         )
         self.progress = Progress()
-        self.stop = False  # a callback may set it: the run ends after the epoch
+        self.stop = False
 
     @property
     def state_path(self) -> Path:
-        """Where the run's whole state is."""
+        """The file of the run's state, from which it is resumed."""
         return self.folder / "state.safetensors"
 
     @property
@@ -93,23 +104,23 @@ class Trainer:
         return float(self.learner.main.plan.optimizer.param_groups[0]["lr"])
 
     def resume(self) -> None:
-        """Go on from the state in the folder.
+        """Restore networks, optimisers, progress and callbacks from the state in the run's folder.
 
         Raises:
-            NetbuildError: if there is none that fits.
+            NetbuildError: if the state cannot be read or belongs to another network.
         """
         self.progress = state.load(self.state_path, self.learner.trainees)
         self.callbacks.load_state_dict(self.progress.callbacks)
         self.task.epoch_end(self.progress.epoch, self.settings.epochs)
 
     def run(self) -> Progress:
-        """Train to the end, or to what ends it before; gives how far it came.
+        """Train until the last epoch, or until patience, time or a callback ends the run; return its progress.
 
         Raises:
-            NotFiniteError: if the loss is no number.
+            NotFiniteError: if the loss or a weight is NaN or infinite.
             OutOfMemoryError: if the device has too little memory.
-            PeerLostError: if another process of the run has ended.
-            NetbuildError: if nothing can be written.
+            PeerLostError: if another rank of the run has ended.
+            NetbuildError: if a checkpoint or the state cannot be written.
         """
         error: BaseException | None = None
         try:
@@ -125,30 +136,34 @@ class Trainer:
     def run_epochs(self) -> None:
         """Train and validate epoch by epoch until the run is over."""
         started = time.monotonic() - self.progress.seconds
-        with processes.detect_lost_peers(), enough_memory(self.settings, self.device):
+        with processes.detect_lost_peers(), explain_out_of_memory(self.settings, self.device):
             while self.progress.epoch < self.settings.epochs:
-                losses = processes.average_over_ranks(self.one_epoch(self.progress.epoch))
+                losses = processes.average_over_ranks(self.train_epoch(self.progress.epoch))
                 with processes.fail_together():
                     self.check_weights(self.progress.epoch, losses)
                 measures = self.validate()
                 self.progress.epoch += 1
                 self.task.epoch_end(self.progress.epoch, self.settings.epochs)
                 self.progress.seconds = time.monotonic() - started
-                self.keep({**losses, **measures})
-                if processes.broadcast(self.is_over()):  # clocks differ
+                self.finish_epoch({**losses, **measures})
+                if processes.broadcast(self.is_over()):  # the ranks' clocks differ, so rank 0 decides
                     break
 
     def is_over(self) -> bool:
-        """Whether patience or time is at its end."""
+        """Whether a callback has stopped the run, its time is up, or it has not improved for `patience` epochs."""
         waited = self.progress.epoch - self.progress.best_epoch
-        late = self.settings.minutes and self.progress.seconds > 60 * self.settings.minutes
-        return bool(self.stop or late or (self.settings.patience and waited >= self.settings.patience))
+        out_of_time = self.settings.minutes and self.progress.seconds > 60 * self.settings.minutes
+        return bool(self.stop or out_of_time or (self.settings.patience and waited >= self.settings.patience))
 
     # -- an epoch -----------------------------------------------------------------------------------------------------
 
-    def one_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch: the mean of each part of the loss."""
-        # The network's randomness follows from seed, epoch and rank alone: a repeated epoch is the same.
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch and return the mean of each part of the loss as train/NAME.
+
+        Args:
+            epoch: the number of the epoch, from 0.
+        """
+        # Dropout and the like depend on seed, epoch and rank alone, so a resumed run repeats an epoch exactly.
         torch.manual_seed((self.settings.seed * 1_000_003 + epoch) * 1_009 + processes.rank())
         self.learner.start_epoch()
         sums: dict[str, float] = {}
@@ -159,7 +174,7 @@ class Trainer:
             rate = self.learner.set_rates(epoch * batches + done - 1, batches)
             last = done % accumulate == 0 or done == batches
             with self.learner.accumulating(last):
-                parts = self.learn(batch, epoch, done)
+                parts = self.train_batch(batch, epoch, done)
             if last:
                 self.learner.step()
             for name, value in parts.items():
@@ -167,31 +182,42 @@ class Trainer:
             self.callbacks.call("on_batch_end", self, epoch, done, parts, rate)
         return {f"train/{name}": value / max(done, 1) for name, value in sums.items()}
 
-    def learn(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
-        """Forward and backward of a batch; return the parts of its loss."""
-        batch = self.rescaled(to_device(batch, self.device), epoch, number)
+    def train_batch(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
+        """Run forward and backward on batch ``number`` of an epoch and return the parts of its loss.
+
+        Raises:
+            NotFiniteError: if the loss is NaN or infinite.
+        """
+        batch = self.rescale(to_device(batch, self.device), epoch, number)
         # DDP averages gradients over ranks: a loss that is a sum is multiplied by the world size first.
-        share = (processes.world_size() if self.task.summed else 1) / self.group(number)
+        share = (processes.world_size() if self.task.summed else 1) / self.count_accumulated(number)
         try:
             parts = self.learner.learn(batch, share)
         except NonFiniteLossError as error:
-            raise NotFiniteError(self.blame(batch, error.parts, epoch, number), hint="a lower lr, or amp off") from None
+            raise NotFiniteError(self.diagnose_loss(batch, error.parts, epoch, number), hint=_NOT_FINITE_HINT) from None
         return {name: float(value.detach()) for name, value in parts.items()}
 
-    def group(self, number: int) -> int:
-        """The number of batches accumulated in this batch's optimiser step; the epoch's last step may have fewer."""
+    def count_accumulated(self, number: int) -> int:
+        """Return how many batches are accumulated in the optimiser step that batch ``number`` belongs to.
+
+        The last step of an epoch may have fewer than the others.
+        """
         accumulate = self.learner.main.plan.accumulate
         first = (number - 1) // accumulate * accumulate
         return min(accumulate, len(self.train) - first)
 
-    def rescaled(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """The batch with its images at a random size, the same on all ranks; boxes are fractions and stay."""
-        change = self.settings.multi_scale
-        if not change:
+    def rescale(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """Resize the images of a batch to a random size, the same on all ranks, if the setting multi_scale is on.
+
+        Boxes are fractions of the image and need no change.
+        """
+        largest_change = self.settings.multi_scale
+        if not largest_change:
             return batch
-        chance = np.random.default_rng((self.settings.seed, epoch, number)).uniform(1 - change, 1 + change)
+        rng = np.random.default_rng((self.settings.seed, epoch, number))
+        ratio = rng.uniform(1 - largest_change, 1 + largest_change)
         step, images = int(max(32, *map(int, self.task.head.stride))), batch["images"]  # type: ignore[arg-type]
-        size = [max(round(side * chance / step), 1) * step for side in images.shape[-2:]]
+        size = [max(round(side * ratio / step), 1) * step for side in images.shape[-2:]]
         return resize_batch(batch, size)
 
     def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
@@ -202,22 +228,22 @@ class Trainer:
         """
         for name, tensor in self.learner.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(parallel.local_shard(tensor)).all():
-                hint = "a lower lr, or amp off; the checkpoints of earlier epochs are kept"
+                hint = f"{_NOT_FINITE_HINT}; the checkpoints of earlier epochs are kept"
                 parts = ", ".join(f"{key.removeprefix('train/')} {value:.4g}" for key, value in losses.items())
                 where = f"epoch {epoch + 1}, batch {len(self.train)} (mean losses {parts})"
-                raise NotFiniteError(f"{name} is not finite after {where}; {self.pace()}", hint=hint)
+                raise NotFiniteError(f"{name} is not finite after {where}; {self.describe_rate()}", hint=hint)
 
-    def pace(self) -> str:
-        """Learning rate and precision, in words."""
+    def describe_rate(self) -> str:
+        """Describe the current learning rate and precision, for error messages."""
         rate = max(group["lr"] for group in self.learner.main.plan.optimizer.param_groups)
         return f"learning rate {rate:.4g}, {str(self.learner.precision or torch.float32).removeprefix('torch.')}"
 
     @torch.no_grad()
-    def blame(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
-        """Say where a loss that is not finite comes from: its parts, and the first row whose output is not finite."""
+    def diagnose_loss(self, batch: Batch, parts: Mapping[str, torch.Tensor], epoch: int, number: int) -> str:
+        """Describe where a loss that is not finite comes from: its parts, and the first row with such an output."""
         found: list[str] = []
 
-        def watch(index: int) -> Callable[..., None]:
+        def make_hook(index: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, out: Any) -> None:
                 tensors = [t for t in tensors_of(out) if t.is_floating_point()]
                 if not found and not all(torch.isfinite(t).all() for t in tensors):
@@ -226,49 +252,45 @@ class Trainer:
 
             return hook
 
-        if self.learner.main.sharded:  # a forward needs every rank, and the others do not know of this one's loss
+        if self.learner.main.sharded:  # a forward needs every rank, and the others have finite losses
             return f"the loss is not finite in epoch {epoch + 1}, batch {number}, in process {processes.rank()}"
-        handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(self.network.model.children())]
+        handles = [m.register_forward_hook(make_hook(i)) for i, m in enumerate(self.network.model.children())]
         with self.learner.autocast():
             self.network(*network_inputs(self.task, batch), **target_arguments(self.network, self.task, batch))
         for handle in handles:
             handle.remove()
         where = f"{found[0]} is the first whose output is not finite" if found else "every row's output is finite"
-        said = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
-        return f"the loss is not finite in epoch {epoch + 1}, batch {number} ({said}): {where}; {self.pace()}"
+        terms = ", ".join(f"{name} {float(part):.4g}" for name, part in parts.items())
+        return f"the loss is not finite in epoch {epoch + 1}, batch {number} ({terms}): {where}; {self.describe_rate()}"
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
-    def averaged(self) -> Network:
-        """Return a copy of the network with the averaged weights, see `Trainee.averaged`."""
-        return self.learner.main.averaged()
-
-    def blank(self) -> Network:
-        """Return an unsharded network of the same architecture, to load weights into; not collective."""
+    def unsharded_network(self) -> Network:
+        """Return an unsharded network of the same architecture, to load a checkpoint into; it is not collective."""
         return self.learner.main.skeleton or copy.deepcopy(self.network)
 
     @torch.no_grad()
-    def predictions(self, network: Network, feed: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
-        """Each validation batch of this rank's share (or of ``feed``) and the network's predictions for it."""
-        for batch in (feed or self.val).epoch(0):
+    def iterate_predictions(self, network: Network, loader: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
+        """Yield each batch of this rank's validation data (or of ``loader``) and the network's predictions for it."""
+        for batch in (loader or self.val).epoch(0):
             batch = to_device(batch, self.device)
             with self.learner.autocast():
                 outputs = network(*network_inputs(self.task, batch))
-            yield batch, self.task.postprocess(outputs, batch["images"].shape[-2:], **self.options)
+            yield batch, self.task.postprocess(outputs, batch["images"].shape[-2:], **self.decode_options)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The measures of the averaged weights on the validation data, the same in all processes."""
+        """Return the measures of the averaged weights on the validation data, the same on all ranks."""
         self.callbacks.call("on_validation_begin", self)
         metric = self.task.metric()
         for trainee in self.learner.trainees.values():
             parallel.sync_buffers(trainee.network, trainee.average.tensors)
         with self.learner.main.validated() as network:
-            for batch, predictions in self.predictions(network):
+            for batch, predictions in self.iterate_predictions(network):
                 metric.update(predictions, batch)
             if self.learner.main.sharded and len(self.val) < len(self.val.steps(0)):
                 self.dummy_forward(network)
-        self.metric = merged(metric, self.val)
+        self.metric = merge_metric(metric, self.val)
         with processes.fail_together():
             measures = self.metric.result() if processes.is_main_process() else {}
         measures = processes.broadcast(measures)
@@ -276,14 +298,14 @@ class Trainer:
         return measures
 
     def dummy_forward(self, network: nn.Module) -> None:
-        """A forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
+        """Run a forward on a rank that has no batch left: with FSDP every rank must take part in each forward."""
         with self.learner.autocast():
             network(*network_inputs(self.task, dummy_batch(self.network.card, device=self.device)))
 
-    # -- what is kept -------------------------------------------------------------------------------------------------
+    # -- saving -------------------------------------------------------------------------------------------------
 
-    def keep(self, measures: Mapping[str, float]) -> None:
-        """Write the epoch's numbers, its checkpoints and the run's state, and call the callbacks."""
+    def finish_epoch(self, measures: Mapping[str, float]) -> None:
+        """Record the epoch's numbers, call the callbacks, and write checkpoints and the run's state."""
         fitness, epoch = measures.get(self.settings.best, 0.0), self.progress.epoch
         best = self.progress.best is None or fitness > self.progress.best
         if best:
@@ -293,59 +315,63 @@ class Trainer:
         if not (processes.is_main_process() or self.learner.main.sharded):
             return
         averaged = {name: trainee.averaged() for name, trainee in self.learner.trainees.items()}
-        written = self.write(averaged, measures, best) if processes.is_main_process() else []
+        written = self.write_checkpoints(averaged, measures, best) if processes.is_main_process() else []
         self.progress.callbacks = self.callbacks.state_dict() if processes.is_main_process() else {}
         state.save(self.state_path, self.learner.trainees, self.progress, processes.is_main_process())
         self.callbacks.call("on_save", self, written)
 
-    def write(self, networks: Mapping[str, Network], measures: Mapping[str, float], best: bool) -> list[Path]:
+    def write_checkpoints(
+        self, networks: Mapping[str, Network], measures: Mapping[str, float], best: bool
+    ) -> list[Path]:
         """Write the epoch's checkpoints and the table of all epochs; return the checkpoints' paths.
 
-        A further network's checkpoint has its name in the file's: ``best.discriminator.safetensors``.
+        A further network's name becomes part of the file's name: ``best.discriminator.safetensors``.
         """
         epoch = self.progress.epoch
         training = {"epoch": epoch, "measures": dict(measures), "settings": self.settings.to_dict()}
-        wanted = ["last", *(["best"] if best else [])]
+        stems = ["last", *(["best"] if best else [])]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
-            wanted.append(f"epoch{epoch}")
+            stems.append(f"epoch{epoch}")
         paths = []
         for name, network in networks.items():
             suffix = "" if network is networks["network"] else f".{name}"
-            for path in (self.folder / f"{stem}{suffix}.safetensors" for stem in wanted):
+            for path in (self.folder / f"{stem}{suffix}.safetensors" for stem in stems):
                 checkpoint.save(network, path, names=self.names, training=training)
                 paths.append(path)
-        _add_result(self.folder / "results.csv", self.progress.history)
+        _write_results(self.folder / "results.csv", self.progress.history)
         return paths
 
 
-def merged(metric: Metric, feed: BatchLoader) -> Metric:
-    """A score with what all processes found, each in its share of the feed's samples; in the first process.
+def merge_metric(metric: Metric, loader: BatchLoader) -> Metric:
+    """Merge the metrics of all ranks, each updated on its shard of the loader's samples, into one (collective).
 
     Raises:
-        NetbuildError: if the score cannot be merged.
+        NetbuildError: if the metric's class does not say how it is merged.
     """
     if processes.world_size() == 1:
         return metric
     if not (metric.lists or metric.counts):
         name = type(metric).__name__
-        raise NetbuildError(f"{name} is no score of several processes", hint="it must name its lists or counts")
-    found = processes.all_gather((metric.state(), feed.indices(0)))
-    metric.merge([state for state, _ in found], [places for _, places in found])
+        raise NetbuildError(
+            f"the metric {name} cannot be merged from several processes", hint="its class must name lists or counts"
+        )
+    shards = processes.all_gather((metric.state(), loader.indices(0)))
+    metric.merge([state for state, _ in shards], [indices for _, indices in shards])
     return metric
 
 
-def _check_measure(name: str, task: Task) -> None:
-    """Refuse a name by which no best epoch would ever be known."""
-    if name == "fitness":  # what every score has
+def _check_best_measure(name: str, task: Task) -> None:
+    """Refuse a setting ``best`` that names no measure of the task's metric."""
+    if name == "fitness":  # every metric has it
         return
     known = [key for key in task.metric().result() if key != "confidence"]
     if name not in known:
-        hint = did_you_mean(name, known) or f"there is {', '.join(known)}"
+        hint = did_you_mean(name, known) or f"known: {', '.join(known)}"
         raise NetbuildError(f"best: the task '{task.name}' has no measure '{name}'", hint=hint)
 
 
-def _add_result(path: Path, history: list[dict[str, float]]) -> None:
-    """The numbers of all epochs as a table, whole at every moment.
+def _write_results(path: Path, history: list[dict[str, float]]) -> None:
+    """Write the numbers of all epochs as a CSV table, atomically.
 
     Raises:
         NetbuildError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""A run that ends where the device has too little memory, with advice."""
+"""Turn torch's out-of-memory errors into errors that name the settings which need less memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +17,29 @@ class OutOfMemoryError(NetbuildError):
 
 
 @contextmanager
-def enough_memory(settings: Settings, device: torch.device) -> Iterator[None]:
-    """A stretch in which a device may run out of memory.
+def explain_out_of_memory(settings: Settings, device: torch.device) -> Iterator[None]:
+    """Context that turns CUDA's out-of-memory error into one that names the settings which need less memory.
 
     Raises:
-        OutOfMemoryError: if it does.
+        OutOfMemoryError: if the device runs out of memory.
     """
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        least = [f"--batch {max(settings.batch // 2, 1)} (-O accumulate=N keeps the images of a step)", "--imgsz"]
-        more = [*([] if settings.amp in ("bf16", "fp16") else ["--amp bf16"]), "-O parallel=fsdp over several devices"]
-        message = f"{device} has too little memory at --batch {settings.batch}: {peak_memory(device)}"
-        raise OutOfMemoryError(message, hint=f"less of it: {', '.join([*least, *more])}") from error
+        advice = [
+            f"--batch {max(settings.batch // 2, 1)} (-O accumulate=N keeps the images per step)",
+            "a smaller --imgsz",
+        ]
+        if settings.amp not in ("bf16", "fp16"):
+            advice.append("--amp bf16")
+        advice.append("-O parallel=fsdp on several devices")
+        message = f"{device} has too little memory at --batch {settings.batch}: {describe_peak_memory(device)}"
+        raise OutOfMemoryError(message, hint=f"to need less: {', '.join(advice)}") from error
 
 
-def peak_memory(device: torch.device) -> str:
-    """The most memory that was in use so far, in words."""
+def describe_peak_memory(device: torch.device) -> str:
+    """Describe the peak memory use so far, for error messages."""
     if device.type == "cuda":
-        used, there = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-        return f"{used / 2**30:.1f} of {there / 2**30:.1f} GiB were in use"
+        used, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        return f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB were in use"
     return f"{peak_bytes() / 2**30:.1f} GiB were in use"

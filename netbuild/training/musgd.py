@@ -1,4 +1,4 @@
-"""Muon beside SGD: matrices and kernels follow an orthogonal direction and the gradient, other parameters SGD alone.
+"""MuSGD: SGD for all parameters, and for matrices and convolution kernels a step of Muon besides.
 
 Muon: K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks", 2024.
 """
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1, from the publication
-STEPS = 5
+STEPS = 5  # of Newton and Schulz's iteration
 EPS = 1e-7
 
 
 class MuSGD(torch.optim.Optimizer):
-    """Nesterov's SGD, and for parameters of two or four dimensions a step of Muon besides.
+    """SGD with Nesterov momentum, and for parameters of two or four dimensions a step of Muon besides.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters or parameter groups.
         lr: learning rate.
-        momentum: of both.
-        weight_decay: added to the gradient of SGD.
-        muon: learning rate of Muon's step, as a factor of ``lr``; a group may have its own, 0 for none.
+        momentum: momentum of SGD and of Muon.
+        weight_decay: weight decay of SGD, added to its gradient.
+        muon: learning rate of Muon's step as a factor of ``lr``, 0 for none; a group may have its own.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MuSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; gives what the closure gives, which is called first with gradients on."""
+        """Step all parameters that have a gradient; return what the closure returns, which is called first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -52,33 +52,36 @@ class MuSGD(torch.optim.Optimizer):
         state, lr, momentum = self.state[p], group["lr"], group["momentum"]
         if not state:
             state["sum"] = torch.zeros_like(p)
-        matrix = p.ndim in (2, 4) and group["muon"] > 0
-        if matrix:
+        has_muon = p.ndim in (2, 4) and group["muon"] > 0
+        if has_muon:
             mean = state.setdefault("mean", torch.zeros_like(p))
             mean.lerp_(grad, 1 - momentum)
-            ahead = mean.lerp(grad, 1 - momentum)
+            nesterov = mean.lerp(grad, 1 - momentum)
         if group["weight_decay"]:
             grad = grad.add(p, alpha=group["weight_decay"])
-        if matrix:
-            p.add_(direction(ahead), alpha=-group["muon"] * lr)
+        if has_muon:
+            p.add_(orthogonal_direction(nesterov), alpha=-group["muon"] * lr)
         state["sum"].mul_(momentum).add_(grad)
         p.add_(grad.add(state["sum"], alpha=momentum), alpha=-lr)
 
 
-def direction(grad: Tensor) -> Tensor:
-    """The orthogonal matrix next to a gradient, kernels flattened to (out, rest); longer where it is tall."""
-    out = orthogonal(grad.flatten(1)).view_as(grad).to(grad.dtype)
+def orthogonal_direction(grad: Tensor) -> Tensor:
+    """Return the orthogonal matrix nearest to a gradient; kernels are flattened to (out, rest) for it.
+
+    It is longer by sqrt(rows / columns) if the gradient has more rows than columns in its last two dimensions.
+    """
+    out = orthogonalise(grad.flatten(1)).view_as(grad).to(grad.dtype)
     return out * max(1.0, grad.shape[-2] / grad.shape[-1]) ** 0.5
 
 
-def orthogonal(matrix: Tensor, steps: int = STEPS) -> Tensor:
-    """A matrix (N, M) with its singular values brought near 1 by Newton and Schulz's iteration, in place of an SVD."""
+def orthogonalise(matrix: Tensor, steps: int = STEPS) -> Tensor:
+    """Return a matrix (N, M) with its singular values near 1, by Newton and Schulz's iteration: cheaper than an SVD."""
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    is_tall = x.shape[0] > x.shape[1]
+    x = x.T if is_tall else x  # x @ x.T is then the smaller of the two products
     x = x / (x.norm() + EPS)
     for _ in range(steps):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+    return x.T if is_tall else x

@@ -1,4 +1,4 @@
-"""Optimisers, their groups of parameters, and how learning rate and momentum go over a run."""
+"""Optimisers, parameter groups, the schedule of the learning rate, the EMA of the weights, and frozen rows."""
 
 import math
 from collections.abc import Iterator
@@ -13,16 +13,24 @@ from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.training.musgd import MuSGD
 
-NOMINAL = 64  # images that a step is made of, where batches are smaller
-SHORT = 16  # the same in short runs, which need every step
-MANY_STEPS = 10_000  # beyond which a run is not short, and SGD is taken
-RATES = {"sgd": 0.01, "musgd": 0.01, "adam": 0.001, "adamw": 0.001}
+NOMINAL_BATCH = 64  # images per optimiser step; smaller batches are accumulated
+SHORT_RUN_BATCH = 16  # the same in short runs, which need more steps
+LONG_RUN_STEPS = 10_000  # a run of more steps is long: it takes SGD instead of AdamW
+DEFAULT_RATES = {"sgd": 0.01, "musgd": 0.01, "adam": 0.001, "adamw": 0.001}
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An optimiser and the numbers of its run: the rate before its schedule, batches a step, steps in all."""
+    """The optimiser of a network, with the numbers that its run is planned by.
+
+    Attributes:
+        optimizer: the optimiser.
+        name: its name, as in the setting ``optimizer``.
+        rate: the learning rate, which the schedule multiplies.
+        accumulate: number of batches per optimiser step.
+        steps: number of optimiser steps of the whole run.
+    """
 
     optimizer: torch.optim.Optimizer
     name: str
@@ -31,50 +39,52 @@ class Plan:
     steps: int
 
 
-def plan(network: Network, settings: Settings, batches: int, default_rate: float | None = None) -> Plan:
-    """The optimiser of a run over so many batches an epoch.
+def make_plan(network: Network, settings: Settings, batches: int, default_rate: float | None = None) -> Plan:
+    """Construct the optimiser of a network and choose its learning rate and batches per step.
 
     Args:
-        network: whose parameters learn.
-        settings: of the run.
-        batches: of an epoch.
-        default_rate: the task's own learning rate for short runs by AdamW, if it has one.
+        network: the network to train.
+        settings: the settings of the run.
+        batches: number of batches per epoch.
+        default_rate: the task's default learning rate in short runs with AdamW, if it has one.
 
     Raises:
-        NetbuildError: if nothing is left that learns.
+        NetbuildError: if all parameters are frozen.
     """
-    accumulate, steps = _steps(settings, batches)
-    name, rate = _choice(settings, steps, default_rate)
-    decay = settings.weight_decay * settings.batch * accumulate / NOMINAL
-    groups = list(_groups(network, rate, decay))
+    accumulate, steps = _count_steps(settings, batches)
+    name, rate = _choose_optimizer(settings, steps, default_rate)
+    # Decay is per step: scaled by the images per step, it is the same per epoch whatever the batch is.
+    decay = settings.weight_decay * settings.batch * accumulate / NOMINAL_BATCH
+    groups = list(_make_groups(network, rate, decay))
     if not groups:
-        raise NetbuildError("no parameter of the network learns", hint="freeze fewer rows")
-    return Plan(_optimizer(name, groups, settings, rate), name, rate, accumulate, steps)
+        raise NetbuildError("all parameters of the network are frozen", hint="freeze fewer rows")
+    return Plan(_make_optimizer(name, groups, settings, rate), name, rate, accumulate, steps)
 
 
-def _steps(settings: Settings, batches: int) -> tuple[int, int]:
-    """Batches a step, and steps of the run."""
+def _count_steps(settings: Settings, batches: int) -> tuple[int, int]:
+    """Return the number of batches per optimiser step and the number of steps of the run."""
 
-    def of(images: int) -> tuple[int, int]:
-        count = min(settings.accumulate or max(round(images / settings.batch), 1), batches)
-        return count, math.ceil(batches / count) * settings.epochs
+    def count(images: int) -> tuple[int, int]:
+        accumulate = min(settings.accumulate or max(round(images / settings.batch), 1), batches)
+        return accumulate, math.ceil(batches / accumulate) * settings.epochs
 
-    # Measured on 205 images: a step of 64 leaves a run of 40 epochs too few steps to get anywhere.
-    return of(NOMINAL) if of(NOMINAL)[1] > MANY_STEPS else of(SHORT)
+    # Measured on 205 images: with 64 images per step, 40 epochs have too few steps to converge.
+    nominal = count(NOMINAL_BATCH)
+    return nominal if nominal[1] > LONG_RUN_STEPS else count(SHORT_RUN_BATCH)
 
 
-def _choice(settings: Settings, steps: int, default_rate: float | None) -> tuple[str, float]:
-    """The optimiser's name and rate: short runs take AdamW, at the task's own rate if it has one."""
+def _choose_optimizer(settings: Settings, steps: int, default_rate: float | None) -> tuple[str, float]:
+    """Return the optimiser's name and learning rate; ``auto`` is AdamW in short runs and SGD in long ones."""
     name = settings.optimizer
     if name == "auto":
-        name = "sgd" if steps > MANY_STEPS else "adamw"
+        name = "sgd" if steps > LONG_RUN_STEPS else "adamw"
         if name == "adamw" and settings.lr is None and default_rate is not None:
             return name, default_rate
-    return name, RATES[name] if settings.lr is None else settings.lr
+    return name, DEFAULT_RATES[name] if settings.lr is None else settings.lr
 
 
-def _groups(network: Network, rate: float, decay: float) -> Iterator[dict[str, Any]]:
-    """Parameters that learn, by rate and decay: norms and biases do not decay."""
+def _make_groups(network: Network, rate: float, decay: float) -> Iterator[dict[str, Any]]:
+    """Yield parameter groups of the same learning rate and decay; norms, biases and logit scales have no decay."""
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     factors = network.card.lr_factors
     for path, module in network.named_modules():
@@ -87,7 +97,7 @@ def _groups(network: Network, rate: float, decay: float) -> Iterator[dict[str, A
         yield {"params": parameters, "lr": rate * factor, "weight_decay": decay if decays else 0.0, "factor": factor}
 
 
-def _optimizer(name: str, groups: list[dict[str, Any]], settings: Settings, rate: float) -> torch.optim.Optimizer:
+def _make_optimizer(name: str, groups: list[dict[str, Any]], settings: Settings, rate: float) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(groups, rate, settings.momentum, nesterov=settings.momentum > 0)
     if name == "musgd":
@@ -99,8 +109,8 @@ def _optimizer(name: str, groups: list[dict[str, Any]], settings: Settings, rate
 # -- over the run -----------------------------------------------------------------------------------------------------
 
 
-def factor(settings: Settings, epoch: float) -> float:
-    """What the rate is multiplied by in an epoch, the first being 0."""
+def schedule_factor(settings: Settings, epoch: float) -> float:
+    """Return the schedule's factor of the learning rate in an epoch, counted from 0."""
     end, done = settings.lr_end, min(epoch / max(settings.epochs, 1), 1.0)
     if settings.schedule == "constant":
         return 1.0
@@ -110,21 +120,34 @@ def factor(settings: Settings, epoch: float) -> float:
 
 
 def set_rates(plan: Plan, settings: Settings, batch: int, batches: int) -> float:
-    """Set the rates for a batch of the run, the first being 0; gives the factor that is in force."""
-    epoch, ahead = batch // batches, min(settings.warmup, max(settings.epochs - 1, 0)) * batches
-    now = factor(settings, epoch)
-    if batch < ahead:
-        now *= (batch + 1) / ahead
+    """Set the learning rates of an optimiser by schedule and warm-up; return the factor, relative to ``plan.rate``.
+
+    Args:
+        plan: the optimiser.
+        settings: the settings of the run.
+        batch: index of the batch in the run, from 0.
+        batches: number of batches per epoch.
+    """
+    # At least one epoch must be left after the warm-up.
+    warmup_batches = min(settings.warmup, max(settings.epochs - 1, 0)) * batches
+    factor = schedule_factor(settings, batch // batches)
+    if batch < warmup_batches:
+        factor *= (batch + 1) / warmup_batches
     for group in plan.optimizer.param_groups:
-        group["lr"] = plan.rate * group["factor"] * now
-    return now
+        group["lr"] = plan.rate * group["factor"] * factor
+    return factor
 
 
-class Average:
-    """Weights averaged over the steps, floating buffers as well: what is validated and kept.
+class EMA:
+    """Exponential moving average of a network's weights and floating buffers, which is validated and saved.
 
-    The decay rises from 0, so that the first steps do not hold the average back: d * (1 - exp(-step / rise)). The rise
-    takes 2,000 steps, in short runs a quarter of them: at their end the last tenth or so is averaged.
+    The decay rises from 0 as d * (1 - exp(-step / rise)), so that the random initial weights are soon forgotten. The
+    rise takes 2,000 steps, or a quarter of a short run: at its end about the last tenth of the run is averaged.
+
+    Args:
+        network: the network; its tensors are copied.
+        decay: the final decay d per step.
+        steps: number of steps of the run.
     """
 
     def __init__(self, network: nn.Module, decay: float, steps: int = 8_000) -> None:
@@ -133,36 +156,40 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take a step's weights in."""
+        """Update the average after a step of the optimiser."""
         self.steps += 1
         decay = self.decay * (1 - math.exp(-self.steps / self.rise))
         for key, tensor in network.state_dict().items():
-            kept = self.tensors[key]
-            if kept.is_floating_point():
-                kept.lerp_(tensor.detach(), 1 - decay)
+            average = self.tensors[key]
+            if average.is_floating_point():
+                average.lerp_(tensor.detach(), 1 - decay)
             else:
-                kept.copy_(tensor)
+                average.copy_(tensor)
 
 
 # -- frozen rows ------------------------------------------------------------------------------------------------------
 
 
-def freeze(network: Network, wanted: str) -> list[int]:
-    """Stop rows from learning; gives their numbers. Their batch norms keep their statistics: see `Trainer`.
+def freeze(network: Network, rows_text: str) -> list[int]:
+    """Freeze rows of a network and return their indices; `Trainee.train` keeps the statistics of their batch norms.
+
+    Args:
+        network: the network.
+        rows_text: the setting ``freeze``: indices, ranges such as 0-9, and names of rows, separated by commas.
 
     Raises:
-        NetbuildError: for a row that there is not.
+        NetbuildError: if the network has no such row.
     """
     names = {name: i for i, (_, name) in enumerate(network.card.rows) if name}
-    rows = sorted(
-        {row for part in wanted.split(",") if part.strip() for row in _rows(part.strip(), names, len(network.model))}
-    )
+    parts = [part.strip() for part in rows_text.split(",") if part.strip()]
+    rows = sorted({row for part in parts for row in _parse_rows(part, names, len(network.model))})
     for row in rows:
         network.model[row].requires_grad_(False)
     return rows
 
 
-def _rows(part: str, names: dict[str, int], count: int) -> range:
+def _parse_rows(part: str, names: dict[str, int], count: int) -> range:
+    """Return the rows that a name, an index or a range of indices stands for."""
     if part in names:
         return range(names[part], names[part] + 1)
     first, dash, last = part.partition("-")

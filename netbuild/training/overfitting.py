@@ -1,4 +1,4 @@
-"""The self-test of a network and its loss: one batch learnt by heart."""
+"""The self-test of a network and its loss: overfit a single batch."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,29 @@ from netbuild.training.batches import network_inputs, target_arguments
 
 
 def is_overfit(losses: Sequence[float]) -> bool:
-    """Whether a batch was learnt by heart: the loss fell by 90 % from its highest, and by half from its first.
+    """Whether a batch was overfitted: the loss fell by 90 % from its highest value and by half from its first.
 
-    A detector's first loss is small: it is weighed by how well cells fit to objects, and at first none does.
+    The highest counts because a detector's first loss is small: its terms are weighted by how well predictions fit the
+    objects, and at first none does.
     """
     last = min(losses[-5:])
     return last <= 0.1 * max(losses) and last <= 0.5 * losses[0]
 
 
 def overfit(network: Network, task: Task, batch: Batch, steps: int = 100, rate: float = 0.01) -> list[float]:
-    """Learn one batch by heart, the self-test of a loss and a network: the loss of every step, above its least."""
+    """Train a network on one batch and return the loss of every step, minus the least possible loss (`Task.least`).
+
+    Args:
+        network: the network, on the device of the batch.
+        task: the task that computes the loss.
+        batch: the batch.
+        steps: number of steps.
+        rate: learning rate of the first step; it falls to 0 linearly.
+    """
     network.train()
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # what it takes away by chance is not learnt by heart
+            module.eval()  # dropout would keep the loss from its least value
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], rate, weight_decay=0)
     losses = []
     for step in range(steps):

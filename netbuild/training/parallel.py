@@ -1,4 +1,4 @@
-"""A network over several processes: copies whose gradients are averaged (DDP), or one in pieces (FSDP2)."""
+"""Wrap a network for several processes: replicated with averaged gradients (DDP), or sharded (FSDP2)."""
 
 import copy
 import importlib
@@ -17,45 +17,51 @@ from netbuild.system.processes import world_size
 _NO_SYNC = ("cpu", "mps")  # where torch's SyncBatchNorm does not work
 
 
-def check(settings: Settings, device: torch.device) -> None:
-    """Refuse settings that several processes cannot follow, before anything is built.
+def check_settings(settings: Settings, device: torch.device) -> None:
+    """Refuse settings that do not work with the number of processes or the device.
 
     Raises:
-        NetbuildError: for the setting.
+        NetbuildError: for the first such setting.
     """
     count = world_size()
     if settings.batch % count:
-        less, more = settings.batch // count * count, -(-settings.batch // count) * count
-        choice = f"--batch {less} or {more}" if less else f"--batch {more}"
-        message = f"--batch {settings.batch} does not divide among {count} processes"
-        raise NetbuildError(message, hint=f"it is the batch of all together: {choice}")
+        below, above = settings.batch // count * count, -(-settings.batch // count) * count
+        choice = f"--batch {below} or {above}" if below else f"--batch {above}"
+        message = f"--batch {settings.batch} is no multiple of the {count} processes"
+        raise NetbuildError(message, hint=f"the batch is divided among all processes: {choice}")
     if settings.sync_bn and count > 1 and device.type in _NO_SYNC:
         message = f"sync_bn: torch's SyncBatchNorm does not work on {device.type}"
-        raise NetbuildError(message, hint="train on GPUs, leave it out, or take norms of single images")
+        raise NetbuildError(
+            message, hint="train on GPUs, leave sync_bn out, or use GroupNorm"
+        )
     if settings.parallel == "fsdp":
         _check_fsdp(settings, device)
 
 
 def _check_fsdp(settings: Settings, device: torch.device) -> None:
+    """Refuse settings that do not work with FSDP."""
     if world_size() == 1:
         raise NetbuildError("parallel: fsdp needs several processes", hint="start them with --nproc")
     if not hasattr(importlib.import_module("torch.distributed.fsdp"), "fully_shard"):
         raise NetbuildError(f"torch {torch.__version__} has no fully_shard", hint="parallel: fsdp needs torch 2.6")
     if settings.amp == "fp16":
-        raise NetbuildError("parallel: fsdp does not go with fp16", hint="--amp bf16")
+        raise NetbuildError("parallel: fsdp does not work with fp16", hint="--amp bf16")
     if settings.optimizer == "musgd":
-        raise NetbuildError("parallel: fsdp does not go with musgd", hint="--optimizer adamw, or sgd")
+        raise NetbuildError("parallel: fsdp does not work with musgd", hint="--optimizer adamw, or sgd")
 
 
 def convert_sync_bn(network: Network) -> None:
-    """Let batch norms take their statistics over the batch of all processes. Keys of the state stay as they are."""
+    """Make batch norms compute their statistics over all ranks; keys of the state dict stay the same."""
     network.model = nn.SyncBatchNorm.convert_sync_batchnorm(network.model)
 
 
 def wrap_model(network: Network, settings: Settings, device: torch.device) -> Any:
-    """What is called in training instead of the network, whose parameters stay or are replaced by their pieces."""
+    """Return the module to call in training: the network, compiled if the setting is on, in DDP or sharded by FSDP.
+
+    DDP keeps the network's parameters; FSDP replaces them by shards.
+    """
     if settings.parallel == "fsdp":
-        return _sharded(network, settings, device)
+        return _shard(network, settings, device)
     model: Any = torch.compile(network) if settings.compile else network
     if world_size() == 1:
         return model
@@ -64,8 +70,8 @@ def wrap_model(network: Network, settings: Settings, device: torch.device) -> An
     return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
 
 
-def _sharded(network: Network, settings: Settings, device: torch.device) -> Any:
-    """Row by row, so that one row at a time is whole; then the rest."""
+def _shard(network: Network, settings: Settings, device: torch.device) -> Any:
+    """Shard each row by itself, so that only one row at a time is gathered; then whatever is left."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -75,17 +81,17 @@ def _sharded(network: Network, settings: Settings, device: torch.device) -> Any:
             row.compile()
         if any(True for _ in row.parameters()):
             fully_shard(row, mesh=mesh)
-    # Nothing stays whole after forward: validation exchanges the weights between two passes.
+    # Reshard after forward: validation swaps averaged weights in, so no gathered copy may outlive a pass.
     return fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
 def accumulate_locally(model: Any, last: bool) -> AbstractContextManager[Any]:
-    """A context without DDP's averaging of gradients, unless this is the last batch of the optimiser's step."""
+    """Return a context without DDP's averaging of gradients, unless this is the last batch of the optimiser's step."""
     return nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
 
 
 def sync_buffers(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
-    """Broadcast rank 0's buffers (batch-norm statistics), which differ because each rank saw other samples."""
+    """Broadcast rank 0's buffers (batch-norm statistics) and their averages: ranks differ as they saw other samples."""
     for name, tensor in network.named_buffers() if world_size() > 1 else ():
         torch.distributed.broadcast(tensor, 0)
         if name in averaged:
@@ -96,17 +102,17 @@ def sync_buffers(network: nn.Module, averaged: Mapping[str, Tensor]) -> None:
 
 
 def gather_tensor(tensor: Any) -> Any:
-    """The full tensor of a sharded one (collective: every rank must call it); other values as they are."""
+    """Return the full tensor of a sharded one (collective: every rank must call it); other values stay as is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def local_shard(tensor: Any) -> Any:
-    """This rank's shard of a tensor; other values are returned as they are."""
+    """Return this rank's shard of a tensor; other values are returned as they are."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def shard_like(tensor: Tensor, like: Any) -> Tensor:
-    """A full tensor sharded like another one."""
+    """Shard a full tensor as another one is sharded; it is returned as it is if that one is not."""
     if not hasattr(like, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -115,19 +121,19 @@ def shard_like(tensor: Tensor, like: Any) -> Tensor:
 
 
 def cpu_copy(network: Network) -> Network:
-    """An unsharded copy on the CPU, to gather the sharded weights into."""
+    """Return an unsharded copy on the CPU, to gather the sharded weights into."""
     return copy.deepcopy(network).cpu()
 
 
 @contextmanager
 def temporary_weights(network: Network, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which the network has other weights, sharded like its own; afterwards it has its own again."""
-    own = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
+    """Context in which the network has other weights, sharded as its own; afterwards it has its own again."""
+    original = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
     copy_weights(network, tensors)
     try:
         yield
     finally:
-        copy_weights(network, own)
+        copy_weights(network, original)
 
 
 @torch.no_grad()

@@ -68,12 +68,12 @@ class Recorder(TolerantCallback):
 
     def validation(self, run: Trainer) -> None:
         """Draw the first validation batches as the best weights see them, and the metric's charts."""
-        network = checkpoint.load_weights(run.blank(), run.folder / "best.safetensors").to(run.device).eval()
+        network = checkpoint.load_weights(run.unsharded_network(), run.folder / "best.safetensors").to(run.device).eval()
         feed = copy.copy(run.val)
         feed.rank, feed.world = 0, 1  # the other processes have ended their work
         # The best epoch may lie before the run was resumed: then all is measured again.
         metric = self.metric or run.task.metric()
-        for number, (batch, predictions) in enumerate(run.predictions(network, feed)):
+        for number, (batch, predictions) in enumerate(run.iterate_predictions(network, feed)):
             if self.metric is None:
                 metric.update(predictions, batch)
             elif number >= SHOWN:

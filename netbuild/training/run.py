@@ -233,7 +233,7 @@ def _parts(
     network: Network, dataset: Dataset, settings: Settings, folder: Path, callbacks: CallbackList
 ) -> tuple[dict[str, Any], Report]:
     """What a trainer is made of, and what was found in its data."""
-    parallel.check(settings, pick_device(settings.device))
+    parallel.check_settings(settings, pick_device(settings.device))
     settings = settings.with_augmentation_defaults(dataset.augmentation, dataset.task)
     if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
@@ -252,7 +252,7 @@ def _parts(
         "settings": settings,
         "folder": folder,
         "names": list(dataset.names),
-        "options": task.decode_options(settings),
+        "decode_options": task.decode_options(settings),
         "callbacks": callbacks,
     }
     return made, report
@@ -278,7 +278,7 @@ def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
         (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
-    checkpoint.save(trainer.blank(), folder / START, names=trainer.names)
+    checkpoint.save(trainer.unsharded_network(), folder / START, names=trainer.names)
     for name, network in trainer.networks.items():
         checkpoint.save(network, folder / _start_of(name), names=trainer.names)
 

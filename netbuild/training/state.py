@@ -1,4 +1,7 @@
-"""The whole state of a run in one file without executable code: a resumed run goes on as if nothing had happened."""
+"""Save and load the state of a run: one safetensors file from which the run is resumed bit-equal.
+
+It holds weights, averaged weights, optimiser states and the progress, and no executable code.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,26 +18,35 @@ from netbuild.training.parallel import gather_tensor, shard_like
 from netbuild.weights import checkpoint
 
 SCHEMA = 1
-KEY = "netbuild-state"
+KEY = "netbuild-state"  # of the metadata
 MAIN = "network"  # name of the run's own network
 
 
 @dataclass
 class Progress:
-    """How far a run has come, and its best so far."""
+    """How far a run has come, and its best epoch so far.
 
-    epoch: int = 0  # epochs done
+    Attributes:
+        epoch: number of finished epochs.
+        best: the best value of the measure that chooses the best epoch.
+        best_epoch: the epoch of that value, from 1.
+        seconds: the time of all finished epochs.
+        history: for each epoch its number, losses and measures.
+        callbacks: the states of the run's callbacks.
+    """
+
+    epoch: int = 0
     best: float | None = None
     best_epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    callbacks: dict[str, Any] = field(default_factory=dict)  # the states of the run's callbacks
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: Path, trainees: Mapping[str, Trainee], progress: Progress, write: bool = True) -> None:
     """Write the state of a run atomically.
 
-    With FSDP every rank must call this (gathering is collective); only the one with ``write`` writes.
+    With FSDP every rank must call this, because gathering is collective; only the one with ``write`` writes.
 
     Args:
         path: the file.
@@ -48,8 +60,8 @@ def save(path: Path, trainees: Mapping[str, Trainee], progress: Progress, write:
     tensors: dict[str, torch.Tensor] = {}
     facts: dict[str, dict[str, Any]] = {}
     for name, trainee in trainees.items():
-        own, facts[name] = _gather_state(trainee, write)
-        tensors |= {f"{_prefix(name)}{key}": tensor for key, tensor in own.items()}
+        gathered, facts[name] = _gather_state(trainee, write)
+        tensors |= {f"{_prefix(name)}{key}": tensor for key, tensor in gathered.items()}
     if write:
         others = {name: fact for name, fact in facts.items() if name != MAIN}
         metadata = {"schema": SCHEMA, "progress": asdict(progress), **facts[MAIN], "others": others}
@@ -57,14 +69,14 @@ def save(path: Path, trainees: Mapping[str, Trainee], progress: Progress, write:
 
 
 def _prefix(name: str) -> str:
-    """What the keys of a network's tensors begin with; those of the run's own network have no prefix."""
+    """Return the prefix of the keys of a network's tensors; the run's own network has none."""
     return "" if name == MAIN else f"{name}:"
 
 
 def _gather_state(trainee: Trainee, write: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Gather the tensors of a network, its average and its optimiser, and the facts that are no tensors."""
+    """Return the tensors of a network, its EMA and its optimiser, and the other values of their states."""
     tensors, numbers = {}, {}
-    for name, value in _parts(trainee):
+    for name, value in _iterate_state(trainee):
         value = gather_tensor(value)
         if not isinstance(value, torch.Tensor):
             numbers[name] = value
@@ -75,7 +87,8 @@ def _gather_state(trainee: Trainee, write: bool) -> tuple[dict[str, torch.Tensor
     return tensors, {"numbers": numbers, "groups": groups, "steps": trainee.average.steps}
 
 
-def _parts(trainee: Trainee) -> Iterator[tuple[str, Any]]:
+def _iterate_state(trainee: Trainee) -> Iterator[tuple[str, Any]]:
+    """Yield each value of a network's state with its key: network/..., average/..., optimizer/INDEX/...."""
     yield from ((f"network/{key}", tensor) for key, tensor in trainee.network.state_dict().items())
     yield from ((f"average/{key}", tensor) for key, tensor in trainee.average.tensors.items())
     for index, values in trainee.plan.optimizer.state_dict()["state"].items():
@@ -83,17 +96,17 @@ def _parts(trainee: Trainee) -> Iterator[tuple[str, Any]]:
 
 
 def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
-    """Restore the state of a run into its networks, averages and optimisers.
+    """Load the state of a run into its networks, EMAs and optimisers.
 
     Args:
         path: the file.
         trainees: the networks in training by name, as for `save`.
 
     Returns:
-        How far the run had come.
+        The progress of the run.
 
     Raises:
-        NetbuildError: if the file is no state, or that of other networks or optimisers.
+        NetbuildError: if the file is not the state of a run, or was saved with other networks or optimisers.
     """
     from safetensors.torch import load_file
 
@@ -102,45 +115,48 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
         tensors = load_file(path)
         facts = {MAIN: metadata, **metadata.get("others", {})}
         if set(facts) != set(trainees):
-            raise ValueError(f"it holds the networks {', '.join(facts)}, the run has {', '.join(trainees)}")
+            raise ValueError(f"it has the networks {', '.join(facts)}, the run has {', '.join(trainees)}")
         for name, trainee in trainees.items():
-            own = _under(tensors, _prefix(name)) if name != MAIN else tensors
-            _restore(trainee, own, facts[name])
+            selected = tensors if name == MAIN else _select(tensors, _prefix(name))
+            _restore(trainee, selected, facts[name])
         return Progress(**metadata["progress"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        hint = "it belongs to a run of another network or other settings"
-        raise NetbuildError(f"{path}: cannot be resumed from: {shorten(error)}", hint=hint) from error
+        hint = "the state was saved with another network or other settings"
+        raise NetbuildError(
+            f"{path}: the run cannot be resumed from this state: {shorten(error)}", hint=hint
+        ) from error
 
 
 def _restore(trainee: Trainee, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-    """Load the state of one network, its average and its optimiser."""
+    """Load the state of one network, its EMA and its optimiser."""
     network, average, optimizer = trainee.network, trainee.average, trainee.plan.optimizer
-    now = network.state_dict()
-    network.load_state_dict({k: shard_like(v, now.get(k, v)) for k, v in _under(tensors, "network/").items()})
-    for key, tensor in _under(tensors, "average/").items():
+    current = network.state_dict()
+    weights = _select(tensors, "network/")
+    network.load_state_dict({k: shard_like(v, current.get(k, v)) for k, v in weights.items()})
+    for key, tensor in _select(tensors, "average/").items():
         average.tensors[key].copy_(shard_like(tensor, average.tensors[key]))
     average.steps = facts["steps"]
     state = optimizer.state_dict()
-    learning = [p for group in optimizer.param_groups for p in group["params"]]
-    state["state"] = _optimizer_state(tensors, facts["numbers"], learning)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state["state"] = _optimizer_state(tensors, facts["numbers"], parameters)
     state["param_groups"] = [{**g, **saved} for g, saved in zip(state["param_groups"], facts["groups"], strict=True)]
     optimizer.load_state_dict(state)
 
 
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _select(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose keys have a prefix, under the keys without it."""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _optimizer_state(
-    tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], learning: Sequence[torch.Tensor]
+    tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], parameters: Sequence[torch.Tensor]
 ) -> dict[int, dict[str, Any]]:
+    """Return the optimiser's state by index of the parameter; moments are sharded like their parameters."""
+    values = {**_select(tensors, "optimizer/"), **{k.removeprefix("optimizer/"): v for k, v in numbers.items()}}
     found: dict[int, dict[str, Any]] = {}
-    for name, value in {
-        **_under(tensors, "optimizer/"),
-        **{k.removeprefix("optimizer/"): v for k, v in numbers.items()},
-    }.items():
-        number, _, key = name.partition("/")
-        like = learning[int(number)]
-        same = isinstance(value, torch.Tensor) and value.shape == like.shape and value.ndim
-        found.setdefault(int(number), {})[key] = shard_like(value, like) if same else value
+    for name, value in values.items():
+        index, _, key = name.partition("/")
+        parameter = parameters[int(index)]
+        is_moment = isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim
+        found.setdefault(int(index), {})[key] = shard_like(value, parameter) if is_moment else value
     return found

@@ -23,7 +23,7 @@ from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
-from netbuild.training.loop import merged
+from netbuild.training.loop import merge_metric
 from netbuild.training.parts import feed_of, inputs_of, print_note, scan_splits, task_class, task_of
 from netbuild.training.recorder import SHOWN, prepare, show
 from netbuild.weights.building import build_graph
@@ -93,7 +93,7 @@ def validate(
             hooks.call("on_validation_batch", number + 1, len(feed))
             if out is not None and is_main_process() and number < SHOWN:
                 show(task, batch, predictions, out / f"val_batch{number}.png")
-    metric = merged(metric, feed)
+    metric = merge_metric(metric, feed)
     with fail_together():
         if out is not None and is_main_process():
             list(charts.save_all(metric.plots(), out))

@@ -353,9 +353,9 @@ def test_mistakes_are_said_once(here):
         (["--data", "nowhere", "-o", "run"], "nowhere\n"),
         (["-o", "full"], "there is something in it"),
         (["-O", "freeze=nostem", "-o", "run"], "no row has this name"),
-        (["--batch", "7", "-o", "run"], "does not divide among 2"),
+        (["--batch", "7", "-o", "run"], "--batch 7 is no multiple of the 2 processes"),
         (["-O", "sync_bn=true", "-o", "run"], "SyncBatchNorm does not work on cpu"),
-        (["-O", "parallel=fsdp", "--amp", "fp16", "-o", "run"], "does not go with fp16"),
+        (["-O", "parallel=fsdp", "--amp", "fp16", "-o", "run"], "does not work with fp16"),
     ]:
         done = netbuild_in(here, "train", "net.yaml", *QUICK, *flags, "--nproc", 2)
         assert done.returncode == 2, done.stderr
