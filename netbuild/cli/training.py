@@ -64,11 +64,11 @@ class _Processes:
 
         if self.nproc * self.nnodes == 1 or processes.is_launched():
             return
-        from netbuild.training.run import look
+        from netbuild.training.run import check_network
 
         where = (self.nproc, self.nnodes, self.node_rank, self.rdzv)
         processes.check_launch(*where, device)
-        look(file, resume, **options)
+        check_network(file, resume, **options)
         # The user has been asked for trust here already, so the processes get --trust and do not ask again.
         rerun = processes.build_rerun_arguments(sys.argv, command, "--trust")
         raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, rerun), state.debug))

@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
     """
     with writing(folder):
         if folder.exists() and any(folder.iterdir()):
-            raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder")
+            raise NetbuildError(f"{folder}: the folder is not empty", hint="name a new folder")
 
 
 def document(task: Task, results: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]]) -> dict[str, Any]:

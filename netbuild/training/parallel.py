@@ -31,9 +31,7 @@ def check_settings(settings: Settings, device: torch.device) -> None:
         raise NetbuildError(message, hint=f"the batch is divided among all processes: {choice}")
     if settings.sync_bn and count > 1 and device.type in _NO_SYNC:
         message = f"sync_bn: torch's SyncBatchNorm does not work on {device.type}"
-        raise NetbuildError(
-            message, hint="train on GPUs, leave sync_bn out, or use GroupNorm"
-        )
+        raise NetbuildError(message, hint="train on GPUs, leave sync_bn out, or use GroupNorm")
     if settings.parallel == "fsdp":
         _check_fsdp(settings, device)
 

@@ -1,4 +1,4 @@
-"""The parts of a run, made from settings: task, samples, batches."""
+"""Construct the parts of a run from its settings: scanned data, task, samples and batch loaders."""
 
 import sys
 from collections.abc import Sequence
@@ -24,10 +24,17 @@ from netbuild.training.callback_list import CallbackList
 def scan_splits(
     dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList, **allowed: bool
 ) -> Report:
-    """What was found in splits of a data set, where they may be used.
+    """Scan splits of a data set and return the report.
+
+    Args:
+        dataset: the data set.
+        splits: the names of the splits.
+        settings: its ``lenient``, ``strict`` and ``allow_background`` say which faults are tolerated.
+        callbacks: their scan hooks are called.
+        allowed: keyword arguments of `Report.demand`, which override the settings.
 
     Raises:
-        NetbuildError: where they may not.
+        NetbuildError: if the data has faults that the settings do not tolerate.
     """
     allowed = {"allow_empty": settings.allow_background, **allowed}
     report = scan(dataset, splits=splits, progress=partial(callbacks.call, "on_scan_picture"))
@@ -37,13 +44,16 @@ def scan_splits(
 
 
 def task_class(name: str | None) -> type[Task]:
-    """The class of a network's task, which must be one that is learnt.
+    """Return the class of a task, which must be one that can be trained.
+
+    Args:
+        name: the name of the network's task.
 
     Raises:
-        NetbuildError: if the network has no task, or one that netbuild does not know or cannot train.
+        NetbuildError: if the network has no task, or one that is unknown or cannot be trained.
     """
     if name is None:
-        raise NetbuildError("the network has no task", hint="say it in its file: task: classify, or task: detect")
+        raise NetbuildError("the network has no task", hint="write it into its file: task: classify, or task: detect")
     found = find_task(name)
     if not found.trainable:
         raise NetbuildError(f"the task '{name}' cannot be trained yet", hint=_trainable_tasks())
@@ -51,19 +61,19 @@ def task_class(name: str | None) -> type[Task]:
 
 
 def _trainable_tasks() -> str:
-    return f"there is {', '.join(name for name in TASKS.names() if find_task(name).trainable)}"
+    return f"trainable tasks: {', '.join(name for name in TASKS.names() if find_task(name).trainable)}"
 
 
-def task_of(network: Network, names: list[str], **options: Any) -> Task:
-    """The task of a network, for training or measuring it on classes of these names."""
+def make_task(network: Network, names: list[str], **options: Any) -> Task:
+    """Construct the task of a network for classes of these names; options are keywords of its constructor."""
     return task_class(network.card.task)(network.model[-1], names, **options)
 
 
 def embedded_data(task: type[Task]) -> str:
-    """The embedded data set of a task.
+    """Return the name of a task's embedded data set.
 
     Raises:
-        NetbuildError: if it has none.
+        NetbuildError: if the task has none.
     """
     if not task.embedded:
         raise NetbuildError(f"the task '{task.name}' has no embedded data set", hint="name a data set by --data")
@@ -71,28 +81,30 @@ def embedded_data(task: type[Task]) -> str:
 
 
 def check_settings(task: type[Task], samples: Sequence[Sample], settings: Settings) -> None:
-    """Refuse settings that have no effect for a task, or on these training samples.
+    """Refuse settings that have no effect for a task or on these training samples.
 
     Raises:
-        NetbuildError: for the first of them.
+        NetbuildError: for the first such setting.
     """
     for name in task.unused_settings:
         if getattr(settings, name):
             raise NetbuildError(f"{name} has no effect for the task '{task.name}'", hint="leave it out")
     if settings.copy_paste and not any(outline for sample in samples for outline in sample.outlines):
-        raise NetbuildError("copy_paste needs outlines, and the labels have boxes alone", hint="give polygons, or 0")
+        raise NetbuildError(
+            "copy_paste needs outlines, the labels are only boxes", hint="label polygons, or leave it out"
+        )
 
 
-def feed_of(
+def make_loader(
     network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
 ) -> BatchLoader:
-    """The batches of a split that was scanned."""
+    """Construct the batch loader of a scanned split, for this rank; validation has batches of twice the size."""
     batch = settings.batch if learning else 2 * settings.batch
-    made, collate = samples_of(network, task, report, split, replace(settings, batch=batch), learning)
-    return BatchLoader(made, batch, collate, settings.seed, learning, settings.workers, rank(), world_size())
+    samples, collate = make_samples(network, task, report, split, replace(settings, batch=batch), learning)
+    return BatchLoader(samples, batch, collate, settings.seed, learning, settings.workers, rank(), world_size())
 
 
-def samples_of(
+def make_samples(
     network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
 ) -> tuple[SampleSource, Collate]:
     """Return the samples of a split as the task gives them to the network, and the function that batches them.
@@ -100,7 +112,7 @@ def samples_of(
     Raises:
         NetbuildError: if there is no value for one of the network's inputs.
     """
-    card, further = network.card, inputs_of(network, task, report.dataset, settings)
+    card, further = network.card, find_further_inputs(network, task, report.dataset, settings)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
     options = FeedOptions(
         imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
@@ -109,7 +121,7 @@ def samples_of(
     return samples, further.wrap(collate)
 
 
-def inputs_of(network: Network, task: Task, dataset: Dataset, settings: Settings) -> FurtherInputs:
+def find_further_inputs(network: Network, task: Task, dataset: Dataset, settings: Settings) -> FurtherInputs:
     """Return where the network's inputs after the image come from; nothing if the task makes all inputs itself.
 
     Raises:
@@ -128,14 +140,14 @@ def print_note(note: str) -> None:
         print(note, file=sys.stderr, flush=True)
 
 
-def make_task(network: Network, names: list[str], report: Report, settings: Settings) -> Task:
-    """What a network learns, from this data by these settings.
+def make_training_task(network: Network, names: list[str], report: Report, settings: Settings) -> Task:
+    """Construct the task of a network for training on scanned data, and check that its loss fits the head.
 
     Raises:
-        NetbuildError: if nothing is known of how, or for a setting that has no use.
+        NetbuildError: if the task or its head cannot be trained, or a setting has no effect.
     """
     cls, samples = task_class(network.card.task), report.samples("train")
     check_settings(cls, samples, settings)
-    task = task_of(network, names, **cls.options_of(settings, samples, network.card.nc or 0))
+    task = make_task(network, names, **cls.options_of(settings, samples, network.card.nc or 0))
     task.check_loss()
     return task

@@ -1,4 +1,4 @@
-"""A training or validation run put together: network, data, task and settings; and the folder that it leaves."""
+"""Set up training runs: open network and data, check them, construct the trainer and create the run's folder."""
 
 import json
 import shutil
@@ -30,21 +30,21 @@ from netbuild.training.loop import Trainer
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
     embedded_data,
-    feed_of,
-    inputs_of,
-    make_task,
+    find_further_inputs,
+    make_loader,
+    make_samples,
+    make_training_task,
     print_note,
-    samples_of,
     scan_splits,
     task_class,
 )
-from netbuild.training.recorder import own_callbacks
+from netbuild.training.plotting import make_configured_callbacks
 from netbuild.training.validation import check_task
 from netbuild.weights import checkpoint
 from netbuild.weights.building import build_graph, transfer
 
-SCAN = "data.json"  # what was found in the data before a run
-START = "start.safetensors"  # the network as a run began: what resuming builds
+SCAN_FILE = "data.json"  # the report of the data's scan
+START_FILE = "start.safetensors"  # the network before training, from which a resumed run is built
 
 
 def start(
@@ -58,37 +58,37 @@ def start(
     networks: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> Trainer:
-    """A run that begins, with its folder made.
+    """Set up a new run and create its folder; `Trainer.run` then trains.
 
     Args:
         file: the network's file, or a checkpoint.
-        data: a data set, see `netbuild.data.open_data`; without one, embedded data of the network's task.
-        settings: of the run.
-        folder: where it goes; it must be new or empty.
-        callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
-        weights: tensors for the rows of the same structure.
+        data: a data set, see `netbuild.data.open_data`; None for the embedded data of the network's task.
+        settings: the settings of the run.
+        folder: the run's folder, which must be new or empty.
+        callbacks: the run's callbacks, see `netbuild.training.callbacks`; their scan hooks are called here.
+        weights: a checkpoint whose tensors are copied into rows of the same structure.
         networks: files of the further networks that the task trains, by name.
-        options: for the network's file, as for `netbuild.graph.opening.open_graph`, and ``download``: whether rows may
-            download published weights.
+        options: how the network's file is read, see `netbuild.graph.opening.open_graph`; and ``download``: whether
+            rows may download published weights.
 
     Raises:
-        NetbuildError: for whatever is wrong with network, data, settings or folder, before anything is trained.
+        NetbuildError: if network, data, settings or folder have an error or do not fit together.
     """
     init_process_group()
     with fail_together():
-        network, dataset = opened(file, data, settings, weights, **options)
-        others = open_others(task_class(network.card.task), networks or {}, **options)
+        network, dataset = open_network_and_data(file, data, settings, weights, **options)
+        others = open_further_networks(task_class(network.card.task), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
-        parts, report = _parts(network, dataset, settings, folder, hooks)
-        parts["networks"] = others
+        arguments, report = _make_arguments(network, dataset, settings, folder, hooks)
+        arguments["networks"] = others
     with fail_together():
-        trainer = _trainer(parts, report)
+        trainer = _make_trainer(arguments, report)
         if is_main_process():
-            _begin(trainer, report, data)
+            _create_folder(trainer, report, data)
     return trainer
 
 
-def opened(
+def open_network_and_data(
     file: str | Path,
     data: str | Path | None,
     settings: Settings,
@@ -96,12 +96,12 @@ def opened(
     download: bool = False,
     **options: Any,
 ) -> tuple[Network, Dataset]:
-    """A network for a data set, with as many classes, and the data set; the arguments are those of `start`.
+    """Open a data set and build a network with as many classes; the arguments are those of `start`.
 
     Raises:
-        NetbuildError: for whatever is wrong with them.
+        NetbuildError: if one of them has an error or they do not fit together.
     """
-    if settings.imgsz is not None:  # rows that do not fit it say so, and later it is the network's own
+    if settings.imgsz is not None:  # so that rows that do not fit this size are errors here, with their place
         options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
     graph = open_graph(file, **options)
     task = task_class(graph.task)
@@ -116,25 +116,25 @@ def opened(
     return network, dataset
 
 
-def open_others(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
-    """Build the further networks that a task trains beside the run's own, in the order in which the task names them.
+def open_further_networks(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
+    """Build the further networks that a task trains beside the run's own, in the order of `Task.networks`.
 
     Args:
         task: the task, whose ``networks`` are their names.
-        files: file of each by name.
-        options: ``modules`` and ``trusted``, for networks with custom modules; other options are the run's network's.
+        files: the file of each network by name.
+        options: ``modules`` and ``trusted`` are used; the other options are only for the run's own network.
 
     Raises:
         NetbuildError: if one is missing, or the task has no network of a name; see also `open_graph`.
     """
     for name in files:
         if name not in task.networks:
-            known = f"it has {', '.join(task.networks)}" if task.networks else "leave it out"
+            known = f"its networks: {', '.join(task.networks)}" if task.networks else "leave it out"
             hint = did_you_mean(name, task.networks) or known
             raise NetbuildError(f"--with {name}: the task '{task.name}' trains no such network", hint=hint)
     for name in task.networks:
         if name not in files:
-            hint = f"--with {name}=FILE.yaml"
+            hint = f"name its file: --with {name}=FILE.yaml"
             raise NetbuildError(f"the task '{task.name}' trains a second network, '{name}'", hint=hint)
     code = {key: value for key, value in options.items() if key in ("modules", "trusted")}
     return {name: build_graph(open_graph(files[name], **code)) for name in task.networks}
@@ -148,103 +148,115 @@ def overfit_batch(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> list[float]:
-    """The self-test of network, loss and data: the first batch, unchanged, learnt by heart; the loss of every step.
+    """Overfit the first batch of the data, without augmentation: a self-test of network, loss and data.
 
     Args:
         file, data, options: as for `start`.
-        settings: ``epochs`` are the steps; ``batch``, ``imgsz``, ``seed``, ``lr`` and ``device`` count besides.
+        settings: ``epochs`` is the number of steps; ``batch``, ``imgsz``, ``seed``, ``lr`` and ``device`` are used too.
+        callbacks: their scan hooks are called.
+
+    Returns:
+        The loss of every step, minus the least possible loss.
 
     Raises:
-        NetbuildError: for whatever is wrong with network, data or settings.
+        NetbuildError: if network, data or settings have an error or do not fit together.
     """
-    network, dataset = opened(file, data, settings, **options)
+    network, dataset = open_network_and_data(file, data, settings, **options)
     if others := task_class(network.card.task).networks:
-        message = f"one batch cannot be overfitted: the task '{network.card.task}' trains {', '.join(others)}, too"
+        message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")
     settings = replace(settings.with_augmentation_defaults(dataset.augmentation, dataset.task), rect=False)
     report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
     device = pick_device(settings.device)
-    task = make_task(network.to(device), list(dataset.names), report, settings)
-    print_note(inputs_of(network, task, dataset, settings).note)
-    samples, collate = samples_of(network, task, report, "train", settings, False)
-    feed = BatchLoader(samples, settings.batch, collate, settings.seed, True)
-    batch = to_device(next(feed.epoch(0)), device)
+    task = make_training_task(network.to(device), list(dataset.names), report, settings)
+    print_note(find_further_inputs(network, task, dataset, settings).note)
+    samples, collate = make_samples(network, task, report, "train", settings, False)
+    loader = BatchLoader(samples, settings.batch, collate, settings.seed, True)
+    batch = to_device(next(loader.epoch(0)), device)
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)
 
 
 def resume(
     folder: Path, flags: Mapping[str, Any] | None = None, *, callbacks: Sequence[Callback] = (), **options: Any
 ) -> Trainer:
-    """A run that goes on from its folder.
+    """Set up a run that was stopped, from the state in its folder; `Trainer.run` then goes on training.
 
     Args:
-        folder: of the run.
-        flags: settings that go over those it began with.
-        callbacks: called as the data is scanned and the run goes, see `netbuild.training.callbacks`.
+        folder: the run's folder.
+        flags: settings that override those of the run.
+        callbacks: the run's callbacks, see `netbuild.training.callbacks`; their scan hooks are called here.
         options: ``modules`` and ``trusted``, for a network with custom modules.
 
     Raises:
-        NetbuildError: if there is no run to go on with.
+        NetbuildError: if the folder holds no run, or it cannot be resumed.
     """
     init_process_group()
     with fail_together():
-        parts = _resumed(folder, flags, CallbackList([*installed_callbacks(), *callbacks]), options)
+        hooks = CallbackList([*installed_callbacks(), *callbacks])
+        arguments, report = _restore_arguments(folder, flags, hooks, options)
     with fail_together():
-        trainer = _trainer(*parts)
+        trainer = _make_trainer(arguments, report)
     with fail_together():
         if trainer.state_path.is_file():
             trainer.resume()
     return trainer
 
 
-def _resumed(
+def _restore_arguments(
     folder: Path, flags: Mapping[str, Any] | None, callbacks: CallbackList, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Report]:
-    """What a run that goes on is made of."""
+    """Return the arguments of the `Trainer` of a run to resume, and the report of its data."""
     if not (folder / "run.json").is_file():
         raise NetbuildError(f"{folder}: there is no run to resume")
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     settings = settings_of.load(folder / "args.yaml", flags)
-    network = build_graph(open_graph(folder / START, **options))
+    network = build_graph(open_graph(folder / START_FILE, **options))
     names = task_class(network.card.task).networks
-    parts, report = _parts(network, open_data(facts["data"]), settings, folder, callbacks)
-    parts["networks"] = {name: build_graph(open_graph(folder / _start_of(name), **options)) for name in names}
-    return parts, report
+    arguments, report = _make_arguments(network, open_data(facts["data"]), settings, folder, callbacks)
+    arguments["networks"] = {name: build_graph(open_graph(folder / _start_file(name), **options)) for name in names}
+    return arguments, report
 
 
-def _start_of(name: str) -> str:
-    """The file of a further network as the run began."""
-    return START.replace(".", f".{name}.", 1)
+def _start_file(name: str) -> str:
+    """Return the name of the file that holds a further network before training."""
+    return START_FILE.replace(".", f".{name}.", 1)
 
 
-def look(file: str | Path | None, resume: Path | None, **options: Any) -> None:
-    """Look at a run's network before processes are started for it: once, and where a person can be asked.
+def check_network(file: str | Path | None, resume: Path | None, **options: Any) -> None:
+    """Check a run's network before processes are started for it, so that its errors are printed only once.
+
+    It is also the last place where the user can be asked whether to trust own modules: the processes have no terminal.
+
+    Args:
+        file: the network's file.
+        resume: the folder of the run to resume; None for a new run.
+        options: as for `netbuild.graph.opening.open_graph`.
 
     Raises:
-        NetbuildError: for whatever is wrong with it.
+        NetbuildError: if the network has an error or no task that can be trained, or the folder holds no run.
     """
     if resume is not None and not (resume / "run.json").is_file():
         raise NetbuildError(f"{resume}: there is no run to resume")
     if resume is not None or file is not None:
-        task_class(open_graph(resume / START if resume else str(file), **options).task)
+        task_class(open_graph(resume / START_FILE if resume else str(file), **options).task)
 
 
-def _parts(
+def _make_arguments(
     network: Network, dataset: Dataset, settings: Settings, folder: Path, callbacks: CallbackList
 ) -> tuple[dict[str, Any], Report]:
-    """What a trainer is made of, and what was found in its data."""
+    """Return the arguments of the `Trainer` of a run, and the report of its data, which is scanned here."""
     parallel.check_settings(settings, pick_device(settings.device))
     settings = settings.with_augmentation_defaults(dataset.augmentation, dataset.task)
     if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
-    # All labels and pictures are looked at before the first step.
+    # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()
     report = scan_splits(dataset, ["train", held_out], settings, callbacks)
-    task = make_task(network, list(dataset.names), report, settings)
-    print_note(inputs_of(network, task, dataset, settings).note)
-    train = feed_of(network, task, report, "train", settings, True)
-    val = feed_of(network, task, report, held_out, settings, False)
-    made = {
+    task = make_training_task(network, list(dataset.names), report, settings)
+    print_note(find_further_inputs(network, task, dataset, settings).note)
+    train = make_loader(network, task, report, "train", settings, True)
+    val = make_loader(network, task, report, held_out, settings, False)
+    arguments = {
         "network": network,
         "task": task,
         "train": train,
@@ -255,45 +267,47 @@ def _parts(
         "decode_options": task.decode_options(settings),
         "callbacks": callbacks,
     }
-    return made, report
+    return arguments, report
 
 
-def _trainer(parts: dict[str, Any], report: Report) -> Trainer:
-    trainer = Trainer(**parts)
+def _make_trainer(arguments: dict[str, Any], report: Report) -> Trainer:
+    """Construct the trainer; on rank 0 with the callbacks that the settings turn on, before the user's own."""
+    trainer = Trainer(**arguments)
     if is_main_process():
-        trainer.callbacks[:0] = own_callbacks(trainer.settings, report.samples("train"))
+        trainer.callbacks[:0] = make_configured_callbacks(trainer.settings, report.samples("train"))
     return trainer
 
 
-def _begin(trainer: Trainer, report: Report, data: str | Path | None) -> None:
-    """Make the run's folder: settings, network, data, all known before the first step."""
+def _create_folder(trainer: Trainer, report: Report, data: str | Path | None) -> None:
+    """Create the run's folder with settings, network file, report of the data and initial network."""
     folder = trainer.folder
     make_folder(folder)
     with writing(folder):
         if any(folder.iterdir()):
-            raise NetbuildError(f"{folder}: there is something in it", hint="name a new folder, or --resume it")
-        _check_room(folder, trainer)
-        (folder / "args.yaml").write_text(trainer.settings.to_yaml(comments=True) + "\n", encoding="utf-8")
+            raise NetbuildError(f"{folder}: the folder is not empty", hint="name a new folder, or --resume it")
+        _check_disk_space(folder, trainer)
+        (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
         (folder / "model.yaml").write_text(trainer.network.card.yaml + "\n", encoding="utf-8")
-        (folder / SCAN).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        (folder / SCAN_FILE).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
-    checkpoint.save(trainer.unsharded_network(), folder / START, names=trainer.names)
+    checkpoint.save(trainer.unsharded_network(), folder / START_FILE, names=trainer.names)
     for name, network in trainer.networks.items():
-        checkpoint.save(network, folder / _start_of(name), names=trainer.names)
+        checkpoint.save(network, folder / _start_file(name), names=trainer.names)
 
 
-def _check_room(folder: Path, trainer: Trainer) -> None:
-    """Refuse to begin where the disk has no room for the run's checkpoints.
+def _check_disk_space(folder: Path, trainer: Trainer) -> None:
+    """Check that the disk has room for the run's checkpoints.
 
     Raises:
-        NetbuildError: if it has not.
+        NetbuildError: if it has too little.
     """
-    one = sum(tensor.numel() * tensor.element_size() for tensor in trainer.learner.state_dict().values())
-    # First, last and best; the state of network, average and optimiser, and its next one before it is renamed.
+    size = sum(tensor.numel() * tensor.element_size() for tensor in trainer.learner.state_dict().values())
+    # Three checkpoints (start, last, best), and two states, old and new, of about four times the weights: network,
+    # EMA and two moments of the optimiser.
     period = trainer.settings.save_period
-    need = one * (3 + 2 * 4 + (trainer.settings.epochs // period if period else 0))
+    need = size * (3 + 2 * 4 + (trainer.settings.epochs // period if period else 0))
     free = shutil.disk_usage(folder).free
     if free < need:
         message = f"{folder}: {free / 1e6:.0f} MB of the disk are free, the run's checkpoints need {need / 1e6:.0f} MB"
-        raise NetbuildError(message, hint="make room, or name a folder elsewhere by --out")
+        raise NetbuildError(message, hint="free some space, or choose another disk by --out")

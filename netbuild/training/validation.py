@@ -1,4 +1,4 @@
-"""A checkpoint or an exported file measured on a data set."""
+"""Validation of a checkpoint, a network or an exported file on a data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,23 +24,23 @@ from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merge_metric
-from netbuild.training.parts import feed_of, inputs_of, print_note, scan_splits, task_class, task_of
-from netbuild.training.recorder import SHOWN, prepare, show
+from netbuild.training.parts import find_further_inputs, make_loader, make_task, print_note, scan_splits, task_class
+from netbuild.training.plotting import MAX_BATCHES, prepare_plot_folder, save_comparison
 from netbuild.weights.building import build_graph
 
 
 def check_task(task: type[Task], dataset: Dataset) -> None:
-    """Refuse a data set that the task does not learn from.
+    """Refuse a data set of a kind that the task does not learn from.
 
     Raises:
-        NetbuildError: if it does not.
+        NetbuildError: if the data set is of such a kind.
     """
     if task.learns_from and dataset.task not in task.learns_from:
         raise NetbuildError(f"{dataset.name} is a data set for '{dataset.task}', the network's task is '{task.name}'")
 
 
 def check_classes(network: Network, dataset: Dataset) -> None:
-    """Refuse a data set with another number of classes than the network's, where the task counts them.
+    """Refuse a data set whose number of classes differs from the network's, if the task depends on it.
 
     Raises:
         NetbuildError: if the numbers differ.
@@ -60,48 +60,49 @@ def validate(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """The measures of a checkpoint on a data set, and those of each class.
+    """Measure a network on a data set.
 
     Args:
-        file: a checkpoint, or an exported ONNX file; one of a fixed size sees pictures on that canvas. Or a network
-            on the CPU, as it is.
-        data: a data set.
-        split: of it; ``val``, else ``test``, unless given.
-        settings: of validation.
-        out: a folder for curves, confusion matrix and pictures of the first batches; none are drawn unless given.
+        file: a checkpoint; an exported ONNX file, whose pictures are padded to its size if that is fixed; or a network
+            on the CPU.
+        data: the data set, see `netbuild.data.open_data`.
+        split: the split of the data set; by default ``val``, or ``test`` if there is no ``val``.
+        settings: the settings of validation.
+        out: a folder for curves, confusion matrix and pictures of the first batches; None draws nothing.
         callbacks: their scan hooks and ``on_validation_batch`` are called.
         options: ``modules`` and ``trusted``, for a network with custom modules.
 
+    Returns:
+        The measures by name, and a row of measures for each class; the same on all ranks.
+
     Raises:
-        NetbuildError: for whatever is wrong with the two.
+        NetbuildError: if the network, the data set or the settings have an error or do not fit together.
     """
     settings, hooks = settings or Settings(), CallbackList(callbacks)
     init_process_group()
     with fail_together():
         if out is not None and is_main_process():
-            prepare(out)
-        network, task, feed, device = _to_validate(file, data, split, settings, hooks, options)
+            prepare_plot_folder(out)
+        network, task, loader, device = _prepare(file, data, split, settings, hooks, options)
     metric = task.metric()
     with torch.no_grad():
-        for number, batch in enumerate(feed.epoch(0)):
+        for number, batch in enumerate(loader.epoch(0)):
             batch = to_device(batch, device)
-            canvas = batch["images"].shape[-2:]
-            predictions = task.postprocess(
-                network(*network_inputs(task, batch)), canvas, **task.decode_options(settings)
-            )
+            size = batch["images"].shape[-2:]
+            predictions = task.postprocess(network(*network_inputs(task, batch)), size, **task.decode_options(settings))
             metric.update(predictions, batch)
-            hooks.call("on_validation_batch", number + 1, len(feed))
-            if out is not None and is_main_process() and number < SHOWN:
-                show(task, batch, predictions, out / f"val_batch{number}.png")
-    metric = merge_metric(metric, feed)
+            hooks.call("on_validation_batch", number + 1, len(loader))
+            if out is not None and is_main_process() and number < MAX_BATCHES:
+                save_comparison(task, batch, predictions, out / f"val_batch{number}.png")
+    metric = merge_metric(metric, loader)
     with fail_together():
         if out is not None and is_main_process():
             list(charts.save_all(metric.plots(), out))
-        found = (metric.result(), metric.classes()) if is_main_process() else ({}, [])
-    return broadcast(found)
+        measures = (metric.result(), metric.classes()) if is_main_process() else ({}, [])
+    return broadcast(measures)
 
 
-def _to_validate(
+def _prepare(
     file: str | Path | Network,
     data: str | Path,
     split: str | None,
@@ -109,22 +110,22 @@ def _to_validate(
     callbacks: CallbackList,
     options: Mapping[str, Any],
 ) -> tuple[Network, Task, BatchLoader, torch.device]:
-    """A checkpoint's network, its task, its samples, and where it runs."""
-    network, device, settings = _measured(file, settings, options)
-    task_class(network.card.task)  # an unknown task is an error before the number of classes is
+    """Return the network, its task, the loader of the split, and the device."""
+    network, device, settings = _open_network(file, settings, options)
+    task_class(network.card.task)  # an unknown task is reported before a wrong number of classes
     dataset = open_data(data)
     check_classes(network, dataset)
-    task = task_of(network.to(device).eval(), list(dataset.names))
+    task = make_task(network.to(device).eval(), list(dataset.names))
     check_task(type(task), dataset)
     split = split or dataset.held_out()
     report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
-    if isinstance(network, OnnxNetwork | RunNetwork):  # a runtime has threads, beside which forked workers may hang
+    if isinstance(network, OnnxNetwork | RunNetwork):  # forked workers may hang beside the threads of a runtime
         settings = replace(settings, workers=0)
-    print_note(inputs_of(network, task, dataset, settings).note)
-    return network, task, feed_of(network, task, report, split, settings, False), device
+    print_note(find_further_inputs(network, task, dataset, settings).note)
+    return network, task, make_loader(network, task, report, split, settings, False), device
 
 
-def _measured(
+def _open_network(
     file: str | Path | Network, settings: Settings, options: Mapping[str, Any]
 ) -> tuple[Network, torch.device, Settings]:
     """Return a file's network, the device on which its images are made, and the settings with those of its training."""
@@ -137,8 +138,8 @@ def _measured(
         return build_graph(graph), pick_device(settings.device), settings
     network: OnnxNetwork = open_exported(file, settings.device)
     network.settle(settings.imgsz, settings.rect)
-    given = task_class(network.card.task).decode_options(settings)
-    network.check({name: given[name] for name in ("conf", "max_det") if name in given})
+    options = task_class(network.card.task).decode_options(settings)
+    network.check({name: options[name] for name in ("conf", "max_det") if name in options})
     return network, torch.device("cpu"), settings
 
 

@@ -162,7 +162,7 @@ def test_a_folder_of_pictures(cli, here):
     assert {entry["kind"] for entry in listed} == {"kernels", "maps", "curves"}
     again = cli("view", "lenet5.yaml", "-o", "seen")
     assert again.code == 2
-    assert "there is something in it" in again.err
+    assert "the folder is not empty" in again.err
 
 
 def test_one_picture(cli, here):

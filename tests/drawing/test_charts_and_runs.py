@@ -20,9 +20,9 @@ from netbuild.tasks.base import to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.detection_metric import DetectionMetric
-from netbuild.training import recorder
+from netbuild.training import plotting
 from netbuild.training.loggers.tensorboard import open_writer
-from netbuild.training.parts import task_of
+from netbuild.training.parts import make_task
 
 QUICK = ("--batch", "64", "--device", "cpu", "-O", "workers=0", "-O", "lr=0.003")
 CHARTS = {"confusion.png", "labels.png", "losses.png", "metrics.png"}
@@ -119,9 +119,9 @@ def test_drawing_changes_neither_random_generators_nor_its_input(tmp_path):
     random.seed(1)
     batch = {"images": torch.randint(0, 256, (3, 3, 64, 48), dtype=torch.uint8), "classes": torch.tensor([0, 1, 2])}
     kept, states = batch["images"].clone(), (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    task = task_of(netbuild.build("lenet5.yaml"), NAMES[:10])
+    task = make_task(netbuild.build("lenet5.yaml"), NAMES[:10])
     torch.set_rng_state(states[0])  # of building the network
-    recorder.show(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
+    plotting.save_comparison(task, batch, torch.eye(10)[:3], tmp_path / "a.png")
     metric = ClassificationMetric(NAMES[:10])
     metric.update(torch.eye(10)[:3], batch)
     assert len(list(charts.save_all(metric.plots(), tmp_path))) == 1
@@ -309,7 +309,7 @@ def test_sheets_show_every_kind_of_annotation_where_it_is(kind):
 
 
 def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
-    task = task_of(netbuild.build("yolo11n.yaml", nc=3), ["cat", "dog", "hen"])
+    task = make_task(netbuild.build("yolo11n.yaml", nc=3), ["cat", "dog", "hen"])
     batch = {
         "images": torch.full((2, 3, 96, 128), 100, dtype=torch.uint8),
         "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.25, 0.25, 0.2, 0.2]]),
@@ -318,11 +318,11 @@ def test_a_detectors_batches_show_truth_and_predictions(tmp_path):
     }
     found = [torch.tensor([[30.0, 20, 90, 70, 0.9, 1], [0, 0, 50, 50, 0.01, 2]]), torch.zeros(0, 6)]
     truth = task.draw_truth(batch, 0)
-    seen, none = (recorder.seen(task, to_picture(batch["images"][i]), found[i]) for i in (0, 1))
+    seen, none = (plotting.draw_prediction(task, to_picture(batch["images"][i]), found[i]) for i in (0, 1))
     assert (truth.boxes.tolist(), truth.labels) == ([[32, 24, 96, 72]], ["dog"])
     assert (seen.boxes.tolist(), seen.labels) == ([[30, 20, 90, 70]], ["dog 0.90"])
     assert len(none.boxes) == 0
-    recorder.show(task, batch, found, tmp_path / "val.png")
+    plotting.save_comparison(task, batch, found, tmp_path / "val.png")
     assert image(tmp_path / "val.png").shape[1] == 4 * (256 + 6) + 6
     metric = task.metric()
     metric.update(found, batch)

@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
         (["one.png", "--save", "pitcures"], "did you mean 'pictures'"),
         (["one.png", "--save", "none,txt"], "none goes with nothing else"),
         (["one.png", "--save", "none", "-o", "new"], "--out has no effect where nothing is saved"),
-        (["one.png", "-o", "."], "there is something in it"),
+        (["one.png", "-o", "."], "the folder is not empty"),
         (["one.png", "-o", "one.png"], "one.png: cannot be written"),
         (["one.png", "-o", "one.png/in"], "cannot be written"),
         (["one.png", "--imgsz", "big"], "'big' is no image size"),

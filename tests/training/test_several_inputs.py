@@ -12,7 +12,7 @@ from netbuild.feed.inputs import find_inputs, random_embeddings
 from netbuild.settings import Settings
 from netbuild.tasks.detect import DetectTask
 from netbuild.training.batches import dummy_batch, network_inputs, resize_batch, to_device
-from netbuild.training.parts import feed_of
+from netbuild.training.parts import make_loader
 
 QUICK = ("--epochs", 1, "--imgsz", 64, "--batch", 4, "--device", "cpu", "-O", "workers=0", "-O", "plots=false")
 TWO = """
@@ -91,7 +91,7 @@ def test_a_second_picture_is_augmented_as_the_first(here, scale):
         "pictures", "detect"
     )
     task = DetectTask(network.model[-1], ["bolt", "nut"])
-    for batch in feed_of(network, task, report, "train", chosen, True).epoch(0):
+    for batch in make_loader(network, task, report, "train", chosen, True).epoch(0):
         batch = to_device(resize_batch(batch, (96, 96)) if scale else batch, torch.device("cpu"))
         image, infrared = network_inputs(task, batch, torch.channels_last)
         assert image.shape[0] == infrared.shape[0] == 2

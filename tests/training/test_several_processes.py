@@ -351,7 +351,7 @@ def test_mistakes_are_said_once(here):
     (here / "full" / "file").write_text("")
     for flags, said in [
         (["--data", "nowhere", "-o", "run"], "nowhere\n"),
-        (["-o", "full"], "there is something in it"),
+        (["-o", "full"], "the folder is not empty"),
         (["-O", "freeze=nostem", "-o", "run"], "no row has this name"),
         (["--batch", "7", "-o", "run"], "--batch 7 is no multiple of the 2 processes"),
         (["-O", "sync_bn=true", "-o", "run"], "SyncBatchNorm does not work on cpu"),

@@ -1,4 +1,4 @@
-"""The pictures and logs of a run's folder. Nothing of a run changes by them, and none of their faults ends it."""
+"""The plots of a run or a validation: labels, batches, curves, and sheets of truth and prediction."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -19,31 +19,31 @@ from netbuild.training.loop import Trainer
 from netbuild.training.tolerant import TolerantCallback
 from netbuild.weights import checkpoint
 
-SHOWN = 3  # batches of training and of validation that are drawn
-PAIRS = 12  # pictures of a validation batch, each of them twice
+MAX_BATCHES = 3  # training batches that are drawn, and validation batches
+MAX_PAIRS = 12  # pictures of a validation batch that are drawn, each with truth and prediction
 
 
-class Recorder(TolerantCallback):
-    """Draws the run's plots into its folder.
+class PlotCallback(TolerantCallback):
+    """Draws the run's plots into its folder. An error in a plot is printed once and does not end the run.
 
     Args:
-        samples: the training data's, whose labels are drawn.
+        samples: the training samples, whose labels are drawn.
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
-        self.metric: Any = None  # of the best epoch, if it was in this process
+        self.metric: Any = None  # of the best epoch, None if a resumed run had it before
 
     def on_run_begin(self, run: Trainer) -> None:
-        """Draw the labels."""
+        """Draw statistics of the training labels."""
         with self.tolerate_errors():
             if run.names:
                 figures = {"labels": lambda: overview.draw_labels(self.samples, run.names or [])}
                 list(charts.save_all(figures, run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
-        """Draw the first batches as the network sees them."""
-        if epoch > 0 or number > SHOWN:
+        """Draw the first training batches as the network sees them."""
+        if epoch > 0 or number > MAX_BATCHES:
             return
         with self.tolerate_errors():
             count = min(len(batch["images"]), sheets.MAX_PICTURES)
@@ -51,12 +51,12 @@ class Recorder(TolerantCallback):
             encoding.save(sheets.make_sheet(drawings), run.folder / f"train_batch{number - 1}.png")
 
     def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
-        """Remember the metric of the best epoch, for its charts."""
+        """Keep the metric of the best epoch, for its charts."""
         if best:
             self.metric = run.metric
 
     def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
-        """Draw losses and measures, and what the best weights predict on the validation data."""
+        """Draw the curves of losses and measures, and the predictions of the best weights on the validation data."""
         history = run.progress.history
         if error is not None or not history:
             return
@@ -64,65 +64,70 @@ class Recorder(TolerantCallback):
             with self.tolerate_errors():
                 list(charts.save_all({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
         with self.tolerate_errors():
-            self.validation(run)
+            self.plot_validation(run)
 
-    def validation(self, run: Trainer) -> None:
-        """Draw the first validation batches as the best weights see them, and the metric's charts."""
-        network = checkpoint.load_weights(run.unsharded_network(), run.folder / "best.safetensors").to(run.device).eval()
-        feed = copy.copy(run.val)
-        feed.rank, feed.world = 0, 1  # the other processes have ended their work
-        # The best epoch may lie before the run was resumed: then all is measured again.
+    def plot_validation(self, run: Trainer) -> None:
+        """Draw the first validation batches with the best weights' predictions, and the metric's charts."""
+        network = checkpoint.load_weights(run.unsharded_network(), run.folder / "best.safetensors")
+        network = network.to(run.device).eval()
+        loader = copy.copy(run.val)
+        loader.rank, loader.world = 0, 1  # the other ranks have finished: this one loads all samples
+        # Without the best epoch's metric the whole validation data is predicted and measured again.
         metric = self.metric or run.task.metric()
-        for number, (batch, predictions) in enumerate(run.iterate_predictions(network, feed)):
+        for number, (batch, predictions) in enumerate(run.iterate_predictions(network, loader)):
             if self.metric is None:
                 metric.update(predictions, batch)
-            elif number >= SHOWN:
+            elif number >= MAX_BATCHES:
                 break
-            if number < SHOWN:
+            if number < MAX_BATCHES:
                 with self.tolerate_errors():
-                    show(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
+                    save_comparison(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
         list(charts.save_all(metric.plots(), run.folder))
 
 
-def own_callbacks(settings: Settings, samples: Sequence[Sample]) -> list[Callback]:
-    """The callbacks that a run's settings turn on: plots, and loggers such as TensorBoard's.
+def make_configured_callbacks(settings: Settings, samples: Sequence[Sample]) -> list[Callback]:
+    """Construct the callbacks that a run's settings turn on: plots, and loggers such as TensorBoard's.
 
     Raises:
         MissingExtraError: if a logger's package is not installed.
     """
-    plots = [Recorder(samples)] if settings.plots else []
+    plots = [PlotCallback(samples)] if settings.plots else []
     return [*plots, *make_loggers(settings)]
 
 
-def show(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
-    """Write a validation batch as pairs of pictures: the truth, and what is predicted.
+def save_comparison(task: Task, batch: Batch, predictions: Any, path: Path) -> None:
+    """Write a sheet of a validation batch's pictures, each beside itself: with the truth, and with the prediction.
+
+    Args:
+        task: the task that draws both.
+        batch: the batch.
+        predictions: of the task, one for each picture.
+        path: the PNG file.
 
     Raises:
         MissingExtraError: if Pillow is not installed.
-        NetbuildError: if it cannot be written.
+        NetbuildError: if the file cannot be written.
     """
     drawings = []
-    for i in range(min(len(batch["images"]), PAIRS)):
-        drawings += [task.draw_truth(batch, i), seen(task, to_picture(batch["images"][i]), predictions[i])]
+    for i in range(min(len(batch["images"]), MAX_PAIRS)):
+        drawings += [task.draw_truth(batch, i), draw_prediction(task, to_picture(batch["images"][i]), predictions[i])]
     if drawings:
         encoding.save(sheets.make_sheet(drawings, 4, ("truth", "predicted") * 2), path)
 
 
-def seen(task: Task, image: Image, prediction: Any) -> Drawing:
-    """A picture (H, W, 3) as the network saw it, with what it is sure of."""
+def draw_prediction(task: Task, image: Image, prediction: Any) -> Drawing:
+    """Draw a prediction on a picture (H, W, 3) as the network saw it, with the records above the task's threshold."""
     size = image.shape[0], image.shape[1]
     records = task.records(prediction, View(image, Letterbox.fit(size, size)))
     return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.draw_confidence])
 
 
-# -- validation by itself ---------------------------------------------------------------------------------------------
-
-
-def prepare(folder: Path) -> None:
-    """Make a folder for plots, before there is work that would be lost.
+def prepare_plot_folder(folder: Path) -> None:
+    """Create a folder for plots and check that they can be drawn and written, before any time is spent.
 
     Raises:
-        NetbuildError: if it cannot be made, or matplotlib is missing.
+        MissingExtraError: if matplotlib is not installed.
+        NetbuildError: if the folder cannot be created or written to.
     """
     charts.new_figure(1, 1)
     make_folder(folder)
