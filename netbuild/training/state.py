@@ -115,7 +115,7 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
         tensors = load_file(path)
         facts = {MAIN: metadata, **metadata.get("others", {})}
         if set(facts) != set(trainees):
-            raise ValueError(f"it has the networks {', '.join(facts)}, the run has {', '.join(trainees)}")
+            raise ValueError(f"it holds the networks {', '.join(facts)}, the run has {', '.join(trainees)}")
         for name, trainee in trainees.items():
             selected = tensors if name == MAIN else _select(tensors, _prefix(name))
             _restore(trainee, selected, facts[name])
