@@ -225,7 +225,7 @@ def _start_file(name: str) -> str:
 def check_network(file: str | Path | None, resume: Path | None, **options: Any) -> None:
     """Check a run's network before processes are started for it, so that its errors are printed only once.
 
-    It is also the last place where the user can be asked whether to trust own modules: the processes have no terminal.
+    It is also the last place where the user can be asked whether to trust code: the processes have no terminal.
 
     Args:
         file: the network's file.
