@@ -286,7 +286,7 @@ def _create_folder(trainer: Trainer, report: Report, data: str | Path | None) ->
         if any(folder.iterdir()):
             raise NetbuildError(f"{folder}: the folder is not empty", hint="name a new folder, or --resume it")
         _check_disk_space(folder, trainer)
-        (folder / "args.yaml").write_text(trainer.settings.to_yaml(explained=True) + "\n", encoding="utf-8")
+        (folder / "args.yaml").write_text(trainer.settings.to_yaml(comments=True) + "\n", encoding="utf-8")
         (folder / "model.yaml").write_text(trainer.network.card.yaml + "\n", encoding="utf-8")
         (folder / SCAN_FILE).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
