@@ -119,6 +119,7 @@ def import_(
         network = convert_to_half(found.network) if half else found.network
         save(network, out, names=found.names, training=found.origin)
     if json:
-        write_json({"file": str(out), "name": found.network.card.name, "names": found.names, **found.match.report()})
+        report = {"name": found.network.card.name, "names": found.names, "notes": list(found.notes)}
+        write_json({"file": str(out), **report, **found.match.report()})
     else:
-        write(f"{found.match}\n{out}: {found.network.card.name}")
+        write("\n".join([str(found.match), *found.notes, f"{out}: {found.network.card.name}"]))

@@ -33,6 +33,13 @@ def read_multiple(node: Node) -> float:
     return float(node.value)
 
 
+def _read_norm_eps(node: Node) -> float:
+    """Read the constant that batch norms add to the variance."""
+    if type(node.value) not in (int, float) or not 0 < node.value < 1:
+        raise node.error(f"must be a number between 0 and 1, such as 1.0e-5, not {node.describe()}")
+    return float(node.value)
+
+
 def _read_flag(node: Node) -> bool:
     # Files for other tools have "None" and "True" in quotes.
     value = expressions.WORDS.get(node.value, node.value) if isinstance(node.value, str) else node.value
@@ -82,6 +89,7 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "depth_multiple": read_multiple,
     "width_multiple": read_multiple,
     "activation": check_text,
+    "norm_eps": _read_norm_eps,
     "kpt_shape": _read_keypoint_shape,
     "end2end": _read_flag,
     "reg_max": _integer_reader(1, 1024),

@@ -73,6 +73,7 @@ class _Resolver:
 
     def __init__(self, config: NetworkConfig, custom: Mapping[str, Factory]) -> None:
         self.blocks, self.task, self.imgsz, self.custom = config.spec.blocks, config.task, config.imgsz, custom
+        self.norm_eps = config.spec.settings.get("norm_eps")
         self.observer = Observer(counting=False)
         self.observer.limit = MAX_OPERATORS
         self.errors: list[NetbuildError] = []
@@ -188,7 +189,7 @@ class _Resolver:
             modules = [bound.make() for _ in range(copies)]
             # A single module stays bare: the state-dict keys of existing checkpoints have no further level.
             module = modules[0] if copies == 1 else nn.Sequential(*modules)
-            _set_batch_norm_constants(module, self.task)
+            _set_batch_norm_constants(module, self.task, self.norm_eps)
             return module
 
         # In training mode a batch norm refuses a map with a single value per channel.
@@ -269,13 +270,14 @@ def _scale_repeats(row: Row, scope: Scope) -> int:
     return max(round(n * scope.scale.depth), 1) if n > 1 else n
 
 
-def _set_batch_norm_constants(module: nn.Module, task: str | None) -> None:
-    """Set eps and momentum of all batch norms to those of Ultralytics, for tasks whose networks have other ones."""
+def _set_batch_norm_constants(module: nn.Module, task: str | None, eps: float | None) -> None:
+    """Set eps and momentum of all batch norms: eps to the file's, the rest as Ultralytics does for some tasks."""
     constants = ultralytics.norm_constants(task)
-    if constants:
-        for child in module.modules():
-            if type(child) is nn.BatchNorm2d:
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            if constants:
                 child.eps, child.momentum = constants
+            child.eps = child.eps if eps is None else eps
 
 
 def _block_factory(block: Block, scope: Scope) -> Factory:

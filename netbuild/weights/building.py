@@ -15,6 +15,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
 from netbuild.weights import checkpoint
+from netbuild.weights.pickles.stubs import Stub
 from netbuild.weights.transfer import RowTensors, Transfer, group_by_row, transfer_rows
 
 
@@ -88,12 +89,14 @@ class WeightsFile:
         tensors: key to tensor.
         labels: row number to (module, row name), for the rows that the file describes.
         metadata: for files of other programs, see `netbuild.weights.pickles.contents.extract_metadata`.
+        model: the pickled model, if the file has one rather than a dict of tensors.
     """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
     labels: Mapping[int, tuple[str, str | None]]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    model: Stub | None = None
 
 
 def read_weights(path: Path, prefer: str = "ema") -> WeightsFile:
@@ -114,7 +117,8 @@ def read_weights(path: Path, prefer: str = "ema") -> WeightsFile:
 
     foreign = unpickle.read(path)
     metadata = contents.extract_metadata(foreign, prefer)
-    return WeightsFile(path, contents.extract_state_dict(foreign, prefer), _label_rows(metadata), metadata)
+    tensors, model = contents.extract_state_dict(foreign, prefer), contents.find_model(foreign, prefer)
+    return WeightsFile(path, tensors, _label_rows(metadata), metadata, model)
 
 
 def _label_rows(metadata: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""Import checkpoints of other programs: take the architecture from the rows in the file and check every tensor."""
+"""Import checkpoints of other programs: the network from the rows in the file, its modules and tensors compared."""
 
 import json
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import builders
 from netbuild.weights.building import WeightsFile, read_weights
+from netbuild.weights.hyperparameters import CheckedRows, compare_modules, differences_error, fit_rows
 from netbuild.weights.matching import Match, match
 
 # Keys that Ultralytics adds to a network's YAML when it builds it; they are no keys of the file.
@@ -38,12 +39,14 @@ class ImportedWeights:
         match: which tensors fitted.
         names: class names in order, or None if the file has none.
         origin: ``{"imported": {"file": ..., ...}}``, to be stored as the checkpoint's ``training``.
+        notes: what was changed in the rows, was not compared, or is doubtful, in sentences.
     """
 
     network: Network
     match: Match
     names: list[str] | None
     origin: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def import_weights(
@@ -69,23 +72,30 @@ def import_weights(
         NetbuildError: if the file cannot be read, describes no network, or does not fit.
     """
     source = read_weights(Path(path), prefer)
-    graph = open_graph(model, **options) if model else resolve_graph(source)
+    if model:
+        graph = open_graph(model, **options)
+        notes = _check_modules(source, graph)
+    else:
+        fitted = fit_network(source)
+        graph, notes = fitted.graph, describe_fit(fitted)
     with builders.pretrained_mode("skip"):  # the file's weights replace pretrained ones
         network = graph.build()
     found = match(source.tensors, network.state_dict(), mapping)
+    _check_not_fused(found, path)
     if strict or not found.tensors:
         found.require(path)
     network.load_state_dict(dict(found.tensors), strict=False)
+    notes += describe_non_finite(found.tensors)
     origin = {key: source.metadata[key] for key in _ORIGIN_KEYS if key in source.metadata}
     names = list_class_names(source.metadata.get("names"))
-    return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}})
+    return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}}, tuple(notes))
 
 
-def resolve_graph(source: WeightsFile) -> Graph:
-    """Resolve the network whose rows a foreign checkpoint carries.
+def fit_network(source: WeightsFile) -> CheckedRows:
+    """Resolve the network whose rows a foreign checkpoint carries, edited where its pickled modules differ from them.
 
     Raises:
-        NetbuildError: if it carries none, or they do not resolve.
+        NetbuildError: if it carries none, they do not resolve, or a module differs in a way that rows cannot express.
     """
     rows = source.metadata.get("yaml")
     if not isinstance(rows, dict) or "backbone" not in rows:
@@ -94,10 +104,63 @@ def resolve_graph(source: WeightsFile) -> Graph:
             hint="name the network's file: --model",
         )
     scale = rows.get("scale") if isinstance(rows.get("scale"), str) else None
-    stem = PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem
-    text = rows_to_yaml(rows, source.metadata)
-    spec = read_spec(text, Path(f"{_remove_scale(stem, scale)}.yaml"))
-    return resolve(spec, Options(scale if spec.scales and scale in {s.name for s in spec.scales} else None))
+    stem = _remove_scale(PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem, scale)
+
+    def resolve_keys(keys: Mapping[str, Any]) -> Graph:
+        spec = read_spec(_to_text(keys), Path(f"{stem}.yaml"))
+        return resolve(spec, Options(scale if spec.scales and scale in {s.name for s in spec.scales} else None))
+
+    keys = rows_to_keys(rows, source.metadata)
+    if source.model is None:
+        return CheckedRows(resolve_keys(keys), (), 0, ())
+    return fit_rows(source.model, keys, resolve_keys, source.path)
+
+
+def describe_fit(fitted: CheckedRows) -> list[str]:
+    """Describe in sentences how the rows of a checkpoint were edited, and what was not compared."""
+    if not fitted.compared:
+        return ["the file has no modules: whether its rows are those of its tensors could not be compared"]
+    edits = [f"the file's modules differ from its rows; the new file says {edit}" for edit in fitted.edits]
+    return [*edits, *fitted.notes]
+
+
+def _check_modules(source: WeightsFile, graph: Graph) -> list[str]:
+    """Compare the modules of a pickled model with those of a network file that was named; return notes.
+
+    Raises:
+        NetbuildError: if modules of the same path differ.
+    """
+    if source.model is None:
+        return []
+    found = compare_modules(source.model, graph)
+    if found.differences:
+        raise differences_error(found.differences, source.path)
+    if not found.compared:
+        return ["the file's modules have other names than the network's: their hyper-parameters were not compared"]
+    return list(found.notes)
+
+
+def _check_not_fused(found: Match, path: str | Path) -> None:
+    """Refuse a checkpoint whose batch norms were merged into its convolutions.
+
+    Raises:
+        NetbuildError: for such a checkpoint.
+    """
+    norms = [key.removesuffix("bn.running_var") for key in found.missing if key.endswith(".bn.running_var")]
+    fused = [prefix for prefix in norms if f"{prefix}conv.bias" in found.unexpected]
+    if fused:
+        names = f"{fused[0]}conv and others" if len(fused) > 1 else f"{fused[0]}conv"
+        message = f"{path}: the checkpoint is fused: {len(fused)} convolutions have no batch norm ({names})"
+        raise NetbuildError(message, hint="import the checkpoint that it was made from, which can be trained, too")
+
+
+def describe_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return a warning that names tensors with values that are NaN or infinite; nothing if there are none."""
+    wrong = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if not wrong:
+        return []
+    some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+    return [f"warning: {len(wrong)} tensors have values that are not finite: {some}"]
 
 
 def _remove_scale(stem: str, scale: str | None) -> str:
@@ -108,12 +171,8 @@ def _remove_scale(stem: str, scale: str | None) -> str:
     return stem
 
 
-def rows_to_yaml(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """Write the rows that a foreign checkpoint carries as a netbuild network file.
-
-    Raises:
-        NetbuildError: if they are not plain data.
-    """
+def rows_to_keys(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows that a foreign checkpoint carries as the data of a netbuild network file."""
     keys = {k: value for k, value in rows.items() if k not in _ADDED_KEYS and k in KNOWN_KEYS and value is not None}
     channels = rows.get("ch", rows.get("channels"))
     size = metadata.get("imgsz")
@@ -121,6 +180,15 @@ def rows_to_yaml(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
         keys["ch"] = channels
     if type(size) is int and 1 <= size <= MAX_SIDE:
         keys["imgsz"] = size
+    return keys
+
+
+def _to_text(keys: Mapping[str, Any]) -> str:
+    """Write the data of a network file as YAML.
+
+    Raises:
+        NetbuildError: if they are not plain data.
+    """
     try:
         return to_yaml(parse(json.dumps(keys), "the file's rows"))
     except (TypeError, ValueError) as error:

@@ -19,10 +19,22 @@ MAX_TENSOR = 1000  # values of a tensor that counts as metadata, such as `stride
 EMA = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
 MODEL = ("model", "state_dict", "model_state_dict", "model_state", "network", "net", "params", "weights", "module")
 
+_WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+
 _METADATA = (
     "yaml", "names", "task", "nc", "imgsz", "stride", "args", "train_args", "epoch", "date", "version", "license",
 )  # fmt: skip
 _SETTINGS = ("train_args", "args")  # settings in which task and imgsz are looked up if they are not at the top
+
+
+def find_model(foreign: ForeignCheckpoint, prefer: str = "ema") -> Stub | None:
+    """Return the pickled model whose weights `extract_state_dict` takes, None for a plain dict of tensors.
+
+    Raises:
+        NetbuildError: if the checkpoint has no weights.
+    """
+    _, weights = _find_weights(foreign, prefer)
+    return weights if isinstance(weights, Stub) else None
 
 
 def extract_state_dict(foreign: ForeignCheckpoint, prefer: str = "ema") -> dict[str, torch.Tensor]:
@@ -72,8 +84,10 @@ def _find_weights(foreign: ForeignCheckpoint, prefer: str) -> tuple[tuple[str, .
 
 def _search(value: Any, order: tuple[str, ...], seen: set[int]) -> tuple[tuple[str, ...], Any] | None:
     """Search a value, depth first by the keys in `order`, for a module or a dict with tensors."""
-    if isinstance(value, Stub) and isinstance(value.get("_modules"), dict):
-        return (), value
+    if isinstance(value, Stub) and isinstance(modules := value.get("_modules"), dict):
+        # Wrappers for several processes and for compilation hold the network as their only child.
+        inner = modules.get(_WRAPPERS.get(value.kind.rpartition(".")[2], ""))
+        return (), inner if isinstance(inner, Stub) else value
     if not isinstance(value, (dict, Stub)) or id(value) in seen or len(seen) > MAX_DEPTH:
         return None
     seen.add(id(value))  # a pickle may contain itself
