@@ -58,7 +58,7 @@ def make_digits_detect() -> Path:
         make_folder(folder.parent)
         with temporary_folder(folder) as made, writing(folder):
             _write_pictures(made)
-            os.chmod(made, 0o755)
+            os.chmod(made, 0o755)  # temporary folders are readable by their owner alone
             _move_into_place(made, folder)
     return folder / "data.yaml"
 

@@ -159,12 +159,13 @@ class Report:
 
     def _listing(self, weight: str) -> list[str]:
         """Return lines that list the problems of a weight, split by split."""
+        # Where each picture has a file of its own, the number of faulty files is compared with all of them.
         each = weight == PICTURE or (weight == LABEL and self.dataset.format in _FILE_EACH)
         lines = []
         for name, split in self.splits.items():
             if problems := split.of_weight(weight):
                 of = f" of {split.found:,}" if each else ""
-                lines += _listing(f"{name}: {_plural(len(problems), _TITLES[weight])}", problems, of)
+                lines += _list_problems(f"{name}: {_plural(len(problems), _TITLES[weight])}", problems, of)
         return lines
 
     def _table(self) -> list[str]:
@@ -220,33 +221,34 @@ def scan(
     reports = {}
     for name in splits if splits is not None else tuple(dataset.splits):
         split = dataset.split(name)
-        samples, ranged = _in_range(split.samples, dataset.nc if nc is None else nc, dataset.nc)
+        samples, out_of_range = _drop_out_of_range(split.samples, dataset.nc if nc is None else nc, dataset.nc)
         with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
             samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
-        problems = [*split.problems, *ranged, *pictures]
+        problems = [*split.problems, *out_of_range, *pictures]
         reports[name] = SplitReport(samples, problems, max(split.found, len(split.samples)), split.label_place)
     known.save()
-    return Report(dataset, _without_false_hints(reports))
+    return Report(dataset, _drop_false_hints(reports))
 
 
 def _inspect(sample: Sample, extras: Mapping[str, Extra], known: ScanCache) -> Inspection:
+    """Decode a sample's picture and its extras, unless the cache knows them."""
     digest, facts = known.inspect(sample)
     there = {name: extra for name, extra in extras.items() if name in sample.extras}
     found = {name: known.inspect_extra(sample.extras[name], e.kind != "picture") for name, e in there.items()}
     return Inspection(digest, facts, found)
 
 
-def _in_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample], list[Problem]]:
+def _drop_out_of_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample], list[Problem]]:
     """Drop boxes and pictures whose class a network of ``nc`` classes, fewer than the names, does not have."""
-    kept, problems = [], []
+    usable, problems = [], []
     for sample in samples if nc < named else ():
         message = f"outside 0..{nc - 1} (the network has {nc} classes, the data set {named} names)"
         source = sample.source or sample.path
         if sample.boxes is None:
             if (sample.label or 0) < nc:
-                kept.append(sample)
+                usable.append(sample)
             else:
                 problems.append(
                     Problem("class range", LABEL, f"class {sample.label} is {message}", source, None, "picture")
@@ -257,8 +259,8 @@ def _in_range(samples: list[Sample], nc: int, named: int) -> tuple[list[Sample],
             line = sample.lines[index] if sample.lines else None
             number = int(sample.boxes[index, 0])
             problems.append(Problem("class range", LABEL, f"class {number} is {message}", source, line, "box"))
-        kept.append(sample.only(good))
-    return (kept if nc < named else samples), problems
+        usable.append(sample.only(good))
+    return (usable if nc < named else samples), problems
 
 
 def _report_progress(
@@ -316,6 +318,7 @@ def _find_faults_of_extras(sample: Sample, found: Inspection, extras: Mapping[st
 
 
 def _find_faults(sample: Sample, facts: ImageFacts) -> Iterator[Problem]:
+    """Yield a problem if the sample's picture cannot be read, has another size than stated, or is unusual."""
     if facts.fault:
         yield Problem("unreadable", PICTURE, facts.fault, sample.path, drops="picture")
     elif sample.size and sample.size != facts.size and facts.size:
@@ -335,7 +338,7 @@ def _note_repeated(split: str, sample: Sample, first: tuple[str, Path]) -> Itera
         yield Problem(kind, NOTE, f"the same picture as {first[1]}{where}", sample.path)
 
 
-def _without_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitReport]:
+def _drop_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitReport]:
     """Remove the hint that classes were counted from 1 if any file has an object of class 0."""
     boxes = (sample.boxes for report in reports.values() for sample in report.samples if sample.boxes is not None)
     if not any((found[:, 0] == 0).any() for found in boxes):
@@ -346,7 +349,7 @@ def _without_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitRepo
     }
 
 
-def _listing(title: str, problems: Sequence[Problem], of: str) -> list[str]:
+def _list_problems(title: str, problems: Sequence[Problem], of: str) -> list[str]:
     """Return a line with the count, then the problems, at most `SHOWN` of each kind."""
     files = len({problem.file for problem in problems})
     kinds = Counter(problem.kind for problem in problems)

@@ -126,7 +126,7 @@ class BatchLoader:
         count = len(self.samples)
         order = np.random.default_rng((self.seed, epoch)).permutation(count).tolist() if self.shuffle else range(count)
         order = list(order)
-        if self.shuffle:
+        if self.shuffle:  # all ranks must have as many batches, or gradients could not be averaged
             order += [order[i % count] for i in range(-count % self.world)]
         return [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
 

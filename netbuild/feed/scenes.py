@@ -103,18 +103,19 @@ def make_mosaic(scenes: Sequence[Scene], side: int, rng: Generator) -> Scene:
     placed = []
     for place, scene in enumerate(scenes):
         h, w = scene.size
+        # Each picture has one corner at the point; what reaches over the canvas is cut.
         left, top = cx - w if place % 2 == 0 else cx, cy - h if place < 2 else cy
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + w, 2 * side), min(top + h, 2 * side)
         canvas[y1:y2, x1:x2] = scene.image[y1 - top : y2 - top, x1 - left : x2 - left]
         moved = scene.shift(left, top, size).clip((0, 0, 2 * side, 2 * side))
-        boxes = moved.boxes
+        boxes = moved.boxes  # those outside the canvas have no area left
         placed.append(moved.select((boxes[:, 3] > boxes[:, 1]) & (boxes[:, 4] > boxes[:, 2])))
     return replace(placed[0].join(*placed[1:]), image=canvas)
 
 
 def mix_up(scene: Scene, other: Scene, rng: Generator) -> Scene:
     """Blend two pictures of one size, about half of each, and keep the targets of both."""
-    share = rng.beta(32, 32)
+    share = rng.beta(32, 32)  # close to a half: both pictures stay visible
     image = (scene.image * share + other.image * (1 - share)).astype(np.uint8)
     return scene.blend(other, image, share)
 

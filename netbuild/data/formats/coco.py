@@ -85,7 +85,7 @@ def _read_categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
         if type(number) is not int or not isinstance(name, str):
             raise NetbuildError(f"{file}: a category needs a whole number 'id' and a text 'name': {shorten(entry)}")
         if number in found:
-            raise NetbuildError(f"{file}: category id {number} is given twice: '{found[number]}' and '{name}'")
+            raise NetbuildError(f"{file}: category id {number} occurs twice: '{found[number]}' and '{name}'")
         found[number] = name
     if not found:
         raise NetbuildError(f"{file}: there are no categories")
@@ -108,8 +108,8 @@ def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int])
         size = (image["width"], image["height"])
         problems: list[Problem] = []
         objects = _read_objects(annotations[number], size, classes, file, problems)
-        if left := problem_if_none_left(objects, problems, folder / image["file_name"]):
-            problems.append(left)
+        if nothing_left := problem_if_none_left(objects, problems, folder / image["file_name"]):
+            problems.append(nothing_left)
         else:
             read.samples.append(objects.sample(folder / image["file_name"], file, size))
         read.problems.extend(problems)
@@ -127,7 +127,7 @@ def _read_images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -
             message = f"an image needs id, file_name, width and height: {shorten(image)}"
             problems.append(Problem("image entry", LABEL, message, file, drops="picture"))
         elif number in seen:
-            problems.append(Problem("duplicate", LABEL, f"image id {number} is given twice", file, drops="picture"))
+            problems.append(Problem("duplicate", LABEL, f"image id {number} occurs twice", file, drops="picture"))
         else:
             seen.add(number)
             yield number, image

@@ -67,6 +67,7 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
 
 
 def _class_names(labels: set[str]) -> tuple[str, ...]:
+    """Return the names of the classes: all numbers up to the largest, or the labels sorted if one is not a number."""
     if all(label.isdecimal() and len(label) < 7 for label in labels):
         return tuple(map(str, range(1 + max(map(int, labels)))))
     return tuple(sorted(labels))
@@ -74,6 +75,7 @@ def _class_names(labels: set[str]) -> tuple[str, ...]:
 
 def _read(file: Path, split: str, lines: dict[str, list[_Line]], problems: dict[str, list[Problem]]) -> None:
     text = read_text(file)
+    # Spreadsheets of some languages write semicolons.
     delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns: tuple[str, ...] = ()

@@ -134,6 +134,7 @@ def _read_file(path: Path) -> _AnnotationFile:
 
 
 def _class_names(folder: Path, files: Sequence[_AnnotationFile]) -> tuple[str, ...]:
+    """Return the names in ``classes.txt``, or else all that occur, sorted."""
     listing = folder / "classes.txt"
     if listing.is_file():
         names = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
@@ -157,6 +158,7 @@ def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _Annotation
     read = Split([], [], f"{folder}: annotations looked for in {folder / 'Annotations'}", len(stems))
     for stem in stems:
         file = files.get(stem, _AnnotationFile(folder / "Annotations" / f"{stem}.xml", None))
+        # As a rule the picture has the stem of the annotation; otherwise the annotation names its file.
         named = Path(file.root.text_at("filename")).name if file.root else ""
         picture = pictures.get(stem) or pictures.get(Path(named).stem, folder / _FOLDERS[0] / f"{stem}.jpg")
         if sample := _read_sample(picture, file, names, read.problems):
@@ -188,9 +190,9 @@ def _read_sample(picture: Path, file: _AnnotationFile, names: Sequence[str], pro
         return None
     found: list[Problem] = []
     objects = _read_objects(file.root, size, file.path, names, found)
-    left = problem_if_none_left(objects, found, file.path)
-    problems += [*found, left] if left else found
-    return None if left else objects.sample(picture, file.path, size)
+    nothing_left = problem_if_none_left(objects, found, file.path)
+    problems += [*found, nothing_left] if nothing_left else found
+    return None if nothing_left else objects.sample(picture, file.path, size)
 
 
 def _read_objects(
@@ -207,7 +209,7 @@ def _read_objects(
         if row in objects.rows:
             problems.append(Problem("duplicate", NOTE, "repeats another object, which is kept", path, item.line, "box"))
             continue
-        if over > max(ROUNDING, 1 / min(size)):
+        if over > max(ROUNDING, 1 / min(size)):  # more than a pixel
             message = "an edge lies outside: the box is clipped to the picture"
             problems.append(Problem("clipped", NOTE, message, path, item.line))
         objects.add(row, item.line)

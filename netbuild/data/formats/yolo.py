@@ -150,7 +150,7 @@ def _read_extra(name: str, item: Node) -> _ExtraFolder:
 
 def _find_extras(sample: Sample, folders: Mapping[str, _ExtraFolder], problems: list[Problem]) -> Sample | None:
     """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
-    found = {}
+    found: dict[str, Path] = {}
     for name, place in folders.items():
         wanted = _beside(sample.path, place.folder)
         if wanted == sample.path:
@@ -184,6 +184,7 @@ def _read_names(node: Node) -> tuple[str, ...]:
 
 
 def _listed_names(entry: Node) -> tuple[str, ...]:
+    """Read names from a list."""
     for item in entry.value:
         if isinstance(item.value, (list, dict)) or item.value is None:
             raise item.error(f"a name must be a text, not {item.describe()}")
@@ -191,6 +192,7 @@ def _listed_names(entry: Node) -> tuple[str, ...]:
 
 
 def _mapped_names(entry: Node) -> tuple[str, ...]:
+    """Read names from a mapping of numbers, which may be in any order."""
     if not isinstance(entry.value, dict):
         raise entry.error(f"names must be a list or a mapping from number to name, not {entry.describe()}")
     keys = list(entry.value)
@@ -266,6 +268,7 @@ def _read_split(
 
 
 def _find_pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
+    """Return the pictures in a folder, or those that a text file lists."""
     if source.is_dir():
         problems += note_unread_formats(source)
         return find_pictures(source)
@@ -286,6 +289,7 @@ def _find_pictures(node: Node, source: Path, root: Path, problems: list[Problem]
 
 
 def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
+    """Return a picture with the objects of its label file; None if it is dropped, with a problem that says why."""
     path = label_path(picture)
     if not path.is_file():
         return LabelFile(path, rules).objects.sample(picture, None)
@@ -297,8 +301,8 @@ def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample
         return None
     file = LabelFile(path, rules).read(text)
     problems.extend(file.problems)
-    if left := problem_if_none_left(file.objects, file.problems, path):
-        problems.append(left)
+    if nothing_left := problem_if_none_left(file.objects, file.problems, path):
+        problems.append(nothing_left)
         return None
     return file.objects.sample(picture, path)
 
