@@ -27,13 +27,13 @@ def is_exported(file: object) -> bool:
 class _FileHead(Head):
     """The head of an exported file: the members of the protocol, as the file's metadata give them."""
 
-    def __init__(self, facts: runtime.Facts, nc: int) -> None:
+    def __init__(self, info: runtime.ModelInfo, nc: int) -> None:
         super().__init__()
-        self.nc, self.stride = nc, [float(facts.stride)]
-        self.box_form = facts.boxes or "corners"
-        self.shape_of_extra = tuple(facts.extra)
+        self.nc, self.stride = nc, [float(info.stride)]
+        self.box_form = info.boxes or "corners"
+        self.shape_of_extra = tuple(info.extra)
         # A file with suppression inside lists detections, too.
-        self.is_ranked = facts.one2one or facts.nms is not None
+        self.is_ranked = info.one2one or info.nms is not None
 
     @property
     def extra(self) -> tuple[int, ...]:
@@ -56,11 +56,17 @@ class OnnxNetwork(Network):
 
     def __init__(self, file: runtime.Model) -> None:
         nn.Module.__init__(self)
-        facts, nc = file.facts, file.classes or 0
-        names = None if facts.names is None else list(facts.names)
-        self.model = nn.ModuleList([_FileHead(facts, nc)])  # type: ignore[assignment]
+        info, nc = file.info, file.classes or 0
+        names = None if info.names is None else list(info.names)
+        self.model = nn.ModuleList([_FileHead(info, nc)])  # type: ignore[assignment]
         self.card = NetworkCard(
-            file.path.name, task=facts.task, nc=nc, ch=facts.channels, imgsz=facts.size, names=names, canvas=file.canvas
+            file.path.name,
+            task=info.task,
+            nc=nc,
+            ch=info.channels,
+            imgsz=info.size,
+            names=names,
+            canvas=file.fixed_size,
         )
         self.file, self.task = file, task_of(self)
 
@@ -74,18 +80,18 @@ class OnnxNetwork(Network):
             outputs = self.file.run(images[0].cpu().numpy())
         except RunError as error:
             _pass_on(error)
-        if self.file.facts.nms is not None:
-            return _stack_detections(runtime.listed(outputs, len(images[0])))
+        if self.file.info.nms is not None:
+            return _stack_detections(runtime.split_detections(outputs, len(images[0])))
         return outputs_for(self.task, outputs)
 
     def settle(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
-        """Size that pictures are fitted into, and whether canvases are narrow, as `runtime.Model.settle` has it.
+        """Size that pictures are fitted into, and whether canvases are narrow, as `runtime.Model.choose_size` has it.
 
         Raises:
             NetbuildError: for what the file cannot have, or has no effect on it.
         """
         try:
-            return self.file.settle(imgsz, rect)
+            return self.file.choose_size(imgsz, rect)
         except RunError as error:
             _pass_on(error)
 
@@ -96,7 +102,7 @@ class OnnxNetwork(Network):
             NetbuildError: for the first.
         """
         try:
-            self.file.filter({name: value for name, value in options.items() if value is not None})
+            self.file.make_filter({name: value for name, value in options.items() if value is not None})
         except RunError as error:
             _pass_on(error)
 

@@ -240,7 +240,7 @@ def prepare(
     if isinstance(network, OnnxNetwork):
         network.check(options)
         size, rect = network.settle(imgsz, rect)
-        stride = 1 if network.file.canvas else task.stride
+        stride = 1 if network.file.fixed_size else task.stride
     else:
         size, stride = _input_size(task, size, imgsz, rect), task.stride
     return Predictor(network, task, size, stride, batch, rect is not False, given, further, states)

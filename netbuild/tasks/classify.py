@@ -84,7 +84,7 @@ class ClassifyTask(Task):
             raise NetbuildError(f"the file's output has the shape {list(y.shape)}, not (B, classes)")
         if self.names and y.shape[1] != len(self.names):
             raise NetbuildError(f"the file's output has {y.shape[1]} classes, its metadata {len(self.names)} names")
-        return torch.from_numpy(y if runtime.likely(y) else runtime.softmax(y)).log()
+        return torch.from_numpy(y if runtime.is_probability(y) else runtime.softmax(y)).log()
 
     def metric(self) -> ClassificationMetric:
         """Return a metric of top-1 and top-5 accuracy.

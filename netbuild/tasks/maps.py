@@ -34,7 +34,7 @@ class SemanticTask(PixelTask):
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return each class that occurs, largest area first, with its share of the picture and its mask (COCO RLE)."""
-        found = runtime.areas(runtime.labelled(prediction.cpu().numpy(), view.letterbox))
+        found = runtime.list_areas(runtime.classify_pixels(prediction.cpu().numpy(), view.letterbox))
         return [{"class": number, "name": self.class_name(number), **area} for number, area in found]
 
     def line(self, records: Sequence[Record]) -> str:
@@ -55,7 +55,7 @@ class DepthTask(PixelTask):
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return one record with the nearest, the median and the farthest distance."""
-        return [runtime.span(runtime.distances(prediction.cpu().numpy(), view.letterbox))]
+        return [runtime.summarize_depth(runtime.resample_depth(prediction.cpu().numpy(), view.letterbox))]
 
     def line(self, records: Sequence[Record]) -> str:
         """Summarise the range and the median of the distances."""
@@ -65,7 +65,7 @@ class DepthTask(PixelTask):
         """Draw the distances in grey; near is bright."""
         values = prediction.cpu().numpy()
         shape = image.shape[0], image.shape[1]
-        found = runtime.distances(values, Letterbox.fit(shape, (values.shape[1], values.shape[2])))
+        found = runtime.resample_depth(values, Letterbox.fit(shape, (values.shape[1], values.shape[2])))
         near, far = found.min(), found.max()
         grey = np.rint(255 * (far - found) / max(far - near, 1e-9)).astype(np.uint8)
         return Drawing(np.ascontiguousarray(grey[..., None].repeat(3, 2)))

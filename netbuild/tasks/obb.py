@@ -27,11 +27,11 @@ class OrientedBoxTask(PredictOnlyTask, BoxTask):
         if traits(self.head).ranks:
             return [torch.cat((to_corners(rows[:, :4]), rows[:, 4:]), 1) for rows in filter_rows(y, options)]
         found = [find_candidates(image.float(), self.nc, options) for image in y.detach()]
-        return [rows[runtime.kept_turned(rows.cpu().numpy(), options)] for rows in found]
+        return [rows[runtime.suppress_rotated(rows.cpu().numpy(), options)] for rows in found]
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return the records of detection with the upright box and the four corners, in order, in pixels."""
-        found = runtime.turned(prediction.cpu().numpy(), view.letterbox)
+        found = runtime.rotated_box_fields(prediction.cpu().numpy(), view.letterbox)
         return [{**record, **fields} for record, fields in zip(super().records(prediction, view), found, strict=True)]
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:

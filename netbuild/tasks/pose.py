@@ -22,7 +22,7 @@ class PoseTask(PredictOnlyTask, BoxTask):
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return the records of detection and "keypoints": x, y in pixels, perhaps outside the picture, visibility."""
-        found = runtime.keypoints(prediction.cpu().numpy(), self.extra, view.letterbox)
+        found = runtime.keypoint_fields(prediction.cpu().numpy(), self.extra, view.letterbox)
         return [{**record, **points} for record, points in zip(super().records(prediction, view), found, strict=True)]
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:

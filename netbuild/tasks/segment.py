@@ -32,7 +32,7 @@ class SegmentTask(PredictOnlyTask, BoxTask):
     def records(self, prediction: tuple[Tensor, Tensor], view: View) -> list[Record]:
         """Return the records of detection with "mask": the picture's pixels as COCO's run lengths."""
         rows, prototypes = prediction
-        found = runtime.masks(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
+        found = runtime.mask_fields(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
         return [{**record, **mask} for record, mask in zip(super().records(rows, view), found, strict=True)]
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:

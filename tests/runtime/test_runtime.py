@@ -206,7 +206,7 @@ def test_pictures_may_be_arrays(here):
     assert model.predict(rgb)["records"] == model.predict("0.png")["records"]
     with pytest.raises(runtime.RunError, match="1, 3 or 4 channels, this one has 2"):
         model.predict(rgb[..., :2])
-    with pytest.raises(runtime.RunError, match="pictures are uint8"):
+    with pytest.raises(runtime.RunError, match="pictures must be uint8"):
         model.predict(rgb / 255)
 
 
@@ -218,10 +218,27 @@ def test_pictures_may_be_arrays(here):
 def test_pictures_are_resized_as_opencv_does(data):
     h, w, new_h, new_w = (data.draw(st.integers(1, 70)) for _ in range(4))
     image = np.random.default_rng(h * w).integers(0, 256, (h, w, 3), dtype=np.uint8)
-    found, wanted = runtime.resized(image, new_h, new_w), fitting.resize(image, new_h, new_w)
+    found, wanted = runtime.resize(image, new_h, new_w), fitting.resize(image, new_h, new_w)
     assert np.abs(found.astype(int) - wanted).max() <= 1
     if new_h >= h and new_w >= w:
         assert np.array_equal(found, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)), st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.sampled_from([1, 8, 32]), st.booleans(),
+)  # fmt: skip
+def test_pictures_are_fitted_as_predict_fits_them(shape, size, stride, rect):
+    image = np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for (found, placement), (wanted, letterbox) in (
+        (runtime.letterbox(image, size, stride, rect), fitting.letterbox(image, size, stride, rect)),
+        (runtime.center_crop(image, size), fitting.fit_center_crop(image, size, stride, rect)),
+    ):
+        assert (placement.size, placement.inner, placement.corner) == tuple(vars(letterbox).values())
+        assert placement.input_size == found.shape[:2] == wanted.shape[:2]
+        assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert runtime.GREY == fitting.GREY
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -255,7 +272,7 @@ def test_suppression_is_that_of_the_task(seed, cells, nc, conf, iou, agnostic, m
     y = np.concatenate((boxes, rng.integers(0, 9, (nc, cells)) / 8)).astype(np.float32)
     chosen = (conf, iou, most, agnostic, multi_label, classes)
     wanted = nms.suppress(torch.from_numpy(y)[None], nms.Filter(*chosen))[0]
-    assert np.array_equal(runtime.suppressed(y, runtime.Filter(*chosen)), wanted.numpy())
+    assert np.array_equal(runtime.suppress(y, runtime.Filter(*chosen)), wanted.numpy())
 
 
 # -- without torch ----------------------------------------------------------------------------------------------------
@@ -331,18 +348,18 @@ def broken(here):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("cut.onnx 0.png", "cut.onnx: no ONNX file that onnxruntime can open"),
+        ("cut.onnx 0.png", "cut.onnx: onnxruntime cannot open the file"),
         ("empty.onnx 0.png", "empty.onnx: the file is empty"),
         ("text.onnx 0.png", "no ONNX file"),
         ("torch.onnx 0.png", "no ONNX file"),
         ("gone.onnx 0.png", "gone.onnx: cannot be read: No such file"),
         ("foreign.onnx 0.png", "--task detect --names cat,dog --stride 32"),
-        ("foreign.onnx 0.png --task detect", "give it by hand: --imgsz 640"),
+        ("foreign.onnx 0.png --task detect", "give it: --imgsz 640"),
         ("foreign.onnx 0.png --task detect --imgsz 64 --names a,b", "its output has 3 classes, names are given for 2"),
-        ("foreign.onnx 0.png --task track --imgsz 64", "the task 'track' is not read here"),
-        ("foreign.onnx 0.png --task segment --imgsz 64", "masks come of a second output"),
+        ("foreign.onnx 0.png --task track --imgsz 64", "outputs of the task 'track' cannot be decoded"),
+        ("foreign.onnx 0.png --task segment --imgsz 64", "masks need a second output"),
         ("foreign.onnx 0.png --task pose --imgsz 64", "its output has -48 classes"),
-        ("foreign.onnx 0.png --task pose --imgsz 64 --extra 17", "no task 'pose' has [17] numbers"),
+        ("foreign.onnx 0.png --task pose --imgsz 64 --extra 17", "the task 'pose' cannot have [17] values"),
         ("foreign.onnx clip.mp4 --task detect --imgsz 64 --names a,b,c", "there is no picture 'clip.mp4'"),
         ("wrong.onnx 0.png", "its output has 3 classes, names are given for 2"),
         ("unclear.onnx 0.png", "its metadata 'imgsz' cannot be read: large"),
@@ -354,7 +371,7 @@ def broken(here):
         ("fixed.onnx 0.png --no-rect", "rect has no effect on a file whose size is fixed"),
         ("classifier.onnx 0.png --conf 0.5", "conf has no effect for the task 'classify'"),
         ("nms.onnx 0.png --conf 0.1", "conf 0.1: the file itself drops what is below 0.3"),
-        ("nms.onnx 0.png --max-det 50", "max_det 50: the file itself gives 20 at most"),
+        ("nms.onnx 0.png --max-det 50", "max_det 50: the file itself returns at most 20"),
         ("nms.onnx 0.png --agnostic", "agnostic has no effect without suppression"),
     ],
 )
@@ -384,8 +401,8 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("predict foreign.onnx 0.png", "it says neither task nor names nor stride"),
-        ("predict cut.onnx 0.png", "no ONNX file that onnxruntime can open"),
+        ("predict foreign.onnx 0.png", "the file has no metadata of netbuild"),
+        ("predict cut.onnx 0.png", "onnxruntime cannot open the file"),
         ("predict gone.onnx 0.png", "gone.onnx: cannot be read"),
         ("predict wrong.onnx 0.png", "its output has 3 classes, names are given for 2"),
         ("predict free.onnx 0.png --device mps", "--device mps: ONNX files run on cpu, cuda"),
@@ -407,8 +424,8 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
         ("val nms.onnx --data digits-detect", "the file itself drops what is below 0.3"),
         ("val free.onnx --data digits --trust", "--trust has no effect on an ONNX file"),
         ("val free.onnx --data digits --nproc 2", "--nproc has no effect on an ONNX file"),
-        ("val cut.onnx --data digits-detect", "no ONNX file that onnxruntime can open"),
-        ("val foreign.onnx --data digits-detect", "it says neither task nor names nor stride"),
+        ("val cut.onnx --data digits-detect", "onnxruntime cannot open the file"),
+        ("val foreign.onnx --data digits-detect", "the file has no metadata of netbuild"),
         ("val unclear.onnx --data digits-detect", "its metadata 'imgsz' cannot be read"),
         ("predict fixed.onnx 0.png -o text.onnx/x", "text.onnx/x: cannot be written"),
         ("val fixed.onnx --data digits-detect -o text.onnx/x", "text.onnx/x: cannot be written"),
@@ -458,7 +475,7 @@ def test_frames_of_videos_are_seen_one_by_one(here, cli, tmp_path, capsys):
         found = {**model.predict(video.read()[1][..., ::-1]), "path": "clip.avi"}
         same([found], [row])
     assert runtime.main(["free.onnx", "clip.avi"]) == 1
-    assert "clip.avi: a video: netbuild predict reads it" in capsys.readouterr().err
+    assert "clip.avi: a video, not a picture; use netbuild predict" in capsys.readouterr().err
 
 
 def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):

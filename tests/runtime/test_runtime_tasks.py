@@ -252,8 +252,8 @@ OPTIONS = {"conf": CONF, "iou": IOU, "max_det": MOST}
 def test_what_a_file_tells_of_boxes_is_what_torch_tells(here, task):
     network = netbuild.build(f"{task}.safetensors").eval().fuse()
     model = runtime.load(f"{task}.onnx", threads=1)
-    shape = model.canvas or (96, 96)
-    options = {**OPTIONS, **({} if model.canvas else {"imgsz": 96, "rect": False})}
+    shape = model.fixed_size or (96, 96)
+    options = {**OPTIONS, **({} if model.fixed_size else {"imgsz": 96, "rect": False})}
     for picture in PICTURES:
         check(task, model.predict(picture, **options)["records"], wanted_of(task, network, picture, shape))
     # netbuild predict, of the file and of the checkpoint, says the same
@@ -288,8 +288,8 @@ def flat(value, name=""):
 def test_heads_that_rank_are_read_too(here, task):
     network, file = ranked(here, task)
     model = runtime.load(file, threads=1)
-    assert model.facts.one2one
-    assert model.facts.boxes == ("centres" if task == "obb" else "corners")
+    assert model.info.one2one
+    assert model.info.boxes == ("centres" if task == "obb" else "corners")
     for picture in PICTURES:
         found = model.predict(picture, conf=CONF, max_det=MOST)["records"]
         check(task, found, wanted_of(task, network, picture, (64, 64)))
@@ -317,7 +317,7 @@ def test_a_transformer_s_boxes_are_parts_of_the_image(here):
     )
     checkpoint = network_of(here, "decoder", text, NAMES, ())
     model = runtime.load(export(checkpoint, here / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
-    assert (model.facts.boxes, model.facts.fitting) == ("parts", "letterbox")
+    assert (model.info.boxes, model.info.fitting) == ("parts", "letterbox")
     outputs, place = outputs_of(netbuild.build(checkpoint).eval(), "wide.png", (64, 96))
     rows = outputs[0][:10]
     corners = back((corners_of(rows[:, :4]) * torch.tensor([96, 64, 96, 64])).view(-1, 2, 2), place).view(-1, 4)
@@ -359,9 +359,9 @@ def test_every_pixel_has_what_torch_gives_it(here, task):
 
 
 def test_a_map_without_padding_tells_of_the_middle():
-    place = runtime.Place((572, 572), (572, 572), (0, 0), (572, 572))
+    place = runtime.Placement((572, 572), (572, 572), (0, 0), (572, 572))
     whole = np.random.default_rng(0).random((1, 572, 572), np.float32)
-    found = runtime.distances(whole[:, 92:480, 92:480], place)
+    found = runtime.resample_depth(whole[:, 92:480, 92:480], place)
     assert np.array_equal(found[92:480, 92:480], whole[0, 92:480, 92:480])
 
 
@@ -374,9 +374,9 @@ box = st.tuples(st.floats(0, 60), st.floats(0, 60), side, side, turn)
 @settings(max_examples=80, deadline=None)
 @given(box, st.lists(box, min_size=1, max_size=4))
 def test_turned_boxes_overlap_as_polygons_do(first, others):
-    found = runtime.turned_overlaps(np.array(first), np.array(others))
+    found = runtime.rotated_iou(np.array(first), np.array(others))
     assert found == pytest.approx([polygon_iou(first, other) for other in others], abs=2e-3)
-    assert runtime.turned_overlaps(np.array(first), np.array([first])) == pytest.approx([1])
+    assert runtime.rotated_iou(np.array(first), np.array([first])) == pytest.approx([1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -390,7 +390,7 @@ def test_boxes_that_are_not_turned_are_suppressed_as_others(seed, iou, agnostic)
     from torchvision.ops import batched_nms, nms
 
     wanted = nms(boxes, scores, iou) if agnostic else batched_nms(boxes, scores, kinds, iou)
-    assert runtime.kept_turned(rows, runtime.Filter(iou=iou, agnostic=agnostic)) == wanted.tolist()
+    assert runtime.suppress_rotated(rows, runtime.Filter(iou=iou, agnostic=agnostic)) == wanted.tolist()
 
 
 @settings(max_examples=80, deadline=None)
@@ -403,7 +403,7 @@ def test_run_lengths_are_those_of_coco(data):
     )
     mask = np.zeros((h, w), bool)
     mask[top:, left:] = part.reshape(h - top, w - left)
-    told = runtime.run_lengths(mask[top:, left:], top, left, (h, w))
+    told = runtime.encode_mask(mask[top:, left:], top, left, (h, w))
     assert json.loads(json.dumps(told)) == told
     assert coco.frPyObjects(told, h, w)["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     assert np.array_equal(runtime.mask_of(told), mask)
