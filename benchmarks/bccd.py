@@ -1,10 +1,10 @@
-"""How good a detector is that is trained with the default settings: YOLO11n from scratch on BCCD, seed by seed.
+"""Accuracy of a detector trained with default settings: YOLO11n from scratch on BCCD, with several seeds.
 
-    NETBUILD_DATA=/path/with/bccd python benchmarks/bccd.py runs/bccd        # about 20 minutes a seed on one core
+    NETBUILD_DATA=/path/with/bccd python benchmarks/bccd.py runs/bccd        # about 20 minutes per seed on one core
 
-320 px, 40 epochs, batch 16, CPU; the best checkpoint, its fitness measured on val, is measured again on val and test by
-the COCO API (rect, confidence 0.001, IoU 0.7, at most 300 boxes a picture). What is there already is not trained again,
-and what was interrupted is resumed. `benchmarks/bccd.md` holds what came out.
+Trains at 320 px for 40 epochs with batch 16 on the CPU. The checkpoint with the best fitness on val is measured on val
+and test by the COCO API (rect, confidence 0.001, IoU 0.7, at most 300 boxes per picture). Finished runs are not
+repeated, and interrupted runs are resumed. `benchmarks/README.md` has the results.
 """
 
 import csv
@@ -27,17 +27,17 @@ def netbuild(*arguments: str, **options: object) -> subprocess.CompletedProcess[
 def train(folder: Path, seed: int) -> None:
     run = ["--resume", str(folder)]
     if not (folder / "run.json").is_file():
-        how = ["--epochs", "40", "--batch", "16", "--device", "cpu", "--seed", str(seed), *SIZE]
-        run = ["yolo11n.yaml", "--data", str(DATA), "--out", str(folder), *how]
+        settings = ["--epochs", "40", "--batch", "16", "--device", "cpu", "--seed", str(seed), *SIZE]
+        run = ["yolo11n.yaml", "--data", str(DATA), "--out", str(folder), *settings]
     netbuild("train", *run, stdout=sys.stderr)
 
 
 def measure(folder: Path, split: str) -> dict[str, float]:
-    found = netbuild(
+    done = netbuild(
         "val", str(folder / "best.safetensors"), "--data", str(DATA), "--split", split, *SIZE, "--device", "cpu",
         "--json", stdout=subprocess.PIPE,
     )  # fmt: skip
-    return json.loads(found.stdout)["measures"]  # type: ignore[no-any-return]
+    return json.loads(done.stdout)["measures"]  # type: ignore[no-any-return]
 
 
 def main(out: Path) -> None:

@@ -1,9 +1,9 @@
-"""How long it takes to build a network and to run it, as ratios against a peer measured in the same run.
+"""Time to build a network and to run it, as ratios to a peer measured in the same run.
 
-    NETBUILD_PEER=/path/to/python python benchmarks/network.py     # a Python with ultralytics installed, a black box
+    NETBUILD_PEER=/path/to/python python benchmarks/network.py     # a Python with ultralytics, run as a black box
 
-Each side is a process that stays and is asked in turn (A B A B ...), so that a noisy machine disturbs both alike;
-medians of ratios. Peak memory is that of a process of its own for each task.
+Each side is a process that keeps running; the sides are timed in turn (A B A B ...), so that a noisy machine disturbs
+both alike. Prints medians of ratios. Peak memory is measured in a new process for each task.
 """
 
 import os
@@ -15,7 +15,7 @@ PAIRS = int(os.environ.get("NETBUILD_PAIRS", "9"))
 ENV = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "YOLO_VERBOSE": "false"}
 TASKS = {
     "build yolo11x": "build('yolo11x.yaml')",
-    "run yolo11n at 640, batch norms as they are": "run('plain')",
+    "run yolo11n at 640, batch norms not merged": "run('plain')",
     "run yolo11n at 640, batch norms merged": "run('fused')",
 }
 COMMON = """
@@ -46,7 +46,7 @@ THEIRS = COMMON.format(
 
 
 class Side:
-    """A process that does one task after the other and tells how long each took."""
+    """A process that runs one task after the other and reports the duration of each."""
 
     def __init__(self, python: str, code: str) -> None:
         self.process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Side:
             text=True,
         )
 
-    def ask(self, task: str) -> tuple[float, float]:
+    def run(self, task: str) -> tuple[float, float]:
         self.process.stdin.write(task + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline().split()
@@ -71,20 +71,20 @@ class Side:
         self.process.wait()
 
 
-def compare(title: str, task: str, sides: tuple[Side, Side]) -> None:
+def compare_times(title: str, task: str, sides: tuple[Side, Side]) -> None:
     for side in sides:
-        side.ask(task)
-    pairs = [[side.ask(task)[0] for side in sides] for _ in range(PAIRS)]
+        side.run(task)
+    pairs = [[side.run(task)[0] for side in sides] for _ in range(PAIRS)]
     ratio = statistics.median(a / b for a, b in pairs)
     ours, theirs = (statistics.median(times) for times in zip(*pairs))
     print(f"{title:<46} {ratio:5.2f}x   ({1e3 * ours:.0f} ms / {1e3 * theirs:.0f} ms)", flush=True)
 
 
-def memory(title: str, task: str, pythons: tuple[str, str]) -> None:
+def compare_memory(title: str, task: str, pythons: tuple[str, str]) -> None:
     peaks = []
     for python, code in zip(pythons, (OURS, THEIRS)):
         side = Side(python, code)
-        peaks.append(side.ask(task)[1])
+        peaks.append(side.run(task)[1])
         side.stop()
     print(f"{title:<46} peak memory {peaks[0]:.0f} MB / {peaks[1]:.0f} MB", flush=True)
 
@@ -96,11 +96,11 @@ def main() -> None:
     print(f"{PAIRS} pairs, {ENV['OMP_NUM_THREADS']} thread(s), netbuild / peer")
     sides = Side(sys.executable, OURS), Side(peer, THEIRS)
     for title, task in TASKS.items():
-        compare(title, task, sides)
+        compare_times(title, task, sides)
     for side in sides:
         side.stop()
     for title, task in TASKS.items():
-        memory(title, task, (sys.executable, peer))
+        compare_memory(title, task, (sys.executable, peer))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long a process takes from its start to the first boxes: netbuild.runtime beside one that does it with torch.
+"""Time of a process from its start to the first boxes: netbuild.runtime against netbuild with torch.
 
     python benchmarks/runtime.py [a.yaml] [640]
 
-Both sides are new processes, asked in turn (A B A B ...), so that a noisy machine disturbs both alike; medians of
-ratios. The second side loads the checkpoint with torch and predicts with netbuild; the third only imports torch; the
-last calls onnxruntime by hand on the same ONNX file, the least that a process could do.
+All sides are new processes, started in turn (A B A B ...), so that a noisy machine disturbs them alike. Prints medians
+of ratios. The second side loads the checkpoint with torch and predicts with netbuild; the third only imports torch; the
+last calls onnxruntime directly on the same ONNX file, which is a lower bound.
 """
 
 import os
@@ -37,7 +37,7 @@ SIDES = {
 }
 
 
-def seconds(code: str, folder: str) -> float:
+def measure_seconds(code: str, folder: str) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=ENV, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -54,12 +54,12 @@ def main() -> None:
         Image.fromarray(noise).resize((int(side), int(side))).save(Path(folder) / "one.png")
         codes = {title: code.format(size=(int(side), int(side))) for title, code in SIDES.items()}
         for code in codes.values():
-            seconds(code, folder)  # files are read once, byte code is there
-        rounds = [{title: seconds(code, folder) for title, code in codes.items()} for _ in range(PAIRS)]
+            measure_seconds(code, folder)  # fills the disk's cache and writes byte code
+        rounds = [{title: measure_seconds(code, folder) for title, code in codes.items()} for _ in range(PAIRS)]
     for title in codes:
         ratio = statistics.median(r["netbuild.runtime"] / r[title] for r in rounds)
-        took = statistics.median(r[title] for r in rounds)
-        print(f"{title:<24} {1e3 * took:6.0f} ms   netbuild.runtime takes {ratio:.2f}x of it", flush=True)
+        median = statistics.median(r[title] for r in rounds)
+        print(f"{title:<24} {1e3 * median:6.0f} ms   netbuild.runtime takes {ratio:.2f}x of it", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How long `netbuild summary` takes, as ratios measured in one run: against `import torch`, by rows, against a peer.
+"""Time of `netbuild summary`, as ratios measured in one run: to `import torch`, per row, and to a peer.
 
     make bench
     NETBUILD_PEER=/path/to/python make bench     # a Python with ultralytics installed, run as a black box
 
-Whole processes in turn (A B A B ...), user + system time and peak memory from the operating system; medians of ratios.
+Runs whole processes in turn (A B A B ...) and reads CPU time (user + system) and peak memory from the operating system.
+Prints medians of ratios.
 """
 
 import os
@@ -27,7 +28,7 @@ model_info(model, detailed=False, verbose=True)
 
 @dataclass
 class Run:
-    """One finished process: seconds of processor and wall time, peak memory in MB."""
+    """A finished process: CPU and wall time in seconds, peak memory in MB."""
 
     cpu: float
     wall: float
@@ -45,7 +46,7 @@ def run(command: list[str]) -> Run:
 
 
 def compare(title: str, a: list[str], b: list[str]) -> None:
-    run(a), run(b)  # warm the disk's cache
+    run(a), run(b)  # fill the disk's cache
     pairs = [(run(a), run(b)) for _ in range(PAIRS)]
     cpu = statistics.median(x.cpu / y.cpu for x, y in pairs)
     wall = statistics.median(x.wall / y.wall for x, y in pairs)
@@ -54,7 +55,7 @@ def compare(title: str, a: list[str], b: list[str]) -> None:
     print(f"{title:<58} cpu {cpu:5.2f}x  wall {wall:5.2f}x  memory {memory:+7.1f} MB  ({seconds:.2f} s)", flush=True)
 
 
-def by_rows(ours: list[str]) -> None:
+def measure_rows(ours: list[str]) -> None:
     base = statistics.median(run([*ours, "lenet5.yaml", "--json"]).cpu for _ in range(3))
     for rows in (1_000, 10_000):
         text = "nc: 2\nbackbone:\n" + "  - [-1, 1, Conv, [16, 3, 1]]\n" * rows
@@ -63,7 +64,7 @@ def by_rows(ours: list[str]) -> None:
             path.write_text(text)
             seconds = statistics.median(run([*ours, str(path), "--imgsz", "64", "--json"]).cpu for _ in range(3)) - base
         print(
-            f"{rows:>6} rows of Conv: {1e6 * seconds / rows:6.0f} us of processor time a row, start-up left out",
+            f"{rows:>6} rows of Conv: {1e6 * seconds / rows:6.0f} us of CPU time per row, without start-up",
             flush=True,
         )
 
@@ -75,7 +76,7 @@ def main() -> None:
     print(f"{PAIRS} pairs, {ENV['OMP_NUM_THREADS']} thread(s)")
     for name in ("yolo11n.yaml", "yolo11x.yaml"):
         compare(f"netbuild summary {name} / import torch", [*ours, name], bare)
-    by_rows(ours)
+    measure_rows(ours)
     peer = os.environ.get("NETBUILD_PEER")
     if not peer:
         print("NETBUILD_PEER is not set: no comparison with a peer")

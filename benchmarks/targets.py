@@ -1,8 +1,8 @@
-"""Every packaged architecture in every form: exported, run, compared with torch; the table of docs/targets.md.
+"""Export every packaged architecture to every target and compare it with torch; the table of docs/targets.md.
 
-`python benchmarks/targets.py [--targets onnx,openvino] [NAME ...]` fills in targets.json and goes on where it stopped;
-`--write` puts its table into docs/targets.md. Every network is at its smallest scale and a small size, with random
-weights that let outputs depend on the picture.
+`python benchmarks/targets.py [--targets onnx,openvino] [NAME ...]` fills targets.json and continues where it stopped;
+`--write` writes its table into docs/targets.md. Every network has its smallest scale and a small size, with random
+weights that make the outputs depend on the picture.
 """
 
 import argparse
@@ -19,10 +19,10 @@ SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32, "dcgan
 BEGIN, END = "<!-- targets: benchmarks/targets.py --write -->", "<!-- end of targets -->"
 
 
-def one(name: str, target: str) -> dict[str, object]:
-    """A pair: how far its file is from torch, or why there is none."""
+def export_one(name: str, target: str) -> dict[str, object]:
+    """Export one architecture to one target: the difference from torch, or the error."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from fill import fill
+    from helpers.filled_weights import fill
 
     import netbuild
     from netbuild.errors import NetbuildError
@@ -40,7 +40,7 @@ def one(name: str, target: str) -> dict[str, object]:
 
 
 def measure(names: list[str], targets: list[str]) -> None:
-    """All pairs that are not there yet; a process an architecture, and a new one after a runtime that crashes."""
+    """Measure the missing pairs, with a process per architecture and a new one after a runtime has crashed."""
     for name in names:
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         found = results.setdefault(name, {})
@@ -57,8 +57,8 @@ def measure(names: list[str], targets: list[str]) -> None:
         print(name, {target: found[target].get("difference", found[target]) for target in targets}, flush=True)
 
 
-def table(results: dict[str, dict[str, dict[str, object]]]) -> str:
-    """Architectures by targets; what cannot be written has a number, explained below."""
+def format_table(results: dict[str, dict[str, dict[str, object]]]) -> str:
+    """Format the table of architectures by targets; a number refers to the reason of a failure below it."""
     reasons: list[str] = []
 
     def cell(found: dict[str, object] | None) -> str:
@@ -75,8 +75,8 @@ def table(results: dict[str, dict[str, dict[str, object]]]) -> str:
     return "\n".join([*lines, "", *(f"({i}) {reason}" + "  " for i, reason in enumerate(reasons, 1))])
 
 
-def write(text: str) -> None:
-    """Put the table between its marks in docs/targets.md."""
+def write_table(text: str) -> None:
+    """Write the table between its markers into docs/targets.md."""
     path = ROOT / "docs" / "targets.md"
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
@@ -91,9 +91,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         for target in args.names[1:]:
-            print(json.dumps({"target": target, **one(args.names[0], target)}), flush=True)
+            print(json.dumps({"target": target, **export_one(args.names[0], target)}), flush=True)
     elif args.write:
-        write(table(json.loads(RESULTS.read_text())))
+        write_table(format_table(json.loads(RESULTS.read_text())))
     else:
         from netbuild.grammar.locate import packaged_architectures
 

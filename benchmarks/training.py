@@ -1,11 +1,12 @@
-"""Images per second in training, and in loading alone, as ratios against a peer measured in the same run.
+"""Images per second in training, and in loading alone, as ratios to a peer measured in the same run.
 
     NETBUILD_DATA=/path/with/bccd NETBUILD_PEER=/path/to/python python benchmarks/training.py
 
-The peer's Python has ultralytics installed, a black box. YOLO11n on pictures of BCCD, default augmentation with mosaic
-in every picture, batch 16, no worker processes, so many threads on both sides. Loading: one picture after the other at
-640 px. Training: whole epochs at 320 px, loading included, validation not. Each side is a process that stays and is
-asked in turn (A B A B ...), so that a noisy machine disturbs both alike; medians of ratios.
+The peer's Python has ultralytics installed and is run as a black box. YOLO11n on pictures of BCCD, with default
+augmentation and a mosaic in every picture, batch 16, no worker processes, the same number of threads on both sides.
+Loading: one picture after the other at 640 px. Training: whole epochs at 320 px, with loading and without validation.
+Each side is a process that keeps running; the sides are timed in turn (A B A B ...), so that a noisy machine disturbs
+both alike. Prints medians of ratios.
 """
 
 import os
@@ -23,7 +24,7 @@ COMMON = """
 import sys, time
 import torch
 torch.set_num_threads({threads})
-answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is said
+answers, sys.stdout = sys.stdout, sys.stderr  # a library may print to stdout
 def timed(work):
     start = time.perf_counter()
     count = work()
@@ -43,7 +44,7 @@ for line in sys.stdin:
     else:
         timed(lambda: learning.one_epoch(epoch) and {count})
 """
-# The trainer's loop is the peer's own: its callbacks wait until an epoch is asked for, and tell how long it took.
+# The training loop is the peer's own: its callbacks wait until an epoch is requested, and report its duration.
 THEIRS = """
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
@@ -79,7 +80,7 @@ model.train(data="{data}", imgsz=320, epochs=1000, batch=16, workers=0, val=Fals
 
 
 class Side:
-    """A process that does what it is asked and answers with images per second."""
+    """A process that runs the tasks that are requested and reports images per second."""
 
     def __init__(self, python: str, code: str, log: Path) -> None:
         self.log = log
@@ -92,7 +93,7 @@ class Side:
             text=True,
         )
 
-    def ask(self, task: str) -> float:
+    def run(self, task: str) -> float:
         self.process.stdin.write(task + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -101,12 +102,12 @@ class Side:
         return float(answer)
 
 
-def data_file(folder: Path) -> Path:
-    """A data set of the first pictures, the same for both sides."""
+def write_data(folder: Path) -> Path:
+    """Copy the first pictures into a data set that both sides use; return its data file."""
     pictures = sorted((DATA / "images" / "train").iterdir())[:PICTURES]
     if len(pictures) < PICTURES:
         raise SystemExit(f"{DATA}: {len(pictures)} pictures are too few")
-    # Copies, so that no side's cache is written beside the data.
+    # Copies, because a side may write its cache beside the data.
     for kind, suffix in (("images", None), ("labels", ".txt")):
         (folder / kind).mkdir()
         for picture in pictures:
@@ -121,18 +122,18 @@ def main() -> None:
     peer = os.environ.get("NETBUILD_PEER")
     if not peer:
         raise SystemExit("NETBUILD_PEER must name a Python that has the peer")
-    print(f"{PAIRS} pairs, {PICTURES} pictures, {ENV['OMP_NUM_THREADS']} thread(s), netbuild / peer, images a second")
+    print(f"{PAIRS} pairs, {PICTURES} pictures, {ENV['OMP_NUM_THREADS']} thread(s), netbuild / peer, images per second")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        values = {"data": data_file(folder), "folder": folder, "count": PICTURES, "threads": ENV["OMP_NUM_THREADS"]}
+        values = {"data": write_data(folder), "folder": folder, "count": PICTURES, "threads": ENV["OMP_NUM_THREADS"]}
         sides = [
             Side(python, (COMMON + code).format(**values), folder / f"{number}.log")
             for number, (python, code) in enumerate(((sys.executable, OURS), (peer, THEIRS)))
         ]
         for title, task in (("loading at 640 px, mosaic", "load"), ("training at 320 px", "train")):
             for side in sides:
-                side.ask(task)
-            pairs = [[side.ask(task) for side in sides] for _ in range(PAIRS)]
+                side.run(task)
+            pairs = [[side.run(task) for side in sides] for _ in range(PAIRS)]
             ratio = statistics.median(a / b for a, b in pairs)
             ours, theirs = (statistics.median(figures) for figures in zip(*pairs))
             print(f"{title:<28} {ratio:5.2f}x   ({ours:.1f} / {theirs:.1f})", flush=True)
