@@ -1,17 +1,19 @@
 """`Model`: one network with its operations as methods: summary, train, val, predict, export, benchmark."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from netbuild.errors import NetbuildError, check_keywords
 from netbuild.export import Exported, export
+from netbuild.export.options import BenchmarkKeywords, ExportKeywords
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions
-from netbuild.prediction.predictor import predict
+from netbuild.prediction.predictor import PredictKeywords, Unreadable, predict
 from netbuild.prediction.result import Result
 from netbuild.report.summary import Summary, summarize
-from netbuild.training.api import TrainingResult, ValidationResult, ValKeywords, train, val
+from netbuild.training.api import TrainingResult, TrainKeywords, ValidationResult, ValKeywords, train, val
+from netbuild.training.callbacks import Callback
 from netbuild.weights.building import build
 from netbuild.weights.checkpoint import save
 
@@ -58,43 +60,81 @@ class Model:
             self._network = build(self.file, **self.options)
         return self._network
 
-    def summary(self, **keywords: Any) -> Summary:
+    def summary(
+        self,
+        *,
+        flops: str = "torch",
+        fused: bool = False,
+        batch: int = 1,
+        depth: int = 1,
+        **options: Unpack[NetworkOptions],
+    ) -> Summary:
         """Return the table of layers, parameters and FLOPs; keywords as for `netbuild.summarize`."""
         self._refuse_exported("summarised; netbuild inspect lists its contents")
-        return summarize(self.file, **{**self.options, **keywords})
+        merged = self._with_options(options)
+        return summarize(self.file, flops=flops, fused=fused, batch=batch, depth=depth, **merged)
 
-    def train(self, data: str | Path | None = None, **keywords: Any) -> TrainingResult:
+    def train(
+        self,
+        data: str | Path | None = None,
+        *,
+        out: str | Path | None = None,
+        config: str | Path | None = None,
+        weights: str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        **keywords: Unpack[TrainKeywords],
+    ) -> TrainingResult:
         """Train on a data set; keywords as for `netbuild.train`. The model becomes the run's best checkpoint."""
         self._refuse_exported("trained")
         # The data set decides on the numbers of classes and channels.
         options = {k: v for k, v in self.options.items() if k not in ("nc", "ch")}
-        result = train(self.file, data, **{**options, **keywords})
+        merged: Any = {**options, **keywords}
+        result = train(self.file, data, out=out, config=config, weights=weights, callbacks=callbacks, **merged)
         self.file, self._network = result.best, None
         code = ("modules", "trusted")
         self.options = {k: v for k, v in self.options.items() if k in code}  # type: ignore[assignment]
         return result
 
-    def val(self, data: str | Path, **keywords: Unpack[ValKeywords]) -> ValidationResult:
+    def val(
+        self,
+        data: str | Path,
+        *,
+        split: str | None = None,
+        out: str | Path | None = None,
+        **keywords: Unpack[ValKeywords],
+    ) -> ValidationResult:
         """Validate on a data set; keywords as for `netbuild.val`."""
         network, code = self._network_and_options()
-        return val(network, data, **{**code, **keywords})  # type: ignore[misc]
+        merged: Any = {**code, **keywords}
+        return val(network, data, split=split, out=out, **merged)
 
-    def predict(self, source: Any, **keywords: Any) -> Iterator[Result]:
+    def predict(
+        self, source: Any, *, unreadable: Unreadable | None = None, **keywords: Unpack[PredictKeywords]
+    ) -> Iterator[Result]:
         """Yield a `Result` for each picture or video frame; keywords as for `netbuild.predict`."""
         network, code = self._network_and_options()
-        return predict(network, source, **{**code, **keywords})
+        merged: Any = {**code, **keywords}
+        return predict(network, source, unreadable=unreadable, **merged)
 
-    def export(self, target: str = "onnx", out: str | Path | None = None, **keywords: Any) -> Exported:
+    def export(
+        self, target: str = "onnx", out: str | Path | None = None, **keywords: Unpack[ExportKeywords]
+    ) -> Exported:
         """Export to another runtime's format and compare with torch; keywords as for `netbuild.export`."""
         self._refuse_exported("exported again")
-        return export(self.file, out, target=target, **{**self.options, **keywords})
+        return export(self.file, out, target=target, **self._with_options(keywords))
 
-    def benchmark(self, **keywords: Any) -> "BenchmarkResult":
+    def benchmark(
+        self,
+        files: Sequence[str | Path] = (),
+        *,
+        step: Callable[[], None] = lambda: None,
+        **keywords: Unpack[BenchmarkKeywords],
+    ) -> "BenchmarkResult":
         """Time the network in several formats side by side; keywords as for `netbuild.benchmark`."""
         from netbuild.export.benchmark import benchmark
 
         self._refuse_exported("benchmarked alone; pass it in files=[...] of its network's benchmark")
-        return benchmark(self.file, **{**self.options, **keywords})
+        return benchmark(self.file, files, step=step, **self._with_options(keywords))
 
     def save(self, path: str | Path) -> Path:
         """Save the network with its weights as a checkpoint."""
@@ -114,6 +154,10 @@ class Model:
         """
         code = {name: value for name, value in self.options.items() if name in ("modules", "trusted")}
         return (self.network, {}) if self.options.keys() - code.keys() else (self.file, code)
+
+    def _with_options(self, keywords: Mapping[str, Any]) -> Any:
+        """Return the model's options and a call's keywords, which override them; their types differ by function."""
+        return {**self.options, **keywords}
 
     def _refuse_exported(self, action: str) -> None:
         if self.is_exported:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from importlib import import_module
-from typing import get_type_hints
+from typing import Unpack, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -156,6 +156,28 @@ def test_each_flag_has_its_keyword(command):
     first = {"file", "model"} if command == "predict" else set()  # the network, by the verb's own name
     keywords = {*inspect.signature(getattr(netbuild, command)).parameters, *get_type_hints(KEYWORDS[command])}
     assert flags - NO_KEYWORD[command].keys() - first <= keywords
+
+
+@pytest.mark.parametrize("verb", ["train", "val", "predict", "export", "benchmark", "summarize"])
+def test_methods_of_a_model_have_the_keywords_of_the_functions(verb):
+    function = inspect.signature(getattr(netbuild, verb)).parameters
+    method = inspect.signature(getattr(netbuild.Model, {"summarize": "summary"}.get(verb, verb))).parameters
+    assert function.keys() - {"file", "model", "resume", "options", "keywords"} <= method.keys()
+    (annotation,) = [p.annotation for p in method.values() if p.kind is p.VAR_KEYWORD]
+    assert get_origin(annotation) is Unpack  # editors complete a TypedDict
+
+
+def test_calls_from_python_show_progress_on_a_terminal_only(tmp_path, monkeypatch, capfd):
+    options = {"data": "digits", "epochs": 1, "device": "cpu", "workers": 0, "imgsz": 32, "plots": False}
+    model = netbuild.Model("lenet5.yaml")
+    model.train(**options, out=tmp_path / "a")
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    model.val("digits", progress=False)
+    netbuild.train("lenet5.yaml", **options, out=tmp_path / "b", progress=False)
+    assert capfd.readouterr() == ("", "")
+    model.train(**options, out=tmp_path / "c")
+    assert "epoch 1/1: cls" in capfd.readouterr().err
 
 
 def test_options_of_export_without_effect_are_refused(tmp_path):

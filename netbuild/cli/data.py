@@ -33,8 +33,8 @@ def check_data(
     json: Annotated[bool, typer.Option("--json", help="Print every problem as JSON.")] = False,
 ) -> None:
     """Check every label and picture: list each problem with its place, and what training would drop."""
-    from netbuild.cli.progress import progress_bar
     from netbuild.data.statistics import check as check_dataset
+    from netbuild.training.progress import progress_bar
 
     with progress_bar(None) as step:
         report, faults = check_dataset(

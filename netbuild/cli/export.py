@@ -144,8 +144,8 @@ def benchmark(
     size = parse_image_size(imgsz)
     import torch
 
-    from netbuild.cli.progress import progress_bar
     from netbuild.export.benchmark import benchmark as measure
+    from netbuild.training.progress import progress_bar
 
     torch.manual_seed(0)
     with progress_bar(None) as step:

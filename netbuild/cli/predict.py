@@ -103,9 +103,9 @@ def predict(
 
 def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer", printed: bool) -> tuple[Any, bool]:
     """Predict, save each result and print its line; return all results as JSON data, and whether a source failed."""
-    from netbuild.cli.progress import progress_bar
     from netbuild.prediction import saving
     from netbuild.prediction.sources import is_video
+    from netbuild.training.progress import progress_bar
 
     results, failed = [], []
 

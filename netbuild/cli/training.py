@@ -1,7 +1,7 @@
 """netbuild train, val: commands that train and evaluate networks."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -217,8 +217,8 @@ class _Run:
         unused = {"out": self.out, "callbacks": self.callbacks or None, "with": self.others or None}
         unused |= self.processes.flags
         refuse_unused("with --overfit-batch", **unused)
-        from netbuild.cli.progress import scan_progress
         from netbuild.training.overfitting import is_overfit
+        from netbuild.training.progress import scan_progress
         from netbuild.training.run import overfit_batch
 
         with scan_progress(brief=True) as scanning:
@@ -244,10 +244,10 @@ class _Run:
         self.processes.launch("train", settings.device, self.file, self.resume, **opening, **self.code)
         if self.processes.nnodes == 1:
             refuse_unused("on one machine", node_rank=self.processes.node_rank, rdzv=self.processes.rdzv)
-        from netbuild.cli.progress import ProgressBar, scan_progress
         from netbuild.system.files import new_folder
         from netbuild.system.processes import destroy_process_group, is_main_process
         from netbuild.training.callbacks import callbacks_of_file
+        from netbuild.training.progress import ProgressBar, scan_progress
         from netbuild.training.run import resume, start
 
         added = [callback for path in self.callbacks for callback in callbacks_of_file(path)]
@@ -297,8 +297,8 @@ def val(
     flags = _settings_given(option, imgsz=side, batch=batch, device=device, lenient=lenient, strict=strict)
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     processes.launch("val", chosen.device, str(file), None, **code)
-    from netbuild.cli.progress import format_table, scan_progress
     from netbuild.system.processes import destroy_process_group, is_main_process
+    from netbuild.training.progress import scan_progress
     from netbuild.training.validation import validate
 
     with scan_progress(brief=True) as scanning:
@@ -311,6 +311,15 @@ def val(
         write_json({"measures": measures, "classes": classes})
         return
     known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
-    write(format_table([{"class": "all", **known}]))
+    write(_format_table([{"class": "all", **known}]))
     if classes:
-        write(format_table(classes))
+        write(_format_table(classes))
+
+
+def _format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of metrics as an aligned table."""
+    from netbuild.system.tables import align
+    from netbuild.training.api import format_value
+
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return "\n".join(align([columns, *([format_value(row.get(key, "")) for key in columns] for row in rows)]))

@@ -58,7 +58,7 @@ def view(
     import torch
 
     from netbuild.author.seeing import view
-    from netbuild.cli.progress import progress_bar
+    from netbuild.training.progress import progress_bar
     from netbuild.weights.building import build_graph, transfer
 
     torch.manual_seed(0)

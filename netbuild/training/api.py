@@ -1,6 +1,6 @@
 """Training and validation as Python functions, with the settings of the commands as keywords."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,6 +12,7 @@ from netbuild.report.html import html_table
 from netbuild.settings import FIELDS, SettingKeywords
 from netbuild.system.files import new_folder
 from netbuild.training.callbacks import Callback
+from netbuild.training.progress import terminal_progress
 from netbuild.training.run import resume as resume_run
 from netbuild.training.run import start
 from netbuild.training.validation import validate
@@ -19,11 +20,11 @@ from netbuild.training.validation import validate
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run left behind.
+    """The result of a training run.
 
     Attributes:
         folder: the run's folder.
-        epochs: how many were finished.
+        epochs: number of finished epochs.
         measure: the name of the measure that chose the best epoch.
         best_value: its largest value.
         best_epoch: the epoch of that value, from 1.
@@ -82,22 +83,35 @@ class ValidationResult:
         return {"measures": self.measures, "classes": self.classes}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table: all classes together, then each class. COCO's -1 (no object of the kind) is left out."""
+        """Return the rows of the table: all classes together, then each class.
+
+        Measures of -1 are left out: COCO gives them where there is no object of the kind.
+        """
         return [{"class": "all", **{name: value for name, value in self.measures.items() if value >= 0}}, *self.classes]
 
     def __str__(self) -> str:
-        return "\n".join(", ".join(f"{name} {_cell(value)}" for name, value in row.items()) for row in self.rows())
+        return "\n".join(
+            ", ".join(f"{name} {format_value(value)}" for name, value in row.items()) for row in self.rows()
+        )
 
     def _repr_html_(self) -> str:
         return html_table(self.rows())
 
 
 class TrainKeywords(SettingKeywords, NetworkOptions, total=False):  # type: ignore[misc]
-    """The settings of a run, and the options of the network's file."""
+    """The keywords of `train`: the settings of a run, the options of the network's file, and those below.
+
+    Attributes:
+        imgsz: the side of the square images, in pixels.
+        download: whether rows may download published weights.
+        networks: files by name of the further networks that the task trains.
+        progress: whether to show a progress bar, if stderr is a terminal; True by default.
+    """
 
     imgsz: int | None  # type: ignore[misc]
     download: bool
     networks: Mapping[str, str | Path] | None
+    progress: bool
 
 
 def train(
@@ -115,33 +129,37 @@ def train(
 
     Args:
         file: the network's file, a packaged name, or a checkpoint; left out with ``resume``.
-        data: a data set, as for `netbuild.data.open_data`; without one, the embedded data of the network's task.
-        out: the run's folder; runs/NAME unless given.
-        resume: the folder of a run that is to go on.
+        data: a data set, as for `netbuild.data.open_data`; None for the embedded data of the network's task.
+        out: the run's folder; by default runs/NAME.
+        resume: the folder of a run to resume.
         config: a YAML file of settings, which the keywords override.
-        weights: a file whose tensors go to the rows of the same structure.
+        weights: a checkpoint whose tensors are copied into rows of the same structure.
         callbacks: objects of `netbuild.training.callbacks.Callback`.
-        keywords: any setting of `netbuild.settings.Settings`; scale, modules, trusted, set, download; and networks, the
-            files by name of the further networks that the task trains.
+        keywords: any setting of `netbuild.settings.Settings`, the options of the network's file, and those of
+            `TrainKeywords`.
 
     Raises:
-        KeywordError: for a keyword that there is not.
-        NetbuildError: for whatever is wrong with network, data or settings.
+        KeywordError: for an unknown keyword.
+        NetbuildError: if network, data or settings have an error or do not fit together.
     """
     settings, options = split_keywords(
-        keywords, {*NetworkOptions.__annotations__, "download", "networks"} - {"imgsz", "nc", "ch"}
+        keywords, {*NetworkOptions.__annotations__, "download", "networks", "progress"} - {"imgsz", "nc", "ch"}
     )
+    enabled = options.pop("progress", True)
     if resume is not None:
         _refuse_with_resume(
             file=file, data=data, out=out, config=config, weights=weights, networks=options.get("networks")
         )
-        trainer = resume_run(Path(resume), settings, callbacks=callbacks, **options)
     elif file is None:
         raise NetbuildError("train() needs the network's file, or resume", hint='netbuild.train("lenet5.yaml")')
-    else:
-        chosen = settings_file.load(config, settings)
-        folder = Path(out) if out is not None else new_folder(Path(file).stem)
-        trainer = start(file, data, chosen, folder, weights=weights, callbacks=callbacks, **options)
+    with terminal_progress(enabled, brief=resume is not None) as shown:
+        hooks = [*shown, *callbacks]
+        if file is None:
+            trainer = resume_run(Path(str(resume)), settings, callbacks=hooks, **options)
+        else:
+            chosen = settings_file.load(config, settings)
+            folder = Path(out) if out is not None else new_folder(Path(file).stem)
+            trainer = start(file, data, chosen, folder, weights=weights, callbacks=hooks, **options)
     progress = trainer.run()
     return TrainingResult(
         trainer.folder, progress.epoch, trainer.settings.best, progress.best or 0.0, progress.best_epoch,
@@ -150,10 +168,16 @@ def train(
 
 
 class ValKeywords(SettingKeywords, total=False):
-    """The settings of a validation, and the custom modules that a checkpoint carries or needs."""
+    """The keywords of `val`: the settings of a validation, and those below.
 
-    modules: Any
-    trusted: Any
+    Attributes:
+        modules, trusted: custom modules that the checkpoint needs or carries, as for `netbuild.build`.
+        progress: whether to show a progress bar, if stderr is a terminal; True by default.
+    """
+
+    modules: Sequence[str | Path]
+    trusted: bool | Callable[[Path], bool]
+    progress: bool
 
 
 def val(
@@ -169,24 +193,29 @@ def val(
     Args:
         file: the checkpoint or ONNX file, or a network as `netbuild.build` gives it.
         data: a data set, as for `netbuild.data.open_data`.
-        split: of the data set: ``val``, else ``test``, unless given.
-        out: a folder for curves, confusion matrix and pictures.
-        keywords: settings such as ``imgsz``, ``batch``, ``conf``, and modules, trusted.
+        split: the split of the data set; by default ``val``, or ``test`` if there is no ``val``.
+        out: a folder for curves, confusion matrix and pictures; by default nothing is drawn.
+        keywords: settings such as ``imgsz``, ``batch``, ``conf``, and those of `ValKeywords`.
 
     Raises:
-        KeywordError: for a keyword that there is not.
-        NetbuildError: for whatever is wrong with network or data.
+        KeywordError: for an unknown keyword.
+        NetbuildError: if network, data or settings have an error or do not fit together.
     """
-    settings, options = split_keywords(keywords, {"modules", "trusted"})
-    chosen = settings_file.load(None, settings)
-    return ValidationResult(*validate(file, data, split, chosen, Path(out) if out else None, **options))
+    settings, options = split_keywords(keywords, {"modules", "trusted", "progress"})
+    chosen, folder = settings_file.load(None, settings), Path(out) if out else None
+    with terminal_progress(options.pop("progress", True)) as callbacks:
+        return ValidationResult(*validate(file, data, split, chosen, folder, callbacks=callbacks, **options))
 
 
 def split_keywords(keywords: Mapping[str, Any], others: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keywords apart: settings of a run, and the ``others``.
+    """Split keywords into settings of a run and others.
+
+    Args:
+        keywords: the keywords of a call.
+        others: the names of all keywords that are no settings.
 
     Raises:
-        KeywordError: for one that is neither.
+        KeywordError: for a keyword that is neither.
     """
     check_keywords(keywords, {*FIELDS, *others})
     return {k: v for k, v in keywords.items() if k in FIELDS}, {k: v for k, v in keywords.items() if k not in FIELDS}
@@ -198,5 +227,6 @@ def _refuse_with_resume(**given: Any) -> None:
             raise NetbuildError(f"{name} has no effect with resume", hint="leave it out: the run's own is used")
 
 
-def _cell(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Return a value of a table as text: floats with four decimals."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)

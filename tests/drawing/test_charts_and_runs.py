@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import netbuild
-from netbuild.cli.progress import epoch_line, memory_in_use
 from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
@@ -23,6 +22,7 @@ from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.training import plotting
 from netbuild.training.loggers.tensorboard import open_writer
 from netbuild.training.parts import make_task
+from netbuild.training.progress import epoch_line, memory_in_use
 
 QUICK = ("--batch", "64", "--device", "cpu", "-O", "workers=0", "-O", "lr=0.003")
 CHARTS = {"confusion.png", "labels.png", "losses.png", "metrics.png"}

@@ -1,9 +1,9 @@
-"""Progress of a training run on stderr: a bar with rate and losses on a terminal, one line per epoch elsewhere."""
+"""The progress of scans, training and validation on stderr: bars on a terminal, one line per epoch elsewhere."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
-from netbuild.system.tables import align
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import Trainer
 
@@ -32,7 +31,7 @@ class ProgressBar(Callback):
     """Shows a run on stderr: a bar with rate and losses on a terminal, a line after each epoch everywhere."""
 
     def __init__(self) -> None:
-        self.bar: Any = None  # rich's, while the run goes, if stderr is a terminal
+        self.bar: Any = None  # rich's progress bar during the run, if stderr is a terminal
         self.seen = 0  # batches since the run began
 
     def on_run_begin(self, run: Trainer) -> None:
@@ -54,7 +53,7 @@ class ProgressBar(Callback):
         self.epoch_started = time.monotonic()
 
     def on_batch_end(self, run: Trainer, epoch: int, number: int, losses: Mapping[str, float], rate: float) -> None:
-        """Move the bar: losses, images per second, memory and the time that is left."""
+        """Update the bar: losses, images per second, memory and the time that is left."""
         self.seen += 1
         if self.bar is None:
             return
@@ -124,7 +123,7 @@ def progress_bar(total: int | None, patience: float = 2.0) -> Iterator[Callable[
 
 @contextmanager
 def scan_progress(brief: bool = False) -> Iterator[Callback]:
-    """A callback that shows on stderr how the scan of the data, and a validation, go.
+    """Context that yields a callback which shows the progress of a scan or a validation on stderr.
 
     Args:
         brief: whether the scan's report is printed only if something was dropped.
@@ -146,11 +145,16 @@ def scan_progress(brief: bool = False) -> Iterator[Callback]:
         yield ScanProgress()
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of metrics as an aligned table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return "\n".join(align([columns, *([_cell(row.get(key, "")) for key in columns] for row in rows)]))
+@contextmanager
+def terminal_progress(enabled: bool, brief: bool = True) -> Iterator[list[Callback]]:
+    """Context that yields the callbacks by which a call from Python shows its progress, if stderr is a terminal.
 
-
-def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    Args:
+        enabled: False yields no callbacks.
+        brief: as for `scan_progress`.
+    """
+    if not (enabled and sys.stderr.isatty()):
+        yield []
+        return
+    with scan_progress(brief) as scanning:
+        yield [scanning, ProgressBar()]
