@@ -4,8 +4,8 @@
 
 Writing: `netbuild.export` without its proof against a bare ``torch.onnx.export(dynamo=True)`` of the same network, in
 one process, in turn (A B A B ...). Running: our file against the peer's file of the same network and size, both with
-merged batch norms, in onnxruntime in this process, with one and with two threads. The peer's Python has ultralytics and onnx
-installed and writes its file by its public call (NETBUILD_PEER_PATH is its PYTHONPATH, if onnx is installed elsewhere).
+merged batch norms, in onnxruntime in this process, with one and with two threads. The peer's Python has ultralytics and
+onnx installed and writes its file by its public call (NETBUILD_PEER_PATH is its PYTHONPATH, if onnx is elsewhere).
 """
 
 import os
