@@ -216,8 +216,8 @@ class Trainer:
             return batch
         rng = np.random.default_rng((self.settings.seed, epoch, number))
         ratio = rng.uniform(1 - largest_change, 1 + largest_change)
-        step, images = int(max(32, *map(int, self.task.head.stride))), batch["images"]  # type: ignore[arg-type]
-        size = [max(round(side * ratio / step), 1) * step for side in images.shape[-2:]]
+        step = self.task.stride
+        size = [max(round(side * ratio / step), 1) * step for side in batch["images"].shape[-2:]]
         return resize_batch(batch, size)
 
     def check_weights(self, epoch: int, losses: Mapping[str, float]) -> None:
