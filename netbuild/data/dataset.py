@@ -89,6 +89,8 @@ class Sample:
         lines: line of each box in ``source``, from 1; empty where the format has no lines.
         outlines: for each box its polygons, arrays (K, 2) of normalised x, y; empty if the data has none.
         keypoints: (N, K, 2 or 3) of normalised x, y and visibility; None if the data has none.
+        keypoint_swap: for each of the K keypoints the one that it becomes in a mirrored picture, as a left hand becomes
+            a right one; empty where each stays itself.
         pixels: uint8 (H, W) or (H, W, C), for formats that hold pictures in arrays.
         extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, or
             an array (H, W) or (H, W, C). The data set states the kind of each in `Dataset.extras`.
@@ -104,6 +106,7 @@ class Sample:
     keypoints: Floats | None = None
     pixels: Bytes | None = None
     extras: Mapping[str, Path | NDArray[Any]] = field(default_factory=dict)
+    keypoint_swap: tuple[int, ...] = ()
 
     @property
     def classes(self) -> NDArray[np.int64]:

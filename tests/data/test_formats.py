@@ -406,6 +406,8 @@ def test_the_scan_cache_is_used_and_never_stale(tmp_path, cache, monkeypatch):
         ("train: labels/train\nnames: [a]\n", 1, "no pictures in {root}/labels/train"),
         ("train: [3]\nnames: [a]\n", 1, "not 3"),
         ("train: images/train\nnames: [a]\nkpt_shape: [17]\n", 3, "kpt_shape is"),
+        ("train: images/train\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [1]\n", 4, "flip_idx must have each number"),
+        ("train: images/train\nnames: [a]\nflip_idx: [1, 0]\n", 3, "flip_idx has no effect without kpt_shape"),
         ("- 1\n", 1, "mapping"),
     ],
 )

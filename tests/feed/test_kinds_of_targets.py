@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.centre_target import CentreTarget
+from PIL import Image
 
 from netbuild import settings
+from netbuild.data import open_data
 from netbuild.data.dataset import Sample
 from netbuild.errors import NetbuildError
 from netbuild.feed import scenes
@@ -208,6 +210,20 @@ def test_keypoints_of_pictures_without_objects():
         for batch in BatchLoader(found, 2, collate).epoch(0):
             assert len(batch["keypoints"]) == len(batch["boxes"])
             assert batch["keypoints"].shape[1:] in ((5, 3), (0, 3))
+
+
+def test_mirrored_keypoints_are_swapped_as_the_data_file_states(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.8 0.8 0.2 0.3 2 0.7 0.6 2\n")
+    file = tmp_path / "data.yaml"
+    file.write_text("train: images\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [1, 0]\n")
+    samples = open_data(file).split("train").samples
+    chosen = feeding(True, flip_lr=1.0, mosaic=0.0, translate=0.0, scale=0.0)
+    found, collate = feed_scenes(samples, chosen, {"boxes": BoxTarget, "keypoints": KeypointTarget})
+    [batch] = BatchLoader(found, 1, collate).epoch(0)
+    np.testing.assert_allclose(batch["keypoints"][0, :, :2], [[0.3, 0.6], [0.8, 0.3]], atol=1e-6)
 
 
 # -- detection --------------------------------------------------------------------------------------------------------

@@ -64,10 +64,21 @@ class Objects:
 
 
 class Rules:
-    """What all label files of a data set have in common: names of classes, and the keypoint shape if there is one."""
+    """What all label files of a data set have in common.
 
-    def __init__(self, names: Sequence[str], keypoint_shape: tuple[int, int] | None = None) -> None:
-        self.names, self.keypoint_shape = tuple(names), keypoint_shape
+    Args:
+        names: of the classes.
+        keypoint_shape: number of keypoints of an object, and of values of each; None without keypoints.
+        keypoint_swap: as `Sample.keypoint_swap`.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        keypoint_shape: tuple[int, int] | None = None,
+        keypoint_swap: tuple[int, ...] = (),
+    ) -> None:
+        self.names, self.keypoint_shape, self.keypoint_swap = tuple(names), keypoint_shape, keypoint_swap
 
     def describe_columns(self) -> str:
         """Return which columns a line must have, in words."""

@@ -63,12 +63,12 @@ def open_yolo(file: Path) -> Dataset:
     names = _read_names(node)
     root = _read_root(node, file)
     shape = _read_keypoint_shape(node)
-    extras = _read_extras(node)
+    rules, extras = Rules(names, shape, _read_flip_idx(node, shape)), _read_extras(node)
     splits = {}
     for split in SPLITS:
         entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
         if entry is not None and entry.value not in (None, ""):
-            splits[split] = partial(_read_split, _read_sources(entry, root), root, Rules(names, shape), extras)
+            splits[split] = partial(_read_split, _read_sources(entry, root), root, rules, extras)
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
     stated = {name: found.extra for name, found in extras.items()}
@@ -227,6 +227,21 @@ def _read_keypoint_shape(node: Node) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
+def _read_flip_idx(node: Node, shape: tuple[int, int] | None) -> tuple[int, ...]:
+    """Read which keypoint each becomes in a mirrored picture; empty if the file does not state it."""
+    entry = node.value.get("flip_idx")
+    if entry is None or entry.value is None:
+        return ()
+    value = entry.plain()
+    if shape is None:
+        raise entry.error("flip_idx has no effect without kpt_shape")
+    if not isinstance(value, list) or sorted(map(str, value)) != sorted(map(str, range(shape[0]))):
+        raise entry.error(
+            f"flip_idx must have each number from 0 to {shape[0] - 1} once, in the order of the keypoints"
+        )
+    return tuple(value)
+
+
 def _read_sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
     """Return the folders and lists of a split, each with its place in the YAML file."""
     items = entry.value if isinstance(entry.value, list) else [entry]
@@ -260,7 +275,7 @@ def _read_split(
         sample = _read_sample(picture, rules, read.problems)
         complete = sample and _find_extras(sample, extras, read.problems)
         if complete:
-            read.samples.append(complete)
+            read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
     if all(source.is_dir() for _, source in sources):  # a list may omit pictures on purpose
         read.problems.extend(_find_unused_labels(pictures))
     first = next(iter(pictures))

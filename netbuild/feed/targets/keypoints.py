@@ -32,7 +32,7 @@ class KeypointTarget(Target):
             return cls(np.zeros((0 if sample.boxes is None else len(sample.boxes), 0, 3)))
         if points.shape[2] == 2:  # without visibility all points count as visible
             points = np.concatenate((points, np.full((*points.shape[:2], 1), 2.0)), 2)
-        return cls(points * (size[1], size[0], 1))
+        return cls(points * (size[1], size[0], 1), sample.keypoint_swap)
 
     def move(self, matrix: Floats, size: Size) -> Self:
         moved = self.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
@@ -60,8 +60,9 @@ class KeypointTarget(Target):
 
     def join(self, others: Sequence[Self]) -> Self:
         points = [target.points for target in (self, *others)]
+        swap = next((target.swap for target in (self, *others) if target.swap), ())
         # A picture without objects does not know how many keypoints an object has.
-        return replace(self, points=np.concatenate([p for p in points if p.shape[1]] or points))
+        return replace(self, swap=swap, points=np.concatenate([p for p in points if p.shape[1]] or points))
 
     def tensors(self, size: Size) -> Tensors:
         """``keypoints`` (N, K, 3) of x and y in fractions of the picture's sides, and visibility."""
