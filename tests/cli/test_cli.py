@@ -1,4 +1,4 @@
-"""The command line as a user has it: forms of output, streams, start-up, terminals, the installed wheel, README."""
+"""The command line as users run it: output formats, streams, start-up time, terminals, the installed wheel."""
 
 import csv
 import errno
@@ -44,27 +44,27 @@ LINE = "YOLO11n summary: 319 layers, 2,590,815 parameters, 2,590,799 gradients, 
 YOLO = ("summary", "yolo11n.yaml", "--nc", "5")
 
 
-def words(text: str) -> str:
+def normalise_blanks(text: str) -> str:
     return " ".join(text.split())
 
 
-def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
 
 
 def test_the_published_table(cli):
     done = cli(*YOLO)
-    lines = [words(line) for line in done.out.splitlines()]
+    lines = [normalise_blanks(line) for line in done.out.splitlines()]
     assert done.code == 0
     rows = [line for line in lines if re.match(r"\d+ (-1|\[)", line)]
     assert len(rows) == len(TABLE)
     for shown, published in zip(rows, TABLE, strict=True):
-        assert shown.startswith(words(published) + " ["), shown
+        assert shown.startswith(normalise_blanks(published) + " ["), shown
     assert LINE in lines
     assert done.err == ""
 
 
-def test_json_has_what_is_promised(cli):
+def test_json_has_the_documented_keys(cli):
     data = json.loads(cli(*YOLO, "--json").out)
     keys = "name file scale scale_from task nc ch imgsz flops_convention rows totals".split()
     row_keys = "i name from n module args params in_shapes out_shape flops out_bytes receptive_field stride".split()
@@ -99,8 +99,8 @@ def test_flops_conventions_side_by_side(cli):
     assert data["totals"]["flops_all"] == {"torch": 6_376_294_400, "thop": 6_503_884_800, "thop-stride": 6_442_598_400}
     for name, total in data["totals"]["flops_all"].items():
         assert sum(row["flops_all"][name] for row in data["rows"]) == total
-    for name, said in (("thop", "6.5 GFLOPs"), ("thop-stride", "6.4 GFLOPs")):
-        assert said in cli(*YOLO, "--flops", name).out
+    for name, message in (("thop", "6.5 GFLOPs"), ("thop-stride", "6.4 GFLOPs")):
+        assert message in cli(*YOLO, "--flops", name).out
 
 
 def test_csv_and_markdown_hold_the_rows(cli):
@@ -115,7 +115,7 @@ def test_csv_and_markdown_hold_the_rows(cli):
     assert all(len(c) == 8 for c in cells)
 
 
-def test_plain_is_the_layout_of_the_published_logs(cli):
+def test_format_plain_has_the_layout_of_the_published_logs(cli):
     lines = cli(*YOLO, "--format", "plain").out.splitlines()
     assert lines[0] == f"{'from':>23}  n    params  {'module':<45}arguments"
     assert lines[3] == f"  2                  -1  1      6640  {'netbuild.layers.csp.C3k2':<45}[32, 64, 1, False, 0.25]"
@@ -128,8 +128,8 @@ def test_plain_is_the_layout_of_the_published_logs(cli):
 
 def test_columns_and_depth(cli):
     out = cli("summary", "yolo11n.yaml", "--columns", "i,rf,stride,bytes").out.splitlines()
-    assert words(out[2]) == "# field stride out bytes"
-    assert words(out[3]) == f"0 3 2 {4 * 16 * 320 * 320:,}"
+    assert normalise_blanks(out[2]) == "# field stride out bytes"
+    assert normalise_blanks(out[3]) == f"0 3 2 {4 * 16 * 320 * 320:,}"
     rows = json.loads(cli("summary", "yolo11n.yaml", "--depth", "2", "--json").out)["rows"]
     inner = [row for row in rows if str(row["i"]).startswith("2.")]
     assert [row["i"] for row in inner] == ["2.cv1", "2.cv2", "2.m"]
@@ -141,7 +141,7 @@ def test_columns_and_depth(cli):
     assert sum(row["flops"] for row in leaves) == deep["totals"]["flops"]
 
 
-def test_textbook_view_of_the_lecture(cli):
+def test_textbook_view_shows_the_lectures_table(cli):
     out = cli("summary", "lenet5.yaml", "--view", "textbook").out
     lecture = """
         In  Input            1    32x32  -    -  -      -
@@ -153,11 +153,11 @@ def test_textbook_view_of_the_lecture(cli):
         F6  Fully connected  84   -      -    -  -      tanh
         Out Fully connected  10   -      -    -  -      RBF
     """
-    expected = [words(line) for line in lecture.strip().splitlines()]
-    assert [words(line) for line in out.splitlines()][3:-1] == expected
+    expected = [normalise_blanks(line) for line in lecture.strip().splitlines()]
+    assert [normalise_blanks(line) for line in out.splitlines()][3:-1] == expected
     back = cli("summary", "lenet5.yaml", "--view", "textbook", "--reverse").out
-    assert [words(line) for line in back.splitlines()][3:-1] == expected[::-1]
-    alexnet = words(cli("summary", "alexnet.yaml", "--view", "textbook").out)
+    assert [normalise_blanks(line) for line in back.splitlines()][3:-1] == expected[::-1]
+    alexnet = normalise_blanks(cli("summary", "alexnet.yaml", "--view", "textbook").out)
     assert "C1 Convolution 96 55x55 11x11 4 2 ReLU" in alexnet
     assert "Out Fully connected 1000 - - - - Softmax" in alexnet
 
@@ -165,7 +165,7 @@ def test_textbook_view_of_the_lecture(cli):
 @pytest.mark.parametrize(
     "name", ["sigmoid", "ReLU", "Leaky ReLU", "Softmax", "ELU", "SiLU", "tanh", "nn.LeakyReLU(0.2)"]
 )
-def test_the_lectures_activations_wherever_one_is_given(cli, tmp_path, name):
+def test_activations_are_accepted_in_the_file_and_in_a_row(cli, tmp_path, name):
     file = tmp_path / "net.yaml"
     file.write_text(f"activation: '{name}'\nlayers:\n  - [-1, 1, Conv, [8, 3]]\n")
     by_file = cli("summary", file, "--imgsz", "32", "--view", "textbook")
@@ -197,7 +197,7 @@ def test_two_runs_are_equal_to_the_byte():
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["summary", "--help"]])
 def test_help_and_version_import_no_torch(args):
     code = f"import sys; sys.argv = ['netbuild', *{args}]\nfrom netbuild.cli import main\ntry: main()\n"
-    done = python(code + "except SystemExit: pass\nassert 'torch' not in sys.modules")
+    done = run_python(code + "except SystemExit: pass\nassert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
@@ -205,19 +205,19 @@ def test_help_and_version_import_no_torch(args):
 def test_completion_imports_no_torch():
     code = "import sys; sys.argv = ['netbuild']\nfrom netbuild.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     env = {"_NETBUILD_COMPLETE": "complete_bash", "COMP_WORDS": "netbuild summ", "COMP_CWORD": "1"}
-    done = python(code + "assert 'torch' not in sys.modules", **env)
+    done = run_python(code + "assert 'torch' not in sys.modules", **env)
     assert done.returncode == 0, done.stderr
     assert "summary" in done.stdout
 
 
-def test_summarising_stays_light():
+def test_summaries_import_no_heavy_packages():
     names = ["yolo11n", "yolo11x", "lenet5", "alexnet", "googlenet", "googlenet-2014", "resnet50"]
     code = f"import sys, netbuild\nfor name in {names}: str(netbuild.summarize(name + '.yaml', flops='all'))\n"
-    done = python(code + "print([m for m in ('torch._dynamo', 'sympy', 'torchvision') if m in sys.modules])")
+    done = run_python(code + "print([m for m in ('torch._dynamo', 'sympy', 'torchvision') if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_an_ascii_terminal_is_enough(tmp_path):
+def test_output_works_on_an_ascii_terminal(tmp_path):
     (tmp_path / "cases").mkdir()
     file = Path(__file__).parents[1] / "cases" / "b06-utf8-comments.yaml"
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
@@ -233,7 +233,7 @@ def test_an_ascii_terminal_is_enough(tmp_path):
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_a_terminal_gets_colour_unless_no_color(no_color):
+def test_terminals_get_colour_unless_no_color_is_set(no_color):
     pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "150"}

@@ -1,6 +1,6 @@
-"""The command line is frozen: commands by group, and each command's flags; the names that other code relies on, too.
+"""Freezes the command line (commands by group, each command's flags) and the public names.
 
-After a wanted change: NETBUILD_UPDATE_GOLDEN=1 pytest tests/cli/test_help.py, and read the difference of flags.json.
+After an intended change: NETBUILD_UPDATE_GOLDEN=1 pytest tests/cli/test_help.py, and review the diff of flags.json.
 """
 
 import json
@@ -55,14 +55,14 @@ REST = {"predict": ["0.png"], "diff": ["lenet5.yaml"], "build": ["-o", "x.safete
 
 @pytest.mark.parametrize("name", [name for name, c in COMMANDS.items() if "imgsz" in {p.name for p in c.params}])
 def test_image_sizes_are_written_alike_everywhere(cli, name):
-    for size, said in (
+    for size, message in (
         ("64y64", "'64y64' is no image size"),
         ("0", "'0' is no image size"),
         ("64x96", "square images"),
     ):
-        if said != "square images" or name in ("train", "val"):
+        if message != "square images" or name in ("train", "val"):
             done = cli(name, "lenet5.yaml", *REST.get(name, ()), "--imgsz", size)
-            assert (done.code, said in done.err) == (2, True), done.err
+            assert (done.code, message in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_help_groups_the_commands(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_help_of_a_command_spares_the_width(cli, monkeypatch, name):
+def test_help_of_a_command_leaves_out_types(cli, monkeypatch, name):
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     shown = cli(*name.split(), "--help").out
     own = [line for line in shown.splitlines() if "--" in line and "--help" not in line]
     assert not [line for line in own if re.search(r"<(bool|int|float|str|Path)", line)]
 
 
-def test_names_that_others_rely_on_stay():
+def test_public_names_stay():
     names = (
         "load build transfer eject predict check diff save resolve Options summarize draw Summary NetbuildError module"
     )
@@ -119,7 +119,7 @@ def test_names_that_others_rely_on_stay():
     assert import_module("netbuild.runtime").__file__.endswith("runtime.py")
 
 
-def test_the_groups_of_entry_points_stay():
+def test_entry_point_groups_stay():
     from netbuild.export.base import TARGETS
     from netbuild.modules.registry import MODULES
     from netbuild.tasks import TASKS
