@@ -77,7 +77,7 @@ def _load_path(path: Path) -> dict[str, Factory]:
     factories = {name: f for module in modules for name, f in _find_classes(module)}
     has_plugins = [register_again(module.__name__) for module in modules]
     if not factories and not any(has_plugins):
-        hint = "a task is registered by the decorator netbuild.tasks.task, a target by netbuild.export.base.target"
+        hint = "decorators register a task (netbuild.tasks.task), target (netbuild.export.base.target) or data format"
         raise NetbuildError(f"{path}: no nn.Module class in it", hint=hint)
     return factories
 

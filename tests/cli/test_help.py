@@ -120,8 +120,10 @@ def test_public_names_stay():
 
 
 def test_entry_point_groups_stay():
+    from netbuild.data.formats import FORMATS
     from netbuild.export.base import TARGETS
     from netbuild.modules.registry import MODULES
     from netbuild.tasks import TASKS
 
-    assert [r.group for r in (MODULES, TASKS, TARGETS)] == ["netbuild.modules", "netbuild.tasks", "netbuild.targets"]
+    groups = [registry.group for registry in (MODULES, TASKS, TARGETS, FORMATS)]
+    assert groups == ["netbuild.modules", "netbuild.tasks", "netbuild.targets", "netbuild.formats"]
