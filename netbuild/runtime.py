@@ -490,7 +490,7 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
 
 
 def _read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Read the metadata as fields of `ModelInfo`; other programs' files have none, whose keys may mean anything."""
+    """Read the metadata as fields of `ModelInfo`; that of other programs is ignored, as its keys may mean anything."""
     found: dict[str, Any] = {}
     for key, (name, read) in _READERS.items():
         if "netbuild" in metadata and metadata.get(key):

@@ -1,4 +1,4 @@
-"""Heads beyond plain detection: what they give in training and in eval, and that their parts mean what they should."""
+"""Heads beyond plain detection: their outputs in training and in eval, and what these mean."""
 
 import math
 from copy import deepcopy
@@ -56,7 +56,7 @@ def test_kinds_of_detection(kind, end2end):
         torch.testing.assert_close(first_tensor(head(FEATS)), before)
 
 
-def test_the_second_branch_teaches_neither_maps_nor_prototypes():
+def test_the_second_branch_has_no_gradient_to_maps_and_prototypes():
     head = L.Segment26(3, 5, 8, end2end=True, **LEVELS)
     feats = [f.clone().requires_grad_() for f in FEATS]
     one = head(feats)["one2one"]
@@ -67,7 +67,7 @@ def test_the_second_branch_teaches_neither_maps_nor_prototypes():
     assert all(f.grad is None for f in feats)
 
 
-def test_a_box_that_is_not_turned_is_a_plain_one():
+def test_a_box_without_rotation_equals_a_plain_one():
     head = L.OBB(3, **LEVELS).eval()
     plain = L.Detect(3, CH, stride=STRIDES).eval()
     plain.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith("cv4")})
@@ -112,7 +112,7 @@ def test_pixels():
 
 
 @pytest.mark.parametrize("with_bn", [False, True])
-def test_classes_are_as_many_as_texts(with_bn):
+def test_the_number_of_classes_is_that_of_texts(with_bn):
     head = L.WorldDetect(3, 24, with_bn, **LEVELS).eval()
     text = torch.randn(2, 7, 24)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def prompted():
 
 @pytest.mark.parametrize("end2end", [False, True])
 @pytest.mark.parametrize("fused_first", [False, True])
-def test_merged_texts_are_prompts_for_good(prompted, end2end, fused_first):
+def test_merged_texts_replace_prompts(prompted, end2end, fused_first):
     head, prompts = deepcopy(prompted[0]), prompted[1]
     head.end2end = end2end
     with torch.no_grad(), pytest.raises(ValueError, match="needs prompts"):
@@ -177,7 +177,7 @@ def test_merged_texts_are_prompts_for_good(prompted, end2end, fused_first):
 
 
 @pytest.mark.parametrize("end2end", [False, True])
-def test_without_prompts_only_cells_that_the_filter_keeps_are_classified(prompted, end2end):
+def test_only_cells_that_pass_the_filter_are_classified(prompted, end2end):
     head, prompts = deepcopy(prompted[0]), prompted[1]
     head.end2end = end2end
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_guided_blocks():
         L.MaxSigmoidAttnBlock(8, 9, 2, 6)
 
 
-def test_the_decoder_gives_every_layer_in_training_and_one_in_eval():
+def test_the_decoder_returns_every_layer_in_training_and_one_in_eval():
     head = L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=3, d_ffn=32)
     boxes, scores, enc_boxes, enc_scores, extra = head(FEATS)
     assert [list(t.shape) for t in (boxes, scores)] == [[3, 2, 20, 4], [3, 2, 20, 3]]
@@ -267,7 +267,7 @@ OBJECTS = {  # three in the first image, none in the second, one in the third
 }
 
 
-def test_noised_objects():
+def test_denoising_queries():
     torch.manual_seed(0)
     clean = add_noise(OBJECTS, 3, 20, nc=3, limit=10, label_noise=0, box_noise=0)
     assert clean.groups == 3  # of ten, three objects each
@@ -309,7 +309,7 @@ def cxcywh_to_corners(boxes):
     return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
-def test_noised_objects_do_not_show_themselves():
+def test_denoising_queries_are_hidden_from_the_others():
     torch.manual_seed(0)
     head = L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=3, d_ffn=32, nd=10)
     feats = [f[:1].expand(3, -1, -1, -1) for f in FEATS]
@@ -330,7 +330,7 @@ def test_noised_objects_do_not_show_themselves():
     assert head.eval()(feats, OBJECTS)[1][-1] is None
 
 
-def test_deformable_attention_begins_by_looking_around():
+def test_deformable_attention_starts_with_all_directions():
     attention = MSDeformAttn(8, 1, 4, 2)
     for p in (attention.value_proj, attention.output_proj):
         torch.nn.init.eye_(p.weight)
@@ -362,7 +362,7 @@ def test_deformable_attention_begins_by_looking_around():
         (lambda: L.WorldDetect(3, 24, **LEVELS)(FEATS, torch.randn(5, 24)), r"not \[5, 24\]"),
     ],
 )
-def test_numbers_that_do_not_fit_are_named(make, message):
+def test_wrong_arguments_are_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Exported files run without torch, and in the place of a checkpoint: the same boxes and scores, clear refusals."""
+"""Exported files run without torch, and in place of a checkpoint: same boxes and scores, clear error messages."""
 
 import json
 import os
@@ -39,8 +39,8 @@ QUERIES = TINY.replace("[[-1], 1, Detect, [nc]]", "[[-1], 1, RTDETRDecoder, [nc,
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with checkpoints, what was exported of them, and pictures of different shapes."""
+def files(tmp_path_factory):
+    """A folder with checkpoints, their exported files, and pictures of different shapes."""
     folder = tmp_path_factory.mktemp("made")
     detector = network_of(folder, "detector", TINY, NAMES)
     classifier = network_of(folder, "classifier", PLAIN.format(ch=1), ["a", "b", "c", "d"])
@@ -67,16 +67,16 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def here(made, monkeypatch):
-    monkeypatch.chdir(made)
-    return made
+def here(files, monkeypatch):
+    monkeypatch.chdir(files)
+    return files
 
 
 PICTURES = [f"{i}.png" for i in range(4)]
 
 
-def same(found, wanted, pixels=0.5, score=1e-3):
-    """Whether two results have the same records, but for the order of scores that are nearly alike."""
+def assert_same_results(found, wanted, pixels=0.5, score=1e-3):
+    """Assert that two results have the same records; nearly equal scores may be in any order."""
     assert [row["path"] for row in found] == [str(row["path"]) for row in wanted]
     for a, b in zip(found, wanted, strict=True):
         assert (a["width"], a["height"], len(a["records"])) == (b["width"], b["height"], len(b["records"]))
@@ -94,7 +94,7 @@ def distance(a, b):
     return far + max((abs(x - y) for x, y in zip(a.get("box", ()), b.get("box", ()), strict=True)), default=0)
 
 
-def told(file, pictures=PICTURES, **options):
+def predict_to_dicts(file, pictures=PICTURES, **options):
     where = {} if isinstance(file, torch.nn.Module) else {"device": "cpu"}
     return [result.to_dict() for result in netbuild.predict(file, pictures, **where, **options)]
 
@@ -118,24 +118,24 @@ def told(file, pictures=PICTURES, **options):
     ],
 )
 def test_records_are_those_of_predict(here, file, checkpoint, options, reference):
-    wanted = told(f"{checkpoint}.safetensors", **reference)
+    wanted = predict_to_dicts(f"{checkpoint}.safetensors", **reference)
     assert any(row["records"] for row in wanted)
     model = runtime.load(f"{file}.onnx", threads=1)
     document = model.document(PICTURES, **options)
     assert document["names"] == (["a", "b", "c", "d"] if checkpoint == "classifier" else NAMES)
-    same(document["pictures"], wanted)
-    same(told(f"{file}.onnx", batch=2, **options), wanted)
+    assert_same_results(document["pictures"], wanted)
+    assert_same_results(predict_to_dicts(f"{file}.onnx", batch=2, **options), wanted)
 
 
 def test_a_head_that_ranks_needs_no_suppression(here):
     network = netbuild.build("double.safetensors")
     network.model[-1].end2end = True
-    wanted = told(network, conf=0.3, rect=False)
+    wanted = predict_to_dicts(network, conf=0.3, rect=False)
     for row in wanted:
         row["records"] = [{**record, "name": NAMES[record["class"]]} for record in row["records"]]
     model = runtime.load("double.onnx", threads=1)
-    same(model.document(PICTURES, conf=0.3)["pictures"], wanted)
-    same(told("double.onnx", conf=0.3), wanted)
+    assert_same_results(model.document(PICTURES, conf=0.3)["pictures"], wanted)
+    assert_same_results(predict_to_dicts("double.onnx", conf=0.3), wanted)
     with pytest.raises(runtime.RunError, match="iou has no effect without suppression"):
         model.predict("0.png", iou=0.5)
 
@@ -159,8 +159,8 @@ def test_real_pictures_have_the_same_boxes_and_the_same_map(tmp_path, cli, dynam
     assert found == pytest.approx(wanted, abs=1e-3)
     assert found["mAP50"] > 0.5
     pictures = sorted((tmp_path / "data/images/val").iterdir())
-    boxes = told(tmp_path / "bccd.safetensors", pictures, imgsz=320, rect=bool(dynamic))
-    same(runtime.load(file, threads=1).document(pictures)["pictures"], boxes, pixels=1, score=0.01)
+    boxes = predict_to_dicts(tmp_path / "bccd.safetensors", pictures, imgsz=320, rect=bool(dynamic))
+    assert_same_results(runtime.load(file, threads=1).document(pictures)["pictures"], boxes, pixels=1, score=0.01)
 
 
 def test_classes_are_measured_alike(here, cli):
@@ -168,27 +168,27 @@ def test_classes_are_measured_alike(here, cli):
     torch.manual_seed(0)
     netbuild.save(netbuild.build("digits.yaml"), "digits.safetensors")
     export("digits.safetensors", "digits.onnx", dynamic="batch")
-    found, wanted = (measured(cli, file, "digits") for file in ("digits.onnx", "digits.safetensors"))
+    found, wanted = (validate(cli, file, "digits") for file in ("digits.onnx", "digits.safetensors"))
     assert found == pytest.approx(wanted, abs=1e-3)
 
 
-def measured(cli, file, data, *settings):
+def validate(cli, file, data, *settings):
     done = cli("val", file, "--data", data, "--device", "cpu", "-O", "workers=0", "--lenient", *settings, "--json")
     assert done.code == 0, done.err
     return json.loads(done.out)["measures"]
 
 
-def test_boxes_in_parts_of_the_image_are_measured_alike(here, cli):
+def test_boxes_as_fractions_of_the_image_are_measured_alike(here, cli):
     best = netbuild.predict("decoder.safetensors", PICTURES, device="cpu", rect=False, conf=0.0, max_det=4)
     for kind in ("images", "labels"):
         (here / "own" / kind).mkdir(parents=True)
-    for name, result in zip(PICTURES, best, strict=True):  # what it says is true, so that there is something to measure
+    for name, result in zip(PICTURES, best, strict=True):  # the labels are its own predictions
         shutil.copy(name, here / "own/images")
         rows = [row.rpartition(" ")[0] for row in result.task.rows(result.records, result.size)]
         (here / "own/labels" / name).with_suffix(".txt").write_text("\n".join(rows))
     Path("own/data.yaml").write_text(f"train: images\nval: images\nnames: {NAMES}\n")
-    wanted = measured(cli, "decoder.safetensors", "own/data.yaml", "-O", "rect=false")
-    assert measured(cli, "decoder.onnx", "own/data.yaml") == pytest.approx(wanted, abs=1e-3)
+    wanted = validate(cli, "decoder.safetensors", "own/data.yaml", "-O", "rect=false")
+    assert validate(cli, "decoder.onnx", "own/data.yaml") == pytest.approx(wanted, abs=1e-3)
     assert wanted["mAP50"] > 0.5
 
 
@@ -210,7 +210,7 @@ def test_pictures_may_be_arrays(here):
         model.predict(rgb / 255)
 
 
-# -- its own ways of doing what others do -----------------------------------------------------------------------------
+# -- its own versions of other functions -------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -287,7 +287,7 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def alone(folder, code):
+def run_without_packages(folder, code):
     env = {**os.environ, "PYTHONPATH": str(Path(netbuild.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -301,7 +301,9 @@ def test_neither_torch_nor_opencv_is_needed(here):
         "known = {'netbuild', 'netbuild.runtime', 'netbuild.errors', 'netbuild.system', 'netbuild.system.plugins'}\n"
         "assert {m for m in sys.modules if m.startswith('netbuild')} <= known"
     )
-    same(json.loads(alone(here, code))["pictures"], told("detector.safetensors", PICTURES[:2]))
+    assert_same_results(
+        json.loads(run_without_packages(here, code))["pictures"], predict_to_dicts("detector.safetensors", PICTURES[:2])
+    )
 
 
 def test_the_file_works_by_itself(here, tmp_path):
@@ -313,13 +315,13 @@ def test_the_file_works_by_itself(here, tmp_path):
         "try:\n    runpy.run_path('runtime.py', run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code"
     )
-    document = json.loads(alone(tmp_path, code))
+    document = json.loads(run_without_packages(tmp_path, code))
     assert sorted(document) == ["failed", "names", "pictures", "task"]
-    same(document["pictures"], told("detector.safetensors", ["0.png"], conf=0.3))
+    assert_same_results(document["pictures"], predict_to_dicts("detector.safetensors", ["0.png"], conf=0.3))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
-def test_an_output_that_cannot_be_written_is_said(here):
+def test_an_output_that_cannot_be_written_is_an_error(here):
     command = [sys.executable, runtime.__file__, "free.onnx", "0.png", "--json"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, cwd=here, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -346,7 +348,7 @@ def broken(here):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("cut.onnx 0.png", "cut.onnx: onnxruntime cannot open the file"),
         ("empty.onnx 0.png", "empty.onnx: the file is empty"),
@@ -375,15 +377,15 @@ def broken(here):
         ("nms.onnx 0.png --agnostic", "agnostic has no effect without suppression"),
     ],
 )
-def test_what_is_wrong_is_said(broken, capsys, words, said):
+def test_mistakes_are_explained(broken, capsys, words, message):
     assert runtime.main(words.split()) == 2
     out, err = capsys.readouterr()
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert out == ""
 
 
-def test_a_picture_that_cannot_be_read_is_said_and_the_others_go_on(broken, capsys):
+def test_an_unreadable_picture_is_reported_and_the_others_are_predicted(broken, capsys):
     assert runtime.main(["free.onnx", "bad.png", "0.png"]) == 1
     out, err = capsys.readouterr()
     assert "error: bad.png: cannot be read as a picture" in err
@@ -392,14 +394,14 @@ def test_a_picture_that_cannot_be_read_is_said_and_the_others_go_on(broken, caps
         runtime.load("free.onnx").predict("bad.png")
 
 
-def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
+def test_flags_replace_the_metadata_of_other_programs_files(here, capsys):
     words = ["foreign.onnx", *PICTURES, "--task", "detect", "--names", ",".join(NAMES), "--imgsz", "64", "--json"]
     assert runtime.main(words) == 0
-    same(json.loads(capsys.readouterr().out)["pictures"], told("detector.safetensors"))
+    assert_same_results(json.loads(capsys.readouterr().out)["pictures"], predict_to_dicts("detector.safetensors"))
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("predict foreign.onnx 0.png", "the file has no metadata of netbuild"),
         ("predict cut.onnx 0.png", "onnxruntime cannot open the file"),
@@ -450,13 +452,13 @@ def test_what_a_foreign_file_does_not_say_is_given_by_hand(here, capsys):
         ("inspect free.onnx --json --nodes", "--nodes has no effect with --json"),
     ],
 )
-def test_commands_refuse_what_has_no_effect_or_is_wrong(broken, cli, command, said):
+def test_commands_refuse_options_without_effect_and_wrong_files(broken, cli, command, message):
     done = cli(*command.split())
-    assert (done.code, said in done.err) == (2, True), done.err
+    assert (done.code, message in done.err) == (2, True), done.err
     assert "Traceback" not in done.err
 
 
-def test_frames_of_videos_are_seen_one_by_one(here, cli, tmp_path, capsys):
+def test_frames_of_videos_are_predicted_one_by_one(here, cli, tmp_path, capsys):
     cv2 = pytest.importorskip("cv2")
     frames = [np.asarray(Image.open("3.png").rotate(90 * i))[..., ::-1] for i in range(3)]
     writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (300, 200))
@@ -471,14 +473,14 @@ def test_frames_of_videos_are_seen_one_by_one(here, cli, tmp_path, capsys):
     assert [row["frame"] for row in rows] == [1, 2, 3]
     assert os.listdir(tmp_path / "v") == ["clip.mp4"]
     model, video = runtime.load("free.onnx", threads=1), cv2.VideoCapture("clip.avi")
-    for row in rows:  # what the runtime alone makes of a frame
+    for row in rows:  # the runtime's own prediction of each frame
         found = {**model.predict(video.read()[1][..., ::-1]), "path": "clip.avi"}
-        same([found], [row])
+        assert_same_results([found], [row])
     assert runtime.main(["free.onnx", "clip.avi"]) == 1
     assert "clip.avi: a video, not a picture; use netbuild predict" in capsys.readouterr().err
 
 
-def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path):
+def test_results_are_drawn_and_saved(here, cli, tmp_path):
     done = cli(
         "predict", "free.onnx", "0.png", "--save", "pictures,txt,json", "-o", tmp_path / "out", "--device", "cpu"
     )
@@ -507,15 +509,15 @@ def test_inspect_counts_what_summary_counts(here, cli):
         assert found["metadata"]["task"] == "detect"
 
 
-def test_inspect_says_what_is_free(here, cli):
+def test_inspect_names_the_free_axes(here, cli):
     done = cli("inspect", "foreign.onnx")
     assert done.code == 0, done.err
-    for said in ("input      images  float32 [batch, 3, height, width]", "at least", "give --imgsz, --batch"):
-        assert said in done.out
+    for message in ("input      images  float32 [batch, 3, height, width]", "at least", "give --imgsz, --batch"):
+        assert message in done.out
     assert len(cli("inspect", "fixed.onnx", "--nodes").out.splitlines()) > 55
 
 
-def test_inspect_reads_files_of_others(here, cli):
+def test_inspect_reads_files_of_other_programs(here, cli):
     from onnx import TensorProto, helper
 
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [2, 5])
@@ -549,8 +551,8 @@ def number(name, kind):
     return onnx.helper.make_tensor_value_info(name, kind, [])
 
 
-def inspected(folder, nodes, inputs, constants=()):
-    """What is told of a graph whose output is y."""
+def inspect_graph(folder, nodes, inputs, constants=()):
+    """Inspect a graph whose output is y."""
     tensors = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in dict(constants).items()]
     graph = onnx.helper.make_graph(nodes, "g", inputs, [value("y")], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
@@ -573,7 +575,7 @@ def inspected(folder, nodes, inputs, constants=()):
 def test_inspect_counts_einsum(tmp_path, equation, shapes, count):
     names = [f"x{i}" for i in range(len(shapes))]
     node = onnx.helper.make_node("Einsum", names, ["y"], equation=equation)
-    found = inspected(tmp_path, [node], [value(n, *shape) for n, shape in zip(names, shapes, strict=True)])
+    found = inspect_graph(tmp_path, [node], [value(n, *shape) for n, shape in zip(names, shapes, strict=True)])
     assert (found.flops, found.uncounted, found.unknown) == (2 * count, {}, 0)
     if len(shapes) == 2 and "..." not in equation:
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
@@ -585,18 +587,18 @@ def body(name, inputs, outputs, *nodes):
     return onnx.helper.make_graph(list(nodes), name, inputs, outputs)
 
 
-def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
+def test_inspect_counts_branches_and_loops(tmp_path):
     make = onnx.helper.make_node
     inputs = [value("x", 4, 8), value("large", 8, 16), value("small", 8, 2), number("c", 9), number("n", 7)]
     yes = make("MatMul", ["x", "large"], ["y1"], "a")
     no = make("MatMul", ["x", "small"], ["y2"], "b")
     wide, narrow = 2 * 4 * 8 * 16, 2 * 4 * 8 * 2
     branches = {"then_branch": body("t", [], [value("y2")], no), "else_branch": body("e", [], [value("y1")], yes)}
-    found = inspected(tmp_path, [make("If", ["c"], ["y"], "either", **branches)], inputs)
+    found = inspect_graph(tmp_path, [make("If", ["c"], ["y"], "either", **branches)], inputs)
     assert (found.flops, found.uncounted) == (wide, {})
     assert found.remarks == ["If either: its else_branch, the larger of two"]
     assert "counted    If either: its else_branch" in found.text()
-    found = inspected(tmp_path, [make("If", ["sure"], ["y"], "one", **branches)], inputs, {"sure": np.array(True)})
+    found = inspect_graph(tmp_path, [make("If", ["sure"], ["y"], "one", **branches)], inputs, {"sure": np.array(True)})
     assert (found.flops, found.remarks) == (narrow, ["If one: its then_branch, which is always taken"])
 
     square = make("MatMul", ["v", "w"], ["v2"], "turn")
@@ -611,22 +613,22 @@ def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
     )  # fmt: skip
     weights = {"w": np.ones((8, 8), np.float32), "five": np.array(5), "true": np.array(True)}
     once = 2 * 4 * 8 * 8
-    for words, inner, flops, said in (
+    for words, inner, flops, message in (
         (["five", "true", "x"], loop, 5 * once, "Loop again: 5 iterations"),
         (["five", "", "x"], loop, 5 * once, "Loop again: 5 iterations"),
         (["five", "true", "x"], ends, 5 * once, "Loop again: 5 iterations at most"),
         (["n", "true", "x"], loop, 0, None),
         (["", "c", "x"], loop, 0, None),
     ):
-        found = inspected(tmp_path, [make("Loop", words, ["y"], "again", body=inner)], inputs, weights)
-        assert (found.flops, found.remarks) == (flops, [said] if said else [])
-        assert found.uncounted == ({} if said else {"Loop": 1})
-        assert said or ("at least" in found.text() and "not counted: 1 Loop" in found.text())
+        found = inspect_graph(tmp_path, [make("Loop", words, ["y"], "again", body=inner)], inputs, weights)
+        assert (found.flops, found.remarks) == (flops, [message] if message else [])
+        assert found.uncounted == ({} if message else {"Loop": 1})
+        assert message or ("at least" in found.text() and "not counted: 1 Loop" in found.text())
 
     scanned = body("s", [value("v", 4), value("r", 8)], [value("v2", 4), value("o", 2)],
                    make("Identity", ["v"], ["v2"]), make("MatMul", ["r", "small"], ["o"], "row"))  # fmt: skip
     scan = make("Scan", ["start", "x"], ["last", "y"], "along", body=scanned, num_scan_inputs=1)
-    found = inspected(tmp_path, [scan], inputs, {"start": np.ones(4, np.float32)})
+    found = inspect_graph(tmp_path, [scan], inputs, {"start": np.ones(4, np.float32)})
     assert (found.flops, found.remarks, found.uncounted) == (4 * 2 * 8 * 2, ["Scan along: 4 iterations"], {})
 
     strange = body("t", [], [value("y2")], make("DFT", ["x"], ["d"]), no)
@@ -634,6 +636,6 @@ def test_inspect_counts_what_branches_and_loops_hold(tmp_path):
         "then_branch": strange,
         "else_branch": body("e", [], [value("y1")], make("If", ["c"], ["y1"], "deep", **branches)),
     }
-    found = inspected(tmp_path, [make("If", ["c"], ["y"], "outer", **nested)], inputs)
+    found = inspect_graph(tmp_path, [make("If", ["c"], ["y"], "outer", **nested)], inputs)
     assert (found.flops, found.uncounted) == (wide, {"DFT": 1})
     assert found.operators == {"If": 2, "MatMul": 3, "DFT": 1}

@@ -1,4 +1,4 @@
-"""Masks, keypoints, turned boxes and answers for every pixel: the runtime against torch, torchvision and OpenCV."""
+"""Masks, keypoints, rotated boxes and pixel maps: the runtime against torch, torchvision and OpenCV."""
 
 import json
 from dataclasses import replace
@@ -50,7 +50,7 @@ SPREAD = ("cv2", "cv3", "cv4")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def files(tmp_path_factory):
     """A folder with two pictures and, for each task, a checkpoint and its file."""
     folder = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
@@ -66,13 +66,13 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def here(made, monkeypatch):
-    monkeypatch.chdir(made)
-    return made
+def here(files, monkeypatch):
+    monkeypatch.chdir(files)
+    return files
 
 
-def ranked(folder, task):
-    """The network of a task with two branches, that of one-to-one chosen, and its file; made when it is wanted."""
+def make_ranking_network(folder, task):
+    """Make the network of a task whose one-to-one branch predicts, and its exported file."""
     text = HEADS[task] + "end2end: true\n"
     network = netbuild.build(network_of(folder, f"{task}2", text, NAMES, SPREAD)).eval()
     network.model[-1].end2end = True
@@ -83,24 +83,24 @@ def ranked(folder, task):
     return network.fuse(), file
 
 
-# -- another way to the same ------------------------------------------------------------------------------------------
+# -- reference in torch -----------------------------------------------------------------------------------------------
 
 
-def seen(picture, shape):
-    """A picture as the network sees it on a canvas of a shape, (1, 3, H, W), and where it lies there."""
+def fit_picture(picture, shape):
+    """Fit a picture to an input shape: (1, 3, H, W), and its placement."""
     pixels, place = letterbox(read_image(picture), shape, 1, False)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255, place
 
 
-def outputs_of(network, picture, shape):
-    image, place = seen(picture, shape)
+def run_network(network, picture, shape):
+    image, place = fit_picture(picture, shape)
     with torch.no_grad():
         found = network(image)
     return (found[0] if isinstance(found, tuple) else found), place
 
 
-class AsRun:
-    """A network with the outputs of its file: of scores that are nearly alike noise decides which is the better."""
+class NetworkOfFile:
+    """A network that returns the outputs of its file: noise decides the order of nearly equal scores."""
 
     def __init__(self, network, file):
         self.model, self.file = network.model, file
@@ -110,19 +110,19 @@ class AsRun:
         return (found if len(found) > 1 else found[0], None)
 
 
-def corners_of(boxes):
+def to_corners(boxes):
     return torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
 
 
 def polygon(box):
-    """The corners of a turned box (5,) by OpenCV, which takes degrees."""
+    """Compute the corners of a rotated box (5,) by OpenCV, which takes degrees."""
     cx, cy, w, h, angle = map(float, box)
     return cv2.boxPoints(((cx, cy), (w, h), float(np.degrees(angle))))
 
 
 def polygon_iou(a, b):
     first, second = (polygon(box).astype(float) for box in (a, b))
-    both = area(cut(list(first), second))
+    both = area(clip_polygon(list(first), second))
     return both / (area(first) + area(second) - both)
 
 
@@ -136,8 +136,8 @@ def cross(a, b):
     return a[0] * b[1] - a[1] * b[0]
 
 
-def cut(corners, by):
-    """A polygon cut off at each side of a convex one in turn. Sutherland and Hodgman, 1974."""
+def clip_polygon(corners, by):
+    """Clip a polygon at each side of a convex one in turn. Sutherland and Hodgman, 1974."""
     way = np.sign(cross(by[1] - by[0], by[2] - by[1]))
     for start, end in zip(by, np.roll(by, -1, 0), strict=True):
         inside = [way * cross(end - start, p - start) for p in corners]
@@ -151,8 +151,8 @@ def cut(corners, by):
     return corners
 
 
-def chosen(y, nc, turned=False):
-    """Corner boxes before they are turned, scores, classes and the rest of what is kept of (4+nc+extra, A)."""
+def select_detections(y, nc, turned=False):
+    """Select detections of (4+nc+extra, A): corners before rotation, scores, classes and extra values."""
     boxes, scores, extra = y.T.split((4, nc, len(y) - 4 - nc), 1)
     best, kinds = scores.max(1)
     order = torch.argsort(best, descending=True, stable=True)
@@ -160,7 +160,7 @@ def chosen(y, nc, turned=False):
     if not turned:
         from torchvision.ops import batched_nms  # importing it takes a second, which collecting tests must not
 
-        own = order[batched_nms(corners_of(boxes[order]), best[order], kinds[order], IOU)[:MOST]]
+        own = order[batched_nms(to_corners(boxes[order]), best[order], kinds[order], IOU)[:MOST]]
     else:
         own = []
         for i in order.tolist():
@@ -171,13 +171,13 @@ def chosen(y, nc, turned=False):
     return boxes[own], best[own], kinds[own], extra[own]
 
 
-def back(points, place):
-    """Points (..., 2) of the canvas in pixels of the picture."""
+def map_to_picture(points, place):
+    """Map points (..., 2) of the input to pixels of the picture."""
     ratio = torch.tensor([place.inner[1] / place.size[1], place.inner[0] / place.size[0]])
     return (points - torch.tensor([place.corner[1], place.corner[0]])) / ratio
 
 
-def at_pixels(maps, place, canvas):
+def sample_at_pixels(maps, place, canvas):
     """Maps (k, h, w) at every pixel of the picture, by torch's own sampling."""
     (h, w), (height, width) = place.size, canvas
     y = ((torch.arange(h) + 0.5) * place.inner[0] / h + place.corner[0]) / height * 2 - 1
@@ -186,13 +186,13 @@ def at_pixels(maps, place, canvas):
     return F.grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
 
 
-def wanted_of(task, network, picture, shape):
-    """What is found in a picture: boxes, scores, classes, and masks, keypoints or corners; all in its pixels."""
-    outputs, place = outputs_of(network, picture, shape)
+def predict_with_torch(task, network, picture, shape):
+    """Predict a picture with torch: boxes, scores, classes, and masks, keypoints or corners, in its pixels."""
+    outputs, place = run_network(network, picture, shape)
     y, prototypes = outputs if task == "segment" else (outputs, None)
     nc = network.model[-1].nc
     if not network.model[-1].one2one():
-        boxes, scores, kinds, extra = chosen(y[0], nc, task == "obb")
+        boxes, scores, kinds, extra = select_detections(y[0], nc, task == "obb")
     else:
         rows = y[0][y[0][:, 4] > CONF][:MOST]
         boxes, scores, kinds, extra = rows[:, :4], rows[:, 4], rows[:, 5].int(), rows[:, 6:]
@@ -200,31 +200,34 @@ def wanted_of(task, network, picture, shape):
             boxes = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), 1)
     h, w = place.size
     limits = torch.tensor([w, h, w, h])
-    corners = back(corners_of(boxes).view(-1, 2, 2), place).view(-1, 4).clamp(min=0).minimum(limits)
+    corners = map_to_picture(to_corners(boxes).view(-1, 2, 2), place).view(-1, 4).clamp(min=0).minimum(limits)
     if task == "segment":
-        inside = at_pixels((extra @ prototypes[0].flatten(1)).view(len(boxes), *prototypes.shape[2:]), place, shape) > 0
+        inside = (
+            sample_at_pixels((extra @ prototypes[0].flatten(1)).view(len(boxes), *prototypes.shape[2:]), place, shape)
+            > 0
+        )
         x, y = torch.arange(w) + 0.5, torch.arange(h)[:, None] + 0.5
         x1, y1, x2, y2 = corners[:, :, None, None].unbind(1)
         more = inside & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
     elif task == "pose":
         points = extra.view(len(boxes), *network.model[-1].kpt_shape)
-        more = torch.cat((back(points[..., :2], place), points[..., 2:]), -1)
+        more = torch.cat((map_to_picture(points[..., :2], place), points[..., 2:]), -1)
     else:
         turned = [polygon([*box, angle]) for box, angle in zip(boxes, extra[:, 0], strict=True)]
-        more = back(torch.from_numpy(np.array(turned).reshape(-1, 4, 2)), place)
+        more = map_to_picture(torch.from_numpy(np.array(turned).reshape(-1, 4, 2)), place)
         corners = torch.cat((more.amin(1), more.amax(1)), 1).clamp(min=0).minimum(limits)
     return corners, scores, kinds, more
 
 
-def check(task, records, wanted):
-    """Whether records, best first, are what is wanted."""
+def assert_records(task, records, wanted):
+    """Assert that records, best first, equal the expected values."""
     boxes, scores, kinds, more = wanted
     assert len(records) == len(boxes) > 3
     assert [r["class"] for r in records] == kinds.tolist()
     assert [r["confidence"] for r in records] == pytest.approx(scores.tolist(), abs=1e-4)
     assert np.abs(np.array([r["box"] for r in records]) - boxes.numpy()).max() < 0.05
     if task == "segment":
-        masks = np.array([decoded(r["mask"]) for r in records])
+        masks = np.array([decode_mask(r["mask"]) for r in records])
         assert (masks != more.numpy()).mean((1, 2)).max() < 1e-3
         assert masks.any((1, 2)).sum() > 3
     elif task == "pose":
@@ -238,8 +241,8 @@ def check(task, records, wanted):
             assert apart.min(1).max() < 0.05
 
 
-def decoded(told):
-    return coco.decode(coco.frPyObjects(told, *told["size"])).astype(bool)
+def decode_mask(encoded):
+    return coco.decode(coco.frPyObjects(encoded, *encoded["size"])).astype(bool)
 
 
 # -- equal ------------------------------------------------------------------------------------------------------------
@@ -249,35 +252,37 @@ OPTIONS = {"conf": CONF, "iou": IOU, "max_det": MOST}
 
 
 @pytest.mark.parametrize("task", ["segment", "pose", "obb"])
-def test_what_a_file_tells_of_boxes_is_what_torch_tells(here, task):
+def test_records_of_boxes_equal_those_of_torch(here, task):
     network = netbuild.build(f"{task}.safetensors").eval().fuse()
     model = runtime.load(f"{task}.onnx", threads=1)
     shape = model.fixed_size or (96, 96)
     options = {**OPTIONS, **({} if model.fixed_size else {"imgsz": 96, "rect": False})}
     for picture in PICTURES:
-        check(task, model.predict(picture, **options)["records"], wanted_of(task, network, picture, shape))
-    # netbuild predict, of the file and of the checkpoint, says the same
+        assert_records(
+            task, model.predict(picture, **options)["records"], predict_with_torch(task, network, picture, shape)
+        )
+    # netbuild predict returns the same for the file and for the checkpoint
     found = [model.predict(picture, **options)["records"] for picture in PICTURES]
     for file, rect in ((f"{task}.onnx", options.get("rect")), (f"{task}.safetensors", False)):
         results = netbuild.predict(file, PICTURES, device="cpu", **{**options, "rect": rect})
         for result, records in zip(results, found, strict=True):
-            alike(result.records, records)
+            assert_nearly_equal(result.records, records)
 
 
-def alike(found, wanted):
-    """Whether records are the same but for noise."""
+def assert_nearly_equal(found, wanted):
+    """Assert that records are equal except for noise."""
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         assert one.keys() == other.keys()
-        assert dict(flat(one)) == pytest.approx(dict(flat(other)), abs=0.05)
+        assert dict(flatten(one)) == pytest.approx(dict(flatten(other)), abs=0.05)
         if "mask" in one:
-            assert (decoded(one["mask"]) != decoded(other["mask"])).mean() < 1e-3
+            assert (decode_mask(one["mask"]) != decode_mask(other["mask"])).mean() < 1e-3
 
 
-def flat(value, name=""):
+def flatten(value, name=""):
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from flat(inner, f"{name}.{key}".strip(".")) if key != "mask" else ()
+            yield from flatten(inner, f"{name}.{key}".strip(".")) if key != "mask" else ()
     else:
         yield name, value
 
@@ -285,42 +290,44 @@ def flat(value, name=""):
 @pytest.mark.parametrize(
     "task", [pytest.param("segment", marks=pytest.mark.slow), pytest.param("pose", marks=pytest.mark.slow), "obb"]
 )
-def test_heads_that_rank_are_read_too(here, task):
-    network, file = ranked(here, task)
+def test_heads_that_rank_are_decoded(here, task):
+    network, file = make_ranking_network(here, task)
     model = runtime.load(file, threads=1)
     assert model.info.one2one
     assert model.info.boxes == ("centres" if task == "obb" else "corners")
     for picture in PICTURES:
         found = model.predict(picture, conf=CONF, max_det=MOST)["records"]
-        check(task, found, wanted_of(task, network, picture, (64, 64)))
+        assert_records(task, found, predict_with_torch(task, network, picture, (64, 64)))
         (result,) = netbuild.predict(file, picture, device="cpu", conf=CONF, max_det=MOST)
-        alike(result.records, found)
+        assert_nearly_equal(result.records, found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", REAL)
-def test_real_networks_are_read_alike(tmp_path, made, monkeypatch, task):
-    monkeypatch.chdir(made)
+def test_real_networks_are_decoded_alike(tmp_path, files, monkeypatch, task):
+    monkeypatch.chdir(files)
     family, kind = REAL[task].split("n-")
     checkpoint = network_of(tmp_path, REAL[task], f"extends: {family}-{kind}.yaml\nnc: 5\n", None, SPREAD, 1.0)
     network = netbuild.build(checkpoint).eval().fuse()
     model = runtime.load(export(checkpoint, tmp_path / "net.onnx", imgsz=160).path, threads=1)
     for picture in PICTURES:
         found = model.predict(picture, **OPTIONS)["records"]
-        check(task, found, wanted_of(task, AsRun(network, model), picture, (160, 160)))
+        assert_records(task, found, predict_with_torch(task, NetworkOfFile(network, model), picture, (160, 160)))
 
 
 @pytest.mark.slow
-def test_a_transformer_s_boxes_are_parts_of_the_image(here):
+def test_boxes_of_a_transformer_are_fractions_of_the_image(here):
     text = BODY.replace("imgsz: 64", "nc: 3\nimgsz: 64\ntask: detect") + (
         "  - [[2, 3], 1, RTDETRDecoder, [nc, 32, 30, 4, 4, 2, 64]]\n"
     )
     checkpoint = network_of(here, "decoder", text, NAMES, ())
     model = runtime.load(export(checkpoint, here / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
     assert (model.info.boxes, model.info.fitting) == ("parts", "letterbox")
-    outputs, place = outputs_of(netbuild.build(checkpoint).eval(), "wide.png", (64, 96))
+    outputs, place = run_network(netbuild.build(checkpoint).eval(), "wide.png", (64, 96))
     rows = outputs[0][:10]
-    corners = back((corners_of(rows[:, :4]) * torch.tensor([96, 64, 96, 64])).view(-1, 2, 2), place).view(-1, 4)
+    corners = map_to_picture((to_corners(rows[:, :4]) * torch.tensor([96, 64, 96, 64])).view(-1, 2, 2), place).view(
+        -1, 4
+    )
     corners = corners.clamp(min=0).minimum(torch.tensor([150, 97, 150, 97]))
     for records in (
         model.predict("wide.png", conf=0, max_det=10)["records"],
@@ -331,17 +338,17 @@ def test_a_transformer_s_boxes_are_parts_of_the_image(here):
 
 
 @pytest.mark.parametrize("task", ["semantic", "depth"])
-def test_every_pixel_has_what_torch_gives_it(here, task):
+def test_pixel_maps_equal_those_of_torch(here, task):
     network, model = netbuild.build(f"{task}.safetensors").eval().fuse(), runtime.load(f"{task}.onnx", threads=1)
     results = netbuild.predict(f"{task}.onnx", PICTURES, device="cpu")
     of_net = netbuild.predict(f"{task}.safetensors", PICTURES, device="cpu", rect=False)
     for picture, result, other in zip(PICTURES, results, of_net, strict=True):
-        outputs, place = outputs_of(network, picture, (64, 64))
-        wanted, found = at_pixels(outputs[0], place, (64, 64)), model.map(picture)
+        outputs, place = run_network(network, picture, (64, 64))
+        wanted, found = sample_at_pixels(outputs[0], place, (64, 64)), model.map(picture)
         records = model.predict(picture)["records"]
         assert found.shape == place.size
         assert result.records == records
-        alike(other.records, records)
+        assert_nearly_equal(other.records, records)
         if task == "depth":
             assert np.abs(found - wanted[0].numpy()).max() < 1e-3 * wanted.max()
             assert records == [
@@ -353,19 +360,19 @@ def test_every_pixel_has_what_torch_gives_it(here, task):
         assert len({*found.flat}) > 1
         assert [r["share"] for r in records] == sorted((r["share"] for r in records), reverse=True)
         for record in records:
-            assert np.array_equal(decoded(record["mask"]), found == record["class"])
+            assert np.array_equal(decode_mask(record["mask"]), found == record["class"])
     with pytest.raises(runtime.RunError, match="conf has no effect for the task"):
         model.predict(PICTURES[0], conf=0.5)
 
 
-def test_a_map_without_padding_tells_of_the_middle():
+def test_a_map_without_padding_covers_the_middle():
     place = runtime.Placement((572, 572), (572, 572), (0, 0), (572, 572))
     whole = np.random.default_rng(0).random((1, 572, 572), np.float32)
     found = runtime.resample_depth(whole[:, 92:480, 92:480], place)
     assert np.array_equal(found[92:480, 92:480], whole[0, 92:480, 92:480])
 
 
-# -- its own ways of doing what others do -----------------------------------------------------------------------------
+# -- its own versions of other functions -------------------------------------------------------------------------------
 
 side, turn = st.floats(0.5, 60), st.floats(-4, 4)
 box = st.tuples(st.floats(0, 60), st.floats(0, 60), side, side, turn)
@@ -373,7 +380,7 @@ box = st.tuples(st.floats(0, 60), st.floats(0, 60), side, side, turn)
 
 @settings(max_examples=80, deadline=None)
 @given(box, st.lists(box, min_size=1, max_size=4))
-def test_turned_boxes_overlap_as_polygons_do(first, others):
+def test_overlaps_of_rotated_boxes_are_those_of_polygons(first, others):
     found = runtime.rotated_iou(np.array(first), np.array(others))
     assert found == pytest.approx([polygon_iou(first, other) for other in others], abs=2e-3)
     assert runtime.rotated_iou(np.array(first), np.array([first])) == pytest.approx([1])
@@ -381,7 +388,7 @@ def test_turned_boxes_overlap_as_polygons_do(first, others):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([0.1003, 0.5003, 0.7003]), st.booleans())
-def test_boxes_that_are_not_turned_are_suppressed_as_others(seed, iou, agnostic):
+def test_upright_boxes_are_suppressed_like_those_of_torchvision(seed, iou, agnostic):
     rng = np.random.default_rng(seed)
     low = rng.integers(0, 40, (40, 2))
     rows = np.concatenate((low, low + rng.integers(1, 30, (40, 2)), -np.sort(-rng.random((40, 1)), 0)), 1)
@@ -403,17 +410,17 @@ def test_run_lengths_are_those_of_coco(data):
     )
     mask = np.zeros((h, w), bool)
     mask[top:, left:] = part.reshape(h - top, w - left)
-    told = runtime.encode_mask(mask[top:, left:], top, left, (h, w))
-    assert json.loads(json.dumps(told)) == told
-    assert coco.frPyObjects(told, h, w)["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    assert np.array_equal(runtime.mask_of(told), mask)
+    encoded = runtime.encode_mask(mask[top:, left:], top, left, (h, w))
+    assert json.loads(json.dumps(encoded)) == encoded
+    assert coco.frPyObjects(encoded, h, w)["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    assert np.array_equal(runtime.mask_of(encoded), mask)
 
 
-# -- shown and kept ---------------------------------------------------------------------------------------------------
+# -- drawn and saved --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path, task):
+def test_records_are_drawn_and_saved(here, cli, tmp_path, task):
     boxed = task in REAL
     options = ("--conf", CONF) if boxed else ()
     saves = "pictures,json" + (",crops" if boxed else "") + (",txt" if task in ("pose", "obb") else "")
@@ -422,24 +429,24 @@ def test_what_is_found_is_drawn_and_kept(here, cli, tmp_path, task):
     )
     assert done.code == 0, done.err
     document = json.loads((tmp_path / "out" / "results.json").read_text())
-    for told in document["pictures"]:
-        drawn, plain = read_image(tmp_path / "out" / told["path"]), read_image(told["path"])
-        assert told["records"]
+    for found in document["pictures"]:
+        drawn, plain = read_image(tmp_path / "out" / found["path"]), read_image(found["path"])
+        assert found["records"]
         assert drawn.shape != plain.shape or not np.array_equal(drawn, plain)
-        text = tmp_path / "out" / "labels" / Path(told["path"]).with_suffix(".txt").name
+        text = tmp_path / "out" / "labels" / Path(found["path"]).with_suffix(".txt").name
         if task in ("pose", "obb"):
             rows = [list(map(float, line.split())) for line in text.read_text().splitlines()]
             assert {len(row) for row in rows} == {6 + 15 if task == "pose" else 10}
             if task == "obb":
-                w, h = told["width"], told["height"]
-                corners = np.array([r["corners"] for r in told["records"]]).reshape(-1, 8) / ([w, h] * 4)
+                w, h = found["width"], found["height"]
+                corners = np.array([r["corners"] for r in found["records"]]).reshape(-1, 8) / ([w, h] * 4)
                 assert np.abs(np.array(rows)[:, 1:9] - corners).max() < 1e-5
     if task == "segment":
         assert cli("predict", f"{task}.onnx", "wide.png", "--save", "txt", "-o", tmp_path / "no").code == 2
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_what_is_only_read_is_refused_where_it_would_be_learnt(here, cli, task):
+def test_tasks_without_loss_are_refused_by_val(here, cli, task):
     done = cli("val", f"{task}.onnx", "--data", "digits")
     assert (done.code, f"the task '{task}' cannot be trained yet" in done.err) == (2, True), done.err
     done = cli("export", f"{task}.safetensors", "--nms", "-o", "never.onnx")

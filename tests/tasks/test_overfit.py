@@ -1,4 +1,4 @@
-"""Every family learns one batch by heart: network, loss and labels belong together."""
+"""Every family of networks overfits one batch, so network, loss and labels fit together."""
 
 import re
 
@@ -9,14 +9,14 @@ from netbuild.author.zoo import load_entries
 from netbuild.training import run
 from netbuild.training.overfitting import is_overfit
 
-# What does not come to terms with 64 pixels, and rates of networks without batch norms.
+# Image sizes of networks that do not work at 64 pixels, steps of large ones, rates of those without batch norms.
 SIZES = {"alexnet": 128, "inception": 96, "lenet": 32, "vgg": 32, "vit": 32}
-STEPS = {"vgg": 40, "wide": 40, "resnext": 40, "swin": 60}  # of large ones
+STEPS = {"vgg": 40, "wide": 40, "resnext": 40, "swin": 60}
 RATES = {"alexnet": 3e-4, "vgg": 1e-4, "squeezenet": 1e-3, "swin": 3e-4, "vit": 3e-4, "convnext": 1e-3}
 
 
-def smallest():
-    """Of each family of classifiers, by the letters that its names begin with, the smallest network and scale."""
+def find_smallest_networks():
+    """Find the smallest network and scale of each family of classifiers: names that begin with the same letters."""
     found = {}
     for entry in load_entries():
         if entry.task == "classify":
@@ -27,9 +27,9 @@ def smallest():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", smallest())
-def test_each_family_of_classifiers_learns_a_batch(family):
-    name, scale = smallest()[family]
+@pytest.mark.parametrize("family", find_smallest_networks())
+def test_each_family_of_classifiers_overfits_a_batch(family):
+    name, scale = find_smallest_networks()[family]
     chosen = {
         "epochs": STEPS.get(family, 100),
         "batch": 8,
@@ -48,20 +48,20 @@ def test_each_family_of_classifiers_learns_a_batch(family):
     ["yolov3-tiny.yaml", "yolov5n.yaml", "yolov8n.yaml", "yolov9t.yaml", "yolov10n.yaml", "yolo11n.yaml",
      "yolo12n.yaml", "yolo26n.yaml"],
 )  # fmt: skip
-def test_each_kind_of_detector_learns_a_batch(name):
+def test_each_kind_of_detector_overfits_a_batch(name):
     steps, rate = (300, 0.001) if "tiny" in name else (200, 0.003)  # twelve million parameters, two levels
     chosen = {"epochs": steps, "batch": 4, "imgsz": 96, "lr": rate, "workers": 0, "mosaic": 0.0}
     losses = run.overfit_batch(name, "digits-detect", settings.load(None, chosen))
     assert is_overfit(losses), (losses[0], max(losses), losses[-5:])
 
 
-def test_what_is_not_learnt_is_told_from_what_is():
+def test_is_overfit_needs_a_fall_by_ninety_per_cent():
     assert is_overfit([5, 20, 8, 1.9, 1.9, 1.8, 1.7, 1.6])
     assert not is_overfit([5, 20, 8, 3, 3, 3, 3, 3])  # fell, but not by 90 %
     assert not is_overfit([1, 50, 8, 1, 1, 1, 1, 0.9])  # rose, and came back
 
 
-def test_overfit_batch_tells_by_its_exit_code(cli, tmp_path, monkeypatch):
+def test_overfit_batch_sets_the_exit_code(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ("--batch", 8, "-O", "workers=0", "--overfit-batch")
     done = cli("train", "lenet5.yaml", *flags, "--epochs", 60)

@@ -80,7 +80,7 @@ def test_a_head_names_its_loss_and_rows_get_targets(cli, here):
     assert done.code in (0, 1), done.err  # it runs; whether 5 steps are enough is not the question
 
 
-def test_what_cannot_learn_or_be_given_targets_is_refused(cli, here):
+def test_unknown_losses_and_repeated_rows_with_targets_are_refused(cli, here):
     file = here / "peeking.py"
     file.write_text(MODULES.replace('learns = "sums"', 'learns = "sumss"'))
     done = cli("train", "net.yaml", "--trust", "--epochs", 1, "-o", "run")

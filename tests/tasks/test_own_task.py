@@ -43,13 +43,13 @@ def test_an_own_task_trains_resumes_validates_and_predicts(cli, here):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--data", "digits"], "digits is a data set for 'classify', the network's task is 'count'"),
         (["-O", "label_smoothing=0.1"], "label_smoothing has no effect for the task 'count'"),
     ],
 )
-def test_what_does_not_fit_an_own_task_is_refused(cli, here, flags, said):
+def test_data_and_settings_that_do_not_fit_are_refused(cli, here, flags, message):
     done = cli("train", "counter.yaml", "--trust", "--epochs", 1, "-o", "run", "-O", "workers=0", *flags)
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err

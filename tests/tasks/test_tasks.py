@@ -1,4 +1,4 @@
-"""Losses, assignment, suppression and scores, against plain loops, finite differences and other programs' figures."""
+"""Losses, assignment, suppression and metrics, compared with plain loops, finite differences and pycocotools."""
 
 from math import atan, exp, floor, log, pi
 from types import SimpleNamespace
@@ -158,16 +158,16 @@ def scene(seed, counts, nc=4):
     return scores, predicted.double(), points, targets
 
 
-def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, least):  # noqa: C901  loops are the point
+def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, min_side):  # noqa: C901  loops are the point
     """One image: lists of each cell's object (or None), its class and its soft target. All in loops."""
     cells, objects = range(len(points)), range(len(boxes))
     inside, u, t = (np.zeros((len(boxes), len(points))) for _ in range(3))
     for g in objects:
         low, high = list(boxes[g][:2]), list(boxes[g][2:])
         for i in (0, 1):
-            if high[i] - low[i] < least:
+            if high[i] - low[i] < min_side:
                 middle = (low[i] + high[i]) / 2
-                low[i], high[i] = middle - least / 2, middle + least / 2
+                low[i], high[i] = middle - min_side / 2, middle + min_side / 2
         for a in cells:
             if all(low[i] + 1e-9 < points[a][i] < high[i] - 1e-9 for i in (0, 1)):
                 inside[g, a] = 1
@@ -223,8 +223,8 @@ def test_a_small_object_finds_cells_by_its_enlarged_box():
     points = grid().float()
     predicted = box.expand(1, len(points), 4)
     counts = [
-        int(Assigner(min_side=least)(torch.ones(1, len(points), 1), predicted, points, targets).foreground.sum())
-        for least in (0.0, 16.0, 32.0)
+        int(Assigner(min_side=min_side)(torch.ones(1, len(points), 1), predicted, points, targets).foreground.sum())
+        for min_side in (0.0, 16.0, 32.0)
     ]
     # From 23 to 39 there are centres of stride 8 at 28 and 36, and of stride 16 at 24; from 15 to 47 there are 21.
     assert counts == [0, 4 + 1, 10]
@@ -359,7 +359,7 @@ class WidthPart(LossPart):
         return {"width": ((widths[..., 2] - widths[..., 0])[fg] - truth.to(widths)).square().sum()}
 
 
-def test_a_detection_loss_takes_a_part_of_ones_own():
+def test_a_detection_loss_takes_custom_parts():
     head, raw, batch = detection_scene(16)
     parts = DetectionLoss(head, parts=(BoxPart(2.0), WidthPart()))(raw, batch)
     assert list(parts) == ["box", "width"]
@@ -381,7 +381,7 @@ def test_a_detection_loss_takes_a_part_of_ones_own():
 
 
 @pytest.mark.parametrize("reg_max", [1, 16])
-def test_images_without_objects_teach_classes_only(reg_max):
+def test_images_without_objects_train_classes_only(reg_max):
     head, raw, batch = detection_scene(reg_max, counts=(0, 0))
     total, parts = DetectTask(head).loss(raw, batch)
     total.backward()
@@ -392,7 +392,7 @@ def test_images_without_objects_teach_classes_only(reg_max):
     assert raw["boxes"].grad.abs().sum() == 0  # but there is one: the graph is whole
 
 
-def test_the_loss_counts_the_batch_size_and_its_parts_do_not():
+def test_the_loss_is_times_the_batch_size_and_its_terms_are_not():
     head, raw, batch = detection_scene(16)
     total, parts = DetectTask(head).loss(raw, batch)
     assert total.item() == pytest.approx(3 * sum(part.item() for part in parts.values()))
@@ -406,7 +406,7 @@ def test_the_loss_counts_the_batch_size_and_its_parts_do_not():
     assert rough.item() == pytest.approx(total.item(), rel=0.02)
 
 
-def test_two_branches_are_weighed_by_the_schedule():
+def test_two_branches_are_weighted_by_the_schedule():
     head, many, batch = detection_scene(1, counts=(30, 0, 50))
     _, one, _ = detection_scene(1, seed=1, counts=(30, 0, 50))
     head.copy_parts(True, "cv2", "cv3")
@@ -460,7 +460,7 @@ def detector(file, nc):
 @pytest.mark.parametrize(
     ("file", "end2end"), [("yolo11n.yaml", False), ("yolov10n.yaml", True), ("yolo26n.yaml", True)]
 )
-def test_one_batch_is_learnt_by_heart(file, end2end):
+def test_one_batch_is_overfitted(file, end2end):
     network, head = detector(file, nc=3)
     task = DetectTask(head, ["a", "b", "c"])
     batch = {
@@ -540,14 +540,14 @@ def test_suppression_equals_a_plain_loop(options):
     assert sum(map(len, found)) < sum(most) or chosen.conf == 1
 
 
-def test_suppression_carries_what_follows_the_scores():
+def test_suppression_keeps_extra_values():
     pytest.importorskip("torchvision")
     y = torch.tensor([[10.0, 10, 4, 4, 0.9, 0.1, 7, 8], [50, 50, 4, 4, 0.2, 0.8, 5, 6]]).T[None]
     (rows,) = nms.suppress(y, nms.Filter(), nc=2)
     assert rows[:, 5:].tolist() == [[0, 7, 8], [1, 5, 6]]
 
 
-def test_classes_do_not_meet_beyond_the_edge_and_a_score_must_be_above_the_limit():
+def test_classes_are_suppressed_apart_and_scores_must_exceed_the_threshold():
     pytest.importorskip("torchvision")
     y = torch.tensor([[15.0, 15, 10, 10, 0.75, 0], [-5, -5, 10, 10, 0, 0.625], [40, 40, 9, 9, 0.5, 0]]).T[None]
     (rows,) = nms.suppress(y, nms.Filter(conf=0.5))
@@ -556,7 +556,7 @@ def test_classes_do_not_meet_beyond_the_edge_and_a_score_must_be_above_the_limit
     assert rows[:, 4:].tolist() == [[0.75, 0], [0.625, 1]]
 
 
-def test_a_one_to_one_head_passes_without_suppression(monkeypatch):
+def test_a_one_to_one_head_needs_no_suppression(monkeypatch):
     head = v10Detect(3, [16, 16], stride=[8.0, 16.0]).eval()
     head.end2end = True
     head.max_det = 40
@@ -679,7 +679,7 @@ def test_scores_of_a_hand_made_example():
     assert [row["iscrowd"] for row in metric.coco_dataset()["annotations"]] == [0, 0, 0, 1]
 
 
-def test_a_detection_claims_the_best_object_and_others_get_none():
+def test_each_object_is_matched_once():
     true = np.array([[0.0, 0, 10, 10, 3], [2, 0, 12, 10, 3], [2, 0, 12, 10, 1]])
     found = np.array(
         [[1.5, 0, 11.5, 10, 0.9, 3], [2.5, 0, 12.5, 10, 0.8, 3], [0, 0, 10, 4, 0.7, 3], [0, 0, 9, 9, 0.6, 3]]
@@ -760,7 +760,7 @@ def test_accuracy_of_the_first_and_of_five():
 # -- tasks by name ----------------------------------------------------------------------------------------------------
 
 
-def points(monkeypatch, **loads):
+def fake_entry_points(monkeypatch, **loads):
     """Installed packages that offer tasks; a load that is an exception is raised."""
 
     def load(value):
@@ -777,7 +777,7 @@ def test_tasks_are_found_by_name(monkeypatch):
         name = "own"
         loss = decode = metric = None
 
-    points(monkeypatch, theirs=Own, broken=ImportError("no such thing"), wrong=dict)
+    fake_entry_points(monkeypatch, theirs=Own, broken=ImportError("no such thing"), wrong=dict)
     monkeypatch.setattr(tasks.TASKS, "registered", {})
     assert tasks.find("detect") is DetectTask
     assert tasks.find("classify") is ClassifyTask
