@@ -16,7 +16,7 @@ from netbuild.tasks.base import Task
 def network_inputs(
     task: Task, batch: Batch, memory_format: torch.memory_format = torch.contiguous_format
 ) -> list[torch.Tensor]:
-    """Return the network's inputs for a batch (`Task.inputs`), made from images in a memory format."""
+    """Return the network's inputs for a batch (`Task.inputs`), with its images in a memory format."""
     return task.inputs({**batch, "images": batch["images"].contiguous(memory_format=memory_format)})
 
 
@@ -49,6 +49,10 @@ def fastest_memory_format(network: Network, task: Task | None = None) -> torch.m
 
     A module that reshapes a feature map by ``view`` does. Only a real forward shows it: meta tensors report other
     strides.
+
+    Args:
+        network: on its device.
+        task: makes the network's inputs; without one, they are zeros of the shapes in the network's file.
     """
     form, card = torch.channels_last, network.card
     if card.ch == 1:  # with one channel both formats are the same
@@ -57,7 +61,8 @@ def fastest_memory_format(network: Network, task: Task | None = None) -> torch.m
         with torch.random.fork_rng(), torch.no_grad():
             device = next(network.parameters()).device
             batch = dummy_batch(card, 2, device)
-            inputs = network_inputs(task, batch, form) if task else [batch["images"].contiguous(memory_format=form)]
+            images = batch["images"].contiguous(memory_format=form)
+            inputs = network_inputs(task, batch, form) if task else [images, *batch["inputs"]]
             copy.deepcopy(network).train()(*inputs)
     except Exception:  # whatever a custom module raises: it is trained in the usual format
         return torch.contiguous_format
