@@ -174,17 +174,18 @@ def fail_together() -> Iterator[None]:
     """Context that fails on all ranks if it fails on any, so that no rank waits for one that has ended.
 
     Raises:
-        NetbuildError: on the lowest rank that raised this message.
+        Exception: on the lowest rank that raised this exception.
         PeerFailedError: on all other ranks, silently, so that the message is printed once.
     """
-    error: NetbuildError | None = None
+    error: Exception | None = None
     try:
         yield
-    except NetbuildError as caught:
+    except Exception as caught:  # a callback or another plug-in may raise anything
         error = caught
-    outcomes = all_gather((str(error), error.exit_code) if error else None)
+    outcome = (str(error), getattr(error, "exit_code", 1)) if error is not None else None
+    outcomes = all_gather(outcome)
     failures = [outcome for outcome in outcomes if outcome]
-    if error and outcomes.index((str(error), error.exit_code)) == rank():
+    if error is not None and outcomes.index(outcome) == rank():
         raise error
     if failures:
         raise PeerFailedError(failures[0][1])

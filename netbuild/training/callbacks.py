@@ -17,15 +17,19 @@ GROUP = "netbuild.callbacks"  # the entry-point group
 class Callback:
     """Base class of callbacks: each hook does nothing by default, so a subclass defines only those that it needs.
 
-    With several processes only the first one calls callbacks. A callback that draws random numbers must use a
-    generator of its own: drawing from torch's global one would change the run.
+    In a distributed run only rank 0 calls callbacks, so a hook must not call a collective operation such as
+    ``torch.distributed.all_reduce``: rank 0 would wait forever for the others. An exception in a hook ends the run on
+    all ranks, that of a batch hook after at most 50 further batches.
+
+    A callback that draws random numbers must use a generator of its own: drawing from torch's global one would change
+    the run.
     """
 
     def on_scan_picture(self, split: str, done: int, total: int) -> None:
         """Called after each picture of a split was scanned, before a run or a validation."""
 
     def on_scan_end(self, report: Report) -> None:
-        """Called with what the scan of the data found, where the data may be used."""
+        """Called with the report of the scan, if the data has no faults that end the run."""
 
     def on_run_begin(self, run: Trainer) -> None:
         """Called before the first batch, of a resumed run too."""

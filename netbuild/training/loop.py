@@ -39,6 +39,7 @@ from netbuild.training.memory import explain_out_of_memory
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
 
+_BATCHES_PER_CHECK = 50  # after so many batches all ranks learn of an exception that a batch hook raised
 _NOT_FINITE_HINT = "try a lower lr, or amp: off"
 
 
@@ -124,14 +125,22 @@ class Trainer:
         """
         error: BaseException | None = None
         try:
-            self.callbacks.call("on_run_begin", self)
+            self.call_hook("on_run_begin")
             self.run_epochs()
         except BaseException as caught:
             error = caught
             raise
         finally:
-            self.callbacks.call("on_run_end", self, error)
+            if error is None:
+                self.call_hook("on_run_end", None)
+            else:  # the other ranks may have ended
+                self.callbacks.call("on_run_end", self, error)
         return self.progress
+
+    def call_hook(self, name: str, *arguments: Any) -> None:
+        """Call a hook of the callbacks on rank 0; an exception of a callback ends all ranks (collective)."""
+        with processes.fail_together():
+            self.callbacks.call(name, self, *arguments)
 
     def run_epochs(self) -> None:
         """Train and validate epoch by epoch until the run is over."""
@@ -168,9 +177,9 @@ class Trainer:
         self.learner.start_epoch()
         sums: dict[str, float] = {}
         batches, done, accumulate = len(self.train), 0, self.learner.main.plan.accumulate
-        self.callbacks.call("on_epoch_begin", self, epoch)
+        self.call_hook("on_epoch_begin", epoch)
         for done, batch in enumerate(self.train.epoch(epoch), 1):
-            self.callbacks.call("on_batch_begin", self, epoch, done, batch)
+            self.callbacks.call_batch_hook("on_batch_begin", self, epoch, done, batch)
             rate = self.learner.set_rates(epoch * batches + done - 1, batches)
             last = done % accumulate == 0 or done == batches
             with self.learner.accumulating(last):
@@ -179,7 +188,9 @@ class Trainer:
                 self.learner.step()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-            self.callbacks.call("on_batch_end", self, epoch, done, parts, rate)
+            self.callbacks.call_batch_hook("on_batch_end", self, epoch, done, parts, rate)
+            if done % _BATCHES_PER_CHECK == 0 or done == batches:
+                self.callbacks.raise_deferred_error()
         return {f"train/{name}": value / max(done, 1) for name, value in sums.items()}
 
     def train_batch(self, batch: Batch, epoch: int, number: int) -> dict[str, float]:
@@ -281,7 +292,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the measures of the averaged weights on the validation data, the same on all ranks."""
-        self.callbacks.call("on_validation_begin", self)
+        self.call_hook("on_validation_begin")
         metric = self.task.metric()
         for trainee in self.learner.trainees.values():
             parallel.sync_buffers(trainee.network, trainee.average.tensors)
@@ -294,7 +305,7 @@ class Trainer:
         with processes.fail_together():
             measures = self.metric.result() if processes.is_main_process() else {}
         measures = processes.broadcast(measures)
-        self.callbacks.call("on_validation_end", self, measures)
+        self.call_hook("on_validation_end", measures)
         return measures
 
     def dummy_forward(self, network: nn.Module) -> None:
@@ -311,14 +322,16 @@ class Trainer:
         if best:
             self.progress.best, self.progress.best_epoch = fitness, epoch
         self.progress.history.append({"epoch": epoch, **measures})
-        self.callbacks.call("on_epoch_end", self, measures, best)
-        if not (processes.is_main_process() or self.learner.main.sharded):
-            return
-        averaged = {name: trainee.averaged() for name, trainee in self.learner.trainees.items()}
-        written = self.write_checkpoints(averaged, measures, best) if processes.is_main_process() else []
-        self.progress.callbacks = self.callbacks.state_dict() if processes.is_main_process() else {}
-        state.save(self.state_path, self.learner.trainees, self.progress, processes.is_main_process())
-        self.callbacks.call("on_save", self, written)
+        is_main = processes.is_main_process()
+        self.call_hook("on_epoch_end", measures, best)
+        with processes.fail_together():
+            self.progress.callbacks = self.callbacks.state_dict() if is_main else {}
+        written: list[Path] = []
+        if is_main or self.learner.main.sharded:
+            averaged = {name: trainee.averaged() for name, trainee in self.learner.trainees.items()}
+            written = self.write_checkpoints(averaged, measures, best) if is_main else []
+            state.save(self.state_path, self.learner.trainees, self.progress, is_main)
+        self.call_hook("on_save", written)
 
     def write_checkpoints(
         self, networks: Mapping[str, Network], measures: Mapping[str, float], best: bool

@@ -543,6 +543,30 @@ def test_one_that_fails_ends_all(here, fault, code, said):
     assert "Traceback" not in done.stderr, done.stderr
 
 
+def train_with_failing_callbacks():
+    """Train once for each hook that raises; all ranks meet in a collective operation after each run."""
+    from netbuild.training.callbacks import Callback
+
+    for hook in ("on_run_begin", "on_batch_end", "on_epoch_end", "on_save", "on_run_end"):
+
+        def fail(*_):
+            raise ZeroDivisionError
+
+        run = trainer(Path(hook), epochs=2)
+        run.callbacks.append(type("Failing", (Callback,), {hook: fail})())
+        try:
+            run.run()
+        except (ZeroDivisionError, processes.PeerFailedError) as error:
+            print(hook, type(error).__name__, run.progress.epoch, processes.all_gather("here"))
+
+
+def test_an_exception_in_a_callback_on_rank_0_ends_all_ranks(tmp_path):
+    first, second = run_ranks(2, tmp_path, "train_with_failing_callbacks()")
+    epochs = {"on_run_begin": 0, "on_batch_end": 0, "on_epoch_end": 1, "on_save": 1, "on_run_end": 2}
+    for text, error in ((first, "ZeroDivisionError"), (second, "PeerFailedError")):
+        assert text.splitlines() == [f"{hook} {error} {epoch} ['here', 'here']" for hook, epoch in epochs.items()]
+
+
 @pytest.mark.slow
 def test_without_a_launcher_one_that_fails_ends_all(here):
     """As under SLURM, where nobody ends the others."""
