@@ -39,14 +39,19 @@ class Layer:
     field: Field | None
     source_strides: tuple[float | None, ...]
     tally: Tally
-    bound: BoundCall
+    bounds: tuple[BoundCall, ...]  # the constructor call of each module that runs in sequence
     result_names: tuple[str, ...] = ()  # names of the rows that a block returns, where it returns several
     block_copies: tuple["BlockCopy", ...] = ()  # one for each repeat, where the module is a block of the file
 
     @property
+    def bound(self) -> BoundCall:
+        """The constructor call of the first module."""
+        return self.bounds[0]
+
+    @property
     def copies(self) -> int:
         """The number of modules that run in sequence for the row."""
-        return 1 if self.bound.takes_repeats else self.n
+        return len(self.bounds)
 
     @property
     def params(self) -> int:

@@ -17,10 +17,11 @@ from netbuild.grammar import ultralytics
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import INPUT, Block, Row, check_repeats, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
-from netbuild.graph.bind import BoundCall, Scope, bind
+from netbuild.graph.bind import BoundCall, Scope, SourceShapes, bind
 from netbuild.graph.layers import BlockCopy, Graph, Layer
 from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
+from netbuild.graph.repeats import bind_repeats
 from netbuild.graph.row_errors import SourceFailedError, errors_at_row
 from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
 from netbuild.layers.activation import using_activation
@@ -154,10 +155,16 @@ class _Resolver:
         try:
             with errors_at_row(row, inputs, above, factory, self.imgsz):
                 block_copies: tuple[BlockCopy, ...] = ()
+                bounds = (bound,) * copies
                 if block:
                     module, make, block_copies, out = self._build_block(block, row, bound, inputs, copies, scope)
                 else:
-                    module, make = self._build_module(row, bound, copies)
+
+                    def bind_to(shapes: SourceShapes) -> BoundCall:
+                        return bind(factory, row, n, shapes, scope)
+
+                    bounds = bind_repeats(bound, copies, inputs, call_style, bind_to, self.imgsz)
+                    module, make = self._build_module(row, bounds)
                     out = self._run(module, inputs, call_style)
         finally:
             self.observer.tallies.pop()
@@ -165,7 +172,7 @@ class _Resolver:
         step = Step(row.sources, call_style, frees, selections)
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
-            field_of(first_tensor(out)), shapes.strides, tally, bound, _result_names(block), block_copies,
+            field_of(first_tensor(out)), shapes.strides, tally, bounds, _result_names(block), block_copies,
         )  # fmt: skip
 
     def _find_factory(self, row: Row) -> Factory:
@@ -181,14 +188,19 @@ class _Resolver:
             self.unknown[row.module] = located, [row.index]
             raise located from None
 
-    def _build_module(self, row: Row, bound: BoundCall, copies: int) -> tuple[nn.Module, Callable[[], nn.Module]]:
-        """Build a row's module on ``meta``; return it with a function that builds it again, with weights."""
-        self._count_modules(copies, row)
+    def _build_module(self, row: Row, bounds: tuple[BoundCall, ...]) -> tuple[nn.Module, Callable[[], nn.Module]]:
+        """Build a row's module on ``meta``; return it with a function that builds it again, with weights.
+
+        Args:
+            row: the row.
+            bounds: the constructor call of each repeat.
+        """
+        self._count_modules(len(bounds), row)
 
         def make() -> nn.Module:
-            modules = [bound.make() for _ in range(copies)]
+            modules = [bound.make() for bound in bounds]
             # A single module stays bare: the state-dict keys of existing checkpoints have no further level.
-            module = modules[0] if copies == 1 else nn.Sequential(*modules)
+            module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
             _set_batch_norm_constants(module, self.task, self.norm_eps)
             return module
 

@@ -69,7 +69,7 @@ class CallBuilder:
                 BlockUse(layer.factory.name, inside, tuple(map(self.build_row, inside.layers)))
                 for inside in layer.block_copies
             )
-        return (self._build_call(layer.bound),) * layer.copies
+        return tuple(self._build_call(bound) for bound in layer.bounds)
 
     def _build_call(self, bound: BoundCall) -> ModuleCall:
         factory = bound.factory
