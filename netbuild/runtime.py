@@ -100,7 +100,7 @@ class ModelInfo:
 
     @property
     def dense(self) -> bool:
-        """Whether the output has an entry for every cell, which suppression must filter here."""
+        """Whether the output has an entry for every cell, so that suppression must be done here."""
         return self.task in BOX_TASKS and not self.one2one and self.nms is None
 
     @property

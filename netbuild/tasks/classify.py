@@ -12,7 +12,7 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.settings import Settings
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, compute_class_weights, count_classes, to_picture
+from netbuild.tasks.base import Batch, Losses, Record, Task, View, class_weight_option, to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 
 
@@ -49,9 +49,7 @@ class ClassifyTask(Task):
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
         """Return label smoothing, and the weights of the classes if the settings ask for them."""
-        power = settings.class_weights
-        weights = {"class_weights": compute_class_weights(count_classes(samples, nc), power)} if power else {}
-        return {"smoothing": settings.label_smoothing, **weights}
+        return {"smoothing": settings.label_smoothing, **class_weight_option(settings, samples, nc)}
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Return the mean cross-entropy; if the head has several outputs, the last is the logits (B, nc)."""

@@ -13,7 +13,7 @@ from netbuild.feed.samples import BOX_KINDS
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.system.packages import package
-from netbuild.tasks.base import Batch, Losses, compute_class_weights, count_classes, to_picture
+from netbuild.tasks.base import Batch, Losses, class_weight_option, to_picture
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.box_task import BoxTask
 from netbuild.tasks.detection_metric import CONFUSION_CONFIDENCE, DetectionMetric
@@ -71,8 +71,7 @@ class DetectTask(BoxTask):
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
         """Return the weights of the classes if the settings ask for them."""
-        power = settings.class_weights
-        return {"class_weights": compute_class_weights(count_classes(samples, nc), power)} if power else {}
+        return class_weight_option(settings, samples, nc)
 
     @classmethod
     def default_rate(cls, nc: int) -> float:
@@ -114,10 +113,10 @@ class DetectTask(BoxTask):
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
         """Draw the picture with its boxes and their classes."""
-        own = batch["index"].view(-1) == i
+        of_image = batch["index"].view(-1) == i
         h, w = batch["images"].shape[-2:]
-        boxes = to_corners(batch["boxes"].view(-1, 4)[own].detach().cpu().float()) * torch.tensor([w, h, w, h])
-        classes = batch["classes"].view(-1)[own].int().tolist()
+        boxes = to_corners(batch["boxes"].view(-1, 4)[of_image].detach().cpu().float()) * torch.tensor([w, h, w, h])
+        classes = batch["classes"].view(-1)[of_image].int().tolist()
         labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
         return Drawing(to_picture(batch["images"][i]), boxes.numpy(), labels, colours)
 
