@@ -88,7 +88,7 @@ def predict(
             file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),
             **options,
         )  # fmt: skip
-    kinds = () if json and save is None and out is None else saving.chosen(save, predictor.task)
+    kinds = () if json and save is None and out is None else saving.parse_kinds(save, predictor.task)
     refuse_unused("where nothing is saved", **({} if kinds else {"out": out}))
     folder = out or new_folder("predict")
     saving.check_folder(folder)
@@ -121,6 +121,6 @@ def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer",
             if printed:
                 write(result.line())
             step()
-        document = saving.document(predictor.task, results, failed)
+        document = saving.make_document(predictor.task, results, failed)
         writer.end(document)
     return document, bool(failed)

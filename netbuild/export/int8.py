@@ -17,7 +17,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
-from netbuild.prediction.sources import natural
+from netbuild.prediction.sources import natural_key
 from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
 
@@ -141,7 +141,7 @@ def _open_dataset(name: str) -> Dataset | None:
 
 
 def _list_pictures(folder: str | Path) -> list[Path]:
-    return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
+    return sorted((p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES), key=natural_key)
 
 
 def _calibration_batches(job: Job, data: Dataset | str, most: int) -> Iterator[np.ndarray]:

@@ -1,1 +1,1 @@
-"""Pictures to findings: sources, predictor, saving; networks that run by onnxruntime."""
+"""Prediction on pictures and videos: sources, predictor, results, saving, trackers; and ONNX files as networks."""

@@ -1,4 +1,4 @@
-"""The contract between a network and those who run it: inputs, sizes, strides, and the layout of its outputs."""
+"""The contract between a network and its runtimes: inputs, sizes, strides, the layout of outputs, and metadata."""
 
 import json
 
@@ -80,8 +80,8 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
     if not strides(network.model[-1]) or all(side % step == 0 for side in size):
         return
     fits = "x".join(str(max(1, round(side / step)) * step) for side in size)
-    said = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"
-    raise NetbuildError(said, hint=f"try --imgsz {fits}")
+    message = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"
+    raise NetbuildError(message, hint=f"try --imgsz {fits}")
 
 
 def input_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -1,4 +1,4 @@
-"""Pictures given from Python: arrays, PIL pictures, tensors and bytes as well as names of files."""
+"""Prediction sources from Python: arrays, PIL pictures, tensors, bytes, and paths."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from netbuild.prediction.sources import InMemory, Source, list_files
 
 
 def collect(source: Any) -> list[Source]:
-    """List what is to be predicted on, in order; a picture that is given twice is listed twice.
+    """Convert anything that `predict` takes to a list of sources, in order; duplicates stay.
 
     Args:
         source: a file, folder, glob pattern or ``-`` (see `netbuild.prediction.sources.list_files`); an array (H, W),
@@ -22,18 +22,19 @@ def collect(source: Any) -> list[Source]:
             for B pictures; the bytes of a picture's file; or a list, tuple or other iterable of these.
 
     Raises:
-        NetbuildError: for a name that matches nothing, a thing or a shape that is no picture, or an empty list.
+        NetbuildError: for a path that matches nothing, an object that is not a picture, or an empty list.
     """
-    things = source if _is_iterable(source) else [source]
-    found: list[Source] = []
-    for thing in things:
-        if isinstance(thing, (str, Path)):
-            found += list_files(thing)
+    items = source if _is_iterable(source) else [source]
+    sources: list[Source] = []
+    for item in items:
+        if isinstance(item, (str, Path)):
+            sources += list_files(item)
         else:
-            found += [InMemory(Path(f"image-{len(found) + i}"), data) for i, data in enumerate(_pictures(thing), 1)]
-    if not found:
-        raise NetbuildError("there is no picture: nothing was named, or an empty list")
-    return found
+            pictures = _to_pictures(item)
+            sources += [InMemory(Path(f"image-{len(sources) + i}"), data) for i, data in enumerate(pictures, 1)]
+    if not sources:
+        raise NetbuildError("no pictures to predict on: nothing was named, or an empty list")
+    return sources
 
 
 def _is_iterable(source: Any) -> bool:
@@ -41,26 +42,27 @@ def _is_iterable(source: Any) -> bool:
     return isinstance(source, Iterable) and not isinstance(source, single) and not _is_pil(source)
 
 
-def _is_pil(thing: Any) -> bool:
+def _is_pil(item: Any) -> bool:
     # Pillow is optional: a PIL picture can only be given if it is installed, and its module names it.
-    return type(thing).__module__.startswith("PIL.") and isinstance(thing, pillow().Image)
+    return type(item).__module__.startswith("PIL.") and isinstance(item, pillow().Image)
 
 
-def _pictures(thing: Any) -> list[bytes | Image]:
-    """Convert one thing that is no name to pictures: bytes of a file, or pixels uint8 (H, W, C)."""
-    if isinstance(thing, (bytes, bytearray, memoryview)):
-        return [bytes(thing)]
-    if isinstance(thing, torch.Tensor):
-        return list(_from_tensor(thing))
-    if isinstance(thing, np.ndarray):
-        return [_from_array(thing)]
-    if _is_pil(thing):
-        return [_from_array(np.asarray(thing.convert("RGBA" if "A" in thing.mode else "RGB")))]
-    wanted = "a path, an array, a PIL picture, a tensor, bytes, or a list of these"
-    raise NetbuildError(f"a {type(thing).__name__} is no picture", hint=f"give {wanted}")
+def _to_pictures(item: Any) -> list[bytes | Image]:
+    """Convert an object to pictures: each the bytes of a file, or uint8 pixels (H, W, C)."""
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return [bytes(item)]
+    if isinstance(item, torch.Tensor):
+        return list(_from_tensor(item))
+    if isinstance(item, np.ndarray):
+        return [_from_array(item)]
+    if _is_pil(item):
+        return [_from_array(np.asarray(item.convert("RGBA" if "A" in item.mode else "RGB")))]
+    accepted = "a path, an array, a PIL picture, a tensor, bytes, or a list of these"
+    raise NetbuildError(f"a {type(item).__name__} is no picture", hint=f"pass {accepted}")
 
 
 def _from_tensor(tensor: torch.Tensor) -> list[Image]:
+    """Convert a tensor (C, H, W) or (B, C, H, W) to pictures (H, W, C)."""
     values = tensor.detach().cpu()
     if values.ndim not in (3, 4) or values.shape[-3] not in (1, 3, 4):
         raise NetbuildError(
@@ -73,9 +75,10 @@ def _from_tensor(tensor: torch.Tensor) -> list[Image]:
 
 
 def _from_array(array: Any) -> Image:
+    """Check an array (H, W) or (H, W, C), uint8 or floats from 0 to 1, and convert it to uint8 (H, W, C)."""
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        hint = "arrays are (H, W), (H, W, 3) or (H, W, 4); of several pictures give a list"
+        hint = "arrays are (H, W), (H, W, 3) or (H, W, 4); pass several pictures as a list"
         raise NetbuildError(f"an array of shape {list(array.shape)} is no picture", hint=hint)
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)

@@ -1,4 +1,4 @@
-"""An exported ONNX file in the place of a network: what it gives is read, scored and drawn by the same tasks."""
+"""Run an exported ONNX file as a `Network`, so that the same tasks decode, score and draw its outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,19 +20,19 @@ from netbuild.tasks.base import Task, read_exported
 
 
 def is_exported(file: object) -> bool:
-    """Whether a file's name is that of an ONNX file."""
+    """Whether a path ends in .onnx."""
     return isinstance(file, (str, Path)) and str(file).lower().endswith(".onnx")
 
 
 class _FileHead(Head):
-    """The head of an exported file: the members of the protocol, as the file's metadata give them."""
+    """The head of an exported file: implements the protocol of heads by the file's metadata."""
 
     def __init__(self, info: runtime.ModelInfo, nc: int) -> None:
         super().__init__()
         self.nc, self.stride = nc, [float(info.stride)]
         self.box_form = info.boxes or "corners"
         self.shape_of_extra = tuple(info.extra)
-        # A file with suppression inside lists detections, too.
+        # A file that includes non-maximum suppression returns a list of detections, too.
         self.is_ranked = info.one2one or info.nms is not None
 
     @property
@@ -41,17 +41,17 @@ class _FileHead(Head):
         return self.shape_of_extra
 
     def ranks(self) -> bool:
-        """Return whether the file lists detections that need no (further) suppression."""
+        """Return whether the file returns a list of detections, which needs no (further) suppression."""
         return self.is_ranked
 
 
 class OnnxNetwork(Network):
-    """An ONNX file as a network that predicts: images (B, C, H, W) from 0 to 1 to what its task reads.
+    """An ONNX file as a network: maps images (B, C, H, W) from 0 to 1 to the outputs that its task decodes.
 
-    Its "model" is a head that only knows classes and strides; there are no weights.
+    Its "model" is only a head that knows classes and strides; it has no weights.
 
     Args:
-        file: open in onnxruntime.
+        file: the file, opened in onnxruntime.
     """
 
     def __init__(self, file: runtime.Model) -> None:
@@ -71,49 +71,49 @@ class OnnxNetwork(Network):
         self.file, self.task = file, task_of(self)
 
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
-        """The outputs of the file for one batch of images.
+        """Run the file on a batch of images (B, C, H, W) and return its outputs.
 
         Raises:
-            NetbuildError: if it does not run on them.
+            NetbuildError: if the file fails on them.
         """
         try:
             outputs = self.file.run(images[0].cpu().numpy())
         except RunError as error:
-            _pass_on(error)
+            _raise_error(error)
         if self.file.info.nms is not None:
             return _stack_detections(runtime.split_detections(outputs, len(images[0])))
         return outputs_for(self.task, outputs)
 
-    def settle(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
-        """Size that pictures are fitted into, and whether canvases are narrow, as `runtime.Model.choose_size` has it.
+    def choose_size(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
+        """Choose the input size, and whether inputs are padded only up to the stride; see `runtime.Model.choose_size`.
 
         Raises:
-            NetbuildError: for what the file cannot have, or has no effect on it.
+            NetbuildError: if the file does not support the size, or one of the arguments has no effect on it.
         """
         try:
             return self.file.choose_size(imgsz, rect)
         except RunError as error:
-            _pass_on(error)
+            _raise_error(error)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Refuse options of detection that the file itself has decided otherwise.
+        """Refuse detection options that differ from those that are fixed in the file.
 
         Raises:
-            NetbuildError: for the first.
+            NetbuildError: for the first such option.
         """
         try:
             self.file.make_filter({name: value for name, value in options.items() if value is not None})
         except RunError as error:
-            _pass_on(error)
+            _raise_error(error)
 
 
 class RunNetwork(Network):
-    """Whatever runs a fixed batch of a fixed size as a network that predicts, for measures that any target can have.
+    """A runtime that takes batches of a fixed size as a network, so that any export target can be validated.
 
     Args:
-        network: whose head and facts are meant.
-        run: arrays (B, C, H, W) in a list to the outputs.
-        shape: B, C, H, W.
+        network: the network that was exported, for its head and card.
+        run: a function from a list of input arrays (B, C, H, W) to a list of output arrays.
+        shape: the fixed (B, C, H, W).
     """
 
     def __init__(self, network: Network, run: Callable[[list[Any]], list[Any]], shape: tuple[int, ...]) -> None:
@@ -124,15 +124,15 @@ class RunNetwork(Network):
         self.run, self.batch, self.task = run, shape[0], task_of(network)
 
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
-        """The outputs for images of any number: the last batch is filled up."""
+        """Run any number of images (N, C, H, W) in batches of the fixed size; the last one is padded with zeros."""
         values = images[0].cpu().numpy()
-        parts = [self._part(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
-        return outputs_for(self.task, [np.concatenate(several) for several in zip(*parts)])
+        parts = [self._run_batch(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
+        return outputs_for(self.task, [np.concatenate(arrays) for arrays in zip(*parts)])
 
-    def _part(self, values: Any) -> list[Any]:
+    def _run_batch(self, values: Any) -> list[Any]:
         missing = self.batch - len(values)
-        whole = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype))) if missing else values
-        return [output[: len(values)] for output in self.run([np.ascontiguousarray(whole)])]
+        batch = np.concatenate((values, np.zeros((missing, *values.shape[1:]), values.dtype))) if missing else values
+        return [output[: len(values)] for output in self.run([np.ascontiguousarray(batch)])]
 
 
 def outputs_for(task: Task | None, outputs: Sequence[Any]) -> Any:
@@ -142,24 +142,24 @@ def outputs_for(task: Task | None, outputs: Sequence[Any]) -> Any:
 
 
 def open_exported(file: str | Path, device: str | None = None) -> OnnxNetwork:
-    """An ONNX file, ready to run.
+    """Open an ONNX file that netbuild exported.
 
     Args:
-        file: one of netbuild's, which says what its outputs mean.
+        file: the file; its metadata must say what its outputs mean.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: the first GPU that onnxruntime can use, else the CPU.
 
     Raises:
-        NetbuildError: if it cannot be opened, says too little, or onnxruntime has not this device.
-        MissingExtraError: without onnxruntime.
+        NetbuildError: if the file cannot be opened or lacks metadata, or onnxruntime does not support the device.
+        MissingExtraError: if onnxruntime is not installed.
     """
     try:
         return OnnxNetwork(runtime.load(file, providers=_providers(device or "auto"), threads=torch.get_num_threads()))
     except RunError as error:
-        _pass_on(error)
+        _raise_error(error)
 
 
 def _providers(device: str) -> list[Any]:
-    """Of onnxruntime, in order of preference."""
+    """Return the execution providers of onnxruntime for a device, in order of preference."""
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return ["CPUExecutionProvider"]
@@ -178,14 +178,14 @@ def _providers(device: str) -> list[Any]:
 
 
 def _stack_detections(found: list[Any]) -> torch.Tensor:
-    """Rows (n, 6) of each image as one tensor (B, k, 6), filled up with rows of no score."""
+    """Stack the rows (n, 6) of each image to one tensor (B, k, 6), padded with rows of score 0."""
     rows = np.zeros((len(found), max((len(image) for image in found), default=0), 6), np.float32)
     for i, image in enumerate(found):
         rows[i, : len(image)] = image
     return torch.from_numpy(rows)
 
 
-def _pass_on(error: RunError) -> NoReturn:
+def _raise_error(error: RunError) -> NoReturn:
     if isinstance(error, PackageError):
         raise MissingExtraError(error.message, hint="pip install 'netbuild[export]'") from None
     raise NetbuildError(error.message, hint=error.hint) from None

@@ -1,4 +1,4 @@
-"""Prediction: reads pictures, runs the network on batches of them, and gives a `Result` for each, for any task."""
+"""Prediction for any task: read pictures, run the network on batches of them, and yield a `Result` for each."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,7 +98,7 @@ class Predictor:
         channels = self.network.card.ch
         for one in source:
             try:
-                for shot in sources.shots(one, channels == 4):
+                for shot in sources.read_shots(one, channels == 4):
                     pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
                     fitted, place = FITTINGS[self.task.fitting](pixels, self.size, self.stride, self.rect)
                     yield _Input(shot, fitted, View(shot.pixels[..., :3], place))
@@ -206,7 +206,7 @@ def predict(
         options: see `PredictKeywords`; a task of a plug-in may have others.
 
     Raises:
-        KeywordError: at once, for a keyword that there is not and that resembles one that there is.
+        KeywordError: at once, for an unknown keyword that resembles a known one.
         NetbuildError: at once, for an error in network, source or options; later as `Predictor.run`.
     """
     pictures = collect(source)
@@ -239,7 +239,7 @@ def prepare(
     further = _further_inputs(network, inputs)
     if isinstance(network, OnnxNetwork):
         network.check(options)
-        size, rect = network.settle(imgsz, rect)
+        size, rect = network.choose_size(imgsz, rect)
         stride = 1 if network.file.fixed_size else task.stride
     else:
         size, stride = _input_size(task, size, imgsz, rect), task.stride
@@ -276,8 +276,8 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     letterbox = task.fitting == "letterbox"
     if rect is not None and not letterbox:
         refuse_options({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
-    if asked := expand_size(imgsz):
-        return asked
+    if (given := expand_size(imgsz)) is not None:
+        return given
     return (max(size),) * 2 if letterbox else size
 
 
@@ -289,7 +289,7 @@ def _further_inputs(network: Network, values: Sequence[Any]) -> tuple[torch.Tens
     if len(values) != len(further):
         names = ", ".join(f"{name} {list(shape)}" for name, shape in further) or "none"
         hint = "from Python: inputs=[...], each without the batch" if further else "leave inputs out"
-        raise NetbuildError(f"the network's other inputs beside the image are: {names}; {len(values)} given", hint=hint)
+        raise NetbuildError(f"the network's inputs beside the image are: {names}; {len(values)} were passed", hint=hint)
     tensors = tuple(torch.as_tensor(value).float() for value in values)
     for tensor, (name, shape) in zip(tensors, further, strict=True):
         if tensor.ndim != len(shape):
@@ -307,8 +307,8 @@ def trained_size(graph: Graph) -> tuple[int, int] | None:
 def _task(network: Network) -> Task:
     name, channels = network.card.task, network.card.ch
     if name is None:
-        hint = "say it in its file: task: classify, or task: detect"
-        raise NetbuildError("the network has no task: what its outputs mean is not known", hint=hint)
+        hint = "write it into its file: task: classify, or task: detect"
+        raise NetbuildError("the network has no task, so its outputs cannot be decoded", hint=hint)
     if channels not in (1, 3, 4):
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
     return find_task(name)(network.model[-1], network.card.names)

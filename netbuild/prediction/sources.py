@@ -1,4 +1,4 @@
-"""What to predict on: files, folders, glob patterns, lists on stdin, and the frames of videos."""
+"""The sources of prediction: find and read files, folders, glob patterns, lists on stdin, and the frames of videos."""
 
 import glob
 import os
@@ -62,12 +62,12 @@ def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
         names: as for `list_files`; several of them in an iterable.
 
     Raises:
-        NetbuildError: for a name that matches nothing, or if there is no picture at all.
+        NetbuildError: for a name that matches nothing, or if no name is given.
     """
     listed = [names] if isinstance(names, (str, Path)) else names
     files = [file for name in listed for file in list_files(name)]
     if not files:
-        raise NetbuildError("there is no picture: nothing was named, or an empty list")
+        raise NetbuildError("no pictures to predict on: nothing was named, or an empty list")
     once: dict[str, Path] = {}
     for file in files:
         once.setdefault(os.path.abspath(file), file)
@@ -84,7 +84,7 @@ def list_files(name: str | Path) -> list[Path]:
     Raises:
         NetbuildError: for a name that matches nothing.
     """
-    return _read_stdin() if str(name) == "-" else _named(str(name))
+    return _read_stdin() if str(name) == "-" else _list_path(str(name))
 
 
 def is_video(path: Path) -> bool:
@@ -92,70 +92,69 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def natural(path: Path) -> list[tuple[int, int | str]]:
+def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Return a sorting key that orders the numbers in names by their value."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def _read_stdin() -> list[Path]:
     lines = (line.rstrip("\r\n") for line in sys.stdin)
-    return [file for line in lines if line.strip() for file in _named(line)]
+    return [file for line in lines if line.strip() for file in _list_path(line)]
 
 
-def _named(name: str) -> list[Path]:
+def _list_path(name: str) -> list[Path]:
     path = Path(name).expanduser()
     try:
         if path.is_dir():
-            return _pictures_in(path)
+            return _list_folder(path)
         if path.exists():
             return [path]
     except (OSError, ValueError) as error:  # too long, a null byte
         raise NetbuildError(f"{name}: cannot be accessed: {getattr(error, 'strerror', None) or error}") from None
     if glob.has_magic(name):
-        return _matching(str(path), name)
-    raise _missing(path, name)
+        return _list_matches(str(path), name)
+    raise _missing_error(path, name)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
         raise NetbuildError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    found = sorted((path for path in entries if is_picture(path) and path.is_file()), key=natural)
+    found = sorted((path for path in entries if is_picture(path) and path.is_file()), key=natural_key)
     if not found:
-        hint = f"for those in its folders: '{folder}/**/*'" if any(path.is_dir() for path in entries) else ""
-        raise NetbuildError(f"{folder}: there is no picture in this folder", hint=hint)
+        hint = f"for pictures in its subfolders: '{folder}/**/*'" if any(path.is_dir() for path in entries) else ""
+        raise NetbuildError(f"{folder}: this folder has no pictures", hint=hint)
     return found
 
 
-def _matching(pattern: str, name: str) -> list[Path]:
+def _list_matches(pattern: str, name: str) -> list[Path]:
     paths = [Path(match) for match in glob.glob(pattern, recursive=True)]
     found = [path for path in paths if (is_picture(path) or is_video(path)) and path.is_file()]
     if not found:
-        raise NetbuildError(f"'{name}' matches no picture and no video" + (f" but {paths[0]}" if paths else ""))
-    return sorted(found, key=natural)
+        raise NetbuildError(f"'{name}' matches no picture and no video" + (f", only {paths[0]}" if paths else ""))
+    return sorted(found, key=natural_key)
 
 
-def _missing(path: Path, name: str) -> NetbuildError:
+def _missing_error(path: Path, name: str) -> NetbuildError:
     if re.match(r"[a-z]+://", name):
-        return NetbuildError(f"'{name}': nothing is downloaded", hint="save it as a file, and name that")
+        return NetbuildError(f"'{name}': pictures are not downloaded", hint="save it as a file and give its path")
     try:
-        beside = [entry.name for entry in path.parent.iterdir()]
+        siblings = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return NetbuildError(f"there is no '{name}', nor a folder {path.parent}")
-    near = did_you_mean(path.name, beside)
-    return NetbuildError(f"there is no picture, folder or video '{name}'", hint=near)
+    return NetbuildError(f"there is no picture, folder or video '{name}'", hint=did_you_mean(path.name, siblings))
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
+def read_shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
     """Read a picture, or the frames of a video, as RGB; with ``alpha`` as RGBA.
 
     Raises:
-        UnreadableImageError: if it cannot be read, or a video not to its end.
-        MissingExtraError: without the packages that read it.
+        UnreadableImageError: if the picture cannot be read, or the video not to its end.
+        MissingExtraError: if a package that reads it is not installed.
     """
     channels, path = 4 if alpha else 3, source if isinstance(source, Path) else source.path
     if isinstance(source, InMemory):
@@ -166,7 +165,7 @@ def shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
     if not is_video(path):
         yield Shot(path, read_image(path, channels))
         return
-    with _opened(path) as video:
+    with _open_video(path) as video:
         rate = video.get(cv2().CAP_PROP_FPS)
         fps = rate if isfinite(rate) and 0 < rate <= 1000 else FPS
         count = 0
@@ -179,7 +178,7 @@ def shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_video(path: Path) -> Iterator[Any]:
     try:
         path.open("rb").close()  # raises an error with the reason, which OpenCV does not give
     except OSError as error:
@@ -187,7 +186,7 @@ def _opened(path: Path) -> Iterator[Any]:
     video = cv2().VideoCapture(str(path))
     try:
         if not video.isOpened():
-            raise UnreadableImageError(f"{path}: no video that OpenCV can open")
+            raise UnreadableImageError(f"{path}: OpenCV cannot open this video")
         yield video
     finally:
         video.release()
@@ -195,8 +194,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _frames(video: Any) -> Iterator[Image]:
     while True:
-        there, pixels = video.read()
-        if not there:
+        is_read, pixels = video.read()
+        if not is_read:
             return
         yield cv2().cvtColor(pixels, cv2().COLOR_BGR2RGB)
 

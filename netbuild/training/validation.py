@@ -137,7 +137,7 @@ def _open_network(
             settings = replace(settings, class_embeddings=_trained_embeddings(graph))
         return build_graph(graph), pick_device(settings.device), settings
     network: OnnxNetwork = open_exported(file, settings.device)
-    network.settle(settings.imgsz, settings.rect)
+    network.choose_size(settings.imgsz, settings.rect)
     options = task_class(network.card.task).decode_options(settings)
     network.check({name: options[name] for name in ("conf", "max_det") if name in options})
     return network, torch.device("cpu"), settings

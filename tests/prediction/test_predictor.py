@@ -91,7 +91,7 @@ def test_frames_of_a_video_are_drawn_and_written_again(cli, here, detector):
     done = cli("predict", detector, "clip.png", "clip.mp4", *ANY, "--save", "pictures,txt,json,crops", "-o", "out")
     assert done.code == 0, done.err
     assert [line.split(":")[0] for line in done.out.splitlines()][:2] == ["clip.png 60x90", "clip.mp4 frame 1 48x80"]
-    frames = list(sources.shots(here / "out/clip-2.mp4"))
+    frames = list(sources.read_shots(here / "out/clip-2.mp4"))
     assert (len(frames), frames[0].fps, frames[0].pixels.shape) == (6, 12.5, (48, 80, 3))
     rows = json.loads((here / "out/results.json").read_text())["pictures"]
     assert [row.get("frame") for row in rows] == [None, 1, 2, 3, 4, 5, 6]
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
     assert done.code == 1
     assert done.out.splitlines()[0] == "half.avi frame 1 48x80: nothing"
     assert done.out.endswith("\ngood.png 60x90: nothing\n")
-    for said in ("cut.png: cut off", "no.mp4: no video that OpenCV can open", "half.avi: broken or cut off: "):
+    for said in ("cut.png: cut off", "no.mp4: OpenCV cannot open this video", "half.avi: broken or cut off: "):
         assert f"error: {said}" in done.err
     kept = json.loads((here / "out/results.json").read_text())
     assert [row["path"] for row in kept["failed"]] == ["cut.png", "no.mp4", "half.avi"]
@@ -138,9 +138,9 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
         (["gone.png"], "did you mean 'one.png'"),
         (["nowhere/gone.png"], "nor a folder nowhere"),
         (["*.bmp"], "'*.bmp' matches no picture"),
-        (["empty"], "empty: there is no picture in this folder"),
-        (["https://a.b/c.jpg"], "nothing is downloaded"),
-        (["-"], "there is no picture: nothing was named"),
+        (["empty"], "empty: this folder has no pictures"),
+        (["https://a.b/c.jpg"], "pictures are not downloaded"),
+        (["-"], "no pictures to predict on: nothing was named"),
         (["one.png", "--conf", "1.5"], "--conf 1.5: must be from 0 to 1"),
         (["one.png", "--iou", "nan"], "--iou nan: must be from 0 to 1"),
         (["one.png", "--max-det", "0"], "--max-det 0: must be at least 1"),
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
         (["one.png", "--classes", "3"], "there is 0 to 2"),
         (["one.png", "--classes", ""], "there is no class ''"),
         (["one.png", "--save", "pitcures"], "did you mean 'pictures'"),
-        (["one.png", "--save", "none,txt"], "none goes with nothing else"),
+        (["one.png", "--save", "none,txt"], "none excludes all other kinds"),
         (["one.png", "--save", "none", "-o", "new"], "--out has no effect where nothing is saved"),
         (["one.png", "-o", "."], "the folder is not empty"),
         (["one.png", "-o", "one.png"], "one.png: cannot be written"),
@@ -173,7 +173,7 @@ def test_no_option_is_passed_over(cli, here, detector):
     for file, arguments, said in [
         ("lenet5.yaml", ["--conf", "0.5"], "--conf has no effect for the task 'classify'"),
         ("lenet5.yaml", ["--no-rect"], "--no-rect has no effect"),
-        ("lenet5.yaml", ["--save", "crops"], "the task 'classify' has none"),
+        ("lenet5.yaml", ["--save", "crops"], "the task 'classify' cannot save it"),
         ("lenet5.yaml", ["--imgsz", "40"], "the network fails on images of shape"),
         ("srcnn.yaml", [], "task"),
         ("gone.safetensors", [], "there is no file"),
@@ -371,8 +371,15 @@ def test_size_is_that_of_training(here, detector):
 def test_colours_and_names_are_told_apart():
     assert len({annotated.class_colour(i) for i in range(100)}) == 100
     assert (annotated._ink((255, 255, 0)), annotated._ink((0, 0, 120))) == ((0, 0, 0), (255, 255, 255))
-    assert [saving.safe(n) for n in ("a b", "../x", "CON", "..", "café", "")] == ["a_b", "_x", "_CON", "_", "café", "_"]
-    paths = sorted(map(Path, ("b10", "b9", "a", "b9/2", "10", "9")), key=sources.natural)
+    assert [saving.safe_folder_name(n) for n in ("a b", "../x", "CON", "..", "café", "")] == [
+        "a_b",
+        "_x",
+        "_CON",
+        "_",
+        "café",
+        "_",
+    ]
+    paths = sorted(map(Path, ("b10", "b9", "a", "b9/2", "10", "9")), key=sources.natural_key)
     assert [str(path) for path in paths] == ["9", "10", "a", "b9", "b9/2", "b10"]
 
 

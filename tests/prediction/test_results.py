@@ -60,7 +60,7 @@ def test_every_thing_that_is_given_has_a_result_in_order(detector, tmp_path):
     ("source", "message"),
     [
         (3, "a int is no picture"),
-        ([], "there is no picture"),
+        ([], "no pictures to predict on"),
         (NOISE.transpose(2, 0, 1), r"an array of shape \[3, 60, 90\] is no picture"),
         (NOISE.astype(int), "an array of int64 is no picture"),
         (NOISE.astype(float), "floats of a picture must be from 0 to 1"),
@@ -148,5 +148,5 @@ def test_a_network_of_several_inputs_gets_the_others_by_keyword(tmp_path):
     a, b = (next(netbuild.predict(network, NOISE, inputs=[torch.full((3, 8, 8), v)])).probs for v in (0.0, 9.0))
     assert a.shape == (3,)
     assert (a != b).any()
-    with pytest.raises(NetbuildError, match=r"scale \[3, 8, 8\]; 0 given"):
+    with pytest.raises(NetbuildError, match=r"scale \[3, 8, 8\]; 0 were passed"):
         netbuild.predict(network, NOISE)

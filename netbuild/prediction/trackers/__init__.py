@@ -1,4 +1,4 @@
-"""Trackers by name: they follow objects through the frames of a video. One small file each."""
+"""Registry of trackers, which follow objects through the frames of a video; each is one small file."""
 
 from typing import TYPE_CHECKING
 
