@@ -5,16 +5,22 @@ metadata is one JSON text in the header, described in docs/checkpoint.md.
 """
 
 import json
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from netbuild.errors import NetbuildError, shorten
+from netbuild.grammar import metadata
+from netbuild.grammar.metadata import WrongValueError, integer, json_value, list_of, mapping_of, optional, text
+from netbuild.grammar.nodes import MAX_BYTES
 
 SUFFIX = ".safetensors"
 KEY = "netbuild"  # of netbuild's text in the header's metadata
 SCHEMA = 1  # version of that text
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format itself
+MAX_NAME = 255  # bytes of a part of a path, the limit of most file systems
+MAX_INTEGER = 2**31 - 1  # of sizes and numbers of channels and classes
 
 
 @dataclass(frozen=True)
@@ -110,17 +116,32 @@ def find_info(path: Path) -> CheckpointInfo | None:
         return None
     try:
         data = json.loads(text)
-        schema = data["schema"]
-        if schema > SCHEMA:
-            message = f"{path}: written by a newer netbuild (schema {schema}, this one reads up to {SCHEMA})"
-            raise NetbuildError(message, hint="update netbuild")
-        return _make_info(data)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise NetbuildError(f"{path}: its metadata cannot be read: {type(error).__name__}: {shorten(error)}") from None
+        _check_schema_version(data, path)
+        CHECKPOINT(data, "")
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else shorten(error, 200)
+        raise NetbuildError(f"{path}: its metadata cannot be read: {reason}") from None
+    return _make_info(data)
+
+
+def _check_schema_version(data: Any, path: Path) -> None:
+    """Refuse metadata of a later schema, whose keys may have other types.
+
+    Raises:
+        NetbuildError: for such metadata.
+    """
+    version = data.get("schema") if isinstance(data, dict) else None
+    if type(version) is int and version > SCHEMA:
+        message = f"{path}: written by a newer netbuild (schema {shorten(version, 20)}, this one reads up to {SCHEMA})"
+        raise NetbuildError(message, hint="update netbuild")
 
 
 def _make_info(data: dict[str, Any]) -> CheckpointInfo:
-    modules = tuple(tuple(CodeFile(**file) for file in files) for files in data.get("modules", ()))
+    """Make the typed metadata of data that passed `CHECKPOINT`."""
+    modules = tuple(
+        tuple(CodeFile(file["path"], file["text"], file["sha256"]) for file in files)
+        for files in data.get("modules", ())
+    )
     height, width = data.get("imgsz", (640, 640))
     # Keys of later versions with the same schema are ignored.
     known = {key: value for key, value in data.items() if key in CheckpointInfo.__dataclass_fields__}
@@ -130,6 +151,73 @@ def _make_info(data: dict[str, Any]) -> CheckpointInfo:
 
 
 def to_json(info: CheckpointInfo) -> str:
-    """Return the JSON text that goes into a checkpoint's header."""
+    """Return the JSON text that goes into a checkpoint's header.
+
+    Raises:
+        NetbuildError: if a value is not of the type that the schema states, so that no reader would take it.
+    """
     data = {**vars(info), "modules": [[vars(file) for file in files] for files in info.modules]}
-    return json.dumps({"schema": SCHEMA, **data})
+    try:
+        written = json.dumps({"schema": SCHEMA, **data})
+        CHECKPOINT(json.loads(written), "")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise NetbuildError(f"the checkpoint's metadata cannot be written: {shorten(error, 200)}") from None
+    return written
+
+
+# -- the schema -------------------------------------------------------------------------------------------------------
+
+
+def _check_module_path(value: Any, key: str) -> None:
+    """Check the path of a module file, which must not lead out of the folder that it is written to."""
+    text(1000, empty=False)(value, key)
+    parts = PurePosixPath(value).parts
+    is_valid = re.fullmatch(r"[\w./ -]+\.py", value) and not value.startswith("/") and "//" not in value
+    if not is_valid or {".", ".."} & {*value.split("/"), *parts} or any(part != part.strip() for part in parts):
+        raise ValueError(f"'{key}': '{shorten(value)}' is not a valid path for a module file")
+    if any(len(part.encode()) > MAX_NAME for part in parts):
+        raise WrongValueError(key, f"a path whose parts have at most {MAX_NAME} bytes", shorten(value, 40))
+
+
+_CODE_FILE = metadata.record({"path": _check_module_path, "text": text(), "sha256": text(200, line=True)})
+
+
+def _check_module(value: Any, key: str) -> None:
+    """Check the files of one custom module: one file, or the files of one package, none of which hides another."""
+    list_of(_CODE_FILE, empty=False)(value, key)
+    paths = [PurePosixPath(file["path"]) for file in value]
+    # Compared without case, since some file systems do not tell them apart.
+    lowered = [str(path).lower() for path in paths]
+    for i, path in enumerate(paths):
+        if lowered[i] in lowered[:i]:
+            raise ValueError(f"'{key}[{i}].path': there are two files '{shorten(path)}'")
+        folders = [j for j, other in enumerate(lowered) if other in {str(p).lower() for p in path.parents}]
+        if folders:
+            raise ValueError(f"'{key}[{i}].path': '{shorten(path)}' lies in '{shorten(paths[folders[0]])}', a file")
+        if path.parts[0] != paths[0].parts[0]:
+            raise ValueError(f"'{key}[{i}].path': '{shorten(path)}' belongs to another package than the first file")
+
+
+_NAME = text(255, line=True)
+CHECKPOINT = metadata.record(
+    {
+        "schema": integer(1, SCHEMA),
+        "yaml": text(4 * MAX_BYTES, empty=False),
+        "file": metadata.file_name(),
+        "name": metadata.file_name(),  # outputs are named after it
+    },
+    {
+        "scale": _NAME,
+        "task": optional(_NAME),
+        "nc": optional(integer(1, MAX_INTEGER)),
+        "ch": integer(1, MAX_INTEGER),
+        "imgsz": list_of(integer(1, MAX_INTEGER), length=2),
+        "params": mapping_of(json_value),
+        "names": optional(list_of(text(10_000))),
+        "modules": list_of(_check_module),
+        "requires": list_of(text(1000)),
+        "aliases": mapping_of(text(10_000)),
+        "versions": mapping_of(_NAME),
+        "training": mapping_of(json_value),
+    },
+)

@@ -13,6 +13,7 @@ import torch
 
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.checkpoint_header import read_header
+from netbuild.grammar.metadata import integer, json_value, list_of, mapping_of, number, optional, record
 from netbuild.training.learners import Trainee
 from netbuild.training.parallel import gather_tensor, shard_like
 from netbuild.weights import checkpoint
@@ -20,6 +21,22 @@ from netbuild.weights import checkpoint
 SCHEMA = 1
 KEY = "netbuild-state"  # of the metadata
 MAIN = "network"  # name of the run's own network
+
+_count = integer(0, 2**53)
+_NETWORK = {"numbers": mapping_of(json_value), "groups": list_of(mapping_of(json_value)), "steps": _count}
+_PROGRESS = record(
+    {
+        "epoch": _count,
+        "best": optional(number),
+        "best_epoch": _count,
+        "seconds": number,
+        "history": list_of(mapping_of(number)),
+    },
+    {"callbacks": mapping_of(json_value)},
+)
+_STATE = record(
+    {"schema": integer(1, SCHEMA), "progress": _PROGRESS, **_NETWORK}, {"others": mapping_of(record(_NETWORK))}
+)
 
 
 @dataclass
@@ -112,6 +129,7 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
 
     try:
         metadata = json.loads(read_header(path)["__metadata__"][KEY])
+        _STATE(metadata, "")
         tensors = load_file(path)
         facts = {MAIN: metadata, **metadata.get("others", {})}
         if set(facts) != set(trainees):
@@ -119,7 +137,8 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
         for name, trainee in trainees.items():
             selected = tensors if name == MAIN else _select(tensors, _prefix(name))
             _restore(trainee, selected, facts[name])
-        return Progress(**metadata["progress"])
+        known = {key: value for key, value in metadata["progress"].items() if key in Progress.__dataclass_fields__}
+        return Progress(**known)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         hint = "the state was saved with another network or other settings"
         raise NetbuildError(

@@ -5,7 +5,7 @@ documented in docs/checkpoint.md.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,16 @@ def save(
     versions = {"netbuild": __version__, "torch": str(torch.__version__)}
     card = {key: value for key, value in network.card.to_dict().items() if key in CheckpointInfo.__dataclass_fields__}
     more = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
-    stored = CheckpointInfo(**{**card, **more, "names": names or network.card.names})
+    stored = CheckpointInfo(**{**card, **more, "names": _to_texts(names or network.card.names)})
     # All metadata goes under one key: safetensors writes several keys in random order, and saving equal networks must
     # give equal files.
     write_safetensors(tensors, {KEY: to_json(stored)}, path)
     return path
+
+
+def _to_texts(names: Sequence[Any] | None) -> list[str] | None:
+    """Return class names as texts: numbers are accepted, since data sets may have such classes."""
+    return None if names is None else [str(name) for name in names]
 
 
 def check_path(path: Path) -> None:
