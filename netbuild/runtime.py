@@ -99,7 +99,7 @@ class ModelInfo:
     extra: tuple[int, ...] = ()
 
     @property
-    def dense(self) -> bool:
+    def is_dense(self) -> bool:
         """Whether the output has an entry for every cell, so that suppression must be done here."""
         return self.task in BOX_TASKS and not self.one2one and self.nms is None
 
@@ -151,7 +151,7 @@ class Model:
     def classes(self) -> int | None:
         """Number of classes by the output's shape, else by the names; None if neither is known."""
         info, shape = self.info, self.session.get_outputs()[0].shape
-        if len(shape) == 3 and info.dense and isinstance(shape[1], int):
+        if len(shape) == 3 and info.is_dense and isinstance(shape[1], int):
             return shape[1] - 4 - info.extra_count
         axes = {"classify": 2, "semantic": 4}.get(info.task)
         if len(shape) == axes and isinstance(shape[1], int):

@@ -1,6 +1,6 @@
 """The base class of tasks that predict boxes: decoding, records, label files and drawing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor
 from typing import Any, ClassVar
 
@@ -134,6 +134,11 @@ class BoxTask(Task):
             }
             for box, row in zip(corners, prediction.tolist(), strict=True)
         ]
+
+    @staticmethod
+    def add_fields(records: Sequence[Record], fields: Iterable[Record]) -> list[Record]:
+        """Return the records with further fields, given for each in order."""
+        return [{**record, **more} for record, more in zip(records, fields, strict=True)]
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
         """Return lines ``class cx cy w h confidence``, the box in fractions of the picture's size."""

@@ -31,8 +31,8 @@ class OrientedBoxTask(PredictOnlyTask, BoxTask):
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return the records of detection with the upright box and the four corners, in order, in pixels."""
-        found = runtime.rotated_box_fields(prediction.cpu().numpy(), view.letterbox)
-        return [{**record, **fields} for record, fields in zip(super().records(prediction, view), found, strict=True)]
+        fields = runtime.rotated_box_fields(prediction.cpu().numpy(), view.letterbox)
+        return self.add_fields(super().records(prediction, view), fields)
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
         """Return lines ``class x1 y1 x2 y2 x3 y3 x4 y4 confidence``, corners in fractions of the picture's size."""

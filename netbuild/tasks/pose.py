@@ -22,8 +22,8 @@ class PoseTask(PredictOnlyTask, BoxTask):
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return the records of detection and "keypoints": x, y in pixels, perhaps outside the picture, visibility."""
-        found = runtime.keypoint_fields(prediction.cpu().numpy(), self.extra, view.letterbox)
-        return [{**record, **points} for record, points in zip(super().records(prediction, view), found, strict=True)]
+        fields = runtime.keypoint_fields(prediction.cpu().numpy(), self.extra, view.letterbox)
+        return self.add_fields(super().records(prediction, view), fields)
 
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
         """Return lines ``class cx cy w h x y visibility ... confidence``, lengths as fractions of the picture."""

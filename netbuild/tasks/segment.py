@@ -32,8 +32,8 @@ class SegmentTask(PredictOnlyTask, BoxTask):
     def records(self, prediction: tuple[Tensor, Tensor], view: View) -> list[Record]:
         """Return the records of detection with "mask": the picture's pixels as COCO's run lengths."""
         rows, prototypes = prediction
-        found = runtime.mask_fields(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
-        return [{**record, **mask} for record, mask in zip(super().records(rows, view), found, strict=True)]
+        fields = runtime.mask_fields(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
+        return self.add_fields(super().records(rows, view), fields)
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Draw boxes and masks in the colours of their classes."""
