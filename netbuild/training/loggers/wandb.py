@@ -22,7 +22,7 @@ class WandbLogger(Logger):
     def __init__(self) -> None:
         self.is_offline = os.environ.get("WANDB_MODE", "offline") == "offline"
         if self.is_offline:
-            # wandb would report its own errors and usage over the network even in offline mode.
+            # By default wandb reports its own errors over the network; nothing says that offline mode stops this.
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.wandb = package("wandb")
         package("wandb.sdk")  # fails where a folder named wandb, which runs leave behind, is taken for the package
@@ -33,9 +33,9 @@ class WandbLogger(Logger):
         """Begin a run of W&B, or go on with it under the same id."""
         is_new = not self.id
         # The id is drawn here and not by wandb, from a generator that training does not use.
-        self.id = self.id or secrets.token_hex(4)
+        chosen = self.id or secrets.token_hex(4)
         self.run = self.wandb.init(
-            id=self.id,
+            id=chosen,
             name=run.folder.name,
             project=os.environ.get("WANDB_PROJECT", "netbuild"),
             dir=str(run.folder),
@@ -45,6 +45,7 @@ class WandbLogger(Logger):
             # console: otherwise each redraw of the progress bar is logged as a line.
             settings=self.wandb.Settings(console="off", silent=self.is_offline),
         )
+        self.id = chosen  # only now: if wandb.init fails, a resumed run logs all epochs
         return is_new
 
     def log(self, epoch: int, scalars: Mapping[str, float]) -> None:
