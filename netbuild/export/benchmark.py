@@ -21,7 +21,7 @@ from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportO
 from netbuild.export.proof import ProofError, cases, prove
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
-from netbuild.prediction.contract import ranks
+from netbuild.prediction.contract import returns_detections
 from netbuild.prediction.onnx_network import RunNetwork
 from netbuild.report.html import html_table
 from netbuild.system.tables import align
@@ -248,7 +248,7 @@ class _Benchmark:
         base.check_packages(chosen)
         try:
             run = chosen.open_fast(path, self.options.threads)
-            match = "rows" if ranks(self.network.model[-1]) else ""
+            match = "rows" if returns_detections(self.network.model[-1]) else ""
             found = prove(self.job, run, torch_reference(self.job), base.ANY, match)
         except NetbuildError as error:
             error.message = f"{path}: {error.message}"

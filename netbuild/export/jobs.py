@@ -14,7 +14,15 @@ from netbuild.export.options import ExportOptions
 from netbuild.graph.network import Network
 from netbuild.graph.opening import expand_size
 from netbuild.layers.heads.base import traits
-from netbuild.prediction.contract import check_size, facts, flag, input_shapes, layout, multiple_of, task_of
+from netbuild.prediction.contract import (
+    check_size,
+    describe_layout,
+    format_flag,
+    input_shapes,
+    make_metadata,
+    size_multiple,
+    task_of,
+)
 from netbuild.tasks.base import Task
 
 FREE = {"batch": ("batch",), "size": ("height", "width"), "both": ("batch", "height", "width")}
@@ -60,14 +68,14 @@ def make_job(network: Network, options: ExportOptions) -> Job:
         raise NetbuildError(f"'{min(twice)}' is the name of an input and of an output")
     axes = tuple(_free_axes(example, free) for example in examples)
     metadata = {
-        **facts(network, (height, width), task),
+        **make_metadata(network, (height, width), task),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
-        "half": flag(flags.get("half")),
+        "half": format_flag(flags.get("half")),
         "dynamic": json.dumps(sorted(free)),
-        "layout": SUPPRESSED_LAYOUT if nms else layout(network, len(outputs)),
+        "layout": SUPPRESSED_LAYOUT if nms else describe_layout(network, len(outputs)),
     }
     given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
-    return Job(module, examples, inputs, outputs, free, axes, metadata, given, multiple=multiple_of(network))
+    return Job(module, examples, inputs, outputs, free, axes, metadata, given, multiple=size_multiple(network))
 
 
 def _free_names(options: ExportOptions) -> tuple[str, ...]:

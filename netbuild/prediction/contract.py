@@ -24,7 +24,7 @@ def task_of(network: Network) -> Task | None:
         return None
 
 
-def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
+def make_metadata(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
     """Return the metadata that every exported file carries; ``size`` is the height and width of its input."""
     card, head = network.card, traits(network.model[-1])
     names = card.names or [str(i) for i in range(card.nc or 0)]
@@ -34,38 +34,38 @@ def facts(network: Network, size: tuple[int, int], task: Task | None) -> dict[st
         "torch": str(torch.__version__),
         "task": card.task or "",
         "names": json.dumps(names),
-        "stride": str(multiple_of(network)),
+        "stride": str(size_multiple(network)),
         "imgsz": json.dumps(list(size)),
         "channels": str(card.ch),
         "fitting": fitting,
-        "one2one": flag(head.ranks),
+        "one2one": format_flag(head.ranks),
         "boxes": head.box_form if head.ranks else "",
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
     }
 
 
-def ranks(head: nn.Module) -> bool:
+def returns_detections(head: nn.Module) -> bool:
     """Return whether a head gives a list of detections, best first, which needs no suppression."""
     return traits(head).ranks
 
 
-def layout(network: Network, count: int) -> str:
+def describe_layout(network: Network, count: int) -> str:
     """Describe the layout of a network's outputs in one sentence; ``count`` is how many there are."""
     if text := traits(network.model[-1]).layout:
         return text
     return f"{count} output{'s' if count > 1 else ''}, as the network's last row gives {'them' if count > 1 else 'it'}"
 
 
-def multiple_of(network: Network) -> int:
+def size_multiple(network: Network) -> int:
     """Return the number of pixels that both sides of an image should be multiples of.
 
     It is the head's largest stride, or else the largest stride of any row.
     """
-    return max(strides(network.model[-1]), default=network.card.stride)
+    return max(head_strides(network.model[-1]), default=network.card.stride)
 
 
-def strides(head: nn.Module) -> list[int]:
+def head_strides(head: nn.Module) -> list[int]:
     """Return the strides in pixels of a head that predicts for every cell; an empty list for any other module."""
     return [int(s) for s in traits(head).stride or ()]
 
@@ -76,8 +76,8 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
     Raises:
         NetbuildError: with the next size that fits.
     """
-    step = multiple_of(network)
-    if not strides(network.model[-1]) or all(side % step == 0 for side in size):
+    step = size_multiple(network)
+    if not head_strides(network.model[-1]) or all(side % step == 0 for side in size):
         return
     fits = "x".join(str(max(1, round(side / step)) * step) for side in size)
     message = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"
@@ -90,6 +90,6 @@ def input_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return card.inputs or (("input", (card.ch, *card.imgsz)),)
 
 
-def flag(value: object) -> str:
+def format_flag(value: object) -> str:
     """Return a truth value as metadata text: "true" or "false"."""
     return "true" if value else "false"

@@ -168,7 +168,7 @@ class PredictKeywords(TypedDict, total=False):
         imgsz: side, or (height, width), that pictures are fitted into; that of training, else the network's own.
         batch: largest number of pictures in a batch.
         rect: pad letterboxed inputs only up to the stride (the default), not to the whole size.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a network that is given stays where it is.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a built network stays on its device.
         modules, trusted: custom modules, as for `netbuild.build`.
         inputs: values of the network's further inputs, after the image, each without the batch.
         tracker: name of a tracker, or a class of one; a new one follows the objects of each video.
@@ -234,7 +234,7 @@ def prepare(
     code: dict[str, Any] = {name: options.pop(name) for name in ("modules", "trusted") if name in options}
     network, size = _open(model, device, code)
     task = _task(network)
-    given = _task_options(task, options)
+    decode_options = _task_options(task, options)
     states = find_tracker(tracker) if isinstance(tracker, str) else tracker
     further = _further_inputs(network, inputs)
     if isinstance(network, OnnxNetwork):
@@ -243,7 +243,7 @@ def prepare(
         stride = 1 if network.file.fixed_size else task.stride
     else:
         size, stride = _input_size(task, size, imgsz, rect), task.stride
-    return Predictor(network, task, size, stride, batch, rect is not False, given, further, states)
+    return Predictor(network, task, size, stride, batch, rect is not False, decode_options, further, states)
 
 
 def _task_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training runs: `start` one, `resume` it, `validate` what it learnt, in a folder that `new_folder` names."""
+"""Training and validation: `start` sets up a run, `resume` one that was stopped, `validate` measures a network."""
 
 from typing import TYPE_CHECKING
 

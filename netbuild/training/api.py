@@ -221,10 +221,11 @@ def split_keywords(keywords: Mapping[str, Any], others: set[str]) -> tuple[dict[
     return {k: v for k, v in keywords.items() if k in FIELDS}, {k: v for k, v in keywords.items() if k not in FIELDS}
 
 
-def _refuse_with_resume(**given: Any) -> None:
-    for name, value in given.items():
+def _refuse_with_resume(**arguments: Any) -> None:
+    """Refuse arguments that have no effect in a resumed run."""
+    for name, value in arguments.items():
         if value is not None:
-            raise NetbuildError(f"{name} has no effect with resume", hint="leave it out: the run's own is used")
+            raise NetbuildError(f"{name} has no effect with resume", hint="leave it out: the run keeps its own")
 
 
 def format_value(value: Any) -> str:

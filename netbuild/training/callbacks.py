@@ -68,18 +68,18 @@ class Callback:
         """Called when an epoch's checkpoints and the run's state are written."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run gives back to `load_state_dict`; it must be JSON data."""
+        """Return the callback's state as JSON data; a resumed run passes it to `load_state_dict`."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave when the run was saved."""
+        """Restore the state that `state_dict` returned when the run was saved."""
 
 
 def callbacks_of_file(path: str | Path) -> list[Callback]:
-    """One object of each `Callback` subclass that a Python file defines. The file's code is run.
+    """Run the code of a Python file and construct each `Callback` subclass that it defines.
 
     Raises:
-        NetbuildError: if the file does not load, defines no callback, or one cannot be made without arguments.
+        NetbuildError: if the file fails, defines no callback, or one cannot be constructed without arguments.
     """
     file = Path(path)
     if not file.is_file():
@@ -92,32 +92,33 @@ def callbacks_of_file(path: str | Path) -> list[Callback]:
     ]
     if not classes:
         raise NetbuildError(f"{path} defines no subclass of netbuild.training.callbacks.Callback")
-    return [_made(cls, f"{path}: {cls.__name__}") for cls in classes]
+    return [_construct(cls, f"{path}: {cls.__name__}") for cls in classes]
 
 
 def installed_callbacks() -> list[Callback]:
-    """One object of each callback that installed packages offer in the entry-point group netbuild.callbacks.
+    """Construct each callback that installed packages offer in the entry-point group netbuild.callbacks.
 
     Raises:
-        NetbuildError: if one does not load or is no callback.
+        NetbuildError: if one cannot be loaded or constructed, or is no callback.
     """
     found = []
     for point in entry_points(GROUP):
-        called = f"the callback '{point.name}' = {point.value}"
+        label = f"the callback '{point.name}' = {point.value}"
         try:
             cls = point.load()
         except Exception as error:  # the package's code may raise anything
-            raise NetbuildError(f"{called} does not load: {shorten(str(error) or type(error).__name__)}") from None
+            raise NetbuildError(f"{label} does not load: {shorten(str(error) or type(error).__name__)}") from None
         if not isinstance(cls, type) or not issubclass(cls, Callback):
-            raise NetbuildError(f"{called} is no subclass of netbuild.training.callbacks.Callback")
-        found.append(_made(cls, called))
+            raise NetbuildError(f"{label} is no subclass of netbuild.training.callbacks.Callback")
+        found.append(_construct(cls, label))
     return found
 
 
-def _made(cls: type[Callback], called: str) -> Callback:
+def _construct(cls: type[Callback], label: str) -> Callback:
+    """Construct a callback without arguments; ``label`` names it in errors."""
     try:
         return cls()
     except NetbuildError:
         raise
     except Exception as error:  # the constructor's code may raise anything
-        raise NetbuildError(f"{called} cannot be made: {shorten(str(error) or type(error).__name__)}") from error
+        raise NetbuildError(f"{label} cannot be constructed: {shorten(str(error) or type(error).__name__)}") from error

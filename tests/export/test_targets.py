@@ -24,7 +24,7 @@ from netbuild.export.making import torch_reference
 from netbuild.export.options import ExportOptions
 from netbuild.export.parts import decompose
 from netbuild.export.proof import ProofError, prove
-from netbuild.prediction.contract import ranks
+from netbuild.prediction.contract import returns_detections
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -414,7 +414,7 @@ def test_architectures_on_devices(here, name, target):
     difference = done.difference
     if difference is None:  # then of its program, done by torch
         job = make_job(network, ExportOptions(imgsz=side))
-        match = "rows" if ranks(network.model[-1]) else ""
+        match = "rows" if returns_detections(network.model[-1]) else ""
         difference = max(c.part for c in prove(job, lambda x: mil.run(done.path, x), torch_reference(job), 1e-4, match))
     assert difference < 1e-4
     print(f"| {name} | {target} | {difference:.0e} |")  # with -s the rows of the table in docs/export.md

@@ -1,4 +1,4 @@
-"""Prediction as a user runs it: every kind of source and of what is kept, and the boxes of a reference checkpoint."""
+"""Prediction as a user runs it: every kind of source and saved file, and the boxes of a reference checkpoint."""
 
 import io
 import json
@@ -99,7 +99,7 @@ def test_frames_of_a_video_are_drawn_and_written_again(cli, here, detector):
     assert not [name for name in os.listdir(here / "out") if name.startswith(".")]
 
 
-def test_a_video_that_breaks_off_leaves_no_file(here, detector):
+def test_a_video_that_fails_leaves_no_file(here, detector):
     results = list(netbuild.predict(detector, video(here / "clip.mp4"), device="cpu"))
 
     def some():
@@ -113,7 +113,7 @@ def test_a_video_that_breaks_off_leaves_no_file(here, detector):
     assert os.listdir(here / "out") == []
 
 
-def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
+def test_unreadable_pictures_are_reported_and_skipped(cli, here, detector):
     picture(here / "good.png")
     (here / "cut.png").write_bytes((here / "good.png").read_bytes()[:3000])
     (here / "no.mp4").write_bytes(b"no video at all")
@@ -123,17 +123,17 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
     assert done.code == 1
     assert done.out.splitlines()[0] == "half.avi frame 1 48x80: nothing"
     assert done.out.endswith("\ngood.png 60x90: nothing\n")
-    for said in ("cut.png: cut off", "no.mp4: OpenCV cannot open this video", "half.avi: broken or cut off: "):
-        assert f"error: {said}" in done.err
-    kept = json.loads((here / "out/results.json").read_text())
-    assert [row["path"] for row in kept["failed"]] == ["cut.png", "no.mp4", "half.avi"]
-    assert "cut off" in kept["failed"][0]["reason"]
+    for message in ("cut.png: cut off", "no.mp4: OpenCV cannot open this video", "half.avi: broken or cut off: "):
+        assert f"error: {message}" in done.err
+    document = json.loads((here / "out/results.json").read_text())
+    assert [row["path"] for row in document["failed"]] == ["cut.png", "no.mp4", "half.avi"]
+    assert "cut off" in document["failed"][0]["reason"]
     assert cli("predict", detector, "cut.png").code == 1
     assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["gone.png"], "did you mean 'one.png'"),
         (["nowhere/gone.png"], "nor a folder nowhere"),
@@ -157,20 +157,20 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(cli, here, detector):
         (["one.png", "--device", "tpu9"], "--device tpu9"),
     ],
 )
-def test_what_is_wrong_is_said(cli, here, detector, monkeypatch, arguments, said):
+def test_mistakes_are_reported(cli, here, detector, monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     picture(here / "one.png")
     (here / "empty").mkdir()
     done = cli("predict", detector, *arguments)
     assert done.code == 2, done.err
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert sorted(os.listdir(here)) == ["empty", "one.png"]
 
 
-def test_no_option_is_passed_over(cli, here, detector):
+def test_options_without_effect_are_refused(cli, here, detector):
     picture(here / "one.png")
-    for file, arguments, said in [
+    for file, arguments, message in [
         ("lenet5.yaml", ["--conf", "0.5"], "--conf has no effect for the task 'classify'"),
         ("lenet5.yaml", ["--no-rect"], "--no-rect has no effect"),
         ("lenet5.yaml", ["--save", "crops"], "the task 'classify' cannot save it"),
@@ -179,12 +179,12 @@ def test_no_option_is_passed_over(cli, here, detector):
         ("gone.safetensors", [], "there is no file"),
     ]:
         done = cli("predict", file, "one.png", *arguments)
-        assert (done.code, said in done.err) == (2, True), done.err
+        assert (done.code, message in done.err) == (2, True), done.err
     with pytest.raises(NetbuildError, match="move it yourself"):
         netbuild.predict(netbuild.build("lenet5.yaml"), "one.png", device="cpu")
 
 
-def test_a_head_that_needs_no_suppression_has_none(here):
+def test_a_one2one_head_gets_no_suppression(here):
     picture(here / "one.png")
     (here / "two.yaml").write_text(TINY.replace("imgsz: 64", "imgsz: 64\nend2end: true"))
     network = netbuild.build("two.yaml")
@@ -206,7 +206,7 @@ def test_without_opencv_the_extra_is_named(cli, here, detector, monkeypatch):
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_form_that_is_kept(cli, here, detector):
+def test_every_kind_of_file_is_saved(cli, here, detector):
     picture(here / "a/x.jpg", seed=1)
     picture(here / "b/X.png", (50, 70), seed=2)
     picture(here / "x-2.png", (31, 7), seed=3)
@@ -246,7 +246,7 @@ def test_every_form_that_is_kept(cli, here, detector):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_turned_picture_is_seen_upright(here, detector, orientation):
+def test_exif_orientation_is_applied(here, detector, orientation):
     upright = picture(here / "upright.png", (90, 60))
     pixels = read_image(upright)
     exif = Image.Exif()
@@ -260,7 +260,7 @@ def test_a_turned_picture_is_seen_upright(here, detector, orientation):
     assert (a.plot() == b.plot()).all()
 
 
-def test_a_picture_is_seen_alike_whatever_is_beside_it(here, detector):
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(here, detector):
     files = [picture(here / f"{i}.png", size, i) for i, size in enumerate([(90, 60), (60, 90), (91, 61), (20, 13)] * 2)]
     alone = [next(netbuild.predict(detector, file, conf=0.0, max_det=5, device="cpu")) for file in files]
     for batch in (1, 3):
@@ -284,7 +284,7 @@ def test_a_picture_is_seen_alike_whatever_is_beside_it(here, detector):
         ((64, 64), (64, 96), False, (64, 96)),
     ],
 )
-def test_letterboxing_goes_there_and_back(size, target, rect, canvas):
+def test_letterboxing_is_inverted(size, target, rect, canvas):
     image = np.full((*size, 3), 10, np.uint8)
     seen, place = FITTINGS["letterbox"](image, target, 32, rect)
     assert seen.shape == (*canvas, 3)
@@ -295,7 +295,7 @@ def test_letterboxing_goes_there_and_back(size, target, rect, canvas):
     assert (seen[~(seen < 60).all(2)] == 114).all()
 
 
-def test_only_the_classes_that_are_wanted(cli, here, detector):
+def test_predictions_are_filtered_by_class(cli, here, detector):
     picture(here / "one.png")
     for wanted, numbers in (("screw", {1}), ("2, screw", {1, 2}), ("bolt/nut,0", {0})):
         rows = predicted(cli, detector, "one.png", "--conf", "0", "--classes", wanted)
@@ -324,7 +324,7 @@ def test_an_autoencoder_gives_a_picture(cli, here):
     assert read_image(here / "out/one.png").shape == (32, 32, 3)
 
 
-def test_a_task_of_ones_own_needs_only_decode(cli, here, monkeypatch):
+def test_a_custom_task_needs_only_decode(cli, here, monkeypatch):
     class Mean(Task):
         name = "mean-of-image"
         loss = metric = None
@@ -342,7 +342,7 @@ def test_a_task_of_ones_own_needs_only_decode(cli, here, monkeypatch):
     assert os.listdir(here / "out") == ["results.json"]
 
 
-def test_from_python_results_come_as_they_are_asked_for(here, detector):
+def test_predict_is_lazy_in_python(here, detector):
     files = [picture(here / "0.png"), here / "bad.png"]
     files[1].write_bytes(b"bad")
     network = netbuild.build(detector).train()
@@ -354,31 +354,25 @@ def test_from_python_results_come_as_they_are_asked_for(here, detector):
     assert [m.training for m in network.model.children()] == [False, True, True, True]
     with pytest.raises(UnreadableImageError):
         next(results)
-    told = []
-    assert len([*netbuild.predict(network, files, unreadable=lambda *said: told.append(said))]) == 1
-    assert [path for path, _ in told] == [files[1]]
+    failures = []
+    assert len([*netbuild.predict(network, files, unreadable=lambda *failure: failures.append(failure))]) == 1
+    assert [path for path, _ in failures] == [files[1]]
     with pytest.raises(NetbuildError, match="--colour has no effect"):
         netbuild.predict(network, files, colour=3)
 
 
-def test_size_is_that_of_training(here, detector):
+def test_the_input_size_is_that_of_training(here, detector):
     network = netbuild.build(detector)
     netbuild.save(network, here / "trained.safetensors", training={"settings": {"imgsz": 96}})
     assert predictor.prepare(here / "trained.safetensors", device="cpu").size == (96, 96)
     assert predictor.prepare(detector, device="cpu").size == (64, 64)
 
 
-def test_colours_and_names_are_told_apart():
+def test_file_names_are_unique_and_safe_and_sorted():
     assert len({annotated.class_colour(i) for i in range(100)}) == 100
     assert (annotated._ink((255, 255, 0)), annotated._ink((0, 0, 120))) == ((0, 0, 0), (255, 255, 255))
-    assert [saving.safe_folder_name(n) for n in ("a b", "../x", "CON", "..", "café", "")] == [
-        "a_b",
-        "_x",
-        "_CON",
-        "_",
-        "café",
-        "_",
-    ]
+    names = [saving.safe_folder_name(name) for name in ("a b", "../x", "CON", "..", "café", "")]
+    assert names == ["a_b", "_x", "_CON", "_", "café", "_"]
     paths = sorted(map(Path, ("b10", "b9", "a", "b9/2", "10", "9")), key=sources.natural_key)
     assert [str(path) for path in paths] == ["9", "10", "a", "b9", "b9/2", "b10"]
 
@@ -387,7 +381,7 @@ def test_colours_and_names_are_told_apart():
 
 
 @needs_checkpoints
-def test_boxes_are_those_of_the_reference(cli, here):
+def test_boxes_equal_those_of_the_reference(cli, here):
     assert cli("weights", "import", CHECKPOINTS / "yolo11n-bccd.pt", "-o", "bccd.safetensors").code == 0
     wanted = json.loads((CHECKPOINTS / "yolo11n-bccd.json").read_text())["predict"]["images"]
     rows = predicted(cli, "bccd.safetensors", *(DATA / "bccd/images/val" / name for name in wanted))

@@ -34,7 +34,7 @@ def video(path, frames):
     return path
 
 
-def test_every_thing_that_is_given_has_a_result_in_order(detector, tmp_path):
+def test_every_source_has_a_result_in_order(detector, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(NOISE).save(path)
     tensor = torch.from_numpy(NOISE).permute(2, 0, 1)
@@ -67,7 +67,7 @@ def test_every_thing_that_is_given_has_a_result_in_order(detector, tmp_path):
         (torch.zeros(60, 90), r"a tensor of shape \[60, 90\] is no picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_briefly(detector, source, message):
+def test_objects_that_are_no_picture_are_refused(detector, source, message):
     with pytest.raises(NetbuildError, match=message) as caught:
         netbuild.predict(detector, source)
     assert len(str(caught.value)) < 300

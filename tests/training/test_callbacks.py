@@ -35,7 +35,7 @@ EPOCH = [
 ]  # fmt: skip
 
 
-def test_hooks_come_in_order_their_state_is_resumed_and_the_weights_are_the_same(tmp_path):
+def test_hooks_are_called_in_order_state_is_resumed_and_weights_stay_equal(tmp_path):
     plain = trainer(tmp_path / "plain", epochs=2)
     plain.run()
     seen = trainer(tmp_path / "seen", epochs=2)
@@ -75,7 +75,7 @@ class Unsavable(Callback):
         return {"what": object()}
 
 
-def test_a_callback_stops_a_run_and_hears_of_its_error(tmp_path):
+def test_a_callback_can_stop_a_run_and_on_run_end_gets_the_error(tmp_path):
     run = trainer(tmp_path / "stopped")
     run.callbacks.append(Stop())
     assert run.run().epoch == 1
@@ -124,7 +124,7 @@ def test_files_and_packages_without_a_callback_are_refused(tmp_path, monkeypatch
     (tmp_path / "needs.py").write_text(
         "from netbuild.training.callbacks import Callback\n\nclass Needs(Callback):\n    def __init__(self, x): pass\n"
     )
-    with pytest.raises(NetbuildError, match="Needs cannot be made"):
+    with pytest.raises(NetbuildError, match="Needs cannot be constructed"):
         callbacks_of_file(tmp_path / "needs.py")
 
     class Point:

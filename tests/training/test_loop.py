@@ -1,4 +1,4 @@
-"""The training loop: it learns, it can be stopped at any moment, it does the same again, and says what goes wrong."""
+"""The training loop: runs learn, repeat exactly, can be killed and resumed at any moment, and report errors."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ layers:
 
 
 class Digits:
-    """scikit-learn's digits, shifted by chance in training."""
+    """scikit-learn's digits, randomly shifted in training."""
 
     def __init__(self, part, moves=False):
         from sklearn.datasets import load_digits
@@ -79,18 +79,18 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_it_learns_and_keeps_what_it_learnt(tmp_path):
+def test_a_run_learns_and_saves_its_best_and_last_weights(tmp_path):
     run = trainer(tmp_path, epochs=12, lr=0.003, ema=0.99, save_period=5)
     progress = run.run()
     assert progress.best > 0.9
-    kept = netbuild.build(tmp_path / "best.safetensors")
+    saved = netbuild.build(tmp_path / "best.safetensors")
     facts = checkpoint_header.read_info(tmp_path / "best.safetensors")
     assert facts.names == [str(i) for i in range(10)]
     assert facts.training["epoch"] == progress.best_epoch
     network = run.network
     main = run.learner.main
-    main.network = kept  # the saved weights give the measure that was reported
-    main.average = optimisers.EMA(kept, 0.9)
+    main.network = saved  # the saved weights give the measure that was reported
+    main.average = optimisers.EMA(saved, 0.9)
     assert run.validate()["fitness"] == pytest.approx(facts.training["measures"]["fitness"])
     main.network = network
     lines = (tmp_path / "results.csv").read_text().splitlines()
@@ -101,7 +101,7 @@ def test_it_learns_and_keeps_what_it_learnt(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_same_seed_is_the_same_network_and_another_is_not(tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
     runs = [
         trainer(tmp_path / str(i), seed=seed, workers=workers)
         for i, (seed, workers) in enumerate([(0, 0), (0, 2), (1, 0)])
@@ -117,9 +117,9 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, optimizer):
-    whole = trainer(tmp_path / "whole", optimizer=optimizer)
-    whole.run()
+def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, optimizer):
+    complete = trainer(tmp_path / "whole", optimizer=optimizer)
+    complete.run()
 
     class Stop(Callback):
         def on_batch_end(self, run, epoch, number, losses, rate):
@@ -136,7 +136,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path, optimizer):
     again.resume()
     assert again.progress.epoch == 2
     again.run()
-    assert same(whole.network, again.network)
+    assert same(complete.network, again.network)
     for name in ("last.safetensors", "results.csv"):
         a, b = ((tmp_path / run / name).read_bytes() for run in ("whole", "broken"))
         assert a == b, name
@@ -155,7 +155,7 @@ run.run()
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+def test_a_killed_run_can_be_resumed_at_any_moment(tmp_path):
     code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
     rng = np.random.default_rng(0)
     for _ in range(6):
@@ -164,10 +164,10 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    whole = trainer(tmp_path / "whole", epochs=40)
-    whole.run()
+    complete = trainer(tmp_path / "whole", epochs=40)
+    complete.run()
     last = netbuild.build(tmp_path / "killed" / "last.safetensors")
-    assert same(last, whole.learner.main.averaged())
+    assert same(last, complete.learner.main.averaged())
 
 
 def test_a_state_of_another_network_is_an_error(tmp_path):
@@ -180,7 +180,7 @@ def test_a_state_of_another_network_is_an_error(tmp_path):
         other.resume()
 
 
-def test_a_loss_that_is_no_number_stops_with_its_row(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_row(tmp_path):
     run = trainer(tmp_path)
     with torch.no_grad():
         run.network.model[5].weight[0, 0] = float("nan")
@@ -191,25 +191,25 @@ def test_a_loss_that_is_no_number_stops_with_its_row(tmp_path):
     assert caught.value.exit_code == 1
 
 
-def test_frozen_rows_stay(tmp_path):
+def test_frozen_rows_do_not_change(tmp_path):
     run = trainer(tmp_path, epochs=1, freeze="stem")
     before = run.network.model[0].weight.clone()
     run.run()
     assert torch.equal(run.network.model[0].weight, before)
-    for wanted, said in [("7", "rows 0 to 5"), ("stme", "did you mean"), ("3-1", "rows 0 to 5")]:
+    for wanted, message in [("7", "rows 0 to 5"), ("stme", "did you mean"), ("3-1", "rows 0 to 5")]:
         with pytest.raises(NetbuildError) as caught:
             trainer(tmp_path, freeze=wanted)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
     with pytest.raises(NetbuildError, match="all parameters of the network are frozen"):
         trainer(tmp_path, freeze="0-5")
 
 
-def test_patience_and_time_end_a_run(tmp_path):
+def test_patience_and_minutes_end_a_run(tmp_path):
     assert trainer(tmp_path / "a", epochs=50, patience=2, lr=0.0).run().epoch <= 4
     assert trainer(tmp_path / "b", epochs=50, minutes=1e-9).run().epoch == 1
 
 
-def test_accumulated_batches_are_one_step(tmp_path):
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
     text, same = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", ""), {"epochs": 1, "warmup": 0.0, "ema": 0.0}
     one = trainer(tmp_path / "one", text=text, batch=64, accumulate=1, optimizer="sgd", **same)
     two = trainer(tmp_path / "two", text=text, batch=32, accumulate=2, optimizer="sgd", **same)
@@ -219,7 +219,7 @@ def test_accumulated_batches_are_one_step(tmp_path):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-def test_groups_do_not_decay_norms_and_biases():
+def test_norms_and_biases_have_no_weight_decay():
     network = netbuild.build("yolo11n.yaml")
     plan = optimisers.make_plan(network, settings.load(flags={"optimizer": "sgd"}), 10)
     decayed = {id(p) for g in plan.optimizer.param_groups if g["weight_decay"] for p in g["params"]}
@@ -231,12 +231,12 @@ def test_groups_do_not_decay_norms_and_biases():
 @pytest.mark.parametrize(
     ("schedule", "values"), [("linear", [1, 0.505, 0.01]), ("cosine", [1, 0.505, 0.01]), ("constant", [1, 1, 1])]
 )
-def test_schedules(schedule, values):
+def test_schedules_of_the_learning_rate(schedule, values):
     chosen = settings.load(flags={"schedule": schedule, "epochs": 10})
     assert [optimisers.schedule_factor(chosen, epoch) for epoch in (0, 5, 10)] == pytest.approx(values)
 
 
-def test_averages_follow_late():
+def test_the_decay_of_the_ema_rises():
     network = torch.nn.Linear(2, 1)
     average = optimisers.EMA(network, 0.9)
     first = {k: v.clone() for k, v in average.tensors.items()}
@@ -247,7 +247,7 @@ def test_averages_follow_late():
     torch.testing.assert_close(average.tensors["weight"], decay * first["weight"] + (1 - decay) * network.weight)
 
 
-def test_a_batch_is_learnt_by_heart():
+def test_a_batch_can_be_overfitted():
     torch.manual_seed(0)
     network = netbuild.build("lenet5-modern.yaml")
     digits = Digits("train")
@@ -257,7 +257,7 @@ def test_a_batch_is_learnt_by_heart():
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_the_feed_gives_each_sample_once_in_an_order_of_its_own():
+def test_the_loader_yields_each_sample_once_in_an_order_per_epoch():
     class Numbers:
         def __len__(self):
             return 10
@@ -272,8 +272,8 @@ def test_the_feed_gives_each_sample_once_in_an_order_of_its_own():
     assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
     shares = [BatchLoader(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
     steps = [[i for i, _ in a + b] for a, b in zip(*(share.epoch(0) for share in shares), strict=True)]
-    whole = [[i for i, _ in batch] for batch in feed.epoch(0)]
-    assert [sorted(step) for step in steps] == [sorted(batch) for batch in whole]
+    complete = [[i for i, _ in batch] for batch in feed.epoch(0)]
+    assert [sorted(step) for step in steps] == [sorted(batch) for batch in complete]
 
 
 TOGETHER = """
@@ -330,7 +330,7 @@ def test_settings_from_a_file_and_flags(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("epoch: 3", "1:1: unknown setting 'epoch'"),
         ("epochs: many", "epochs: 'many' must be a whole number"),
@@ -340,11 +340,11 @@ def test_settings_from_a_file_and_flags(tmp_path):
         ("[1]", "settings must be a mapping"),
     ],
 )
-def test_settings_that_are_wrong(tmp_path, text, said):
+def test_wrong_settings_are_refused(tmp_path, text, message):
     (tmp_path / "train.yaml").write_text(text)
     with pytest.raises(NetbuildError) as caught:
         settings.load(tmp_path / "train.yaml")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_musgd_equals_its_definition():
@@ -381,7 +381,7 @@ def test_musgd_equals_its_definition():
     torch.testing.assert_close(stepped(musgd.MuSGD, kernel, grads[1]), plain - 0.2 * 0.1 * moved)
 
 
-def test_short_runs_step_more_often():
+def test_short_runs_accumulate_fewer_batches():
     network = netbuild.build("lenet5.yaml")
     for epochs, batches, batch, wanted in [(40, 13, 16, (1, 520)), (100, 1000, 16, (4, 25_000)), (5, 9, 4, (4, 15))]:
         plan = optimisers.make_plan(network, settings.load(flags={"epochs": epochs, "batch": batch}), batches)
@@ -389,7 +389,7 @@ def test_short_runs_step_more_often():
     assert optimisers.make_plan(network, settings.load(flags={"accumulate": 3}), 10).accumulate == 3
 
 
-def test_rows_have_learning_rates_of_their_own(tmp_path):
+def test_rows_may_have_their_own_learning_rates(tmp_path):
     text = NET + "lr_factors: {layers: 0.5, 0-2: 0.1, head: 3}\n"
     run = trainer(tmp_path, text=text, warmup=0.0, optimizer="sgd", lr=0.01, epochs=1)
     optimisers.set_rates(run.learner.main.plan, run.settings, 0, 10)
@@ -404,7 +404,7 @@ def test_rows_have_learning_rates_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("lr_factors: {steam: 0.1}", "no row or section 'steam'"),
         ("lr_factors: {0-9: 0.1}", "rows are 0 to 5"),
@@ -412,14 +412,14 @@ def test_rows_have_learning_rates_of_their_own(tmp_path):
         ("lr_factors: 0.1", "is a mapping"),
     ],
 )
-def test_learning_rates_of_rows_that_are_not(tmp_path, line, said):
+def test_wrong_learning_rates_of_rows_are_refused(tmp_path, line, message):
     (tmp_path / "net.yaml").write_text(f"{NET}{line}\n")
-    with pytest.raises(NetbuildError, match=said) as caught:
+    with pytest.raises(NetbuildError, match=message) as caught:
         netbuild.load(tmp_path / "net.yaml")
     assert caught.value.where.line == 12
 
 
-def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     run = trainer(tmp_path, epochs=3)
 
     class Spoil(Callback):
@@ -429,8 +429,8 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     run.callbacks.append(Spoil())
     with pytest.raises(NotFiniteError):
         run.run()
-    kept = netbuild.build(tmp_path / "best.safetensors")
-    assert all(torch.isfinite(p).all() for p in kept.parameters())
+    saved = netbuild.build(tmp_path / "best.safetensors")
+    assert all(torch.isfinite(p).all() for p in saved.parameters())
     run = trainer(tmp_path / "b", epochs=1)
     run.learner.step = lambda: run.network.model[0].weight.data.fill_(float("inf"))
     run.train_batch = lambda *_: {}
@@ -439,7 +439,7 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     assert not (tmp_path / "b/best.safetensors").exists()
 
 
-def test_sizes_change_by_chance_and_repeat(tmp_path):
+def test_multi_scale_draws_repeatable_random_sizes(tmp_path):
     run = trainer(tmp_path, multi_scale=0.5)
     run.task.head.stride = torch.tensor([8.0, 16.0])
     batch = {"images": torch.zeros(2, 3, 320, 160, dtype=torch.uint8)}
@@ -455,13 +455,13 @@ import torch.nn as nn
 
 class Apart(nn.Module):
     def forward(self, x):
-        return x.{how}(len(x), -1).{how}(x.shape)
+        return x.{method}(len(x), -1).{method}(x.shape)
 """
 
 
-@pytest.mark.parametrize(("how", "form"), [("view", torch.contiguous_format), ("reshape", torch.channels_last)])
-def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
-    (tmp_path / "apart.py").write_text(VIEWS.format(how=how))
+@pytest.mark.parametrize(("method", "form"), [("view", torch.contiguous_format), ("reshape", torch.channels_last)])
+def test_the_memory_format_is_one_that_every_module_takes(tmp_path, method, form):
+    (tmp_path / "apart.py").write_text(VIEWS.format(method=method))
     text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]", "  - [-1, 1, Apart, []]")
     any_channels = text.replace("[1, 16, 3, 1, 1]", "{out_channels: 16, kernel_size: 3, padding: 1}")
     (tmp_path / "net.yaml").write_text(any_channels)
@@ -476,11 +476,11 @@ def test_maps_lie_as_every_module_can_take_them(tmp_path, how, form):
     # A module that views is known, because it fails.
     network = netbuild.build(tmp_path / "net.yaml", ch=3, modules=[tmp_path / "apart.py"])
     last = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    with pytest.raises(RuntimeError, match="view size") if how == "view" else nullcontext():
+    with pytest.raises(RuntimeError, match="view size") if method == "view" else nullcontext():
         network(last)
 
 
-def test_weights_begin_as_the_file_says(tmp_path):
+def test_weights_are_initialised_as_the_file_says(tmp_path):
     text = NET + "init: he\n"
     (tmp_path / "he.yaml").write_text(text.replace("[1, 16, 3, 1, 1]", "[1, 160, 3, 1, 1]").replace("[256,", "[2560,"))
     torch.manual_seed(0)
@@ -496,7 +496,7 @@ def test_weights_begin_as_the_file_says(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["yolo11.yaml", "yolo26.yaml"])
-def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
+def test_a_head_keeps_its_biases_with_any_initialisation(tmp_path, name):
     heads = []
     for more in ("", "init: he\n"):
         (tmp_path / "net.yaml").write_text(f"extends: {name}\n{more}")
@@ -508,7 +508,7 @@ def test_a_head_keeps_its_biases_whatever_weights_begin(tmp_path, name):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_batches_are_counted_as_they_come(world, shuffle):
+def test_the_number_of_batches_is_that_of_the_epoch(world, shuffle):
     for count in range(1, 15):
         for batch in (1, 2, 3, 6):
             feeds = [BatchLoader(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]

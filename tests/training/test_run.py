@@ -22,18 +22,18 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert done.out.startswith("runs/lenet5-modern: best 0.")
     assert [line.split(":")[0] for line in done.err.splitlines() if ":" in line] == ["digits", "epoch 1/2", "epoch 2/2"]
     files = {"args.yaml", "data.json", "best.safetensors", "last.safetensors", "model.yaml", "results.csv", "run.json"}
-    kept = {
+    saved = {
         p.name for p in folder.iterdir() if p.suffix != ".png"
     }  # of these tests/drawing/test_charts_and_runs.py knows
-    assert kept == {*files, "start.safetensors", "state.safetensors"}
+    assert saved == {*files, "start.safetensors", "state.safetensors"}
     assert cli("check", folder / "model.yaml").code == 0
     assert settings.load(folder / "args.yaml").lr == 0.003
     more = cli("train", "--resume", folder, "--epochs", "3", "-O", "best=top1")
     assert more.code == 0, more.err
     assert "epoch 3/3" in more.err
     measured = json.loads(cli("val", folder / "last.safetensors", "--data", "digits", "-O", "workers=0", "--json").out)
-    kept = checkpoint_header.read_info(folder / "last.safetensors").training["measures"]
-    assert measured["measures"]["top1"] == pytest.approx(kept["top1"])
+    saved = checkpoint_header.read_info(folder / "last.safetensors").training["measures"]
+    assert measured["measures"]["top1"] == pytest.approx(saved["top1"])
     assert len(measured["classes"]) == 10
     assert "precision" in cli("val", folder / "best.safetensors", "--data", "digits", "-O", "workers=0").out
     again = cli("train", "lenet5-modern.yaml", *QUICK, "--out", folder)
@@ -51,9 +51,9 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
     assert measures["mAP50"] > 0.3
 
 
-def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_training(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for arguments, said in [
+    for arguments, message in [
         ([], "the network's file is missing"),
         (["lenet5.yaml", "--data", "nowhere"], "there is no data set"),
         (["lenet5.yaml", "--data", "digits-detect"], "is a data set for 'detect', the network's task is 'classify'"),
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said_before_training(cli, tmp_path, monkeypatch):
     ]:
         done = cli("train", *arguments)
         assert done.code == 2, (arguments, done.err)
-        assert said in done.err
+        assert message in done.err
     printed = cli("train", "--print-config").out
     assert "epochs: 100  # passes over the training data" in printed
 
@@ -88,7 +88,7 @@ def test_data_commands(cli, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("origin", "measure", "least"), [("autoencoder", "psnr", 12), ("classifier", "top1", 0.6)])
-def test_a_new_file_trains_at_once(cli, tmp_path, monkeypatch, origin, measure, least):
+def test_a_new_file_trains_without_further_settings(cli, tmp_path, monkeypatch, origin, measure, least):
     monkeypatch.chdir(tmp_path)
     cli("new", "mine", "--from", origin)
     flags = ["--epochs", "1", "--imgsz", "32", "--batch", "32", "--device", "cpu", "-O", "workers=0", "-O", "warmup=0"]
@@ -98,18 +98,18 @@ def test_a_new_file_trains_at_once(cli, tmp_path, monkeypatch, origin, measure, 
 
 
 @pytest.mark.parametrize(
-    ("file", "options", "said"),
+    ("file", "options", "message"),
     [
         ("lenet5.yaml", ["multi_scale=0.2"], "multi_scale has no effect for the task 'classify'"),
         ("yolo11n.yaml", ["label_smoothing=0.1"], "label_smoothing has no effect"),
         ("yolo11n.yaml", ["copy_paste=0.5"], "copy_paste needs outlines"),
     ],
 )
-def test_settings_without_effect_are_said(cli, tmp_path, monkeypatch, file, options, said):
+def test_settings_without_effect_are_refused(cli, tmp_path, monkeypatch, file, options, message):
     monkeypatch.chdir(tmp_path)
     done = cli("train", file, "--epochs", "1", *[x for o in options for x in ("-O", o)])
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
 
 
 def test_smoothing_and_class_weights_reach_the_loss(tmp_path):
@@ -137,11 +137,11 @@ def test_from_data_to_predictions(cli, tmp_path, monkeypatch, name, data, flags,
     (tmp_path / "net.yaml").write_text((Path(__file__).parents[1] / "cases" / "a17-no-p5.yaml").read_text())
     done = cli("train", name, "--data", data, *flags, "-O", "workers=0", "-O", "plots=false", "-o", "run")
     assert done.code == 0, done.err
-    told = [line for line in done.err.splitlines() if line.startswith("epoch")][-1]
+    line_of_epoch = [line for line in done.err.splitlines() if line.startswith("epoch")][-1]
     best = "run/best.safetensors"
     measures = json.loads(cli("val", best, "--data", data, "-O", "workers=0", "--json").out)["measures"]
-    if "best so far" in told:
-        assert f"{measure} {measures[measure]:.4f}" in told  # at the run's own size, which the checkpoint has
+    if "best so far" in line_of_epoch:
+        assert f"{measure} {measures[measure]:.4f}" in line_of_epoch  # at the run's own size, which the checkpoint has
     pictures = [sample.image(3) for sample in open_data(data).split("test" if data == "digits" else "val").samples[:3]]
     for number, pixels in enumerate(pictures):
         pillow().fromarray(pixels).save(tmp_path / f"{number}.png")

@@ -120,7 +120,7 @@ VECTOR = TWO.replace("infrared: [1]", "infrared: [1, 64]").replace("[infrared, 1
 
 
 @pytest.mark.parametrize(
-    ("network", "data", "said"),
+    ("network", "data", "message"),
     [
         (TWO, "set", "the sample has no 'infrared', which the network needs"),
         (SMALLER, "set", "the network's input 'infrared' is [1, 32, 32]"),
@@ -129,17 +129,17 @@ VECTOR = TWO.replace("infrared: [1]", "infrared: [1, 64]").replace("[infrared, 1
     ],
     ids=["no extra", "size", "shape", "classes"],
 )  # fmt: skip
-def test_inputs_without_a_value_are_refused(cli, here, network, data, said):
+def test_inputs_without_a_value_are_refused(cli, here, network, data, message):
     data_set(here / "set")
     (here / "net.yaml").write_text(network)
     flags = [flag for flag in QUICK if flag not in ("--imgsz", 64)]
     done = cli("train", "net.yaml", "--data", data, *flags, "-o", "run")
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.npy", b"text", "a.npy: cannot be read"),
         ("a.txt", b"", "read from .npy and .safetensors files"),
@@ -147,11 +147,11 @@ def test_inputs_without_a_value_are_refused(cli, here, network, data, said):
         ("none.npy", None, "none.npy: cannot be read: No such file"),
     ],
 )
-def test_files_of_features_that_cannot_be_read(here, name, content, said):
+def test_files_of_features_that_cannot_be_read(here, name, content, message):
     if content is not None:
         (here / name).write_bytes(content)
     card = netbuild.build("yolov8-worldv2n.yaml", nc=2).card
-    with pytest.raises(NetbuildError, match=said):
+    with pytest.raises(NetbuildError, match=message):
         find_inputs(card, ["bolt", "nut"], name)
     with pytest.raises(NetbuildError, match="class_embeddings has no effect"):
         find_inputs(netbuild.build("lenet5.yaml").card, ["bolt", "nut"], name)

@@ -1,4 +1,4 @@
-"""Several processes: real ones, over gloo on this machine. They do what one does, and end together."""
+"""Distributed runs with real processes, over gloo on this machine: they equal a run of one process and end together."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def environment(**more):
 
 
 def run_ranks(world, folder, call):
-    """Run ``call``, an expression of this file's names, in several processes; what each printed."""
+    """Run ``call``, an expression of this file's names, in several processes; return what each printed."""
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); from test_several_processes import *; {call}; gone()"
     who = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -57,10 +57,10 @@ def run_ranks(world, folder, call):
         )
         for rank in range(world)
     ]  # fmt: skip
-    said = [process.communicate(timeout=180)[0] for process in started]
-    for process, text in zip(started, said, strict=True):
+    message = [process.communicate(timeout=180)[0] for process in started]
+    for process, text in zip(started, message, strict=True):
         assert process.returncode == 0, text[-3000:]
-    return said
+    return message
 
 
 def gone():
@@ -93,7 +93,7 @@ def here(tmp_path):
 
 
 class Pictures:
-    """Pictures of chance, each with a class that can be seen in it."""
+    """Random pictures, each with a class that is visible in it."""
 
     def __init__(self, count):
         self.count = count
@@ -113,7 +113,7 @@ def collate(items):
 
 
 def trainer(folder, held_out=21, text=NET, **options):
-    """A run of this process's share."""
+    """Set up a run of this rank."""
     processes.init_process_group()
     folder.mkdir(exist_ok=True, parents=True)
     own = folder / f"net{processes.rank()}.yaml"
@@ -169,7 +169,7 @@ def test_two_processes_are_one_of_twice_the_batch(tmp_path):
     ],
     ids=str,
 )
-def test_it_is_so_with_all_that_goes_with_it(tmp_path, options):
+def test_two_processes_equal_one_with_other_settings_too(tmp_path, options):
     train_once(tmp_path / "one", **{**options, "parallel": "ddp"})
     run_ranks(2, tmp_path, f"train_once('two', **{options})")
     is_same_run(tmp_path / "one", tmp_path / "two")
@@ -192,7 +192,7 @@ def resume_once(folder, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["ddp", "fsdp"])
-def test_a_run_goes_on_in_any_number_of_processes(tmp_path, first):
+def test_a_run_can_be_resumed_with_another_number_of_processes(tmp_path, first):
     options = {"optimizer": "adamw", "lr": 0.003, "schedule": "constant"}
     train_once(tmp_path / "one", **options)
     run_ranks(2, tmp_path, f"train_once('two', epochs=1, parallel={first!r}, **{options})")
@@ -203,7 +203,7 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path, first):
     is_same_run(tmp_path / "one", tmp_path / "three")
 
 
-def test_a_detection_loss_of_shares_is_that_of_the_whole():
+def test_a_detection_loss_in_shards_equals_that_of_the_whole_batch():
     """Shares divided by the common normaliser: the mean of their losses is the loss of the whole batch."""
     torch.manual_seed(0)
     network = netbuild.build("yolo11n.yaml", nc=3).eval()
@@ -234,7 +234,7 @@ def test_a_detection_loss_of_shares_is_that_of_the_whole():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 32, 33, 65])
-def test_shares_have_every_sample_once_on_the_canvas_of_one_process(world, count):
+def test_shards_have_each_sample_once_with_the_size_of_one_process(world, count):
     feeds = [BatchLoader(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
     assert sorted(i for feed in feeds for i in feed.indices(0)) == list(range(count))
     for feed in feeds:
@@ -275,7 +275,7 @@ def fed(metric, order):
     ],
     ids=["detect", "classify", "autoencode"],
 )
-def test_merged_scores_are_those_of_one_process_to_the_last_digit(new, world):
+def test_merged_metrics_equal_those_of_one_process_exactly(new, world):
     places = [list(range(rank, 11, world)) for rank in range(world)]
     merged = new()
     merged.merge([fed(new(), order).state() for order in places], places)
@@ -304,7 +304,7 @@ def counted(get):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "count"), [(2, 33), (3, 65), (3, 1), (2, 7)])
-def test_validation_in_several_processes_is_that_of_one(tmp_path, world, count):
+def test_validation_in_several_processes_equals_that_of_one(tmp_path, world, count):
     figures = trainer(tmp_path, count, batch=12).validate()
     lines = [text.splitlines()[-1] for text in run_ranks(world, tmp_path, f"validate_once('.', {count})")]
     assert {line.split(" seen ")[0] for line in lines} == {f"figures {figures}"}
@@ -314,7 +314,7 @@ def test_validation_in_several_processes_is_that_of_one(tmp_path, world, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-def test_val_of_a_detector_on_narrow_canvases(tmp_path, world):
+def test_val_of_a_detector_with_rect_batches(tmp_path, world):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -346,10 +346,10 @@ def test_nproc_starts_processes_that_train_together(here):
 
 
 @pytest.mark.slow
-def test_mistakes_are_said_once(here):
+def test_mistakes_are_reported_once(here):
     (here / "full").mkdir()
     (here / "full" / "file").write_text("")
-    for flags, said in [
+    for flags, message in [
         (["--data", "nowhere", "-o", "run"], "nowhere\n"),
         (["-o", "full"], "the folder is not empty"),
         (["-O", "freeze=nostem", "-o", "run"], "no row has this name"),
@@ -359,14 +359,14 @@ def test_mistakes_are_said_once(here):
     ]:
         done = netbuild_in(here, "train", "net.yaml", *QUICK, *flags, "--nproc", 2)
         assert done.returncode == 2, done.stderr
-        assert (done.stderr.count("error:"), done.stderr.count(said)) == (1, 1), done.stderr
+        assert (done.stderr.count("error:"), done.stderr.count(message)) == (1, 1), done.stderr
         assert "Traceback" not in done.stderr
         assert len(done.stderr.splitlines()) <= 2, done.stderr
     assert not (here / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--nnodes", "2"], "--rdzv is missing"),
         (["--nnodes", "2", "--rdzv", "host"], "must be HOST:PORT"),
@@ -378,16 +378,16 @@ def test_mistakes_are_said_once(here):
         (["--nproc", "2", "nowhere.yaml"], "there is no file 'nowhere.yaml'"),
     ],
 )
-def test_flags_that_cannot_be_are_refused_before_anything_starts(cli, tmp_path, monkeypatch, flags, said):
+def test_wrong_flags_are_refused_before_processes_start(cli, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.yaml").write_text(NET)
     file = [] if "--resume" in flags or "nowhere.yaml" in flags else ["net.yaml"]
     done = cli("train", *file, *flags)
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
 
 
-def test_what_one_of_several_is_told():
+def test_the_environment_of_a_slurm_task():
     known = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[003-004,9]",
              "SLURM_JOB_ID": "41", "SLURM_STEP_ID": "2"}  # fmt: skip
     assert processes.read_slurm_environment(known) == {
@@ -406,12 +406,12 @@ def test_what_one_of_several_is_told():
     ("nodes", "host"),
     [("gpu[003-007,12],login", "gpu003"), ("a", "a"), ("a,b", "a"), ("n-[1,3]", "n-1"), ("r[2-3]-ib", "r2-ib")],
 )
-def test_the_first_host_of_a_list(monkeypatch, nodes, host):
+def test_the_first_host_of_a_node_list(monkeypatch, nodes, host):
     monkeypatch.setenv("PATH", "")
     assert processes.find_first_host(nodes) == host
 
 
-def test_the_first_host_as_slurm_says_it(monkeypatch, tmp_path):
+def test_the_first_host_from_scontrol(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$1 $2" = "show hostnames" ] && echo "x9"\necho "$3"\n')
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
@@ -419,7 +419,7 @@ def test_the_first_host_as_slurm_says_it(monkeypatch, tmp_path):
 
 
 def under_slurm(here, job, *arguments):
-    """What two tasks of a job leave: their exit codes, and what each said."""
+    """Return the exit codes and outputs of two tasks of a SLURM job."""
     command = [sys.executable, "-m", "netbuild", "train", *map(str, arguments), *QUICK, "-o", "run"]
     job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(job)}
     started = [
@@ -429,21 +429,21 @@ def under_slurm(here, job, *arguments):
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=180)[0] for process in started]
-    return [process.returncode for process in started], said
+    message = [process.communicate(timeout=180)[0] for process in started]
+    return [process.returncode for process in started], message
 
 
 @pytest.mark.slow
 def test_two_tasks_of_slurm_train_together(here):
-    codes, said = under_slurm(here, os.getpid(), "net.yaml")
-    assert codes == [0, 0], said
-    assert "run: best" in said[0]
-    assert said[1] == ""
+    codes, message = under_slurm(here, os.getpid(), "net.yaml")
+    assert codes == [0, 0], message
+    assert "run: best" in message[0]
+    assert message[1] == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [None, (0, 1)])
-def test_two_machines_that_are_one_here(here, ranks):
+def test_two_machines_simulated_on_this_one(here, ranks):
     flags = ["--nnodes", "2", "--rdzv", f"localhost:{free_port()}", "-o", "run"]
     command = [sys.executable, "-m", "netbuild", "train", "net.yaml", *QUICK, *flags]
     started = [
@@ -453,9 +453,9 @@ def test_two_machines_that_are_one_here(here, ranks):
         )
         for i in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=180)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert "".join(said).count("run: best") == 1
+    message = [process.communicate(timeout=180)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], message
+    assert "".join(message).count("run: best") == 1
 
 
 OWN = """
@@ -496,7 +496,7 @@ def test_every_process_loads_the_same_module_file(here, imports, flag):
     ]
 
 
-def test_nothing_is_asked_in_several_processes(here):
+def test_several_processes_do_not_ask_for_trust(here):
     own_net(here, imports="imports: [./mine.py]")
     done = netbuild_in(here, "train", "own.yaml", *QUICK, "--nproc", 2, "-o", "run")
     assert done.returncode == 2
@@ -504,7 +504,7 @@ def test_nothing_is_asked_in_several_processes(here):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_run(here):
+def test_the_commands_of_the_manual_run(here):
     """Those for the CPU of one machine."""
     page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
     lines = [line[2:].split("#")[0] for line in page.splitlines() if line.startswith("$ netbuild ")]
@@ -521,7 +521,7 @@ def test_the_commands_of_the_page_run(here):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         (
             "if self.calls == 3 and os.environ.get('RANK') == '1': x = x * float('nan')",
@@ -533,13 +533,13 @@ def test_the_commands_of_the_page_run(here):
         ("if self.calls == 3 and os.environ.get('RANK'): raise torch.OutOfMemoryError('CUDA')", 1, "too little memory"),
     ],
 )
-def test_one_that_fails_ends_all(here, fault, code, said):
+def test_a_failing_process_ends_all(here, fault, code, message):
     own_net(here, fault)
     done = netbuild_in(here, "train", "own.yaml", *QUICK, "--modules", "mine.py", "--nproc", 2, "-o", "run", timeout=90)
     assert done.returncode != 0
     if "RANK') == '1'" not in fault or code == 1:
         assert done.returncode == code, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
 
@@ -568,13 +568,13 @@ def test_an_exception_in_a_callback_on_rank_0_ends_all_ranks(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_launcher_one_that_fails_ends_all(here):
+def test_without_a_launcher_a_failing_process_ends_all(here):
     """As under SLURM, where nobody ends the others."""
     own_net(here, "if self.calls == 3 and os.environ.get('SLURM_PROCID') == '1': x = x * float('nan')")
-    codes, said = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
-    assert codes == [1, 1], said
-    assert "the loss is not finite" in said[1]
-    assert "process 0 of 2 lost the connection to the others" in said[0]
+    codes, message = under_slurm(here, os.getpid() + 1, "own.yaml", "--modules", "mine.py")
+    assert codes == [1, 1], message
+    assert "the loss is not finite" in message[1]
+    assert "process 0 of 2 lost the connection to the others" in message[0]
 
 
 @pytest.mark.slow
@@ -589,9 +589,9 @@ def test_ctrl_c_ends_all_with_130(here):
         if (here / "runs" / "net" / "results.csv").is_file():
             break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, said = process.communicate(timeout=90)
-    assert process.returncode == 130, said
-    assert all(line.startswith("epoch ") for line in said.splitlines() if line != "interrupted"), said
+    _, message = process.communicate(timeout=90)
+    assert process.returncode == 130, message
+    assert all(line.startswith("epoch ") for line in message.splitlines() if line != "interrupted"), message
 
 
 # -- precision and memory ---------------------------------------------------------------------------------------------
@@ -616,7 +616,7 @@ def test_amp_flags_are_settings(cli):
     assert "amp: auto" in cli("train", "--print-config").out
 
 
-def test_too_little_memory_is_said_with_what_helps(tmp_path):
+def test_too_little_memory_is_reported_with_what_helps(tmp_path):
     run = trainer(tmp_path)
 
     def full(*_):

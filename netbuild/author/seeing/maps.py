@@ -25,7 +25,7 @@ from netbuild.drawing.annotated import Image
 from netbuild.drawing.encoding import encode
 from netbuild.errors import NetbuildError, shorten
 from netbuild.graph.network import Network
-from netbuild.prediction.contract import facts, multiple_of, task_of
+from netbuild.prediction.contract import make_metadata, size_multiple, task_of
 from netbuild.prediction.predictor import evaluating
 
 
@@ -132,6 +132,6 @@ def load_input(network: Network, image: str | Path) -> Tensor:
     if channels not in (1, 3, 4):
         raise NetbuildError(f"the network's input has {channels} channels, pictures have 1, 3 or 4")
     size = card.imgsz
-    fit = FITTINGS[facts(network, size, task_of(network))["fitting"]]
-    pixels, _ = fit(read_image(Path(image), channels), size, multiple_of(network), True)
+    fit = FITTINGS[make_metadata(network, size, task_of(network))["fitting"]]
+    pixels, _ = fit(read_image(Path(image), channels), size, size_multiple(network), True)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
