@@ -61,7 +61,7 @@ class Trainer:
         folder: the run's folder, which must exist.
         names: the names of the classes.
         callbacks: the callbacks of the run, which only rank 0 calls.
-        decode_options: keyword arguments of the task's ``predictions`` in validation.
+        decode_options: keyword arguments of `Task.postprocess` in validation.
         networks: the further networks that the task trains, by name.
 
     Attributes:
@@ -313,7 +313,7 @@ class Trainer:
         with self.learner.autocast():
             network(*network_inputs(self.task, dummy_batch(self.network.card, device=self.device)))
 
-    # -- saving -------------------------------------------------------------------------------------------------
+    # -- saving -------------------------------------------------------------------------------------------------------
 
     def finish_epoch(self, measures: Mapping[str, float]) -> None:
         """Record the epoch's numbers, call the callbacks, and write checkpoints and the run's state."""
