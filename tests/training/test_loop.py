@@ -265,14 +265,14 @@ def test_the_loader_yields_each_sample_once_in_an_order_per_epoch():
         def get(self, index, rng, epoch):
             return index, rng.random()
 
-    feed = BatchLoader(Numbers(), 4, list, seed=1, shuffle=True)
-    epochs = [[item for batch in feed.epoch(e) for item in batch] for e in (0, 1, 0)]
+    loader = BatchLoader(Numbers(), 4, list, seed=1, shuffle=True)
+    epochs = [[item for batch in loader.epoch(e) for item in batch] for e in (0, 1, 0)]
     assert sorted(i for i, _ in epochs[0]) == list(range(10))
     assert epochs[0] == epochs[2]
     assert [i for i, _ in epochs[0]] != [i for i, _ in epochs[1]]
     shares = [BatchLoader(Numbers(), 4, list, 1, True, rank=rank, world=2) for rank in (0, 1)]
     steps = [[i for i, _ in a + b] for a, b in zip(*(share.epoch(0) for share in shares), strict=True)]
-    complete = [[i for i, _ in batch] for batch in feed.epoch(0)]
+    complete = [[i for i, _ in batch] for batch in loader.epoch(0)]
     assert [sorted(step) for step in steps] == [sorted(batch) for batch in complete]
 
 
@@ -294,8 +294,8 @@ def plain_trainer(folder, rank=0, world=1):
     """A run without dropout and batch norms, whose samples count alike."""
     text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]\n", "")
     run = trainer(folder, text=text, epochs=2, batch=16, accumulate=1, lr=0.01, optimizer="sgd")
-    for feed in (run.train, run.val):
-        feed.rank, feed.world = rank, world
+    for loader in (run.train, run.val):
+        loader.rank, loader.world = rank, world
     return run
 
 
@@ -511,5 +511,5 @@ def test_a_head_keeps_its_biases_with_any_initialisation(tmp_path, name):
 def test_the_number_of_batches_is_that_of_the_epoch(world, shuffle):
     for count in range(1, 15):
         for batch in (1, 2, 3, 6):
-            feeds = [BatchLoader(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
-            assert [len(feed) for feed in feeds] == [len(feed.batches(0)) for feed in feeds], (count, batch)
+            loaders = [BatchLoader(range(count), batch, list, 0, shuffle, 0, rank, world) for rank in range(world)]
+            assert [len(loader) for loader in loaders] == [len(loader.batches(0)) for loader in loaders], (count, batch)

@@ -9,6 +9,8 @@ from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.images import pillow
 from netbuild.grammar import checkpoint_header
+from netbuild.graph import opening
+from netbuild.graph.resolver import resolve
 from netbuild.training import run
 
 QUICK = ("--epochs", "2", "--batch", "64", "--device", "cpu", "-O", "workers=0")
@@ -22,14 +24,15 @@ def test_train_resume_and_val(cli, tmp_path, monkeypatch):
     assert done.out.startswith("runs/lenet5-modern: best 0.")
     assert [line.split(":")[0] for line in done.err.splitlines() if ":" in line] == ["digits", "epoch 1/2", "epoch 2/2"]
     files = {"args.yaml", "data.json", "best.safetensors", "last.safetensors", "model.yaml", "results.csv", "run.json"}
-    saved = {
-        p.name for p in folder.iterdir() if p.suffix != ".png"
-    }  # of these tests/drawing/test_charts_and_runs.py knows
+    saved = {p.name for p in folder.iterdir() if p.suffix != ".png"}  # plots: tests/drawing/test_charts_and_runs.py
     assert saved == {*files, "start.safetensors", "state.safetensors"}
     assert cli("check", folder / "model.yaml").code == 0
     assert settings.load(folder / "args.yaml").lr == 0.003
+    resolved = []
+    monkeypatch.setattr(opening, "resolve", lambda *args: resolved.append(args) or resolve(*args))
     more = cli("train", "--resume", folder, "--epochs", "3", "-O", "best=top1")
     assert more.code == 0, more.err
+    assert len(resolved) == 1  # one process opens its network once
     assert "epoch 3/3" in more.err
     measured = json.loads(cli("val", folder / "last.safetensors", "--data", "digits", "-O", "workers=0", "--json").out)
     saved = checkpoint_header.read_info(folder / "last.safetensors").training["measures"]

@@ -235,14 +235,14 @@ def test_a_detection_loss_in_shards_equals_that_of_the_whole_batch():
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 2, 7, 32, 33, 65])
 def test_shards_have_each_sample_once_with_the_size_of_one_process(world, count):
-    feeds = [BatchLoader(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
-    assert sorted(i for feed in feeds for i in feed.indices(0)) == list(range(count))
-    for feed in feeds:
-        for batch in feed.batches(0):
+    loaders = [BatchLoader(Pictures(count), 32, collate, rank=rank, world=world) for rank in range(world)]
+    assert sorted(i for loader in loaders for i in loader.indices(0)) == list(range(count))
+    for loader in loaders:
+        for batch in loader.batches(0):
             assert len({i // 32 for i in batch}) == 1
     learning = [BatchLoader(Pictures(count), 24, collate, 0, True, 0, rank, world) for rank in range(world)]
-    assert len({len(feed.indices(0)) for feed in learning}) == 1
-    assert {i for feed in learning for i in feed.indices(0)} == set(range(count))
+    assert len({len(loader.indices(0)) for loader in learning}) == 1
+    assert {i for loader in learning for i in loader.indices(0)} == set(range(count))
 
 
 def fed(metric, order):
