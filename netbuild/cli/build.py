@@ -21,7 +21,7 @@ from netbuild.cli.flags import (
     parse_image_size,
     refuse_unused,
 )
-from netbuild.cli.terminal import spinner, write, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -63,6 +63,8 @@ def build(
         network = build_graph(graph, download)
         report = transfer(network, weights) if weights else None
         save(network, out)
+    for text in report.warnings() if report else ():
+        say(f"warning: {weights}: {text}")
     if json:
         write_json({"file": str(out), "weights": report.to_dict() if report else None})
     else:

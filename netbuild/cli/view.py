@@ -70,7 +70,7 @@ def view(
         network = build_graph(graph)
         report = transfer(network, weights) if weights else None
     if report is not None:
-        say(str(report))
+        say("\n".join([str(report), *(f"warning: {weights}: {text}" for text in report.warnings())]))
     else:
         print_random_weights_note(file)
     kinds = [kind.strip() for kind in what.split(",")] if what else []

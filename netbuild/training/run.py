@@ -112,7 +112,10 @@ def open_network_and_data(
     torch.manual_seed(settings.seed)
     network = build_graph(graph, download)
     if weights is not None:
-        transfer(network, weights)
+        report = transfer(network, weights)
+        print_note(f"{weights}: {report.brief()}")
+        for text in report.warnings():
+            print_note(f"warning: {weights}: {text}")
     return network, dataset
 
 

@@ -1,5 +1,6 @@
 """Build a network from a file and load weights into it: `build`, `transfer` and what they share."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,8 @@ def build(
     graph = open_graph(file, **options)
     network = build_graph(graph, download)
     if weights is not None:
-        transfer(network, weights)
+        for text in transfer(network, weights).warnings():
+            warnings.warn(f"{weights}: {text}", stacklevel=2)
     return network
 
 
@@ -65,14 +67,18 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
         A report: for each row, where its tensors came from and which were skipped.
 
     Raises:
-        NetbuildError: if the file cannot be read or no key in it has the form ``model.<row>.<...>``.
+        NetbuildError: if the file cannot be read, no key in it has the form ``model.<row>.<...>``, or no tensor fits.
     """
     path = Path(weights)
     found = read_weights(path)
     source = group_by_row(found.tensors, found.labels)
     if not source:
         raise NetbuildError(f"{path}: no tensor belongs to a row: keys of the form model.<row>.<...> are expected")
-    return transfer_rows(source, rows_of_network(network))
+    report = transfer_rows(source, rows_of_network(network))
+    if not report.counts()["tensors_loaded"]:
+        message = f"{path}: nothing was loaded: none of its {len(source)} rows has the structure of one of the network"
+        raise NetbuildError(message, hint=f"is it of the network {network.card.name}, at the same scale?")
+    return report
 
 
 def rows_of_network(network: Network) -> list[RowTensors]:

@@ -23,6 +23,7 @@ from netbuild.modules import builders
 from netbuild.weights.building import WeightsFile, read_weights
 from netbuild.weights.hyperparameters import CheckedRows, compare_modules, differences_error, fit_rows
 from netbuild.weights.matching import Match, match
+from netbuild.weights.transfer import describe_non_finite
 
 # Keys that Ultralytics adds to a network's YAML when it builds it; they are no keys of the file.
 _ADDED_KEYS = ("scale", "yaml_file", "channels", "text_model")
@@ -85,7 +86,9 @@ def import_weights(
     if strict or not found.tensors:
         found.require(path)
     network.load_state_dict(dict(found.tensors), strict=False)
-    notes += describe_non_finite(found.tensors)
+    if 2 * len(found.tensors) < len(network.state_dict()):
+        notes.append("warning: less than half of the network's tensors were loaded, the rest is as initialised")
+    notes += [f"warning: {text}" for text in describe_non_finite(found.tensors)]
     origin = {key: source.metadata[key] for key in _ORIGIN_KEYS if key in source.metadata}
     names = list_class_names(source.metadata.get("names"))
     return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}}, tuple(notes))
@@ -152,15 +155,6 @@ def _check_not_fused(found: Match, path: str | Path) -> None:
         names = f"{fused[0]}conv and others" if len(fused) > 1 else f"{fused[0]}conv"
         message = f"{path}: the checkpoint is fused: {len(fused)} convolutions have no batch norm ({names})"
         raise NetbuildError(message, hint="import the checkpoint that it was made from, which can be trained, too")
-
-
-def describe_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return a warning that names tensors with values that are NaN or infinite; nothing if there are none."""
-    wrong = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    if not wrong:
-        return []
-    some = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
-    return [f"warning: {len(wrong)} tensors have values that are not finite: {some}"]
 
 
 def _remove_scale(stem: str, scale: str | None) -> str:

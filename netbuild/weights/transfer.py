@@ -86,6 +86,21 @@ class Transfer:
             "values": sum(r.row.params for r in self.rows),
         }
 
+    def brief(self) -> str:
+        """Return one line: what was loaded, and the rows that were not loaded or only in part."""
+        new = [_label(r.row) for r in self.rows if not r.loaded]
+        partial = [_label(r.row) for r in self.rows if r.loaded and r.skipped]
+        rest = [f"{text}: {_list_some(rows)}" for text, rows in (("as initialised", new), ("in part", partial)) if rows]
+        return "; ".join([_format_total(self.counts()), *rest])
+
+    def warnings(self) -> list[str]:
+        """Return sentences about a transfer that probably is a mistake: little was loaded, or values are not finite."""
+        counts = self.counts()
+        loaded = {f"model.{r.row.index}.{key}": r.row.tensors[key] for r in self.rows for key in r.loaded}
+        few = [kind for kind in ("values", "tensors") if 2 * counts[f"{kind}_loaded"] < counts[kind]]
+        found = ["less than half of the network's weights were loaded, the rest is as initialised"] if few else []
+        return [*found, *describe_non_finite(loaded)]
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
         rows = [
@@ -102,6 +117,12 @@ class Transfer:
 
     def __str__(self) -> str:
         return "\n".join([*_format_rows(self.rows), *map(_format_unused, self.unused), _format_total(self.counts())])
+
+
+def describe_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return a sentence that names tensors with values that are NaN or infinite; nothing if there are none."""
+    wrong = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    return [f"{len(wrong)} tensors have values that are not finite: {_list_some(wrong)}"] if wrong else []
 
 
 def group_by_row(state: Mapping[str, torch.Tensor], labels: Mapping[int, tuple[str, str | None]]) -> list[RowTensors]:
@@ -251,6 +272,14 @@ def _offset(row: RowTransfer) -> int:
     return row.row.index - row.source.index if row.source else 0
 
 
+def _label(row: RowTensors) -> str:
+    return f"row {row.index} {row.module}".rstrip()
+
+
+def _list_some(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
 def _format_run(run: Sequence[RowTransfer]) -> str:
     target, source = _format_span([r.row for r in run]), _format_span([r.source for r in run if r.source])
     count = sum(len(r.loaded) for r in run)
@@ -259,11 +288,11 @@ def _format_run(run: Sequence[RowTransfer]) -> str:
 
 def _format_span(rows: Sequence[RowTensors]) -> str:
     first, last = rows[0].index, rows[-1].index
-    return f"row {first} {rows[0].module}".rstrip() if first == last else f"rows {first} to {last}"
+    return _label(rows[0]) if first == last else f"rows {first} to {last}"
 
 
 def _format_incomplete(row: RowTransfer) -> str:
-    label = f"row {row.row.index} {row.row.module}".rstrip()
+    label = _label(row.row)
     if row.source is None:
         return f"{label}: new, {row.row.params:,} values as initialised"
     (key, why), *others = row.skipped.items()
@@ -273,7 +302,7 @@ def _format_incomplete(row: RowTransfer) -> str:
 
 
 def _format_unused(row: RowTensors) -> str:
-    return f"row {row.index} {row.module}".rstrip() + f" of the source: not used, {row.params:,} values"
+    return f"{_label(row)} of the source: not used, {row.params:,} values"
 
 
 def _format_total(counts: Mapping[str, int]) -> str:
