@@ -9,15 +9,12 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
+from netbuild.graph.doubts import find_doubts
 from netbuild.graph.layers import Graph, Layer
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
-from netbuild.modules.factory import Parameter
 from netbuild.modules.loading import load_custom_modules
-from netbuild.roles import SUPPLIED, Role
-
-MIN_WIDTH = 8  # smaller numbers are taken for a kernel size, a stride or a ratio
 
 
 def check(
@@ -70,7 +67,7 @@ def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
     yield from _find_unread_rows(graph)
     yield from _find_unordered_sources(graph)
     yield from _find_fixed_widths(graph)
-    yield from _find_written_inputs(graph)
+    yield from (Finding("warning", doubt.message, doubt.where, doubt.hint) for doubt in find_doubts(graph.layers))
 
 
 def _find_hiding_modules(spec: Spec, options: Options) -> Iterator[Finding]:
@@ -110,43 +107,6 @@ def _find_fixed_widths(graph: Graph) -> Iterator[Finding]:
             yield Finding(
                 "warning", message, node.where, "a packaged Conv, or a block with c2, follows the width multiple"
             )
-
-
-def _find_written_inputs(graph: Graph) -> Iterator[Finding]:
-    """Warn of a first argument that equals the input channels, if the row makes more sense without it."""
-    for layer in graph.layers:
-        free = [p for p in layer.factory.parameters if p.role not in SUPPLIED]
-        values = [node.value for node in layer.row.args]
-        # With several sources the number says nothing: rows such as Concat have no single count of input channels.
-        if layer.factory.foreign or not layer.factory.takes(Role.IN) or not values or len(layer.row.sources) > 1:
-            continue
-        arriving = _arriving_channels(layer)
-        if arriving is None or type(values[0]) is not int or values[0] not in arriving:
-            continue
-        if _looks_shifted(free, values):
-            message = f"{layer.row.label}: {values[0]} looks like the input channels, which are supplied already"
-            hint = f"leave it out, if so: as written, {free[0].name} is {values[0]}"
-            yield Finding("warning", message, layer.row.args[0].where, hint)
-
-
-def _arriving_channels(layer: Layer) -> set[int] | None:
-    shape = layer.in_shapes[0]
-    if not isinstance(shape, list) or len(shape) < 2 or not all(isinstance(side, int) for side in shape):
-        return None
-    return {shape[1]}
-
-
-def _looks_shifted(free: Sequence[Parameter], values: Sequence[Any]) -> bool:
-    """Return whether the values seem to begin one parameter too early.
-
-    This is so if the second value looks like a width but its parameter takes none, or if the first value looks like
-    a width but its parameter takes a small integer.
-    """
-    if free[0].role is not Role.WIDTH:
-        return values[0] >= MIN_WIDTH and type(free[0].default) is int and free[0].default < values[0]
-    second = values[1] if len(values) > 1 else None
-    takes_width = len(free) > 1 and (free[1].role is Role.WIDTH or "c" in free[1].name)
-    return type(second) is int and second >= MIN_WIDTH and not takes_width
 
 
 def _pair_arguments(layer: Layer) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ outputs itself. Costs therefore never depend on a module's class, and custom mod
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +76,12 @@ PRODUCTS: dict[Any, Count] = {
         _attention,
     ),
 }  # fmt: skip
+
+
+# Operators that return as many tensors as a dimension is long, or has parts.
+_UNBIND = set(_list_overloads("unbind", "unbind_copy"))
+_SPLIT = set(_list_overloads("split", "unsafe_split", "split_copy"))
+_SPLIT_WITH_SIZES = set(_list_overloads("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy"))
 
 
 def _norm(out: Any, x: Any, weight: Any, *rest: Any) -> int:
@@ -265,7 +271,7 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.steps += 1
+        self.steps += _count_outputs(func, args, kwargs)
         if self.steps > self.limit:
             raise OperatorLimitError(f"it runs more than {MAX_OPERATORS:,} operators")
         out = _compute_output(func, args, kwargs)
@@ -293,6 +299,20 @@ class Observer(TorchDispatchMode):
             if isinstance(item, torch.Tensor):
                 self.live.add(item)
         self.live.update_peak()
+
+
+def _count_outputs(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Predict how many tensors an operator returns: making a million of them takes as long as a million operators."""
+    if func in _UNBIND:
+        return _length(args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0))
+    if func in _SPLIT:
+        length = _length(args[0], kwargs.get("dim", args[2] if len(args) > 2 else 0))
+        return -(-length // max(int(args[1]), 1))
+    return len(args[1]) if func in _SPLIT_WITH_SIZES else 1
+
+
+def _length(x: torch.Tensor, dim: int) -> int:
+    return max(x.shape[dim], 1) if x.ndim else 1
 
 
 def _contains_tensors(arg: Any) -> bool:

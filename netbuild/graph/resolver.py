@@ -18,6 +18,7 @@ from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import INPUT, Block, Row, check_repeats, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, Scope, SourceShapes, bind
+from netbuild.graph.doubts import find_doubts
 from netbuild.graph.layers import BlockCopy, Graph, Layer
 from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
@@ -49,7 +50,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
             resolver.observer.live.add(x)
         result = (config.spec.rows[-1].index,)
         layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope, result)
-    resolver.raise_errors()
+    resolver.raise_errors(layers)
     return Graph(
         **vars(config),
         activation=type(activation).__name__,
@@ -81,12 +82,15 @@ class _Resolver:
         self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # unknown module -> its error and its rows
         self.modules = 0  # modules built so far
 
-    def raise_errors(self) -> None:
-        """Raise all collected errors, if there are any; that of an unknown module lists all its rows."""
+    def raise_errors(self, layers: Sequence[Layer]) -> None:
+        """Raise all collected errors, if there are any; that of an unknown module lists all its rows.
+
+        Doubts about rows that did resolve come with them: the cause may lie some rows before the error.
+        """
         for error, indices in self.unknown.values():
             if len(indices) > 1:
                 error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
-        raise_all(self.errors)
+        raise_all([*find_doubts(layers), *self.errors] if self.errors else [])
 
     def resolve_rows(
         self, rows: Sequence[Row], inputs: Sequence[Any], scope: Scope, result: Sequence[int], nested: bool = False

@@ -28,6 +28,7 @@ class Add(nn.Module):
         super().__init__()
 
     def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        check_several(xs)
         first, *others = xs
         for other in others:
             first = first + other
@@ -41,10 +42,17 @@ class Multiply(nn.Module):
         super().__init__()
 
     def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        check_several(xs)
         out = xs[0]
         for x in xs[1:]:
             out = out * x
         return out
+
+
+def check_several(xs: Sequence[torch.Tensor] | torch.Tensor) -> None:
+    """Raise ValueError for a single tensor, whose images would be combined in place of several inputs."""
+    if isinstance(xs, torch.Tensor):
+        raise ValueError("it combines several inputs, and a single one arrives: write its sources as a list")
 
 
 class Slice(nn.Module):
