@@ -14,9 +14,8 @@ from netbuild.author import index
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.expressions import WORDS
-from netbuild.grammar.keys import INITIAL, MAX_SIDE, SETTINGS
+from netbuild.grammar.keys import INITIAL, KNOWN_KEYS, MAX_SIDE, SETTINGS
 from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME_PATTERN, ROW_KEYS, SECTIONS
-from netbuild.grammar.spec import KNOWN_KEYS
 from netbuild.system.files import write_text
 
 DRAFT = "http://json-schema.org/draft-07/schema#"

@@ -5,8 +5,9 @@ This happens on nodes, before rows are read, so that each row keeps its place an
 
 from pathlib import Path
 
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean, raise_all
 from netbuild.grammar.edits import apply_edits
+from netbuild.grammar.keys import KNOWN_KEYS
 from netbuild.grammar.locate import is_file, locate
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import SECTIONS
@@ -41,7 +42,23 @@ def _read_base(node: Node, chain: tuple[Path, ...]) -> Node:
         raise node.error("a file may not extend itself: " + " extends ".join(p.name for p in (*chain, path)))
     if len(chain) >= MAX_CHAIN:
         raise node.error(f"more than {MAX_CHAIN} files extend one another")
-    return expand(parse(read_text(path), str(path)), (*chain, path))
+    root = parse(read_text(path), str(path))
+    _check_keys(root)
+    return expand(root, (*chain, path))
+
+
+def _check_keys(base: Node) -> None:
+    """Refuse a base with keys that no network file has.
+
+    Its keys become those of the file that names it, and so of checkpoints. A path of the wrong file must not carry
+    off what that file holds.
+
+    Raises:
+        NetbuildError: at every such key.
+    """
+    unknown = [key for key in base.value if key not in KNOWN_KEYS] if isinstance(base.value, dict) else []
+    hint = "a file that another extends has keys of network files only"
+    raise_all([base.keys[k].error(f"unknown key '{k}'", did_you_mean(k, KNOWN_KEYS) or hint) for k in unknown])
 
 
 def _find_base(node: Node, file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The top-level keys of a file that hold a single value, each with the function that reads and checks it.
+"""The top-level keys of a file; for those that hold a single value the function that reads and checks it.
 
 The messages begin with a verb: the caller puts the key before them.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from netbuild.errors import did_you_mean
 from netbuild.grammar import expressions
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import MAX_CHANNELS, check_text
+from netbuild.grammar.rows import MAX_CHANNELS, SECTIONS, check_text
 
 MAX_SIDE = 32_768  # pixels
 INITIAL = ("he",)  # initialisations of weights, see netbuild.layers.initial
@@ -99,3 +99,5 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "init": _read_init,
     "anchors": _read_anchors,
 }
+
+KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "lr_factors")

@@ -12,7 +12,7 @@ from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
-from netbuild.grammar.keys import MAX_SIDE, SETTINGS, read_multiple
+from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
@@ -121,9 +121,6 @@ class Spec:
 # -- top-level keys -------------------------------------------------------------------------------------------------
 
 
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "lr_factors")
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a network file, or the network file inside a checkpoint.
 
@@ -169,6 +166,7 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
     factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows) or {}
     raise_all(errors)  # every mistake of the file at once
+    root = _select_known_keys(root)
     # Ultralytics' files expect scaled widths to be multiples of 8; in a plain file numbers are exact.
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
@@ -247,6 +245,11 @@ def _find_unknown_keys(root: Node, errors: list[NetbuildError]) -> list[Netbuild
         error = root.keys[key].error(f"unknown key '{key}'", hint or "it has no effect")
         (errors if hint else warnings).append(error)
     return warnings
+
+
+def _select_known_keys(root: Node) -> Node:
+    """Return the tree without keys that have no effect: whatever they hold must not get into a checkpoint."""
+    return root.with_value({key: node for key, node in root.value.items() if key in KNOWN_KEYS})
 
 
 def _parse_overrides(texts: Sequence[str]) -> dict[str, Node]:

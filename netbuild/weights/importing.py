@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.grammar.keys import MAX_SIDE
+from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
-from netbuild.grammar.spec import KNOWN_KEYS, read_spec
+from netbuild.grammar.spec import read_spec
 from netbuild.grammar.writing import to_yaml
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network

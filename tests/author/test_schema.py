@@ -17,10 +17,11 @@ from netbuild.author import index
 from netbuild.author.schema import BLOCK_DOCS, KEYS, ROW_DOCS, VERB_DOCS, make_schema
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.edits import EDIT_VERBS
+from netbuild.grammar.keys import KNOWN_KEYS
 from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.nodes import parse, read_text
 from netbuild.grammar.rows import ROW_KEYS
-from netbuild.grammar.spec import KNOWN_KEYS, load, read_spec
+from netbuild.grammar.spec import load, read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 

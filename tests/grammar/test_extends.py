@@ -150,3 +150,51 @@ def test_two_files_that_extend_each_other(cli, tmp_path):
     done = cli("summary", tmp_path / "a.yaml")
     assert done.code == 2
     assert "a.yaml extends b.yaml extends a.yaml" in done.err
+
+
+SECRET = "hunter2"
+FOREIGN_KEYS = {
+    "a text": f"password: {SECRET}\n",
+    "a mapping": f"aws: {{key: {SECRET}, region: eu}}\n",
+    "a list": f"users: [{SECRET}]\n",
+    "an empty value": "password:\n",
+    "two": f"name: x\napi: {SECRET}\n",
+    "a number": "5: 6\n",
+    "almost a key": f"imgz: {SECRET}\n",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN_KEYS)
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("suffix", ["yaml", "txt"])
+def test_keys_of_a_base_that_no_network_file_has_are_errors(cli, tmp_path, name, steps, suffix):
+    text = FOREIGN_KEYS[name]
+    (tmp_path / f"base.{suffix}").write_text(BASE + text)
+    (tmp_path / "middle.yaml").write_text(f"extends: base.{suffix}\n")
+    (tmp_path / "net.yaml").write_text("extends: middle.yaml\n" if steps == 2 else f"extends: base.{suffix}\n")
+    out = tmp_path / "net.safetensors"
+    for command in (["build", "-o", out], ["summary"], ["check"], ["show", "--resolved"]):
+        done = cli(command[0], tmp_path / "net.yaml", *command[1:])
+        assert done.code == 2
+        for key in (line.partition(":")[0] for line in text.splitlines()):
+            assert f"base.{suffix}:" in done.err
+            assert f"unknown key '{key}'" in done.err
+        assert SECRET not in done.out
+    assert not out.exists()
+
+
+def test_a_file_that_holds_no_network_is_no_base(cli, tmp_path):
+    (tmp_path / "secret.yaml").write_text(f"password: {SECRET}\nhost: h\n")
+    (tmp_path / "net.yaml").write_text("extends: secret.yaml\n" + BASE)
+    done = cli("build", tmp_path / "net.yaml", "-o", tmp_path / "net.safetensors")
+    assert (done.code, "secret.yaml:1:1: unknown key 'password'" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("name", ["a text", "a mapping", "a list"])
+def test_keys_without_effect_get_into_no_checkpoint(cli, tmp_path, name):
+    (tmp_path / "net.yaml").write_text(BASE + FOREIGN_KEYS[name])
+    done = cli("build", tmp_path / "net.yaml", "-o", tmp_path / "net.safetensors")
+    assert done.code == 0, done.err
+    assert SECRET.encode() not in (tmp_path / "net.safetensors").read_bytes()
+    assert SECRET not in cli("show", tmp_path / "net.yaml", "--resolved").out
+    assert f"unknown key '{FOREIGN_KEYS[name].partition(':')[0]}'" in cli("check", tmp_path / "net.yaml").err

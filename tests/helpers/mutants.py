@@ -9,9 +9,9 @@ import yaml
 
 from netbuild.errors import NetbuildError
 from netbuild.grammar.blocks import BLOCK_KEYS
+from netbuild.grammar.keys import KNOWN_KEYS
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.rows import ROW_KEYS
-from netbuild.grammar.spec import KNOWN_KEYS
 from netbuild.modules import registry
 from netbuild.roles import Role
 
