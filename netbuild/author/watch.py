@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import custom as modules
 from netbuild.modules.loading import load_custom_modules
+from netbuild.modules.source import code_files
 from netbuild.report.rows import Report
 from netbuild.report.summary import summarize_graph
 from netbuild.report.units import giga
@@ -140,7 +142,8 @@ def _code_files(paths: Iterable[str | Path]) -> Iterator[Path]:
     for path in map(Path, paths):
         yield path
         if path.is_dir():
-            yield from modules.code_files(path)
+            with suppress(NetbuildError):  # loading the modules reports it
+                yield from code_files(path)
 
 
 def read_stamps(files: Iterable[Path]) -> dict[Path, Stamp]:

@@ -4,7 +4,7 @@ Loading a file or folder runs its code.
 """
 
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import re
 import sys
@@ -19,6 +19,7 @@ from torch import nn
 from netbuild.errors import NetbuildError, Where, shorten
 from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.modules.factory import Factory, from_class
+from netbuild.modules.source import FINDER, INIT, Code, read_code
 from netbuild.roles import Role
 from netbuild.system.plugins import register_again, registered_class
 
@@ -51,15 +52,39 @@ def load_modules(paths: Iterable[str | Path]) -> dict[str, Factory]:
     Raises:
         NetbuildError: if a path is missing, its code fails, or two paths define the same name.
     """
-    found: dict[str, Factory] = {}
-    for path in paths:
+    return load_code(read_codes(paths))
+
+
+def read_codes(paths: Iterable[str | Path]) -> list[Code]:
+    """Read the code of Python files, folders and packages, without running it.
+
+    Raises:
+        NetbuildError: if a path is missing or cannot be read, or has no Python file.
+    """
+    codes = []
+    for path in map(Path, paths):
         try:
-            classes = _load_path(Path(path))
+            if not path.exists():
+                raise NetbuildError(f"{path}: there is no such module file or folder")
+            if path.is_file() and path.suffix != ".py":
+                raise NetbuildError(f"{path}: not a Python file", hint="a module file is Python source, NAME.py")
+            codes.append(read_code(path))
         except (OSError, ValueError) as error:  # an invalid path, or one without permission
             raise NetbuildError(
                 f"{shorten(path)}: cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from None
-        for name, factory in classes.items():
+    return codes
+
+
+def load_code(codes: Iterable[Code]) -> dict[str, Factory]:
+    """Run code that was read, and return its module classes by the name that rows use.
+
+    Raises:
+        NetbuildError: if the code fails, has no module class, or two paths define the same name.
+    """
+    found: dict[str, Factory] = {}
+    for code in codes:
+        for name, factory in _load_one(code).items():
             # One class under two paths, such as a file and its folder, is no conflict.
             if name in found and found[name].make is not factory.make:
                 raise NetbuildError(f"'{name}' is defined twice: in {found[name].file} and in {factory.file}")
@@ -67,13 +92,12 @@ def load_modules(paths: Iterable[str | Path]) -> dict[str, Factory]:
     return found
 
 
-def _load_path(path: Path) -> dict[str, Factory]:
-    if not path.exists():
-        raise NetbuildError(f"{path}: there is no such module file or folder")
-    files = [path] if path.is_file() else _python_files(path)
+def _load_one(code: Code) -> dict[str, Factory]:
+    path = code.path
+    files = _imported_files(code)
     if not files:
         raise NetbuildError(f"{path}: no Python file in it")
-    modules = [import_file(file) for file in files]
+    modules = [_import_code(file, code) for file in files]
     factories = {name: f for module in modules for name, f in _find_classes(module)}
     has_plugins = [register_again(module.__name__) for module in modules]
     if not factories and not any(has_plugins):
@@ -82,9 +106,12 @@ def _load_path(path: Path) -> dict[str, Factory]:
     return factories
 
 
-def _python_files(folder: Path) -> list[Path]:
-    package = folder / "__init__.py"
-    return [package] if package.is_file() else sorted(folder.glob("*.py"))
+def _imported_files(code: Code) -> list[Path]:
+    """The files that loading a path imports: the file, the package's ``__init__.py``, or all directly in the folder."""
+    package = code.path / INIT
+    if package in code.files:
+        return [package]
+    return [file for file in code.files if file == code.path or file.parent == code.path]
 
 
 def import_file(file: Path) -> ModuleType:
@@ -95,26 +122,28 @@ def import_file(file: Path) -> ModuleType:
     Raises:
         NetbuildError: at the line of the file that fails.
     """
-    file = file.resolve()
-    stem = file.parent.name if file.name == "__init__.py" else file.stem
+    (code,) = read_codes([file])
+    return _import_code(_imported_files(code)[0], code)
+
+
+def _import_code(file: Path, code: Code) -> ModuleType:
+    is_package = file.name == INIT
+    # Only the bytes that were read run: a package's all, of any other file its own.
+    code = code if is_package else Code(file, {file: code.files[file]})
+    stem = file.parent.name if is_package else file.stem
     # The fingerprint tells files of the same name apart, and a file from its earlier versions.
-    name = f"{PREFIX}_{re.sub(r'[^0-9a-zA-Z]+', '_', stem)}_{fingerprint(file)[:8]}"
+    prints = code.fingerprints()
+    digest = content_hash(repr(sorted(prints.items()))) if is_package else prints[str(file)]
+    name = f"{PREFIX}_{re.sub(r'[^0-9a-zA-Z]+', '_', stem)}_{digest[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    folders = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
-    if spec is None or spec.loader is None:
-        raise NetbuildError(f"{file}: not a Python file")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[name] = loaded
+    FINDER.register(name, [file.parent if is_package else file], code)
     try:
-        spec.loader.exec_module(loaded)
+        return importlib.import_module(name)
     except BaseException as error:  # SystemExit, too: a module file must not end the program
-        del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
         raise _code_error(file, error) from error
-    return loaded
 
 
 def _code_error(file: Path, error: BaseException) -> NetbuildError:
@@ -150,17 +179,7 @@ def unload_modules() -> None:
     """Forget all imported custom files, so that loading reads them again; existing objects keep their classes."""
     for name in [name for name in sys.modules if name.startswith(PREFIX)]:
         del sys.modules[name]
-    importlib.invalidate_caches()
-
-
-def code_files(path: Path) -> list[Path]:
-    """List the Python files that importing a path may run: the file itself, or all in the folder and below."""
-    return [path] if path.is_file() else sorted(path.rglob("*.py"))
-
-
-def fingerprint(file: Path) -> str:
-    """Return the SHA-256 of a file's path and content as hexadecimal digits."""
-    return hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
+    FINDER.forget(PREFIX)
 
 
 def collect_sources(factories: Iterable[Factory], task: str | None = None) -> tuple[tuple[CodeFile, ...], ...]:
@@ -180,10 +199,10 @@ def collect_sources(factories: Iterable[Factory], task: str | None = None) -> tu
 
 
 def _read_sources(top: ModuleType) -> tuple[CodeFile, ...]:
-    file = Path(str(top.__file__))
-    package = hasattr(top, "__path__")
-    files, base = (sorted(file.parent.rglob("*.py")), file.parent.parent) if package else ([file], file.parent)
-    texts = [(f.relative_to(base).as_posix(), f.read_bytes().decode("utf-8-sig")) for f in files]
+    # The text that runs: the files may have changed since.
+    code = FINDER.codes[top.__name__]
+    base = code.path.parent
+    texts = [(file.relative_to(base).as_posix(), data.decode("utf-8-sig")) for file, data in code.files.items()]
     return tuple(CodeFile(path, text, content_hash(text)) for path, text in texts)
 
 

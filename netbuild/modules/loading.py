@@ -19,9 +19,10 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.checkpoint_header import CheckpointInfo, CodeFile
 from netbuild.grammar.rows import Row
 from netbuild.grammar.spec import Import, Spec
-from netbuild.modules.custom import code_files, content_hash, fingerprint, load_modules
+from netbuild.modules.custom import content_hash, load_code, load_modules, read_codes
 from netbuild.modules.factory import Factory, from_class
 from netbuild.modules.registry import is_known_path
+from netbuild.modules.source import FINDER, Code, carried_code, holding, read_package
 from netbuild.system.files import writing
 
 Trusted = Callable[[Path], bool]  # whether the code of a path may run
@@ -34,18 +35,28 @@ def load_custom_modules(spec: Spec, paths: Sequence[str | Path], trusted: Truste
 
     Args:
         spec: the network file.
-        paths: Python files or folders that the user named, which run without being asked about.
+        paths: Python files or folders that the user named, which run without being asked about, also where the file
+            imports them.
         trusted: whether code of the file's imports, of a checkpoint or of another package may run, by path.
 
     Raises:
         NetbuildError: see `load_modules`, `load_imports`, `load_carried` and `load_packages`.
     """
-    packages, named = load_packages(spec, trusted), load_modules(paths)
-    return {**packages, **load_imports(spec, trusted), **(named or load_carried(spec, trusted))}
+    codes = read_codes(paths)
+    packages, named = load_packages(spec, trusted, codes), load_code(codes)
+    return {**packages, **load_imports(spec, trusted, codes), **(named or load_carried(spec, trusted))}
 
 
-def load_imports(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
-    """Load the modules of a network file's ``imports:``.
+def _may_run(code: Code, trusted: Trusted, named: Sequence[Code]) -> bool:
+    """Whether code may run: the user named all its files, or trusts its path with these bytes."""
+    if code.is_covered_by(named):
+        return True
+    with holding(code):
+        return trusted(code.path)
+
+
+def load_imports(spec: Spec, trusted: Trusted, named: Sequence[Code] = ()) -> dict[str, Factory]:
+    """Load the modules of a network file's ``imports:``; those whose files are all ``named`` run without being asked.
 
     Raises:
         NetbuildError: at an import that is not trusted, is missing, or does not define its class.
@@ -59,17 +70,20 @@ def load_imports(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
             if not path.exists():
                 hint = "paths are relative to this file"
                 raise item.node.error(f"'{item.path}' does not exist (looked at {path})", hint)
-            if not trusted(path):
-                raise _untrusted_import_error(item, path)
+            (code,) = read_codes([path])
+            if not _may_run(code, trusted, named):
+                raise _untrusted_import_error(item, code)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise item.node.error(f"'{shorten(item.path)}' cannot be read: {reason}") from None
-        found.update(_load_import(item, path))
+        except NetbuildError as error:
+            raise error if error.where else item.node.error(error.message, error.hint) from None
+        found.update(_load_import(item, code))
     return found
 
 
-def _load_import(item: Import, path: Path) -> dict[str, Factory]:
-    classes = load_modules([path])
+def _load_import(item: Import, code: Code) -> dict[str, Factory]:
+    classes = load_code([code])
     if item.name is None:
         return classes
     if item.name not in classes:
@@ -77,13 +91,15 @@ def _load_import(item: Import, path: Path) -> dict[str, Factory]:
     return {item.name: classes[item.name]}
 
 
-def _untrusted_import_error(item: Import, path: Path) -> NetbuildError:
+def _untrusted_import_error(item: Import, code: Code) -> NetbuildError:
+    prints = code.fingerprints()
     lines = "\n".join(
-        f"  would run {f} ({len(f.read_bytes().splitlines())} lines, {fingerprint(f)[:12]})" for f in code_files(path)
+        f"  would run {file} ({len(data.splitlines())} lines, {prints[str(file)][:12]})"
+        for file, data in code.files.items()
     )
     return item.node.error(
         f"this file imports code, which runs only if you trust it\n{lines}",
-        f"read it, then add --trust; or name it yourself: --modules {path}",
+        f"read it, then add --trust; or name it yourself: --modules {code.path}",
     )
 
 
@@ -97,7 +113,10 @@ def load_carried(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
         return {}
     for file in (file for files in spec.checkpoint_info.modules for file in files):
         _check_carried(file, spec.checkpoint)
-    if not trusted(spec.checkpoint):
+    code = carried_code(spec.checkpoint, spec.checkpoint_info)
+    with holding(code):
+        may_run = trusted(spec.checkpoint)
+    if not may_run:
         raise _untrusted_checkpoint_error(spec.checkpoint, spec.checkpoint_info)
     # The files stay until the process ends: tracebacks and `inspect` read them.
     folder = Path(tempfile.mkdtemp(prefix="netbuild-"))
@@ -136,7 +155,7 @@ def _write_sources(folder: Path, files: Sequence[CodeFile]) -> Path:
     return folder / PurePosixPath(files[0].path).parts[0]
 
 
-def load_packages(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
+def load_packages(spec: Spec, trusted: Trusted, named: Sequence[Code] = ()) -> dict[str, Factory]:
     """Load the classes that rows name by a dotted path into an installed package.
 
     Packages that `is_known_path` covers are left to the registry.
@@ -148,25 +167,38 @@ def load_packages(spec: Spec, trusted: Trusted) -> dict[str, Factory]:
     for row in spec.all_rows():
         if "." not in row.module or row.module in found or is_known_path(row.module):
             continue
-        home = _find_package(row.module.split(".")[0])
-        if home is None or row.module.split(".")[0] in sys.stdlib_module_names:
+        package = row.module.split(".")[0]
+        roots = _find_package(package)
+        if not roots or package in sys.stdlib_module_names:
             continue  # resolving the row reports the unknown module
-        if not trusted(home):
-            message = f"row {row.index}: '{row.module}' would run code of {home}, which runs only if you trust it"
+        code = _read_package(row, roots)
+        if not _may_run(code, trusted, named):
+            message = f"row {row.index}: '{row.module}' would run code of {roots[0]}, which runs only if you trust it"
             raise row.module_node.error(message, "add --trust; torch's, torchvision's and timm's layers need none")
+        FINDER.register(package, roots, code, installed=True)
         found[row.module] = _import_class(row)
     return found
 
 
-def _find_package(package: str) -> Path | None:
-    """Find the path of an installed package without running any of its code."""
+def _find_package(package: str) -> list[Path]:
+    """Find the folders or the file of an installed package without running any of its code; empty if there is none."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
-        return None
+        return []
     if spec is None:
-        return None
-    return Path([*(spec.submodule_search_locations or ()), spec.origin or package][0])
+        return []
+    places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
+    return [Path(place).resolve() for place in places if Path(place).exists()]
+
+
+def _read_package(row: Row, roots: Sequence[Path]) -> Code:
+    try:
+        return read_package(roots)
+    except NetbuildError as error:
+        raise row.module_node.error(f"row {row.index}: {error.message}", error.hint) from None
+    except OSError as error:
+        raise row.module_node.error(f"row {row.index}: {roots[0]} cannot be read: {error.strerror}") from None
 
 
 def _import_class(row: Row) -> Factory:

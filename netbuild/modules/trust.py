@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from netbuild.modules.custom import code_files, fingerprint
+from netbuild.modules.source import read_code
 from netbuild.system.files import make_folder, write_text
 from netbuild.system.folders import old_settings_folder, settings_folder
 
@@ -26,8 +26,8 @@ def _read_trusted() -> dict[str, str]:
 def is_trusted(path: Path) -> bool:
     """Whether the user has agreed to run every code file of a path with its present content."""
     trusted = _read_trusted()
-    files = code_files(path)
-    return bool(files) and all(trusted.get(str(f.resolve())) == fingerprint(f) for f in files)
+    fingerprints = read_code(path).fingerprints()
+    return bool(fingerprints) and all(trusted.get(file) == digest for file, digest in fingerprints.items())
 
 
 def add_trusted(path: Path) -> None:
@@ -36,6 +36,6 @@ def add_trusted(path: Path) -> None:
     Raises:
         NetbuildError: if the record cannot be written.
     """
-    trusted = {**_read_trusted(), **{str(f.resolve()): fingerprint(f) for f in code_files(path)}}
+    trusted = {**_read_trusted(), **read_code(path).fingerprints()}
     make_folder(settings_folder())
     write_text(settings_folder() / FILE, json.dumps(trusted, indent=1))
