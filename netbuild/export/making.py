@@ -19,7 +19,7 @@ from torch import nn
 from netbuild.errors import NetbuildError
 from netbuild.export.base import ANY, FLOAT, Job, Run, Target
 from netbuild.export.parts import Half
-from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, prove
+from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, check_outputs, prove
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import returns_detections, task_of
 from netbuild.system.files import cannot_write, temporary_folder, writing
@@ -100,9 +100,11 @@ def make(network: Network, job: Job, chosen: Target, path: Path) -> Exported:
     """Write the file in a temporary folder, prove it if it can run here, and move it to its path in one step.
 
     Raises:
-        ProofError: if the file differs from the network; it is moved to NAME.failed.
+        ProofError: if the file differs from the network, and is moved to NAME.failed; or, before anything is written,
+            if the network's outputs are not finite or do not depend on the picture.
         NetbuildError: if it cannot be written.
     """
+    check_outputs(job, torch_reference(job))
     with temporary_folder(path) as folder:
         draft = folder / path.name
         start = time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.export.base import ANY, Job, Run
+from netbuild.export.base import ANY, FLOAT, Job, Run
 from netbuild.export.tracing import RowTracker, row_error
 
 SAMPLE_IMAGES = ("digits.png", "strip.jpg")  # packaged, see pictures/README.md
@@ -46,6 +46,7 @@ class Comparison:
         tolerance: upper bound of ``part``.
         type: numpy name of its dtype.
         remark: what was not compared, or why nothing can be.
+        failed: whether the outputs cannot be compared, whatever the tolerance.
     """
 
     output: str
@@ -136,11 +137,11 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
     found: list[Comparison] = []
     for case in cases(job):
         wanted = _run_reference(job, reference, case)
+        given = _run_file(run, case)
+        if not found and match != "index":  # detections after suppression may be none on every picture
+            other = _other_pictures(case)
+            effects = _effects(wanted, _run_reference(job, reference, other)), _effects(given, _run_file(run, other))
         shapes = [x.shape for x in wanted]
-        try:
-            given = run([x.numpy() for x in case.inputs])
-        except Exception as error:  # runtimes raise classes of their own
-            raise ProofError(f"the file does not run on {case.title}: {shorten(error, 300)}") from error
         if match == "index":
             given, wanted, remark = _match_detections(given, wanted, tolerance)
         elif match == "rows":
@@ -151,7 +152,92 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
             one = given[i] if i < len(given) else None
             result = compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else "")
             found.append(replace(result, shape=shapes[i]))  # the shape before rows were matched
-    return found
+    return found if match == "index" else [_judge_effects(job, c, *effects) for c in found]
+
+
+def check_outputs(job: Job, reference: Reference) -> None:
+    """Refuse a network whose outputs cannot prove anything: not finite, or the same for different pictures.
+
+    Raises:
+        ProofError: with the output and the pictures.
+    """
+    case = next(cases(job))
+    other = _other_pictures(case)
+    outputs = [(pictures, _run_reference(job, reference, pictures)) for pictures in (case, other)]
+    for pictures, arrays in outputs:
+        for number, values in enumerate(arrays):
+            if remark := _describe_non_finite(values):
+                name = job.outputs[number] if len(arrays) == len(job.outputs) else f"output {number}"
+                message = f"the network's {name} has {remark} on {pictures.title}: no file can be proven equal to it"
+                raise ProofError(message, hint="weights that are not finite, or too large, are the usual cause")
+    if not max(_effects(outputs[0][1], outputs[1][1])):
+        message = f"the network's outputs are the same for {case.title} and {other.title}"
+        raise ProofError(f"{message}: no file can be proven equal to it", hint="its weights may all be zero")
+
+
+def _other_pictures(case: Case) -> Case:
+    """Other inputs of the same shapes as a case's first."""
+    inputs = tuple(_make_input(tuple(x.shape), 1, i) for i, x in enumerate(case.inputs))
+    return Case(_title(inputs, 1), inputs)
+
+
+def _effects(first: Arrays, second: Arrays) -> list[float]:
+    """How far each output changes between two cases, as |difference| / max(1, |first|); 0 if it is the same."""
+    return [_effect(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _effect(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        changes = np.where(a == b, 0.0, np.abs(a - b) / np.maximum(1, np.abs(a)))
+    return float(np.nan_to_num(changes, nan=np.inf).max(initial=0))
+
+
+def _judge_effects(job: Job, one: Comparison, torchs: list[float], files: list[float]) -> Comparison:
+    """Refuse outputs that do not depend on the pictures, and a loose tolerance that would excuse that.
+
+    Within the usual tolerances a small effect is only remarked on: of a deep network with random weights, a picture may
+    change as little as rounding does, and nothing at all in float16.
+
+    Args:
+        job: the job of the file.
+        one: the comparison of an output.
+        torchs, files: how far torch's and the file's outputs change between two pictures.
+    """
+    effect = torchs[job.outputs.index(one.output)]
+    if one.failed:
+        return one
+    if not max(torchs) or not (max(files) or job.half):
+        side = "the file's" if max(torchs) else "torch's"
+        return replace(one, failed=True, remark=f"{side} outputs do not depend on the pictures")
+    if not effect:
+        return replace(one, remark=one.remark or "the same for all pictures")
+    if one.ok and one.tolerance != ANY and 4 * one.part >= effect:
+        excused = one.part > FLOAT and not job.half
+        return replace(one, failed=excused, remark=one.remark or f"two pictures differ by {effect:.1e} only")
+    return one
+
+
+def _run_file(run: Run, case: Case) -> Arrays:
+    """Run the file on a case.
+
+    Raises:
+        ProofError: if it fails.
+    """
+    try:
+        return run([x.numpy() for x in case.inputs])
+    except Exception as error:  # runtimes raise classes of their own
+        raise ProofError(f"the file does not run on {case.title}: {shorten(error, 300)}") from error
+
+
+def _describe_non_finite(values: np.ndarray) -> str:
+    """The number of values that are NaN or infinite, as text; "" if there is none."""
+    if not np.issubdtype(values.dtype, np.inexact):
+        return ""
+    count = values.size - int(np.isfinite(values).sum())
+    return f"{count:,} of {values.size:,} values that are not finite" if count else ""
 
 
 def _run_reference(job: Job, reference: Reference, case: Case) -> Arrays:
@@ -175,17 +261,18 @@ def _run_reference(job: Job, reference: Reference, case: Case) -> Arrays:
 def compare(
     name: str, case: str, given: np.ndarray | None, wanted: np.ndarray, tolerance: float, remark: str = ""
 ) -> Comparison:
-    """Compare one output; NaN and infinity must agree."""
+    """Compare one output; it fails if either side has NaN or infinity, which prove nothing."""
     if given is None or given.shape != wanted.shape:
         shape = "nothing" if given is None else str(list(given.shape))
         remark = f"{shape} instead of {list(wanted.shape)}"
         return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), remark, True)
+    for side, values in (("torch", wanted), ("the file", given)):
+        if found := _describe_non_finite(values):
+            remark = f"{side} has {found}"
+            return Comparison(name, case, wanted.shape, np.inf, np.inf, tolerance, str(wanted.dtype), remark, True)
     a, b = given.astype(np.float64), wanted.astype(np.float64)
-    alike = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        apart = np.where(alike, 0.0, np.abs(a - b))
-        parts = np.where(alike, 0.0, apart / np.maximum(1, np.abs(b)))
-    apart, parts = (np.where(np.isnan(x), np.inf, x) for x in (apart, parts))
+    apart = np.abs(a - b)
+    parts = apart / np.maximum(1, np.abs(b))
     is_integer = np.issubdtype(wanted.dtype, np.integer)
     largest, part = float(apart.max(initial=0)), float(parts.max(initial=0))
     return Comparison(

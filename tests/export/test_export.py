@@ -19,7 +19,7 @@ from netbuild.data.fitting import FITTINGS
 from netbuild.errors import NetbuildError
 from netbuild.export import base, export, making
 from netbuild.export.base import Job, Target, target
-from netbuild.export.proof import compare, pair_rows
+from netbuild.export.proof import ProofError, compare, pair_rows, prove
 from netbuild.export.suppression import append_suppression
 from netbuild.grammar.locate import packaged_architectures
 from netbuild.tasks.nms import Filter, suppress
@@ -552,15 +552,73 @@ def test_last_detections_of_equal_score_may_differ():
     assert compare("y", "", a, b, 1e-4).ok
 
 
-def test_nan_and_infinity_must_be_in_both():
-    wanted = np.array([1, np.inf, np.nan, 2], np.float32)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_not_finite_are_never_equal(value):
+    wanted = np.array([1, 2], np.float32)
+    broken = np.array([1, value], np.float32)
     assert compare("y", "", wanted.copy(), wanted, 1e-4).ok
-    for i, value in enumerate((np.nan, 5, 0, np.inf)):
-        other = wanted.copy()
-        other[i] = value
-        assert not compare("y", "", other, wanted, 1e-4).ok
-    assert not compare("y", "", wanted[:3], wanted, 1e-4).ok
+    for file, reference in ((broken, broken), (broken, wanted), (wanted, broken)):
+        for tolerance in (1e-4, base.ANY):
+            assert not compare("y", "", file, reference, tolerance).ok
+    assert not compare("y", "", wanted[:1], wanted, 1e-4).ok
     assert not compare("y", "", None, wanted, 1e-4).ok
+
+
+def spoil(network, how):
+    """Make every weight NaN, infinite, too large for float32 outputs, or zero; or make one weight NaN."""
+    values = {"nan": np.nan, "inf": np.inf, "overflow": 3e38, "zero": 0}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(values[how]) if how in values else parameter.view(-1)[0].fill_(np.nan)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "message"),
+    [
+        ("nan", {}, "not finite"),
+        ("nan", {"nms": True}, "not finite"),
+        ("nan", {"half": True, "dynamic": "batch"}, "not finite"),
+        ("nan", {"target": "torchscript"}, "not finite"),
+        ("inf", {}, "not finite"),
+        ("overflow", {}, "not finite"),
+        ("one", {}, "not finite"),
+        ("zero", {}, "the same for"),
+        ("zero", {"nms": True}, "the same for"),
+        ("zero", {"dynamic": "both"}, "the same for"),
+    ],
+)
+def test_a_network_that_proves_nothing_is_not_exported(here, how, options, message):
+    network = spoil(make_network(imgsz=64).eval(), how)
+    with pytest.raises(ProofError, match=message):
+        export(network, **options)
+    assert not [path for path in here.iterdir() if path.suffix in (".onnx", ".torchscript", ".pt")]
+
+
+@pytest.mark.parametrize(
+    ("scale", "tolerance", "file", "ok", "remark"),
+    [
+        (1, 1e-4, lambda x: x * 0, False, "the file's outputs do not depend"),
+        (1, base.ANY, lambda x: x * 0, False, "the file's outputs do not depend"),
+        (1, 1e-4, lambda x: x * np.nan, False, "not finite"),
+        (1e-6, 1e-4, lambda x: x * 0, False, "the file's outputs do not depend"),
+        (1e-6, 1e-4, lambda x: x * 0 + x.mean() / 1e6, True, "two pictures differ by"),  # below any rounding of outputs
+        (1, 2, lambda x: x * 0 + x.mean(), False, "two pictures differ by"),
+        (0, 1e-4, lambda x: x * 0, False, "torch's outputs do not depend"),
+    ],
+)
+def test_outputs_without_the_picture_are_no_proof(scale, tolerance, file, ok, remark):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return (x * scale,)
+
+    images = torch.rand(1, 3, 32, 32)
+    job = Job(Scaled(), (images,), ("images",), ("output0",), axes=({},))
+    found = prove(job, lambda x: [file(x[0])], making.torch_reference(job), tolerance)
+    assert all(c.ok for c in found) == ok
+    assert any(remark in c.remark for c in found)
+    right = prove(job, lambda x: [x[0] * np.float32(scale)], making.torch_reference(job), 1e-4)
+    assert all(c.ok for c in right) == bool(scale)
 
 
 def test_an_end_to_end_head_exports_ranked_boxes(here):

@@ -29,7 +29,10 @@ SLIPS = {
 def test_an_error_comes_with_the_row_that_may_be_its_cause(cli, tmp_path, name):
     scales, row, message = SLIPS[name]
     file = tmp_path / "net.yaml"
-    file.write_text(FILE.format(scales=scales, row=row) + ("  - [-1, 1, Nothing, []]\n" if row.startswith(("SPPF", "Conv, [32")) else ""))
+    file.write_text(
+        FILE.format(scales=scales, row=row)
+        + ("  - [-1, 1, Nothing, []]\n" if row.startswith(("SPPF", "Conv, [32")) else "")
+    )
     line = 4 + bool(scales)
     with pytest.raises(NetbuildError) as caught:
         netbuild.resolve(netbuild.load(file))

@@ -68,6 +68,9 @@ def record(network: Network, graph: Graph, path: Path) -> None:
     """Save a network's tensors, random inputs, and its outputs for them in every mode.
 
     The tensors are perturbed at random first: initial values such as zeros and ones would hide differences.
+
+    Raises:
+        DifferError: if the outputs are not finite, so that comparing them would prove nothing.
     """
     generator = torch.Generator().manual_seed(SEED)
     _perturb(network, generator)
@@ -83,6 +86,8 @@ def record(network: Network, graph: Graph, path: Path) -> None:
     with torch.no_grad():
         outputs["eval"] = _run(network.eval(), inputs)
         outputs["fused"] = _run(network.fuse(), inputs)
+    if not all(x.isfinite().all() for x in outputs["eval"]):
+        raise DifferError("the network's outputs have NaN or infinity, so that no file can be proven equal to it")
     torch.save({"state": state, "inputs": inputs, "outputs": outputs, "seed": SEED}, path)
 
 
