@@ -190,6 +190,7 @@ class Dataset:
         extras: the extras that every sample has, by name.
         augmentation: one of `AUGMENTATIONS`: which changes leave the labels true, and so what training uses unless
             settings say otherwise.
+        notes: what is worth knowing about the data set as a whole; reported with the first split that is scanned.
     """
 
     name: str
@@ -201,6 +202,7 @@ class Dataset:
     keypoint_shape: tuple[int, int] | None = None
     extras: Mapping[str, Extra] = field(default_factory=dict)
     augmentation: str = "pictures"
+    notes: tuple[Problem, ...] = ()
 
     @property
     def nc(self) -> int:

@@ -145,6 +145,18 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
     return ImageFacts((height, width) if turned in _sideways() else (width, height), remark=remark)
 
 
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Return width and height of an upright picture from its file's header, None if it cannot be read."""
+    try:
+        with pillow().open(path) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) in _sideways() else (width, height)
+    except MissingExtraError:
+        raise
+    except Exception:  # of damaged files decoders raise almost anything
+        return None
+
+
 def from_pixels(pixels: Bytes, channels: int) -> Bytes:
     """Convert a picture (H, W) or (H, W, C) to another number of channels, (H, W, channels)."""
     image = pillow().fromarray(pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

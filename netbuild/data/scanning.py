@@ -46,7 +46,7 @@ class SplitReport:
         samples: the samples that can be used.
         problems: all problems of labels and pictures.
         found: the number of pictures before any was dropped.
-        label_place: where the label of one picture was label_place for.
+        label_place: where the label of one picture was looked for.
     """
 
     samples: list[Sample]
@@ -226,7 +226,8 @@ def scan(
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
             samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
-        problems = [*split.problems, *out_of_range, *pictures]
+        whole = () if reports else dataset.notes
+        problems = [*whole, *split.problems, *out_of_range, *pictures]
         reports[name] = SplitReport(samples, problems, max(split.found, len(split.samples)), split.label_place)
     known.save()
     return Report(dataset, _drop_false_hints(reports))

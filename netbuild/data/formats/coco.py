@@ -14,7 +14,7 @@ import numpy as np
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Problem, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLITS, read_text
+from netbuild.data.formats.files import SPLITS, find_visible, read_text
 from netbuild.data.formats.labels import Objects, WrongObjectError, clip_box, problem_if_none_left
 from netbuild.errors import NetbuildError, shorten
 
@@ -59,8 +59,8 @@ def split_of(file: Path) -> str:
 
 def annotation_files(folder: Path) -> list[Path]:
     """Return the annotation files in a folder's usual places, one per split; captions and results are left out."""
-    found = [*folder.glob("annotations/*.json"), *folder.glob("*.json"), *folder.glob("*/_annotations.coco.json")]
-    return sorted(path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS)))
+    found = find_visible(folder, "annotations/*.json", "*.json", "*/_annotations.coco.json")
+    return [path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS))]
 
 
 def _load_annotations(file: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gzip
 import os
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from netbuild.data.dataset import NOTE, Problem
@@ -11,7 +12,14 @@ from netbuild.data.images import FOREIGN, is_picture
 from netbuild.errors import NetbuildError, shorten
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = dict(zip(SPLITS, SPLITS)) | {"training": "train", "valid": "val", "validation": "val"}
+SPLIT_NAMES = dict(zip(SPLITS, SPLITS)) | {
+    "training": "train",
+    **dict.fromkeys(("valid", "validation", "validate", "dev"), "val"),
+    "testing": "test",
+}
+# Folders that archivers, file servers and operating systems leave beside the data. Hidden ones (.ipynb_checkpoints,
+# .AppleDouble, .git) begin with a dot.
+_CLUTTER = frozenset(("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"))
 MAX_TEXT = 2 * 2**30  # bytes; the annotations of a million pictures are smaller
 
 
@@ -51,24 +59,42 @@ def unreadable_error(path: Path, error: OSError) -> NetbuildError:
     return NetbuildError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Return all pictures in a folder and its subfolders, sorted by path; links to folders are followed once."""
-    found, seen = [], set()
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is no data by its name: hidden, or left there by an archiver or a file server."""
+    return path.name.startswith(".") or path.name.lower() in _CLUTTER
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield all files in a folder and its subfolders, without hidden ones; links to folders are followed once."""
+    seen = set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
-        found += [path for path in (Path(here, name) for name in files) if is_picture(path)]
-    return sorted(found)
+        folders[:] = sorted(name for name in folders if not is_hidden(Path(name)))
+        yield from (path for path in (Path(here, name) for name in files) if not is_hidden(path))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return all pictures in a folder and its subfolders, sorted by path; hidden folders are left out."""
+    return sorted(path for path in walk_files(folder) if is_picture(path))
+
+
+def find_visible(folder: Path, *patterns: str) -> list[Path]:
+    """Return what matches one of the glob patterns in a folder, sorted; nothing hidden is among it."""
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return sorted(path for path in found if not any(is_hidden(part) for part in _parts_below(path, folder)))
+
+
+def _parts_below(path: Path, folder: Path) -> list[Path]:
+    return [Path(name) for name in path.relative_to(folder).parts]
 
 
 def note_unread_formats(folder: Path) -> list[Problem]:
     """Return a note for each picture format below a folder that cannot be read, so that none is ignored silently."""
-    others = Counter(
-        path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in FOREIGN and path.is_file()
-    )
+    others = Counter(path.suffix.lower() for path in walk_files(folder) if path.suffix.lower() in FOREIGN)
     return [
         Problem("format", NOTE, f"{count} files {suffix} are ignored: this picture format cannot be read", folder)
         for suffix, count in sorted(others.items())
@@ -77,4 +103,15 @@ def note_unread_formats(folder: Path) -> list[Problem]:
 
 def list_subfolders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, without hidden ones, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
+
+
+def list_readings(path: Path, readings: dict[str, str]) -> NetbuildError:
+    """Return the error for data that can be read in several ways.
+
+    Args:
+        path: the file or folder.
+        readings: for each way what would be read, and what to do if it is meant.
+    """
+    lines = "\n".join(f"  - {reading}: {repair}" for reading, repair in readings.items())
+    return NetbuildError(f"{path}: it is not clear how these data are meant. Possible readings:\n{lines}")

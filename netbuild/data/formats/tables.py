@@ -1,147 +1,213 @@
-"""Lists for classification as CSV: columns ``path,label`` and optionally ``split``; the first line may name them.
+"""Lists as CSV: columns ``path,label`` and optionally ``split``, or a box per line as TensorFlow and Kaggle write them.
 
-Paths are relative to the file's own folder. If all labels are whole numbers, they are the numbers of the classes;
-otherwise they are names, sorted. In a folder, ``train.csv``, ``val.csv`` and ``test.csv`` are splits.
+The first line may name the columns (`netbuild.data.formats.table_columns`). Paths are relative to the file's own
+folder, or to the usual folders of pictures there; names without an ending are completed. If all labels are whole
+numbers, they are the numbers of the classes; otherwise they are names, sorted. In a folder, ``train.csv``, ``val.csv``
+and ``test.csv`` are splits, and so are ``train/_annotations.csv`` and so on.
 """
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import CLASSIFY, LABEL, NOTE, Dataset, Problem, Sample, Split
+from netbuild.data.dataset import CLASSIFY, DETECT, LABEL, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, read_text
+from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, find_visible, read_text
+from netbuild.data.formats.table_boxes import BoxCells, BoxReader, find_form
+from netbuild.data.formats.table_columns import Columns, read_columns
+from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError, shorten
 
-_COLUMNS = ("path", "label", "split")
-_ALIASES = {"image": "path", "file": "path", "filename": "path", "class": "label"}
+_ANNOTATIONS = "_annotations.csv"  # the name of Roboflow's lists
+_UNNAMED = "object"  # the class of boxes without classes
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A line with the path and label of one picture."""
+    """A line with the path and label of one picture, and the cells of a box where the file has boxes."""
 
     file: Path
     number: int
     path: str
     label: str
+    box: BoxCells
 
 
 class CsvFormat(Format):
-    """A CSV file, or a folder with ``train.csv``."""
+    """A CSV file, or a folder with ``train.csv`` or ``train/_annotations.csv``."""
 
     name = "csv"
 
     def recognizes(self, path: Path) -> bool:
-        return path.suffix.lower() == ".csv" if path.is_file() else (path / "train.csv").is_file()
+        return path.suffix.lower() == ".csv" if path.is_file() else bool(_files_in(path))
 
     def open(self, path: Path) -> Dataset:
-        tables = [path / f"{split}.csv" for split in SPLITS]
-        return open_tables([path] if path.is_file() else [file for file in tables if file.is_file()], str(path))
+        return open_tables([path] if path.is_file() else _files_in(path), str(path))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the lists in a folder; none unless one is of the split ``train``."""
+    tables = [folder / f"{split}.csv" for split in SPLITS]
+    if tables[0].is_file():
+        return [file for file in tables if file.is_file()]
+    found = [file for file in find_visible(folder, f"*/{_ANNOTATIONS}") if file.parent.name.lower() in SPLIT_NAMES]
+    return found if any(_split_of(file) == "train" for file in found) else []
+
+
+def _split_of(file: Path) -> str:
+    """Return the split that a file's name states, or that of its folder; else ``train``."""
+    word = file.parent.name if file.name == _ANNOTATIONS else file.stem
+    return SPLIT_NAMES.get(word.lower(), "train")
+
+
+class _Table:
+    """The lines of one or several files by split, and the problems found while they are read."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[_Line]] = {}
+        self.problems: dict[str, list[Problem]] = {}
+        self.notes: list[Problem] = []
+        self.columns = Columns(2)
+
+    def read(self, file: Path) -> None:
+        """Read a file.
+
+        Raises:
+            NetbuildError: if its columns are unclear, or a quoted text in it has no end.
+        """
+        rows = list(_read_rows(file))
+        if not rows:
+            return
+        columns, has_header = read_columns(file, [cells for _, cells in rows[:2]])
+        if self.lines and bool(columns.box) != bool(self.columns.box):
+            raise NetbuildError(f"{file}: only some of the files have boxes")
+        self.columns = columns
+        if columns.unused:
+            message = f"columns that are not used: {shorten(', '.join(columns.unused))}"
+            self.notes.append(Problem("columns", NOTE, message, file, 1))
+        for number, cells in rows[has_header:]:
+            self._add(file, number, cells)
+
+    def _add(self, file: Path, number: int, cells: Sequence[str]) -> None:
+        """Add a line to those of its split, or a problem."""
+        columns, surplus = self.columns, len(cells) - self.columns.count
+
+        def cell(place: int | None) -> str:
+            return cells[place] if place is not None and place < len(cells) else ""
+
+        named = cell(columns.split)
+        split = SPLIT_NAMES.get(named.lower(), "") if named else _split_of(file)
+        path = cell(columns.path)
+        label = _UNNAMED if columns.label is None else cell(columns.label)
+        box = BoxCells(tuple(map(cell, columns.box)), tuple(map(cell, columns.size)))
+        is_bare = bool(columns.box) and not any(box.numbers)  # a picture without objects
+        message = ""
+        if surplus and not (surplus == -1 and columns.split == columns.count - 1):
+            message = f"{abs(surplus)} column{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}"
+        elif surplus:
+            message = "1 column too few"
+        elif not path or not (label or is_bare):
+            message = "an empty path or label"
+        elif not split:
+            message = f"split '{shorten(named, 30)}' is none of train, val, test"
+        if message:
+            problem = Problem("columns", LABEL, message, file, number, "picture")
+            self.problems.setdefault(split or "train", []).append(problem)
+        else:
+            self.lines.setdefault(split, []).append(_Line(file, number, path, "" if is_bare else label, box))
+
+
+def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of each line that is not blank."""
+    text = read_text(file)
+    # Spreadsheets of some languages write semicolons.
+    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise NetbuildError(f"{file}:{reader.line_num}: {error}") from None
 
 
 def open_tables(files: Sequence[Path], name: str) -> Dataset:
     """Return the data set of one file with all splits, or of one file per split.
 
     Raises:
-        NetbuildError: if no line can be used.
+        NetbuildError: if no line can be used, or the columns are unclear.
     """
-    lines: dict[str, list[_Line]] = {}
-    problems: dict[str, list[Problem]] = {}
+    table = _Table()
     for file in files:
-        _read(file, SPLIT_NAMES.get(file.stem.lower(), "train"), lines, problems)
-    if not lines:
+        table.read(file)
+    lines, problems = table.lines, table.problems
+    labels = {line.label for several in lines.values() for line in several} - {""}
+    if not labels:
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
-    labels = {line.label for several in lines.values() for line in several}
     names = _class_names(labels)
     numbers = {label: int(label) if names[0] == "0" and label.isdecimal() else names.index(label) for label in labels}
     order: list[str] = [split for split in SPLITS if split in lines]
     # Problems of splits that have no line to use are reported with the first split.
     elsewhere = [problem for split, found in problems.items() if split not in lines for problem in found]
     problems[order[0]] = [*problems.get(order[0], []), *elsewhere]
-    splits = {split: partial(_read_split, lines[split], problems.get(split, []), numbers) for split in order}
-    return Dataset(name, files[0].resolve().parent, "csv", CLASSIFY, names, splits)
+    task, read = CLASSIFY, partial(_read_classes, numbers)
+    if table.columns.box:
+        cells = [line.box for several in lines.values() for line in several]
+        task, read = DETECT, partial(_read_boxes, BoxReader(numbers, *find_form(files[0], table.columns.form, cells)))
+    splits: Mapping[str, Callable[[], Split]] = {
+        split: partial(read, split, lines[split], problems.get(split, [])) for split in order
+    }
+    notes = tuple(table.notes)
+    return Dataset(name, files[0].resolve().parent, "csv", task, names, splits, notes=notes)
 
 
 def _class_names(labels: set[str]) -> tuple[str, ...]:
     """Return the names of the classes: all numbers up to the largest, or the labels sorted if one is not a number."""
-    if all(label.isdecimal() and len(label) < 7 for label in labels):
+    if all(label.isascii() and label.isdecimal() and len(label) < 7 for label in labels):
         return tuple(map(str, range(1 + max(map(int, labels)))))
     return tuple(sorted(labels))
 
 
-def _read(file: Path, split: str, lines: dict[str, list[_Line]], problems: dict[str, list[Problem]]) -> None:
-    text = read_text(file)
-    # Spreadsheets of some languages write semicolons.
-    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns: tuple[str, ...] = ()
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if not any(cells):
-                continue
-            if not columns:
-                columns, is_header = _read_header(cells)
-                if is_header:
-                    continue
-            surplus = len(cells) - len(columns)
-            _read_line(file, reader.line_num, dict(zip(columns, cells)), surplus, split, lines, problems)
-    except csv.Error as error:
-        raise NetbuildError(f"{file}:{reader.line_num}: {error}") from None
+class _Finder:
+    """Finds the pictures of a split: paths are relative to the file's folder, or to a usual folder of pictures in it.
 
-
-def _read_header(cells: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """Return the names of the columns, and whether the first line has them."""
-    named = tuple(_ALIASES.get(cell.lower(), cell.lower()) for cell in cells)
-    if "path" in named and "label" in named:
-        return named, True
-    return _COLUMNS[: max(2, min(len(cells), 3))], False
-
-
-def _read_line(
-    file: Path,
-    number: int,
-    cells: Mapping[str, str],
-    surplus: int,
-    split: str,
-    lines: dict[str, list[_Line]],
-    problems: dict[str, list[Problem]],
-) -> None:
-    """Add a line to those of its split, or a problem.
-
-    Args:
-        file: the CSV file.
-        number: of the line, from 1.
-        cells: by the names of their columns.
-        surplus: how many cells there are more than columns.
-        split: of lines that do not name one.
-        lines: of each split.
-        problems: of each split.
+    Names without an ending are completed: lists of competitions name pictures by their ids.
     """
-    split = SPLIT_NAMES.get(cells.get("split", "").lower(), "") if cells.get("split") else split
-    message = ""
-    if surplus:
-        message = f"{abs(surplus)} column{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}"
-    elif not cells["path"] or not cells["label"]:
-        message = "an empty path or label"
-    elif not split:
-        message = f"split '{shorten(cells['split'], 30)}' is none of train, val, test"
-    if message:
-        problem = Problem("columns", LABEL, message, file, number, "picture")
-        problems.setdefault(split or "train", []).append(problem)
-    else:
-        lines.setdefault(split, []).append(_Line(file, number, cells["path"], cells["label"]))
+
+    def __init__(self, split: str) -> None:
+        self.folders = ["", "images", split, f"{split}_images", f"images/{split}", f"{split}/images"]
+        self.suffixes = ["", *sorted(SUFFIXES)]
+
+    def find(self, line: _Line) -> Path:
+        """Return the picture of a line; the path beside the file if there is none."""
+        base = line.file.resolve().parent
+        bare = Path(line.path).suffix.lower() not in SUFFIXES
+        for folder in self.folders:
+            for suffix in self.suffixes if bare else ("",):
+                path = base / folder / f"{line.path}{suffix}"
+                if path.is_file():
+                    self._try_first(folder, suffix)
+                    return path
+        return base / line.path
+
+    def _try_first(self, folder: str, suffix: str) -> None:
+        """Move what was successful to the front: the next pictures are there, too."""
+        self.folders.remove(folder)
+        self.folders.insert(0, folder)
+        self.suffixes.remove(suffix)
+        self.suffixes.insert(0, suffix)
 
 
-def _read_split(lines: Sequence[_Line], problems: Sequence[Problem], numbers: Mapping[str, int]) -> Split:
-    read = Split([], list(problems), found=len(lines) + len(problems))
+def _read_classes(numbers: Mapping[str, int], split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:
+    """Return a split for classification."""
+    read, finder = Split([], list(problems), found=len(lines) + len(problems)), _Finder(split)
     seen: dict[Path, _Line] = {}
     for line in lines:
-        path = line.file.resolve().parent / line.path
+        path = finder.find(line)
         if first := seen.get(path):
             same = first.label == line.label
             message = f"{line.path} is also in line {first.number}" + ("" if same else f", as '{first.label}'")
@@ -150,4 +216,17 @@ def _read_split(lines: Sequence[_Line], problems: Sequence[Problem], numbers: Ma
             continue
         seen[path] = line
         read.samples.append(Sample(path, label=numbers[line.label], source=line.file, lines=(line.number,)))
+    return read
+
+
+def _read_boxes(reader: BoxReader, split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:
+    """Return a split for detection."""
+    finder, pictures = _Finder(split), dict[Path, list[_Line]]()
+    for line in lines:
+        pictures.setdefault(finder.find(line), []).append(line)
+    read = Split([], list(problems), f"{lines[0].path}: boxes looked for in {lines[0].file}", len(pictures))
+    for path, several in pictures.items():
+        rows = [(line.number, line.label, line.box) for line in several]
+        if sample := reader.read(path, rows, several[0].file, read.problems):
+            read.samples.append(sample)
     return read

@@ -14,7 +14,7 @@ from xml.parsers import expat
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import read_text
+from netbuild.data.formats.files import find_visible, read_text
 from netbuild.data.formats.labels import ROUNDING, Objects, WrongObjectError, clip_box, problem_if_none_left
 from netbuild.data.images import is_picture
 from netbuild.errors import NetbuildError, shorten
@@ -51,7 +51,7 @@ class Element:
 
 
 class VocFormat(Format):
-    """A folder with ``Annotations/``."""
+    """A folder with ``Annotations/`` that holds XML files."""
 
     name = "voc"
 
@@ -105,7 +105,14 @@ class _AnnotationFile:
 
 def is_voc(folder: Path) -> bool:
     """Whether a folder has VOC's layout."""
-    return any((folder / "Annotations").glob("*.xml"))
+    return bool(find_visible(_annotation_folder(folder), "*.xml"))
+
+
+def _annotation_folder(folder: Path) -> Path:
+    """Return the folder of the XML files; exports of annotation tools write its name in lower case."""
+    return next(
+        (folder / name for name in ("Annotations", "annotations") if (folder / name).is_dir()), folder / "Annotations"
+    )
 
 
 def open_voc(folder: Path) -> Dataset:
@@ -116,7 +123,7 @@ def open_voc(folder: Path) -> Dataset:
     Raises:
         NetbuildError: if there are no annotations, or none with an object.
     """
-    files = {path.stem: _read_file(path) for path in sorted((folder / "Annotations").glob("*.xml"))}
+    files = {path.stem: _read_file(path) for path in find_visible(_annotation_folder(folder), "*.xml")}
     names = _class_names(folder, list(files.values()))
     lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
     plain = [path for path in lists if path.stem in ("train", "val", "trainval", "test")]
@@ -142,7 +149,7 @@ def _class_names(folder: Path, files: Sequence[_AnnotationFile]) -> tuple[str, .
         objects = [item for file in files if file.root for item in file.root.children("object")]
         names = sorted({item.text_at("name") for item in objects} - {""})
     if not names:
-        raise NetbuildError(f"{folder / 'Annotations'}: no annotation has an object with a name")
+        raise NetbuildError(f"{_annotation_folder(folder)}: no annotation has an object with a name")
     return tuple(dict.fromkeys(names))
 
 
@@ -155,9 +162,9 @@ def _read_listed(folder: Path, listing: Path, files: dict[str, _AnnotationFile],
 def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _AnnotationFile], names: Sequence[str]) -> Split:
     pictures = {path.stem: path for path in _find_pictures(folder)}
     stems = list(dict.fromkeys(stems))
-    read = Split([], [], f"{folder}: annotations looked for in {folder / 'Annotations'}", len(stems))
+    read = Split([], [], f"{folder}: annotations looked for in {_annotation_folder(folder)}", len(stems))
     for stem in stems:
-        file = files.get(stem, _AnnotationFile(folder / "Annotations" / f"{stem}.xml", None))
+        file = files.get(stem, _AnnotationFile(_annotation_folder(folder) / f"{stem}.xml", None))
         # As a rule the picture has the stem of the annotation; otherwise the annotation names its file.
         named = Path(file.root.text_at("filename")).name if file.root else ""
         picture = pictures.get(stem) or pictures.get(Path(named).stem, folder / _FOLDERS[0] / f"{stem}.jpg")
@@ -170,7 +177,7 @@ def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _Annotation
 
 def _find_pictures(folder: Path) -> Iterator[Path]:
     """Yield the pictures in all folders that VOC's layout and its exports use."""
-    for place in (*(folder / name for name in _FOLDERS), folder / "Annotations", folder):
+    for place in (*(folder / name for name in _FOLDERS), _annotation_folder(folder), folder):
         if place.is_dir():
             yield from (path for path in sorted(place.iterdir()) if is_picture(path))
 

@@ -1,37 +1,20 @@
 """YOLO's format: a YAML file names the splits and the classes, and each picture has a text file of labels.
 
 ``path`` is relative to the YAML file's own folder (never to the working directory), the splits to ``path``. A split
-is a folder of pictures, a text file that lists pictures, or a list of these. The label file of ``.../images/a/1.jpg``
-is ``.../labels/a/1.txt``; without a folder ``images`` it is beside the picture.
+is a folder of pictures, a text file that lists pictures, or a list of these.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import (
-    AUGMENTATIONS,
-    DETECT,
-    EXTRA_KINDS,
-    LABEL,
-    NOTE,
-    PICTURE,
-    Dataset,
-    Extra,
-    Problem,
-    Sample,
-    Split,
-)
+from netbuild.data.dataset import AUGMENTATIONS, DETECT, EXTRA_KINDS, Dataset, Extra
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import SPLITS, find_pictures, note_unread_formats, read_text
-from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
-from netbuild.data.images import SUFFIXES
-from netbuild.errors import NetbuildError
+from netbuild.data.formats.files import SPLITS
+from netbuild.data.formats.labels import Rules
+from netbuild.data.formats.yolo_split import ExtraFolder, Source, read_split
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml
-
-MAX_LABELS = 16 * 2**20  # bytes of a label file
 
 
 class YoloFormat(Format):
@@ -68,28 +51,13 @@ def open_yolo(file: Path) -> Dataset:
     for split in SPLITS:
         entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
         if entry is not None and entry.value not in (None, ""):
-            splits[split] = partial(_read_split, _read_sources(entry, root), root, rules, extras)
+            splits[split] = partial(read_split, _read_sources(entry, root), root, rules, extras)
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
     stated = {name: found.extra for name, found in extras.items()}
     return Dataset(
         str(file), root, "yolo", DETECT, names, splits, shape, extras=stated, augmentation=_read_augmentation(node)
     )
-
-
-def label_path(picture: Path) -> Path:
-    """Return where the label file of a picture is looked for."""
-    return _beside(picture, "labels").with_suffix(".txt")
-
-
-def _beside(picture: Path, folder: str) -> Path:
-    """Return a picture's path with its last folder ``images`` replaced by another one."""
-    parts = list(picture.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = folder
-            break
-    return Path(*parts)
 
 
 def _read_root(node: Node, file: Path) -> Path:
@@ -114,15 +82,7 @@ def _read_augmentation(node: Node) -> str:
     return str(entry.value)
 
 
-@dataclass(frozen=True)
-class _ExtraFolder:
-    """An extra that the data file names, and the folder that stands in place of ``images``."""
-
-    extra: Extra
-    folder: str
-
-
-def _read_extras(node: Node) -> dict[str, _ExtraFolder]:
+def _read_extras(node: Node) -> dict[str, ExtraFolder]:
     """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale."""
     entry = node.value.get("extras")
     if entry is None or entry.value is None:
@@ -132,7 +92,7 @@ def _read_extras(node: Node) -> dict[str, _ExtraFolder]:
     return {name: _read_extra(name, item) for name, item in entry.value.items()}
 
 
-def _read_extra(name: str, item: Node) -> _ExtraFolder:
+def _read_extra(name: str, item: Node) -> ExtraFolder:
     fields = item.value if isinstance(item.value, dict) else {"kind": item}
     for key, field in fields.items():
         if key not in ("kind", "folder", "scale"):
@@ -145,26 +105,7 @@ def _read_extra(name: str, item: Node) -> _ExtraFolder:
         raise fields["scale"].error(f"scale must be a whole number above 0, not {scale!r}")
     if not isinstance(folder, str) or folder == "images":
         raise fields.get("folder", item).error(f"folder must be a name other than images, not {folder!r}")
-    return _ExtraFolder(Extra(kind, scale), folder)
-
-
-def _find_extras(sample: Sample, folders: Mapping[str, _ExtraFolder], problems: list[Problem]) -> Sample | None:
-    """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
-    found: dict[str, Path] = {}
-    for name, place in folders.items():
-        wanted = _beside(sample.path, place.folder)
-        if wanted == sample.path:
-            message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
-        tried = (wanted, *(wanted.with_suffix(suffix) for suffix in sorted(SUFFIXES)))
-        file = next((path for path in tried if path.is_file()), None)
-        if file is None:
-            message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
-        found[name] = file
-    return replace(sample, extras=found)
+    return ExtraFolder(Extra(kind, scale), folder)
 
 
 def _read_names(node: Node) -> tuple[str, ...]:
@@ -242,13 +183,13 @@ def _read_flip_idx(node: Node, shape: tuple[int, int] | None) -> tuple[int, ...]
     return tuple(value)
 
 
-def _read_sources(entry: Node, root: Path) -> list[tuple[Node, Path]]:
+def _read_sources(entry: Node, root: Path) -> list[Source]:
     """Return the folders and lists of a split, each with its place in the YAML file."""
     items = entry.value if isinstance(entry.value, list) else [entry]
     for item in items:
         if not isinstance(item.value, str):
             raise item.error(f"a split is a folder or a text file that lists pictures, not {item.describe()}")
-    return [(item, _source_path(root, item.value)) for item in items]
+    return [Source(_source_path(root, item.value), item) for item in items]
 
 
 def _source_path(root: Path, text: str) -> Path:
@@ -259,76 +200,3 @@ def _source_path(root: Path, text: str) -> Path:
     path = root / Path(text).expanduser()
     beside = root / text.removeprefix("../")
     return beside.resolve() if not path.exists() and beside.exists() else path.resolve()
-
-
-def _read_split(
-    sources: Sequence[tuple[Node, Path]], root: Path, rules: Rules, extras: Mapping[str, _ExtraFolder]
-) -> Split:
-    read = Split([])
-    pictures: dict[Path, None] = {}  # a set that keeps its order
-    for node, source in sources:
-        found = _find_pictures(node, source, root, read.problems)
-        if not found:
-            raise node.error(f"no pictures in {source}")
-        pictures.update(dict.fromkeys(found))
-    for picture in pictures:
-        sample = _read_sample(picture, rules, read.problems)
-        complete = sample and _find_extras(sample, extras, read.problems)
-        if complete:
-            read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
-    if all(source.is_dir() for _, source in sources):  # a list may omit pictures on purpose
-        read.problems.extend(_find_unused_labels(pictures))
-    first = next(iter(pictures))
-    return Split(read.samples, read.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
-
-
-def _find_pictures(node: Node, source: Path, root: Path, problems: list[Problem]) -> list[Path]:
-    """Return the pictures in a folder, or those that a text file lists."""
-    if source.is_dir():
-        problems += note_unread_formats(source)
-        return find_pictures(source)
-    if not source.exists():
-        raise node.error(f"there is no {source}", "it is relative to path:, or else to the data file's own folder")
-    if source.suffix != ".txt":
-        raise node.error(f"{source} is neither a folder nor a .txt file that lists pictures")
-    found = []
-    for number, line in enumerate(read_text(source).splitlines(), 1):
-        if text := line.strip():
-            tried = [(base / text).resolve() for base in (root, source.parent)]
-            picture = next((path for path in tried if path.is_file()), None)
-            if picture:
-                found.append(picture)
-            else:
-                problems.append(Problem("no picture", PICTURE, f"there is no {tried[0]}", source, number, "picture"))
-    return found
-
-
-def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
-    """Return a picture with the objects of its label file; None if it is dropped, with a problem that says why."""
-    path = label_path(picture)
-    if not path.is_file():
-        return LabelFile(path, rules).objects.sample(picture, None)
-    try:
-        text = read_text(path, MAX_LABELS)
-    except NetbuildError as error:
-        message = error.message.removeprefix(f"{path}: ")
-        problems.append(Problem("label file", LABEL, message, path, drops="picture", hint=error.hint))
-        return None
-    file = LabelFile(path, rules).read(text)
-    problems.extend(file.problems)
-    if nothing_left := problem_if_none_left(file.objects, file.problems, path):
-        problems.append(nothing_left)
-        return None
-    return file.objects.sample(picture, path)
-
-
-def _find_unused_labels(pictures: dict[Path, None]) -> list[Problem]:
-    """Return a note for each label file without a picture, in the folders where labels were found."""
-    wanted = {label_path(picture) for picture in pictures}
-    folders = sorted({path.parent for path in wanted if "labels" in path.parts})
-    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.txt")))
-    return [
-        Problem("no picture", NOTE, "a label file without a picture", path)
-        for path in found
-        if path not in wanted and path.name != "classes.txt"
-    ]

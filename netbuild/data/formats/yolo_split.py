@@ -1,0 +1,157 @@
+"""One split of a data set in YOLO's format: its pictures, their label files and extras.
+
+The label file of ``.../images/a/1.jpg`` is ``.../labels/a/1.txt``; without a folder ``images`` it is beside the
+picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from netbuild.data.dataset import LABEL, NOTE, PICTURE, Extra, Problem, Sample, Split
+from netbuild.data.formats.files import find_pictures, find_visible, note_unread_formats, read_text
+from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
+from netbuild.data.images import SUFFIXES
+from netbuild.errors import NetbuildError
+from netbuild.grammar.nodes import Node
+
+MAX_LABELS = 16 * 2**20  # bytes of a label file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of pictures or a text file that lists them, and its place in the data file if there is one."""
+
+    path: Path
+    node: Node | None = None
+
+    def error(self, message: str, hint: str = "") -> NetbuildError:
+        """Make an error at the place in the data file."""
+        return self.node.error(message, hint) if self.node else NetbuildError(message, hint=hint)
+
+
+@dataclass(frozen=True)
+class ExtraFolder:
+    """An extra that the data file names, and the folder that stands in place of ``images``."""
+
+    extra: Extra
+    folder: str
+
+
+def label_path(picture: Path) -> Path:
+    """Return where the label file of a picture is looked for."""
+    return _beside(picture, "labels").with_suffix(".txt")
+
+
+def _beside(picture: Path, folder: str) -> Path:
+    """Return a picture's path with its last folder ``images`` replaced by another one."""
+    parts = list(picture.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = folder
+            break
+    return Path(*parts)
+
+
+def _find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample | None:
+    """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
+    found: dict[str, Path] = {}
+    for name, place in folders.items():
+        wanted = _beside(sample.path, place.folder)
+        if wanted == sample.path:
+            message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
+            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
+            return None
+        tried = (wanted, *(wanted.with_suffix(suffix) for suffix in sorted(SUFFIXES)))
+        file = next((path for path in tried if path.is_file()), None)
+        if file is None:
+            message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
+            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
+            return None
+        found[name] = file
+    return replace(sample, extras=found)
+
+
+def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapping[str, ExtraFolder]) -> Split:
+    """Return a split of a data set.
+
+    Args:
+        sources: where its pictures are.
+        root: the folder that lists of pictures are relative to.
+        rules: of the label files.
+        extras: for each extra the folder that it is in.
+
+    Raises:
+        NetbuildError: if there are no pictures.
+    """
+    read = Split([])
+    pictures: dict[Path, None] = {}  # a set that keeps its order
+    for source in sources:
+        found = _find_pictures(source, root, read.problems)
+        if not found:
+            raise source.error(f"no pictures in {source.path}")
+        pictures.update(dict.fromkeys(found))
+    for picture in pictures:
+        sample = _read_sample(picture, rules, read.problems)
+        complete = sample and _find_extras(sample, extras, read.problems)
+        if complete:
+            read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
+    if all(source.path.is_dir() for source in sources):  # a list may omit pictures on purpose
+        read.problems.extend(_find_unused_labels(pictures))
+    first = next(iter(pictures))
+    return Split(read.samples, read.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
+
+
+def _find_pictures(source: Source, root: Path, problems: list[Problem]) -> list[Path]:
+    """Return the pictures in a folder, or those that a text file lists."""
+    path = source.path
+    if path.is_dir():
+        problems += note_unread_formats(path)
+        return find_pictures(path)
+    if not path.exists():
+        raise source.error(f"there is no {path}", "it is relative to path:, or else to the data file's own folder")
+    if path.suffix != ".txt":
+        raise source.error(f"{path} is neither a folder nor a .txt file that lists pictures")
+    found = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if text := line.strip():
+            # CVAT's lists begin with data/, a folder of Darknet's that the export does not have.
+            words = dict.fromkeys((text, text.removeprefix("data/")))
+            tried = [(base / word).resolve() for word in words for base in (root, path.parent)]
+            picture = next((path for path in tried if path.is_file()), None)
+            if picture:
+                found.append(picture)
+            else:
+                problems.append(Problem("no picture", PICTURE, f"there is no {tried[0]}", path, number, "picture"))
+    return found
+
+
+def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
+    """Return a picture with the objects of its label file; None if it is dropped, with a problem that says why."""
+    path = label_path(picture)
+    if not path.is_file():
+        return LabelFile(path, rules).objects.sample(picture, None)
+    try:
+        text = read_text(path, MAX_LABELS)
+    except NetbuildError as error:
+        message = error.message.removeprefix(f"{path}: ")
+        problems.append(Problem("label file", LABEL, message, path, drops="picture", hint=error.hint))
+        return None
+    file = LabelFile(path, rules).read(text)
+    problems.extend(file.problems)
+    if nothing_left := problem_if_none_left(file.objects, file.problems, path):
+        problems.append(nothing_left)
+        return None
+    return file.objects.sample(picture, path)
+
+
+def _find_unused_labels(pictures: dict[Path, None]) -> list[Problem]:
+    """Return a note for each label file without a picture, in the folders where labels were found."""
+    wanted = {label_path(picture) for picture in pictures}
+    folders = sorted({path.parent for path in wanted if "labels" in path.parts})
+    found = (path for folder in folders if folder.is_dir() for path in find_visible(folder, "*.txt"))
+    return [
+        Problem("no picture", NOTE, "a label file without a picture", path)
+        for path in found
+        if path not in wanted and path.name != "classes.txt"
+    ]
