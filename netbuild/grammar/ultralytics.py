@@ -55,8 +55,9 @@ _DECLARES_WIDTH = {"Index", "TorchVision"}
 
 
 def drop_declared_width(row: Row) -> Row:
-    """Drop the first argument of a row whose module does not take its output channels."""
-    return replace(row, args=row.args[1:]) if row.module in _DECLARES_WIDTH else row
+    """Drop the first argument, a number of channels, of a row whose module does not take its output channels."""
+    declares = row.module in _DECLARES_WIDTH and row.args and type(row.args[0].value) is int
+    return replace(row, args=row.args[1:]) if declares else row
 
 
 # Modules whose output is text features: later rows read them instead of the network's text input.

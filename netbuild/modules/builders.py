@@ -4,10 +4,11 @@ A network file alone never starts a download: the caller must allow it, see `pre
 """
 
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Literal
@@ -27,8 +28,17 @@ REQUIRED = inspect.Parameter.empty
 PretrainedMode = Literal["refuse", "download", "skip"]
 _mode: ContextVar[PretrainedMode] = ContextVar("pretrained_mode", default="refuse")
 
-# timm's parameters that name a file or an address, which a network file must not choose.
-_TIMM_FORBIDDEN = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+# Options of builders that load weights, or name a file or an address, which a network file must not choose: weights,
+# weights_backbone, pretrained_backbone, pretrained_cfg, checkpoint_path, cache_dir, ... Swin's pretrained_window_sizes
+# are numbers, and use_checkpoint saves memory.
+_LOADING_OPTION = re.compile(
+    r"^weights|pretrained(?!_window)|(?<!use_)checkpoint|cache_dir|url|hf_|local_dir|(^|_)file(name)?(_|$)"
+)
+# Python's audit events of a connection.
+_CONNECTING = frozenset(
+    ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "http.client.connect")
+)
+_offline: ContextVar[str] = ContextVar("offline_model", default="")  # the model that is built without any download
 # Networks whose published weights expect TensorFlow's normalisation, which their own forward can apply.
 _TF_NORMALISED = ("googlenet", "inception_v3")
 
@@ -79,6 +89,52 @@ def _should_load(requested: bool, model: str) -> bool:
 
 
 @contextmanager
+def _building_offline(model: str) -> Iterator[None]:
+    """Refuse every connection of a builder, whatever its options make it do.
+
+    Raises:
+        NetbuildError: where the builder connects.
+    """
+    _watch_connections()
+    token = _offline.set(model)
+    try:
+        yield
+    finally:
+        _offline.reset(token)
+
+
+@cache
+def _watch_connections() -> None:
+    """Let Python call a function before each connection; it cannot be taken back, so this is done once."""
+
+    def refuse(event: str, _: Any) -> None:
+        if event in _CONNECTING and _offline.get():
+            message = f"building {_offline.get()} would download something"
+            raise NetbuildError(message, hint="only pretrained: true with --download gets published weights")
+
+    sys.addaudithook(refuse)
+
+
+def _check_options(value: Any) -> None:
+    """Refuse an option that loads weights, or names a file or an address, at any depth.
+
+    Raises:
+        NetbuildError: that names the option.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if _LOADING_OPTION.search(str(name)):
+                raise NetbuildError(
+                    f"'{name}' is not allowed in a network file: it loads weights, or names a file or an address",
+                    hint="pretrained weights are requested by pretrained: true, and permitted by --download",
+                )
+            _check_options(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_options(inner)
+
+
+@contextmanager
 def _download_errors(model: str) -> Iterator[None]:
     """Convert any exception of a download (no connection, a broken file, a full disk) into a NetbuildError."""
     try:
@@ -118,13 +174,12 @@ def build_timm(
         NetbuildError: for an unknown name, an option that names a file or an address, or a refused download.
     """
     timm = package("timm")
-    _check_known(model_name, timm.is_model(model_name), timm.list_models, "timm")
-    forbidden = next((name for name in _TIMM_FORBIDDEN if name in options), None)
-    if forbidden:
-        raise NetbuildError(f"'{forbidden}' is not allowed in a network file: it names a file or an address")
+    # A colon separates a scheme, such as that of a hub, from the name.
+    _check_known(model_name, ":" not in model_name and timm.is_model(model_name), timm.list_models, "timm")
+    _check_options(options)
     load = _should_load(pretrained, f"timm's {model_name}")
     options |= {"features_only": True} if features_only else {}
-    with _download_errors(model_name) if load else nullcontext():
+    with _download_errors(model_name) if load else _building_offline(f"timm's {model_name}"):
         return timm.create_model(model_name, pretrained=load, in_chans=in_chans, **options)
 
 
@@ -172,24 +227,25 @@ def build_torchvision(
     Raises:
         NetbuildError: for an unknown model or layer, or a refused download.
     """
-    network: nn.Module = _get_torchvision_builder(model)(
-        weights=None, **torchvision_options(model, pretrained, options)
-    )
+    network = _build_without_weights(model, torchvision_options(model, pretrained, options))
     if _should_load(pretrained, f"torchvision's {model}"):
         _load_published(network, model)
     return _extract_features(network, features) if features else network
+
+
+def _build_without_weights(model: str, options: Mapping[str, Any]) -> nn.Module:
+    with _building_offline(f"torchvision's {model}"):
+        network: nn.Module = _get_torchvision_builder(model)(weights=None, **options)
+    return network
 
 
 def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of torchvision's builder, ``weights`` excepted.
 
     Raises:
-        NetbuildError: for an unknown model, or weights among the options.
+        NetbuildError: for an unknown model, or an option that loads weights.
     """
-    if {"weights", "weights_backbone"} & options.keys():
-        raise NetbuildError(
-            "pretrained weights are requested by pretrained: true", hint="leave the weights arguments out"
-        )
+    _check_options(options)
     defaults: dict[str, Any] = {}
     if model in _TF_NORMALISED:
         # Without a value for init_weights torchvision warns of a changing default.
@@ -251,7 +307,7 @@ class TorchVision(nn.Module):
 
 
 def _build_full(model: str, weights: str | None) -> nn.Module:
-    network: nn.Module = _get_torchvision_builder(model)(weights=None)
+    network = _build_without_weights(model, torchvision_options(model, False, {}))
     if weights is not None and _should_load_or_warn(model):
         _load_published(network, model)
     return network

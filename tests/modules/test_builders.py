@@ -1,5 +1,6 @@
 """Rows that call the model builder of another package: stages as outputs, its weights, no unrequested download."""
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkey
     [
         ("torchvision.models.resnet19, []", "no model 'resnet19'.*resnet18"),
         ("torchvision.models.resnet18, {features: [layer9]}", "no layer 'layer9'.*layer"),
-        ("torchvision.models.resnet18, {weights: DEFAULT}", "pretrained: true"),
+        ("torchvision.models.resnet18, {weights: DEFAULT}", "'weights' is not allowed.*pretrained: true"),
+        ("torchvision.models.resnet18, {pretrained: DEFAULT}", "pretrained.*true or false"),
         ("torchvision.models.resnet18, {nonsense: 1}", "nonsense"),
         ("timm.create_model, [resnet19x]", "no model 'resnet19x'"),
         ("timm.create_model, ['hf-hub:someone/something']", "no model 'hf-hub"),
@@ -130,6 +132,8 @@ def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkey
             "'checkpoint_path' is not allowed in a network file",
         ),
         ("timm.create_model, [resnet18, {pretrained_cfg: {url: 'http://x'}}]", "'pretrained_cfg' is not"),
+        ("timm.create_model, ['resnet18.hf-hub:a/b']", "no model"),
+        ("timm.create_model, ['local-dir:/tmp']", "no model"),
         ("timm.create_model, [7]", "a text is needed"),
         ("timm.create_model, []", "model_name missing"),
     ],
@@ -140,6 +144,110 @@ def test_mistakes_are_errors_at_their_row(row, message):
         resolve_row(row)
     assert str(error.value).startswith("error: net.yaml:4:")
     assert re.search(message, str(error.value).replace("\n", " ")), str(error.value)
+
+
+def torchvision_names():
+    try:
+        from torchvision import models
+    except ImportError:
+        return []
+    return models.list_models()
+
+
+@pytest.fixture
+def shut(monkeypatch):
+    """No socket, no urllib, no hub: whatever would download something is an error of another kind."""
+    import urllib.request
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"something was downloaded: {args[:1]}")
+
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "urllib.request.urlopen", "urllib.request.urlretrieve"):
+        monkeypatch.setattr(name, refuse)
+    for name in ("load_state_dict_from_url", "download_url_to_file", "load"):
+        monkeypatch.setattr(torch.hub, name, refuse)
+    if "torchvision" in sys.modules or torchvision_names():
+        from torchvision.models import _api
+
+        monkeypatch.setattr(_api, "load_state_dict_from_url", refuse)
+    assert urllib.request.urlopen is refuse
+
+
+@pytest.mark.usefixtures("shut")
+@pytest.mark.parametrize("model", torchvision_names())
+def test_no_builder_downloads_when_a_file_is_read(model):
+    """Each either builds on meta or is refused, with every default, also where downloads are permitted."""
+    with torch.device("meta"), builders.pretrained_mode("download"):
+        for build in (lambda: builders.build_torchvision(model), lambda: builders.TorchVision(model)):
+            # RegNet computes its widths with torch, so it cannot be built there.
+            with contextlib.suppress(*([NotImplementedError] if model.startswith("regnet") else [])):
+                assert isinstance(build(), torch.nn.Module)
+
+
+OPTIONS = {
+    "weights": "DEFAULT", "weights_backbone": "DEFAULT", "pretrained_backbone": "true", "weights_encoder": "x",
+    "pretrained_cfg": "{url: 'http://127.0.0.1:9/x'}", "pretrained_cfg_overlay": "{hf_hub_id: a/b}",
+    "cache_dir": "/tmp",
+    "checkpoint_path": "x.pt", "model_args": "{pretrained_cfg: {url: x}}", "options": "[{checkpoint_path: x}]",
+    "hf_hub_id": "a/b", "url": "'http://127.0.0.1:9/x'", "pretrained_strict": "false", "local_dir": "/tmp",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("shut")
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "row",
+    [
+        "timm.create_model, [resnet18, {%s}]",
+        "torchvision.models.resnet18, {%s}",
+        "torchvision.models.detection.keypointrcnn_resnet50_fpn, {%s}",
+        "torchvision.models.segmentation.fcn_resnet50, {%s}",
+    ],
+)
+def test_no_option_of_a_builder_loads_weights(row, option):
+    pytest.importorskip("timm")
+    with pytest.raises(NetbuildError) as error, builders.pretrained_mode("download"):
+        resolve_row(row % f"{option}: {OPTIONS[option]}")
+    assert "is not allowed in a network file" in str(error.value)
+    assert "--download" in error.value.hint
+
+
+@pytest.mark.usefixtures("shut")
+@pytest.mark.parametrize(
+    "row",
+    [
+        "TorchVision, [keypointrcnn_resnet50_fpn, null]",
+        "TorchVision, [fcn_resnet50, null]",
+        "TorchVision, [ssd300_vgg16]",
+        "TorchVision, [deeplabv3_resnet50, DEFAULT, false]",
+        'Conv, [8, 3, 2, 1, 1, 1, "torchvision.models.segmentation.fcn_resnet50(pretrained=True)"]',
+        "Conv, [8, 3, 2, 1, 1, 1, \"timm.create_model('resnet18', pretrained=True)\"]",
+    ],
+)
+def test_rows_around_a_detector_or_a_call_download_nothing(row):
+    pytest.importorskip("timm")
+    with contextlib.suppress(NetbuildError):
+        resolve_row(row)
+
+
+@pytest.mark.parametrize("connect", ["socket.create_connection", "urllib.request.urlopen", "torch.hub"])
+def test_a_builder_that_connects_by_itself_is_refused(monkeypatch, connect):
+    """The last barrier, should a package change: it sees connections by any library, and those of the build alone."""
+    pytest.importorskip("torchvision")
+    import socket
+    import urllib.request
+
+    url = "http://127.0.0.1:9/weights.pth"
+    attempts = {
+        "socket.create_connection": lambda: socket.create_connection(("127.0.0.1", 9), 1),
+        "urllib.request.urlopen": lambda: urllib.request.urlopen(url, timeout=1),
+        "torch.hub": lambda: torch.hub.load_state_dict_from_url(url, model_dir="nowhere"),
+    }
+    monkeypatch.setattr(builders, "_get_torchvision_builder", lambda _: lambda **_: attempts[connect]())
+    with pytest.raises(NetbuildError, match="building torchvision's resnet18 would download something"):
+        builders._build_without_weights("resnet18", {})
+    with pytest.raises(OSError):
+        attempts["socket.create_connection"]()  # refused by the machine, not by us
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):
