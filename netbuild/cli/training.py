@@ -100,6 +100,9 @@ Callbacks = Annotated[
 ]
 
 
+Resume = Annotated[
+    Path | None, typer.Option(help="Resume the run in this folder; settings and the place of its data may change.")
+]
 Networks = Annotated[
     list[str] | None,
     typer.Option("--with", help="NAME=FILE: a further network that the task trains. May be repeated."),
@@ -127,7 +130,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings; flags override it.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings, explained.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; runs/NAME unless given.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
+    resume: Resume = None,
     weights: StartWeights = None,
     networks: Networks = None,
     download: Annotated[bool, typer.Option("--download", help="Let pretrained rows download their weights.")] = False,
@@ -204,7 +207,10 @@ class _Run:
 
     def __post_init__(self) -> None:
         if self.resume is not None:
-            unused = {"config": self.config, "data": self.data, "out": self.out, "with": self.others or None}
+            if self.file is not None:
+                hint = f"leave it out; or train {self.file} into another folder, without --resume"
+                raise NetbuildError(f"{self.file} has no effect with --resume: the run has its network", hint=hint)
+            unused = {"config": self.config, "out": self.out, "with": self.others or None}
             given = {name: self.network[name] or None for name in ("weights", "scale", "set")}
             refuse_unused("with --resume", **unused, **given)
         elif self.file is None:
@@ -254,7 +260,7 @@ class _Run:
         with scan_progress(brief=self.resume is not None) as scanning:
             callbacks = [scanning, ProgressBar(), *added]
             if self.resume is not None:
-                trainer = resume(self.resume, flags, callbacks=callbacks, **self.code)
+                trainer = resume(self.resume, flags, data=self.data, callbacks=callbacks, **self.code)
             else:
                 folder = self.out or new_folder(Path(str(self.file)).stem)
                 options = {"networks": self.others, "callbacks": callbacks, **self.network, **self.code}

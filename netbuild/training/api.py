@@ -129,7 +129,8 @@ def train(
 
     Args:
         file: the network's file, a packaged name, or a checkpoint; left out with ``resume``.
-        data: a data set, as for `netbuild.data.open_data`; None for the embedded data of the network's task.
+        data: a data set, as for `netbuild.data.open_data`; None for the embedded data of the network's task. With
+            ``resume`` where the run's data lies now, if it was moved.
         out: the run's folder; by default runs/NAME.
         resume: the folder of a run to resume.
         config: a YAML file of settings, which the keywords override.
@@ -147,15 +148,13 @@ def train(
     )
     enabled = options.pop("progress", True)
     if resume is not None:
-        _refuse_with_resume(
-            file=file, data=data, out=out, config=config, weights=weights, networks=options.get("networks")
-        )
+        _refuse_with_resume(file=file, out=out, config=config, weights=weights, networks=options.get("networks"))
     elif file is None:
         raise NetbuildError("train() needs the network's file, or resume", hint='netbuild.train("lenet5.yaml")')
     with terminal_progress(enabled, brief=resume is not None) as shown:
         hooks = [*shown, *callbacks]
         if file is None:
-            trainer = resume_run(Path(str(resume)), settings, callbacks=hooks, **options)
+            trainer = resume_run(Path(str(resume)), settings, data=data, callbacks=hooks, **options)
         else:
             chosen = settings_file.load(config, settings)
             folder = Path(out) if out is not None else new_folder(Path(file).stem)

@@ -19,13 +19,21 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
-from netbuild.system.files import make_folder, writing
+from netbuild.system.files import write_text
 from netbuild.system.processes import fail_together, init_process_group, is_main_process
 from netbuild.tasks.base import Task
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback, installed_callbacks
+from netbuild.training.folder import (
+    DESCRIPTION,
+    RunDescription,
+    check_new_folder,
+    create_folder,
+    hash_data,
+    read_description,
+)
 from netbuild.training.loop import Trainer
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
@@ -76,6 +84,8 @@ def start(
     """
     init_process_group()
     with fail_together():
+        if is_main_process():
+            check_new_folder(folder)
         network, dataset = open_network_and_data(file, data, settings, weights, **options)
         others = open_further_networks(task_class(network.card.task), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
@@ -180,44 +190,111 @@ def overfit_batch(
 
 
 def resume(
-    folder: Path, flags: Mapping[str, Any] | None = None, *, callbacks: Sequence[Callback] = (), **options: Any
+    folder: Path,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    data: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
 ) -> Trainer:
     """Set up a run that was stopped, from the state in its folder; `Trainer.run` then goes on training.
 
     Args:
         folder: the run's folder.
         flags: settings that override those of the run.
+        data: where the run's data set lies now, if it was moved.
         callbacks: the run's callbacks, see `netbuild.training.callbacks`; their scan hooks are called here.
         options: ``modules`` and ``trusted``, for a network with custom modules.
 
     Raises:
-        NetbuildError: if the folder holds no run, or it cannot be resumed.
+        NetbuildError: if the folder holds no run, it cannot be resumed with these settings, or ``data`` is not its
+            data set.
     """
     init_process_group()
     with fail_together():
         hooks = CallbackList([*installed_callbacks(), *callbacks])
-        arguments, report = _restore_arguments(folder, flags, hooks, options)
+        arguments, report = _restore_arguments(folder, flags, data, hooks, options)
     with fail_together():
         trainer = _make_trainer(arguments, report)
     with fail_together():
         if trainer.state_path.is_file():
             trainer.resume()
+            _check_epochs(trainer)
+            if is_main_process():  # so that resuming it once more keeps the settings that were given now
+                write_text(folder / "args.yaml", trainer.settings.to_yaml(comments=True) + "\n")
+        else:
+            print_note(f"{folder}: no epoch was finished, so the run begins with the first one")
     return trainer
 
 
 def _restore_arguments(
-    folder: Path, flags: Mapping[str, Any] | None, callbacks: CallbackList, options: Mapping[str, Any]
+    folder: Path,
+    flags: Mapping[str, Any] | None,
+    data: str | Path | None,
+    callbacks: CallbackList,
+    options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Report]:
     """Return the arguments of the `Trainer` of a run to resume, and the report of its data."""
-    if not (folder / "run.json").is_file():
-        raise NetbuildError(f"{folder}: there is no run to resume")
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    settings = settings_of.load(folder / "args.yaml", flags)
+    description = read_description(folder)
+    before, settings = settings_of.load(folder / "args.yaml"), settings_of.load(folder / "args.yaml", flags)
+    for name, value in settings.to_dict().items():
+        if value != (old := before.to_dict()[name]):
+            print_note(f"{folder}: {name} is {value} from now on, it was {old}")
     network = build_graph(open_graph(folder / START_FILE, **options))
+    dataset = _open_run_data(data or description.data, network)
     names = task_class(network.card.task).networks
-    arguments, report = _make_arguments(network, open_data(facts["data"]), settings, folder, callbacks)
+    arguments, report = _make_arguments(network, dataset, settings, folder, callbacks)
+    _check_data(report, description, data)
     arguments["networks"] = {name: build_graph(open_graph(folder / _start_file(name), **options)) for name in names}
     return arguments, report
+
+
+def _open_run_data(data: str | Path, network: Network) -> Dataset:
+    """Open the data set of a run to resume.
+
+    Raises:
+        NetbuildError: if it is not there, or its classes are no longer as many as the network's.
+    """
+    try:
+        dataset = open_data(data)
+    except NetbuildError as error:
+        if not Path(data).exists():
+            error.hint = "if the run's data was moved: --data says where it lies now"
+        raise
+    if task_class(network.card.task).counts_classes and dataset.nc != network.card.nc:
+        message = f"{dataset.name} has {dataset.nc} classes now, the run's network {network.card.nc}"
+        raise NetbuildError(message, hint="begin a new run, with --weights of this one's last.safetensors")
+    return dataset
+
+
+def _check_data(report: Report, description: RunDescription, data: str | Path | None) -> None:
+    """Say that a run's data has changed; refuse another data set that was named.
+
+    Raises:
+        NetbuildError: if ``data`` is not the data set that the run began with.
+    """
+    if not description.data_hash or hash_data(report) == description.data_hash:
+        return
+    if data is not None:
+        message = f"{data}: is not the data of the run: pictures or labels differ"
+        raise NetbuildError(
+            message, hint="for other data begin a new run, with --weights of this one's last.safetensors"
+        )
+    print_note(f"{description.data}: the data has changed since the run began; it goes on with the data as it is now")
+
+
+def _check_epochs(trainer: Trainer) -> None:
+    """Refuse fewer epochs than the run has finished; say that a finished run has nothing left to do.
+
+    Raises:
+        NetbuildError: for fewer epochs.
+    """
+    done, epochs = trainer.progress.epoch, trainer.settings.epochs
+    if epochs < done:
+        hint = f"more than {done} go on; best.safetensors is the best epoch so far"
+        raise NetbuildError(f"--epochs {epochs}: the run in {trainer.folder} has finished {done} epochs", hint=hint)
+    if epochs == done:
+        print_note(f"{trainer.folder}: all {done} epochs are finished; --epochs with a larger number goes on")
 
 
 def _start_file(name: str) -> str:
@@ -238,8 +315,8 @@ def check_network(file: str | Path | None, resume: Path | None, **options: Any) 
     Raises:
         NetbuildError: if the network has an error or no task that can be trained, or the folder holds no run.
     """
-    if resume is not None and not (resume / "run.json").is_file():
-        raise NetbuildError(f"{resume}: there is no run to resume")
+    if resume is not None:
+        read_description(resume)
     if resume is not None or file is not None:
         task_class(open_graph(resume / START_FILE if resume else str(file), **options).task)
 
@@ -282,21 +359,17 @@ def _make_trainer(arguments: dict[str, Any], report: Report) -> Trainer:
 
 
 def _create_folder(trainer: Trainer, report: Report, data: str | Path | None) -> None:
-    """Create the run's folder with settings, network file, report of the data and initial network."""
-    folder = trainer.folder
-    make_folder(folder)
-    with writing(folder):
-        if any(folder.iterdir()):
-            raise NetbuildError(f"{folder}: the folder is not empty", hint="name a new folder, or --resume it")
-        _check_disk_space(folder, trainer)
-        (folder / "args.yaml").write_text(trainer.settings.to_yaml(comments=True) + "\n", encoding="utf-8")
-        (folder / "model.yaml").write_text(trainer.network.card.yaml + "\n", encoding="utf-8")
-        (folder / SCAN_FILE).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    """Create the run's folder with settings, network file, report of the data and initial networks."""
+    with create_folder(trainer.folder) as draft:
+        _check_disk_space(draft, trainer)
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
-        (folder / "run.json").write_text(json.dumps({"data": place}), encoding="utf-8")
-    checkpoint.save(trainer.unsharded_network(), folder / START_FILE, names=trainer.names)
-    for name, network in trainer.networks.items():
-        checkpoint.save(network, folder / _start_file(name), names=trainer.names)
+        write_text(draft / "args.yaml", trainer.settings.to_yaml(comments=True) + "\n")
+        write_text(draft / "model.yaml", trainer.network.card.yaml + "\n")
+        write_text(draft / SCAN_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
+        write_text(draft / DESCRIPTION, RunDescription(place, hash_data(report)).to_json())
+        checkpoint.save(trainer.unsharded_network(), draft / START_FILE, names=trainer.names)
+        for name, network in trainer.networks.items():
+            checkpoint.save(network, draft / _start_file(name), names=trainer.names)
 
 
 def _check_disk_space(folder: Path, trainer: Trainer) -> None:

@@ -66,7 +66,7 @@ def test_mistakes_are_reported_before_training(cli, tmp_path, monkeypatch):
         (["lenet5.yaml", "--device", "tpu9"], "--device tpu9"),
         (["lenet5.yaml", "-O", "best=top2"], "the task 'classify' has no measure 'top2'"),
         (["--resume", "nothing"], "there is no run to resume"),
-        (["--resume", "nothing", "--data", "digits"], "--data has no effect with --resume"),
+        (["--resume", "nothing", "--weights", "x.safetensors"], "--weights has no effect with --resume"),
     ]:
         done = cli("train", *arguments)
         assert done.code == 2, (arguments, done.err)

@@ -1,0 +1,150 @@
+"""A run's folder appears complete, and a run is resumed with what may change, or it is said why not."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netbuild.training.folder import create_folder
+
+NET = """nc: 2
+ch: 1
+imgsz: 16
+task: classify
+layers:
+  - [-1, 1, nn.Conv2d, [1, 4, 3, 2, 1]]
+  - [-1, 1, nn.ReLU, []]
+  - [-1, 1, nn.AdaptiveAvgPool2d, [1]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, [4, 2]]
+"""
+QUICK = ["--device", "cpu", "-O", "workers=0", "-O", "plots=false", "--batch", 4]
+
+
+def add_class(folder, name, value):
+    for split in ("train", "val"):
+        place = folder / split / name
+        place.mkdir(parents=True)
+        for i in range(4):
+            pixels = np.full((16, 16), value + i, np.uint8)
+            Image.fromarray(pixels).save(place / f"{name}{i}.png")
+
+
+@pytest.fixture
+def run(cli, tmp_path, monkeypatch):
+    """A run of one epoch in the folder "run", on pictures in "data"."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.yaml").write_text(NET)
+    add_class(tmp_path / "data", "dark", 10)
+    add_class(tmp_path / "data", "light", 200)
+    done = cli("train", "net.yaml", "--data", "data", "--epochs", 1, "-o", "run", *QUICK)
+    assert done.code == 0, done.err
+    return tmp_path / "run"
+
+
+def test_more_epochs_are_said_and_kept(cli, run):
+    done = cli("train", "--resume", run, "--epochs", 3, "-O", "minutes=0.00001")
+    assert (done.code, "epochs is 3 from now on, it was 1" in done.err) == (0, True)
+    done = cli("train", "--resume", run, "-O", "minutes=0")  # the epochs that were given are remembered
+    assert (done.code, "of 3" in done.out) == (0, True), done.err
+
+
+def test_a_finished_run_says_so(cli, run):
+    done = cli("train", "--resume", run)
+    assert (done.code, "all 1 epochs are finished; --epochs" in done.err) == (0, True)
+
+
+def test_moved_data_is_found_where_it_is_said_to_be(cli, run):
+    shutil.move("data", "elsewhere")
+    done = cli("train", "--resume", run, "--epochs", 2)
+    assert (done.code, "--data says where it lies now" in done.err) == (2, True)
+    done = cli("train", "--resume", run, "--epochs", 2, "--data", "elsewhere")
+    assert (done.code, "in epoch" in done.out) == (0, True), done.err
+    shutil.copytree("elsewhere", "other")
+    Image.fromarray(np.zeros((24, 16), np.uint8)).save("other/train/dark/dark0.png")
+    done = cli("train", "--resume", run, "--epochs", 3, "--data", "other")
+    assert (done.code, "is not the data of the run" in done.err) == (2, True)
+
+
+def test_changed_data_is_said_and_another_class_is_refused(cli, run):
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save("data/train/dark/new.png")
+    done = cli("train", "--resume", run, "--epochs", 2)
+    assert (done.code, "the data has changed since the run began" in done.err) == (0, True), done.err
+    add_class(run.parent / "data", "middle", 100)
+    done = cli("train", "--resume", run, "--epochs", 3)
+    assert (done.code, "has 3 classes now, the run's network 2" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["net.yaml", "--resume", "run"], "net.yaml has no effect with --resume"),
+        (["--resume", "run", "--epochs", "2", "--imgsz", "16x8"], "square"),
+        (["--resume", "run", "--scale", "n"], "--scale has no effect with --resume"),
+        (["--resume", "nowhere"], "there is no run to resume"),
+        (["--resume", "data"], "there is no run to resume"),
+        (["net.yaml", "--data", "data", "-o", "run"], "run: the folder is not empty"),
+        (["net.yaml", "--data", "missing", "-o", "run"], "run: the folder is not empty"),  # before the data is opened
+    ],
+)
+def test_what_cannot_be_resumed_or_begun_is_said(cli, run, flags, message):
+    done = cli("train", *flags)
+    assert (done.code, message in done.err) == (2, True), done.err
+
+
+def test_fewer_epochs_than_are_finished_are_refused(cli, run):
+    assert cli("train", "--resume", run, "--epochs", 2).code == 0
+    done = cli("train", "--resume", run, "--epochs", 1)
+    assert (done.code, "has finished 2 epochs" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"data": 3}', "{}", '{"data": "digits", "data_hash": []}'])
+def test_a_damaged_description_is_an_error_with_its_file(cli, run, text):
+    (run / "run.json").write_text(text)
+    done = cli("train", "--resume", run)
+    assert (done.code, "run.json: is damaged" in done.err, "Traceback" in done.err) == (2, True, False)
+
+
+def test_a_run_without_a_finished_epoch_begins(cli, run):
+    for name in ("state", "last", "best"):
+        (run / f"{name}.safetensors").unlink()
+    done = cli("train", "--resume", run)
+    assert (done.code, "no epoch was finished, so the run begins" in done.err) == (0, True), done.err
+    assert (run / "best.safetensors").exists()
+
+
+FILLING = """
+import sys, time
+from pathlib import Path
+from netbuild.training.folder import create_folder
+with create_folder(Path("new")) as draft:
+    (draft / "start.safetensors").write_bytes(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_killed_while_it_creates_the_folder_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", FILLING], stdout=subprocess.PIPE, env={**os.environ})
+    assert process.stdout.readline().strip() == b"ready"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "new").exists()
+    assert len(list(tmp_path.glob(".new.*"))) == 1
+    (tmp_path / "new").mkdir()  # an empty folder is taken
+    with create_folder(tmp_path / "new") as draft:
+        (draft / "run.json").write_text(json.dumps({}))
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]  # the draft of the dead process is gone
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["run.json"]
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), create_folder(tmp_path / "new"):
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
