@@ -218,7 +218,7 @@ def scan(
         raise NetbuildError(f"a network has at least 1 class, not {nc}")
     known = ScanCache(dataset, cache)
     seen: dict[str, tuple[str, Path]] = {}
-    reports = {}
+    reports: dict[str, SplitReport] = {}
     for name in splits if splits is not None else tuple(dataset.splits):
         split = dataset.split(name)
         samples, out_of_range = _drop_out_of_range(split.samples, dataset.nc if nc is None else nc, dataset.nc)

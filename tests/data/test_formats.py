@@ -294,7 +294,7 @@ def test_counts_and_dropped_samples_of_a_scan(tmp_path):
     assert [sample.path.name for sample in report.samples("train")] == [f"{i}.png" for i in range(5)]
     assert all(sample.size == (32, 24) for sample in report.samples("train"))
     kinds = {problem.kind: problem for problem in report.problems()}
-    assert kinds.keys() == {"class range", "unreadable", "no picture", "nothing left"}
+    assert kinds.keys() == {"class range", "unreadable", "no picture", "nothing left", "no labels"}
     assert kinds["unreadable"].file == broken
     assert json.loads(json.dumps(report.to_dict()))["splits"]["train"]["dropped_boxes"] == 2
     for words in ("labels/train/4.txt:2: class 7 is outside 0..1", "drops the box", "9.jpg: not a picture", "missing"):

@@ -22,8 +22,9 @@ from netbuild.data.formats.files import (
     read_text,
     walk_files,
 )
+from netbuild.data.formats.label_places import label_path
 from netbuild.data.formats.labels import Rules
-from netbuild.data.formats.yolo_split import Source, label_path, read_split
+from netbuild.data.formats.yolo_split import Source, read_split
 from netbuild.data.images import is_picture
 from netbuild.errors import NetbuildError
 

@@ -1,15 +1,13 @@
-"""One split of a data set in YOLO's format: its pictures, their label files and extras.
+"""One split of a data set in YOLO's format: its pictures, their label files and extras."""
 
-The label file of ``.../images/a/1.jpg`` is ``.../labels/a/1.txt``; without a folder ``images`` it is beside the
-picture.
-"""
-
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Extra, Problem, Sample, Split
 from netbuild.data.formats.files import find_pictures, find_visible, note_unread_formats, read_text
+from netbuild.data.formats.label_places import LabelPlaces, replace_images
 from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
 from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError
@@ -38,26 +36,11 @@ class ExtraFolder:
     folder: str
 
 
-def label_path(picture: Path) -> Path:
-    """Return where the label file of a picture is looked for."""
-    return _beside(picture, "labels").with_suffix(".txt")
-
-
-def _beside(picture: Path, folder: str) -> Path:
-    """Return a picture's path with its last folder ``images`` replaced by another one."""
-    parts = list(picture.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = folder
-            break
-    return Path(*parts)
-
-
 def _find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample | None:
     """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
     found: dict[str, Path] = {}
     for name, place in folders.items():
-        wanted = _beside(sample.path, place.folder)
+        wanted = replace_images(sample.path, place.folder)
         if wanted == sample.path:
             message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
             problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
@@ -91,15 +74,17 @@ def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapp
         if not found:
             raise source.error(f"no pictures in {source.path}")
         pictures.update(dict.fromkeys(found))
+    labels = LabelPlaces(pictures, root)
+    read.problems.extend(labels.problems)
     for picture in pictures:
-        sample = _read_sample(picture, rules, read.problems)
+        sample = _read_sample(picture, labels.path(picture), rules, read.problems)
         complete = sample and _find_extras(sample, extras, read.problems)
         if complete:
             read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
     if all(source.path.is_dir() for source in sources):  # a list may omit pictures on purpose
-        read.problems.extend(_find_unused_labels(pictures))
+        read.problems.extend(_find_unused_labels(list(pictures), labels))
     first = next(iter(pictures))
-    return Split(read.samples, read.problems, f"{first}: labels looked for in {label_path(first)}", len(pictures))
+    return Split(read.samples, read.problems, f"{first}: labels looked for in {labels.path(first)}", len(pictures))
 
 
 def _find_pictures(source: Source, root: Path, problems: list[Problem]) -> list[Path]:
@@ -126,11 +111,13 @@ def _find_pictures(source: Source, root: Path, problems: list[Problem]) -> list[
     return found
 
 
-def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
+def _read_sample(picture: Path, path: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
     """Return a picture with the objects of its label file; None if it is dropped, with a problem that says why."""
-    path = label_path(picture)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return LabelFile(path, rules).objects.sample(picture, None)
+    if fault := _find_fault(path):
+        problems.append(Problem("label file", LABEL, fault, path, drops="picture"))
+        return None
     try:
         text = read_text(path, MAX_LABELS)
     except NetbuildError as error:
@@ -145,9 +132,18 @@ def _read_sample(picture: Path, rules: Rules, problems: list[Problem]) -> Sample
     return file.objects.sample(picture, path)
 
 
-def _find_unused_labels(pictures: dict[Path, None]) -> list[Problem]:
+def _find_fault(path: Path) -> str:
+    """Return why a label file that is there cannot be one, or nothing."""
+    if path.is_dir():
+        return "a folder in place of a label file"
+    if not path.exists():
+        return f"a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else "cannot be accessed"
+    return "" if path.is_file() else "not a file of text, but a pipe or a device"
+
+
+def _find_unused_labels(pictures: Sequence[Path], labels: LabelPlaces) -> list[Problem]:
     """Return a note for each label file without a picture, in the folders where labels were found."""
-    wanted = {label_path(picture) for picture in pictures}
+    wanted = {labels.path(picture) for picture in pictures}
     folders = sorted({path.parent for path in wanted if "labels" in path.parts})
     found = (path for folder in folders if folder.is_dir() for path in find_visible(folder, "*.txt"))
     return [
