@@ -1,7 +1,7 @@
 """The ONNX target: torch's current exporter, with folded constants and netbuild's metadata, in one file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,29 @@ def simplify(model: Any) -> tuple[Any, str]:
     return found, f"--simplify: {before - after} of {before} nodes removed"
 
 
+def set_versions(model: Any) -> None:
+    """Drop operator sets that no node uses, and set the least IR version that the others need, in place.
+
+    The exporter writes IR version 10 at every opset, which runtimes refuse that could run opset 18 or 20.
+    """
+    import onnx
+
+    used = {node.domain for node in _all_nodes(model.graph)} | {"", "ai.onnx"}  # two names of the standard domain
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = onnx.helper.find_min_ir_version_for(kept, ignore_unknown=True)
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of the graphs in its attributes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _all_nodes(inner)
+
+
 def save_model(model: Any, path: Path) -> bool:
     """Write and check a model; return whether its weights had to go into a second file beside it.
 
@@ -195,6 +218,7 @@ def save_model(model: Any, path: Path) -> bool:
     """
     import onnx
 
+    set_versions(model)
     with writing(path):
         # The weights are added up here because protobuf cannot even measure a model above its limit.
         is_split = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MAX_BYTES

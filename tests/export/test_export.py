@@ -165,6 +165,18 @@ def test_adaptive_pooling_to_a_size_that_does_not_divide(cli, here):
     assert json.loads(done.out)["outputs"] == [{"name": "output0", "type": "float32", "shape": [1, 10]}]
 
 
+@pytest.mark.parametrize(
+    ("opset", "ir", "flags"),
+    [(18, 8, {}), (19, 9, {"dynamic": "both"}), (20, 9, {"nms": True}), (None, 9, {"simplify": True}),
+     (20, 9, {"half": True}), (22, 10, {}), (23, 11, {})],
+)  # fmt: skip
+def test_a_file_has_the_least_ir_version_of_its_opset(here, opset, ir, flags):
+    export(make_network(), "v.onnx", imgsz=64, opset=opset, **flags)
+    model = onnx.load("v.onnx")
+    assert model.ir_version == ir
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset or 20)]
+
+
 def test_half_stores_float16_weights(cli, here):
     name = case(here, "a17-no-p5")
     whole = cli("export", name, "--imgsz", "64", "-o", "w.onnx", "--json")
