@@ -66,6 +66,10 @@ Calibrate = Annotated[
     typer.Option(help="onnx-int8: the data set or folder of pictures for calibration."),
 ]
 Pictures = Annotated[int | None, typer.Option(min=1, help="Most pictures used for calibration: 128 unless given.")]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Largest difference from torch, of max(1, |torch|): 1e-4 unless given, 2e-2 for half."),
+]
 Unproven = Annotated[
     bool, typer.Option("--unproven", help="coreml outside macOS: accept a file that cannot be verified here.")
 ]
@@ -92,6 +96,7 @@ def export(
     output_names: OutputNames = None,
     calibrate: Calibrate = None,
     pictures: Pictures = None,
+    tolerance: Tolerance = None,
     unproven: Unproven = False,
     seed: Annotated[int | None, typer.Option(help="Seed of random weights: 0 unless given.")] = None,
     scale: Scale = None,
@@ -112,8 +117,9 @@ def export(
         done = write_file(
             file, out, target=target, imgsz=size, batch=batch, dynamic=dynamic, half=half, opset=opset,
             simplify=simplify, nms=nms, conf=conf, iou=iou, max_det=max_det, fuse=fuse, input_names=_split(input_names),
-            output_names=_split(output_names), calibrate=calibrate, pictures=pictures, unproven=unproven, seed=seed,
-            scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
+            output_names=_split(output_names), calibrate=calibrate, pictures=pictures, tolerance=tolerance,
+            unproven=unproven, seed=seed, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
+            trusted=may_run(trust),
         )  # fmt: skip
     print_random_weights_note(file)
     if json:
@@ -132,6 +138,7 @@ def benchmark(
     data: Annotated[str | None, typer.Option(help="A data set to measure accuracy on and to calibrate int8.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each runtime.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each form, taken in turn.")] = 50,
+    tolerance: Tolerance = None,
     scale: Scale = None,
     nc: Classes = None,
     ch: Channels = None,
@@ -140,7 +147,10 @@ def benchmark(
     modules: Modules = None,
     trust: Trust = False,
 ) -> None:
-    """Time a network on the CPU in torch and in each exported format; compare sizes, outputs and accuracy."""
+    """Time a network on the CPU in torch and in each exported format; compare sizes, outputs and accuracy.
+
+    Exit code 1: the file of a target named by --target differs from torch.
+    """
     size = parse_image_size(imgsz)
     import torch
 
@@ -151,13 +161,16 @@ def benchmark(
     with progress_bar(None) as step:
         rows = measure(
             file, files or (), target=target, imgsz=size, batch=batch, data=data, threads=threads, rounds=rounds,
-            step=step, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (), trusted=may_run(trust),
+            tolerance=tolerance, step=step, scale=scale, nc=nc, ch=ch, set=set or (), modules=modules or (),
+            trusted=may_run(trust),
         )  # fmt: skip
     print_random_weights_note(file)
     if json:
         write_json([row.to_dict() for row in rows])
     else:
         write(str(rows))
+    if target != "all" and any(row.failed for row in rows):
+        raise typer.Exit(1)
 
 
 def _size_of(imgsz: str | None, more: list[str] | None) -> tuple[int, int] | None:

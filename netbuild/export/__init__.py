@@ -54,6 +54,8 @@ def export(
     base.check_flags(chosen, options.flags())
     base.check_packages(chosen)
     check_barrier(chosen, options.unproven)
+    if options.unproven and options.tolerance is not None:
+        refuse_options({"tolerance": options.tolerance}, "on a file that is not proven")
     if out is not None:
         check_out(Path(out), chosen)
     network, rows = _open(file, options, opening)

@@ -46,6 +46,7 @@ class Row:
         difference: largest |difference| / max(1, |torch|) on packaged pictures.
         accuracy: name and value of the task's main measure.
         remark: why measurements are missing.
+        failed: whether the target's file differs from torch.
     """
 
     target: str
@@ -56,6 +57,7 @@ class Row:
     difference: float | None = None
     accuracy: tuple[str, float] | None = None
     remark: str = ""
+    failed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -217,6 +219,8 @@ class _Benchmark:
         for name in names:
             try:
                 yield self._export(base.find(name))
+            except ProofError as error:
+                yield Row(name, remark=_reason(error), failed=True)
             except NetbuildError as error:
                 if self.options.target != "all":
                     raise
@@ -233,8 +237,9 @@ class _Benchmark:
         size = (example.shape[2], example.shape[3]) if example.ndim == 4 else None
         path = self.folder / f"net{chosen.suffix}"
         done = export(
-            self.network, path, target=chosen.name, imgsz=size, batch=len(example), fuse=False, calibrate=calibrate
-        )
+            self.network, path, target=chosen.name, imgsz=size, batch=len(example), fuse=False, calibrate=calibrate,
+            tolerance=None if chosen.barrier() else self.options.tolerance,
+        )  # fmt: skip
         row = Row(chosen.name, size=done.size, difference=done.difference)
         return _Runner(row, chosen.open_fast(path, self.options.threads))
 

@@ -71,6 +71,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
         **make_metadata(network, (height, width), task),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
         "half": format_flag(flags.get("half")),
+        **({"tolerance": str(flags["tolerance"])} if "tolerance" in flags else {}),
         "dynamic": json.dumps(sorted(free)),
         "layout": SUPPRESSED_LAYOUT if nms else describe_layout(network, len(outputs)),
     }

@@ -28,6 +28,7 @@ class ExportOptions:
         input_names, output_names: in place of images, output0, output1, ...
         calibrate: for onnx-int8: the data set or folder of pictures for calibration.
         pictures: for onnx-int8: largest number of pictures used for calibration.
+        tolerance: limit of |difference| / max(1, |torch|), in place of the target's own; stored in the file's metadata.
         unproven: accept a file that cannot run on this machine, and so is not compared with torch.
         seed: seed of the random weights of a network's file; by default they follow torch's global generator.
         more: further flags by name, which only a plug-in's target knows.
@@ -49,9 +50,13 @@ class ExportOptions:
     output_names: Sequence[str] | None = None
     calibrate: str | None = None
     pictures: int | None = None
+    tolerance: float | None = None
     unproven: bool = False
     seed: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_tolerance(self.tolerance)
 
     def suppression(self) -> dict[str, Any] | None:
         """The given thresholds of the suppression; None if the file gets none.
@@ -72,7 +77,8 @@ class ExportOptions:
     def flags(self) -> dict[str, Any]:
         """The flags that only some targets take (`netbuild.export.base.FLAGS`) and that were given, by name."""
         named = {
-            name: getattr(self, name) for name in ("half", "opset", "simplify", "dynamic", "calibrate", "pictures")
+            name: getattr(self, name)
+            for name in ("half", "opset", "simplify", "dynamic", "calibrate", "pictures", "tolerance")
         }
         known = {**named, "nms": self.suppression(), **self.more}
         return {name: value for name, value in known.items() if value is not None and value is not False}
@@ -95,6 +101,7 @@ class ExportKeywords(NetworkOptions, total=False):
     output_names: Sequence[str] | None
     calibrate: str | None
     pictures: int | None
+    tolerance: float | None
     unproven: bool
     seed: int | None
     more: Mapping[str, Any]
@@ -111,6 +118,7 @@ class BenchmarkOptions:
         data: a data set for accuracy and for int8 calibration.
         threads: number of threads of every runtime.
         rounds: number of timed runs of each target.
+        tolerance: as for `ExportOptions`.
     """
 
     target: str = "all"
@@ -119,8 +127,10 @@ class BenchmarkOptions:
     data: str | None = None
     threads: int = 1
     rounds: int = 50
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        check_tolerance(self.tolerance)
         if self.batch < 1 or self.threads < 1 or self.rounds < 1:
             raise NetbuildError("batch, threads and rounds must be at least 1")
 
@@ -133,6 +143,17 @@ class BenchmarkKeywords(NetworkOptions, total=False):
     data: str | None
     threads: int
     rounds: int
+    tolerance: float | None
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance that is no number above 0 and up to 1.
+
+    Raises:
+        NetbuildError: if so.
+    """
+    if tolerance is not None and not 0 < tolerance <= 1:  # false for NaN
+        raise NetbuildError(f"--tolerance {tolerance}: must be above 0 and at most 1", hint="try --tolerance 1e-3")
 
 
 def read_keywords(kind: type[T], keywords: Mapping[str, Any]) -> tuple[T, NetworkOptions]:

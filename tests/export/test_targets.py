@@ -16,14 +16,15 @@ from helpers.filled_weights import fill
 
 import netbuild
 from netbuild.errors import MissingExtraError, NetbuildError
-from netbuild.export import base, export
+from netbuild.export import base, export, making
+from netbuild.export.base import Job
 from netbuild.export.benchmark import BenchmarkResult, Row, benchmark
 from netbuild.export.executorch import DECOMPOSITIONS
 from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
 from netbuild.export.options import ExportOptions
 from netbuild.export.parts import decompose
-from netbuild.export.proof import ProofError, prove
+from netbuild.export.proof import Comparison, ProofError, prove
 from netbuild.prediction.contract import returns_detections
 
 pytest.importorskip("onnx")
@@ -504,6 +505,73 @@ def test_a_benchmarks_result_prints_itself_in_a_terminal_and_in_a_notebook():
     assert page.startswith("<table><thead><tr><th>target</th><th>median ms</th>")
     assert all(f"<td>{cell}</td>" in page for cell in ("x&lt;y&gt;", "needs onnx", "0.5000", "400.0", "2.00"))
     assert page.count("<tr>") == 3
+
+
+class Looser(base.Target):
+    """A target whose file is off by a thousandth, as a runtime with coarser arithmetic is."""
+
+    name, suffix = "looser", ".looser"
+
+    def write(self, job, path):
+        torch.save({"module": job.module, "metadata": job.metadata}, path)
+        return ["looser"]
+
+    def open(self, path):
+        module = torch.load(path, weights_only=False)["module"]
+        return lambda arrays: [x.detach().numpy() * 1.001 for x in module(*map(torch.from_numpy, arrays))]
+
+
+@pytest.fixture
+def looser(monkeypatch):
+    monkeypatch.setitem(base.TARGETS.registered, "looser", Looser)
+    netbuild.save(make_network(), "net.safetensors")
+
+
+def test_a_looser_tolerance_is_the_users_word_and_in_the_file(cli, here, looser):
+    call = ("export", "net.safetensors", "--target", "looser", "--imgsz", 64)
+    done = cli(*call)
+    assert (done.code, "differs from torch" in done.err, "--tolerance" in done.err) == (1, True, True)
+    for wrong in (0, -1, "nan", "inf", 2):
+        done = cli(*call, "--tolerance", wrong)
+        assert (done.code, "must be above 0 and at most 1" in done.err) == (2, True)
+    done = cli(*call, "--tolerance", "2e-3")
+    assert done.code == 0, done.err
+    assert "equal to torch within 0.002 (--tolerance)" in done.out
+    assert "proven equal" not in done.out
+    assert torch.load("net.looser", weights_only=False)["metadata"]["tolerance"] == "0.002"
+    assert cli(*call, "--tolerance", "5e-4").code == 1
+    strict = cli("export", "net.safetensors", "--imgsz", 64, "--tolerance", "1e-9")  # a stricter one is taken too
+    assert strict.code == 1, strict.out
+
+
+def test_a_benchmark_prints_the_target_that_differs(cli, here, looser):
+    call = ("benchmark", "net.safetensors", "--target", "looser,onnx", "--rounds", 1)
+    done = cli(*call)
+    assert done.code == 1
+    assert [line.split()[0] for line in done.out.splitlines()] == ["target", "torch", "onnx", "looser"]
+    assert "differs from torch by 1.0e-03" in done.out
+    done = cli(*call, "--tolerance", "2e-3", "--json")
+    assert done.code == 0
+    assert [row["failed"] for row in json.loads(done.out)] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("file", "noise", "ok"),
+    [(1.1e-4, 5e-5, True), (1.1e-4, 1e-5, False), (4e-4, 1.5e-4, True), (6e-4, 1e-2, False)],
+)
+def test_the_float64_look_decides(monkeypatch, file, noise, ok):
+    """A file off by a few times what torch itself is off from float64 passes; more than 5e-4 never does."""
+    offsets = iter([file, noise])
+    found = Comparison("y", "", (1,), 1.2e-4, 1.2e-4, 1e-4)
+
+    def look(job, run, reference, tolerance, match):
+        part = next(offsets)
+        return [Comparison("y", "", (1,), part, part, tolerance)]
+
+    monkeypatch.setattr(making, "prove", look)
+    job = Job(torch.nn.Identity(), (torch.rand(1, 3, 8, 8),), ("images",), ("y",), axes=({},))
+    (judged,) = making.second_look(job, lambda x: x, [found], "")
+    assert judged.ok == ok
 
 
 def test_benchmark_of_exported_files(here):
