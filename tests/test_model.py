@@ -86,8 +86,8 @@ def test_a_run_goes_on(trained):
     _, result = trained
     more = netbuild.train(resume=result.folder, epochs=2)
     assert (more.epochs, more.folder) == (2, result.folder)
-    with pytest.raises(NetbuildError, match="data has no effect with resume"):
-        netbuild.train(resume=result.folder, data="digits")
+    with pytest.raises(NetbuildError, match="out has no effect with resume"):
+        netbuild.train(resume=result.folder, out="elsewhere")
 
 
 @pytest.mark.parametrize(
