@@ -7,12 +7,19 @@ from typing import Any
 from netbuild.author.changes import MARKS, Changes, RowDiff
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.html import html_table
-from netbuild.report.text import first_shape, format_source, rows_as_json, to_text
+from netbuild.report.text import first_shape, format_source, rows_as_json
 from netbuild.report.units import giga, size
+from netbuild.system.tables import Line, Table, to_text
 
 COLORS = {"same": "dim", "added": "green", "removed": "red", "changed": "yellow", "moved": "cyan"}
 HEADINGS = ("", "a", "b", "module", "arguments", "output", "params", "GFLOPs", "memory", "what")
 RIGHT = {"a", "b", "params", "GFLOPs", "memory"}  # columns that are aligned right
+# How the table becomes narrower on a terminal: the output is the longest and follows from the arguments; the mark in
+# the first column already says most of "what".
+_STEPS = (
+    ("arguments", 40), ("output", 16), ("memory", 0), ("what", 20), ("output", 0), ("what", 10), ("arguments", 30),
+    ("GFLOPs", 0), ("arguments", 22), ("what", 0), ("module", 8), ("arguments", 8),
+)  # fmt: skip
 TOTAL_HEADINGS = ("", "a", "b", "change", "ratio")
 WORDS = {
     "module": "module", "args": "arguments", "output": "output", "params": "params", "flops": "FLOPs",
@@ -126,32 +133,19 @@ def _shown_rows(found: Changes, all: bool) -> list[RowDiff]:
 def as_table(found: Changes, all: bool = False) -> Any:
     """Return a rich renderable: the two networks, rows, totals; a single line if they are equal."""
     from rich.console import Group
-    from rich.text import Text
 
-    last = Text(last_line(found), style="bold")
+    last = Line(last_line(found), "bold")
     if found.equal and not all:
         return last
     rows = _shown_rows(found, all)
-    parts: list[Any] = [Text(line, style="dim" if line[0] != "~" else COLORS["changed"]) for line in head_lines(found)]
+    parts: list[Any] = [Line(line, "dim" if line[0] != "~" else COLORS["changed"]) for line in head_lines(found)]
     if rows:
-        colors = [COLORS[row.status] for row in rows]
-        parts.append(_make_table(HEADINGS, [row_cells(row) for row in rows], RIGHT, colors))
-    totals = _make_table(TOTAL_HEADINGS, total_cells(found), set(TOTAL_HEADINGS[1:]))
-    return Group(*parts, Text(), totals, last)
-
-
-def _make_table(
-    headings: Sequence[str], lines: Sequence[Sequence[str]], right: set[str], styles: Sequence[str] = ()
-) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading in right | {""})
-    for line, style in zip(lines, styles or [""] * len(lines), strict=True):
-        table.add_row(*map(Text, line), style=style)  # Text, not markup: a list such as [1] would be read as a style
-    return table
+        left = [index for index, name in enumerate(HEADINGS) if name not in RIGHT]
+        steps = [(HEADINGS.index(name), least) for name, least in _STEPS]
+        cells = [HEADINGS, *(row_cells(row) for row in rows)]
+        parts.append(Table(cells, left, steps, [COLORS[row.status] for row in rows]))
+    totals = Table([TOTAL_HEADINGS, *total_cells(found)], left=[0], steps=[(4, 0), (0, 10), (3, 0)])
+    return Group(*parts, Line(""), totals, last)
 
 
 def as_text(found: Changes, all: bool = False) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.locate import packaged_architectures, scaled_name
 from netbuild.grammar.spec import load
-from netbuild.system.tables import align
+from netbuild.system.tables import Table
 
 FILE = Path(__file__).with_name("zoo.json")
 _PAPER = re.compile(r"(?:arXiv|doi) (\d{4}\.\d{4,5}|10\.\d{4,5}/[\w.()/-]*\w)")
@@ -134,10 +134,11 @@ def _paper_label(paper: str | None) -> str:
 HEADINGS = ["name", "family", "task", "parameters", "GFLOPs", "image", "paper"]
 
 
-def as_text(entries: Iterable[Entry]) -> str:
+def as_table(entries: Iterable[Entry]) -> Table:
     """Return the list as a table for a terminal."""
     left = [index for index, name in enumerate(HEADINGS) if name not in ("parameters", "GFLOPs")]
-    return "\n".join(align([HEADINGS, *table_rows(entries)], left))
+    steps = [(HEADINGS.index(name), least) for name, least in (("family", 0), ("paper", 0), ("image", 0), ("task", 0))]
+    return Table([HEADINGS, *table_rows(entries)], left, steps)
 
 
 def as_markdown(entries: Iterable[Entry]) -> str:

@@ -19,7 +19,7 @@ from netbuild.cli.flags import (
     refuse_unused,
     start_printing,
 )
-from netbuild.cli.terminal import say, write, write_json
+from netbuild.cli.terminal import say, show, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -46,9 +46,9 @@ def show_file(
     ] = False,
 ) -> None:
     """Print a network file, or the one stored in a checkpoint, as written or resolved."""
-    from netbuild.author.show import show
+    from netbuild.author.show import show as show_text
 
-    write(show(file, resolved, code))
+    write(show_text(file, resolved, code))
 
 
 @command(WRITE)
@@ -124,13 +124,13 @@ def zoo(
     json: Annotated[bool, typer.Option("--json", help="Print sizes, costs and papers as JSON.")] = False,
 ) -> None:
     """List the packaged architectures: parameters, GFLOPs at their size, task, paper."""
-    from netbuild.author.zoo import as_text, find
+    from netbuild.author.zoo import as_table, find
 
     found = find(pattern, family, task)
     if json:
         write_json([entry.to_dict() for entry in found])
     else:
-        write(as_text(found))
+        show(as_table(found))
 
 
 @command(LOOK_UP)

@@ -1,5 +1,6 @@
 """netbuild data check, stats."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def check_data(
 ) -> None:
     """Check every label and picture: list each problem with its place, and what training would drop."""
     from netbuild.data.statistics import check as check_dataset
+    from netbuild.system.tables import terminal_width
     from netbuild.training.progress import progress_bar
 
     with progress_bar(None) as step:
@@ -43,7 +45,7 @@ def check_data(
     if json:
         write_json({**report.to_dict(), "faults": [fault.message for fault in faults]})
     else:
-        write(report.text())
+        write(report.text(terminal_width(sys.stdout)))
         for fault in faults:
             say(str(fault))
     raise typer.Exit(2 if faults else 0)
@@ -61,6 +63,7 @@ def stats(
     """Print a data set's statistics: objects per class, sizes of boxes and pictures; with --out draw them."""
     from netbuild.data import open_data, scan
     from netbuild.data.statistics import stats_of, stats_text
+    from netbuild.system.tables import terminal_width
 
     with spinner(f"counting {data}"):
         report = scan(open_data(data))
@@ -73,4 +76,4 @@ def stats(
     if json:
         write_json(found)
     else:
-        write(stats_text(found))
+        write(stats_text(found, terminal_width(sys.stdout)))

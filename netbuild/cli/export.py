@@ -1,5 +1,6 @@
 """netbuild export, inspect, benchmark: commands about files for other runtimes."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from netbuild.cli.flags import (
     print_random_weights_note,
     refuse_unused,
 )
-from netbuild.cli.terminal import spinner, write, write_json
+from netbuild.cli.terminal import show, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 
@@ -110,6 +111,7 @@ def export(
     """Export a network to another runtime's format and compare its outputs with torch's. Exit code 1: they differ."""
     size = _size_of(imgsz, sizes)
     from netbuild.export import export as write_file
+    from netbuild.system.tables import terminal_width
 
     if seed is None and not file.lower().endswith(".safetensors"):
         seed = 0  # a network's file has random weights: the same command writes the same file
@@ -125,7 +127,7 @@ def export(
     if json:
         write_json(done.to_dict())
     else:
-        write(done.text())
+        write(done.text(terminal_width(sys.stdout)))
 
 
 @command(SHIP)
@@ -168,7 +170,7 @@ def benchmark(
     if json:
         write_json([row.to_dict() for row in rows])
     else:
-        write(str(rows))
+        show(rows)
     if target != "all" and any(row.failed for row in rows):
         raise typer.Exit(1)
 

@@ -36,7 +36,7 @@ def write_json(data: Any) -> None:
 
 def show(renderable: Any) -> None:
     """Print a rich renderable to stdout: in colour on a terminal, plain and unwrapped elsewhere."""
-    from netbuild.report.text import to_text
+    from netbuild.system.tables import to_text
 
     if not sys.stdout.isatty():
         write(to_text(renderable))
@@ -48,7 +48,7 @@ def show(renderable: Any) -> None:
 
 def redraw(renderables: Sequence[Any], title: str, foot: Callable[[], str]) -> None:
     """Clear a terminal and print there; elsewhere print below a title. `foot` is called after rendering."""
-    from netbuild.report.text import to_text
+    from netbuild.system.tables import to_text
 
     if sys.stdout.isatty():
         from rich.console import Console

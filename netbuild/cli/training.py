@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,8 +26,11 @@ from netbuild.cli.flags import (
     refuse_code,
     refuse_unused,
 )
-from netbuild.cli.terminal import say, state, write, write_json
+from netbuild.cli.terminal import say, show, state, write, write_json
 from netbuild.errors import NetbuildError
+
+if TYPE_CHECKING:
+    from netbuild.system.tables import Table
 
 Nproc = Annotated[
     int, typer.Option(min=1, max=4096, help="Processes on this machine, one per GPU, started by torchrun.")
@@ -317,15 +320,16 @@ def val(
         write_json({"measures": measures, "classes": classes})
         return
     known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
-    write(_format_table([{"class": "all", **known}]))
+    show(_make_table([{"class": "all", **known}], split=True))
     if classes:
-        write(_format_table(classes))
+        show(_make_table(classes))
 
 
-def _format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of metrics as an aligned table."""
-    from netbuild.system.tables import align
+def _make_table(rows: Sequence[Mapping[str, Any]], split: bool = False) -> "Table":
+    """Return rows of metrics as a table; with ``split`` a narrow terminal shows all columns, in several blocks."""
+    from netbuild.system.tables import Table
     from netbuild.training.api import format_value
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    return "\n".join(align([columns, *([format_value(row.get(key, "")) for key in columns] for row in rows)]))
+    cells = [columns, *([format_value(row.get(key, "")) for key in columns] for row in rows)]
+    return Table(cells, steps=[(0, 12)], split=split)

@@ -17,7 +17,7 @@ from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import ImageFacts
 from netbuild.data.scan_cache import ScanCache
 from netbuild.errors import NetbuildError, raise_all, shorten
-from netbuild.system.tables import align
+from netbuild.system.tables import Table
 
 _BACKGROUND = "are the labels elsewhere? --allow-background learns from background alone"
 SHOWN = 10  # problems of each kind that the text lists; the dict has all
@@ -149,9 +149,13 @@ class Report:
             },
         }
 
-    def text(self) -> str:
-        """Return the report for a terminal: a table, then the problems, at most `SHOWN` of each kind."""
-        lines = [f"{describe(self.dataset)}, format {self.dataset.format}", *self._table()]
+    def text(self, width: int | None = None) -> str:
+        """Return the report: a table, then the problems, at most `SHOWN` of each kind.
+
+        Args:
+            width: columns of the terminal that the table has to fit; None for a file or a pipe.
+        """
+        lines = [f"{describe(self.dataset)}, format {self.dataset.format}", *self._table(width)]
         for weight in _TITLES:
             lines += self._listing(weight)
         # Names and texts of the data set's files may hold escape sequences, which must not reach the terminal.
@@ -168,10 +172,10 @@ class Report:
                 lines += _list_problems(f"{name}: {_plural(len(problems), _TITLES[weight])}", problems, of)
         return lines
 
-    def _table(self) -> list[str]:
+    def _table(self, width: int | None) -> list[str]:
         heads = ("split", *(key.replace("_", " ") for key in next(iter(self.splits.values())).counts))
         rows = [heads, *((name, *map(str, split.counts.values())) for name, split in self.splits.items())]
-        return align(rows)
+        return Table(rows, steps=[(0, 8)], split=True).lines(width)
 
 
 def describe(dataset: Dataset) -> str:

@@ -10,7 +10,7 @@ from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.opening import open_data
 from netbuild.data.scanning import Report, scan
 from netbuild.errors import NetbuildError
-from netbuild.system.tables import align
+from netbuild.system.tables import Table
 
 SMALL, MEDIUM = 32**2, 96**2  # area in pixels: COCO's limits of small and medium boxes (arXiv 1405.0312)
 _PERCENTILES = (0, 25, 50, 75, 100)
@@ -61,8 +61,13 @@ def stats_of(report: Report) -> dict[str, Any]:
     }
 
 
-def stats_text(found: dict[str, Any]) -> str:
-    """Return the result of `stats` as text for a terminal."""
+def stats_text(found: dict[str, Any], width: int | None = None) -> str:
+    """Return the result of `stats` as text.
+
+    Args:
+        found: the statistics.
+        width: columns of the terminal that the tables have to fit; None for a file or a pipe.
+    """
     classes = f", {len(found['names'])} classes" if found["names"] else ""
     lines = [f"{found['dataset']}: {found['task']}{classes}"]
     for name, split in found["splits"].items():
@@ -70,11 +75,11 @@ def stats_text(found: dict[str, Any]) -> str:
         counts += [f"{split['objects']:,} objects"] if found["names"] else []
         counts += [f"{extra['count']:,} {kind} ({extra['kind']})" for kind, extra in split["extras"].items()]
         lines += ["", f"{name}: {', '.join(counts)}"]
-        lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]])
+        lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]], width)
         for title in ("pictures", "boxes"):
             rows = [(key, *value.values()) for key, value in split.get(title, {}).items() if isinstance(value, dict)]
             rows = [row for row in rows if len(row) == 1 + len(_PERCENTILES)]
-            lines += _table((title, "min", "q25", "median", "q75", "max"), rows)
+            lines += _table((title, "min", "q25", "median", "q75", "max"), rows, width)
     return "\n".join(lines)
 
 
@@ -138,11 +143,11 @@ def _quantiles(values: Any) -> dict[str, float | None]:
     return {key: round(float(value), 4) for key, value in zip(keys, np.percentile(values, _PERCENTILES))}
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None) -> list[str]:
     cells = [tuple(heads), *(tuple(_cell(value) for value in row) for row in rows)]
     if len(cells) == 1:
         return []
-    return [f"  {line}" for line in align(cells)]
+    return Table(cells, steps=[(0, 8)], indent=2, split=True).lines(width)
 
 
 def _cell(value: Any) -> str:

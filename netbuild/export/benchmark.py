@@ -24,7 +24,7 @@ from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import returns_detections
 from netbuild.prediction.onnx_network import RunNetwork
 from netbuild.report.html import html_table
-from netbuild.system.tables import align
+from netbuild.system.tables import Table
 from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
@@ -82,12 +82,14 @@ class BenchmarkResult(list[Row]):
     """The rows of a benchmark, which print themselves as a table in a terminal and in a notebook."""
 
     def __str__(self) -> str:
-        return "\n".join(align(self._table(), [i for i, name in enumerate(self._columns()) if name in _TEXTS]))
+        return str(self.__rich__())
 
-    def __rich__(self) -> Any:
-        from rich.text import Text
-
-        return Text(str(self), no_wrap=True)
+    def __rich__(self) -> Table:
+        """Return the table; on a narrow terminal remarks are cut first."""
+        columns = self._columns()
+        steps = {"remark": 12, "p95 ms": 0, "MB": 0, "images/s": 0, "target": 8}
+        found = [(columns.index(name), least) for name, least in steps.items() if name in columns]
+        return Table(self._table(), [i for i, name in enumerate(columns) if name in _TEXTS], found)
 
     def _repr_html_(self) -> str:
         columns, *rows = self._table()

@@ -23,7 +23,7 @@ from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cas
 from netbuild.graph.network import Network
 from netbuild.prediction.contract import returns_detections, task_of
 from netbuild.system.files import cannot_write, temporary_folder, writing
-from netbuild.system.tables import align
+from netbuild.system.tables import Table
 from netbuild.tasks.nms import Filter
 
 # A float32 file may be off from float64 by this many times what torch's own float32 is, but by no more than the limit.
@@ -83,11 +83,15 @@ class Exported:
         known = {**vars(self), "path": str(self.path), "proof": [c.to_dict() for c in self.proof]}
         return {**known, "proven": self.proven, "difference": self.difference, "equal": self.equal}
 
-    def text(self) -> str:
-        """A report for people: how the file was written, its inputs and outputs, the differences, its size."""
+    def text(self, width: int | None = None) -> str:
+        """A report for people: how the file was written, its inputs and outputs, the differences, its size.
+
+        Args:
+            width: columns of the terminal that the table of differences has to fit; None for a file or a pipe.
+        """
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
         lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}"]
-        lines += format_table(self.proof) if self.proven else []
+        lines += format_table(self.proof, width) if self.proven else []
         return "\n".join([*lines, f"{self.path}: {self.network}, {self.size:,} bytes, {self._verdict()}"])
 
     def _verdict(self) -> str:
@@ -385,8 +389,8 @@ def _port(name: str, kind: str, shapes: Sequence[tuple[int, ...]], free: Mapping
     return {"name": name, "type": kind, "shape": sides}
 
 
-def format_table(proof: Sequence[Comparison]) -> list[str]:
-    """The differences as lines of text."""
+def format_table(proof: Sequence[Comparison], width: int | None = None) -> list[str]:
+    """The differences as lines of text, for a terminal of ``width`` columns or, by None, whole."""
     heads = ("output", "pictures", "shape", "max difference", "of max(1, |torch|)", "allowed", "")
     rows = [
         (c.output, c.case, "x".join(map(str, c.shape)), f"{c.difference:.1e}", f"{c.part:.1e}",
@@ -394,4 +398,4 @@ def format_table(proof: Sequence[Comparison]) -> list[str]:
          "; ".join(filter(None, ("" if c.ok else "BEYOND", c.remark))))
         for c in proof
     ]  # fmt: skip
-    return align([heads, *rows], left=range(len(heads)))
+    return Table([heads, *rows], left=range(len(heads)), steps=[(6, 12), (2, 0), (4, 0), (1, 8), (0, 8)]).lines(width)

@@ -10,8 +10,7 @@ from netbuild.costs.observer import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.units import giga, size
-
-TEXT_WIDTH = 240  # width in characters of a table in a file or pipe
+from netbuild.system.tables import Line, Table, to_text
 
 
 def first_shape(shape: Any) -> Any:
@@ -47,6 +46,12 @@ COLUMNS: dict[str, tuple[str, bool, Cell]] = {  # key: heading, right-aligned, t
     "stride": ("stride", True, lambda r, c: _cell(r.stride)),
     "type": ("type", False, lambda r, c: r.path),
 }
+# How the table becomes narrower on a terminal: columns in turn, each cut to a least width or, by 0, left out.
+_STEPS: tuple[tuple[str, int], ...] = (
+    ("args", 16), ("type", 16), ("in", 16), ("args", 6), ("type", 0), ("in", 0), ("bytes", 0), ("args", 0), ("n", 0),
+    ("from", 6), ("module", 8), ("name", 6), ("stride", 0), ("rf", 0), ("from", 0), ("macs", 0), ("name", 0),
+    ("flops", 0), ("out", 10),
+)  # fmt: skip
 DEFAULT_COLUMNS = ("i", "from", "n", "params", "module", "args", "out", "flops")
 _ALIASES = {
     "#": "i",
@@ -201,39 +206,24 @@ def _map_shapes(shape: Any) -> Iterator[list[int]]:
 
 
 def as_table(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> Any:
-    """Return a rich renderable: head lines, table, totals."""
+    """Return a rich renderable: head lines, table, totals. It fits the width of a terminal."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
     extra = list(summary.totals.get("flops_all", {}))[1:]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        heading, right, _ = COLUMNS[name]
-        table.add_column(heading, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for convention in extra:
-        table.add_column(f"GFLOPs {convention}", justify="right", no_wrap=True)
     more = [_cells(summary, ("flops",), convention) for convention in extra]
+    rows = [[*_headings(summary, columns), *(f"GFLOPs {convention}" for convention in extra)]]
     for index, cells in enumerate(_cells(summary, columns)):
-        # Text, not markup: a list such as [1] would be read as a style.
-        table.add_row(*map(Text, [*cells, *(column[index][0] for column in more)]))
-    head = [Text(line, style="dim") for line in head_lines(summary)]
-    foot = [Text(line, style="dim") for line in foot_lines(summary)]
-    return Group(*head, table, Text(headline(summary), style="bold"), *foot)
+        rows.append([*cells, *(column[index][0] for column in more)])
+    left = [index for index, name in enumerate(columns) if not COLUMNS[name][1]]
+    steps = [(columns.index(name), least) for name, least in _STEPS if name in columns]
+    head = [Line(line, "dim") for line in head_lines(summary)]
+    foot = [Line(line, "dim") for line in foot_lines(summary)]
+    return Group(*head, Table(rows, left, steps), Line(headline(summary), "bold"), *foot)
 
 
 def as_text(summary: Report, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """Return the table without colours, never wrapped."""
     return to_text(as_table(summary, columns))
-
-
-def to_text(renderable: Any) -> str:
-    """Render a rich renderable as plain text."""
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=TEXT_WIDTH, color_system=None, legacy_windows=False).print(renderable)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def as_csv(summary: Report, columns: Sequence[str] | None = None) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from netbuild.report.rows import Report
 from netbuild.report.text import first_shape, head_lines, headline
+from netbuild.system.tables import Line, Table
 
 _OPERATORS = {
     "convolution": "Convolution", "max_pool2d_with_indices": "Max pooling", "avg_pool2d": "Mean pooling",
@@ -18,6 +19,7 @@ _ACTIVATIONS = {
     "_softmax": "Softmax", "gelu": "GELU", "hardtanh": "ReLU6", "hardswish": "Hardswish", "mish": "Mish",
 }  # fmt: skip
 TEXTBOOK = ("Layer", "Type", "Maps", "Size", "Kernel", "Stride", "Padding", "Activation")
+_STEPS = (("Type", 8), ("Layer", 8), ("Activation", 6), ("Padding", 0), ("Stride", 0), ("Activation", 0))
 _LETTERS = {"Convolution": "C", "Fully connected": "F", "Max pooling": "S", "Mean pooling": "S"}
 
 
@@ -86,14 +88,7 @@ def _format_pair(values: Sequence[int], both: bool = False) -> str:
 def as_textbook(summary: Report, reverse: bool = False) -> Any:
     """Return the textbook table as a rich renderable."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in TEXTBOOK:
-        table.add_column(heading, no_wrap=True)
-    for row in textbook_rows(summary, reverse):
-        table.add_row(*map(Text, row))
-    return Group(
-        *[Text(line, style="dim") for line in head_lines(summary)], table, Text(headline(summary), style="bold")
-    )
+    rows = [TEXTBOOK, *textbook_rows(summary, reverse)]
+    table = Table(rows, range(len(TEXTBOOK)), [(TEXTBOOK.index(name), least) for name, least in _STEPS])
+    return Group(*[Line(line, "dim") for line in head_lines(summary)], table, Line(headline(summary), "bold"))

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
+from netbuild.system.tables import Line, terminal_width
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import Trainer
 
@@ -25,6 +26,32 @@ def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str,
     ]
     took = f"{trainer.progress.seconds / max(epoch, 1):.1f} s an epoch"
     return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])
+
+
+MIN_BAR, MAX_BAR = 10, 40  # width of a bar in columns of the terminal
+
+
+def fit_bar(room: int, title: str, losses: Sequence[str], facts: tuple[str, str, str]) -> tuple[str, str, int]:
+    """Return the texts before and after a training bar, and the bar's width, so that all fit one line of a terminal.
+
+    What does not fit is left out in this order: memory, the losses from the last, images per second, time left.
+
+    Args:
+        room: columns of the terminal for texts and bar.
+        title: the epoch, which is always shown.
+        losses: the parts of the loss.
+        facts: images per second, memory and the time left.
+    """
+    rate, memory, left = facts
+    shown = [([*losses], [rate, memory, left])]
+    shown += [([*losses[:count]], [rate, left]) for count in range(len(losses), -1, -1)]
+    shown += [([], [left]), ([], [])]
+    for parts, numbers in shown:
+        before, after = " ".join([title, *parts]), ", ".join(numbers)
+        free = room - len(before) - len(after) - 3  # three blanks, between four columns
+        if free >= MIN_BAR:
+            break
+    return before, after, max(min(free, MAX_BAR), 1)
 
 
 class ProgressBar(Callback):
@@ -42,8 +69,8 @@ class ProgressBar(Callback):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        rate = TextColumn("{task.fields[rate]}")
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate]
+        rate, self.meter = TextColumn("{task.fields[rate]}"), BarColumn()
+        columns = [TextColumn("{task.description}"), self.meter, MofNCompleteColumn(), rate]
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self.line = self.bar.add_task("", total=1, rate="")
         self.bar.start()
@@ -61,10 +88,11 @@ class ProgressBar(Callback):
         images = number * run.settings.batch / max(now - self.epoch_started, 1e-9)
         ahead = (epochs - epoch) * batches - number  # the time so far includes validation, so the estimate does too
         left = timedelta(seconds=round((now - self.started) / self.seen * ahead))
-        facts = f"{images:.0f} images/s, {memory_in_use(run.device) / 1e9:.2f} GB, {left} left"
-        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        title = f"epoch {epoch + 1}/{epochs} {parts}"
-        self.bar.update(self.line, description=title, completed=number, total=batches, rate=facts)
+        facts = f"{images:.0f} images/s", f"{memory_in_use(run.device) / 1e9:.2f} GB", f"{left} left"
+        parts = [f"{name} {value:.3f}" for name, value in losses.items()]
+        room = self.bar.console.width - 2 * len(str(batches)) - 1  # beside the number of batches, such as 12/100
+        title, rate_text, self.meter.bar_width = fit_bar(room, f"epoch {epoch + 1}/{epochs}", parts, facts)
+        self.bar.update(self.line, description=title, completed=number, total=batches, rate=rate_text)
 
     def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
         """Print the epoch's line."""
@@ -72,7 +100,7 @@ class ProgressBar(Callback):
         if self.bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
-            self.bar.console.print(line, highlight=False)
+            self.bar.console.print(Line(line), highlight=False)
 
     def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
         """Remove the bar."""
@@ -140,7 +168,7 @@ def scan_progress(brief: bool = False) -> Iterator[Callback]:
             def on_scan_end(self, report: Report) -> None:
                 counts = [split.counts for split in report.splits.values()]
                 if not brief or any(c["dropped_pictures"] or c["dropped_boxes"] for c in counts):
-                    print(report.text(), file=sys.stderr, flush=True)
+                    print(report.text(terminal_width(sys.stderr)), file=sys.stderr, flush=True)
 
         yield ScanProgress()
 
