@@ -535,7 +535,7 @@ def read_image(path: str | Path, channels: int = 3) -> Array:
         PictureError: if the file is no picture, truncated, too large, or cannot be converted to 8 bits.
     """
     if Path(path).suffix.lower() in VIDEOS:
-        hint = "use netbuild predict (pip install 'netbuild[train]'), or pass its frames to Model.predict as arrays"
+        hint = "use netbuild predict (with opencv-python-headless), or pass its frames to Model.predict as arrays"
         raise PictureError(f"{path}: a video, not a picture; {hint}")
     try:
         from PIL import Image

@@ -250,6 +250,20 @@ def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None)
     return Settings(**values)
 
 
+# Names that other trainers have for these settings, where they are too different to be found as similar ones.
+OTHER_NAMES = {
+    "lr0": "lr", "learning_rate": "lr", "lrf": "lr_end", "cos_lr": "schedule", "scheduler": "schedule",
+    "lr_scheduler": "schedule", "warmup_epochs": "warmup", "warmup_steps": "warmup", "fliplr": "flip_lr",
+    "flipud": "flip_ud", "nbs": "accumulate", "auto_augment": "policy", "time": "minutes", "half": "amp",
+    "fp16": "amp", "batch_size": "batch", "img_size": "imgsz", "image_size": "imgsz", "imgs": "imgsz", "img": "imgsz",
+    "num_workers": "workers", "max_epochs": "epochs", "num_epochs": "epochs", "early_stopping": "patience",
+    "random_seed": "seed", "grad_clip": "clip", "gradient_clip_val": "clip", "wd": "weight_decay",
+    "conf_thres": "conf", "iou_thres": "iou", "cache": "memory", "project": "--out", "name": "--out",
+    "save_dir": "--out", "resume": "--resume", "model": "the first argument", "data": "--data",
+    "pretrained": "--weights", "weights": "--weights", "nproc": "--nproc",
+}  # fmt: skip
+
+
 def from_texts(texts: Sequence[str]) -> dict[str, Any]:
     """Parse texts such as ``lr=0.01``, whose values are YAML.
 
@@ -259,11 +273,19 @@ def from_texts(texts: Sequence[str]) -> dict[str, Any]:
     values = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or name.strip() not in FIELDS:
-            hint = did_you_mean(name.strip(), FIELDS) or "netbuild train --print-config lists all"
-            raise NetbuildError(f"--option {text}: must be NAME=VALUE of a setting", hint=hint)
+        if name.strip() not in FIELDS:
+            raise NetbuildError(f"--option {text}: there is no setting '{name.strip()}'", hint=suggest(name.strip()))
+        if not equals:
+            raise NetbuildError(f"--option {text}: the value is missing", hint=f"write -O {name.strip()}=VALUE")
         values[name.strip()] = parse(value or "''", f"--option {name.strip()}").plain()
     return values
+
+
+def suggest(name: str) -> str:
+    """Return a hint for the name of a setting that does not exist: its name here, or the most similar one."""
+    if other := OTHER_NAMES.get(name.lower()):
+        return f"did you mean '{other}'?" if other in FIELDS else f"use {other}"
+    return did_you_mean(name, FIELDS) or "netbuild train --print-config lists all"
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -274,8 +296,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise root.error(f"settings must be a mapping such as epochs: 100, not {root.describe()}")
     for name in root.value:
         if name not in FIELDS:
-            hint = did_you_mean(name, FIELDS) or "netbuild train --print-config lists all"
-            raise root.keys[name].error(f"unknown setting '{name}'", hint)
+            raise root.keys[name].error(f"unknown setting '{name}'", suggest(name))
     return {name: _check_value(name, node.plain(), node) for name, node in root.value.items()}
 
 

@@ -4,7 +4,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import nn
 from netbuild.author.formula import fit_formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
-from netbuild.grammar.spec import read_spec
+from netbuild.grammar.spec import Spec, read_spec
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolver import resolve
+from netbuild.graph.resolver import make_block_factory, resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role
@@ -86,16 +86,35 @@ def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int =
 
 
 def resolve_example(
-    name: str, factory: Factory, custom: Mapping[str, Factory], c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1
+    name: str,
+    factory: Factory,
+    custom: Mapping[str, Factory],
+    c1: int = _CHANNELS,
+    c2: int = _CHANNELS,
+    n: int = 1,
+    *,
+    file: Spec | None = None,
 ) -> Graph | None:
-    """Resolve the example row on a map of c1 channels, else on an image; None if the module needs other inputs."""
+    """Resolve the example row on a map of c1 channels, else on an image; None if the module needs other inputs.
+
+    Args:
+        name, factory: the module.
+        custom: custom modules by name.
+        c1, c2, n: input channels, output channels and repeats of the row.
+        file: a network file whose blocks and parameters the row may use.
+    """
     row = make_example_row(name, factory, c1, c2, n)
     # Most modules read a map; some read several, others need an image of 3 channels.
     for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
-            return resolve(read_spec(text, Path("example.yaml")), Options(imgsz=(32, 32), modules=custom))
+            spec = read_spec(text, Path("example.yaml"))
+            if file:
+                spec = replace(
+                    spec, blocks=file.blocks, params=file.params, settings={**file.settings, **spec.settings}
+                )
+            return resolve(spec, Options(imgsz=(32, 32), modules=custom))
         except NetbuildError:
             continue
     return None
@@ -122,21 +141,28 @@ def fit_parameter_formula(name: str, factory: Factory, custom: Mapping[str, Fact
     return None
 
 
-def explain(name: str, custom: Mapping[str, Factory] | None = None) -> dict[str, Any]:
+def explain(name: str, custom: Mapping[str, Factory] | None = None, file: Spec | None = None) -> dict[str, Any]:
     """Explain a module: its catalogue entry, an example row, the costs of that row, and its submodules.
+
+    Args:
+        name: as rows have it.
+        custom: custom modules by name.
+        file: a network file, whose blocks are explained too.
 
     Raises:
         NetbuildError: for an unknown name, with the nearest known ones.
     """
+    block = file.blocks.get(name) if file else None
     try:
-        factory = registry.find_factory(name, custom or {})
+        factory = make_block_factory(block, file) if block and file else registry.find_factory(name, custom or {})
     except NetbuildError as error:
-        near = did_you_mean(name, [*(custom or {}), *registry.packaged_names()])
+        near = did_you_mean(name, [*(file.blocks if file else ()), *(custom or {}), *registry.packaged_names()])
         raise NetbuildError(error.message, hint=near or error.hint) from None
-    graph = resolve_example(name, factory, custom or {})
+    graph = resolve_example(name, factory, custom or {}, file=file)
     data = {
         **make_entry(factory, name).to_dict(),
-        "path": factory.path,
+        **({"doc": f"A block of {len(block.rows)} rows."} if block else {}),
+        "path": str(block.node.where) if block else factory.path,
         "task": factory.task,
         "example": make_example_row(name, factory),
     }
@@ -148,7 +174,7 @@ def explain(name: str, custom: Mapping[str, Factory] | None = None) -> dict[str,
         "out_shape": layer.out_shape,
         "params": layer.params,
         "macs": layer.tally.macs,
-        "params_formula": fit_parameter_formula(name, factory, custom or {}),
+        "params_formula": None if block else fit_parameter_formula(name, factory, custom or {}),
     }
     return {**data, "sample": cost, "inner": list(_list_submodules(layer.module))}
 

@@ -136,15 +136,28 @@ def zoo(
 @command(LOOK_UP)
 def explain(
     name: Annotated[str, typer.Argument(help="A module's name as written in rows.")],
+    file: Annotated[
+        str | None, typer.Option("--file", help="A network file: the name may be one of its blocks or modules.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     own: Modules = None,
+    trust: Trust = False,
 ) -> None:
     """Explain one module: signature, roles, an example row, what it costs, its inner modules."""
     start_printing()
     from netbuild.author.catalogue import explain as explain_module
     from netbuild.modules.custom import load_modules
 
-    data = explain_module(name, load_modules(own or ()))
+    if file is None:
+        refuse_unused("without --file", trust=trust or None)
+        data = explain_module(name, load_modules(own or ()))
+    else:
+        from netbuild.grammar.locate import locate
+        from netbuild.grammar.spec import load
+        from netbuild.modules.loading import load_custom_modules
+
+        spec = load(locate(file)[0])
+        data = explain_module(name, load_custom_modules(spec, own or (), may_run(trust)), spec)
     if json:
         write_json(data)
     else:

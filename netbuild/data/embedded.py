@@ -18,6 +18,7 @@ from netbuild.data.images import Bytes, pillow
 from netbuild.errors import MissingExtraError
 from netbuild.system.files import make_folder, temporary_folder, writing
 from netbuild.system.folders import cache_folder
+from netbuild.system.packages import install_hint
 
 CLASSIFICATION, DETECTION = "digits", "digits-detect"
 NAMES = (CLASSIFICATION, DETECTION)
@@ -77,7 +78,7 @@ def _load_digits() -> tuple[Bytes, Bytes]:
     try:
         module = importlib.import_module("sklearn.datasets")
     except ImportError:
-        hint = "pip install 'netbuild[train]'"
+        hint = install_hint("train")
         raise MissingExtraError("the embedded digits need scikit-learn", hint=hint) from None
     found = module.load_digits()
     return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.astype(np.uint8)

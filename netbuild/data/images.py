@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.system.packages import install_hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +54,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise MissingExtraError("reading pictures needs Pillow", hint="pip install 'netbuild[train]'") from None
+        raise MissingExtraError("reading pictures needs Pillow", hint=install_hint("train")) from None
     return Image
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.errors import MissingExtraError
+from netbuild.system.packages import install_hint
 
 Image = NDArray[np.uint8]  # (H, W, 3)
 Colour = tuple[int, int, int]
@@ -108,7 +109,7 @@ def pillow() -> tuple[Any, Any, Any]:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
-        raise MissingExtraError("drawing needs Pillow", hint="pip install 'netbuild[train]'") from None
+        raise MissingExtraError("drawing needs Pillow", hint=install_hint("train")) from None
     return Image, ImageDraw, ImageFont
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from netbuild.errors import MissingExtraError, NetbuildError, Where
+from netbuild.system.packages import install_hint
 from netbuild.system.plugins import Registry
 
 # Flags that only some targets take; `Target.takes` names them.
@@ -175,7 +176,7 @@ def check_packages(chosen: Target) -> None:
     missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not is_installed(package)]
     if missing:
         message = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
-        raise MissingExtraError(message, hint=f"pip install 'netbuild[{chosen.extra}]'")
+        raise MissingExtraError(message, hint=install_hint(chosen.extra, missing))
 
 
 def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:

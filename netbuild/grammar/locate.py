@@ -1,10 +1,13 @@
 """Find the file of a network by name: a path, else a packaged architecture, else either without its scale letter."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean
 
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx")
+SHOWN_FILES = 5  # most files that a hint names
 _LETTER = re.compile(r"[a-z](?=$|[-_])")  # a letter at the end of the stem or before a separator: yolo11n-seg
 
 
@@ -39,17 +42,45 @@ def locate(name: str) -> tuple[Path, str | None]:
         path = Path(f"{name}.yaml")
     architectures = packaged_architectures() if path.parent == Path() else {}
     for candidate, letter in ((path, None), *_without_letter(path)):
-        if is_file(candidate):
-            return candidate, letter
-        if candidate.name in architectures:
-            return architectures[candidate.name], letter
-    known = list(architectures) or [p.name for p in path.parent.glob("*.y*ml")]
-    hint = did_you_mean(path.name, known)
-    if architectures:
-        hint = hint or f"packaged: {', '.join(architectures)}"
-    raise NetbuildError(
-        f"there is no file '{name}'" + (" and no packaged network of that name" if architectures else ""), hint=hint
-    )
+        found = candidate if is_file(candidate) else architectures.get(candidate.name)
+        if found and (letter is None or _may_have_scales(found)):
+            return found, letter
+    raise _make_missing_error(name, path, architectures)
+
+
+def _may_have_scales(path: Path) -> bool:
+    """Whether a file has scales, or another file that it extends may have them: resnet50d is no scale of resnet50."""
+    try:
+        return re.search(r"^\W*(scales|extends)\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, ValueError):  # reading the file reports what is wrong with it
+        return True
+
+
+def _make_missing_error(name: str, path: Path, architectures: Mapping[str, Path]) -> NetbuildError:
+    """Return the error for a name without a file. A checkpoint's hint names files, a network's hint names networks."""
+    suffix = Path(name).suffix.lower()
+    if suffix in CHECKPOINT_SUFFIXES:
+        beside = sorted(_list_files(Path(name).parent, f"*{suffix}"), key=lambda file: file.name)
+        trained = [str(file) for file in sorted(_list_files(Path("runs"), f"*/*{suffix}"))[:SHOWN_FILES]]
+        hint = did_you_mean(Path(name).name, [file.name for file in beside])
+        hint = hint or (f"files in runs: {', '.join(trained)}" if trained else "")
+        return NetbuildError(f"there is no file '{name}'", hint=hint)
+    known = [*architectures, *(file.name for file in _list_files(path.parent, "*.y*ml"))]
+    # Compared without .yaml, which would make any two names similar.
+    is_similar = did_you_mean(path.stem, [Path(file).stem for file in known])
+    hint = did_you_mean(path.name, known) if is_similar else ""
+    if not architectures:
+        return NetbuildError(f"there is no file '{name}'", hint=hint)
+    message = f"there is no file '{name}' and no packaged network of that name"
+    return NetbuildError(message, hint=hint or "netbuild zoo lists the packaged networks")
+
+
+def _list_files(folder: Path, pattern: str) -> list[Path]:
+    """List the files in a folder that match a pattern; none if the folder cannot be read."""
+    try:
+        return [path for path in folder.glob(pattern) if is_file(path)]
+    except (OSError, ValueError):
+        return []
 
 
 def _without_letter(path: Path) -> list[tuple[Path, str | None]]:

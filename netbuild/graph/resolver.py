@@ -140,7 +140,7 @@ class _Resolver:
     ) -> Layer:
         """Bind, build and run one row; its output is added to ``values``."""
         block = self.blocks.get(row.module)
-        factory = _block_factory(block, scope) if block else self._find_factory(row)
+        factory = _make_factory(block, scope) if block else self._find_factory(row)
         n = _scale_repeats(row, scope)
         selections = select_outputs(row, values, above)
         if factory.takes_text and len(row.sources) < 2:
@@ -296,7 +296,16 @@ def _set_batch_norm_constants(module: nn.Module, task: str | None, eps: float | 
             child.eps = child.eps if eps is None else eps
 
 
-def _block_factory(block: Block, scope: Scope) -> Factory:
+def make_block_factory(block: Block, spec: Spec) -> Factory:
+    """Return a factory with a block's parameters, whose defaults are evaluated at the file's first scale.
+
+    Raises:
+        NetbuildError: for a wrong role or default.
+    """
+    return _make_factory(block, make_config(spec, Options()).scope)
+
+
+def _make_factory(block: Block, scope: Scope) -> Factory:
     """A factory with a block's parameters, to bind rows to; the block itself is built from its rows."""
     parameters = []
     for p in block.params:

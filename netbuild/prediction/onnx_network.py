@@ -16,6 +16,7 @@ from netbuild.graph.network import Network
 from netbuild.layers.heads.base import Head
 from netbuild.prediction.contract import task_of
 from netbuild.runtime import PackageError, RunError
+from netbuild.system.packages import install_hint
 from netbuild.tasks.base import Task, read_exported
 
 
@@ -166,7 +167,7 @@ def _providers(device: str) -> list[Any]:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingExtraError("running ONNX files needs onnxruntime", hint="pip install 'netbuild[export]'") from None
+        raise MissingExtraError("running ONNX files needs onnxruntime", hint=install_hint("export")) from None
     has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and torch.cuda.is_available()
     if kind not in ("auto", "cuda") or not (number or "0").isdecimal():
         raise NetbuildError(f"--device {device}: ONNX files run on cpu, cuda, cuda:1 or auto")
@@ -187,5 +188,5 @@ def _stack_detections(found: list[Any]) -> torch.Tensor:
 
 def _raise_error(error: RunError) -> NoReturn:
     if isinstance(error, PackageError):
-        raise MissingExtraError(error.message, hint="pip install 'netbuild[export]'") from None
+        raise MissingExtraError(error.message, hint=install_hint("export")) from None
     raise NetbuildError(error.message, hint=error.hint) from None

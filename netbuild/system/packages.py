@@ -1,6 +1,12 @@
-"""Import optional packages; the error for a missing one names the extra that installs it."""
+"""Import optional packages; the error for a missing one names the packages of the extra that installs it."""
 
-from importlib import import_module
+import re
+import shlex
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 from netbuild.errors import MissingExtraError
@@ -20,10 +26,42 @@ def package(name: str, extra: str | None = None) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        hint = f"pip install {top} (or netbuild[{extra or top}])"
+        hint = install_hint(extra or top, [top])
         raise MissingExtraError(f"the package '{top}' is not installed", hint=hint) from None
     except RuntimeError as error:  # a torchvision built for another torch
         raise MissingExtraError(f"{top} does not load: {error}", hint="match its version to torch") from None
+
+
+def install_hint(extra: str, packages: Sequence[str] = ()) -> str:
+    """Return the command that installs an extra's packages, by their names: the extra itself may be on no index.
+
+    Args:
+        extra: the name of the extra.
+        packages: the packages to name if the extra is not one of netbuild's own.
+    """
+    names = list_packages(extra) or list(packages)
+    if not names:
+        return f"pip install 'netbuild[{extra}]'"
+    return f"pip install {' '.join(map(shlex.quote, names))} (the extra netbuild[{extra}])"
+
+
+@cache
+def list_packages(extra: str) -> tuple[str, ...]:
+    """List the packages of an extra with their versions, as pip takes them; empty if it is unknown."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if project.is_file():  # a checkout, whose installed metadata may be out of date or missing
+        try:
+            return tuple(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"][extra])
+        except (OSError, ValueError, LookupError, TypeError):  # another project's file, or another extra
+            pass
+    try:
+        known = metadata.requires("netbuild") or []
+    except metadata.PackageNotFoundError:
+        return ()
+    parts = (text.partition(";") for text in known)
+    return tuple(
+        name.strip() for name, _, marker in parts if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker)
+    )
 
 
 def cv2() -> Any:
@@ -35,7 +73,5 @@ def cv2() -> Any:
     try:
         return package("cv2", "train")
     except MissingExtraError:
-        message = (
-            "images are resized and videos are read with OpenCV, which is not installed: pip install 'netbuild[train]'"
-        )
-        raise MissingExtraError(message) from None
+        message = "images are resized and videos are read with OpenCV, which is not installed"
+        raise MissingExtraError(message, hint=install_hint("train")) from None

@@ -15,6 +15,7 @@ from netbuild.data import open_data, overview, scan
 from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, class_colour, draw_boxes
+from netbuild.system.packages import install_hint
 from netbuild.tasks.base import to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detect import DetectTask
@@ -140,8 +141,7 @@ def test_without_matplotlib_a_run_continues_with_a_single_note(cli, tmp_path, mo
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
     assert done.code == 0, done.err
     assert [line for line in done.err.splitlines() if "note" in line] == [
-        "note: plots are left out: the package 'matplotlib' is not installed; "
-        "pip install matplotlib (or netbuild[train])"
+        f"note: plots are left out: the package 'matplotlib' is not installed; {install_hint('train')}"
     ]
     assert pngs(tmp_path / "run") == BATCHES  # these need no matplotlib
     for command in (("val", tmp_path / "run" / "best.safetensors", "--data", "digits"), ("data", "stats", "digits")):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.system.packages import install_hint
 
 SMALL = 4096  # bytes: tensors up to this size may hold a shape; larger ones never matter for shape inference
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
@@ -57,7 +58,7 @@ def import_onnx() -> Any:
         import onnx.inliner
         import onnx.shape_inference
     except ImportError:
-        raise MissingExtraError("inspecting ONNX files needs onnx", hint="pip install 'netbuild[export]'") from None
+        raise MissingExtraError("inspecting ONNX files needs onnx", hint=install_hint("export")) from None
     return onnx
 
 

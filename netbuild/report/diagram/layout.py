@@ -12,6 +12,7 @@ from typing import Any
 
 from netbuild.errors import MissingExtraError
 from netbuild.report.diagram.model import Band, Diagram, Edge
+from netbuild.system.packages import install_hint
 
 HEIGHT, GAP, BETWEEN = 26, 11, 9  # in pixels: height of a row, gap between rows, further gap between sections
 LANE, PORT, FIRST = 9, 6, 15  # in pixels: between lanes, between lines that end at a row, column to first lane
@@ -125,7 +126,7 @@ def import_graphlay() -> Any:
     try:
         import graphlay
     except ImportError:
-        hint = "pip install 'netbuild[graph]'; .mmd and .dot do not need it"
+        hint = f"{install_hint('graph')}; .mmd and .dot do not need it"
         raise MissingExtraError("a picture needs the layout library graphlay", hint=hint) from None
     return graphlay
 
