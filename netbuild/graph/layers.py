@@ -93,6 +93,7 @@ class Graph(NetworkConfig):
     """A resolved network: its layers without weights, and the configuration that they were resolved with."""
 
     activation: str  # class name of the default activation
+    uses_activation: bool  # whether a module takes the default activation
     layers: tuple[Layer, ...]
     plan: Plan
     peak_bytes: int  # largest total size of the outputs that are alive at one time

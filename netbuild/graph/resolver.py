@@ -54,6 +54,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
     return Graph(
         **vars(config),
         activation=type(activation).__name__,
+        uses_activation=any(module is activation for layer in layers for module in layer.module.modules()),
         layers=tuple(layers),
         plan=Plan(tuple(layer.step for layer in layers), result),
         peak_bytes=resolver.observer.live.peak,

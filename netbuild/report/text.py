@@ -8,6 +8,7 @@ from typing import Any
 
 from netbuild.costs.observer import CONVENTIONS
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.report.activations import describe_activation
 from netbuild.report.rows import Report, RowSummary
 from netbuild.report.units import giga, size
 from netbuild.system.tables import Line, Table, to_text
@@ -107,7 +108,7 @@ def head_lines(summary: Report) -> list[str]:
         _describe_scale(summary),
         f"nc {g.nc}{_describe_origin(summary, 'nc')}" if g.nc is not None else "no nc",
         *_describe_inputs(summary),
-        f"activation {g.activation}{'' if 'activation' in g.spec.settings else ' (default)'}",
+        describe_activation(g),
         f"task {g.task}" if g.task else "no task",
     ]
     return [str(g.spec.path), ", ".join(facts)]
