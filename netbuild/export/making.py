@@ -84,11 +84,7 @@ class Exported:
         return {**known, "proven": self.proven, "difference": self.difference, "equal": self.equal}
 
     def text(self, width: int | None = None) -> str:
-        """A report for people: how the file was written, its inputs and outputs, the differences, its size.
-
-        Args:
-            width: columns of the terminal that the table of differences has to fit; None for a file or a pipe.
-        """
+        """A report for people, for a terminal of ``width`` columns: notes, inputs, outputs, differences, the size."""
         ports = [f"{way:6}  {p['name']}  {p['type']}  {p['shape']}" for way, ps in self._ways() for p in ps]
         lines = [*self.notes, *ports, f"layout  {self.metadata['layout']}"]
         lines += format_table(self.proof, width) if self.proven else []
