@@ -191,6 +191,7 @@ class Dataset:
         augmentation: one of `AUGMENTATIONS`: which changes leave the labels true, and so what training uses unless
             settings say otherwise.
         notes: what is worth knowing about the data set as a whole; reported with the first split that is scanned.
+        channels: how many channels its pictures have, if it states that.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Dataset:
     extras: Mapping[str, Extra] = field(default_factory=dict)
     augmentation: str = "pictures"
     notes: tuple[Problem, ...] = ()
+    channels: int | None = None
 
     @property
     def nc(self) -> int:

@@ -230,11 +230,19 @@ def scan(
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
             samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
-        whole = () if reports else dataset.notes
+        whole = () if reports else (*dataset.notes, *_note_no_val(dataset, splits))
         problems = [*whole, *split.problems, *out_of_range, *pictures]
         reports[name] = SplitReport(samples, problems, max(split.found, len(split.samples)), split.label_place)
     known.save()
     return Report(dataset, _drop_false_hints(reports))
+
+
+def _note_no_val(dataset: Dataset, splits: Sequence[str] | None) -> Iterator[Problem]:
+    """Yield a note if training measures on the test split because there is no other."""
+    names = dataset.splits if splits is None else splits
+    if "val" not in dataset.splits and "train" in names and "test" in names:
+        message = "there is no split 'val': training chooses its best checkpoint on 'test', whose measures are too good"
+        yield Problem("no val", NOTE, message, Path(dataset.name), hint="name a part of train as val")
 
 
 def _inspect(sample: Sample, extras: Mapping[str, Extra], known: ScanCache) -> Inspection:

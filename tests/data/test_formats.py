@@ -441,6 +441,42 @@ def test_splits_are_folders_lists_or_several_of_them(tmp_path, monkeypatch):
         data.split("vall")
 
 
+@pytest.mark.parametrize(
+    ("key", "split"), [("valid", "val"), ("validation", "val"), ("testing", "test"), ("val", "val")]
+)
+def test_other_words_for_splits_are_read(tmp_path, key, split):
+    file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"])
+    file.write_text(file.read_text().replace("val:", f"{key}:"))
+    assert [*open_data(file).splits] == ["train", split]
+    assert [p.kind for p in scan(open_data(file)).problems()] == (["no val"] if split == "test" else [])
+
+
+def test_keys_without_effect_are_noted(tmp_path):
+    file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"], more="license: MIT\nkpt_shpae: [2, 3]\ndownload: x.zip\nfoo: 1\n")
+    notes = scan(open_data(file), splits=["val"]).problems()
+    assert [(p.kind, p.weight, p.line, p.hint) for p in notes] == [
+        ("key", "note", 6, "did you mean 'kpt_shape'?"),
+        ("key", "note", 7, "nothing is downloaded: get the data yourself"),
+        ("key", "note", 8, ""),
+    ]
+
+
+def test_channels_and_masks_of_a_data_file(tmp_path):
+    file = yolo(tmp_path, ["0 .5 .5 .2 .2\n"], more="channels: 4\nmasks: areas\n")
+    for name in ("train/0", "val/a"):
+        picture(tmp_path / f"areas/{name}.png")
+    data = open_data(file)
+    assert data.channels == 4
+    assert (data.extras["mask"].kind, data.split("train").samples[0].extras["mask"]) == (
+        "classes",
+        tmp_path / "areas/train/0.png",
+    )
+    for text, words in (("channels: four\n", "channels must be"), ("valid: a\nval: b\n", "means the same as 'val'")):
+        file.write_text(f"train: images/train\nnames: [a]\n{text}")
+        with pytest.raises(NetbuildError, match=words):
+            open_data(file)
+
+
 # Other formats
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import AUGMENTATIONS, DETECT, EXTRA_KINDS, Dataset, Extra
+from netbuild.data.dataset import AUGMENTATIONS, DETECT, EXTRA_KINDS, NOTE, Dataset, Extra, Problem
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLITS
 from netbuild.data.formats.labels import Rules
 from netbuild.data.formats.yolo_split import ExtraFolder, Source, read_split
+from netbuild.errors import did_you_mean
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml
 
@@ -43,21 +44,78 @@ def open_yolo(file: Path) -> Dataset:
     node = parse(read_yaml(file), str(file))
     if not isinstance(node.value, dict):
         raise node.error(f"a data file must be a mapping with train, val and names, not {node.describe()}")
+    node, notes = _read_keys(node, file)
     names = _read_names(node)
     root = _read_root(node, file)
     shape = _read_keypoint_shape(node)
     rules, extras = Rules(names, shape, _read_flip_idx(node, shape)), _read_extras(node)
     splits = {}
     for split in SPLITS:
-        entry = node.value.get(split) or (node.value.get("validation") if split == "val" else None)
+        entry = node.value.get(split)
         if entry is not None and entry.value not in (None, ""):
             splits[split] = partial(read_split, _read_sources(entry, root), root, rules, extras)
     if not splits:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
     stated = {name: found.extra for name, found in extras.items()}
     return Dataset(
-        str(file), root, "yolo", DETECT, names, splits, shape, extras=stated, augmentation=_read_augmentation(node)
+        str(file),
+        root,
+        "yolo",
+        DETECT,
+        names,
+        splits,
+        shape,
+        extras=stated,
+        augmentation=_read_augmentation(node),
+        notes=notes,
+        channels=_read_channels(node),
     )
+
+
+def _read_keys(node: Node, file: Path) -> tuple[Node, tuple[Problem, ...]]:
+    """Return the mapping with the usual names of its keys, and a note for each key without effect.
+
+    Raises:
+        NetbuildError: if two keys mean the same, such as ``val`` and ``valid``.
+    """
+    values: dict[str, Node] = {}
+    notes = []
+    for key, value in node.value.items():
+        usual, place = _ALIASES.get(key, key), node.keys[key]
+        if usual in values:
+            raise place.error(f"'{key}' means the same as '{usual}', which is given, too", "keep one of them")
+        values[usual] = value
+        if usual not in _KEYS and key not in _DESCRIPTIONS:
+            message = f"the key '{key}' has no effect"
+            hint = _HINTS.get(key) or did_you_mean(key, (*_KEYS, *_ALIASES))
+            notes.append(Problem("key", NOTE, message, file, place.line + 1, hint=hint))
+    return node.with_value(values), tuple(notes)
+
+
+# Keys that are read, other words for them, keys that only describe the data, and hints for some without effect.
+_KEYS = (*("path", *SPLITS, "names", "nc", "kpt_shape", "flip_idx", "extras", "augmentation", "channels", "masks"),)
+_ALIASES = {
+    **dict.fromkeys(("valid", "validation", "validate"), "val"),
+    **{"training": "train", "testing": "test", "ch": "channels", "masks_dir": "masks", "root": "path"},
+}
+_DESCRIPTIONS = frozenset(
+    "author contributor date description info kpt_names license roboflow task url version year".split()
+)
+_HINTS = {
+    "download": "nothing is downloaded: get the data yourself",
+    "classes": "did you mean 'names'?",
+    "minival": "name it val or test to use it",
+}
+
+
+def _read_channels(node: Node) -> int | None:
+    """Read how many channels the pictures have; None if the file does not state it."""
+    entry = node.value.get("channels")
+    if entry is None or entry.value is None:
+        return None
+    if type(entry.value) is not int or entry.value < 1:
+        raise entry.error(f"channels must be a whole number above 0, not {entry.describe()}")
+    return int(entry.value)
 
 
 def _read_root(node: Node, file: Path) -> Path:
@@ -83,13 +141,24 @@ def _read_augmentation(node: Node) -> str:
 
 
 def _read_extras(node: Node) -> dict[str, ExtraFolder]:
-    """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale."""
-    entry = node.value.get("extras")
+    """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale.
+
+    ``masks: FOLDER`` is short for an extra ``mask`` of the kind ``classes`` in that folder.
+    """
+    entry, masks = node.value.get("extras"), node.value.get("masks")
+    short = {}
+    if masks is not None and masks.value is not None:
+        if not isinstance(masks.value, str):
+            raise masks.error(f"masks must be the name of a folder beside images, not {masks.describe()}")
+        fields = {"kind": masks.with_value("classes"), "folder": masks}
+        short["mask"] = _read_extra("mask", masks.with_value(fields))
     if entry is None or entry.value is None:
-        return {}
+        return short
     if not isinstance(entry.value, dict):
         raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.describe()}")
-    return {name: _read_extra(name, item) for name, item in entry.value.items()}
+    if short and "mask" in entry.value:
+        raise entry.error("extras has a mask, and masks names it again", "keep one of them")
+    return short | {name: _read_extra(name, item) for name, item in entry.value.items()}
 
 
 def _read_extra(name: str, item: Node) -> ExtraFolder:
