@@ -67,6 +67,7 @@ def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
     yield from _find_unread_rows(graph)
     yield from _find_unordered_sources(graph)
     yield from _find_fixed_widths(graph)
+    yield from (Finding("warning", layer.bound.note, layer.row.where) for layer in graph.layers if layer.bound.note)
     yield from (Finding("warning", doubt.message, doubt.where, doubt.hint) for doubt in find_doubts(graph.layers))
 
 

@@ -58,6 +58,8 @@ def build(
     graph = open_graph(
         file, scale=scale, nc=nc, ch=ch, imgsz=size, modules=modules or (), trusted=may_run(trust), set=set or ()
     )
+    for note in graph.notes:
+        say(f"note: {note}")
     torch.manual_seed(seed)
     with spinner(f"building {graph.name}"):
         network = build_graph(graph, download)

@@ -36,6 +36,13 @@ class ExpressionError(ValueError):
 
 
 @dataclass(frozen=True)
+class ExpressionOnly:
+    """The value of a name that is known in arithmetic only: alone, such as ``depth``, the word is a text."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Call:
     """A module call in an argument, such as ``nn.LeakyReLU(0.1)``: a name and literal arguments."""
 
@@ -91,6 +98,7 @@ def _look_up(name: str, names: Mapping[str, Any]) -> int | float:
     if name not in names:
         raise ExpressionError(f"the name '{name}' is not known here")
     value = names[name]
+    value = value.value if isinstance(value, ExpressionOnly) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ExpressionError(f"'{name}' is {value!r}, not a number")
     return value

@@ -366,7 +366,7 @@ def evaluate_argument(node: Node, names: Mapping[str, Any]) -> Any:
         return {key: evaluate_argument(item, names) for key, item in value.items()}
     if not isinstance(value, str):
         return value
-    if value in names:
+    if value in names and not isinstance(names[value], expressions.ExpressionOnly):
         return names[value]
     if value in expressions.WORDS:
         return expressions.WORDS[value]
@@ -378,5 +378,8 @@ def evaluate_argument(node: Node, names: Mapping[str, Any]) -> Any:
         try:
             return expressions.evaluate(value, names)
         except expressions.ExpressionError as error:
+            meant = {name for name, found in names.items() if not isinstance(found, expressions.ExpressionOnly)}
+            if not expressions.looks_arithmetic(value, dict.fromkeys(meant)):
+                return value  # a text such as depth-wise
             raise node.error(f"'{shorten(value)}': {error}", f"names here: {', '.join(sorted(names))}") from None
     return value

@@ -3,9 +3,10 @@
 Each parameter has a `Role`, which decides where its value comes from.
 """
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -56,6 +57,7 @@ class BoundCall:
     shown_keywords: Mapping[str, Any] = field(default_factory=dict)
     takes_repeats: bool = False  # the module repeats its parts itself, so the row is built once
     takes_list: bool = False  # the module's forward takes a list of inputs
+    note: str = ""  # a remark for the user on how the row was read
 
     def make(self) -> nn.Module:
         """Build a new module."""
@@ -106,6 +108,10 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
     if scope.ultralytics:
         row = ultralytics.drop_declared_width(row)
     free = [p for p in factory.parameters if p.role not in SUPPLIED]
+    if factory.has_varargs:  # values by position reach a parameter after *args only through *args
+        names = _positional_names(factory)
+        free = [p for p in free if p.name in names]
+    row, note = _drop_written_input(factory, row, free, supplied, scope)
     if len(row.args) > len(free) and not factory.has_varargs:
         raise _too_many_error(factory, row, free, supplied, scope)
     values = {p.name: _bind_value(p, node, row, scope) for p, node in zip(free, row.args, strict=False)}
@@ -116,14 +122,57 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
     call = {**supplied, **values, **keywords}
     _check_complete(factory, row, call, supplied)
     shown = {k: v for k, v in {**supplied, **values}.items() if k not in keywords}
+    further = tuple(_bind_value(_FURTHER, node, row, scope) for node in row.args[len(free) :])
+    positional = _take_positional(factory, call) + further if further else ()
     return BoundCall(
         factory,
         call,
-        shown=tuple(shown[p.name] for p in factory.parameters if p.name in shown and _is_shown(p)),
+        positional,
+        shown=(*(shown[p.name] for p in factory.parameters if p.name in shown and _is_shown(p)), *further),
         shown_keywords=keywords,
         takes_repeats=factory.takes(Depth),
         takes_list=any(p.role is In and p.takes_list for p in factory.parameters),
+        note=note,
     )
+
+
+_FURTHER = Parameter("*args", Role.PLAIN, (), None, False)
+
+
+def _positional_names(factory: Factory) -> list[str]:
+    """The parameters of a constructor that a value by position reaches, in order."""
+    parameters = inspect.signature(factory.make).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _take_positional(factory: Factory, call: dict[str, Any]) -> tuple[Any, ...]:
+    """Move the arguments before ``*args`` out of a call by keyword; those that it lacks have their default."""
+    defaults = {p.name: p.default for p in factory.parameters}
+    return tuple(call.pop(name, defaults[name]) for name in _positional_names(factory))
+
+
+def _drop_written_input(
+    factory: Factory, row: Row, free: Sequence[Parameter], supplied: Mapping[str, Any], scope: Scope
+) -> tuple[Row, str]:
+    """Drop the input channels that a row writes before a custom module's other arguments, as in Ultralytics' forks.
+
+    Only a value that no parameter takes is dropped, in a backbone/head file, and only if it is the number that arrives:
+    as written, or as the scale makes it.
+
+    Returns:
+        The row, and a note on the dropped value; an empty note for a row that stays.
+    """
+    inputs = [supplied[p.name] for p in factory.parameters if p.role is In and p.name in supplied]
+    keywords = {name for name, _ in row.kwargs} & {p.name for p in free}
+    is_one_too_many = len(row.args) + len(keywords) == len(free) + 1 and bool(row.args)
+    if not (scope.ultralytics and factory.is_custom and is_one_too_many and len(inputs) == 1):
+        return row, ""
+    value, arriving = row.args[0].value, inputs[0]
+    if type(value) is not int or value < 1 or arriving not in (value, scale_width(min(value, MAX_CHANNELS), scope)):
+        return row, ""
+    at = f" ({arriving} at scale {scope.scale.name})" if arriving != value else ""
+    note = f"{row.label}: {value}{at} are the input channels, which netbuild supplies: leave {value} out"
+    return replace(row, args=row.args[1:]), note
 
 
 def _is_shown(parameter: Parameter) -> bool:
@@ -314,6 +363,8 @@ def _too_many_error(
         message += f". {name}, the input channels, is supplied: {value} arrive{at}"
         if len(row.args) == len(free) + 1 and isinstance(row.args[0].value, int):
             hint += f"; leave out {row.args[0].value}"
+    if factory.input_hint:
+        hint += f"; {factory.input_hint}"
     return NetbuildError(message, row.args[len(free)].where if not inputs else row.args[0].where, hint)
 
 
@@ -327,4 +378,6 @@ def _check_complete(factory: Factory, row: Row, call: Mapping[str, Any], supplie
             "; by position a module of another package takes its full signature,"
             " by keyword netbuild fills in the input channels"
         )
+    if factory.input_hint:
+        hint += f"; {factory.input_hint}"
     raise NetbuildError(f"{row.label}: {', '.join(missing)} missing", row.where, hint)

@@ -31,7 +31,7 @@ def _find_written_input(layer: Layer, by_row: Mapping[int, Layer]) -> NetbuildEr
     if layer.factory.foreign or not layer.factory.takes(Role.IN) or not values or len(layer.row.sources) > 1:
         return None
     shape = _input_shape(layer)
-    if len(shape) < 2 or type(values[0]) is not int or not free or not _looks_shifted(free, values):
+    if layer.bound.note or len(shape) < 2 or type(values[0]) is not int or not free or not _looks_shifted(free, values):
         return None
     # What arrives is scaled, what the author had in mind is the width as it is written in the row before.
     before = by_row.get(layer.row.sources[0])

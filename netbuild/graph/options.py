@@ -11,7 +11,7 @@ from torch import nn
 from netbuild.costs.receptive_field import mark_image
 from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
-from netbuild.grammar.expressions import parse_call
+from netbuild.grammar.expressions import ExpressionOnly, parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale
 from netbuild.graph.bind import Scope
 from netbuild.layers.activation import default_activation
@@ -150,7 +150,9 @@ def _mentions_ch(side: Any) -> bool:
 def _expression_names(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """The names that expressions in rows may use, with their values."""
     names = {key: value for key, value in settings.items() if key not in ("legacy", "activation", "task")}
-    names.update(scale=scale.name, depth=scale.depth, width=scale.width, max_channels=scale.max_channels)
+    # Undocumented, so a text argument may happen to be one of these words.
+    scaling = {"scale": scale.name, "depth": scale.depth, "width": scale.width, "max_channels": scale.max_channels}
+    names.update({name: ExpressionOnly(value) for name, value in scaling.items()})
     names.update(spec.params)  # last: a parameter of the file may reuse one of the names above
     return names
 

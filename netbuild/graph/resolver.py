@@ -52,7 +52,7 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
         layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope, result)
     resolver.raise_errors(layers)
     return Graph(
-        **vars(config),
+        **{**vars(config), "notes": (*config.notes, *dict.fromkeys(resolver.notes))},
         activation=type(activation).__name__,
         uses_activation=any(module is activation for layer in layers for module in layer.module.modules()),
         layers=tuple(layers),
@@ -80,6 +80,7 @@ class _Resolver:
         self.observer = Observer(counting=False)
         self.observer.limit = MAX_OPERATORS
         self.errors: list[NetbuildError] = []
+        self.notes: list[str] = []
         self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # unknown module -> its error and its rows
         self.modules = 0  # modules built so far
 
@@ -152,6 +153,8 @@ class _Resolver:
             raise SourceFailedError
         shapes = measure_sources(inputs[:-1] if factory.takes_text else inputs, self.imgsz)
         bound = bind(factory, row, n, shapes, scope)
+        if bound.note:
+            self.notes.append(bound.note)
         call_style = choose_call_style(row, bound, block, len(shapes.channels))
         in_shapes = [shape_of(x) for x in inputs]
         tally = Tally()

@@ -89,6 +89,8 @@ def _row_error(
     sides = [(s, tuple(x.shape[-2:])) for s, x in sources if isinstance(x, torch.Tensor) and x.ndim == 4]
     lines = [f"{row.label}: {text}", *input_lines]
     hint = f"it takes {factory.signature()}"
+    if factory.input_hint:
+        hint += f"; {factory.input_hint}"
     if isinstance(error, ShapeError):
         hint += f"; the image here is {'x'.join(map(str, imgsz))} (--imgsz gives another)"
     if isinstance(error, MismatchError) and len({side for _, side in sides}) > 1:

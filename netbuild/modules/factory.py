@@ -1,6 +1,7 @@
 """A `Factory` builds a module; the roles of its parameters are read from the constructor's signature."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,12 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from torch import nn
 
 from netbuild.layers.heads.base import check_head_class
-from netbuild.roles import ROLE_BY_NAME, Plain, Role
+from netbuild.roles import ROLE_BY_NAME, In, Plain, Role
+
+# Names of parameters that may be the input channels, but could be something else as well.
+_CHANNEL_NAME = re.compile(
+    r"c|n?in|c_?in|ch.*|.*_ch|.*chan.*|.*dim.*|in_.*|input.*|.*planes.*|.*features|d_model|filters"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,22 @@ class Factory:
         """Whether its forward has a parameter ``text``: features (B, K, width), which the row's last source gives."""
         forward = getattr(self.make, "forward", None)
         return forward is not None and "text" in inspect.signature(forward).parameters
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is a module class of the user's, not one of netbuild, torch or a known package."""
+        return bool(self.file) and not self.path.startswith("netbuild.")
+
+    @property
+    def input_hint(self) -> str:
+        """How to have the input channels supplied, where a custom module has no parameter that is known for them."""
+        plain = [p for p in self.parameters if p.role is Plain and (not p.types or int in p.types)]
+        likely = [p for p in plain if _CHANNEL_NAME.fullmatch(p.name.lower())]
+        candidates = likely or [p for p in plain if p.required]
+        if not self.is_custom or self.takes(In) or not candidates:
+            return ""
+        name = candidates[0].name
+        return f"if '{name}' is the input channels, call it c1, or annotate it Annotated[int, In]: netbuild supplies it"
 
     def takes(self, role: Role) -> bool:
         """Whether any parameter has the role."""

@@ -97,25 +97,155 @@ def test_cases_build_from_any_folder(cli, tmp_path, monkeypatch, name, flags, ro
     assert rows is None or [row["params"] for row in data["rows"]] == rows
 
 
-def test_repeating_the_input_channels_is_an_error_never_another_net(cli, tmp_path):
-    text = (CASES / "a03-user-channel-gate.yaml").read_text().replace("ChannelGate, [4]", "ChannelGate, [32, 4]")
-    (tmp_path / "net.yaml").write_text(text)
-    module = CASES / "a03-user-channel-gate.py"
-    done = cli("summary", tmp_path / "net.yaml", "--modules", module, "--imgsz", "64")
-    assert done.code == 2
-    for message in (
-        "net.yaml:5:",
-        "row 1 ChannelGate",
-        "[32, 4]",
-        "supplied: 32 arrive",
-        "ChannelGate(c1=32 (supplied), r=4)",
-    ):
-        assert message in done.err
-    done = cli(
-        "summary", CASES / "a04-gate-under-width.yaml", "--scale", "s", "--modules", CASES / "a04-gate-under-width.py"
+ECA = """
+from torch import nn
+
+class ECA(nn.Module):
+    def __init__(self, c1, k=3):
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c1, k, padding=k // 2)
+    def forward(self, x):
+        return self.conv(x)
+
+class Plain(nn.Module):
+    def __init__(self, {channels}, k=3):
+        super().__init__()
+        self.conv = nn.Conv2d({channels}, {channels}, k, padding=k // 2)
+    def forward(self, x):
+        return self.conv(x)
+
+class Bare(nn.Module):
+    def __init__(self, c1):
+        super().__init__()
+        self.scale = nn.Parameter(__import__("torch").ones(1, c1, 1, 1))
+    def forward(self, x):
+        return x * self.scale
+
+class Many(nn.Module):
+    def __init__(self, c1, a=0, *more, flag=False):
+        super().__init__()
+        self.got = (c1, a, more, flag)
+    def forward(self, x):
+        return x
+
+class Tagged(nn.Module):
+    def __init__(self, tag="", *, more=()):
+        super().__init__()
+        self.tag, self.more = tag, more
+    def forward(self, x):
+        return x
+"""
+SCALES = "scales: {n: [0.5, 0.25, 1024]}\n"
+
+
+def resolve_eca(tmp_path, row: str, head: str = "", section: str = "backbone", channels: str = "channels"):
+    (tmp_path / "eca.py").write_text(ECA.replace("{channels}", channels))
+    return resolve_text(f"{head}{section}:\n  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, {row}]\n", tmp_path / "eca.py")
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "note"),
+    [
+        ("", "ECA, [64, 5]", "row 1 ECA: 64 are the input channels, which netbuild supplies: leave 64 out"),
+        ("", "ECA, [64, {k: 5}]", "row 1 ECA: 64 are"),
+        (SCALES, "ECA, [64, 5]", "row 1 ECA: 64 (16 at scale n) are the input channels"),
+        (SCALES, "ECA, [16, 5]", "row 1 ECA: 16 are the input channels"),
+        ("", "Bare, [64]", "row 1 Bare: 64 are the input channels"),
+    ],
+)
+def test_input_channels_that_forks_write_are_dropped_with_a_note(cli, tmp_path, head, row, note):
+    graph = resolve_eca(tmp_path, row, head)
+    assert any(found.startswith(note) for found in graph.notes), graph.notes
+    arriving = 16 if head else 64
+    module = graph.layers[1].module
+    assert row.startswith("Bare") or module.conv.weight.shape == (arriving, arriving, 5, 5)
+    net = tmp_path / "net.yaml"
+    net.write_text(
+        f"{head}backbone:\n  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, {row}]\nhead:\n  - [-1, 1, Classify, [4]]\n"
     )
-    assert "[64, 4]" in done.err
-    assert "32 arrive at scale s" in done.err
+    assert note in cli("summary", net, "--modules", tmp_path / "eca.py").err
+    assert note in cli("check", net, "--modules", tmp_path / "eca.py").err
+    built = cli("build", net, "--modules", tmp_path / "eca.py", "-o", tmp_path / "net.safetensors")
+    assert (built.code, note in built.err) == (0, True)
+
+
+@pytest.mark.parametrize(("scale", "arriving"), [("n", 16), ("s", 32)])
+def test_an_unscaled_count_of_input_channels_builds_the_net_of_its_scale(cli, scale, arriving):
+    file, code = CASES / "a04-gate-under-width.yaml", CASES / "a04-gate-under-width.py"
+    done = cli("summary", file, "--scale", scale, "--modules", code, "--imgsz", "64", "--json")
+    assert json.loads(done.out)["rows"][1]["out_shape"][1] == arriving
+    assert f"row 1 ChannelGate: 64 ({arriving} at scale {scale}) are the input channels" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("section", "head", "row", "message"),
+    [
+        ("layers", "", "ECA, [64, 5]", "2 values given, \\[64, 5\\], but a row may give at most 1"),
+        ("layers", "", "Bare, [64]", "1 values given"),
+        ("backbone", "", "ECA, [32, 5]", "the input channels, is supplied: 64 arrive"),
+        ("backbone", SCALES, "ECA, [32, 5]", "16 arrive at scale n"),
+        ("backbone", "", "ECA, [64, 5, 1]", "3 values given"),
+        ("backbone", "", "ECA, [64.0, 5]", "2 values given"),
+        ("backbone", "", "Conv, [64, 64, 3, 2, None, 1, 1, true]", "8 values given"),
+        ("backbone", "", "nn.ReLU, [64, true]", "values given"),
+        ("backbone", "", "ECA, [64, {k: 5, j: 1}]", "no argument 'j'"),
+    ],
+)
+def test_a_value_that_nothing_takes_is_an_error_never_another_net(tmp_path, section, head, row, message):
+    with pytest.raises(NetbuildError, match=message) as error:
+        resolve_eca(tmp_path, row, head, section)
+    assert "row 1" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "channels", ["channels", "channel", "in_c", "nin", "dim_in", "c", "in_ch_", "inplanes", "planes"]
+)
+@pytest.mark.parametrize(("row", "head"), [("Plain, []", ""), ("Plain, [64, 3]", SCALES), ("Plain, [64, 3, 1]", "")])
+def test_a_parameter_for_the_input_channels_that_is_not_known_is_suggested(tmp_path, channels, row, head):
+    with pytest.raises(NetbuildError) as error:
+        resolve_eca(tmp_path, row, head, channels=channels)
+    hint = f"if '{channels}' is the input channels, call it c1, or annotate it Annotated[int, In]: netbuild supplies it"
+    assert hint in str(error.value)
+
+
+def test_further_values_reach_varargs(tmp_path):
+    assert resolve_eca(tmp_path, "Many, [1, 2, 3, {flag: true}]").layers[1].module.got == (64, 1, (2, 3), True)
+    graph = resolve_eca(tmp_path, "Many, [1, 2]", section="layers")
+    assert graph.layers[1].module.got == (64, 1, (2,), False)
+    assert graph.layers[1].arguments == [64, 1, 2]
+
+
+# -- words in arguments ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["depth", "width", "scale", "max_channels", "depth-wise", "n", "full-scale"])
+@pytest.mark.parametrize(
+    ("row", "read"),
+    [
+        ("Tagged, [{}]", lambda module: module.tag),
+        ("Tagged, ['{}']", lambda module: module.tag),
+        ("Tagged, {{tag: {}}}", lambda module: module.tag),
+        ("Tagged, {{more: [{}, 1]}}", lambda module: module.more[0]),
+        ("Inner, [{}]", lambda module: module[0].tag),
+    ],
+)
+def test_a_text_is_itself_though_the_scale_has_such_a_word(tmp_path, word, row, read):
+    head = SCALES + "blocks:\n  Inner: {params: [kind], rows: [[-1, 1, Tagged, [kind]]]}\n"
+    module = resolve_eca(tmp_path, row.format(word), head).layers[1].module
+    assert read(list(module.children()) if row.startswith("Inner") else module) == word
+
+
+@pytest.mark.parametrize(
+    ("head", "word", "value"),
+    [
+        ("nc: 7\n", "nc", 7), ("", "ch", 3), ("params: {depth: 5}\n", "depth", 5),
+        ("kpt_shape: [2, 3]\n", "kpt_shape", [2, 3]),
+        (SCALES, "width * 8", 2), (SCALES, "None", None), ("", "kpt_shape", "kpt_shape"), ("", "nc", "nc"),
+        ("nc: 7\n", "nc + depth", 8),
+    ],
+)  # fmt: skip
+def test_names_that_the_file_defines_have_their_values(tmp_path, head, word, value):
+    assert resolve_eca(tmp_path, f"Tagged, [{word}]", head).layers[1].module.tag == value
 
 
 def test_roles_by_name_by_annotation_and_by_decorator(custom_file):
