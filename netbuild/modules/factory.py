@@ -107,7 +107,8 @@ def from_class(name: str, cls: type[nn.Module], foreign: bool) -> Factory:
         NetbuildError: if the class is a head that lacks what its task needs.
     """
     signature = list(inspect.signature(cls).parameters.values())
-    has_varargs = any(p.kind is p.VAR_POSITIONAL for p in signature)
+    # torch's Identity takes any arguments and ignores them: a value there is a mistake.
+    has_varargs = any(p.kind is p.VAR_POSITIONAL for p in signature) and cls is not nn.Identity
     hints = _resolve_annotations(cls) if any(isinstance(p.annotation, str) for p in signature) else {}
     parameters = tuple(_parameter(p, hints) for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     path = f"{cls.__module__}.{cls.__qualname__}"

@@ -223,6 +223,7 @@ class CodeFinder(MetaPathFinder):
         """Forget the top-level names that begin with a prefix."""
         for name in [name for name in self.codes if name.startswith(prefix)]:
             del self.roots[name], self.codes[name]
+            self.installed.discard(name)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Find a module in the code of its top-level name; None for names that are not registered.

@@ -119,6 +119,8 @@ def open_network_and_data(
     check_task(task, dataset)
     if graph.nc != dataset.nc and task.counts_classes:
         graph = open_graph(file, **{**options, "nc": dataset.nc})
+    for note in graph.notes:
+        print_note(f"note: {note}")
     torch.manual_seed(settings.seed)
     network = build_graph(graph, download)
     if weights is not None:

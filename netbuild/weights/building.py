@@ -40,6 +40,9 @@ def build(
         NetbuildError: with the place of every mistake in the file, or if the weights cannot be read.
     """
     graph = open_graph(file, **options)
+    for layer in graph.layers:
+        if layer.bound.note:
+            warnings.warn(layer.bound.note, stacklevel=2)
     network = build_graph(graph, download)
     if weights is not None:
         for text in transfer(network, weights).warnings():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from netbuild import NetbuildError, layers
+from netbuild import NetbuildError, build, layers
 from netbuild.grammar.spec import load as load_spec
 from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
@@ -167,6 +167,8 @@ def test_input_channels_that_forks_write_are_dropped_with_a_note(cli, tmp_path, 
     assert note in cli("check", net, "--modules", tmp_path / "eca.py").err
     built = cli("build", net, "--modules", tmp_path / "eca.py", "-o", tmp_path / "net.safetensors")
     assert (built.code, note in built.err) == (0, True)
+    with pytest.warns(UserWarning, match=re.escape(note)):
+        build(net, modules=[tmp_path / "eca.py"])
 
 
 @pytest.mark.parametrize(("scale", "arriving"), [("n", 16), ("s", 32)])
@@ -188,6 +190,8 @@ def test_an_unscaled_count_of_input_channels_builds_the_net_of_its_scale(cli, sc
         ("backbone", "", "ECA, [64.0, 5]", "2 values given"),
         ("backbone", "", "Conv, [64, 64, 3, 2, None, 1, 1, true]", "8 values given"),
         ("backbone", "", "nn.ReLU, [64, true]", "values given"),
+        ("backbone", "", "nn.Identity, [64]", "1 values given"),
+        ("backbone", "", "Silence, [64]", "1 values given"),
         ("backbone", "", "ECA, [64, {k: 5, j: 1}]", "no argument 'j'"),
     ],
 )
