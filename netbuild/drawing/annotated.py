@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netbuild.drawing.fonts import find_font
 from netbuild.errors import MissingExtraError
 from netbuild.system.packages import install_hint
 
@@ -162,10 +163,10 @@ def draw_boxes(
     Raises:
         MissingExtraError: if Pillow is not installed.
     """
-    pil, draws, fonts = pillow()
+    pil, draws, _ = pillow()
     canvas = pil.fromarray(np.ascontiguousarray(image))
     pen, size = draws.Draw(canvas), _text_size(canvas.size)
-    font, width = fonts.load_default(size), max(round(size / 6), 2)
+    font, width = find_font(labels, size), max(round(size / 6), 2)
     order = sorted(range(len(boxes)), key=lambda i: -abs((boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1])))
     for i in order:
         if outlines is not None:
@@ -213,11 +214,11 @@ def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Imag
     Raises:
         MissingExtraError: if Pillow is not installed.
     """
-    pil, draws, fonts = pillow()
+    pil, draws, _ = pillow()
     times = ceil(MIN_BAR_WIDTH / image.shape[1])
     image = image.repeat(times, 0).repeat(times, 1)
     size = max(round(image.shape[1] * 0.03), 13)
-    font, row = fonts.load_default(size), round(size * 1.6)
+    font, row = find_font([name for name, _, _ in shares], size), round(size * 1.6)
     panel = np.full((row * len(shares) + size // 2, image.shape[1], 3), 255, np.uint8)
     canvas = pil.fromarray(np.concatenate((image, panel)))
     pen = draws.Draw(canvas)

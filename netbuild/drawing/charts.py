@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.drawing.annotated import COLOURS
+from netbuild.drawing.fonts import matplotlib_families
 from netbuild.errors import shorten
 from netbuild.system.files import write_bytes
 from netbuild.system.packages import package
@@ -55,10 +56,20 @@ def save(figure: Figure, path: Path) -> None:
 def encode_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     data = io.BytesIO()
+    set_fonts(figure)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the font may lack letters of class names, which are then drawn as empty boxes
+        warnings.simplefilter("ignore")  # of letters that no font has; a note has named them
         figure.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
     return data.getvalue()
+
+
+def set_fonts(figure: Figure) -> None:
+    """Give the texts of a figure fonts that have their letters, where matplotlib's own font lacks some."""
+    texts = [text for text in figure.findobj(package("matplotlib.text", "train").Text) if not text.get_text().isascii()]
+    if texts:
+        families = matplotlib_families([text.get_text() for text in texts])
+        for text in texts:
+            text.set_fontfamily(families)
 
 
 def _legible(name: object, limit: int = 24) -> str:

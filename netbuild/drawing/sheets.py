@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.drawing.annotated import Drawing, Image, pillow
+from netbuild.drawing.fonts import find_font
 
 MAX_SIDE = 320  # largest side of a cell in pixels: four cells are about as wide as half a screen
 MAX_PICTURES = 16  # largest number of pictures on a sheet
@@ -37,13 +38,13 @@ def make_sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[st
     Raises:
         MissingExtraError: if Pillow is not installed.
     """
-    pil, draws, fonts = pillow()
+    pil, draws, _ = pillow()
     side, columns = cell_side(drawings), max(min(columns, len(drawings)), 1)
     high = side + (TEXT + 2 if any(d.caption for d in drawings) else 0) + GAP
     top = TEXT + 2 * GAP if heads else GAP
     rows = -(-len(drawings) // columns)
     canvas = pil.new("RGB", (columns * (side + GAP) + GAP, top + rows * high), (255, 255, 255))
-    pen, font = draws.Draw(canvas), fonts.load_default(TEXT - 3)
+    pen, font = draws.Draw(canvas), find_font([*heads, *(d.caption for d in drawings)], TEXT - 3)
     for column, title in enumerate(heads[:columns]):
         pen.text((GAP + column * (side + GAP), GAP), title, fill=(0, 0, 0), font=font)
     for i, drawing in enumerate(drawings):

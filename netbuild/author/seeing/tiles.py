@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.drawing.annotated import Image, pillow
+from netbuild.drawing.fonts import find_font
 from netbuild.system.packages import package
 
 MAX_TILES = 64  # default for the largest number of maps or kernels in a picture
@@ -53,8 +54,8 @@ def arrange_tiles(tiles: Sequence[Image], columns: int | None = None, ground: in
 
 def add_title(image: Image, title: str) -> Image:
     """Return a picture with its title above it, wrapped into as many lines as it needs."""
-    pil, draws, fonts = pillow()
-    font, width = fonts.load_default(TEXT - 2), max(image.shape[1], 320)
+    pil, draws, _ = pillow()
+    font, width = find_font([title], TEXT - 2), max(image.shape[1], 320)
     lines = _wrap(title, font, width - 2 * GAP)
     top = len(lines) * (TEXT + 3) + GAP
     canvas = pil.new("RGB", (width, top + image.shape[0]), (255, 255, 255))
