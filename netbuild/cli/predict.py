@@ -38,7 +38,10 @@ Rectangular = Annotated[
     typer.Option("--rect/--no-rect", help="Pad to the picture's aspect ratio (default), or to a square."),
 ]
 SavedKinds = Annotated[
-    str | None, typer.Option(help="What to save, comma-separated: pictures (default), txt, json, crops; or none.")
+    str | None,
+    typer.Option(
+        help="What to save, comma-separated: pictures (default), txt, labels (no scores), json, crops; or none."
+    ),
 ]
 OutFolder = Annotated[
     Path | None,

@@ -177,12 +177,23 @@ def _open(data: bytes, name: str) -> "Image":
     except library.DecompressionBombError:
         raise _too_large(name) from None
     except library.UnidentifiedImageError:
+        if found := _foreign_format(data):
+            raise UnreadableImageError(f"{name}: {found} is not read: convert it to JPEG or PNG") from None
         raise UnreadableImageError(f"{name}: not a picture: Pillow knows no such format") from None
     except Exception as error:
         raise UnreadableImageError(f"{name}: not a picture: {_reason(error)}") from None
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, image.size)
     return image
+
+
+def _foreign_format(data: bytes) -> str:
+    """Return the name of a picture format that Pillow cannot read, by the first bytes; empty for any other file."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+        return "HEIC"
+    starts = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"8BPS": "PSD", b"II*\0\x10\0\0\0CR": "Canon's CR2"}
+    found = next((form for start, form in starts.items() if data.startswith(start)), "")
+    return found or ("SVG" if b"<svg" in data[:1000].lower() else "")
 
 
 def _load(image: "Image", name: str) -> "Image":

@@ -73,12 +73,13 @@ class Node:
         source: the text that it comes from.
         mark: the place; any object with 0-based ``line`` and ``column``, such as another node.
         quoted: whether a scalar is in quotes or a block scalar.
+        text: a scalar as it is written, such as ``007``, whose value is 7; None for what is no scalar of a text.
     """
 
-    __slots__ = ("column", "depth", "keys", "line", "quoted", "size", "source", "value")
+    __slots__ = ("column", "depth", "keys", "line", "quoted", "size", "source", "text", "value")
 
-    def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False) -> None:
-        self.value, self.source, self.quoted = value, source, quoted
+    def __init__(self, value: Any, source: Source, mark: Any, quoted: bool = False, text: str | None = None) -> None:
+        self.value, self.source, self.quoted, self.text = value, source, quoted, text
         self.line, self.column = mark.line, mark.column
         self.size, self.depth = 1, 0  # number of values in it, levels of nested collections
         self.keys: dict[str, Node] = {}  # of a mapping: its keys as nodes, for their places
@@ -228,7 +229,7 @@ class _Builder:
     def handle_event(self, event: Any) -> None:
         """Add the node of an event to the tree, or open or close a collection."""
         if isinstance(event, yaml.ScalarEvent):
-            node = Node(self._read_scalar(event), self.source, event.start_mark, bool(event.style))
+            node = Node(self._read_scalar(event), self.source, event.start_mark, bool(event.style), event.value)
             self._record_anchor(event.anchor, node)
             self._add(node)
         elif isinstance(event, yaml.CollectionStartEvent):

@@ -16,7 +16,7 @@ from netbuild.system.files import make_folder, write_bytes, writing
 from netbuild.system.packages import cv2
 from netbuild.tasks.base import Task
 
-KINDS = ("pictures", "txt", "json", "crops")
+KINDS = ("pictures", "txt", "labels", "json", "crops")  # labels: as txt, without confidence
 
 
 def parse_kinds(text: str | None, task: Task) -> tuple[str, ...]:
@@ -42,6 +42,8 @@ def parse_kinds(text: str | None, task: Task) -> tuple[str, ...]:
             )
     if "none" in words and len(words) > 1:
         raise NetbuildError(f"--save {text}: none excludes all other kinds")
+    if {"txt", "labels"} <= {*words}:
+        raise NetbuildError(f"--save {text}: txt and labels are the same files, with and without confidence")
     return () if words == ("none",) else words
 
 
@@ -99,8 +101,10 @@ class Writer:
         stem = self.names.make(name)
         if "pictures" in self.kinds:
             self._write_picture(result, stem)
-        if "txt" in self.kinds:
+        if "txt" in self.kinds or "labels" in self.kinds:
             rows = result.task.rows(result.records, result.size)
+            if "labels" in self.kinds:  # labels to train on have no confidence, which is the last column
+                rows = [row.rpartition(" ")[0] for row in rows]
             _write(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows).encode())
         if "crops" in self.kinds:
             for number, (name, part) in enumerate(result.task.crops(result.view.image, result.records), 1):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.data.fitting import Image
-from netbuild.data.images import UnreadableImageError, decode, from_pixels, is_picture, read_image
+from netbuild.data.images import FOREIGN, UnreadableImageError, decode, from_pixels, is_picture, read_image
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.system.packages import cv2
 
@@ -124,6 +124,8 @@ def _list_folder(folder: Path) -> list[Path]:
     found = sorted((path for path in entries if is_picture(path) and path.is_file()), key=natural_key)
     if not found:
         hint = f"for pictures in its subfolders: '{folder}/**/*'" if any(path.is_dir() for path in entries) else ""
+        foreign = sorted({path.suffix.lower() for path in entries} & FOREIGN)
+        hint = f"{', '.join(foreign)} is not read: convert these pictures to JPEG or PNG" if foreign else hint
         raise NetbuildError(f"{folder}: this folder has no pictures", hint=hint)
     return found
 

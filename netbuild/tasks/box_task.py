@@ -32,7 +32,7 @@ class BoxTask(Task):
 
     fitting = "letterbox"
     record_fields: ClassVar[tuple[str, ...]] = ("box",)
-    saves: ClassVar[tuple[str, ...]] = ("pictures", "txt", "json", "crops")
+    saves: ClassVar[tuple[str, ...]] = ("pictures", "txt", "labels", "json", "crops")
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
         super().__init__(head, names)

@@ -13,6 +13,7 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.inputs import FurtherInputs, find_inputs
 from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
 from netbuild.graph.network import Network
+from netbuild.prediction.contract import check_size
 from netbuild.settings import Settings
 from netbuild.system.processes import is_main_process, rank, world_size
 from netbuild.tasks import TASKS
@@ -132,6 +133,16 @@ def find_further_inputs(network: Network, task: Task, dataset: Dataset, settings
             raise NetbuildError(f"class_embeddings has no effect for the task '{task.name}'", hint="leave it out")
         return FurtherInputs()
     return find_inputs(network.card, dataset.names, settings.class_embeddings)
+
+
+def describe_size_fault(network: Network, settings: Settings) -> str:
+    """Return a note if the image size is one that export and prediction will refuse; empty if it is not."""
+    imgsz = network.card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
+    try:
+        check_size(network, imgsz)
+    except NetbuildError as error:
+        return f"{error.message}: export and prediction refuse it ({error.hint})"
+    return ""
 
 
 def print_note(note: str) -> None:

@@ -37,6 +37,7 @@ from netbuild.training.folder import (
 from netbuild.training.loop import Trainer
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
+    describe_size_fault,
     embedded_data,
     find_further_inputs,
     make_loader,
@@ -334,6 +335,7 @@ def _make_arguments(
     # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()
     report = scan_splits(dataset, ["train", held_out], settings, callbacks)
+    print_note(describe_size_fault(network, settings))
     task = make_training_task(network, list(dataset.names), report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
     train = make_loader(network, task, report, "train", settings, True)

@@ -36,7 +36,10 @@ def check_task(task: type[Task], dataset: Dataset) -> None:
         NetbuildError: if the data set is of such a kind.
     """
     if task.learns_from and dataset.task not in task.learns_from:
-        raise NetbuildError(f"{dataset.name} is a data set for '{dataset.task}', the network's task is '{task.name}'")
+        folders = dataset.format == "yolo" and "classify" in task.learns_from
+        hint = f"if its classes are folders, name the folder itself: --data {dataset.root}" if folders else ""
+        message = f"{dataset.name} is a data set for '{dataset.task}', the network's task is '{task.name}'"
+        raise NetbuildError(message, hint=hint)
 
 
 def check_classes(network: Network, dataset: Dataset) -> None:

@@ -82,8 +82,13 @@ def _read_categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for entry in data["categories"]:
         number, name = entry.get("id"), entry.get("name")
+        if type(name) in (int, float, bool):
+            name = _written_name(file, len(found))
         if type(number) is not int or not isinstance(name, str):
-            raise NetbuildError(f"{file}: a category needs a whole number 'id' and a text 'name': {shorten(entry)}")
+            raise NetbuildError(
+                f"{file}: a category needs a whole number 'id' and a text 'name': {shorten(entry)}",
+                hint=_hint_text(number),
+            )
         if number in found:
             raise NetbuildError(f"{file}: category id {number} occurs twice: '{found[number]}' and '{name}'")
         found[number] = name
@@ -92,9 +97,24 @@ def _read_categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def _written_name(file: Path, index: int) -> str:
+    """Return the name of a category as it is written, where JSON makes a number of it, such as 1e3."""
+    data = json.loads(read_text(file), parse_int=str, parse_float=str)
+    name = data["categories"][index]["name"]
+    return json.dumps(name) if isinstance(name, bool) else str(name)
+
+
+def _hint_text(number: object) -> str:
+    return "ids are whole numbers: write them without quotes" if isinstance(number, str) else ""
+
+
 def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int]) -> Split:
     read = Split([])
     images = dict(_read_images(data, file, read.problems))
+    if not images:
+        first = read.problems[0] if read.problems else None
+        message = f"{file}: there are no images in it" + (f" that can be used: {first.message}" if first else "")
+        raise NetbuildError(message, hint=first.hint if first else "")
     annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for entry in data["annotations"]:
         owner = entry.get("image_id")
@@ -102,7 +122,7 @@ def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int])
             annotations[owner].append(entry)
         else:
             message = f"annotation {entry.get('id')}: there is no image with the id {shorten(owner)}"
-            read.problems.append(Problem("no picture", LABEL, message, file, drops="box"))
+            read.problems.append(Problem("no picture", LABEL, message, file, drops="box", hint=_hint_text(owner)))
     folder = picture_folder(file, [image["file_name"] for image in images.values()])
     for number, image in images.items():
         size = (image["width"], image["height"])
@@ -113,8 +133,6 @@ def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int])
         else:
             read.samples.append(objects.sample(folder / image["file_name"], file, size))
         read.problems.extend(problems)
-    if not images:
-        raise NetbuildError(f"{file}: there are no images in it")
     return Split(read.samples, read.problems, f"{folder}: annotations looked for in {file}", len(data["images"]))
 
 
@@ -125,7 +143,8 @@ def _read_images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -
         sides = (image.get("width"), image.get("height"))
         if type(number) is not int or not isinstance(name, str) or not all(type(s) is int and s > 0 for s in sides):
             message = f"an image needs id, file_name, width and height: {shorten(image)}"
-            problems.append(Problem("image entry", LABEL, message, file, drops="picture"))
+            problem = Problem("image entry", LABEL, message, file, drops="picture", hint=_hint_text(number))
+            problems.append(problem)
         elif number in seen:
             problems.append(Problem("duplicate", LABEL, f"image id {number} occurs twice", file, drops="picture"))
         else:
@@ -147,8 +166,9 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
         if any((folder / name).is_file() for name in names[:20]):
             return folder
     places = "\n  ".join(map(str, tried))
+    hint = "file_name has backslashes, which are no separators here: write /" if "\\" in "".join(names[:1]) else ""
     raise NetbuildError(
-        f"{file}: its pictures (such as {shorten(names[0] if names else '')}) are in none of\n  {places}"
+        f"{file}: its pictures (such as {shorten(names[0] if names else '')}) are in none of\n  {places}", hint=hint
     )
 
 
@@ -189,7 +209,8 @@ def _read_row(entry: Mapping[str, Any], size: tuple[int, int], classes: Mapping[
     """Return class and normalised cx, cy, w, h of an annotation."""
     number, box = entry.get("category_id"), entry.get("bbox")
     if not isinstance(number, int) or number not in classes:
-        raise WrongObjectError("class range", f"there is no category with the id {shorten(number)}")
+        message = f"there is no category with the id {shorten(number)}"
+        raise WrongObjectError("class range", message, _hint_text(number))
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
         raise WrongObjectError("columns", f"bbox is [x, y, width, height], not {shorten(box)}")
     (x, y, w, h), (width, height) = box, size

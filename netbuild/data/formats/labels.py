@@ -144,12 +144,22 @@ class LabelFile:
         check_class(words[0], values[0], len(self.rules.names))
         shape, count = self.rules.keypoint_shape, len(values)
         if not (count == 5 + shape[0] * shape[1] if shape else count == 5 or (count >= 7 and count % 2 == 1)):
-            raise WrongObjectError("columns", f"{count} columns, {self.rules.describe_columns()}")
+            message = f"{count} columns, {self.rules.describe_columns()}"
+            raise WrongObjectError("columns", message, self._hint_confidence(values[-1], count))
         return values
+
+    def _hint_confidence(self, last: float, count: int) -> str:
+        """Return a hint if a line is one column too long, and the last can be a detector's confidence."""
+        shape = self.rules.keypoint_shape
+        usual = 5 + shape[0] * shape[1] if shape else 5
+        if (count == usual + 1 or (not shape and count > 7)) and 0 <= last <= 1:
+            return "is the last column a confidence? Remove it; predict --save labels writes rows without it"
+        return ""
 
     def _parse_number(self, word: str) -> float:
         try:
-            value = float(word if "_" not in word else "")  # float() would take Python's 1_000
+            # float() would take Python's 1_000, and the digits of other scripts.
+            value = float(word if "_" not in word and word.isascii() else "")
         except ValueError:
             names = self.rules.names
             hint = f"names: {word} is {names.index(word)}" if word in names else ""

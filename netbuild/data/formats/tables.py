@@ -149,7 +149,10 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
     if not labels:
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
     names = _class_names(labels)
-    numbers = {label: int(label) if names[0] == "0" and label.isdecimal() else names.index(label) for label in labels}
+    numbers = {
+        label: int(label) if names[0] == "0" and label.isascii() and label.isdecimal() else names.index(label)
+        for label in labels
+    }
     order: list[str] = [split for split in SPLITS if split in lines]
     # Problems of splits that have no line to use are reported with the first split.
     elsewhere = [problem for split, found in problems.items() if split not in lines for problem in found]

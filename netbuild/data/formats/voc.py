@@ -188,6 +188,11 @@ def _read_sample(picture: Path, file: _AnnotationFile, names: Sequence[str], pro
         return None
     if file.root is None:
         return Objects().sample(picture, None)
+    if file.root.find("size") is None:
+        hint = "write <size><width>…</width><height>…</height></size>, in pixels of the picture"
+        message = "there is no <size>: corners in pixels need the picture's width and height"
+        problems.append(Problem("size", LABEL, message, file.path, file.root.line, "picture", hint))
+        return None
     try:
         size = int(_read_number(file.root, "size/width")), int(_read_number(file.root, "size/height"))
         if min(size) < 1:
@@ -237,7 +242,7 @@ def _read_row(item: Element, size: tuple[int, int], names: Sequence[str], first:
 def _read_number(element: Element, path: str) -> float:
     word = element.text_at(path)
     try:
-        value = float(word)
+        value = float(word if word.isascii() else "")
     except ValueError:
         raise WrongObjectError("no number", f"{path} is not a number: '{shorten(word, 30)}'") from None
     if value != value or abs(value) > 1e9:

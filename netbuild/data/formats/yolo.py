@@ -196,8 +196,7 @@ def _read_names(node: Node) -> tuple[str, ...]:
 def _listed_names(entry: Node) -> tuple[str, ...]:
     """Read names from a list."""
     for item in entry.value:
-        if isinstance(item.value, (list, dict)) or item.value is None:
-            raise item.error(f"a name must be a text, not {item.describe()}")
+        _check_text(item)
     return _check_distinct(entry, entry.value)
 
 
@@ -206,17 +205,25 @@ def _mapped_names(entry: Node) -> tuple[str, ...]:
     if not isinstance(entry.value, dict):
         raise entry.error(f"names must be a list or a mapping from number to name, not {entry.describe()}")
     keys = list(entry.value)
-    numbers = sorted(int(key) for key in keys if key.isdecimal())
+    numbers = sorted(int(key) for key in keys if key.isascii() and key.isdecimal())
     if numbers != list(range(len(keys))):
         raise entry.error(
             f"the numbers of names must run from 0 to {len(keys) - 1}, each once; found {', '.join(keys[:20])}"
         )
+    for item in entry.value.values():
+        _check_text(item)
     ordered = sorted(entry.value.items(), key=lambda item: int(item[0]))
     return _check_distinct(entry, [item for _, item in ordered])
 
 
+def _check_text(item: Node) -> None:
+    if isinstance(item.value, (list, dict)) or not (item.text or "").strip():
+        raise item.error(f"a name must be a text, not {item.describe()}")
+
+
 def _check_distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
-    names = tuple(str(item.value).strip() for item in items)
+    # Names are texts as they are written: 007, 1e3 and null are no numbers and no missing values here.
+    names = tuple((str(item.value) if item.text is None else item.text).strip() for item in items)
     if not names:
         raise entry.error("there is no name: a data set has at least one class")
     for index, name in enumerate(names):
