@@ -195,10 +195,10 @@ def resume_once(folder, **options):
 def test_a_run_can_be_resumed_with_another_number_of_processes(tmp_path, first):
     options = {"optimizer": "adamw", "lr": 0.003, "schedule": "constant"}
     train_once(tmp_path / "one", **options)
-    run_ranks(2, tmp_path, f"train_once('two', epochs=1, parallel={first!r}, **{options})")
+    run_ranks(2, tmp_path, f"train_once('two', minutes=1e-5, parallel={first!r}, **{options})")
     run_ranks(2, tmp_path, f"resume_once('two', parallel={'fsdp' if first == 'ddp' else 'ddp'!r}, **{options})")
     is_same_run(tmp_path / "one", tmp_path / "two")
-    run_ranks(2, tmp_path, f"train_once('three', epochs=1, parallel={first!r}, **{options})")
+    run_ranks(2, tmp_path, f"train_once('three', minutes=1e-5, parallel={first!r}, **{options})")
     resume_once(tmp_path / "three", **options)
     is_same_run(tmp_path / "one", tmp_path / "three")
 
