@@ -255,22 +255,40 @@ class _Run:
             refuse_unused("on one machine", node_rank=self.processes.node_rank, rdzv=self.processes.rdzv)
         from netbuild.system.files import new_folder
         from netbuild.system.processes import destroy_process_group, is_main_process
+        from netbuild.training.announcing import (
+            BestClasses,
+            describe_end,
+            describe_interruption,
+            describe_next,
+            describe_start,
+        )
         from netbuild.training.callbacks import callbacks_of_file
         from netbuild.training.progress import ProgressBar, scan_progress
         from netbuild.training.run import resume, start
 
         added = [callback for path in self.callbacks for callback in callbacks_of_file(path)]
         with scan_progress(brief=self.resume is not None) as scanning:
-            callbacks = [scanning, ProgressBar(), *added]
+            classes = BestClasses()
+            callbacks = [scanning, ProgressBar(), classes, *added]
             if self.resume is not None:
                 trainer = resume(self.resume, flags, data=self.data, callbacks=callbacks, **self.code)
             else:
                 folder = self.out or new_folder(Path(str(self.file)).stem)
                 options = {"networks": self.others, "callbacks": callbacks, **self.network, **self.code}
                 trainer = start(str(self.file), self.data, settings, folder, **options)
-        done = trainer.run()
         if is_main_process():
-            write(f"{trainer.folder}: best {done.best:.4f} in epoch {done.best_epoch} of {done.epoch}")
+            say(describe_start(trainer))
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            if is_main_process():
+                say(describe_interruption(trainer))
+            raise
+        if is_main_process():
+            if classes.rows:
+                show(_make_table(classes.rows))
+            write(describe_end(trainer))
+            say(describe_next(trainer))
         destroy_process_group()
 
 

@@ -21,6 +21,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
         name = f"cuda:{choose_local_device(os.environ)}"
+    if name.isdecimal():  # a GPU's number alone, as other programs take it
+        name = f"cuda:{name}"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

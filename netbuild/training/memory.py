@@ -18,14 +18,16 @@ class OutOfMemoryError(NetbuildError):
 
 @contextmanager
 def explain_out_of_memory(settings: Settings, device: torch.device) -> Iterator[None]:
-    """Context that turns CUDA's out-of-memory error into one that names the settings which need less memory.
+    """Context that turns out-of-memory errors, of GPU or CPU, into one that names the settings which need less memory.
 
     Raises:
         OutOfMemoryError: if the device runs out of memory.
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         advice = [
             f"--batch {max(settings.batch // 2, 1)} (-O accumulate=N keeps the images per step)",
             "a smaller --imgsz",
@@ -35,6 +37,11 @@ def explain_out_of_memory(settings: Settings, device: torch.device) -> Iterator[
         advice.append("-O parallel=fsdp on several devices")
         message = f"{device} has too little memory at --batch {settings.batch}: {describe_peak_memory(device)}"
         raise OutOfMemoryError(message, hint=f"to need less: {', '.join(advice)}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a RuntimeError like any other, so its text must tell.
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def describe_peak_memory(device: torch.device) -> str:

@@ -56,15 +56,19 @@ class PlotCallback(TolerantCallback):
             self.metric = run.metric
 
     def on_run_end(self, run: Trainer, error: BaseException | None) -> None:
-        """Draw the curves of losses and measures, and the predictions of the best weights on the validation data."""
-        history = run.progress.history
-        if error is not None or not history:
+        """Draw the curves of losses and measures, and the predictions of the best weights on the validation data.
+
+        An interrupted run gets the curves alone: its user waits.
+        """
+        history, is_interrupted = run.progress.history, isinstance(error, KeyboardInterrupt)
+        if not history or (error is not None and not is_interrupted):
             return
         for name, draw in {"losses": charts.plot_losses, "metrics": charts.plot_metrics}.items():
             with self.tolerate_errors():
                 list(charts.save_all({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
-        with self.tolerate_errors():
-            self.plot_validation(run)
+        if not is_interrupted:
+            with self.tolerate_errors():
+                self.plot_validation(run)
 
     def plot_validation(self, run: Trainer) -> None:
         """Draw the first validation batches with the best weights' predictions, and the metric's charts."""

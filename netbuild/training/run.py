@@ -117,6 +117,8 @@ def open_network_and_data(
     graph = open_graph(file, **options)
     task = task_class(graph.task)
     dataset = open_data(data or embedded_data(task))
+    if not data:
+        print_note(f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'")
     check_task(task, dataset)
     if graph.nc != dataset.nc and task.counts_classes:
         graph = open_graph(file, **{**options, "nc": dataset.nc})

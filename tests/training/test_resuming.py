@@ -1,4 +1,4 @@
-"""A run's folder appears complete, and a run is resumed with what may change, or it is said why not."""
+"""A run's folder appears complete, a run is resumed with what may change, and says what it does."""
 
 import json
 import os
@@ -8,9 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from netbuild.settings import Settings
 from netbuild.training.folder import create_folder
+from netbuild.training.memory import OutOfMemoryError, explain_out_of_memory
 
 NET = """nc: 2
 ch: 1
@@ -148,3 +151,65 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), create_folder(tmp_path / "new"):
         1 / 0  # noqa: B018
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what a run says
+
+
+def test_a_run_says_what_it_does_and_what_it_did(cli, run):
+    done = cli("train", "net.yaml", "--data", "data", "--epochs", 2, "-o", "more", *QUICK)
+    lines = done.err.splitlines()
+    first = lines.index(next(line for line in lines if line.startswith("network: ")))
+    start = lines[first : first + 3]
+    assert start[0] == "network: net, 50 parameters, task classify, 2 classes, images of 16x16 pixels"
+    assert start[1].endswith("data, 8 samples to train on, 8 to validate")
+    assert start[2].startswith("training: 2 epochs of 2 batches of 4 (2 steps), adamw, rate ")
+    assert start[2].endswith("float32, on cpu")
+    assert "no --data" not in done.err
+    last = done.out.splitlines()[-1]
+    assert last.startswith("more: best fitness ")
+    assert ", top1 " in last
+    assert last.endswith(" of 2")
+    assert done.out.split()[:3] == ["class", "images", "precision"]  # each class of the best epoch
+    assert lines[-1].startswith("next: netbuild val more/best.safetensors --data ")
+
+
+def test_embedded_data_is_said_loudly(cli, run):
+    done = cli("train", "lenet5.yaml", "--epochs", 1, "-o", "embedded", *QUICK[:6], "--batch", 512)
+    assert done.code == 0, done.err
+    assert done.err.startswith("note: no --data: the network is trained on the embedded demonstration set 'digits'")
+
+
+def test_the_number_of_a_gpu_is_its_name(cli, run):
+    done = cli("train", "net.yaml", "--data", "data", "--device", "7")
+    assert (done.code, "--device cuda:7: " in done.err) == (2, True)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from netbuild.training.callbacks import Callback
+
+class Interrupt(Callback):
+    def on_batch_begin(self, run, epoch, number, batch):
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_an_interrupted_run_says_how_it_goes_on(run):
+    (run.parent / "stop.py").write_text(INTERRUPTED)
+    command = ["train", "net.yaml", "--data", "data", "--epochs", "3", "-o", "cut", "--callbacks", "stop.py"]
+    quick = ["--device", "cpu", "-O", "workers=0", "--batch", "4"]
+    done = subprocess.run([sys.executable, "-m", "netbuild", *command, *quick], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert "cut: interrupted after 1 of 3 epochs; netbuild train --resume cut goes on" in done.stderr
+    assert (run.parent / "cut/losses.png").exists()
+
+
+def test_too_little_memory_on_the_cpu_is_explained():
+    with pytest.raises(OutOfMemoryError, match="cpu has too little memory at --batch 16") as caught:  # noqa: SIM117
+        with explain_out_of_memory(Settings(batch=16), torch.device("cpu")):
+            torch.empty(2**48)
+    assert "--batch 8" in caught.value.hint
+    with pytest.raises(RuntimeError, match="other"), explain_out_of_memory(Settings(), torch.device("cpu")):
+        raise RuntimeError("other")
