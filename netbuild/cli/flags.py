@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin,
 
 import typer
 from typer.core import TyperCommand
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from netbuild import __version__
+from netbuild.cli.completion import find_completion
 from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError
 from netbuild.grammar.keys import MAX_SIDE
@@ -75,6 +76,8 @@ def command(group: str, name: str | None = None, on: typer.Typer = app) -> Calla
     def register(function: Function) -> Function:
         for parameter, hint in get_type_hints(function, include_extras=True).items():
             for extra in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+                if isinstance(extra, (OptionInfo, ArgumentInfo)) and extra.autocompletion is None:
+                    extra.autocompletion = find_completion(name or function.__name__, parameter)
                 if isinstance(extra, OptionInfo):
                     extra.rich_help_panel = _PANEL_OF.get(parameter, extra.rich_help_panel)
                     extra.metavar = _metavar(get_args(hint)[0]) if extra.metavar is None else extra.metavar

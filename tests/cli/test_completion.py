@@ -1,0 +1,75 @@
+"""Completion in a shell."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from netbuild.settings import FIELDS
+
+NET = "nc: 3\nscales: {n: [1, 1, 64], tiny: [1, 1, 64]}\nblocks:\n  Own: {rows: [[-1, 1, nn.ReLU, []]]}\nlayers:\n"
+NET += "  - {name: stem, module: Own}\n  - {name: body, module: Conv, args: [8]}\n"
+
+
+def complete(folder, words, line):
+    code = "import netbuild.cli as m; m.entry()"
+    variables = {"_NETBUILD_COMPLETE": "complete_bash", "COMP_WORDS": f"netbuild {line}", "COMP_CWORD": str(words)}
+    guard = "import sys; sys.argv = ['netbuild']; sys.modules['torch'] = None; "  # an import of torch would fail
+    done = subprocess.run(
+        [sys.executable, "-c", guard + code],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("summary yolo11n-s", {"yolo11n-seg.yaml"}),
+        ("summary resnet5", {"resnet50.yaml"}),
+        ("train net.y", {"net.yaml"}),
+        ("diff lenet5.yaml fold", {"folder/"}),
+        ("explain C2PS", {"C2PSA"}),
+        ("explain nn.ConvTranspose", {"nn.ConvTranspose1d", "nn.ConvTranspose2d", "nn.ConvTranspose3d"}),
+        ("train net.yaml --data digi", {"digits", "digits-detect"}),
+        ("train net.yaml -O close", {"close_mosaic="}),
+        ("train net.yaml -O optimizer=ad", {"optimizer=adamw", "optimizer=adam"}),
+        ("train net.yaml -O wandb=", {"wandb=true", "wandb=false"}),
+        ("train net.yaml --optimizer mu", {"musgd"}),
+        ("train net.yaml --amp b", {"bf16"}),
+        ("train net.yaml --scale t", {"tiny"}),
+        ("summary yolo11 --scale x", {"x"}),
+        ("summary net.yaml --format ma", {"markdown"}),
+        ("summary net.yaml --columns i,pa", {"i,params"}),
+        ("summary net.yaml --columns +str", {"+stride"}),
+        ("new mine --from seg", {"segmenter"}),
+    ],
+)
+def test_names_and_choices_are_completed(tmp_path, line, expected):
+    (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    assert set(complete(tmp_path, len(line.split()), line)) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("train net.yaml --freeze ", {"stem"}),
+        ("explain --file net.yaml O", {"Own"}),
+        ("summary ", {"net.yaml", "lenet5.yaml", "yolo26.yaml", "yolo26n.yaml"}),
+        ("train net.yaml -O ", {f"{name}=" for name in FIELDS}),
+    ],
+)
+def test_all_names_are_offered(tmp_path, line, some):
+    (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
+    assert some <= set(complete(tmp_path, len(line.split(" ")), line))
+
+
+def test_a_wrong_file_completes_nothing(tmp_path):
+    (tmp_path / "net.yaml").write_text("layers: [[", encoding="utf-8")
+    assert complete(tmp_path, 4, "train net.yaml --scale t") == []
