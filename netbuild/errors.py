@@ -1,5 +1,7 @@
 """Errors for users: the place, the source line with a caret, what was found and expected, and a hint for the repair."""
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -125,3 +127,24 @@ def check_keywords(keywords: Iterable[str], known: Iterable[str]) -> None:
         if name not in names:
             hint = did_you_mean(name, names) or f"the keywords are {', '.join(names)}"
             raise KeywordError(f"there is no keyword '{name}'", hint=hint)
+
+
+_printed_notes: set[str] = set()
+
+
+def print_note_once(text: str) -> None:
+    """Print a note on stderr, unless it was printed before, as for a file that a command opens twice.
+
+    Of several processes that torchrun or SLURM started only the first prints.
+    """
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    if text in _printed_notes or rank != "0":
+        return
+    _printed_notes.add(text)
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    print(f"note: {printable}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+
+
+def forget_notes() -> None:
+    """Forget which notes were printed: the next command prints its own."""
+    _printed_notes.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from netbuild.errors import NetbuildError, check_keywords
 from netbuild.export import Exported, export
 from netbuild.export.options import BenchmarkKeywords, ExportKeywords
+from netbuild.grammar.locate import resolve_run_folder
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions
 from netbuild.prediction.predictor import PredictKeywords, Unreadable, predict
@@ -19,8 +20,6 @@ from netbuild.weights.checkpoint import save
 
 if TYPE_CHECKING:
     from netbuild.export.benchmark import BenchmarkResult
-
-BEST = "best.safetensors"
 
 
 class Model:
@@ -39,7 +38,7 @@ class Model:
 
     def __init__(self, file: str | Path, **options: Unpack[NetworkOptions]) -> None:
         check_keywords(options, NetworkOptions.__annotations__)
-        self.file = _find_checkpoint(Path(file)) if Path(file).is_dir() else Path(file)
+        self.file = resolve_run_folder(Path(file))
         self.options = options
         self._network: Network | None = None
 
@@ -164,11 +163,3 @@ class Model:
             raise NetbuildError(
                 f"{self.file}: an ONNX file cannot be {action}", hint="open its checkpoint or YAML file"
             )
-
-
-def _find_checkpoint(folder: Path) -> Path:
-    """Return the best checkpoint in the folder of a run, or the last."""
-    for path in (folder / BEST, folder / "last.safetensors"):
-        if path.is_file():
-            return path
-    raise NetbuildError(f"{folder}: the folder has no {BEST}", hint="name a network's file, or the folder of a run")

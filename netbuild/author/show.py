@@ -24,7 +24,8 @@ def show(file: str, resolved: bool = False, code: bool = False) -> str:
         return _stored_code(load(path).checkpoint_info, file)
     if resolved:
         return to_yaml(load(path).root)
-    return checkpoint_header.read_info(path).yaml if checkpoint_header.is_checkpoint(path) else read_text(path)
+    info = checkpoint_header.read_network(path)
+    return info.yaml if info else read_text(path)
 
 
 def _stored_code(facts: checkpoint_header.CheckpointInfo | None, file: str) -> str:

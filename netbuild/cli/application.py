@@ -7,7 +7,7 @@ from importlib import import_module
 
 from netbuild.cli.flags import app, is_distributed
 from netbuild.cli.terminal import say, state
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, forget_notes
 
 _FILES = "summary graph diff watch build training predict export eject view data author schema"  # as --help has them
 for _file in _FILES.split():
@@ -16,6 +16,7 @@ for _file in _FILES.split():
 
 def main() -> None:
     """Run the command line; a NetbuildError becomes one message on stderr and an exit code."""
+    forget_notes()
     try:
         app()
     except NetbuildError as error:

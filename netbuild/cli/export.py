@@ -24,6 +24,7 @@ from netbuild.cli.flags import (
 )
 from netbuild.cli.terminal import show, spinner, write, write_json
 from netbuild.errors import NetbuildError
+from netbuild.grammar.locate import find_checkpoint
 
 
 @command(SHIP)
@@ -113,7 +114,7 @@ def export(
     from netbuild.export import export as write_file
     from netbuild.system.tables import terminal_width
 
-    if seed is None and not file.lower().endswith(".safetensors"):
+    if seed is None and not find_checkpoint(file):
         seed = 0  # a network's file has random weights: the same command writes the same file
     with spinner(f"exporting {file}"):
         done = write_file(

@@ -16,6 +16,7 @@ from netbuild.cli.completion import find_completion
 from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError
 from netbuild.grammar.keys import MAX_SIDE
+from netbuild.grammar.locate import find_checkpoint
 
 if TYPE_CHECKING:
     from netbuild.report.rows import Report
@@ -236,7 +237,7 @@ def refuse_code(file: object, modules: list[str] | None, trust: bool, **given: A
 
 def print_random_weights_note(file: str) -> None:
     """Print a note on stderr that the weights are random, if the file holds none."""
-    if not file.lower().endswith((".safetensors", ".onnx")):
+    if not (find_checkpoint(file) or file.lower().endswith(".onnx")):
         say(f"note: {file} is not a checkpoint: its weights are random")
 
 

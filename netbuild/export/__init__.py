@@ -17,7 +17,7 @@ from netbuild.export import base
 from netbuild.export.jobs import make_job
 from netbuild.export.making import Exported, make
 from netbuild.export.options import ExportKeywords, ExportOptions, read_keywords
-from netbuild.grammar.checkpoint_header import is_checkpoint
+from netbuild.grammar.locate import find_checkpoint
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.system.files import check_parent
@@ -118,7 +118,7 @@ def _open(
         network = copy.deepcopy(file).cpu().float()
         rows = [(f"row {i} ({module})", None) for i, (module, _) in enumerate(network.card.rows)]
     else:
-        if options.seed is not None and is_checkpoint(Path(file)):
+        if options.seed is not None and find_checkpoint(file):
             refuse_options({"seed": options.seed}, "on a checkpoint")
         graph = open_graph(file, **opening)
         with seeded(options.seed):
@@ -138,8 +138,9 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def _default_path(file: str | Path | Network, network: Network, suffix: str) -> Path:
-    if isinstance(file, (str, Path)) and is_checkpoint(Path(file)):
-        return Path(file).with_name(Path(file).stem + suffix)
+    found = find_checkpoint(file) if isinstance(file, (str, Path)) else None
+    if found:
+        return found.with_name(found.stem + suffix)
     return Path(f"{network.card.name}{suffix}")
 
 

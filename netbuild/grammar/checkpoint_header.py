@@ -7,6 +7,7 @@ metadata is one JSON text in the header, described in docs/checkpoint.md.
 import json
 import re
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,10 @@ from netbuild.grammar.nodes import MAX_BYTES
 SUFFIX = ".safetensors"
 KEY = "netbuild"  # of netbuild's text in the header's metadata
 SCHEMA = 1  # version of that text
+# Names and first bytes of the files of torch.save: a zip archive, or pickles one after another.
+FOREIGN_SUFFIXES = (".pt", ".pth")
+FOREIGN_STARTS = (b"PK\x03\x04", b"\x80")
+FOREIGN_READER = "netbuild.weights.foreign:read_foreign_info"
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format itself
 MAX_NAME = 255  # bytes of a part of a path, the limit of most file systems
 MAX_INTEGER = 2**31 - 1  # of sizes and numbers of channels and classes
@@ -67,6 +72,38 @@ class CheckpointInfo:
 def is_checkpoint(path: Path) -> bool:
     """Whether a path has the suffix of checkpoints."""
     return path.suffix.lower() == SUFFIX
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is a checkpoint of another program: by its suffix, else by the first bytes of ``torch.save``."""
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN_SUFFIXES:
+        return True
+    if suffix in (SUFFIX, ".yaml", ".yml", ".onnx"):
+        return False
+    try:
+        if not path.is_file():  # opening a FIFO would wait
+            return False
+        with path.open("rb") as file:
+            return file.read(4).startswith(FOREIGN_STARTS)
+    except (OSError, ValueError):
+        return False
+
+
+def read_network(path: Path) -> CheckpointInfo | None:
+    """Read the metadata of a checkpoint of netbuild, or make it of one of another program; None for other files.
+
+    Raises:
+        NetbuildError: if it is a checkpoint that cannot be read or has no network.
+    """
+    if is_checkpoint(path):
+        return read_info(path)
+    if not is_foreign(path):
+        return None
+    # Imported by its name, as a plug-in is: a package above this one, which needs torch.
+    module, _, function = FOREIGN_READER.partition(":")
+    info: CheckpointInfo = getattr(import_module(module), function)(path)
+    return info
 
 
 def read_header(path: Path) -> dict[str, Any]:

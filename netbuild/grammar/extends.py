@@ -8,7 +8,7 @@ from pathlib import Path
 from netbuild.errors import NetbuildError, did_you_mean, raise_all
 from netbuild.grammar.edits import apply_edits
 from netbuild.grammar.keys import KNOWN_KEYS
-from netbuild.grammar.locate import is_file, locate
+from netbuild.grammar.locate import find_checkpoint, is_file, locate
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import SECTIONS
 
@@ -65,6 +65,8 @@ def _find_base(node: Node, file: Path) -> Path:
     if not isinstance(node.value, str):
         raise node.error(f"extends names one file, not {node.describe()}")
     path = file.parent / node.value
+    if find_checkpoint(path):
+        raise node.error("extends names a YAML file, this is a checkpoint", f"write its file: netbuild show {path}")
     if not is_file(path):  # the name of a packaged architecture
         try:
             path, letter = locate(node.value)

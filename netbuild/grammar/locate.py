@@ -4,10 +4,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import NetbuildError, did_you_mean, print_note_once
+from netbuild.grammar.checkpoint_header import is_checkpoint, is_foreign
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx")
 SHOWN_FILES = 5  # most files that a hint names
+# The checkpoints in the folder of a run, of netbuild and of Ultralytics, from the most wanted on.
+RUN_CHECKPOINTS = ("best.safetensors", "weights/best.pt", "last.safetensors", "weights/last.pt")
 _LETTER = re.compile(r"[a-z](?=$|[-_])")  # a letter at the end of the stem or before a separator: yolo11n-seg
 
 
@@ -27,10 +30,46 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def find_run_checkpoint(folder: Path) -> Path | None:
+    """Find the best checkpoint in the folder of a run, else the last; None for any other path."""
+    return next((folder / name for name in RUN_CHECKPOINTS if is_file(folder / name)), None)
+
+
+def find_checkpoint(name: str | Path) -> Path | None:
+    """Find the checkpoint that a name means: itself, or that of a run's folder; None for a network file."""
+    path = Path(name)
+    return path if is_checkpoint(path) or is_foreign(path) else find_run_checkpoint(path)
+
+
+def resolve_run_folder(path: Path) -> Path:
+    """Return the checkpoint in the folder of a run, with a note that says so; any other path as it is.
+
+    Raises:
+        NetbuildError: for a folder without a checkpoint.
+    """
+    found = find_run_checkpoint(path)
+    if found is not None:
+        print_note_once(f"{path}: the run's {found.relative_to(path).as_posix()} is read")
+        return found
+    if _is_folder(path):
+        reason = "the run in it has no checkpoint yet" if is_file(path / "run.json") else "it is no run of train"
+        message = f"{path}: the folder has no {RUN_CHECKPOINTS[0]}: {reason}"
+        raise NetbuildError(message, hint="name a network's file, a checkpoint, or the folder of a run")
+    return path
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def locate(name: str) -> tuple[Path, str | None]:
     """Find the file of a name, and the scale letter that had to be removed from the name to find it, if any.
 
-    ``yolo11s-seg.yaml`` is the file of that name if there is one, else ``yolo11-seg.yaml`` with the letter ``s``.
+    ``yolo11s-seg.yaml`` is the file of that name if there is one, else ``yolo11-seg.yaml`` with the letter ``s``. The
+    folder of a run stands for its best checkpoint.
 
     Raises:
         NetbuildError: if there is no such file.
@@ -39,12 +78,15 @@ def locate(name: str) -> tuple[Path, str | None]:
     if path.suffix.lower() not in (".yaml", ".yml"):
         if is_file(path):
             return path, None
+        if find_run_checkpoint(path) is not None:
+            return resolve_run_folder(path), None
         path = Path(f"{name}.yaml")
     architectures = packaged_architectures() if path.parent == Path() else {}
     for candidate, letter in ((path, None), *_without_letter(path)):
         found = candidate if is_file(candidate) else architectures.get(candidate.name)
         if found and (letter is None or _may_have_scales(found)):
             return found, letter
+    resolve_run_folder(Path(name))  # an error, if it is a folder
     raise _make_missing_error(name, path, architectures)
 
 

@@ -13,6 +13,7 @@ from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
+from netbuild.grammar.locate import resolve_run_folder
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
@@ -125,15 +126,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a network file, or the network file inside a checkpoint.
 
     Args:
-        path: the file.
+        path: the file, a checkpoint of netbuild or of another program, or the folder of a run.
         overrides: texts such as ``reduction=8`` that replace values of the file's ``params``.
 
     Raises:
         NetbuildError: with the place of every mistake in the file.
     """
-    path = Path(path)
-    if checkpoint_header.is_checkpoint(path):
-        info = checkpoint_header.read_info(path)
+    path = resolve_run_folder(Path(path))
+    info = checkpoint_header.read_network(path)
+    if info is not None:
         return replace(read_spec(info.yaml, Path(info.file), overrides), checkpoint=path, checkpoint_info=info)
     if path.suffix.lower() == ".onnx":
         hint = "use the checkpoint or the network file that it was exported from; predict, val and inspect take ONNX"

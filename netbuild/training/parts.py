@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from netbuild.data import scan
@@ -20,6 +21,7 @@ from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 from netbuild.training.callback_list import CallbackList
+from netbuild.weights.transfer import Transfer
 
 
 def scan_splits(
@@ -149,6 +151,13 @@ def print_note(note: str) -> None:
     """Print a note on stderr, in the first process only."""
     if note and is_main_process():
         print(note, file=sys.stderr, flush=True)
+
+
+def print_transfer(weights: str | Path, report: Transfer) -> None:
+    """Print on stderr what was loaded from a file, and what makes it doubtful."""
+    print_note(f"{weights}: {report.brief()}")
+    for text in report.warnings():
+        print_note(f"warning: {weights}: {text}")
 
 
 def make_training_task(network: Network, names: list[str], report: Report, settings: Settings) -> Task:

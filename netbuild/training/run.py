@@ -44,13 +44,14 @@ from netbuild.training.parts import (
     make_samples,
     make_training_task,
     print_note,
+    print_transfer,
     scan_splits,
     task_class,
 )
 from netbuild.training.plotting import make_configured_callbacks
 from netbuild.training.validation import check_task
 from netbuild.weights import checkpoint
-from netbuild.weights.building import build_graph, transfer
+from netbuild.weights.building import build_for_classes, build_graph, transfer
 
 SCAN_FILE = "data.json"  # the report of the data's scan
 START_FILE = "start.safetensors"  # the network before training, from which a resumed run is built
@@ -120,17 +121,20 @@ def open_network_and_data(
     if not data:
         print_note(f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'")
     check_task(task, dataset)
-    if graph.nc != dataset.nc and task.counts_classes:
+    has_other_classes = graph.nc != dataset.nc and task.counts_classes
+    if has_other_classes:
         graph = open_graph(file, **{**options, "nc": dataset.nc})
     for note in graph.notes:
         print_note(f"note: {note}")
     torch.manual_seed(settings.seed)
-    network = build_graph(graph, download)
+    source = graph.spec.checkpoint
+    if source is not None and has_other_classes:
+        network, report = build_for_classes(graph, source)
+        print_transfer(source, report)
+    else:
+        network = build_graph(graph, download)
     if weights is not None:
-        report = transfer(network, weights)
-        print_note(f"{weights}: {report.brief()}")
-        for text in report.warnings():
-            print_note(f"warning: {weights}: {text}")
+        print_transfer(weights, transfer(network, weights))
     return network, dataset
 
 

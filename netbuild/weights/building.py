@@ -1,22 +1,16 @@
 """Build a network from a file and load weights into it: `build`, `transfer` and what they share."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
-
-import torch
+from typing import Unpack
 
 from netbuild.errors import NetbuildError
-from netbuild.grammar.checkpoint_header import find_info, is_checkpoint
-from netbuild.grammar.spec import load
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
-from netbuild.weights import checkpoint
-from netbuild.weights.pickles.stubs import Stub
+from netbuild.weights.foreign import load_weights
+from netbuild.weights.reading import read_weights
 from netbuild.weights.transfer import RowTensors, Transfer, group_by_row, transfer_rows
 
 
@@ -56,7 +50,18 @@ def build_graph(graph: Graph, download: bool = False) -> Network:
     # Downloaded weights would be overwritten by the checkpoint's, so its rows skip the download.
     with builders.pretrained_mode("skip" if source else "download" if download else "refuse"):
         network = graph.build()
-    return checkpoint.load_weights(network, source) if source else network
+    return load_weights(network, source) if source else network
+
+
+def build_for_classes(graph: Graph, checkpoint: Path) -> tuple[Network, Transfer]:
+    """Build a network with another number of classes than its checkpoint; the tensors of other shapes are initialised.
+
+    Raises:
+        NetbuildError: as for `transfer`.
+    """
+    with builders.pretrained_mode("skip"):
+        network = graph.build()
+    return network, transfer(network, checkpoint)
 
 
 def transfer(network: Network, weights: str | Path) -> Transfer:
@@ -64,7 +69,8 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
 
     Args:
         network: built by `build`; changed in place.
-        weights: a netbuild checkpoint, a safetensors file, or a file of ``torch.save`` (its code is never run).
+        weights: a netbuild checkpoint, a safetensors file, a file of ``torch.save`` (its code is never run), or the
+            folder of a run, which stands for its best checkpoint.
 
     Returns:
         A report: for each row, where its tensors came from and which were skipped.
@@ -87,52 +93,3 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
 def rows_of_network(network: Network) -> list[RowTensors]:
     """The network's tensors grouped by row; they share memory with the network."""
     return group_by_row(network.state_dict(), dict(enumerate(network.card.rows)))
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """The tensors of a weights file by key.
-
-    Args:
-        path: the file.
-        tensors: key to tensor.
-        labels: row number to (module, row name), for the rows that the file describes.
-        metadata: for files of other programs, see `netbuild.weights.pickles.contents.extract_metadata`.
-        model: the pickled model, if the file has one rather than a dict of tensors.
-    """
-
-    path: Path
-    tensors: Mapping[str, torch.Tensor]
-    labels: Mapping[int, tuple[str, str | None]]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    model: Stub | None = None
-
-
-def read_weights(path: Path, prefer: str = "ema") -> WeightsFile:
-    """Read the tensors of a checkpoint of any origin without running code from it.
-
-    Args:
-        path: a netbuild checkpoint, a safetensors file, or a file of ``torch.save``.
-        prefer: ``ema`` to take the averaged weights where the file has some, ``model`` to take the last weights.
-
-    Raises:
-        NetbuildError: if the file cannot be read, or unpickling it would call a function that is not allowed.
-    """
-    if is_checkpoint(path):
-        spec = load(path) if find_info(path) else None
-        labels = {row.index: (row.module, row.name) for row in spec.rows} if spec else {}
-        return WeightsFile(path, checkpoint.load_tensors(path), labels)
-    from netbuild.weights.pickles import contents, unpickle
-
-    foreign = unpickle.read(path)
-    metadata = contents.extract_metadata(foreign, prefer)
-    tensors, model = contents.extract_state_dict(foreign, prefer), contents.find_model(foreign, prefer)
-    return WeightsFile(path, tensors, _label_rows(metadata), metadata, model)
-
-
-def _label_rows(metadata: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
-    """Row number to (module, None), from the YAML rows that an Ultralytics checkpoint carries."""
-    spec = metadata.get("yaml")
-    sections = [spec.get(section) for section in ("backbone", "head")] if isinstance(spec, dict) else []
-    rows = [row for section in sections if isinstance(section, list) for row in section]
-    return {i: (str(row[2]), None) for i, row in enumerate(rows) if isinstance(row, list) and len(row) > 2}

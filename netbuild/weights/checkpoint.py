@@ -6,6 +6,7 @@ documented in docs/checkpoint.md.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,21 @@ def save(
     path = Path(path)
     check_path(path)
     tensors, aliases = _deduplicate(network.state_dict())
-    versions = {"netbuild": __version__, "torch": str(torch.__version__)}
-    card = {key: value for key, value in network.card.to_dict().items() if key in CheckpointInfo.__dataclass_fields__}
-    more = {"aliases": aliases, "versions": versions, "training": dict(training or {})}
-    stored = CheckpointInfo(**{**card, **more, "names": _to_texts(names or network.card.names)})
+    stored = replace(make_info(network, names, training), aliases=aliases)
     # All metadata goes under one key: safetensors writes several keys in random order, and saving equal networks must
     # give equal files.
     write_safetensors(tensors, {KEY: to_json(stored)}, path)
     return path
+
+
+def make_info(
+    network: Network, names: Sequence[Any] | None = None, training: Mapping[str, Any] | None = None
+) -> CheckpointInfo:
+    """Make the metadata of a network, as for `save`, without the aliases of its tensors."""
+    versions = {"netbuild": __version__, "torch": str(torch.__version__)}
+    card = {key: value for key, value in network.card.to_dict().items() if key in CheckpointInfo.__dataclass_fields__}
+    more = {"versions": versions, "training": dict(training or {}), "names": _to_texts(names or network.card.names)}
+    return CheckpointInfo(**{**card, **more})
 
 
 def _to_texts(names: Sequence[Any] | None) -> list[str] | None:
@@ -140,7 +148,16 @@ def load_weights(network: Network, path: str | Path) -> Network:
     Raises:
         NetbuildError: if a tensor is missing, unexpected or has another shape; the first three are named.
     """
-    tensors, state = load_tensors(path), network.state_dict()
+    return load_state(network, load_tensors(path), path)
+
+
+def load_state(network: Network, tensors: Mapping[str, torch.Tensor], path: str | Path) -> Network:
+    """Load tensors into a network, strictly; ``path`` is the file that they are from.
+
+    Raises:
+        NetbuildError: if a tensor is missing, unexpected or has another shape; the first three are named.
+    """
+    state = network.state_dict()
     problems = [f"'{name}' is missing" for name in state if name not in tensors]
     problems += [f"'{name}' is unexpected" for name in tensors if name not in state]
     problems += [

@@ -20,9 +20,9 @@ from netbuild.graph.opening import open_graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import builders
-from netbuild.weights.building import WeightsFile, read_weights
 from netbuild.weights.hyperparameters import CheckedRows, compare_modules, differences_error, fit_rows
 from netbuild.weights.matching import Match, match
+from netbuild.weights.reading import WeightsFile, read_weights
 from netbuild.weights.transfer import describe_non_finite
 
 # Keys that Ultralytics adds to a network's YAML when it builds it; they are no keys of the file.
@@ -104,7 +104,7 @@ def fit_network(source: WeightsFile) -> CheckedRows:
     if not isinstance(rows, dict) or "backbone" not in rows:
         raise NetbuildError(
             f"{source.path}: the checkpoint does not contain its network's rows",
-            hint="name the network's file: --model",
+            hint="name the network's file: netbuild weights import FILE --model NETWORK, or give FILE as --weights",
         )
     scale = rows.get("scale") if isinstance(rows.get("scale"), str) else None
     stem = _remove_scale(PurePosixPath(str(rows.get("yaml_file") or source.path.name)).stem, scale)

@@ -293,7 +293,9 @@ def test_a_module_of_no_known_class_has_its_state_dict(save_without_package, for
     while isinstance(module, dict):
         module = next(value for key, value in module.items() if key in ("model", "weights"))
     weights = extract_state_dict(run_watched(read, path))
-    assert same(weights, {**module.state_dict()})
+    # A wrapper for several processes is looked through: its keys would have the prefix module.
+    inner = module.module if isinstance(module, nn.DataParallel) else module
+    assert same(weights, {**inner.state_dict()})
 
 
 @pytest.mark.parametrize(("prefer", "place", "value"), [("ema", "ema.ema", 1.0), ("model", "model", 2.0)])

@@ -15,7 +15,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions, open_graph
 from netbuild.modules import builders
 from netbuild.system.files import atomic_path, check_parent
-from netbuild.weights import checkpoint
+from netbuild.weights.foreign import load_weights
 
 __all__ = ["Ejected", "eject"]
 
@@ -70,7 +70,7 @@ def eject(file: str | Path, out: str | Path | None = None, **options: Unpack[Net
     if out is not None:
         check_out(Path(out))
     graph = open_graph(file, **options)
-    path = Path(out) if out is not None else _default_path(file, graph)
+    path = Path(out) if out is not None else _default_path(graph)
     check_out(path)
     return write_and_prove(graph, path)
 
@@ -105,7 +105,7 @@ def build_network(graph: Graph) -> Network:
     with torch.random.fork_rng(devices=[]), builders.pretrained_mode("skip"):
         torch.manual_seed(0)
         network = graph.build()
-    return checkpoint.load_weights(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
+    return load_weights(network, graph.spec.checkpoint) if graph.spec.checkpoint else network
 
 
 def has_shared_tensors(network: Network) -> bool:
@@ -141,7 +141,7 @@ def check_out(path: Path) -> None:
         )
 
 
-def _default_path(file: str | Path, graph: Graph) -> Path:
+def _default_path(graph: Graph) -> Path:
     if graph.spec.checkpoint:
-        return Path(file).with_suffix(SUFFIX)
+        return graph.spec.checkpoint.with_suffix(SUFFIX)
     return Path(f"{graph.name}{SUFFIX}")

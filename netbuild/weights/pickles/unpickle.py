@@ -23,6 +23,7 @@ from netbuild.weights.pickles.stubs import Budget, MalformedError
 from netbuild.weights.pickles.tensors import CONSTANTS, NUMPY, StorageId, Storages, Tensors
 
 MAX_PICKLE = 64 << 20  # bytes of the pickle itself, without the tensors' values
+MAX_DIRECTORY = 1 << 20  # bytes at the end of a zip archive in which the names of its entries are looked for
 ALLOWANCE = 256 << 20  # estimated bytes of Python objects that decoding a file may create
 # The first two pickles of the legacy format, written by torch until 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -91,7 +92,13 @@ def _make_machine(path: Path, stream: BytesIO, part: str, storages: Storages, si
 
 
 def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
-    archive = Archive(file, size)
+    try:
+        archive = Archive(file, size)
+    except MalformedError:  # torch.jit.save compresses the code
+        file.seek(max(0, size - MAX_DIRECTORY))
+        if b"/code/__torch__" in file.read(MAX_DIRECTORY):
+            raise _program_error(path) from None
+        raise
     pickles = [name for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise NetbuildError(
@@ -99,9 +106,7 @@ def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
         )
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in archive.entries:  # torch.jit.save writes the same format with code in it
-        raise NetbuildError(
-            f"{path}: is a TorchScript program, which is code: not supported", hint="save the model's state dict"
-        )
+        raise _program_error(path)
     _check_byte_order(archive, f"{folder}byteorder")
 
     def fill(storage: StorageId, target: memoryview) -> None:
@@ -118,6 +123,11 @@ def _read_zip(file: BinaryIO, size: int, path: Path) -> Any:
     root = _make_machine(path, stream, "data.pkl", storages, size).run()
     storages.finish()
     return root
+
+
+def _program_error(path: Path) -> NetbuildError:
+    hint = "open the checkpoint that it was made from, or save the model's state dict"
+    return NetbuildError(f"{path}: is a TorchScript program, which is code: not supported", hint=hint)
 
 
 def _check_byte_order(archive: Archive, name: str) -> None:
