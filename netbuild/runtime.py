@@ -5,8 +5,11 @@ as ``netbuild predict`` on the same file.
 """
 
 import argparse
+import ast
 import json
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +30,12 @@ MAX_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: protects from decom
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 FITTINGS = ("letterbox", "middle")
+BOX_FORMS = ("corners", "centres", "parts")
+MAX_BYTES = 2**31  # of an ONNX file: protobuf reads no larger one
+MAX_SIDE = 2**16  # of a picture or an input
+MAX_STRIDE = 2**12
+MAX_TEXT = 2**20  # characters of a value in the metadata
+MAX_NAME = 300  # characters of a class's name
 BOX_TASKS = ("detect", "segment", "pose", "obb")  # tasks whose records have boxes
 PIXEL_TASKS = ("semantic", "depth")  # tasks that predict a value for every pixel
 TASKS = (*BOX_TASKS, *PIXEL_TASKS, "classify", "autoencode")  # autoencode has no records
@@ -120,7 +129,7 @@ class Model:
     def __init__(self, session: Any, path: Path, given: Mapping[str, Any]) -> None:
         self.session, self.path = session, path
         inputs = session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        if len(inputs) != 1 or len(inputs[0].shape or ()) != 4:
             shapes = ", ".join(f"{i.name} {i.shape}" for i in inputs)
             raise RunError(f"{path}: prediction needs a file with one input (B, C, H, W), this one has {shapes}")
         self.input, self.outputs = inputs[0].name, [o.name for o in session.get_outputs()]
@@ -129,17 +138,51 @@ class Model:
             raise RunError(
                 f"{path}: its input has the type {self.type}; supported are float, float16, double and uint8"
             )
-        batch, channels, height, width = (side if isinstance(side, int) else None for side in inputs[0].shape)
+        sides = [side if isinstance(side, int) else None for side in inputs[0].shape]
+        if any(side is not None and not 1 <= side <= MAX_SIDE for side in sides):
+            raise RunError(f"{path}: its input has the shape {inputs[0].shape}; sides must be from 1 to {MAX_SIDE}")
+        batch, channels, height, width = sides
         self.fixed_shape = batch, height, width
         self.info = read_info(self, channels, session.get_modelmeta().custom_metadata_map, given)
-        if self.info.nms is not None and len(self.outputs) != 4:
-            raise RunError(
-                f"{path}: its metadata says that it suppresses boxes, so it must have 4 outputs, not {self.outputs}"
-            )
-        if self.info.task == "segment" and (len(self.outputs) < 2 or len(session.get_outputs()[1].shape) != 4):
-            raise RunError(f"{path}: masks need a second output, prototypes (B, k, h, w), which the file does not have")
+        self.check_outputs(
+            [
+                [side if isinstance(side, int) else None for side in output.shape] if output.shape else None
+                for output in session.get_outputs()
+            ]
+        )
         if self.classes is not None:
             self.check_classes(self.classes)
+
+    def check_outputs(self, shapes: Sequence[Sequence[int | None] | None]) -> None:
+        """Check that the outputs' shapes are those that the metadata promises.
+
+        Args:
+            shapes: of the outputs; None for an unknown shape or side.
+
+        Raises:
+            RunError: with the metadata and the shape that does not fit it.
+        """
+        info = self.info
+        if info.nms is not None and len(shapes) != 4:
+            message = f"its metadata says that it suppresses boxes, so it must have 4 outputs, not {self.outputs}"
+            raise RunError(f"{self.path}: {message}")
+        if info.task == "segment" and (len(shapes) < 2 or (shapes[1] is not None and len(shapes[1]) != 4)):
+            raise RunError(
+                f"{self.path}: masks need a second output, prototypes (B, k, h, w), which the file does not have"
+            )
+        for name, shape, wanted in zip(self.outputs, shapes, output_shapes(info)):
+            if shape is None:
+                continue
+            fits = len(shape) == len(wanted) and all(
+                not isinstance(number, int) or side in (None, number) for side, number in zip(shape, wanted)
+            )
+            if not fits:
+                promised = f"task '{info.task}'" + (f", {len(info.names)} classes" if info.names else "")
+                has = ", ".join("?" if side is None else str(side) for side in shape)
+                raise RunError(
+                    f"{self.path}: its metadata ({promised}) needs the output '{name}' of shape "
+                    f"({', '.join(map(str, wanted))}), the file has ({has})"
+                )
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -184,12 +227,36 @@ class Model:
         except Exception as error:  # onnxruntime's exceptions have no common base class
             message = f"{self.path}: the file fails on images of shape {list(values.shape)}: {_shorten(error)}"
             raise RunError(message, hint="try another --imgsz") from None
-        for output, name in zip(found, self.outputs):
-            if not isinstance(output, np.ndarray) or output.ndim == 0:
-                raise RunError(f"{self.path}: its output '{name}' is not a tensor with a batch axis")
+        self._check_arrays(found, step)
         if self.info.nms is None:
             return [output[: step - missing] for output in found]
         return [*found[:3], found[3] + start]
+
+    def _check_arrays(self, found: Sequence[Any], count: int) -> None:
+        """Check types and shapes of the outputs for ``count`` images, and the numbers of classes in them."""
+        for output, name in zip(found, self.outputs):
+            if not isinstance(output, np.ndarray) or output.ndim == 0 or output.dtype.kind not in "fiub":
+                raise RunError(f"{self.path}: its output '{name}' is not a tensor of numbers with a batch axis")
+            if self.info.nms is None and len(output) != count:
+                raise RunError(f"{self.path}: its output '{name}' has {len(output)} rows for a batch of {count} images")
+        if self.info.task not in TASKS:
+            return
+        self.check_outputs([output.shape for output in found])
+        if self.info.nms is not None:
+            if len({len(output) for output in found}) > 1:
+                sizes = ", ".join(str(len(output)) for output in found)
+                raise RunError(f"{self.path}: boxes, scores, classes and index differ in length: {sizes}")
+            self._check_numbers(found[1], found[2])
+        elif self.info.one2one:
+            self._check_numbers(found[0][..., 4], found[0][..., 5])
+
+    def _check_numbers(self, scores: Array, classes: Array) -> None:
+        """Check that detections with a score have the number of a class."""
+        most = len(self.info.names) if self.info.names else MAX_SIDE
+        seen = classes[scores > 0]
+        wrong = seen[~((seen >= 0) & (seen < most))]  # NaN is neither
+        if len(wrong):
+            raise RunError(f"{self.path}: its outputs have the class {wrong[0]}, its metadata has {most} classes")
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
@@ -411,7 +478,7 @@ class Model:
     def class_fields(self, number: int) -> dict[str, Any]:
         """Return number and name of a class, as records contain them."""
         names = self.info.names
-        return {"class": number, "name": names[number] if names and number < len(names) else str(number)}
+        return {"class": number, "name": names[number] if names and 0 <= number < len(names) else str(number)}
 
 
 _EXPORT_AGAIN = "use the file's limits, or export it again with others or without --nms"
@@ -438,12 +505,18 @@ def load(
     except ImportError:
         raise PackageError("running ONNX files needs onnxruntime", hint="pip install onnxruntime") from None
     try:
-        empty = path.stat().st_size == 0
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # opening a FIFO would wait for ever
+            raise RunError(f"{path}: cannot be read: {'a folder' if path.is_dir() else 'not a regular file'}")
         path.open("rb").close()
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if empty:
+    if not facts.st_size:
         raise RunError(f"{path}: the file is empty")
+    if facts.st_size > MAX_BYTES:
+        raise RunError(
+            f"{path}: {facts.st_size:,} bytes, more than an ONNX file can have", hint="it may be no ONNX file"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
@@ -453,7 +526,26 @@ def load(
         raise RunError(
             message, hint="it may be no ONNX file, or truncated: compare its size with the original"
         ) from None
-    return Model(session, path, given)
+    try:
+        return Model(session, path, given)
+    except RunError:
+        raise
+    except Exception as error:  # texts that are no UTF-8, types without a shape
+        raise RunError(f"{path}: its description cannot be read: {_shorten(error) or type(error).__name__}") from None
+
+
+def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
+    """The shapes of outputs that an info promises; a side that is not known has a letter."""
+    nc: int | str = len(info.names) if info.names else "classes"
+    if info.nms is not None:
+        return ("n", 4), ("n",), ("n",), ("n",)
+    if info.task in BOX_TASKS:
+        # The number of classes of a dense output has a message of its own.
+        first = ("B", "k", 6 + info.extra_count) if info.one2one else ("B", "4 + classes + extra", "cells")
+        return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
+    if info.task == "classify":
+        return (("B", nc),)
+    return {"semantic": (("B", "classes", "h", "w"),), "depth": (("B", 1, "h", "w"),)}.get(info.task, ())
 
 
 def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], given: Mapping[str, Any]) -> ModelInfo:
@@ -462,10 +554,19 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     Raises:
         RunError: if something is missing or contradictory.
     """
-    values = {**_read_metadata(metadata, model.path), **{k: v for k, v in given.items() if v is not None}}
+    stored = _read_metadata(metadata, model.path)
+    values = {**stored, **{k: v for k, v in given.items() if v is not None}}
     if "task" not in values:
         hint = "give netbuild.runtime what it lacks: --task detect --names cat,dog --stride 32"
-        raise RunError(f"{model.path}: the file has no metadata of netbuild: no task, names and stride", hint)
+        message = f"{model.path}: the file has no metadata of netbuild or Ultralytics: no task, names and stride"
+        raise RunError(message, hint)
+    if channels and stored.get("channels", channels) != channels:
+        raise RunError(
+            f"{model.path}: its metadata 'channels' is {stored['channels']}, its input has {channels} channels"
+        )
+    if model.fixed_size and stored.get("size", model.fixed_size) != model.fixed_size:
+        (height, width), (h, w) = stored["size"], model.fixed_size
+        raise RunError(f"{model.path}: its metadata 'imgsz' is {height}x{width}, its input takes {h}x{w}")
     task = values["task"]
     fitting = values.get("fitting") or ("letterbox" if task in (*BOX_TASKS, *PIXEL_TASKS) else "middle")
     if fitting not in FITTINGS:
@@ -485,38 +586,152 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
     if len(extra) != len(DEFAULT_EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
         raise RunError(f"{model.path}: the task '{task}' cannot have {list(extra)} values after a box's classes")
+    if values.get("nms") is not None and task not in BOX_TASKS:
+        raise RunError(f"{model.path}: its metadata says that it suppresses boxes, but its task is '{task}'")
     known = {name: values[name] for name in ("one2one", "nms", "boxes") if name in values}
-    return ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
+    info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
+    return info if "netbuild" in metadata or stored == {} else _complete_ultralytics(info, model)
+
+
+def _complete_ultralytics(info: ModelInfo, model: Model) -> ModelInfo:
+    """Tell a list of detections (B, k, 6+extra) of Ultralytics from dense outputs (B, 4+classes+extra, cells)."""
+    shape = model.session.get_outputs()[0].shape
+    if info.task not in BOX_TASKS:
+        return info
+    row, dense = 6 + info.extra_count, None if info.names is None else 4 + len(info.names) + info.extra_count
+    is_list = info.one2one
+    if len(shape) == 3 and all(isinstance(side, int) for side in shape[1:]):
+        is_list = shape[2] == row and (shape[1] != dense or info.one2one)
+    return replace(info, one2one=is_list, boxes="centres" if info.task == "obb" else "corners")
 
 
 def _read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Read the metadata as fields of `ModelInfo`; that of other programs is ignored, as its keys may mean anything."""
+    """Read the metadata of netbuild or Ultralytics as fields of `ModelInfo`; that of other programs is ignored."""
     found: dict[str, Any] = {}
-    for key, (name, read) in _READERS.items():
-        if "netbuild" in metadata and metadata.get(key):
+    readers = _READERS
+    if "netbuild" not in metadata:
+        is_known = {"task", "names", "stride"} <= metadata.keys()
+        readers = _ULTRALYTICS_READERS if is_known else {}
+    for key, (name, read) in readers.items():
+        if metadata.get(key):
             try:
+                if len(metadata[key]) > MAX_TEXT:
+                    raise ValueError
                 found[name] = read(metadata[key])
-            except (ValueError, TypeError, IndexError, KeyError):
+            except (
+                ValueError,
+                TypeError,
+                IndexError,
+                KeyError,
+                SyntaxError,
+                OverflowError,
+                RecursionError,
+                MemoryError,
+            ):
                 raise RunError(f"{path}: its metadata '{key}' cannot be read: {metadata[key][:60]}") from None
     return found
 
 
+def _number(value: Any, least: float, most: float, kind: type = int) -> Any:
+    """Return a number of the metadata.
+
+    Raises:
+        ValueError: if it is no number of the kind, or outside the bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= most:
+        raise ValueError
+    return value
+
+
+def _parse_integer(most: int) -> Callable[[str], int]:
+    return lambda text: int(_number(int(text), 1, most))
+
+
 def _parse_pair(text: str) -> tuple[int, int]:
-    height, width = json.loads(text)
-    return int(height), int(width)
+    value = json.loads(text)
+    height, width = [value, value] if isinstance(value, int) else value
+    pair = _number(height, 1, MAX_SIDE), _number(width, 1, MAX_SIDE)
+    if prod(pair) > MAX_PIXELS:
+        raise ValueError
+    return pair
+
+
+def _check_names(names: Sequence[Any]) -> list[str] | None:
+    for name in names:
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise ValueError
+        name.encode()  # raises for half of a surrogate pair
+    return list(names) or None
+
+
+def _parse_names(text: str) -> list[str] | None:
+    names = json.loads(text)
+    if not isinstance(names, list):
+        raise ValueError
+    return _check_names(names)
+
+
+def _parse_literal(text: str) -> Any:
+    """Read a literal of Python, as Ultralytics writes names and lists.
+
+    Raises:
+        ValueError: for one that nests more deeply than they do.
+    """
+    if re.search(r"[-+~(\[{]{8}", re.sub(r"\s", "", text)):
+        raise ValueError
+    return ast.literal_eval(text)
+
+
+def _parse_ultralytics_names(text: str) -> list[str] | None:
+    names = _parse_literal(text)
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ValueError
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, (list, tuple)):
+        raise ValueError
+    return _check_names([str(name) if isinstance(name, (int, float)) else name for name in names])
+
+
+def _parse_choice(*choices: str) -> Callable[[str], str]:
+    return lambda text: choices[choices.index(text)]
+
+
+def _parse_extra(text: str) -> tuple[int, ...]:
+    return tuple(_number(value, 1, MAX_STRIDE) for value in json.loads(text))
+
+
+def _parse_nms(text: str) -> dict[str, Any]:
+    known = {"conf": (0, 1, float), "iou": (0, 1, float), "max_det": (1, 2**31, int)}
+    return {name: _number(value, *known[name]) for name, value in dict(json.loads(text)).items()}
+
+
+def _parse_task(text: str) -> str:
+    if not text.isprintable() or len(text) > MAX_NAME:
+        raise ValueError
+    return text
 
 
 _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `ModelInfo`, function that reads the value
-    "task": ("task", str),
-    "names": ("names", lambda text: [*json.loads(text)] or None),
-    "stride": ("stride", int),
+    "task": ("task", _parse_task),
+    "names": ("names", _parse_names),
+    "stride": ("stride", _parse_integer(MAX_STRIDE)),
     "imgsz": ("size", _parse_pair),
-    "channels": ("channels", int),
+    "channels": ("channels", _parse_integer(MAX_SIDE)),
     "fitting": ("fitting", str),
-    "one2one": ("one2one", lambda text: text == "true"),
-    "boxes": ("boxes", str),
-    "extra": ("extra", lambda text: tuple(map(int, json.loads(text)))),
-    "nms": ("nms", lambda text: dict(json.loads(text))),
+    "one2one": ("one2one", lambda text: _parse_choice("true", "false")(text) == "true"),
+    "boxes": ("boxes", _parse_choice(*BOX_FORMS)),
+    "extra": ("extra", _parse_extra),
+    "nms": ("nms", _parse_nms),
+}
+_ULTRALYTICS_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "task": ("task", _parse_task),
+    "names": ("names", _parse_ultralytics_names),
+    "stride": ("stride", _parse_integer(MAX_STRIDE)),
+    "imgsz": ("size", _parse_pair),
+    "channels": ("channels", _parse_integer(MAX_SIDE)),
+    "kpt_shape": ("extra", _parse_extra),
+    "end2end": ("one2one", lambda text: _parse_choice("true", "false")(text.lower()) == "true"),
 }
 
 

@@ -133,7 +133,7 @@ def export(
 
 @command(SHIP)
 def benchmark(
-    file: Annotated[str, typer.Argument(help="A checkpoint, or a network's file (random weights).")],
+    file: Annotated[str, typer.Argument(help="A checkpoint, a network's file (random weights), or an ONNX file.")],
     files: Annotated[list[str] | None, typer.Argument(help="Files already exported from it, to be timed too.")] = None,
     target: Annotated[str, typer.Option(help="all, or comma-separated names; none if files are given.")] = "all",
     imgsz: Size = None,

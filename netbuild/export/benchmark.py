@@ -18,13 +18,14 @@ from netbuild.export.base import Job, Run, Target
 from netbuild.export.jobs import make_job
 from netbuild.export.making import torch_reference
 from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportOptions, read_keywords
-from netbuild.export.proof import ProofError, cases, prove
+from netbuild.export.proof import ProofError, cases, prove, sample_input
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import returns_detections
-from netbuild.prediction.onnx_network import RunNetwork
+from netbuild.prediction.onnx_network import RunNetwork, is_exported, open_exported
 from netbuild.report.html import html_table
 from netbuild.system.tables import Table
+from netbuild.tasks.base import refuse_options
 from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
@@ -123,8 +124,9 @@ def benchmark(
     """Measure a network on the CPU in eager torch and in exported formats, which take turns round by round.
 
     Args:
-        file: a checkpoint, or a network's file, whose weights are random.
-        files: exported files to measure too.
+        file: a checkpoint, or a network's file, whose weights are random; or an ONNX file with metadata of netbuild or
+            Ultralytics, which is measured alone, as there is no network to compare it with.
+        files: exported files to measure too; after an ONNX file further ONNX files.
         step: called after every round, and after every prepared target.
         keywords: the flags of ``netbuild benchmark``, see `netbuild.export.options.BenchmarkOptions`, and how the
             network's file is read, see `netbuild.graph.opening.NetworkOptions`.
@@ -138,6 +140,12 @@ def benchmark(
     if "targets" in renamed:  # its name before it became the flag of export, too
         renamed["target"] = renamed.pop("targets")
     options, opening = read_keywords(BenchmarkOptions, renamed)
+    if is_exported(file):
+        refuse_options({"target": options.target} if options.target != "all" else {}, "on an exported file")
+        refuse_options(
+            {name: x for name, x in opening.items() if x and name not in ("imgsz", "trusted")}, "on an exported file"
+        )
+        return benchmark_files([file, *files], options, step)
     named = _requested_targets(options, bool(files))
     network = build_graph(open_graph(file, **opening)).float().eval().fuse()
     job = make_job(network, ExportOptions(imgsz=options.imgsz, batch=options.batch))
@@ -159,6 +167,67 @@ def benchmark(
     finally:
         torch.set_num_threads(before)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def benchmark_files(
+    files: Sequence[str | Path], options: BenchmarkOptions, step: Callable[[], None] = lambda: None
+) -> BenchmarkResult:
+    """Measure ONNX files of which there is no network in torch: times, sizes, and accuracy if there is data.
+
+    Raises:
+        NetbuildError: if a file cannot be opened or run, its metadata does not fit its outputs, or the data differ.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        opened = []
+        for path in map(Path, files):
+            if not is_exported(path):
+                raise NetbuildError(f"{path}: only ONNX files are measured beside an ONNX file")
+            network = open_exported(path, "cpu")
+            if options.data is not None:
+                _check_data(network, options.data)
+            size, _ = network.choose_size(options.imgsz, None)
+            shape = (network.file.fixed_shape[0] or options.batch, network.card.ch, *size)
+            runner = _Runner(Row(path.name, size=_bytes(path)), lambda x, network=network: network.file.run(x[0]))
+            opened.append((runner, [sample_input(shape).numpy()]))
+            step()
+        for _ in range(WARM_UP):
+            for runner, inputs in opened:
+                _run_timed(runner, inputs)
+        for runner, _ in opened:
+            runner.seconds.clear()
+        for _ in range(options.rounds):
+            for runner, inputs in opened:
+                _run_timed(runner, inputs)
+            step()
+        return BenchmarkResult(
+            _finish_file(runner, len(inputs[0]), path, options.data)
+            for (runner, inputs), path in zip(opened, files, strict=True)
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+def _finish_file(runner: _Runner, batch: int, path: str | Path, data: str | None) -> Row:
+    """The row of a file with its times, and with accuracy if there is data."""
+    row = _timed_row(runner, batch)
+    if data is None:
+        return row
+    measures, _ = validate(path, data)
+    shown = task_class(open_exported(path, "cpu").card.task).measures
+    return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
+
+
+def _timed_row(runner: _Runner, batch: int) -> Row:
+    median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
+    return replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=batch / median)
+
+
+def _run_timed(runner: _Runner, inputs: Sequence[np.ndarray]) -> None:
+    began = time.perf_counter()
+    runner.run(inputs)
+    runner.seconds.append(time.perf_counter() - began)
 
 
 def torch_run(job: Job) -> Run:
@@ -268,9 +337,7 @@ class _Benchmark:
 
     def finish(self, runner: _Runner) -> Row:
         """The row with its times, and with accuracy if there is data."""
-        median, p95 = (float(np.quantile(runner.seconds, q)) for q in (0.5, 0.95))
-        rate = len(self.job.examples[0]) / median
-        row = replace(runner.row, median_ms=1e3 * median, p95_ms=1e3 * p95, images_per_s=rate)
+        row = _timed_row(runner, len(self.job.examples[0]))
         if self.options.data is None:
             return row
         shape = tuple(self.job.examples[0].shape)
@@ -316,9 +383,7 @@ def _time(runners: Sequence[_Runner], inputs: Sequence[np.ndarray], rounds: int,
             runner.run(inputs)
     for _ in range(rounds):
         for runner in runners:
-            began = time.perf_counter()
-            runner.run(inputs)
-            runner.seconds.append(time.perf_counter() - began)
+            _run_timed(runner, inputs)
         step()
 
 

@@ -108,6 +108,11 @@ def _make_input(shape: tuple[int, ...], number: int, place: int) -> torch.Tensor
     )
 
 
+def sample_input(shape: tuple[int, ...]) -> torch.Tensor:
+    """The packaged pictures as an input (B, C, H, W), from 0 to 1."""
+    return _make_input(shape, 0, 0)
+
+
 def _is_picture(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and min(shape[2:]) > 1
 

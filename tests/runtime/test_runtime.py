@@ -434,7 +434,7 @@ def test_flags_replace_the_metadata_of_other_programs_files(here, capsys):
         ("export detector.safetensors -o text.onnx/x.onnx", "there is no folder text.onnx"),
         ("export free.onnx", "an ONNX file has no rows"),
         ("export detector.safetensors --imgsz 50", "try --imgsz 48x48"),
-        ("benchmark free.onnx", "an ONNX file has no rows"),
+        ("benchmark foreign.onnx", "the file has no metadata of netbuild"),
         ("benchmark detector.safetensors cut.onnx", "cut.onnx: cannot be run"),
         ("benchmark detector.safetensors gone.onnx", "gone.onnx: does not exist"),
         ("benchmark detector.safetensors --imgsz 50", "try --imgsz 48x48"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netbuild.errors import shorten
+from netbuild.errors import NetbuildError, shorten
 from netbuild.export.inspection.costs import CONTROL_FLOW, Costs
 from netbuild.export.inspection.model import (
     Node,
@@ -140,6 +140,18 @@ def inspect(file: str | Path, imgsz: int | tuple[int, int] | None = None, batch:
     path, onnx = Path(file), import_onnx()
     model = read_model(path, onnx)
     sides = expand_size(imgsz)
+    try:
+        return _inspect_model(path, model, sides, batch, onnx)
+    except NetbuildError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        # A damaged graph may break any promise of the format: names that do not exist, missing attributes.
+        reason = f"{type(error).__name__}: {shorten(error, 100)}"
+        raise NetbuildError(f"{path}: its graph contradicts itself ({reason})", hint="onnx.checker names it") from error
+
+
+def _inspect_model(path: Path, model: Any, sides: tuple[int, int] | None, batch: int | None, onnx: Any) -> Inspection:
+    """Inspect a model that has been read; its free axes get the given sides and batch."""
     params, external = constant_sizes(model, onnx)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     operators = Counter(operator_name(node) for graph in all_graphs(model.graph) for node in graph.node)

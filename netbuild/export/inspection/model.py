@@ -1,5 +1,6 @@
 """An ONNX file as plain data: its inputs, outputs, nodes and tensors."""
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.runtime import MAX_BYTES
 from netbuild.system.packages import install_hint
 
 SMALL = 4096  # bytes: tensors up to this size may hold a shape; larger ones never matter for shape inference
@@ -65,6 +67,11 @@ def import_onnx() -> Any:
 def read_model(path: Path, onnx: Any) -> Any:
     """Parse the file as protobuf; tensors stored in other files are not loaded."""
     try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # reading a FIFO would wait for ever
+            raise NetbuildError(f"{path}: cannot be read: {'a folder' if path.is_dir() else 'not a regular file'}")
+        if facts.st_size > MAX_BYTES:
+            raise NetbuildError(f"{path}: {facts.st_size:,} bytes, more than an ONNX file can have")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise NetbuildError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,176 @@
+"""ONNX files with the metadata of Ultralytics, and files whose metadata does not fit their outputs."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netbuild import runtime
+from netbuild.errors import NetbuildError
+from netbuild.export.benchmark import benchmark
+from netbuild.export.inspection.inspect import inspect
+from netbuild.prediction.onnx_network import open_exported
+from netbuild.runtime import RunError
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+ULTRALYTICS = {
+    "author": "Ultralytics", "task": "detect", "stride": "32", "batch": "1", "imgsz": "[64, 64]",
+    "names": "{0: 'cat', 1: \"dog's\"}", "channels": "3", "args": "{'batch': 1, 'nms': False}",
+}  # fmt: skip
+OURS = {
+    "netbuild": "1", "task": "detect", "names": '["cat", "dog"]', "stride": "32", "imgsz": "[64, 64]", "channels": "3",
+    "fitting": "letterbox", "one2one": "false", "boxes": "", "extra": "[]", "nms": "",
+}  # fmt: skip
+
+
+def write(path, metadata, *outputs, shape=(1, 3, 64, 64)):
+    """Write a file that adds nothing of its picture to constant outputs."""
+    helper, make = onnx.helper, onnx.helper.make_node
+    nodes = [make("ReduceMean", ["images"], ["mean"], keepdims=0), make("Constant", [], ["zero"], value_float=0.0)]
+    nodes += [make("Mul", ["mean", "zero"], ["nothing"])]
+    infos, constants = [], []
+    for i, array in enumerate(outputs):
+        constants.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), f"c{i}"))
+        nodes.append(make("Add", [f"c{i}", "nothing"], [f"output{i}"]))
+        infos.append(helper.make_tensor_value_info(f"output{i}", 1, np.shape(array)))
+    given = helper.make_tensor_value_info("images", 1, shape)
+    graph = helper.make_graph(nodes, "g", [given], infos, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, metadata)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def dense(*columns, cells=84):
+    """Outputs (1, rows, cells) with the given columns, and nothing in the other cells."""
+    found = np.zeros((1, len(columns[0]), cells))
+    for i, column in enumerate(columns):
+        found[0, :, 7 * i] = column
+    return found
+
+
+BOX, LIST = [32, 24, 16, 8], [24, 20, 40, 28]  # the same box as centre and size, and as corners
+CASES = {
+    "dense": ({}, [dense([*BOX, 0.1, 0.9])]),
+    "list": ({"end2end": "True"}, [[[[*LIST, 0.9, 1], [0] * 6]]]),
+    "list by its shape": ({"args": "{'nms': True}"}, [[[[*LIST, 0.9, 1], [0] * 6]]]),
+    "pose": ({"task": "pose", "kpt_shape": "[1, 3]"}, [dense([*BOX, 0.1, 0.9, 30, 22, 1])]),
+    "segment": ({"task": "segment"}, [dense([*BOX, 0.1, 0.9, *[1] * 32]), np.ones((1, 32, 16, 16))]),
+    "names as a list": ({"names": "['cat', 'dog']", "imgsz": "64"}, [dense([*BOX, 0.1, 0.9])]),
+    "obb": ({"task": "obb"}, [dense([*BOX, 0.1, 0.9, 0])]),
+    "obb list": ({"task": "obb"}, [[[[*BOX, 0.9, 1, 0], [0] * 7]]]),
+}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    return str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_of_ultralytics_is_predicted(tmp_path, cli, picture, name):
+    metadata, outputs = CASES[name]
+    file = write(tmp_path / "u.onnx", {**ULTRALYTICS, **metadata}, *outputs)
+    (record,) = runtime.load(file).predict(picture)["records"]
+    assert (record["class"], record["box"], record["confidence"]) == (1, LIST, 0.9)
+    assert record["name"] == ("dog" if "list" in name and "names" in metadata else "dog's")
+    done = cli("predict", file, picture, "--json")
+    assert done.code == 0, done.err
+    (theirs,) = json.loads(done.out)["pictures"][0]["records"]
+    assert (theirs["class"], theirs["box"]) == (1, LIST)
+    assert cli("inspect", file).code == 0
+    (row,) = benchmark(file, rounds=2)
+    assert (row.target, row.median_ms > 0, row.difference) == ("u.onnx", True, None)
+
+
+def test_a_classifier_of_ultralytics_is_measured(tmp_path, cli):
+    file = write(tmp_path / "c.onnx", {**ULTRALYTICS, "task": "classify"}, [[0.2, 0.8]])
+    for name in ("cat", "dog's"):
+        (tmp_path / "data" / "val" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((64, 64, 3), 50 * i, np.uint8)).save(tmp_path / "data" / "val" / name / f"{i}.png")
+    done = cli("val", file, "--data", tmp_path / "data", "--json")
+    assert done.code == 0, done.err
+    assert "0.5" in done.out
+    done = cli("benchmark", file, "--target", "onnx")
+    assert (done.code, "no effect on an exported file" in done.err) == (2, True)
+
+
+OK = [dense([*BOX, 0.1, 0.9])]
+WRONG = [
+    ({**ULTRALYTICS, "names": "{0: 'a', 1: 'b', 2: 'c'}"}, OK, "output has 2 classes, names are given for 3"),
+    ({**ULTRALYTICS, "names": "{0: 'a', 2: 'b'}"}, OK, "'names'"),
+    ({**ULTRALYTICS, "names": "__import__('os')"}, OK, "'names'"),
+    ({**ULTRALYTICS, "names": "{" + "[" * 100_000}, OK, "'names'"),
+    ({**ULTRALYTICS, "names": "- " * 100_000 + "1"}, OK, "'names'"),
+    ({**ULTRALYTICS, "imgsz": "[320, 320]"}, OK, "320x320, its input takes 64x64"),
+    ({**ULTRALYTICS, "channels": "1"}, OK, "'channels' is 1, its input has 3"),
+    ({**ULTRALYTICS, "task": "pose", "kpt_shape": "[17]"}, OK, "cannot have"),
+    ({**ULTRALYTICS, "task": "pose", "kpt_shape": "17"}, OK, "'kpt_shape'"),
+    ({**ULTRALYTICS, "task": "classify"}, OK, "of shape (B, 2), the file has (1, 6, 84)"),
+    ({**ULTRALYTICS, "task": "segment"}, OK, "second output"),
+    ({**ULTRALYTICS}, [np.zeros((1, 7))], "the file has (1, 7)"),
+    ({"names": "['a']", "stride": "32"}, OK, "no metadata of netbuild or Ultralytics"),
+    *(
+        ({**OURS, "names": text}, OK, "'names'")
+        for text in ("3", "{}", "[1]", "[[]]", '["\\ud800"]', "[" * 100_000, "[null]")
+    ),
+    *(({**OURS, "stride": text}, OK, "'stride'") for text in ("0", "-1", str(2**70), "x", "1e3")),
+    *(
+        ({**OURS, "imgsz": text}, OK, "'imgsz'")
+        for text in ("[0, 1]", "[1e3, 1]", "[64]", "null", f"[{2**70}, 1]", "{}", "[true, 1]")
+    ),
+    *(({**OURS, "extra": text}, OK, "'extra'") for text in ("[-1]", "3", '["a"]', f"[{2**70}]")),
+    *(
+        ({**OURS, "nms": text}, OK, "'nms'")
+        for text in ("[1]", '{"conf": "a"}', '{"iou": NaN}', '{"max_det": 0}', '{"x": 1}')
+    ),
+    *(({**OURS, name: "x"}, OK, f"'{name}'") for name in ("one2one", "boxes", "fitting", "channels")),
+    ({**OURS, "task": "a\x1b[2J"}, OK, "'task'"),
+    ({**OURS, "extra": "[1]"}, OK, "cannot have [1]"),
+    ({**OURS, "nms": '{"conf": 0.5}'}, OK, "must have 4 outputs"),
+    ({**OURS, "nms": '{"conf": 0.5}', "task": "depth"}, OK, "suppresses boxes"),
+    ({**OURS, "nms": '{"conf": 0.5}'}, [[0] * 4, [0], [0], [0]], "the file has (4)"),
+    ({**OURS, "one2one": "true"}, OK, "the file has (1, 6, 84)"),
+    ({**OURS, "task": "depth"}, [np.zeros((1, 2, 4, 4))], "the file has (1, 2, 4, 4)"),
+    ({**OURS, "task": "semantic"}, OK, "the file has (1, 6, 84)"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "outputs", "message"), WRONG)
+def test_metadata_that_does_not_fit_is_an_error_at_opening(tmp_path, cli, picture, metadata, outputs, message):
+    file = write(tmp_path / "wrong.onnx", metadata, *outputs)
+    with pytest.raises(RunError) as caught:
+        runtime.load(file)
+    assert str(file) in caught.value.message
+    assert message in caught.value.message
+    with pytest.raises(NetbuildError):
+        open_exported(file, "cpu")
+    inspect(file)  # shows the metadata, whatever it is
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [([*LIST, 0.9, 5], "class 5.0"), ([*LIST, 0.9, -1], "class -1.0"), ([*LIST, 0.9, np.nan], "class nan")],
+)
+def test_numbers_of_classes_that_do_not_exist_are_an_error(tmp_path, cli, picture, row, message):
+    file = write(tmp_path / "n.onnx", {**OURS, "one2one": "true", "boxes": "corners"}, [[row]])
+    with pytest.raises(RunError, match=message):
+        runtime.load(file).predict(picture)
+    done = cli("predict", file, picture)
+    assert (done.code, message in done.err) == (2, True)
+
+
+def test_what_is_no_file_is_named_quickly(tmp_path, cli, picture):
+    os.mkfifo(tmp_path / "fifo.onnx")
+    with (tmp_path / "sparse.onnx").open("wb") as file:
+        file.truncate(20 * 2**30)
+    for name, message in (("fifo", "not a regular file"), ("sparse", "more than an ONNX file can have")):
+        for call in (("inspect",), ("benchmark",), ("predict",)):
+            done = cli(*call, tmp_path / f"{name}.onnx", *([picture] if call == ("predict",) else []))
+            assert (done.code, f"{name}.onnx" in done.err, message in done.err) == (2, True, True), done.err
