@@ -140,7 +140,7 @@ def test_without_matplotlib_a_run_continues_with_a_single_note(cli, tmp_path, mo
         monkeypatch.setitem(sys.modules, name, None)
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "1", "-o", tmp_path / "run")
     assert done.code == 0, done.err
-    assert [line for line in done.err.splitlines() if "note" in line] == [
+    assert [line for line in done.err.splitlines() if "plots" in line] == [
         f"note: plots are left out: the package 'matplotlib' is not installed; {install_hint('train')}"
     ]
     assert pngs(tmp_path / "run") == BATCHES  # these need no matplotlib

@@ -199,7 +199,7 @@ def test_without_opencv_the_extra_is_named(cli, here, detector, monkeypatch):
     video(here / "clip.mp4")
     monkeypatch.setitem(sys.modules, "cv2", None)
     done = cli("predict", detector, "clip.mp4")
-    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert (done.code, done.err.count("\n")) == (3, 2)  # the error and its hint
     assert "netbuild[train]" in done.err
 
 
