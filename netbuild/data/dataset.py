@@ -134,7 +134,9 @@ class Sample:
         Raises:
             NetbuildError: if it cannot be read.
         """
-        return read_image(self.path, channels) if self.pixels is None else from_pixels(self.pixels, channels)
+        return (
+            read_image(self.path, channels, check=False) if self.pixels is None else from_pixels(self.pixels, channels)
+        )
 
     def extra(self, name: str, kind: str = "picture", channels: int = 3) -> NDArray[Any]:
         """Return one of the extras as an array (H, W, C).
@@ -152,7 +154,7 @@ class Sample:
             raise NetbuildError(f"{self.path}: the sample has no extra '{name}', there is: {there}")
         extra = self.extras[name]
         if kind == "picture":
-            return read_image(extra, channels) if isinstance(extra, Path) else from_pixels(extra, channels)
+            return read_image(extra, channels, check=False) if isinstance(extra, Path) else from_pixels(extra, channels)
         values = read_values(extra) if isinstance(extra, Path) else extra
         return values.reshape(*values.shape[:2], -1)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netbuild.data.integrity import find_missing_pixels
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.packages import install_hint
 
@@ -63,11 +64,12 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_image(path: str | Path, channels: int = 3) -> Bytes:
+def read_image(path: str | Path, channels: int = 3, check: bool = True) -> Bytes:
     """Read a picture as uint8 (H, W, channels): 1 is grey, 3 RGB, 4 RGB and alpha.
 
     It is turned upright by its EXIF orientation. 16 bits are scaled to 8, CMYK and palettes are converted, alpha is
-    dropped unless there are 4 channels; of several frames the first is read.
+    dropped unless there are 4 channels; of several frames the first is read. ``check`` looks for pixels that the
+    decoder only made up; pictures that were scanned need no second look.
 
     Raises:
         UnreadableImageError: if the file is not a picture, is cut off, too large, or cannot be represented in 8 bits.
@@ -75,7 +77,7 @@ def read_image(path: str | Path, channels: int = 3) -> Bytes:
     path = Path(path)
     if channels not in _MODES:
         raise NetbuildError(f"{path}: pictures are read with 1, 3 or 4 channels, not {channels}")
-    return decode(read_file(path), str(path), channels)
+    return decode(read_file(path), str(path), channels, check)
 
 
 def read_values(path: str | Path) -> NDArray[Any]:
@@ -103,9 +105,12 @@ def read_file(path: Path) -> bytes:
         raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def decode(data: bytes, name: str, channels: int = 3) -> Bytes:
+def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Bytes:
     """Decode the bytes of a picture file, see `read_image`."""
-    level = _to_8_bits(_upright(_load(_open(data, name), name)), name, channels)
+    image = _load(_open(data, name), name)
+    if check:
+        _check_complete(data, name, image.format or "")
+    level = _to_8_bits(_upright(image), name, channels)
     return np.ascontiguousarray(level).reshape(*level.shape[:2], channels)
 
 
@@ -139,11 +144,25 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
             # For JPEG: every byte is read, but at an eighth of the resolution.
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         _load(image, name)
+        _check_complete(data, name, image.format or "")
         turned = _orientation(image)
         remark = "" if numbers else _remark(image, name)
     except UnreadableImageError as error:
         return ImageFacts(None, error.message.removeprefix(f"{name}: "))
     return ImageFacts((height, width) if turned in _sideways() else (width, height), remark=remark)
+
+
+def _check_complete(data: bytes, name: str, form: str) -> None:
+    """Raise an error if pixels are missing that Pillow fills in without one."""
+
+    def pixels(data: bytes, reduce: bool) -> Any:
+        image = _open(data, name)
+        if reduce:
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        return np.asarray(_load(image, name))
+
+    if missing := find_missing_pixels(data, form, pixels):
+        raise UnreadableImageError(f"{name}: cut off or damaged: {missing}")
 
 
 def image_size(path: Path) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.system.files import make_folder, write_bytes
 from netbuild.system.folders import cache_folder
 
-_SCHEMA = 1  # version of the cache's files: increase it when other facts are looked for
+_SCHEMA = 2  # version of the cache's files: increase it when other facts are looked for
 
 
 class ScanCache:
