@@ -757,6 +757,8 @@ def read_image(path: str | Path, channels: int = 3) -> Array:
     except ImportError:
         raise PackageError("reading pictures needs Pillow", hint="pip install pillow") from None
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
+            raise PictureError(f"{path}: not a regular file")
         with Path(path).open("rb") as file:
             image = Image.open(file)
             if image.width * image.height > MAX_PIXELS:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from netbuild.data.integrity import find_missing_pixels
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.system.files import refuse_special
 from netbuild.system.packages import install_hint
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ SUFFIXES = frozenset(
 )
 FOREIGN = frozenset(".arw .cr2 .dng .heic .heif .jxl .nef .psd .raw .svg".split())  # formats that Pillow cannot read
 MAX_PIXELS = 178_956_970  # half a GiB as RGB; Pillow has the same limit
+MAX_BYTES = 2**30  # of a picture's file
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # Pillow's modes of 16-bit grey; its own conversion to 8 bits clips
 
@@ -100,6 +102,8 @@ def read_file(path: Path) -> bytes:
         UnreadableImageError: if it cannot be read.
     """
     try:
+        if reason := refuse_special(path, MAX_BYTES):
+            raise UnreadableImageError(f"{path}: {reason}")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -168,6 +172,8 @@ def _check_complete(data: bytes, name: str, form: str) -> None:
 def image_size(path: Path) -> tuple[int, int] | None:
     """Return width and height of an upright picture from its file's header, None if it cannot be read."""
     try:
+        if refuse_special(path):
+            return None
         with pillow().open(path) as image:
             width, height = image.size
             return (height, width) if _orientation(image) in _sideways() else (width, height)

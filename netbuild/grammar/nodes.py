@@ -6,6 +6,7 @@ checked while reading and every scalar keeps its line and column. Scalars follow
 
 import math
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,9 @@ def read_text(path: Path) -> str:
         NetbuildError: if the file cannot be read, is too large or is not UTF-8.
     """
     try:
+        # A shell's <(command) is a FIFO in /dev/fd; any other would be waited for.
+        if stat.S_ISFIFO(path.stat().st_mode) and not str(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+            raise NetbuildError(f"{path}: a FIFO, not a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)  # one byte more, to tell whether the file is too large
     except OSError as error:

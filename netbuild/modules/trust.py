@@ -3,19 +3,33 @@
 import json
 from pathlib import Path
 
+from netbuild.errors import NetbuildError, shorten
 from netbuild.modules.source import read_code
-from netbuild.system.files import make_folder, write_text
+from netbuild.system.files import make_folder, refuse_special, write_text
 from netbuild.system.folders import old_settings_folder, settings_folder
 
+MAX_BYTES = 2**26  # of the record
 FILE = "trusted.json"  # maps the path of each trusted file to its SHA-256
 
 
 def _read(file: Path) -> dict[str, str]:
+    """Read a record of trusted files; empty if there is none.
+
+    Raises:
+        NetbuildError: if it is damaged: writing it again would lose what it holds.
+    """
+    hint = "delete it; files that were trusted are asked about again"
     try:
+        if reason := refuse_special(file, MAX_BYTES):
+            raise NetbuildError(f"{file}: {reason}", hint=hint)
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return {str(k): str(v) for k, v in data.items()} if isinstance(data, dict) else {}
+    except (ValueError, RecursionError) as error:
+        raise NetbuildError(f"{file}: not a record of trusted files: {shorten(error, 100)}", hint=hint) from None
+    if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
+        raise NetbuildError(f"{file}: not a record of trusted files, which maps paths to SHA-256", hint=hint)
+    return data
 
 
 def _read_trusted() -> dict[str, str]:

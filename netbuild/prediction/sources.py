@@ -15,10 +15,12 @@ import numpy as np
 
 from netbuild.data.fitting import Image
 from netbuild.data.images import FOREIGN, UnreadableImageError, decode, from_pixels, is_picture, read_image
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import NetbuildError, did_you_mean, shorten
+from netbuild.system.files import refuse_special
 from netbuild.system.packages import cv2
 
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
+MAX_LIST = 2**26  # bytes of a list of names on stdin
 FPS = 25.0  # assumed for a video that does not state its frame rate
 
 
@@ -70,7 +72,7 @@ def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
         raise NetbuildError("no pictures to predict on: nothing was named, or an empty list")
     once: dict[str, Path] = {}
     for file in files:
-        once.setdefault(os.path.abspath(file), file)
+        once.setdefault(os.path.join(os.path.realpath(file.parent), file.name), file)
     return list(once.values())
 
 
@@ -79,7 +81,8 @@ def list_files(name: str | Path) -> list[Path]:
 
     Args:
         name: a file, a folder (the pictures directly in it, 2.png before 10.png), a glob pattern such as
-            ``shots/**/*.jpg``, or ``-`` for a list on stdin with a name per line.
+            ``shots/**/*.jpg``, or ``-`` for a list on stdin: a name per line, or names that end in null bytes, as
+            ``find -print0`` writes them.
 
     Raises:
         NetbuildError: for a name that matches nothing.
@@ -98,7 +101,17 @@ def natural_key(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _read_stdin() -> list[Path]:
-    lines = (line.rstrip("\r\n") for line in sys.stdin)
+    """List the files named on stdin.
+
+    Raises:
+        NetbuildError: for a list that is too large, or a name that matches nothing.
+    """
+    stream: Any = getattr(sys.stdin, "buffer", sys.stdin)
+    data = stream.read(MAX_LIST + 1)
+    if len(data) > MAX_LIST:
+        raise NetbuildError(f"stdin: a list of more than {MAX_LIST // 2**20} MiB of names")
+    text = os.fsdecode(data)
+    lines = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
     return [file for line in lines if line.strip() for file in _list_path(line)]
 
 
@@ -110,7 +123,9 @@ def _list_path(name: str) -> list[Path]:
         if path.exists():
             return [path]
     except (OSError, ValueError) as error:  # too long, a null byte
-        raise NetbuildError(f"{name}: cannot be accessed: {getattr(error, 'strerror', None) or error}") from None
+        raise NetbuildError(
+            f"{shorten(name, 200)}: cannot be accessed: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if glob.has_magic(name):
         return _list_matches(str(path), name)
     raise _missing_error(path, name)
@@ -121,7 +136,7 @@ def _list_folder(folder: Path) -> list[Path]:
         entries = list(folder.iterdir())
     except OSError as error:
         raise NetbuildError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    found = sorted((path for path in entries if is_picture(path) and path.is_file()), key=natural_key)
+    found = sorted((path for path in entries if is_picture(path) and _is_no_folder(path)), key=natural_key)
     if not found:
         hint = f"for pictures in its subfolders: '{folder}/**/*'" if any(path.is_dir() for path in entries) else ""
         foreign = sorted({path.suffix.lower() for path in entries} & FOREIGN)
@@ -130,12 +145,41 @@ def _list_folder(folder: Path) -> list[Path]:
     return found
 
 
+def _is_no_folder(path: Path) -> bool:
+    """Whether a path is a file, or a FIFO or device, which reading refuses by name."""
+    return path.exists() and not path.is_dir()
+
+
 def _list_matches(pattern: str, name: str) -> list[Path]:
-    paths = [Path(match) for match in glob.glob(pattern, recursive=True)]
-    found = [path for path in paths if (is_picture(path) or is_video(path)) and path.is_file()]
+    try:
+        paths = sorted(set(_expand(pattern)), key=natural_key)
+    except (OSError, ValueError, re.error) as error:
+        raise NetbuildError(f"{shorten(name, 200)}: cannot be searched: {shorten(error, 100)}") from None
+    found = [path for path in paths if (is_picture(path) or is_video(path)) and _is_no_folder(path)]
     if not found:
         raise NetbuildError(f"'{name}' matches no picture and no video" + (f", only {paths[0]}" if paths else ""))
-    return sorted(found, key=natural_key)
+    return found
+
+
+def _expand(pattern: str) -> Iterator[Path]:
+    """Yield the paths that match a glob pattern; ``**`` enters each folder once, although links lead to it again."""
+    before, stars, after = pattern.partition("**")
+    if not stars or (before and not before.endswith(("/", os.sep))) or (after and not after.startswith(("/", os.sep))):
+        yield from map(Path, glob.glob(pattern))
+        return
+    rest, seen = after.lstrip("/" + os.sep), set[str]()
+    for root in glob.glob(before) if before else [""]:
+        for folder, names, files in os.walk(root or ".", followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                names.clear()
+                continue
+            seen.add(real)
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            place = os.path.normpath(folder) if root else os.path.relpath(folder, ".")
+            if rest:
+                yield from _expand(os.path.join(glob.escape(place), rest) if place != "." else rest)
+            else:
+                yield from (Path(place, name) for name in files if not name.startswith("."))
 
 
 def _missing_error(path: Path, name: str) -> NetbuildError:
@@ -182,6 +226,8 @@ def read_shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
 @contextmanager
 def _open_video(path: Path) -> Iterator[Any]:
     try:
+        if reason := refuse_special(path):
+            raise UnreadableImageError(f"{path}: {reason}")
         path.open("rb").close()  # raises an error with the reason, which OpenCV does not give
     except OSError as error:
         raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -2,12 +2,31 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, shorten
+
+
+def refuse_special(path: Path, limit: int | None = None) -> str:
+    """Return why a path must not be opened, as a clause; "" for a regular file of at most ``limit`` bytes.
+
+    Opening a FIFO waits for ever, and reading a device may never end. Links are followed.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be accessed.
+        ValueError: for a path with a null byte.
+    """
+    facts = path.stat()
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
+    if not stat.S_ISREG(facts.st_mode):
+        return f"{next((kind for test, kind in kinds.items() if test(facts.st_mode)), 'a device')}, not a file"
+    if limit is not None and facts.st_size > limit:
+        return f"{facts.st_size:,} bytes, the limit is {limit:,}"
+    return ""
 
 
 def cannot_write(path: Path, error: BaseException) -> NetbuildError:

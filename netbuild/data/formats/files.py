@@ -10,6 +10,7 @@ from pathlib import Path
 from netbuild.data.dataset import NOTE, Problem
 from netbuild.data.images import FOREIGN, is_picture
 from netbuild.errors import NetbuildError, shorten
+from netbuild.system.files import refuse_special
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = dict(zip(SPLITS, SPLITS)) | {
@@ -30,8 +31,8 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
         NetbuildError: if it cannot be read, has more than ``limit`` bytes, or is not UTF-8.
     """
     try:
-        if (size := path.stat().st_size) > limit:
-            raise NetbuildError(f"{path}: {size:,} bytes, the limit is {limit:,}")
+        if reason := refuse_special(path, limit):
+            raise NetbuildError(f"{path}: {reason}")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise unreadable_error(path, error) from None
