@@ -94,6 +94,7 @@ class Sample:
         pixels: uint8 (H, W) or (H, W, C), for formats that hold pictures in arrays.
         extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, or
             an array (H, W) or (H, W, C). The data set states the kind of each in `Dataset.extras`.
+        bands: channels of the picture's file, and pages that may be channels; None before the scan.
     """
 
     path: Path
@@ -107,6 +108,7 @@ class Sample:
     pixels: Bytes | None = None
     extras: Mapping[str, Path | NDArray[Any]] = field(default_factory=dict)
     keypoint_swap: tuple[int, ...] = ()
+    bands: tuple[int, int] | None = None
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -137,6 +139,17 @@ class Sample:
         return (
             read_image(self.path, channels, check=False) if self.pixels is None else from_pixels(self.pixels, channels)
         )
+
+    def has_channels(self, count: int) -> bool:
+        """Whether the picture can be read with so many channels: grey, RGB and alpha are converted."""
+        if self.bands is None or self.bands[0] == 0:  # not scanned, or an array
+            channels = None if self.pixels is None else (1 if self.pixels.ndim == 2 else self.pixels.shape[2])
+        else:
+            channels = self.bands[0]
+        if channels is None:
+            return True
+        pages = self.bands[1] if self.bands else 1
+        return count in (channels, pages) or (count in (1, 3) and channels in (1, 3, 4))
 
     def extra(self, name: str, kind: str = "picture", channels: int = 3) -> NDArray[Any]:
         """Return one of the extras as an array (H, W, C).

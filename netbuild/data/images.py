@@ -41,11 +41,15 @@ class ImageFacts:
         size: width and height after EXIF orientation; None if the picture cannot be used.
         fault: why it cannot be used, or empty.
         remark: what is unusual about it, or empty.
+        channels: how many its first page has; 0 if the picture cannot be used.
+        pages: how many grey pages of equal size a TIFF has, each of which may be a band.
     """
 
     size: tuple[int, int] | None
     fault: str = ""
     remark: str = ""
+    channels: int = 0
+    pages: int = 1
 
 
 def pillow() -> Any:
@@ -77,7 +81,7 @@ def read_image(path: str | Path, channels: int = 3, check: bool = True) -> Bytes
         UnreadableImageError: if the file is not a picture, is cut off, too large, or cannot be represented in 8 bits.
     """
     path = Path(path)
-    if channels not in _MODES:
+    if channels not in _MODES and path.suffix.lower() not in (".tif", ".tiff"):
         raise NetbuildError(f"{path}: pictures are read with 1, 3 or 4 channels, not {channels}")
     return decode(read_file(path), str(path), channels, check)
 
@@ -114,6 +118,11 @@ def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Byt
     image = _load(_open(data, name), name)
     if check:
         _check_complete(data, name, image.format or "")
+    if channels > 1 and _count_pages(image) == channels:
+        return _read_pages(image, name, channels)
+    if channels not in _MODES:
+        message = f"{name}: pictures of one page are read with 1, 3 or 4 channels, not {channels}"
+        raise UnreadableImageError(message, hint="bands are read from a TIFF with one grey page for each")
     level = _to_8_bits(_upright(image), name, channels)
     return np.ascontiguousarray(level).reshape(*level.shape[:2], channels)
 
@@ -153,7 +162,35 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
         remark = "" if numbers else _remark(image, name)
     except UnreadableImageError as error:
         return ImageFacts(None, error.message.removeprefix(f"{name}: "))
-    return ImageFacts((height, width) if turned in _sideways() else (width, height), remark=remark)
+    channels = {"P": 3, "PA": 3, "CMYK": 3, "LA": 1, "RGBX": 3}.get(image.mode, len(image.getbands()))
+    size = (height, width) if turned in _sideways() else (width, height)
+    return ImageFacts(size, "", remark, channels, _count_pages(image))
+
+
+def _count_pages(image: "Image") -> int:
+    """Return the number of pages of a TIFF whose pages are grey pictures of equal size; 1 for any other picture."""
+    if image.format != "TIFF" or image.mode not in ("L", *_DEEP):
+        return 1
+    try:
+        count, size = int(getattr(image, "n_frames", 1)), image.size
+        for index in range(1, count):
+            image.seek(index)
+            if image.size != size or image.mode not in ("L", *_DEEP):
+                return 1
+        return count
+    except Exception:  # a page is damaged
+        return 1
+    finally:
+        image.seek(0)
+
+
+def _read_pages(image: "Image", name: str, count: int) -> Bytes:
+    """Return the pages of a TIFF as the channels of one picture (H, W, count)."""
+    bands = []
+    for index in range(count):
+        image.seek(index)
+        bands.append(_to_8_bits(_upright(_load(image, name)), name, 1))
+    return np.ascontiguousarray(np.stack(bands, -1))
 
 
 def _check_complete(data: bytes, name: str, form: str) -> None:

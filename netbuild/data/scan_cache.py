@@ -15,7 +15,7 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.system.files import make_folder, write_bytes
 from netbuild.system.folders import cache_folder
 
-_SCHEMA = 2  # version of the cache's files: increase it when other facts are looked for
+_SCHEMA = 3  # version of the cache's files: increase it when other facts are looked for
 
 
 class ScanCache:
@@ -65,7 +65,7 @@ class ScanCache:
         """Write the facts, if there are new ones."""
         if not (self.use and self.changed):
             return
-        facts = {digest: [f.size, f.fault, f.remark] for digest, f in self.facts.items()}
+        facts = {digest: [f.size, f.fault, f.remark, f.channels, f.pages] for digest, f in self.facts.items()}
         data = {"pillow": pillow().__version__, "facts": facts}
         with contextlib.suppress(NetbuildError):  # a cache that cannot be written only costs time
             make_folder(self.path.parent)
@@ -77,8 +77,8 @@ class ScanCache:
             if data["pillow"] != pillow().__version__:  # another version may read more files, or fewer
                 return {}
             return {
-                digest: ImageFacts(tuple(size) if size else None, fault, remark)
-                for digest, (size, fault, remark) in data["facts"].items()
+                digest: ImageFacts(tuple(size) if size else None, *more)
+                for digest, (size, *more) in data["facts"].items()
             }
         except MissingExtraError:
             raise

@@ -310,7 +310,7 @@ def _split_usable(
         if found.digest and not found.facts.fault:
             problems += _note_repeated(split, sample, seen.setdefault(found.digest, (split, sample.path)))
         if not any(problem.drops == "picture" for problem in faults):
-            usable.append(replace(sample, size=found.facts.size))
+            usable.append(replace(sample, size=found.facts.size, bands=(found.facts.channels, found.facts.pages)))
     return usable, problems
 
 

@@ -1,6 +1,7 @@
 """Construct the parts of a run from its settings: scanned data, task, samples and batch loaders."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -116,12 +117,36 @@ def make_samples(
         NetbuildError: if there is no value for one of the network's inputs.
     """
     card, further = network.card, find_further_inputs(network, task, report.dataset, settings)
+    check_channels(report, split, card.ch)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
     options = FeedOptions(
         imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
     )
     samples, collate = task.feed(report.samples(split), options)
     return samples, further.wrap(collate)
+
+
+def check_channels(report: Report, split: str, count: int) -> None:
+    """Refuse pictures that have not the network's channels, before anything is trained on them.
+
+    Raises:
+        NetbuildError: if one of the split has not, with the number of them; or if the data set states another number.
+    """
+    stated = report.dataset.channels
+    if stated is not None and stated != count and not {stated, count} <= {1, 3}:
+        message = f"{report.dataset.name} states {stated} channels, the network takes {count}"
+        raise NetbuildError(message, hint=f"write ch: {stated} into the network's file")
+    samples = report.samples(split)
+    wrong = [sample for sample in samples if not sample.has_channels(count)]
+    if wrong:
+        found = Counter(sample.bands for sample in wrong if sample.bands)
+        listed = ", ".join(
+            f"{number} with {channels}" + (f" and {pages} pages" if pages > 1 else "")
+            for (channels, pages), number in found.most_common(5)
+        )
+        share = f"{len(wrong)} of {len(samples)} pictures of '{split}' have not: {listed}"
+        message = f"the network takes {count} channels, {share}, such as {wrong[0].path}"
+        raise NetbuildError(message, hint="write ch: with their number into the network's file")
 
 
 def find_further_inputs(network: Network, task: Task, dataset: Dataset, settings: Settings) -> FurtherInputs:
