@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from netbuild.data.images import Bytes, from_pixels, read_image, read_values
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.system.files import accessing
 
 Floats = NDArray[np.float64]
 
@@ -242,7 +243,8 @@ class Dataset:
                 f"{self.name}: no split '{name}', there is: {found}", hint=did_you_mean(name, self.splits)
             )
         if name not in self._read_splits:
-            self._read_splits[name] = self.splits[name]()
+            with accessing(self.name):
+                self._read_splits[name] = self.splits[name]()
         return self._read_splits[name]
 
     def held_out(self) -> str:

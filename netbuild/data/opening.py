@@ -5,7 +5,8 @@ from pathlib import Path
 from netbuild.data import embedded
 from netbuild.data.dataset import Dataset
 from netbuild.data.formats import all_formats
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import NetbuildError, did_you_mean, shorten
+from netbuild.system.files import accessing
 
 
 def open_data(path: str | Path) -> Dataset:
@@ -21,10 +22,13 @@ def open_data(path: str | Path) -> Dataset:
     if str(path) in embedded.NAMES:
         return open_data(embedded.make_digits_detect()) if str(path) == embedded.DETECTION else embedded.open_digits()
     place = Path(path).expanduser()
-    if not place.exists():
+    with accessing(shorten(str(path), 200)):
+        is_there = place.exists()
+    if not is_there:
         hint = did_you_mean(str(path), embedded.NAMES) or f"embedded data sets: {', '.join(embedded.NAMES)}"
         raise NetbuildError(f"there is no data set {place.absolute()}", hint=hint)
-    for found in all_formats():
-        if found.recognizes(place):
-            return found.open(place)
+    with accessing(str(place)):
+        for found in all_formats():
+            if found.recognizes(place):
+                return found.open(place)
     raise NetbuildError(f"{place}: not a data set: expected a .yaml, .json or .csv file, or a folder")

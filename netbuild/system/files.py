@@ -29,6 +29,27 @@ def refuse_special(path: Path, limit: int | None = None) -> str:
     return ""
 
 
+@contextmanager
+def accessing(name: str) -> Iterator[None]:
+    """Turn the error for a path that no file can have (too long, a null byte) into a NetbuildError.
+
+    Args:
+        name: the file that names the path.
+
+    Raises:
+        NetbuildError: "NAME: a path in it cannot be accessed: REASON".
+    """
+    try:
+        yield
+    except OSError as error:
+        path = shorten(error.filename or "", 80)
+        raise NetbuildError(f"{name}: a path in it cannot be accessed: {error.strerror or error}: {path}") from error
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise NetbuildError(f"{name}: a path in it has a null byte") from error
+
+
 def cannot_write(path: Path, error: BaseException) -> NetbuildError:
     """Make the error for a path that cannot be written, with the system's reason."""
     return NetbuildError(f"{path}: cannot be written: {shorten(getattr(error, 'strerror', None) or error, 200)}")
