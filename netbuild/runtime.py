@@ -545,7 +545,9 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
         return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
     if info.task == "classify":
         return (("B", nc),)
-    return {"semantic": (("B", "classes", "h", "w"),), "depth": (("B", 1, "h", "w"),)}.get(info.task, ())
+    if info.task in PIXEL_TASKS:
+        return (("B", 1 if info.task == "depth" else "classes", "h", "w"),)
+    return ()
 
 
 def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], given: Mapping[str, Any]) -> ModelInfo:
@@ -632,7 +634,7 @@ def _read_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     return found
 
 
-def _number(value: Any, least: float, most: float, kind: type = int) -> Any:
+def _number(value: Any, least: float, most: float, kind: Any = int) -> Any:
     """Return a number of the metadata.
 
     Raises:

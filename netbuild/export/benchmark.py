@@ -22,7 +22,7 @@ from netbuild.export.proof import ProofError, cases, prove, sample_input
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import returns_detections
-from netbuild.prediction.onnx_network import RunNetwork, is_exported, open_exported
+from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.report.html import html_table
 from netbuild.system.tables import Table
 from netbuild.tasks.base import refuse_options
@@ -189,7 +189,7 @@ def benchmark_files(
                 _check_data(network, options.data)
             size, _ = network.choose_size(options.imgsz, None)
             shape = (network.file.fixed_shape[0] or options.batch, network.card.ch, *size)
-            runner = _Runner(Row(path.name, size=_bytes(path)), lambda x, network=network: network.file.run(x[0]))
+            runner = _Runner(Row(path.name, size=_bytes(path)), _file_run(network))
             opened.append((runner, [sample_input(shape).numpy()]))
             step()
         for _ in range(WARM_UP):
@@ -207,6 +207,10 @@ def benchmark_files(
         )
     finally:
         torch.set_num_threads(before)
+
+
+def _file_run(network: OnnxNetwork) -> Run:
+    return lambda arrays: network.file.run(arrays[0])
 
 
 def _finish_file(runner: _Runner, batch: int, path: str | Path, data: str | None) -> Row:
