@@ -371,7 +371,7 @@ def _make_trainer(arguments: dict[str, Any], report: Report) -> Trainer:
 def _create_folder(trainer: Trainer, report: Report, data: str | Path | None) -> None:
     """Create the run's folder with settings, network file, report of the data and initial networks."""
     with create_folder(trainer.folder) as draft:
-        _check_disk_space(draft, trainer)
+        _check_disk_space(trainer)
         place = str(Path(data).absolute()) if data and Path(data).exists() else report.dataset.name
         write_text(draft / "args.yaml", trainer.settings.to_yaml(comments=True) + "\n")
         write_text(draft / "model.yaml", trainer.network.card.yaml + "\n")
@@ -382,7 +382,7 @@ def _create_folder(trainer: Trainer, report: Report, data: str | Path | None) ->
             checkpoint.save(network, draft / _start_file(name), names=trainer.names)
 
 
-def _check_disk_space(folder: Path, trainer: Trainer) -> None:
+def _check_disk_space(trainer: Trainer) -> None:
     """Check that the disk has room for the run's checkpoints.
 
     Raises:
@@ -393,7 +393,8 @@ def _check_disk_space(folder: Path, trainer: Trainer) -> None:
     # EMA and two moments of the optimiser.
     period = trainer.settings.save_period
     need = size * (3 + 2 * 4 + (trainer.settings.epochs // period if period else 0))
-    free = shutil.disk_usage(folder).free
+    folder = trainer.folder
+    free = shutil.disk_usage(folder.parent).free
     if free < need:
         message = f"{folder}: {free / 1e6:.0f} MB of the disk are free, the run's checkpoints need {need / 1e6:.0f} MB"
         raise NetbuildError(message, hint="free some space, or choose another disk by --out")

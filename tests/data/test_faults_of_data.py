@@ -213,7 +213,7 @@ def test_an_unusable_run_folder_is_reported_before_training(cli, here, monkeypat
     (here / "taken").write_text("a file")
     (here / "full").mkdir()
     (here / "full" / "thesis.tex").touch()
-    for folder, said in (("taken", "taken: cannot be written"), ("full", "full: the folder is not empty")):
+    for folder, said in (("taken", "taken: is no folder"), ("full", "full: the folder is not empty")):
         done = cli("train", NET, "--data", file, *QUICK, "-o", folder)
         assert (done.code, said in done.err) == (2, True), done.err
     usage = shutil.disk_usage(here)
