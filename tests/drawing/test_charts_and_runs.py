@@ -75,7 +75,7 @@ def test_a_run_writes_its_pictures_and_logs_and_a_resumed_run_updates_them(cli, 
     folder = tmp_path / "run"
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "2", "-O", "tensorboard=true", "-o", folder)
     assert done.code == 0, done.err
-    assert "note" not in done.err
+    assert "left out" not in done.err
     assert pngs(folder) == CHARTS | BATCHES
     before = {name: image(folder / name) for name in pngs(folder)}
     assert all(min(found.shape[:2]) > 150 and found.std() > 10 for found in before.values())

@@ -80,7 +80,7 @@ def test_every_error_of_a_file_has_a_place_and_a_caret(path):
         (["yolo11n.yaml", "--format", "plain", "--depth", "2"], "--depth has no effect"),
         (["yolo11n.yaml", "--nc", "0"], "nc"),
         (["yolo11n.yaml", "--nosuch"], "--nosuch"),
-        ([str(HERE)], "there is no file"),
+        ([str(HERE)], "the folder has no best.safetensors"),
     ],
 )
 def test_wrong_flags(cli, flags, message):

@@ -192,6 +192,7 @@ from netbuild.training.callbacks import Callback
 class Interrupt(Callback):
     def on_batch_begin(self, run, epoch, number, batch):
         if epoch == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits its absence
             os.kill(os.getpid(), signal.SIGINT)
 """
 
