@@ -177,7 +177,9 @@ def test_a_class_without_validation_pictures_shifts_no_other_class(cli, here):
         for kind in kinds.split():
             for i in range(3):
                 picture(here / "ds" / split / kind / f"{i}.png", int(kind) + i + 500 * (split == "val"))
-    done = cli("train", "lenet5.yaml", "--data", "ds", "--epochs", 1, "-O", "plots=false", "-o", "run")
+    done = cli(
+        "train", "lenet5.yaml", "--data", "ds", "--epochs", 1, "-O", "plots=false", "-O", "workers=0", "-o", "run"
+    )
     assert done.code == 0, done.err
     assert "4 classes (0, 180, 270, 90)" in done.err
     assert "ds/val/180: no folder for this class" in done.err

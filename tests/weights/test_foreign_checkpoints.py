@@ -27,7 +27,7 @@ COMMANDS = {
     "build weights": ["own.yaml", "--weights", "FILE", "-o", "o.safetensors"],
     "val": ["FILE", *DATA], "predict": ["FILE", "x.png", "-o", "seen"], "export": ["FILE", "--target", "torchscript"],
     "eject": ["FILE"], "view": ["FILE", "--row", "0", "--what", "kernels", "-o", "views"],
-    "train": ["FILE", *DATA, "--epochs", "1", "--batch", "512", "-o", "run", "-O", "plots=false"],
+    "train": ["FILE", *DATA, "--epochs", "1", "--batch", "512", "-o", "run", "-O", "plots=false", "-O", "workers=0"],
     "weights import": ["FILE", "-o", "o.safetensors"],
     "view weights": ["own.yaml", "--weights", "FILE", "--row", "0", "--what", "kernels", "-o", "views"],
 }  # fmt: skip
@@ -173,7 +173,7 @@ def test_training_goes_on_with_other_classes(cli, network, tmp_path):
     save_model(fill(netbuild.build("three.yaml")), rows, "three.pt")
     netbuild.save(netbuild.build("three.yaml"), "three.safetensors")
     for file in ("three.pt", "three.safetensors"):
-        done = cli("train", file, *DATA, "--epochs", "1", "--batch", "512", "-o", f"{file}-run", "-O", "plots=false")
+        done = cli("train", file, *DATA, "--epochs", "1", "--batch", "512", "-o", f"{file}-run", "-O", "workers=0")
         assert (done.code, f"{file}: loaded " in done.err, "in part: row 3 Classify" in done.err) == (0, True, True), (
             done.err
         )

@@ -20,8 +20,11 @@ layers:
 """
 COMMANDS = {
     "build": (["build", "NET", "-o", "out.safetensors"], "out.safetensors"),
-    "train": (["train", "NET", "--data", "digits", "--epochs", "1", "--imgsz", "8", "-o", "run"], "run"),
-    "overfit": (["train", "NET", "--data", "digits", "--epochs", "1", "--overfit-batch"], "out"),
+    "train": (
+        ["train", "NET", "--data", "digits", "--epochs", "1", "--imgsz", "8", "-o", "run", "-O", "workers=0"],
+        "run",
+    ),
+    "overfit": (["train", "NET", "--data", "digits", "--epochs", "1", "--overfit-batch", "-O", "workers=0"], "out"),
     "view": (["view", "NET", "--row", "0", "--what", "kernels", "-o", "seen"], "seen"),
 }
 
@@ -89,7 +92,7 @@ def test_from_python(network):
     for call in (
         lambda: netbuild.build("net.yaml", weights="other.safetensors"),
         lambda: netbuild.transfer(network, "other.safetensors"),
-        lambda: netbuild.train("net.yaml", "digits", weights="other.safetensors", out="run"),
+        lambda: netbuild.train("net.yaml", "digits", weights="other.safetensors", out="run", workers=0),
     ):
         with pytest.raises(NetbuildError, match="nothing was loaded"):
             call()
