@@ -135,6 +135,8 @@ class Trainer:
                 self.call_hook("on_run_end", None)
             else:  # the other ranks may have ended
                 self.callbacks.call("on_run_end", self, error)
+            for loader in (self.train, self.val):
+                loader.close()
         return self.progress
 
     def call_hook(self, name: str, *arguments: Any) -> None:

@@ -245,10 +245,10 @@ def _restore_arguments(
 ) -> tuple[dict[str, Any], Report]:
     """Return the arguments of the `Trainer` of a run to resume, and the report of its data."""
     description = read_description(folder)
-    before, settings = settings_of.load(folder / "args.yaml"), settings_of.load(folder / "args.yaml", flags)
+    before, settings = settings_of.load(folder / "args.yaml").to_dict(), settings_of.load(folder / "args.yaml", flags)
     for name, value in settings.to_dict().items():
-        if value != (old := before.to_dict()[name]):
-            print_note(f"{folder}: {name} is {value} from now on, it was {old}")
+        if value != before[name]:
+            print_note(f"{folder}: {name} is {value} from now on, it was {before[name]}")
     network = build_graph(open_graph(folder / START_FILE, **options))
     dataset = _open_run_data(data or description.data, network)
     names = task_class(network.card.task).networks

@@ -97,6 +97,7 @@ def validate(
             hooks.call("on_validation_batch", number + 1, len(loader))
             if out is not None and is_main_process() and number < MAX_BATCHES:
                 save_comparison(task, batch, predictions, out / f"val_batch{number}.png")
+    loader.close()
     metric = merge_metric(metric, loader)
     with fail_together():
         if out is not None and is_main_process():

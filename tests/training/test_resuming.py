@@ -1,6 +1,7 @@
 """A run's folder appears complete, a run is resumed with what may change, and says what it does."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -214,3 +215,11 @@ def test_too_little_memory_on_the_cpu_is_explained():
     assert "--batch 8" in caught.value.hint
     with pytest.raises(RuntimeError, match="other"), explain_out_of_memory(Settings(), torch.device("cpu")):
         raise RuntimeError("other")
+
+
+def test_a_run_and_a_validation_end_their_worker_processes(cli, run):
+    flags = ["--data", "data", "--device", "cpu", "-O", "workers=1"]
+    assert cli("train", "net.yaml", *flags, "--epochs", 1, "--batch", 4, "-O", "plots=false", "-o", "forked").code == 0
+    assert multiprocessing.active_children() == []
+    assert cli("val", "forked/best.safetensors", *flags).code == 0
+    assert multiprocessing.active_children() == []
