@@ -15,7 +15,8 @@ class Targets:
     """The objects of a batch by image, padded with zeros to the largest number G of an image.
 
     Args:
-        boxes: (B, G, 4) corners in pixels; a box whose coordinates do not sum to more than 0 is padding.
+        boxes: (B, G, 4) corners in pixels, or (B, G, 5) of oriented boxes; one whose numbers do not sum to more than 0
+            is padding.
         classes: (B, G) class numbers.
         rows: (B, G) indices of the objects in the batch's lists; -1 for padding.
     """
@@ -35,7 +36,7 @@ class Assignment:
     """The targets of all A cells.
 
     Args:
-        boxes: (B, A, 4) corners in pixels; undefined in the background.
+        boxes: (B, A, 4) corners in pixels, or of the targets' form; undefined in the background.
         scores: (B, A, nc) soft targets, zeros in the background.
         foreground: (B, A) whether an object is assigned to the cell.
         index: (B, A) number of the object within its image; 0 in the background.
@@ -83,7 +84,7 @@ class Assigner:
         """
         if targets.boxes.shape[1] == 0:
             return Assignment(
-                torch.zeros_like(boxes),
+                boxes.new_zeros(*boxes.shape[:2], targets.boxes.shape[2]),
                 torch.zeros_like(scores),
                 torch.zeros_like(scores[..., 0], dtype=torch.bool),
                 torch.zeros_like(scores[..., 0], dtype=torch.long),
@@ -114,11 +115,25 @@ class Assigner:
     ) -> tuple[Tensor, Tensor]:
         """Compute overlap u and alignment t of each object with each cell, both (B, G, A), zero outside candidates."""
         b, g, a = candidates.nonzero(as_tuple=True)  # a small part of all pairs
-        u = ciou(targets.boxes[b, g], boxes[b, a]).clamp(min=0)
+        u = self.compute_overlap(boxes, scores, targets, (b, g, a))
         t = scores[b, a, targets.classes[b, g]].pow(self.alpha) * u.pow(self.beta)
         overlap, align = (x.new_zeros(candidates.shape) for x in (u, t))
         overlap[b, g, a], align[b, g, a] = u, t
         return overlap, align
+
+    def compute_overlap(
+        self, boxes: Tensor, scores: Tensor, targets: Targets, pairs: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Compute the overlap u >= 0 of N pairs of an object and a cell, (N,). A subclass may measure more than boxes.
+
+        Args:
+            boxes: (B, A, 4) predicted corners in pixels.
+            scores: (B, A, nc) predicted probabilities.
+            targets: the objects.
+            pairs: the numbers of the image, of the object within its image, and of the cell, (N,) each.
+        """
+        b, g, a = pairs
+        return ciou(targets.boxes[b, g], boxes[b, a]).clamp(min=0)
 
 
 def mask_top(values: Tensor, k: int | None) -> Tensor:
@@ -144,13 +159,13 @@ def make_assignment(selected: Tensor, overlap: Tensor, align: Tensor, targets: T
     classes = targets.classes.gather(1, index)
     values = (scaled.amax(1) * foreground)[..., None]
     scores = scaled.new_zeros(*classes.shape, nc).scatter_(2, classes[..., None], values)
-    boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    boxes = targets.boxes.gather(1, index[..., None].expand(-1, -1, targets.boxes.shape[2]))
     rows = targets.rows.gather(1, index).where(foreground, -1)
     return Assignment(boxes, scores, foreground, index, rows)
 
 
 def pad_targets(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Targets:
-    """Arrange a batch's objects by image: boxes (M, 4), classes (M,) and the number of each one's image (M,)."""
+    """Arrange a batch's objects by image: boxes (M, 4 or 5), classes (M,) and the number of each one's image (M,)."""
     order = index.argsort(stable=True)
     counts = index.bincount(minlength=batch)
     image = index[order]
@@ -159,6 +174,6 @@ def pad_targets(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Ta
     rows[image, column] = order
     valid = rows >= 0
     if not len(order):
-        return Targets(boxes.new_zeros(batch, 0, 4), classes.new_zeros(batch, 0), rows)
+        return Targets(boxes.new_zeros(batch, 0, boxes.shape[1]), classes.new_zeros(batch, 0), rows)
     found = rows.clamp(min=0)
     return Targets(boxes[found] * valid[..., None], classes[found] * valid, rows)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netbuild.data.dataset import Sample
+from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError, shorten
@@ -47,26 +47,6 @@ class FrameState(Protocol):
 
         Called once per frame, in the order of the video.
         """
-
-
-def compute_class_weights(counts: Tensor, power: float) -> Tensor:
-    """Compute a weight count^-power for each class, scaled to a mean of 1; a class without objects gets the mean."""
-    present = counts > 0
-    weights = counts.clamp(min=1).double().pow(-power)
-    weights[~present] = weights[present].mean() if present.any() else 1.0
-    return (weights / weights.mean()).float()
-
-
-def count_classes(samples: Sequence[Sample], nc: int) -> Tensor:
-    """Count the objects of each class, or its pictures where samples have labels: (nc,)."""
-    found = [sample.boxes[:, 0] if sample.boxes is not None else [sample.label or 0] for sample in samples]
-    return torch.bincount(torch.tensor([int(c) for classes in found for c in classes]), minlength=nc)
-
-
-def class_weight_option(settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Tensor]:
-    """Return the option "class_weights" of a task; empty if the settings ask for none."""
-    power = settings.class_weights
-    return {"class_weights": compute_class_weights(count_classes(samples, nc), power)} if power else {}
 
 
 class Metric(ABC):
@@ -219,6 +199,13 @@ class Task(ABC):
     def decode_options(cls, settings: Settings) -> dict[str, Any]:
         """Return the options of `decode` for validation."""
         return {}
+
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> None:  # noqa: B027  most need no more
+        """Check that the samples of a split have what the task needs, beyond the kinds of ``learns_from``.
+
+        Raises:
+            NetbuildError: if they do not.
+        """
 
     def check_loss(self) -> None:  # noqa: B027  most tasks can train every head that they decode
         """Check that the head can be trained, not only decoded.

@@ -1,4 +1,4 @@
-"""The base class of tasks that predict boxes: decoding, records, label files and drawing."""
+"""The base class of tasks that predict boxes: loss, decoding, metric, records, label files and drawing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor
@@ -10,31 +10,65 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netbuild import runtime
+from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Colour, Drawing, Image, class_colour
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.feed.samples import BOX_KINDS
+from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
-from netbuild.tasks.base import Record, Task, View, refuse_options
+from netbuild.settings import Settings
+from netbuild.tasks.base import (
+    Batch,
+    Losses,
+    Metric,
+    Record,
+    Task,
+    View,
+    refuse_options,
+    to_picture,
+)
 from netbuild.tasks.box_math import to_corners
+from netbuild.tasks.class_weights import class_weight_option
+from netbuild.tasks.detection_metric import CONFUSION_CONFIDENCE, DetectionMetric
+from netbuild.tasks.losses import find as find_loss
+from netbuild.tasks.losses.base import Gains, HeadLoss
 from netbuild.tasks.nms import Filter, filter_rows, suppress
 
 
 class BoxTask(Task):
     """Boxes with classes, and further values of each box where the head has them (`Task.extra`).
 
+    A batch has "boxes" (M, 4) as centre and size in fractions of the image, "classes" (M,), and "index" (M,), the image
+    of each box. The loss is the one that the head names by ``learns``.
+
     Args:
         head: a head with ``nc`` and ``box_form``, see `netbuild.layers.heads.base.Head`; its ``stride`` must be known
             unless it is None.
         names: names of the classes.
+        gains: weights of the loss's terms.
+        class_weights: (nc,) factors of the classes' cross-entropy.
 
     Raises:
         NetbuildError: if the head has no boxes or its strides are unknown.
     """
 
+    learns_from: ClassVar[tuple[str, ...]] = ("detect",)
+    target_kinds: ClassVar[Mapping[str, type[Target]]] = BOX_KINDS
+    measures: ClassVar[tuple[str, ...]] = ("mAP50-95", "mAP50", "precision", "recall")
+    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+    draw_confidence = CONFUSION_CONFIDENCE
+    summed = True
     fitting = "letterbox"
     record_fields: ClassVar[tuple[str, ...]] = ("box",)
     saves: ClassVar[tuple[str, ...]] = ("pictures", "txt", "labels", "json", "crops")
 
-    def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        head: nn.Module,
+        names: list[str] | None = None,
+        gains: Gains | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__(head, names)
         kind, read = type(head).__name__, traits(head)
         if read.nc is None or not read.box_form:
@@ -42,11 +76,84 @@ class BoxTask(Task):
             raise NetbuildError(f"the task '{self.name}' cannot read the head {kind}", hint=hint)
         if read.stride == ():
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
+        self.criterion = self.make_loss(gains, class_weights)
+        self.summed = self.criterion.summed if self.criterion else True
 
     @property
     def nc(self) -> int:
         """Number of the head's classes."""
         return int(traits(self.head).nc or 0)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
+        """Return the loss that the head names by ``learns``; None if it names none."""
+        name = traits(self.head).learns
+        # A run of several processes replaces `self.normaliser` later, so the loss must look it up at each call.
+        return (
+            find_loss(name)(self.head, gains, class_weights, lambda total, least: self.normaliser(total, least))
+            if name
+            else None
+        )
+
+    @classmethod
+    def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
+        """Return the weights of the classes if the settings ask for them."""
+        return class_weight_option(settings, samples, nc)
+
+    @classmethod
+    def default_rate(cls, nc: int) -> float:
+        """Return a rate that falls with the number of classes, because the loss of the classes grows with it."""
+        return round(0.01 / (4 + nc), 6)
+
+    @classmethod
+    def decode_options(cls, settings: Settings) -> dict[str, Any]:
+        """Return the settings' thresholds; a box may have several classes, as usual for COCO's evaluation."""
+        return {"conf": settings.conf, "iou": settings.iou, "max_det": settings.max_det, "multi_label": True}
+
+    def loss(self, outputs: Any, batch: Batch) -> Losses:
+        """Return the head's loss and its terms by name.
+
+        Raises:
+            NetbuildError: if the head names no loss.
+        """
+        self.check_loss()
+        assert self.criterion is not None
+        return self.criterion(outputs, batch)
+
+    def check_loss(self) -> None:
+        """Check that the head names a loss.
+
+        Raises:
+            NetbuildError: if it does not.
+        """
+        if self.criterion is None:
+            message = f"the task '{self.name}' has no loss for the head {type(self.head).__name__}"
+            raise NetbuildError(message, hint="a head names its loss by its attribute learns")
+
+    def lower_bound(self, outputs: Any, batch: Batch) -> float:
+        """Return the smallest loss that any outputs could reach for these targets."""
+        return self.criterion.lower_bound(outputs, batch) if self.criterion else 0.0
+
+    def draw_truth(self, batch: Batch, i: int) -> Drawing:
+        """Draw the picture with its boxes and their classes."""
+        of_image = batch["index"].view(-1) == i
+        h, w = batch["images"].shape[-2:]
+        boxes = to_corners(batch["boxes"].view(-1, 4)[of_image].detach().cpu().float()) * torch.tensor([w, h, w, h])
+        classes = batch["classes"].view(-1)[of_image].int().tolist()
+        labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
+        return Drawing(to_picture(batch["images"][i]), boxes.numpy(), labels, colours)
+
+    def metric(self) -> Metric:
+        """Return a metric of mAP by COCO's definition, precision, recall and F1."""
+        return DetectionMetric(self.names or [str(i) for i in range(self.nc)])
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Pass the epoch on to the loss, which may have a schedule."""
+        if self.criterion:
+            self.criterion.epoch_end(finished, epochs)
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def scale_to_pixels(self, outputs: Any, size: Sequence[int]) -> Any:
         """Convert the boxes of a head with ``box_form = "parts"`` (fractions of the image) to corners in pixels."""

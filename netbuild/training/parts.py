@@ -114,7 +114,7 @@ def make_samples(
     """Return the samples of a split as the task gives them to the network, and the function that batches them.
 
     Raises:
-        NetbuildError: if there is no value for one of the network's inputs.
+        NetbuildError: if there is no value for one of the network's inputs, or the samples do not suit the task.
     """
     card, further = network.card, find_further_inputs(network, task, report.dataset, settings)
     check_channels(report, split, card.ch)
@@ -122,6 +122,7 @@ def make_samples(
     options = FeedOptions(
         imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
     )
+    task.check_samples(report.dataset, report.samples(split))
     samples, collate = task.feed(report.samples(split), options)
     return samples, further.wrap(collate)
 

@@ -16,7 +16,8 @@ from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.system import plugins
 from netbuild.tasks import classification_metric, detection_metric, nms
 from netbuild.tasks.assign import Assigner, Targets, pad_targets
-from netbuild.tasks.base import Task, compute_class_weights
+from netbuild.tasks.base import Task
+from netbuild.tasks.class_weights import compute_class_weights
 from netbuild.tasks.box_math import ciou, giou, iou, pairwise_iou, to_centres, to_corners
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detect import DetectTask
@@ -371,7 +372,7 @@ def test_a_detection_loss_takes_custom_parts():
 
     loss = DetectionLoss(head)
     cells = read_cells(head, raw)
-    assigned = loss.assign(cells, loss.targets(cells, batch))
+    assigned = loss.assign(cells, loss.targets(cells, batch), batch)
     fg = assigned.foreground
     assert torch.equal(fg, assigned.rows >= 0)
     assert torch.equal(batch["index"][assigned.rows[fg]].long(), fg.nonzero()[:, 0])

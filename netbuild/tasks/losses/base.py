@@ -13,12 +13,18 @@ from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 class Gains:
     """Weights of the terms of a detection loss; a loss ignores the terms that it does not have.
 
-    ``dfl`` is also the weight of ``l1``, which replaces that term for a head without bins.
+    ``dfl`` is also the weight of ``l1``, which replaces that term for a head without bins; ``box`` also that of masks.
+    ``pose``, ``kobj`` and ``rle`` weigh the places of keypoints, their visibility and the likelihood of their errors,
+    ``angle`` the angles of oriented boxes.
     """
 
     box: float = 7.5
     cls: float = 0.5
     dfl: float = 1.5
+    pose: float = 12.0
+    kobj: float = 1.0
+    rle: float = 1.0
+    angle: float = 1.0
 
 
 class HeadLoss(ABC):

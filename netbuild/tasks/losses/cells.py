@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -215,7 +215,7 @@ class DetectionLoss:
                 the image.
         """
         cells = read_cells(self.head, raw)
-        assigned = self.assign(cells, self.targets(cells, batch))
+        assigned = self.assign(cells, self.targets(cells, batch), batch)
         total = self.normaliser(assigned.scores.sum(), 1)
         return {k: v / total for part in self.all_parts() for k, v in part(cells, assigned, batch).items()}
 
@@ -223,7 +223,7 @@ class DetectionLoss:
     def lower_bound(self, raw: Raw, batch: Batch) -> float:
         """Return the smallest loss that any prediction could reach with this assignment."""
         cells = read_cells(self.head, raw)
-        assigned = self.assign(cells, self.targets(cells, batch))
+        assigned = self.assign(cells, self.targets(cells, batch), batch)
         total = self.normaliser(assigned.scores.sum(), 1)
         return float(sum(part.lower_bound(cells, assigned) for part in self.all_parts()) / total)
 
@@ -242,13 +242,21 @@ class DetectionLoss:
         classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
         return pad_targets(to_corners(boxes), classes, index, like.shape[0])
 
-    def assign(self, cells: Cells, targets: Targets) -> Assignment:
+    def assign(self, cells: Cells, targets: Targets, batch: Batch) -> Assignment:
         """Assign the targets to the cells."""
-        strides = self.head.stride
-        # Objects smaller than a cell of the second level are sought as if they had its size.
-        assigner = Assigner(self.topk, self.topk2, min_side=strides[min(1, len(strides) - 1)])
         boxes = cells.boxes.detach() * cells.strides
+        assigner = self.make_assigner(cells, batch)
         return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
+
+    def make_assigner(self, cells: Cells, batch: Batch) -> Assigner:
+        """Return the assigner of a batch; a subclass may compare masks or keypoints with those of the batch."""
+        return Assigner(self.topk, self.topk2, min_side=self.min_side)
+
+    @property
+    def min_side(self) -> float:
+        """Pixels of a cell of the second level: smaller objects are sought as if they had its size."""
+        strides = self.head.stride
+        return float(strides[min(1, len(strides) - 1)])
 
 
 @dataclass
@@ -274,10 +282,17 @@ class CellsLoss(HeadLoss):
     A head with two branches is trained by both: one gets a one-to-many assignment (10 cells for an object), the other a
     one-to-one assignment (the best of 7 cells). `DualSchedule` weighs them (YOLOv10, arXiv 2405.14458).
 
+    The loss of a head with further outputs, such as masks, is a subclass with another ``branch_class``.
+
     Args:
         head, gains, class_weights, normaliser: see `HeadLoss`; the head has ``reg_max`` and a known ``stride``.
         parts: the terms that both branches sum, see `DetectionLoss`.
+
+    Attributes:
+        branch_class: the loss of one branch.
     """
+
+    branch_class: ClassVar[type[DetectionLoss]] = DetectionLoss
 
     def __init__(
         self,
@@ -289,8 +304,8 @@ class CellsLoss(HeadLoss):
     ) -> None:
         super().__init__(head, gains, class_weights, normaliser)
         shared: dict[str, Any] = {"class_weights": class_weights, "normaliser": normaliser, "parts": parts}
-        self.one2many = DetectionLoss(head, self.gains, **shared)
-        self.one2one = DetectionLoss(head, self.gains, topk=7, topk2=1, **shared)
+        self.one2many = self.branch_class(head, self.gains, **shared)
+        self.one2one = self.branch_class(head, self.gains, topk=7, topk2=1, **shared)
         self.schedule = DualSchedule()
 
     def __call__(self, outputs: Raw, batch: Batch) -> Losses:
