@@ -88,6 +88,7 @@ def resolved_yaml(config: NetworkConfig) -> str:
         "nc": config.nc,
         "ch": config.ch,
         "imgsz": list(config.imgsz),
+        "kpt_shape": list(config.kpt_shape or ()),
         "params": config.spec.params,
         "scales": {scale.name: multiples} if scale.name else None,
     }

@@ -24,6 +24,7 @@ class NetworkOptions(TypedDict, total=False):
         ch: image channels.
         imgsz: image side, or (height, width), in pixels.
         modules: Python files or folders whose module classes the rows may use; their code is run.
+        kpt_shape: number of keypoints of an object and of values of each, for a file with the key ``kpt_shape``.
         trusted: whether to run code that the file imports or a checkpoint carries, or a function that decides by path.
         set: new values of the file's ``params``, such as ``reduction=8``.
     """
@@ -32,6 +33,7 @@ class NetworkOptions(TypedDict, total=False):
     nc: int | None
     ch: int | None
     imgsz: Size
+    kpt_shape: tuple[int, int] | None
     modules: Sequence[str | Path]
     trusted: bool | Callable[[Path], bool]
     set: Sequence[str]
@@ -55,7 +57,8 @@ def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
     may_run = trusted if callable(trusted) else lambda _: bool(trusted)
     custom = load_custom_modules(spec, options.get("modules", ()), may_run)
     size = expand_size(options.get("imgsz"))
-    return resolve(spec, Options(options.get("scale"), letter, options.get("nc"), options.get("ch"), size, custom))
+    scale, nc, ch, shape = options.get("scale"), options.get("nc"), options.get("ch"), options.get("kpt_shape")
+    return resolve(spec, Options(scale, letter, nc, ch, size, custom, shape))
 
 
 def expand_size(size: Size) -> tuple[int, int] | None:

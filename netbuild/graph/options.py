@@ -32,6 +32,7 @@ class Options:
     ch: int | None = None
     imgsz: tuple[int, int] | None = None
     modules: Mapping[str, Factory] = field(default_factory=dict)  # custom modules, by the name that rows use
+    kpt_shape: tuple[int, int] | None = None  # for a file with the key kpt_shape
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class NetworkConfig:
         scale_from: origin of the scale: ``flag``, ``name`` or ``default``; None where the file has none.
         task: the file's task, else that of its head, else None.
         nc: number of classes, None where the file has none.
+        kpt_shape: number of keypoints of an object and of values of each, None where the file has no such key.
         ch: channels of the first image.
         imgsz: height and width of the first image in pixels.
         inputs: name and shape, without the batch, of each input.
@@ -57,6 +59,7 @@ class NetworkConfig:
     scale_from: str | None
     task: str | None
     nc: int | None
+    kpt_shape: tuple[int, int] | None
     ch: int
     imgsz: tuple[int, int]
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
@@ -99,8 +102,9 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     names = _expression_names(spec, settings, scale)
     scope = Scope(names, settings, scale, spec.width_divisor, not spec.is_plain, names)
     size, make_activation = (height, width), _activation_maker(spec)
+    shape = tuple(settings["kpt_shape"]) if "kpt_shape" in settings else None
     return NetworkConfig(
-        spec, scale, scale_from, task, settings.get("nc"), ch, size, inputs, scope, notes, make_activation
+        spec, scale, scale_from, task, settings.get("nc"), shape, ch, size, inputs, scope, notes, make_activation
     )
 
 
@@ -125,7 +129,7 @@ def _input_shapes(
 
 
 def _merge_settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The file's settings with the user's ``nc`` and ``ch``, and remarks on what these override."""
+    """The file's settings with the user's ``nc``, ``ch`` and ``kpt_shape``, and remarks on what these override."""
     notes = []
     settings = {"ch": 3, **spec.settings}
     uses_ch = any(_mentions_ch(side.value) for item in spec.inputs for side in item.sides)
@@ -139,6 +143,11 @@ def _merge_settings(spec: Spec, options: Options) -> tuple[dict[str, Any], tuple
         if key == "ch" and key in spec.settings and spec.settings[key] != value:
             notes.append(f"--ch {value} overrides ch: {spec.settings[key]} of the file")
         settings[key] = value
+    if options.kpt_shape is not None:
+        if "kpt_shape" not in spec.settings:
+            hint = f"write kpt_shape: {list(options.kpt_shape)} into the file, and kpt_shape into the row of its head"
+            raise NetbuildError("kpt_shape has no effect on a file without the key kpt_shape", hint=hint)
+        settings["kpt_shape"] = list(options.kpt_shape)
     settings["legacy"] = ultralytics.is_legacy(row.module for row in spec.rows)
     return settings, tuple(notes)
 

@@ -172,6 +172,21 @@ class Task(ABC):
     # -- training -----------------------------------------------------------------------------------------------------
 
     @classmethod
+    def network_options(cls, dataset: Dataset) -> dict[str, Any]:
+        """Return the `NetworkOptions` of the network's file that follow the data set, by default ``nc``."""
+        return {"nc": dataset.nc} if cls.counts_classes else {}
+
+    @classmethod
+    def adapt_settings(cls, settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, str]:
+        """Return settings, some still null, that suit the training samples, and a note on what was changed, or ""."""
+        return settings, ""
+
+    @classmethod
+    def data_options(cls, dataset: Dataset) -> dict[str, Any]:
+        """Return further keywords of ``__init__`` that are facts of the data set, for training and validation."""
+        return {}
+
+    @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
         """Return further keywords of ``__init__`` for a run with these settings and training samples."""
         return {}

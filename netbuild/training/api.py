@@ -143,9 +143,9 @@ def train(
         KeywordError: for an unknown keyword.
         NetbuildError: if network, data or settings have an error or do not fit together.
     """
-    settings, options = split_keywords(
-        keywords, {*NetworkOptions.__annotations__, "download", "networks", "progress"} - {"imgsz", "nc", "ch"}
-    )
+    from_data = {"imgsz", "nc", "ch", "kpt_shape"}
+    options_of_network = {*NetworkOptions.__annotations__} - from_data
+    settings, options = split_keywords(keywords, options_of_network | {"download", "networks", "progress"})
     enabled = options.pop("progress", True)
     if resume is not None:
         _refuse_with_resume(file=file, out=out, config=config, weights=weights, networks=options.get("networks"))

@@ -84,6 +84,13 @@ def embedded_data(task: type[Task]) -> str:
     return task.embedded
 
 
+def complete_settings(task: type[Task], report: Report, settings: Settings) -> Settings:
+    """Return settings that suit the task's training samples, none of augmentation null; what changes is printed."""
+    settings, note = task.adapt_settings(settings, report.samples("train"))
+    print_note(note)
+    return settings.with_augmentation_defaults(report.dataset.augmentation, report.dataset.task)
+
+
 def check_settings(task: type[Task], samples: Sequence[Sample], settings: Settings) -> None:
     """Refuse settings that have no effect for a task or on these training samples.
 
@@ -186,7 +193,7 @@ def print_transfer(weights: str | Path, report: Transfer) -> None:
         print_note(f"warning: {weights}: {text}")
 
 
-def make_training_task(network: Network, names: list[str], report: Report, settings: Settings) -> Task:
+def make_training_task(network: Network, report: Report, settings: Settings) -> Task:
     """Construct the task of a network for training on scanned data, and check that its loss fits the head.
 
     Raises:
@@ -194,6 +201,7 @@ def make_training_task(network: Network, names: list[str], report: Report, setti
     """
     cls, samples = task_class(network.card.task), report.samples("train")
     check_settings(cls, samples, settings)
-    task = make_task(network, names, **cls.options_of(settings, samples, network.card.nc or 0))
+    options = {**cls.data_options(report.dataset), **cls.options_of(settings, samples, network.card.nc or 0)}
+    task = make_task(network, list(report.dataset.names), **options)
     task.check_loss()
     return task

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from netbuild import settings as settings_of
 from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
@@ -21,7 +19,6 @@ from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import fail_together, init_process_group, is_main_process
-from netbuild.tasks.base import Task
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
 from netbuild.training.callback_list import CallbackList
@@ -35,23 +32,22 @@ from netbuild.training.folder import (
     read_description,
 )
 from netbuild.training.loop import Trainer
+from netbuild.training.opening import open_further_networks, open_network_and_data
 from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
+    complete_settings,
     describe_size_fault,
-    embedded_data,
     find_further_inputs,
     make_loader,
     make_samples,
     make_training_task,
     print_note,
-    print_transfer,
     scan_splits,
     task_class,
 )
 from netbuild.training.plotting import make_configured_callbacks
-from netbuild.training.validation import check_task
 from netbuild.weights import checkpoint
-from netbuild.weights.building import build_for_classes, build_graph, transfer
+from netbuild.weights.building import build_graph
 
 SCAN_FILE = "data.json"  # the report of the data's scan
 START_FILE = "start.safetensors"  # the network before training, from which a resumed run is built
@@ -100,68 +96,6 @@ def start(
     return trainer
 
 
-def open_network_and_data(
-    file: str | Path,
-    data: str | Path | None,
-    settings: Settings,
-    weights: str | Path | None = None,
-    download: bool = False,
-    **options: Any,
-) -> tuple[Network, Dataset]:
-    """Open a data set and build a network with as many classes; the arguments are those of `start`.
-
-    Raises:
-        NetbuildError: if one of them has an error or they do not fit together.
-    """
-    if settings.imgsz is not None:  # so that rows that do not fit this size are errors here, with their place
-        options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
-    graph = open_graph(file, **options)
-    task = task_class(graph.task)
-    dataset = open_data(data or embedded_data(task))
-    if not data:
-        print_note(f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'")
-    check_task(task, dataset)
-    has_other_classes = graph.nc != dataset.nc and task.counts_classes
-    if has_other_classes:
-        graph = open_graph(file, **{**options, "nc": dataset.nc})
-    for note in graph.notes:
-        print_note(f"note: {note}")
-    torch.manual_seed(settings.seed)
-    source = graph.spec.checkpoint
-    if source is not None and has_other_classes:
-        network, report = build_for_classes(graph, source)
-        print_transfer(source, report)
-    else:
-        network = build_graph(graph, download)
-    if weights is not None:
-        print_transfer(weights, transfer(network, weights))
-    return network, dataset
-
-
-def open_further_networks(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
-    """Build the further networks that a task trains beside the run's own, in the order of `Task.networks`.
-
-    Args:
-        task: the task, whose ``networks`` are their names.
-        files: the file of each network by name.
-        options: ``modules`` and ``trusted`` are used; the other options are only for the run's own network.
-
-    Raises:
-        NetbuildError: if one is missing, or the task has no network of a name; see also `open_graph`.
-    """
-    for name in files:
-        if name not in task.networks:
-            known = f"its networks: {', '.join(task.networks)}" if task.networks else "leave it out"
-            hint = did_you_mean(name, task.networks) or known
-            raise NetbuildError(f"--with {name}: the task '{task.name}' trains no such network", hint=hint)
-    for name in task.networks:
-        if name not in files:
-            hint = f"name its file: --with {name}=FILE.yaml"
-            raise NetbuildError(f"the task '{task.name}' trains a second network, '{name}'", hint=hint)
-    code = {key: value for key, value in options.items() if key in ("modules", "trusted")}
-    return {name: build_graph(open_graph(files[name], **code)) for name in task.networks}
-
-
 def overfit_batch(
     file: str | Path,
     data: str | Path | None,
@@ -187,10 +121,10 @@ def overfit_batch(
     if others := task_class(network.card.task).networks:
         message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")
-    settings = replace(settings.with_augmentation_defaults(dataset.augmentation, dataset.task), rect=False)
     report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
+    settings = replace(complete_settings(task_class(network.card.task), report, settings), rect=False)
     device = pick_device(settings.device)
-    task = make_training_task(network.to(device), list(dataset.names), report, settings)
+    task = make_training_task(network.to(device), report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
     samples, collate = make_samples(network, task, report, "train", settings, False)
     loader = BatchLoader(samples, settings.batch, collate, settings.seed, True)
@@ -335,14 +269,14 @@ def _make_arguments(
 ) -> tuple[dict[str, Any], Report]:
     """Return the arguments of the `Trainer` of a run, and the report of its data, which is scanned here."""
     parallel.check_settings(settings, pick_device(settings.device))
-    settings = settings.with_augmentation_defaults(dataset.augmentation, dataset.task)
     if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
     # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()
     report = scan_splits(dataset, ["train", held_out], settings, callbacks)
+    settings = complete_settings(task_class(network.card.task), report, settings)
     print_note(describe_size_fault(network, settings))
-    task = make_training_task(network, list(dataset.names), report, settings)
+    task = make_training_task(network, report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
     train = make_loader(network, task, report, "train", settings, True)
     val = make_loader(network, task, report, held_out, settings, False)

@@ -116,11 +116,11 @@ def _prepare(
 ) -> tuple[Network, Task, BatchLoader, torch.device]:
     """Return the network, its task, the loader of the split, and the device."""
     network, device, settings = _open_network(file, settings, options)
-    task_class(network.card.task)  # an unknown task is reported before a wrong number of classes
+    cls = task_class(network.card.task)  # an unknown task is reported before a wrong number of classes
     dataset = open_data(data)
     check_classes(network, dataset)
-    task = make_task(network.to(device).eval(), list(dataset.names))
-    check_task(type(task), dataset)
+    check_task(cls, dataset)
+    task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
     split = split or dataset.held_out()
     report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # forked workers may hang beside the threads of a runtime

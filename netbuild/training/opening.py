@@ -1,0 +1,99 @@
+"""Open what a run begins with: its network, with the values that follow the data set, and further networks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from netbuild.data import open_data
+from netbuild.data.dataset import Dataset
+from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.graph.layers import Graph
+from netbuild.graph.network import Network
+from netbuild.graph.opening import open_graph
+from netbuild.settings import Settings
+from netbuild.tasks.base import Task
+from netbuild.training.parts import embedded_data, print_note, print_transfer, task_class
+from netbuild.training.validation import check_task
+from netbuild.weights.building import build_for_classes, build_graph, transfer
+
+
+def open_network_and_data(
+    file: str | Path,
+    data: str | Path | None,
+    settings: Settings,
+    weights: str | Path | None = None,
+    download: bool = False,
+    **options: Any,
+) -> tuple[Network, Dataset]:
+    """Open a data set and build a network with as many classes; the arguments are those of `start`.
+
+    Raises:
+        NetbuildError: if one of them has an error or they do not fit together.
+    """
+    if settings.imgsz is not None:  # so that rows that do not fit this size are errors here, with their place
+        options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
+    graph = open_graph(file, **options)
+    task = task_class(graph.task)
+    dataset = open_data(data or embedded_data(task))
+    if not data:
+        print_note(f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'")
+    check_task(task, dataset)
+    changes = find_changes(graph, task.network_options(dataset))
+    if changes:
+        graph = open_graph(file, **{**options, **changes})
+    for note in graph.notes:
+        print_note(f"note: {note}")
+    torch.manual_seed(settings.seed)
+    source = graph.spec.checkpoint
+    if source is not None and changes:
+        network, report = build_for_classes(graph, source)
+        print_transfer(source, report)
+    else:
+        network = build_graph(graph, download)
+    if weights is not None:
+        print_transfer(weights, transfer(network, weights))
+    return network, dataset
+
+
+def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, of those that a task wants for its data, by which a network must be opened again.
+
+    A note is printed for each but the number of classes, which the run's description tells. An option that the file
+    does not have is left out: if the head does not fit the data, `Task.check_samples` refuses it.
+    """
+    changes = {}
+    for name, value in wanted.items():
+        stated = getattr(graph, name)
+        if stated == value or (stated is None and name != "nc"):
+            continue
+        changes[name] = value
+        if name != "nc":
+            value, stated = (list(x) if isinstance(x, tuple) else x for x in (value, stated))
+            print_note(f"note: {name} is {value} as in the data set; the network's file has {stated}")
+    return changes
+
+
+def open_further_networks(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
+    """Build the further networks that a task trains beside the run's own, in the order of `Task.networks`.
+
+    Args:
+        task: the task, whose ``networks`` are their names.
+        files: the file of each network by name.
+        options: ``modules`` and ``trusted`` are used; the other options are only for the run's own network.
+
+    Raises:
+        NetbuildError: if one is missing, or the task has no network of a name; see also `open_graph`.
+    """
+    for name in files:
+        if name not in task.networks:
+            known = f"its networks: {', '.join(task.networks)}" if task.networks else "leave it out"
+            hint = did_you_mean(name, task.networks) or known
+            raise NetbuildError(f"--with {name}: the task '{task.name}' trains no such network", hint=hint)
+    for name in task.networks:
+        if name not in files:
+            hint = f"name its file: --with {name}=FILE.yaml"
+            raise NetbuildError(f"the task '{task.name}' trains a second network, '{name}'", hint=hint)
+    code = {key: value for key, value in options.items() if key in ("modules", "trusted")}
+    return {name: build_graph(open_graph(files[name], **code)) for name in task.networks}
