@@ -29,10 +29,11 @@ from netbuild.tasks.base import (
 )
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.class_weights import class_weight_option
-from netbuild.tasks.detection_metric import CONFUSION_CONFIDENCE, DetectionMetric
+from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import Gains, HeadLoss
 from netbuild.tasks.nms import Filter, filter_rows, suppress
+from netbuild.tasks.overlap_evaluation import CONFUSION_CONFIDENCE
 
 
 class BoxTask(Task):

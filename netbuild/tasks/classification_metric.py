@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from netbuild.drawing import charts
+from netbuild.tasks.average_precision import Ints
 from netbuild.tasks.base import Batch, Metric
-from netbuild.tasks.detection_metric import Ints
 
 
 class ClassificationMetric(Metric):

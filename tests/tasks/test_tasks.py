@@ -14,12 +14,13 @@ from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.layers.heads.detect import Detect, v10Detect
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.system import plugins
-from netbuild.tasks import classification_metric, detection_metric, nms
+from netbuild.tasks import average_precision, classification_metric, detection_metric, matching, nms
 from netbuild.tasks.assign import Assigner, Targets, pad_targets
 from netbuild.tasks.base import Task
-from netbuild.tasks.class_weights import compute_class_weights
 from netbuild.tasks.box_math import ciou, giou, iou, pairwise_iou, to_centres, to_corners
+from netbuild.tasks.class_weights import compute_class_weights
 from netbuild.tasks.classify import ClassifyTask
+from netbuild.tasks.coco_evaluation import BoxEvaluation
 from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.losses.cells import BoxPart, DetectionLoss, DualSchedule, Gains, LossPart, dfl_loss, read_cells
 
@@ -626,15 +627,15 @@ def test_map_equals_pycocotools(images, objects, capsys):
     pytest.importorskip("faster_coco_eval")
     metric = detections(images, objects)
     truth = coco.COCO()
-    truth.dataset = metric.coco_dataset()
+    truth.dataset = metric.evaluations()[0].truth_data()
     truth.createIndex()
-    peer = cocoeval.COCOeval(truth, truth.loadRes(metric.coco_detections()), "bbox")
+    peer = cocoeval.COCOeval(truth, truth.loadRes(metric.evaluations()[0].detection_data()), "bbox")
     peer.evaluate()
     peer.accumulate()
     peer.summarize()
     capsys.readouterr()
     result = metric.result()
-    found = [result[name] for name in detection_metric.COCO_FIGURES]
+    found = [result[name] for name in average_precision.COCO_FIGURES]
     assert found == pytest.approx(peer.stats.tolist(), abs=1e-6)
     assert 0.1 < result["mAP50-95"] < result["mAP50"] < 1
     table = metric.classes()
@@ -677,7 +678,7 @@ def test_scores_of_a_hand_made_example():
     assert result["precision"] == pytest.approx((1 / 3 + 0.5) / 2)
     assert result["confidence"] < 0.1
     assert [(row["images"], row["objects"]) for row in metric.classes()] == [(1, 1), (2, 2)]
-    assert [row["iscrowd"] for row in metric.coco_dataset()["annotations"]] == [0, 0, 0, 1]
+    assert [row["iscrowd"] for row in metric.evaluations()[0].truth_data()["annotations"]] == [0, 0, 0, 1]
 
 
 def test_each_object_is_matched_once():
@@ -685,10 +686,12 @@ def test_each_object_is_matched_once():
     found = np.array(
         [[1.5, 0, 11.5, 10, 0.9, 3], [2.5, 0, 12.5, 10, 0.8, 3], [0, 0, 10, 4, 0.7, 3], [0, 0, 9, 9, 0.6, 3]]
     )
-    assert detection_metric.match_detections(found, true, 0.7).tolist() == [1, 0, 0, 1]
+    overlap = BoxEvaluation([], [found], [true]).overlap(0, np.arange(4), np.arange(3))
+    same_class = found[:, 5:] == true[:, 4]
+    assert matching.match_detections(overlap * same_class, 0.7).tolist() == [1, 0, 0, 1]
     overlap = np.array([[0.8, 0.9], [0.0, 0.85], [0.3, 0.0]])
-    assert detection_metric.match_pairs(overlap, 0.3) == [(0, 1)]
-    assert detection_metric.match_pairs(overlap, 0.2) == [(0, 1), (2, 0)]
+    assert matching.match_pairs(overlap, 0.3) == [(0, 1)]
+    assert matching.match_pairs(overlap, 0.2) == [(0, 1), (2, 0)]
 
 
 def test_detections_and_truths_are_measured_in_the_original_images():
@@ -699,8 +702,8 @@ def test_detections_and_truths_are_measured_in_the_original_images():
     batch = {"images": torch.zeros(1, 3, 64, 64), "boxes": to_centres(placed) / 64, "index": torch.tensor([0])}
     found = torch.cat((placed, torch.tensor([[0.5, 0]])), 1)
     metric.update([found], {**batch, "classes": torch.tensor([0]), "letterbox": [box]})
-    assert metric.coco_detections()[0]["bbox"] == pytest.approx([20, 5, 60, 40], abs=1e-4)
-    assert metric.coco_dataset()["annotations"][0]["area"] == pytest.approx(2400, abs=1e-2)
+    assert metric.evaluations()[0].detection_data()[0]["bbox"] == pytest.approx([20, 5, 60, 40], abs=1e-4)
+    assert metric.evaluations()[0].truth_data()["annotations"][0]["area"] == pytest.approx(2400, abs=1e-2)
 
 
 @pytest.mark.parametrize(("objects", "found", "value"), [(3, 0, 0.0), (0, 3, -1.0), (0, 0, -1.0)])

@@ -1,0 +1,32 @@
+"""Matching of detections to objects by their overlaps: by confidence, or one to one by the largest overlap."""
+
+import numpy as np
+
+from netbuild.tasks.average_precision import Floats
+
+
+def match_detections(overlap: Floats, threshold: float) -> Floats:
+    """Match detections, best first, to objects by their overlaps (n, m); return 1 for each matched detection (n,).
+
+    Each detection takes the object of largest overlap that no better detection has taken.
+    """
+    hits, taken = np.zeros(len(overlap)), set[int]()
+    d, g = np.nonzero(overlap >= threshold)
+    for i in np.lexsort((-overlap[d, g], d)).tolist():  # by detection, then by falling overlap
+        if not hits[d[i]] and g[i] not in taken:
+            hits[d[i]] = 1
+            taken.add(int(g[i]))
+    return hits
+
+
+def match_pairs(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
+    """Match rows to columns one to one, greedily by falling overlap, down to the threshold."""
+    d, g = np.nonzero(overlap > threshold)
+    rows, columns, pairs = set[int](), set[int](), []
+    for i in np.argsort(-overlap[d, g], kind="stable"):
+        row, column = int(d[i]), int(g[i])
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            pairs.append((row, column))
+    return pairs
