@@ -113,6 +113,10 @@ class LossPart(ABC):
         ``assigned.rows`` is the index of each cell's target in the lists of the batch, e.g. of its mask or keypoints.
         """
 
+    def count(self, cells: Cells, assigned: Assignment, batch: Batch) -> Tensor | None:
+        """Return what the terms are divided by, unless it is below 1; None for the sum of the target scores."""
+        return None
+
     def lower_bound(self, cells: Cells, assigned: Assignment) -> Tensor | float:
         """Return the smallest sum of the terms that any prediction could reach for these targets."""
         return 0.0
@@ -216,16 +220,23 @@ class DetectionLoss:
         """
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch), batch)
-        total = self.normaliser(assigned.scores.sum(), 1)
-        return {k: v / total for part in self.all_parts() for k, v in part(cells, assigned, batch).items()}
+        terms, total = {}, self.normaliser(assigned.scores.sum(), 1)
+        for part in self.all_parts():
+            count = part.count(cells, assigned, batch)
+            divisor = total if count is None else self.normaliser(count, 1)
+            terms |= {name: value / divisor for name, value in part(cells, assigned, batch).items()}
+        return terms
 
     @torch.no_grad()
     def lower_bound(self, raw: Raw, batch: Batch) -> float:
         """Return the smallest loss that any prediction could reach with this assignment."""
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch), batch)
-        total = self.normaliser(assigned.scores.sum(), 1)
-        return float(sum(part.lower_bound(cells, assigned) for part in self.all_parts()) / total)
+        total, bounds = self.normaliser(assigned.scores.sum(), 1), 0.0
+        for part in self.all_parts():
+            count = part.count(cells, assigned, batch)
+            bounds += float(part.lower_bound(cells, assigned) / (total if count is None else self.normaliser(count, 1)))
+        return bounds
 
     def all_parts(self) -> Sequence[LossPart]:
         """Return the given parts, or the three default parts."""
