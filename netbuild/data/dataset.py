@@ -91,11 +91,13 @@ class Sample:
         outlines: for each box its polygons, arrays (K, 2) of normalised x, y; empty if the data has none.
         keypoints: (N, K, 2 or 3) of normalised x, y and visibility; None if the data has none.
         keypoint_swap: for each of the K keypoints the one that it becomes in a mirrored picture, as a left hand becomes
-            a right one; empty where each stays itself.
+            a right one; empty where each stays itself, or where the data do not state it (`Dataset.keypoint_swap`).
         pixels: uint8 (H, W) or (H, W, C), for formats that hold pictures in arrays.
         extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, or
             an array (H, W) or (H, W, C). The data set states the kind of each in `Dataset.extras`.
         bands: channels of the picture's file, and pages that may be channels; None before the scan.
+        crowd: (N,) whether a box marks a crowd of objects, which is no object itself: training leaves it out, and
+            metrics count nothing that is found in it; None if the data mark no crowds.
     """
 
     path: Path
@@ -110,6 +112,7 @@ class Sample:
     extras: Mapping[str, Path | NDArray[Any]] = field(default_factory=dict)
     keypoint_swap: tuple[int, ...] = ()
     bands: tuple[int, int] | None = None
+    crowd: NDArray[np.bool_] | None = None
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -129,7 +132,12 @@ class Sample:
             lines=tuple(self.lines[i] for i in places) if self.lines else (),
             outlines=tuple(self.outlines[i] for i in places) if self.outlines else (),
             keypoints=None if self.keypoints is None else self.keypoints[chosen],
+            crowd=None if self.crowd is None else self.crowd[chosen],
         )
+
+    def without_crowds(self) -> "Sample":
+        """Return the sample without the boxes that mark crowds, as training sees it."""
+        return self if self.crowd is None else self.only(~self.crowd)
 
     def image(self, channels: int = 3) -> Bytes:
         """Return the picture as uint8 (H, W, channels), RGB.
@@ -208,6 +216,12 @@ class Dataset:
             settings say otherwise.
         notes: what is worth knowing about the data set as a whole; reported with the first split that is scanned.
         channels: how many channels its pictures have, if it states that.
+        keypoint_swap: as `Sample.keypoint_swap`; empty if the data set does not state what becomes of the keypoints in
+            a mirrored picture, which pictures with keypoints then cannot be.
+        keypoint_names: the name of each keypoint; empty if they have none.
+        keypoint_sigmas: for each keypoint the standard deviation of its annotation, relative to the size of the object,
+            by which OKS weighs errors (arXiv 1405.0312); empty if the data set does not state them.
+        skeleton: pairs of keypoints, by number, that drawings join with a line.
     """
 
     name: str
@@ -221,6 +235,10 @@ class Dataset:
     augmentation: str = "pictures"
     notes: tuple[Problem, ...] = ()
     channels: int | None = None
+    keypoint_swap: tuple[int, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_sigmas: tuple[float, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     @property
     def nc(self) -> int:

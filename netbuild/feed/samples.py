@@ -244,6 +244,8 @@ def feed_scenes(
         if lacking is not None:
             hint = f"name it in the data file, such as extras: {{{name}: picture}}; see docs/data.md"
             raise NetbuildError(f"{lacking.path}: the sample has no '{name}', which the network needs", hint=hint)
+    if options.learning:  # a crowd is no object that a network could learn
+        samples = [sample.without_crowds() for sample in samples]
     side, channels = max(options.imgsz), options.channels
     common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
     if options.canvas:

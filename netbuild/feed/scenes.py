@@ -191,7 +191,7 @@ def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
     if not isinstance(boxes, BoxTarget):
         return moved
     if isinstance(polygons, PolygonTarget):
-        boxes = BoxTarget(polygons.tighten(boxes.rows))
+        boxes = replace(boxes, rows=polygons.tighten(boxes.rows))
     boxes = boxes.clip((0, 0, size, size))
     chosen = boxes.visible(scene.boxes, scale)
     return replace(moved, targets={**moved.targets, "boxes": boxes}).select(chosen)

@@ -12,6 +12,8 @@ from netbuild.data.dataset import AUGMENTATIONS, DETECT, EXTRA_KINDS, NOTE, Data
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLITS
 from netbuild.data.formats.labels import Rules
+from netbuild.data.formats.yolo_keypoints import KEYS as KEYPOINT_KEYS
+from netbuild.data.formats.yolo_keypoints import read_keypoint_facts
 from netbuild.data.formats.yolo_split import ExtraFolder, Source, read_split
 from netbuild.errors import did_you_mean
 from netbuild.grammar.nodes import Node, parse
@@ -47,8 +49,8 @@ def open_yolo(file: Path) -> Dataset:
     node, notes = _read_keys(node, file)
     names = _read_names(node)
     root = _read_root(node, file)
-    shape = _read_keypoint_shape(node)
-    rules, extras = Rules(names, shape, _read_flip_idx(node, shape)), _read_extras(node)
+    keypoints, keypoint_notes = read_keypoint_facts(node, file)
+    rules, extras = Rules(names, keypoints.shape, keypoints.swap), _read_extras(node)
     splits = {}
     for split in SPLITS:
         entry = node.value.get(split)
@@ -64,11 +66,11 @@ def open_yolo(file: Path) -> Dataset:
         DETECT,
         names,
         splits,
-        shape,
         extras=stated,
         augmentation=_read_augmentation(node),
-        notes=notes,
+        notes=(*notes, *keypoint_notes),
         channels=_read_channels(node),
+        **keypoints.fields(),
     )
 
 
@@ -87,20 +89,18 @@ def _read_keys(node: Node, file: Path) -> tuple[Node, tuple[Problem, ...]]:
         values[usual] = value
         if usual not in _KEYS and key not in _DESCRIPTIONS:
             message = f"the key '{key}' has no effect"
-            hint = _HINTS.get(key) or did_you_mean(key, (*_KEYS, *_ALIASES))
+            hint = _HINTS.get(key) or did_you_mean(key, sorted({*_KEYS, *_ALIASES} - {"kpt_names"}))
             notes.append(Problem("key", NOTE, message, file, place.line + 1, hint=hint))
     return node.with_value(values), tuple(notes)
 
 
 # Keys that are read, other words for them, keys that only describe the data, and hints for some without effect.
-_KEYS = (*("path", *SPLITS, "names", "nc", "kpt_shape", "flip_idx", "extras", "augmentation", "channels", "masks"),)
+_KEYS = ("path", *SPLITS, "names", "nc", *KEYPOINT_KEYS, "extras", "augmentation", "channels", "masks")
 _ALIASES = {
     **dict.fromkeys(("valid", "validation", "validate"), "val"),
     **{"training": "train", "testing": "test", "ch": "channels", "masks_dir": "masks", "root": "path"},
 }
-_DESCRIPTIONS = frozenset(
-    "author contributor date description info kpt_names license roboflow task url version year".split()
-)
+_DESCRIPTIONS = frozenset("author contributor date description info license roboflow task url version year".split())
 _HINTS = {
     "download": "nothing is downloaded: get the data yourself",
     "classes": "did you mean 'names'?",
@@ -230,33 +230,6 @@ def _check_distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
         if name in names[:index]:
             raise items[index].error(f"the name '{name}' occurs twice, for {names.index(name)} and {index}")
     return names
-
-
-def _read_keypoint_shape(node: Node) -> tuple[int, int] | None:
-    entry = node.value.get("kpt_shape")
-    if entry is None or entry.value is None:
-        return None
-    value = entry.plain()
-    if not (isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)):
-        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {entry.describe()}")
-    if value[0] < 1 or value[1] not in (2, 3):
-        raise entry.error(f"kpt_shape is [number of keypoints, 2 or 3], not {value}")
-    return value[0], value[1]
-
-
-def _read_flip_idx(node: Node, shape: tuple[int, int] | None) -> tuple[int, ...]:
-    """Read which keypoint each becomes in a mirrored picture; empty if the file does not state it."""
-    entry = node.value.get("flip_idx")
-    if entry is None or entry.value is None:
-        return ()
-    value = entry.plain()
-    if shape is None:
-        raise entry.error("flip_idx has no effect without kpt_shape")
-    if not isinstance(value, list) or sorted(map(str, value)) != sorted(map(str, range(shape[0]))):
-        raise entry.error(
-            f"flip_idx must have each number from 0 to {shape[0] - 1} once, in the order of the keypoints"
-        )
-    return tuple(value)
 
 
 def _read_sources(entry: Node, root: Path) -> list[Source]:
