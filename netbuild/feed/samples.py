@@ -16,12 +16,12 @@ from netbuild.errors import NetbuildError
 from netbuild.feed import pictures, scenes
 from netbuild.feed.loader import Batch, Collate, FeedOptions, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
-from netbuild.feed.targets import BoxTarget, InputPictureTarget, PolygonTarget, Target
+from netbuild.feed.targets import BoxTarget, InputPictureTarget, PolygonTarget, Target, TargetKind
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
-Kinds = Mapping[str, type[Target]]
-BOX_KINDS: Kinds = {"boxes": BoxTarget, "polygons": PolygonTarget}
+Kinds = Mapping[str, TargetKind]
+BOX_KINDS: Mapping[str, type[Target]] = {"boxes": BoxTarget, "polygons": PolygonTarget}
 
 
 @dataclass(frozen=True)

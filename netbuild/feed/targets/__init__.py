@@ -1,9 +1,10 @@
 """Kinds of targets, a file each: annotations that are augmented together with their picture."""
 
-from netbuild.feed.targets.base import Target
+from netbuild.feed.targets.base import Target, TargetKind
 from netbuild.feed.targets.boxes import BoxTarget
 from netbuild.feed.targets.keypoints import KeypointTarget
 from netbuild.feed.targets.maps import ClassMapTarget, InputPictureTarget, MapTarget, PictureTarget, ValueMapTarget
+from netbuild.feed.targets.masks import MaskKind, MaskTarget
 from netbuild.feed.targets.polygons import PolygonTarget
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "InputPictureTarget",
     "KeypointTarget",
     "MapTarget",
+    "MaskKind",
+    "MaskTarget",
     "PictureTarget",
     "PolygonTarget",
     "Target",
+    "TargetKind",
     "ValueMapTarget",
 ]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from netbuild.data.dataset import Sample
 
 Floats = NDArray[np.float64]
 Size = tuple[int, int]  # height and width in pixels
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Any]  # tensors, or lists with an entry per object, by their names in a batch
 ReadExtra = Callable[[str, str], NDArray[Any]]  # name and kind of an extra -> its array (H, W, C), resized
 
 
@@ -80,3 +80,14 @@ class Target(ABC):
     def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
         """The tensors of several pictures as entries of a batch: concatenated along their first axis."""
         return {name: torch.cat([item[name] for item in items]) for name in items[0]}
+
+
+class TargetKind(Protocol):
+    """What makes the targets of one kind: a class of targets, or an object that knows how the task wants them."""
+
+    @property
+    def needs_extra(self) -> bool:
+        """Whether a sample must have the extra of the target's name."""
+
+    def from_sample(self, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Target:
+        """Build the target of a sample, see `Target.from_sample`."""

@@ -1,7 +1,7 @@
 """Polygons around objects."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -41,10 +41,10 @@ class PolygonTarget(Target):
         return self._map(lambda polygon: polygon * sign + offset)
 
     def select(self, chosen: NDArray[np.bool_]) -> Self:
-        return type(self)(tuple(self.outlines[i] for i in chosen.nonzero()[0]))
+        return replace(self, outlines=tuple(self.outlines[i] for i in chosen.nonzero()[0]))
 
     def join(self, others: Sequence[Self]) -> Self:
-        return type(self)(tuple(outline for target in (self, *others) for outline in target.outlines))
+        return replace(self, outlines=tuple(outline for target in (self, *others) for outline in target.outlines))
 
     def tensors(self, size: Size) -> Tensors:
         """Return nothing: polygons differ in length, and detection learns from the boxes."""
@@ -60,4 +60,4 @@ class PolygonTarget(Target):
         return boxes
 
     def _map(self, change: Callable[[Floats], Floats]) -> Self:
-        return type(self)(tuple(tuple(change(polygon) for polygon in outline) for outline in self.outlines))
+        return replace(self, outlines=tuple(tuple(map(change, outline)) for outline in self.outlines))
