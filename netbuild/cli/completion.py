@@ -40,7 +40,8 @@ def module(ctx: Any, incomplete: str) -> list[str]:
 
 def data(ctx: Any, incomplete: str) -> list[str]:
     """Complete an embedded data set or a file."""
-    return [*matching(("digits", "digits-detect"), incomplete), *files(incomplete, DATA_SUFFIXES)]
+    names = ("digits", "digits-detect", "shapes", "shapes-segment", "shapes-pose", "shapes-obb")
+    return [*matching(names, incomplete), *files(incomplete, DATA_SUFFIXES)]
 
 
 def setting(ctx: Any, incomplete: str) -> list[str]:

@@ -24,7 +24,7 @@ app.add_typer(data_app, name="data", rich_help_panel=TRAIN)
 
 @command(TRAIN, "check", on=data_app)
 def check_data(
-    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect, shapes.")],
     nc: Annotated[
         int | None, typer.Option(min=1, help="Number of the network's classes, if it differs from the data set's.")
     ] = None,
@@ -53,7 +53,7 @@ def check_data(
 
 @command(TRAIN, on=data_app)
 def stats(
-    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    data: Annotated[str, typer.Argument(help="data.yaml, a folder, .json, .csv, or digits, digits-detect, shapes.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write charts and sample pictures into this folder, as PNG.")
     ] = None,

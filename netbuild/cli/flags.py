@@ -125,7 +125,7 @@ Columns = Annotated[str | None, typer.Option(help="Columns, comma-separated; +rf
 
 Depth = Annotated[int, typer.Option(min=1, max=64, help="Open rows into their submodules.")]
 
-Data = Annotated[str | None, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")]
+Data = Annotated[str | None, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect, shapes.")]
 
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-O", help="Any setting of --print-config: NAME=VALUE. May be repeated.")

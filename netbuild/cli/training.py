@@ -295,7 +295,7 @@ class _Run:
 @command(TRAIN)
 def val(
     file: Annotated[Path, typer.Argument(help="A checkpoint, or an exported .onnx file.")],
-    data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect.")],
+    data: Annotated[str, typer.Option(help="data.yaml, a folder, .json, .csv, or digits, digits-detect, shapes.")],
     split: Annotated[
         str | None, typer.Option(help="The data set's split: unless given val, or test if there is no val.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Data sets that need no download, made from scikit-learn's 1,797 handwritten digits.
+"""Data sets that need no download: scikit-learn's 1,797 handwritten digits, and scenes of shapes.
 
 ``digits`` is for classification: 8x8 grey pictures, of which 360 chosen by a fixed seed are the test split; the same
 persons wrote both splits. ``digits-detect`` is for detection: 128x128 pictures, each with one to five digits of random
@@ -8,6 +8,9 @@ YOLO's format in the cache folder.
 
 import importlib
 import os
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +18,14 @@ import numpy as np
 
 from netbuild.data.dataset import CLASSIFY, Dataset, Floats, Sample, Split
 from netbuild.data.images import Bytes, pillow
+from netbuild.data.shapes import files as shapes
 from netbuild.errors import MissingExtraError
 from netbuild.system.files import make_folder, temporary_folder, writing
 from netbuild.system.folders import cache_folder
 from netbuild.system.packages import install_hint
 
 CLASSIFICATION, DETECTION = "digits", "digits-detect"
-NAMES = (CLASSIFICATION, DETECTION)
+NAMES = (CLASSIFICATION, DETECTION, *shapes.SETS)
 TEST_COUNT = 360  # digits in the test split
 SIDE = 128  # of the pictures of digits-detect, in pixels
 COUNTS = {"train": 640, "val": 160}  # pictures of digits-detect
@@ -48,28 +52,62 @@ def open_digits() -> Dataset:
     )
 
 
-def make_digits_detect() -> Path:
-    """Return the data file of the data set for detection, which is made if it does not exist yet.
+def make_data_file(name: str) -> Path:
+    """Return the data file of an embedded data set other than ``digits``; it is made if it does not exist yet.
 
     Raises:
-        MissingExtraError: if scikit-learn or Pillow is not installed.
+        MissingExtraError: if Pillow, or scikit-learn for digits, is not installed.
     """
-    folder = cache_folder() / f"{DETECTION}-{_LAYOUT}"
-    if not (folder / "data.yaml").is_file():
+    if name == DETECTION:
+        return _make_folder(f"{DETECTION}-{_LAYOUT}", _write_pictures, "data.yaml") / "data.yaml"
+    write = partial(shapes.write_sets, progress=_Progress(shapes.ALL))
+    return _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name / "data.yaml"
+
+
+def _make_folder(name: str, write: Callable[[Path], None], last: str) -> Path:
+    """Return a folder in the cache, which is written under another name and then renamed if it does not exist yet.
+
+    Args:
+        name: of the folder.
+        write: writes what is in it.
+        last: something in it that is there when it is complete.
+    """
+    folder = cache_folder() / name
+    if not (folder / last).exists():
         make_folder(folder.parent)
         with temporary_folder(folder) as made, writing(folder):
-            _write_pictures(made)
+            write(made)
             os.chmod(made, 0o755)  # temporary folders are readable by their owner alone
-            _move_into_place(made, folder)
-    return folder / "data.yaml"
+            _move_into_place(made, folder, last)
+    return folder
 
 
-def _move_into_place(made: Path, folder: Path) -> None:
+class _Progress:
+    """Writes to stderr how much of an embedded data set is made, once that takes more than two seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.started, self.shown = name, time.monotonic(), 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now, text = time.monotonic(), f"making the embedded data set '{self.name}', once"
+        if now - self.started < 2:
+            return
+        if not sys.stderr.isatty():
+            if not self.shown:
+                print(f"{text}: {total} pictures", file=sys.stderr, flush=True)
+        elif now - self.shown > 0.2 or done == total:
+            print(
+                f"{text}: {done} of {total} pictures", end="\r" if done < total else "\n", file=sys.stderr, flush=True
+            )
+        self.shown = now
+
+
+def _move_into_place(made: Path, folder: Path, last: str) -> None:
     """Rename the finished folder; another process may have been faster, with the same files."""
     try:
         os.replace(made, folder)
     except OSError:
-        if not (folder / "data.yaml").is_file():
+        if not (folder / last).exists():
             raise
 
 

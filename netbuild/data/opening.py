@@ -10,7 +10,7 @@ from netbuild.system.files import accessing
 
 
 def open_data(path: str | Path) -> Dataset:
-    """Open the data set at a path, or an embedded one by its name (``digits``, ``digits-detect``).
+    """Open the data set at a path, or an embedded one by its name (of `embedded.NAMES`: ``digits``, ``shapes``).
 
     The first format of `netbuild.data.formats` that recognises the path reads it. Labels and pictures are read when a
     split is first used.
@@ -20,7 +20,8 @@ def open_data(path: str | Path) -> Dataset:
         MissingExtraError: if an embedded data set needs a package that is not installed.
     """
     if str(path) in embedded.NAMES:
-        return open_data(embedded.make_digits_detect()) if str(path) == embedded.DETECTION else embedded.open_digits()
+        name = str(path)
+        return embedded.open_digits() if name == embedded.CLASSIFICATION else open_data(embedded.make_data_file(name))
     place = Path(path).expanduser()
     with accessing(shorten(str(path), 200)):
         is_there = place.exists()

@@ -30,6 +30,7 @@ class SemanticTask(PixelTask):
     """The class of every pixel."""
 
     name = "semantic"
+    embedded = "shapes"
     record_fields = ("mask",)
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
@@ -52,6 +53,7 @@ class DepthTask(PixelTask):
     """The distance of every pixel."""
 
     name = "depth"
+    embedded = "shapes"
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return one record with the nearest, the median and the farthest distance."""

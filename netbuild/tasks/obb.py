@@ -20,6 +20,7 @@ class OrientedBoxTask(PredictOnlyTask, BoxTask):
     """Boxes with classes and angles; suppression compares the boxes as they are rotated."""
 
     name = "obb"
+    embedded = "shapes-obb"
     record_fields = ("box", "corners")
 
     def select_rows(self, y: Tensor, options: Filter) -> list[Tensor]:

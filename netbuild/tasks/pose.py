@@ -18,6 +18,7 @@ class PoseTask(PredictOnlyTask, BoxTask):
     """Boxes with classes and keypoints."""
 
     name = "pose"
+    embedded = "shapes-pose"
     record_fields = ("box", "keypoints")
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:

@@ -16,6 +16,7 @@ class SegmentTask(PredictOnlyTask, BoxTask):
     """Boxes with classes, and a mask of each object's pixels."""
 
     name = "segment"
+    embedded = "shapes-segment"
     record_fields = ("box", "mask")
     saves = ("pictures", "json", "crops")
 

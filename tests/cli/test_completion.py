@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from netbuild.data import embedded
 from netbuild.settings import FIELDS
 
 NET = "nc: 3\nscales: {n: [1, 1, 64], tiny: [1, 1, 64]}\nblocks:\n  Own: {rows: [[-1, 1, nn.ReLU, []]]}\nlayers:\n"
@@ -37,6 +38,7 @@ def complete(folder, words, line):
         ("explain C2PS", {"C2PSA"}),
         ("explain nn.ConvTranspose", {"nn.ConvTranspose1d", "nn.ConvTranspose2d", "nn.ConvTranspose3d"}),
         ("train net.yaml --data digi", {"digits", "digits-detect"}),
+        ("val net.yaml --data shap", {name for name in embedded.NAMES if name.startswith("shapes")}),
         ("train net.yaml -O close", {"close_mosaic="}),
         ("train net.yaml -O optimizer=ad", {"optimizer=adamw", "optimizer=adam"}),
         ("train net.yaml -O wandb=", {"wandb=true", "wandb=false"}),

@@ -228,7 +228,7 @@ def read_polygon(values: Sequence[float]) -> tuple[Floats, Floats, float]:
     Four points are an oriented box, whose corners may lie outside: clipping would distort it, so it is not clipped.
 
     Returns:
-        The points (K, 2), the same clipped to the picture, and how far one reached outside.
+        The points (K, 2), the same clipped to the picture, and how far one reached outside where it must not.
 
     Raises:
         WrongObjectError: if the centre of the polygon's bounding box lies outside.
@@ -237,8 +237,9 @@ def read_polygon(values: Sequence[float]) -> tuple[Floats, Floats, float]:
     x, y, w, h = bounding_box(points)
     clip_box((0.0, x, y, min(w, 1.0) if w <= 2 else w, min(h, 1.0) if h <= 2 else h))
     clipped = points.clip(0, 1)
-    over = max(-float(points.min()), float(points.max()) - 1, 0.0)
-    return (points if len(points) == 4 else clipped), clipped, over
+    if len(points) == 4:
+        return points, clipped, 0.0
+    return clipped, clipped, max(-float(points.min()), float(points.max()) - 1, 0.0)
 
 
 def read_keypoints(values: Sequence[float], shape: tuple[int, int]) -> Floats:

@@ -1,0 +1,13 @@
+"""Scenes of overlapping shapes with their whole truth, made from a seed: boxes, polygons, keypoints, maps, tracks.
+
+from netbuild.data.shapes import make_scene
+
+for frame in make_scene(seed=0, count=100).frames(100):
+    frame.picture, frame.objects, frame.classes, frame.depth
+"""
+
+from netbuild.data.shapes.outlines import CLASSES, FLIP_INDEX, LANDMARKS
+from netbuild.data.shapes.placing import make_scene
+from netbuild.data.shapes.scene import BACKGROUND, Frame, Scene, SeenObject
+
+__all__ = ["BACKGROUND", "CLASSES", "FLIP_INDEX", "LANDMARKS", "Frame", "Scene", "SeenObject", "make_scene"]

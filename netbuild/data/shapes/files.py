@@ -1,0 +1,106 @@
+"""The embedded scenes as data sets in YOLO's format: one folder for each kind of labels, of the same pictures.
+
+``shapes`` has polygons, class maps and depth of each picture. Class maps have one class more than the objects, the
+background, so it is among the names of this set. The other sets have the labels of one task, and its names alone.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from netbuild.data.dataset import Floats
+from netbuild.data.images import pillow
+from netbuild.data.shapes.outlines import CLASSES, FLIP_INDEX, LANDMARKS
+from netbuild.data.shapes.placing import SIZE, make_scene
+from netbuild.data.shapes.raster import join_loops
+from netbuild.data.shapes.scene import Frame, SeenObject
+
+ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
+SETS = (ALL, SEGMENT, POSE, ORIENTED)
+COUNTS = {"train": 480, "val": 120}  # pictures
+LAYOUT = 1  # version of the files: increase it when what is written changes
+_SEED = 1
+
+
+def write_sets(folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the four data sets, each into a folder of its name with ``data.yaml``.
+
+    Args:
+        folder: an empty folder.
+        progress: called after each picture with the number done and the total.
+    """
+    total, done = sum(COUNTS.values()), 0
+    for number, (split, count) in enumerate(COUNTS.items()):
+        for name in SETS:
+            for kind in ("images", "labels", *(("masks", "depth") if name == ALL else ())):
+                (folder / name / kind / split).mkdir(parents=True)
+        for index in range(count):
+            _write_picture(folder, split, f"{index:04}", make_scene((_SEED, number, index)).frame())
+            done += 1
+            if progress:
+                progress(done, total)
+    for name in SETS:
+        (folder / name / "data.yaml").write_text(_describe(name), encoding="utf-8", newline="\n")
+
+
+def label_row(name: str, found: SeenObject, size: tuple[int, int] = SIZE) -> str:
+    """Return the row of an object in the label files of a set.
+
+    Args:
+        name: of the set.
+        found: the object.
+        size: width and height of the picture.
+    """
+    if name == ORIENTED:
+        return _join(found.label, found.corners / size)
+    if name == POSE:
+        x1, y1, x2, y2 = found.box
+        box = np.array((((x1 + x2) / 2, (y1 + y2) / 2), (x2 - x1, y2 - y1))) / size
+        seen = found.keypoints[:, 2:] > 0
+        points = np.where(seen, found.keypoints / (*size, 1), 0.0)
+        return _join(found.label, box) + "".join(f" {x:.6f} {y:.6f} {seen:.0f}" for x, y, seen in points.tolist())
+    polygon = found.polygons[0]
+    for part in found.polygons[1:]:  # a row has one polygon: parts are connected by a line that covers no area
+        polygon = join_loops(polygon, part)
+    return _join(found.label, (polygon / size).clip(0, 1))
+
+
+def _join(label: int, numbers: Floats) -> str:
+    return " ".join((str(label), *(f"{number:.6f}" for number in numbers.ravel().tolist())))
+
+
+def _write_picture(folder: Path, split: str, stem: str, frame: Frame) -> None:
+    """Write a picture, its maps, and its label files of all sets."""
+    library, first = pillow(), folder / ALL / "images" / split / f"{stem}.png"
+    library.fromarray(frame.picture).save(first, compress_level=1)
+    library.fromarray(frame.classes).save(folder / ALL / "masks" / split / f"{stem}.png", compress_level=1)
+    depth = library.fromarray(frame.depth.round(3).astype(np.float32))
+    depth.save(folder / ALL / "depth" / split / f"{stem}.tif")
+    for name in SETS:
+        if name != ALL:
+            _link(first, folder / name / "images" / split / first.name)
+        rows = "".join(f"{label_row(name, found)}\n" for found in frame.objects)
+        (folder / name / "labels" / split / f"{stem}.txt").write_text(rows, encoding="utf-8", newline="\n")
+
+
+def _link(file: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
+
+
+def _describe(name: str) -> str:
+    """Return the data file of a set."""
+    names = (*CLASSES, "background") if name == ALL else CLASSES
+    lines = ["path: .", "train: images/train", "val: images/val", f"names: [{', '.join(names)}]"]
+    if name == ALL:
+        lines += ["extras:", "  mask: {kind: classes, folder: masks}", "  depth: values"]
+    if name == POSE:
+        lines += [f"kpt_shape: [{len(LANDMARKS)}, 3]", f"flip_idx: {list(FLIP_INDEX)}"]
+        lines += [f"kpt_names: [{', '.join(LANDMARKS)}]"]
+    return "".join(f"{line}\n" for line in lines)
