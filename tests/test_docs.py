@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,8 @@ def fences(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[tuple[str, str, list[str]]]:
-    """Each ``$ netbuild ...`` of a page with the lines shown under it."""
+def commands() -> list[Any]:
+    """Each ``$ netbuild ...`` of a page with the lines shown under it; those that take seconds are slow tests."""
     found: list[tuple[str, str, list[str]]] = []
     for page in PAGES:
         for line in "\n".join(fences(page.read_text(encoding="utf-8"), "console")).splitlines():
@@ -45,7 +46,12 @@ def commands() -> list[tuple[str, str, list[str]]]:
     elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/export/test_export.py
     elsewhere += ("netbuild benchmark runs/",)  # tests/export/test_targets.py
     elsewhere += ("netbuild watch",)  # tests/author/test_watch.py: it has no end
-    return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
+    slow = ("netbuild export", "netbuild eject", "netbuild benchmark", "netbuild check se.yaml no-p5.yaml")
+    return [
+        pytest.param(*case, marks=pytest.mark.slow if case[1].startswith(slow) else ())
+        for case in found
+        if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)
+    ]
 
 
 @pytest.fixture

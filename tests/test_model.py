@@ -167,6 +167,7 @@ def test_methods_of_a_model_have_the_keywords_of_the_functions(verb):
     assert get_origin(annotation) is Unpack  # editors complete a TypedDict
 
 
+@pytest.mark.slow
 def test_calls_from_python_show_progress_on_a_terminal_only(tmp_path, monkeypatch, capfd):
     options = {"data": "digits", "epochs": 1, "device": "cpu", "workers": 0, "imgsz": 32, "plots": False}
     model = netbuild.Model("lenet5.yaml")
@@ -208,8 +209,13 @@ def test_what_there_is_can_be_found_by_looking():
     "lines",
     [
         "import netbuild; from netbuild.export.base import Target; verb = netbuild.export",
-        "import netbuild; verb = netbuild.export; from netbuild.export.base import Target",
-        "import netbuild.export.base; verb = netbuild.export; from netbuild.export.base import Target",
+        pytest.param(
+            "import netbuild; verb = netbuild.export; from netbuild.export.base import Target", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "import netbuild.export.base; verb = netbuild.export; from netbuild.export.base import Target",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_export_is_a_verb_and_the_package_of_targets(lines):

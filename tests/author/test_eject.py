@@ -133,6 +133,7 @@ def assert_no_leftovers(text):
     assert set(defined) - used == set()
 
 
+@pytest.mark.slow
 def test_some_packaged_networks(tmp_path):
     prove([ejected(smallest(stem), tmp_path, stem) for stem in SOME])
     assert_clean(tmp_path)

@@ -28,7 +28,9 @@ def lenet():
     return netbuild.build("lenet5.yaml")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "lenet5.yaml" else pytest.mark.slow) for name in NETWORKS]
+)
 def test_every_row_is_drawn(name):
     network = netbuild.build(name, imgsz=NETWORKS[name])
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -167,6 +167,7 @@ def test_changed_code_must_be_trusted_again(tmp_path, monkeypatch):
     assert "-260 params" in next(snapshots).change
 
 
+@pytest.mark.slow
 def test_a_terminal_is_cleared_and_ctrl_c_ends(start, tmp_path):
     file = tmp_path / "yolo11.yaml"
     file.write_text(YOLO, encoding="utf-8")

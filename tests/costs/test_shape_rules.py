@@ -802,6 +802,7 @@ json.dump(heavy, sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_resolving_needs_none_of_torchs_python_kernels():
     """The first of them would import sympy and torch._dynamo, about a second."""
     texts = json.dumps([make_net(rows) for rows in ROWS])

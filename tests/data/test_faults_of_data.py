@@ -225,6 +225,7 @@ def test_an_unusable_run_folder_is_reported_before_training(cli, here, monkeypat
     assert "epoch" not in done.err
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state_intact(cli, here):
     resource = pytest.importorskip("resource", reason="no limits of processes here")
     file = data_set(here / "ds")

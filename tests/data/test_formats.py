@@ -662,7 +662,7 @@ def test_mnist_files(tmp_path):
         open_data(tmp_path).split("test")
 
 
-@pytest.mark.parametrize("kind", ["digits", "pictures"])
+@pytest.mark.parametrize("kind", ["pictures", pytest.param("digits", marks=pytest.mark.slow)])
 def test_a_data_set_states_its_augmentation(tmp_path, kind):
     """MNIST is told from Fashion-MNIST, whose files look the same, by its counts of labels, never by its path."""
     root = tmp_path / "digits-detect"

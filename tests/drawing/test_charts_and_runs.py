@@ -71,6 +71,7 @@ def events(folder):
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_pictures_and_logs_and_a_resumed_run_updates_them(cli, tmp_path):
     folder = tmp_path / "run"
     done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "2", "-O", "tensorboard=true", "-o", folder)
@@ -102,6 +103,7 @@ def test_a_run_writes_its_pictures_and_logs_and_a_resumed_run_updates_them(cli, 
     assert (image(folder / "confusion.png") == confusion).all()
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_same_with_plots_and_without(cli, tmp_path):
     for name, flags in (("with", ("-O", "tensorboard=true")), ("without", ("-O", "plots=false"))):
         done = cli("train", "lenet5-modern.yaml", *QUICK, "--epochs", "2", *flags, "-o", tmp_path / name)
@@ -185,7 +187,7 @@ def test_val_draws_into_the_given_folder(cli, tmp_path):
 # -- charts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 3, 10, 80, 200])
+@pytest.mark.parametrize("n", [1, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 80, 200))])
 def test_charts_have_room_for_their_classes(n):
     names = [*NAMES, *map(str, range(200))][:n]
     confusion = drawn(charts.plot_confusion(matrix(n + 1), [*names, "background"]))

@@ -167,8 +167,9 @@ def test_adaptive_pooling_to_a_size_that_does_not_divide(cli, here):
 
 @pytest.mark.parametrize(
     ("opset", "ir", "flags"),
-    [(18, 8, {}), (19, 9, {"dynamic": "both"}), (20, 9, {"nms": True}), (None, 9, {"simplify": True}),
-     (20, 9, {"half": True}), (22, 10, {}), (23, 11, {})],
+    [(18, 8, {}), (None, 9, {"simplify": True}),
+     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+         (19, 9, {"dynamic": "both"}), (20, 9, {"nms": True}), (20, 9, {"half": True}), (22, 10, {}), (23, 11, {})])],
 )  # fmt: skip
 def test_a_file_has_the_least_ir_version_of_its_opset(here, opset, ir, flags):
     export(make_network(), "v.onnx", imgsz=64, opset=opset, **flags)
@@ -177,6 +178,7 @@ def test_a_file_has_the_least_ir_version_of_its_opset(here, opset, ir, flags):
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset or 20)]
 
 
+@pytest.mark.slow
 def test_half_stores_float16_weights(cli, here):
     name = case(here, "a17-no-p5")
     whole = cli("export", name, "--imgsz", "64", "-o", "w.onnx", "--json")
@@ -361,6 +363,7 @@ def test_a_missing_pillow_is_named(cli, here, monkeypatch):
     assert "'onnx' needs pillow" in done.err
 
 
+@pytest.mark.slow
 def test_weights_of_a_large_file_are_stored_beside_it(here, monkeypatch):
     monkeypatch.setattr("netbuild.export.onnx.MAX_BYTES", 3000)
     done = export("tiny.yaml", "big.onnx")
@@ -380,6 +383,7 @@ def test_simplify_reports_the_removed_nodes(here):
     assert any("--simplify: " in note and ("nothing to remove" in note or "removed" in note) for note in done.notes)
 
 
+@pytest.mark.slow
 def test_export_leaves_the_callers_network_unchanged(here):
     network = make_network().train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
@@ -504,7 +508,9 @@ def test_a_free_size_is_refused_for_inputs_of_different_sizes(here):
 # -- disks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.EACCES, errno.EIO))]
+)
 def test_a_disk_error_leaves_no_file(cli, here, monkeypatch, number):
     written = Path.write_bytes
 
@@ -633,6 +639,7 @@ def test_outputs_without_the_picture_are_no_proof(scale, tolerance, file, ok, re
     assert all(c.ok for c in right) == bool(scale)
 
 
+@pytest.mark.slow
 def test_an_end_to_end_head_exports_ranked_boxes(here):
     network = fill(netbuild.build("yolov10n.yaml", imgsz=64)).eval()
     network.model[-1].end2end = True

@@ -140,6 +140,7 @@ def signal_handlers_work():
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", targets_with("dynamic"))
 def test_free_axes_take_other_sizes(here, name):
     chosen, network = find_or_skip(name), make_network()
@@ -153,7 +154,9 @@ def test_free_axes_take_other_sizes(here, name):
             assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", targets_with("half"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "onnx" else pytest.mark.slow) for n in targets_with("half")]
+)
 def test_half_files_are_half_the_size(here, name):
     find_or_skip(name)
     Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
@@ -186,6 +189,7 @@ def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name)
     assert install_hint(chosen.extra) in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", targets_with())
 def test_files_contain_no_paths_of_this_machine(here, name):
     find_or_skip(name)
@@ -285,6 +289,7 @@ def test_the_proof_finds_control_flow_that_a_trace_loses(here):
 # -- folders, packages ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "held"),
     [
@@ -425,6 +430,7 @@ def test_architectures_on_devices(here, name, target):
 # -- int8 -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_pictures_without_labels(cli, pictures):
     import onnx
 
@@ -473,6 +479,7 @@ def test_wrong_flags_of_int8_are_refused(cli, pictures, flags, message):
 # -- benchmark --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_benchmark_of_all_with_data(cli, here):
     netbuild.save(make_network("classes", CLASSES), "net.safetensors")
     done = cli("benchmark", "net.safetensors", "--data", "digits", "--rounds", 3, "--json")
@@ -545,6 +552,7 @@ def test_a_looser_tolerance_is_the_users_word_and_in_the_file(cli, here, looser)
     assert strict.code == 1, strict.out
 
 
+@pytest.mark.slow
 def test_a_benchmark_prints_the_target_that_differs(cli, here, looser):
     call = ("benchmark", "net.safetensors", "--target", "looser,onnx", "--rounds", 1)
     done = cli(*call)
@@ -575,6 +583,7 @@ def test_the_float64_look_decides(monkeypatch, file, noise, ok):
     assert judged.ok == ok
 
 
+@pytest.mark.slow
 def test_benchmark_of_exported_files(here):
     network = make_network()
     netbuild.save(network, "net.safetensors")

@@ -163,6 +163,7 @@ def test_real_pictures_have_the_same_boxes_and_the_same_map(tmp_path, cli, dynam
     assert_same_results(runtime.load(file, threads=1).document(pictures)["pictures"], boxes, pixels=1, score=0.01)
 
 
+@pytest.mark.slow
 def test_classes_are_measured_alike(here, cli):
     (here / "digits.yaml").write_text(PLAIN.format(ch=1).replace("nc: 4", "nc: 10"))
     torch.manual_seed(0)

@@ -287,6 +287,7 @@ def flatten(value, name=""):
         yield name, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", [pytest.param("segment", marks=pytest.mark.slow), pytest.param("pose", marks=pytest.mark.slow), "obb"]
 )

@@ -102,6 +102,7 @@ class Note(Callback):
 """
 
 
+@pytest.mark.slow
 def test_a_file_of_callbacks_by_the_command_and_from_python(tmp_path, cli):
     (tmp_path / "note.py").write_text(FILE)
     arguments = "train lenet5.yaml --data digits --epochs 1 --device cpu --workers 0 --imgsz 32 -O plots=false".split()

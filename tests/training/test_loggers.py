@@ -85,6 +85,7 @@ def wandb_records(path):
             part = b""
 
 
+@pytest.mark.slow
 def test_wandb_logs_offline_and_a_resumed_run_keeps_its_id(cli, tmp_path, offline, plain):
     pytest.importorskip("wandb.sdk")
     folder = tmp_path / "a run"
@@ -113,6 +114,7 @@ def test_wandb_logs_offline_and_a_resumed_run_keeps_its_id(cli, tmp_path, offlin
     assert not list((folder / "wandb").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_mlflow_logs_into_the_folder_and_a_resumed_run_keeps_its_id(cli, tmp_path, offline, plain, monkeypatch):
     pytest.importorskip("mlflow.entities")
     pytest.importorskip("alembic")

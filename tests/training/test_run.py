@@ -90,6 +90,7 @@ def test_data_commands(cli, monkeypatch, tmp_path):
     assert "no picture" in wrong.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("origin", "measure", "least"), [("autoencoder", "psnr", 12), ("classifier", "top1", 0.6)])
 def test_a_new_file_trains_without_further_settings(cli, tmp_path, monkeypatch, origin, measure, least):
     monkeypatch.chdir(tmp_path)
@@ -131,7 +132,9 @@ def test_smoothing_and_class_weights_reach_the_loss(tmp_path):
     ("name", "data", "flags", "measure"),
     [
         ("lenet5-modern.yaml", "digits", ("--epochs", 2, "--batch", 64, "-O", "lr=0.003"), "top1"),
-        ("net.yaml", "digits-detect", ("--epochs", 1, "--batch", 16, "--imgsz", 64), "mAP50"),
+        pytest.param(
+            "net.yaml", "digits-detect", ("--epochs", 1, "--batch", 16, "--imgsz", 64), "mAP50", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_from_data_to_predictions(cli, tmp_path, monkeypatch, name, data, flags, measure):

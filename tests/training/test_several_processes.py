@@ -336,6 +336,7 @@ def test_val_of_a_detector_with_rect_batches(tmp_path, world):
 # -- starting ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nproc_starts_processes_that_train_together(here):
     done = netbuild_in(here, "train", "net.yaml", *QUICK, "--nproc", 2, "-o", "run")
     assert done.returncode == 0, done.stderr
@@ -496,6 +497,7 @@ def test_every_process_loads_the_same_module_file(here, imports, flag):
     ]
 
 
+@pytest.mark.slow
 def test_several_processes_do_not_ask_for_trust(here):
     own_net(here, imports="imports: [./mine.py]")
     done = netbuild_in(here, "train", "own.yaml", *QUICK, "--nproc", 2, "-o", "run")
@@ -560,6 +562,7 @@ def train_with_failing_callbacks():
             print(hook, type(error).__name__, run.progress.epoch, processes.all_gather("here"))
 
 
+@pytest.mark.slow
 def test_an_exception_in_a_callback_on_rank_0_ends_all_ranks(tmp_path):
     first, second = run_ranks(2, tmp_path, "train_with_failing_callbacks()")
     epochs = {"on_run_begin": 0, "on_batch_end": 0, "on_epoch_end": 1, "on_save": 1, "on_run_end": 2}

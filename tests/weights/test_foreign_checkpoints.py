@@ -167,6 +167,7 @@ def test_a_base_is_a_yaml_file(cli, network, tmp_path):
     assert (done.code, "net.yaml:1:10: extends names a YAML file, this is a checkpoint" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_other_classes(cli, network, tmp_path):
     rows = {**ROWS, "nc": 3}
     (tmp_path / "three.yaml").write_text(json.dumps({**rows, "imgsz": 64}))

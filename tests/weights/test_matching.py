@@ -39,6 +39,7 @@ def make_torchvision_model(name, **options):
 # -- torchvision, from file to output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "name", "mapping", "ignored"),
     [
