@@ -35,6 +35,10 @@ class CocoEvaluation(OverlapEvaluation):
         """Return the fields of a picture's object in COCO's format; its box here."""
         return {"bbox": _xywh(self.truths[picture][number].tolist())}
 
+    def image_fields(self, picture: int) -> dict[str, Any]:
+        """Return the fields of a picture in COCO's format beside its number; none here."""
+        return {}
+
     def evaluator_options(self) -> dict[str, Any]:
         """Return further options of the tool's evaluator, such as "kpt_oks_sigmas"."""
         return {}
@@ -73,7 +77,7 @@ class CocoEvaluation(OverlapEvaluation):
         areas = [self.true_areas(i).tolist() for i in range(len(self.truths))]
         return {
             "info": {},
-            "images": [{"id": i} for i in range(len(self.truths))],
+            "images": [{"id": i, **self.image_fields(i)} for i in range(len(self.truths))],
             "categories": [{"id": i, "name": name} for i, name in enumerate(self.names)],
             "annotations": [
                 {

@@ -202,10 +202,11 @@ class OverlapEvaluation(ABC):
         return {self.prefix + name: draw for name, draw in drawn.items()}
 
     def _is_in_ignored(self, picture: int, found: Ints, ignored: Bools, threshold: float) -> Bools:
-        """Return (len(found),) which detections lie in an ignored object: in a crowd by their share."""
+        """Return (len(found),) whether a detection lies in an ignored object: by its share in a crowd, else by overlap."""
         crowd = self.truths[picture][:, 5] == 1
-        inside = (self.crowd_share(picture, found, np.flatnonzero(ignored & crowd)) >= threshold).any(1)
-        return inside | (self.overlap(picture, found, np.flatnonzero(ignored & ~crowd)) >= threshold).any(1)
+        shares = self.crowd_share(picture, found, np.flatnonzero(ignored & crowd))
+        overlaps = self.overlap(picture, found, np.flatnonzero(ignored & ~crowd))
+        return np.any(np.concatenate((shares, overlaps), 1) >= threshold, axis=1)
 
 
 def _join(parts: Sequence[Floats]) -> Floats:
