@@ -5,7 +5,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,8 +31,8 @@ def fences(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[Any]:
-    """Each ``$ netbuild ...`` of a page with the lines shown under it; those that take seconds are slow tests."""
+def commands() -> list[tuple[str, str, list[str]]]:
+    """Each ``$ netbuild ...`` of a page with the lines shown under it."""
     found: list[tuple[str, str, list[str]]] = []
     for page in PAGES:
         for line in "\n".join(fences(page.read_text(encoding="utf-8"), "console")).splitlines():
@@ -46,12 +45,11 @@ def commands() -> list[Any]:
     elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/export/test_export.py
     elsewhere += ("netbuild benchmark runs/",)  # tests/export/test_targets.py
     elsewhere += ("netbuild watch",)  # tests/author/test_watch.py: it has no end
-    slow = ("netbuild export", "netbuild eject", "netbuild benchmark", "netbuild check se.yaml no-p5.yaml")
-    return [
-        pytest.param(*case, marks=pytest.mark.slow if case[1].startswith(slow) else ())
-        for case in found
-        if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)
-    ]
+    return [case for case in found if case[1].startswith("netbuild ") and not case[1].startswith(elsewhere)]
+
+
+SLOW = ("netbuild export", "netbuild eject", "netbuild benchmark", "netbuild check se.yaml no-p5.yaml")
+COMMANDS = [pytest.param(*case, marks=pytest.mark.slow if case[1].startswith(SLOW) else ()) for case in commands()]
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("page", "command", "shown"), commands(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("page", "command", "shown"), COMMANDS, ids=lambda v: v if isinstance(v, str) else "")
 def test_commands_print_what_is_shown(cli, here, page, command, shown):
     for earlier in (text for name, text, _ in commands() if name == page and text.startswith("netbuild build")):
         if earlier == command:
