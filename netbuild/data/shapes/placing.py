@@ -7,7 +7,7 @@ import numpy as np
 from netbuild.data.dataset import Floats
 from netbuild.data.shapes.outlines import SHAPES
 from netbuild.data.shapes.scene import Scene
-from netbuild.data.shapes.things import FAR, NEAR, Thing, add_haze, find_owners, list_views
+from netbuild.data.shapes.things import FAR, FINE, NEAR, Thing, add_haze, find_owners, list_views
 
 SIZE = (160, 160)  # width and height of a picture, in pixels
 MIN_VISIBLE = 0.3  # of the area of each object in a still scene
@@ -29,8 +29,9 @@ def make_scene(seed: int | tuple[int, ...], size: tuple[int, int] = SIZE, count:
     # All numbers are made from `random()`, which gives the same in every version of numpy, unlike other distributions.
     random = np.random.default_rng((*seed, 0))
     ground, depth, haze = _make_ground(random, size)
+    mean = ground.mean((0, 1))
     while True:
-        things = _place_still(random, size, ground) if count == 1 else _place_moving(random, size, ground, count)
+        things = _place_still(random, size, mean) if count == 1 else _place_moving(random, size, mean, count)
         things.sort(key=lambda thing: -thing.distance)
         if count > 1 or _shows_all(things, size):
             return Scene(size, ground, depth, haze, tuple(things), seed)
@@ -39,8 +40,13 @@ def make_scene(seed: int | tuple[int, ...], size: tuple[int, int] = SIZE, count:
 def _shows_all(things: list[Thing], size: tuple[int, int]) -> bool:
     """Whether enough of each thing is seen at time 0."""
     views = list_views(things, 0, size)
-    areas = np.bincount(find_owners(views, size).ravel(), minlength=len(views) + 1)[1:]
-    return all(area >= MIN_VISIBLE * view.cells.sum() for area, view in zip(areas, views, strict=True))
+    owners = find_owners(views, size)
+    for number, view in enumerate(views, 1):
+        left, top, right, bottom = view.part.scale(FINE)
+        seen = np.count_nonzero(owners[top:bottom, left:right] == number)
+        if seen < MIN_VISIBLE * np.count_nonzero(view.cells):
+            return False
+    return True
 
 
 def _uniform(random: Random, low: float, high: float) -> float:
@@ -80,15 +86,14 @@ def _smooth_noise(random: Random, size: tuple[int, int], cell: float) -> Floats:
     return rows[row] * (1 - v) + rows[row + 1] * v
 
 
-def _make_thing(random: Random, track: int, place: tuple[float, float], time: float, ground: Floats) -> Thing:
-    """Return a thing of random class that is at a place at a time; its colour differs from the background's."""
+def _make_thing(random: Random, track: int, place: tuple[float, float], time: float, mean: Floats) -> Thing:
+    """Return a thing of random class that is at a place at a time; its colour differs from the background's mean."""
     distance = NEAR * (FAR / NEAR) ** float(random.random())  # so that small and large ones are equally frequent
     distance = round(distance, 3)
     label = int(random.random() * len(SHAPES))
     heading, speed = _uniform(random, 0, 2 * math.pi), _uniform(random, 2.0, 5.0) / distance
     velocity = (speed * math.cos(heading), speed * math.sin(heading))
     angle, spin = _uniform(random, 0, 2 * math.pi), _uniform(random, -0.05, 0.05)
-    mean = ground.mean((0, 1))
     while True:
         colour = 30 + 195 * random.random(3)
         if float(np.abs(colour - mean).sum()) > 130:
@@ -97,13 +102,13 @@ def _make_thing(random: Random, track: int, place: tuple[float, float], time: fl
     return Thing(track, label, distance, start, velocity, angle - spin * time, spin, colour)
 
 
-def _place_still(random: Random, size: tuple[int, int], ground: Floats) -> list[Thing]:
+def _place_still(random: Random, size: tuple[int, int], mean: Floats) -> list[Thing]:
     """Return 2 to 7 things at places where they overlap little."""
     things: list[Thing] = []
     wanted = 2 + int(random.random() * 6)
     for _ in range(60):
         place = (size[0] * _uniform(random, 0.04, 0.96), size[1] * _uniform(random, 0.04, 0.96))
-        thing = _make_thing(random, len(things) + 1, place, 0, ground)
+        thing = _make_thing(random, len(things) + 1, place, 0, mean)
         gaps = (math.dist(thing.place, other.place) / (_reach(thing) + _reach(other)) for other in things)
         if all(gap > 0.65 for gap in gaps):
             things.append(thing)
@@ -117,12 +122,12 @@ def _reach(thing: Thing) -> float:
     return thing.half_length * math.sqrt(thing.shape.half_width)
 
 
-def _place_moving(random: Random, size: tuple[int, int], ground: Floats, count: int) -> list[Thing]:
+def _place_moving(random: Random, size: tuple[int, int], mean: Floats, count: int) -> list[Thing]:
     """Return things that cross the picture, so many that about six are seen at any time."""
     margin = _SEEN_FOR // 2  # frames: a thing may be at its place before the first or after the last frame
     total = 6 * (count + 2 * margin) / _SEEN_FOR * (size[0] * size[1]) / (SIZE[0] * SIZE[1])
     things = []
     for track in range(1, round(total) + 1):
         place = (size[0] * float(random.random()), size[1] * float(random.random()))
-        things.append(_make_thing(random, track, place, _uniform(random, -margin, count + margin), ground))
+        things.append(_make_thing(random, track, place, _uniform(random, -margin, count + margin), mean))
     return things

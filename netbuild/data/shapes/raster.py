@@ -1,5 +1,7 @@
 """Polygons to masks and back, exact and alike on every machine: no library that draws differently by its version."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,11 +74,13 @@ def simplify(points: Floats, tolerance: float) -> Floats:
         first, last = pending.pop()
         if last - first < 2:
             continue
-        between, line = ring[first + 1 : last] - ring[first], ring[last] - ring[first]
-        length = float(np.hypot(*line))
-        offsets = np.abs(between[:, 0] * line[1] - between[:, 1] * line[0]) / length if length else np.hypot(*between.T)
-        worst = int(offsets.argmax())
-        if offsets[worst] > tolerance:
+        (x, y), (u, v) = ring[first].tolist(), ring[last].tolist()
+        between = ring[first + 1 : last] - (x, y)
+        # Twice the area of the triangle that a point forms with the line is exact for whole numbers, unlike its
+        # distance: of points at the same distance every machine chooses the first.
+        areas = np.abs(between[:, 0] * (v - y) - between[:, 1] * (u - x))
+        worst = int(areas.argmax())
+        if areas[worst] > tolerance * math.sqrt((u - x) ** 2 + (v - y) ** 2):
             middle = first + 1 + worst
             chosen.add(middle)
             pending += [(first, middle), (middle, last)]

@@ -25,7 +25,8 @@ class SeenObject:
         label: its class.
         distance: from the camera, in metres.
         visible: the share of the object's whole area that is seen: not hidden, and inside the picture.
-        polygons: around what is seen; several where a nearer object divides it, with a slit to each hole.
+        polygons: around what is seen; several where a nearer object divides it, with a slit to each hole. Parts smaller
+            than a pixel are left out.
         box: x1, y1, x2, y2 around what is seen.
         outline: (K, 2) of the whole object, also where it is hidden or outside.
         corners: (4, 2) of the rectangle around the whole object that is turned as the object is: front left, front
@@ -116,14 +117,14 @@ def _describe(view: View, owners: NDArray[np.uint16], number: int) -> SeenObject
     """
     left, top, right, bottom = view.part.scale(FINE)
     seen = owners[top:bottom, left:right] == number
-    area, whole = int(seen.sum()), int(view.cells.sum())
+    area, whole = np.count_nonzero(seen), np.count_nonzero(view.cells)
     if area < MIN_AREA * FINE**2:
         return None
-    polygons = (view.outline,)
+    around = [view.outline]
     if area < whole:
-        polygons = tuple((polygon + (left, top)) / FINE for polygon in trace(seen, 0.75, FINE**2))
-    size = (owners.shape[1] / FINE, owners.shape[0] / FINE)
-    polygons = tuple(polygon.clip(0, size) for polygon in polygons)  # between the last cell's centre and its edge
+        around = [(polygon + (left, top)) / FINE for polygon in trace(seen, 0.75, FINE**2)]
+    # Even where the whole object is seen, its outline may reach out by less than half a cell.
+    polygons = tuple(polygon.clip(0, (owners.shape[1] / FINE, owners.shape[0] / FINE)) for polygon in around)
     points = np.concatenate(polygons)
     (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
     thing, half = view.thing, view.thing.shape.half_width

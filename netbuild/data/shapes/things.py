@@ -123,7 +123,8 @@ class View:
         """Paint the thing over a picture (H, W, 3), in place, with a smooth border."""
         left, top, right, bottom = self.part
         cells = self.cells_in_picture()
-        cover = cells.reshape(bottom - top, FINE, right - left, FINE).mean((1, 3))[..., None]
+        by_pixel = cells.reshape(bottom - top, FINE, right - left, FINE).view(np.uint8)
+        cover = by_pixel.sum((1, 3))[..., None] / FINE**2
         shape, axes = self.thing.shape, self.thing.locate(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]), self.time)
         (ux, uy), (vx, vy) = (axes[1:] - axes[0]) / self.thing.half_length**2
         x = np.arange(left, right)[None] + 0.5 - axes[0, 0]
