@@ -116,9 +116,13 @@ class Sample:
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """(N,) the class of each object, in classification of the picture; empty where there are no labels."""
+        """(N,) the class of each object, in classification of the picture; empty where there are no labels.
+
+        A crowd is no object.
+        """
         if self.boxes is not None:
-            return self.boxes[:, 0].astype(np.int64)
+            rows = self.boxes if self.crowd is None else self.boxes[~self.crowd]
+            return rows[:, 0].astype(np.int64)
         return np.array([] if self.label is None else [self.label], np.int64)
 
     def only(self, chosen: NDArray[np.bool_]) -> "Sample":

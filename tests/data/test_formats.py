@@ -222,7 +222,7 @@ LABELS = [  # text, (kind, line, words, what is dropped)...
     ("0 0.5 0.5 1.2 0.2", ("size", 1, "width 1.2", "box")),
     ("0 0.95 0.5 0.3 0.2", ("clipped", 1, "0.1 outside", "")),
     ("0 .5 .5 .2 .2\n0 .5 .5 .2 .2", ("duplicate", 2, "repeats line 1", "box")),
-    ("0 .1 .1 .9 .1 .5 .9\n1 .5 .5 .2 .2", ("mixed", 2, "1 boxes, 1 polygons", "outline")),
+    ("0 .1 .1 .9 .1 .5 .9\n1 .5 .5 .2 .2", ("mixed", 2, "1 boxes, 1 polygons", "")),
     ("0 100 100 300 100 200 300", ("pixels", 1, "look like pixels", "box")),
 ]
 
@@ -510,7 +510,9 @@ def test_coco(tmp_path):
     report = scan(data)
     assert [p.kind for p in report.problems()] == ["crowd"]
     first, second = report.samples("train")
-    np.testing.assert_allclose(first.boxes, [[1, 0.5, 0.5, 0.5, 0.5], [0, 0.05, 0.05, 0.1, 0.1]])
+    boxes = [[1, 0.5, 0.5, 0.5, 0.5], [0, 0.05, 0.05, 0.1, 0.1], [0, 0.5, 0.5, 1, 1]]
+    np.testing.assert_allclose(first.boxes, boxes)
+    assert first.crowd.tolist() == [False, False, True]
     np.testing.assert_allclose(first.outlines[0][0], [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75]])
     assert second.boxes.shape == (0, 5)
     assert report.splits["train"].counts["empty"] == 1

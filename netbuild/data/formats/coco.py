@@ -1,21 +1,22 @@
 """COCO's JSON: ``images``, ``annotations`` (boxes are x, y, width, height in pixels), ``categories`` (arXiv 1405.0312).
 
 Classes are numbered from 0 in the order of the category ids. One file is one split: ``instances_train2017.json`` is
-``train``. Pictures are looked for beside the file and in the usual places around it.
+``train``, as is ``keypoints_train.json``. Pictures are looked for beside the file and in the usual places around it.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Floats, Problem, Split
+from netbuild.data.dataset import DETECT, LABEL, Dataset, Problem, Split
 from netbuild.data.formats.base import Format
+from netbuild.data.formats.coco_objects import Categories, hint_text, read_keypoint_facts, read_objects
 from netbuild.data.formats.files import SPLITS, find_visible, read_text
-from netbuild.data.formats.labels import Objects, WrongObjectError, clip_box, problem_if_none_left
+from netbuild.data.formats.keypoints import KeypointFacts
+from netbuild.data.formats.labels import problem_if_none_left
 from netbuild.errors import NetbuildError, shorten
 
 
@@ -38,17 +39,21 @@ def open_coco(files: Sequence[Path], name: str) -> Dataset:
         NetbuildError: if a file cannot be read, or two files have different categories.
     """
     splits: dict[str, Any] = {}
-    categories: dict[int, str] = {}
+    categories, keypoints, notes = dict[int, str](), KeypointFacts(), tuple[Problem, ...]()
     for file in files:
         data = _load_annotations(file)
         found = _read_categories(data, file)
-        if categories and found != categories:
+        stated, derived_notes = read_keypoint_facts(data["categories"], file)
+        if splits and (found, stated) != (categories, keypoints):
             raise NetbuildError(f"{file}: its categories differ from those of {files[0].name}")
-        categories, split = found, split_of(file)
+        notes = derived_notes if not splits else notes
+        categories, keypoints, split = found, stated, split_of(file)
         if split in splits:
             raise NetbuildError(f"{file}: a second file for the split '{split}'")
-        splits[split] = partial(_read_split, data, file, {number: index for index, number in enumerate(categories)})
-    return Dataset(name, files[0].resolve().parent, "coco", DETECT, tuple(categories.values()), splits)
+        classes = {number: index for index, number in enumerate(categories)}
+        splits[split] = partial(_read_split, data, file, Categories(classes, keypoints))
+    names, root = tuple(categories.values()), files[0].resolve().parent
+    return Dataset(name, root, "coco", DETECT, names, splits, notes=notes, **keypoints.fields())
 
 
 def split_of(file: Path) -> str:
@@ -58,9 +63,14 @@ def split_of(file: Path) -> str:
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """Return the annotation files in a folder's usual places, one per split; captions and results are left out."""
+    """Return the annotation files in a folder's usual places, one per split; captions and results are left out.
+
+    Files of keypoints are taken if there are none of instances.
+    """
     found = find_visible(folder, "annotations/*.json", "*.json", "*/_annotations.coco.json")
-    return [path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS))]
+    instances = [path for path in found if path.stem.startswith(("instances", "_annotations", *SPLITS))]
+    keypoints = [path for path in found if path.stem.startswith(("keypoints", "person_keypoints"))]
+    return instances or keypoints
 
 
 def _load_annotations(file: Path) -> dict[str, Any]:
@@ -87,7 +97,7 @@ def _read_categories(data: Mapping[str, Any], file: Path) -> dict[int, str]:
         if type(number) is not int or not isinstance(name, str):
             raise NetbuildError(
                 f"{file}: a category needs a whole number 'id' and a text 'name': {shorten(entry)}",
-                hint=_hint_text(number),
+                hint=hint_text(number),
             )
         if number in found:
             raise NetbuildError(f"{file}: category id {number} occurs twice: '{found[number]}' and '{name}'")
@@ -104,11 +114,7 @@ def _written_name(file: Path, index: int) -> str:
     return json.dumps(name) if isinstance(name, bool) else str(name)
 
 
-def _hint_text(number: object) -> str:
-    return "ids are whole numbers: write them without quotes" if isinstance(number, str) else ""
-
-
-def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int]) -> Split:
+def _read_split(data: Mapping[str, Any], file: Path, categories: Categories) -> Split:
     read = Split([])
     images = dict(_read_images(data, file, read.problems))
     if not images:
@@ -122,16 +128,17 @@ def _read_split(data: Mapping[str, Any], file: Path, classes: Mapping[int, int])
             annotations[owner].append(entry)
         else:
             message = f"annotation {entry.get('id')}: there is no image with the id {shorten(owner)}"
-            read.problems.append(Problem("no picture", LABEL, message, file, drops="box", hint=_hint_text(owner)))
+            read.problems.append(Problem("no picture", LABEL, message, file, drops="box", hint=hint_text(owner)))
     folder = picture_folder(file, [image["file_name"] for image in images.values()])
     for number, image in images.items():
         size = (image["width"], image["height"])
         problems: list[Problem] = []
-        objects = _read_objects(annotations[number], size, classes, file, problems)
+        objects = read_objects(annotations[number], size, categories, file, problems)
         if nothing_left := problem_if_none_left(objects, problems, folder / image["file_name"]):
             problems.append(nothing_left)
         else:
-            read.samples.append(objects.sample(folder / image["file_name"], file, size))
+            sample = objects.sample(folder / image["file_name"], file, size)
+            read.samples.append(replace(sample, keypoint_swap=categories.keypoints.swap))
         read.problems.extend(problems)
     return Split(read.samples, read.problems, f"{folder}: annotations looked for in {file}", len(data["images"]))
 
@@ -143,7 +150,7 @@ def _read_images(data: Mapping[str, Any], file: Path, problems: list[Problem]) -
         sides = (image.get("width"), image.get("height"))
         if type(number) is not int or not isinstance(name, str) or not all(type(s) is int and s > 0 for s in sides):
             message = f"an image needs id, file_name, width and height: {shorten(image)}"
-            problem = Problem("image entry", LABEL, message, file, drops="picture", hint=_hint_text(number))
+            problem = Problem("image entry", LABEL, message, file, drops="picture", hint=hint_text(number))
             problems.append(problem)
         elif number in seen:
             problems.append(Problem("duplicate", LABEL, f"image id {number} occurs twice", file, drops="picture"))
@@ -170,62 +177,3 @@ def picture_folder(file: Path, names: Sequence[str]) -> Path:
     raise NetbuildError(
         f"{file}: its pictures (such as {shorten(names[0] if names else '')}) are in none of\n  {places}", hint=hint
     )
-
-
-def _read_objects(
-    entries: Sequence[dict[str, Any]],
-    size: tuple[int, int],
-    classes: Mapping[int, int],
-    file: Path,
-    problems: list[Problem],
-) -> Objects:
-    objects, seen = Objects(), set()
-    for entry in entries:
-        place = f"annotation {entry.get('id')}"
-        if entry.get("iscrowd"):
-            problems.append(Problem("crowd", NOTE, f"{place}: marks a crowd, not an object", file, drops="box"))
-            continue
-        try:
-            row, over = clip_box(_read_row(entry, size, classes))
-        except WrongObjectError as error:
-            problems.append(Problem(error.kind, LABEL, f"{place}: {error.message}", file, None, "box", error.hint))
-            continue
-        if row in seen:
-            problems.append(
-                Problem("duplicate", NOTE, f"{place}: repeats another one, which is kept", file, drops="box")
-            )
-            continue
-        if over * max(size) > 1:  # a pixel
-            problems.append(
-                Problem("clipped", NOTE, f"{place}: an edge lies outside: the box is clipped to the picture", file)
-            )
-        seen.add(row)
-        objects.add(row, 0, _read_outline(entry.get("segmentation"), size))
-    objects.lines.clear()  # the JSON reader gives no line numbers
-    return objects
-
-
-def _read_row(entry: Mapping[str, Any], size: tuple[int, int], classes: Mapping[int, int]) -> tuple[float, ...]:
-    """Return class and normalised cx, cy, w, h of an annotation."""
-    number, box = entry.get("category_id"), entry.get("bbox")
-    if not isinstance(number, int) or number not in classes:
-        message = f"there is no category with the id {shorten(number)}"
-        raise WrongObjectError("class range", message, _hint_text(number))
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        raise WrongObjectError("columns", f"bbox is [x, y, width, height], not {shorten(box)}")
-    (x, y, w, h), (width, height) = box, size
-    return float(classes[number]), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
-
-
-def _read_outline(segmentation: object, size: tuple[int, int]) -> tuple[Floats, ...]:
-    """Return the polygons of an object, normalised; none for run-length masks."""
-    if not isinstance(segmentation, list):
-        return ()
-    polygons = [
-        p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(_is_finite, p))
-    ]
-    return tuple((np.array(p, dtype=np.float64).reshape(-1, 2) / size).clip(0, 1) for p in polygons)

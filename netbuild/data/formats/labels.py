@@ -1,7 +1,8 @@
 """YOLO's label files, one object per line: ``class cx cy w h``, a polygon or keypoints; and the checks of objects.
 
 Numbers are fractions of the picture's width and height. Five columns are a box. More are a polygon ``class x1 y1 x2 y2
-…``, from which the box is computed, or in a data set with a keypoint shape a box and its keypoints.
+…``, from which the box is computed, or in a data set with a keypoint shape a box and its keypoints. An object of
+several parts is one polygon whose parts are joined by bridges without width.
 """
 
 import math
@@ -11,13 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
+from netbuild.data.contours import is_crossing, signed_area
 from netbuild.data.dataset import LABEL, NOTE, Floats, Problem, Sample
 from netbuild.errors import shorten
 
 MARGIN = 0.01  # a keypoint this far outside, or a box this much too large, is a rounding error: it is clipped
 TINY = 1e-6  # least size of a box: the last digit that label files are written with
 ROUNDING = 1e-3  # an edge this far outside is clipped without a note
+LEAST_AREA = 1e-9  # of a polygon, as a fraction of the picture: less is the rounding of points on one line
+MAX_CHECKED = 1000  # points of a polygon that is checked for crossings, which takes the square of their number
 COUNTED_FROM_1 = "no object has class 0: if the classes were counted from 1, subtract 1 everywhere"
+CROSSING = "edges of the polygon cross each other: what is inside is not clear"
+MIXED = "the corners of a box are taken as its polygon"
+HINT_LINE = "is it a line or a point? Remove it, or draw its outline"
+HINT_MIXED = "give every object a polygon, or none"
 Row = tuple[float, float, float, float, float]  # class, cx, cy, w, h
 
 
@@ -43,24 +51,46 @@ class Objects:
     lines: list[int] = field(default_factory=list)
     outlines: list[tuple[Floats, ...]] = field(default_factory=list)
     keypoints: list[Floats] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
 
     def boxes(self) -> Floats:
         """Return the boxes as an array (N, 5)."""
         return np.array(self.rows, dtype=np.float64).reshape(-1, 5)
 
-    def add(self, row: Row, line: int, outline: tuple[Floats, ...] = (), keypoints: Floats | None = None) -> None:
+    def add(
+        self,
+        row: Row,
+        line: int,
+        outline: tuple[Floats, ...] = (),
+        keypoints: Floats | None = None,
+        is_crowd: bool = False,
+    ) -> None:
         """Add an object."""
         self.rows.append(row)
         self.lines.append(line)
         self.outlines.append(outline)
+        self.crowd.append(is_crowd)
         if keypoints is not None:
             self.keypoints.append(keypoints)
 
     def sample(self, path: Path, source: Path | None, size: tuple[int, int] | None = None) -> Sample:
-        """Return the sample of a picture with these objects."""
-        outlines = tuple(self.outlines) if all(self.outlines) else ()
+        """Return the sample of a picture with these objects.
+
+        Where some objects have polygons, the others are given the corners of their boxes.
+        """
+        outlines: tuple[tuple[Floats, ...], ...] = ()
+        if any(outline and not crowd for outline, crowd in zip(self.outlines, self.crowd)):
+            outlines = tuple(outline or (corners_of(row),) for outline, row in zip(self.outlines, self.rows))
         keypoints = np.stack(self.keypoints) if self.keypoints else None
-        return Sample(path, size, self.boxes(), None, source, tuple(self.lines), outlines, keypoints)
+        crowd = np.array(self.crowd) if any(self.crowd) else None
+        lines = tuple(self.lines)
+        return Sample(path, size, self.boxes(), None, source, lines, outlines, keypoints, crowd=crowd)
+
+    def find_bare(self) -> list[int]:
+        """Return the objects, by number, that have only a box where others have polygons; crowds do not count."""
+        objects = [i for i, is_crowd in enumerate(self.crowd) if not is_crowd]
+        bare = [i for i in objects if not self.outlines[i]]
+        return bare if len(bare) < len(objects) else []
 
 
 class Rules:
@@ -128,6 +158,8 @@ class LabelFile:
         elif len(values) > 5:
             points, clipped, beyond = read_polygon(values[1:])
             outline, box = (points,), (values[0], *bounding_box(clipped))
+            if len(points) <= MAX_CHECKED and is_crossing(points):
+                self._add(number, "self-crossing", NOTE, CROSSING)
         row, over = clip_box(box)
         over = max(over, beyond)
         if over > ROUNDING:
@@ -145,8 +177,17 @@ class LabelFile:
         shape, count = self.rules.keypoint_shape, len(values)
         if not (count == 5 + shape[0] * shape[1] if shape else count == 5 or (count >= 7 and count % 2 == 1)):
             message = f"{count} columns, {self.rules.describe_columns()}"
-            raise WrongObjectError("columns", message, self._hint_confidence(values[-1], count))
+            hint = self._hint_confidence(values[-1], count) or self._hint_keypoints(count)
+            raise WrongObjectError("columns", message, hint)
         return values
+
+    def _hint_keypoints(self, count: int) -> str:
+        """Return a hint if the columns can be a box and keypoints of another number than the data set has."""
+        per_point = self.rules.keypoint_shape[1] if self.rules.keypoint_shape else 3
+        number, rest = divmod(count - 5, per_point)
+        if rest or number < 1:
+            return ""
+        return f"are these {number} keypoints? The data file would have kpt_shape: [{number}, {per_point}]"
 
     def _hint_confidence(self, last: float, count: int) -> str:
         """Return a hint if a line is one column too long, and the last can be a detector's confidence."""
@@ -169,12 +210,11 @@ class LabelFile:
         return value
 
     def _check_mixed(self) -> None:
-        """Report a file in which some objects have polygons and others only boxes."""
-        objects = self.objects
-        bare = [line for line, outline in zip(objects.lines, objects.outlines) if not outline]
-        if 0 < len(bare) < len(objects.rows):
-            message = f"a box among polygons ({len(bare)} boxes, {len(objects.rows) - len(bare)} polygons in this file)"
-            self._add(bare[0], "mixed", LABEL, message, "outline", "give every object a polygon, or none")
+        """Note a file in which some objects have polygons and others only boxes."""
+        if bare := self.objects.find_bare():
+            count = len(self.objects.rows) - len(bare)
+            message = f"a box among polygons ({len(bare)} boxes, {count} polygons in this file): {MIXED}"
+            self._add(self.objects.lines[bare[0]], "mixed", NOTE, message, hint=HINT_MIXED)
 
 
 def problem_if_none_left(objects: Objects, problems: Sequence[Problem], file: Path) -> Problem | None:
@@ -231,15 +271,32 @@ def read_polygon(values: Sequence[float]) -> tuple[Floats, Floats, float]:
         The points (K, 2), the same clipped to the picture, and how far one reached outside where it must not.
 
     Raises:
-        WrongObjectError: if the centre of the polygon's bounding box lies outside.
+        WrongObjectError: if the centre of the polygon's bounding box lies outside, or if it covers nothing.
     """
     points = np.array(values, dtype=np.float64).reshape(-1, 2)
     x, y, w, h = bounding_box(points)
     clip_box((0.0, x, y, min(w, 1.0) if w <= 2 else w, min(h, 1.0) if h <= 2 else h))
+    check_polygon(points)
     clipped = points.clip(0, 1)
     if len(points) == 4:
         return points, clipped, 0.0
     return clipped, clipped, max(-float(points.min()), float(points.max()) - 1, 0.0)
+
+
+def check_polygon(points: Floats) -> None:
+    """Check that a polygon (K, 2), in fractions of the picture, covers something.
+
+    Raises:
+        WrongObjectError: if fewer than three of its points differ, or its area is 0.
+    """
+    if abs(signed_area(points)) >= LEAST_AREA:
+        return
+    distinct = len(np.unique(points, axis=0))
+    if distinct < 3:
+        message = f"a polygon of {distinct} point{'s' * (distinct != 1)} covers nothing: it needs three that differ"
+        raise WrongObjectError("polygon points", message, HINT_LINE)
+    if len(points) > MAX_CHECKED or not is_crossing(points):  # the parts of a polygon like an 8 cancel each other
+        raise WrongObjectError("polygon area", "the polygon's area is 0: its points lie on one line", HINT_LINE)
 
 
 def read_keypoints(values: Sequence[float], shape: tuple[int, int]) -> Floats:
@@ -249,18 +306,31 @@ def read_keypoints(values: Sequence[float], shape: tuple[int, int]) -> Floats:
         WrongObjectError: if a visible keypoint lies outside.
     """
     points = np.array(values, dtype=np.float64).reshape(shape)
-    visible = points[:, 2] > 0 if shape[1] == 3 else np.ones(len(points), bool)
-    if not _is_inside(points[visible, :2]):
-        raise WrongObjectError("keypoint", "a visible keypoint lies outside the picture")
-    points[:, :2] = points[:, :2].clip(0, 1)
+    visible = points[:, 2] > 0 if shape[1] == 3 else (points >= 0).all(1)  # a negative place marks a missing point
+    inside = ((points[:, :2] >= -MARGIN) & (points[:, :2] <= 1 + MARGIN)).all(1)
+    wrong = np.flatnonzero(visible & ~inside)
+    if len(wrong):
+        number = int(wrong[0])
+        x, y = points[number, :2].tolist()
+        message = f"a visible keypoint lies outside the picture: number {number} at {x:.4g}, {y:.4g}"
+        raise WrongObjectError("keypoint", message, _hint_visibility(shape))
+    seen = slice(None) if shape[1] == 3 else visible  # without a visibility the negative place is what marks a point
+    points[seen, :2] = points[seen, :2].clip(0, 1)
     return points
+
+
+def _hint_visibility(shape: tuple[int, int]) -> str:
+    return "write visibility 0 for a point that cannot be seen" if shape[1] == 3 else ""
+
+
+def corners_of(row: Row) -> Floats:
+    """Return the corners (4, 2) of a box (class, cx, cy, w, h), clockwise from the top left one."""
+    _, x, y, w, h = row
+    left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    return np.array(((left, top), (right, top), (right, bottom), (left, bottom)))
 
 
 def bounding_box(points: Floats) -> tuple[float, float, float, float]:
     """Return cx, cy, w, h of the smallest box around points (K, 2)."""
     (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-
-
-def _is_inside(points: Floats) -> bool:
-    return bool(points.size == 0 or (points.min() >= -MARGIN and points.max() <= 1 + MARGIN))

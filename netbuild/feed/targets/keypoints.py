@@ -30,8 +30,8 @@ class KeypointTarget(Target):
         points = sample.keypoints
         if points is None:
             return cls(np.zeros((0 if sample.boxes is None else len(sample.boxes), 0, 3)))
-        if points.shape[2] == 2:  # without visibility all points count as visible
-            points = np.concatenate((points, np.full((*points.shape[:2], 1), 2.0)), 2)
+        if points.shape[2] == 2:  # without visibility all points count as visible, except those at a negative place
+            points = np.concatenate((points, 2.0 * (points >= 0).all(2, keepdims=True)), 2)
         return cls(points * (size[1], size[0], 1), sample.keypoint_swap)
 
     def move(self, matrix: Floats, size: Size) -> Self:
