@@ -28,6 +28,8 @@ CLASSIFICATION, DETECTION = "digits", "digits-detect"
 NAMES = (CLASSIFICATION, DETECTION, *shapes.SETS)
 TEST_COUNT = 360  # digits in the test split
 SIDE = 128  # of the pictures of digits-detect, in pixels
+# The side in pixels of the pictures of sets for networks that usually take larger ones: a demonstration in minutes.
+SIDES = {DETECTION: SIDE, **dict.fromkeys(shapes.SETS, shapes.SIZE[0])}
 COUNTS = {"train": 640, "val": 160}  # pictures of digits-detect
 AUGMENTATION = "augmentation: digits\n"  # in the data file: digits must not be mirrored
 _SEED = 1

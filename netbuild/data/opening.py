@@ -1,9 +1,10 @@
 """Opening a data set by its path or name; its format is recognised from what is there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from netbuild.data import embedded
-from netbuild.data.dataset import Dataset
+from netbuild.data.dataset import NOTE, Dataset, Problem
 from netbuild.data.formats import all_formats
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.system.files import accessing
@@ -20,8 +21,7 @@ def open_data(path: str | Path) -> Dataset:
         MissingExtraError: if an embedded data set needs a package that is not installed.
     """
     if str(path) in embedded.NAMES:
-        name = str(path)
-        return embedded.open_digits() if name == embedded.CLASSIFICATION else open_data(embedded.make_data_file(name))
+        return _open_embedded(str(path))
     place = Path(path).expanduser()
     with accessing(shorten(str(path), 200)):
         is_there = place.exists()
@@ -33,3 +33,16 @@ def open_data(path: str | Path) -> Dataset:
             if found.recognizes(place):
                 return found.open(place)
     raise NetbuildError(f"{place}: not a data set: expected a .yaml, .json or .csv file, or a folder")
+
+
+def _open_embedded(name: str) -> Dataset:
+    """Open an embedded data set, with a note if there is a file or folder of this name, which may have been meant."""
+    if name == embedded.CLASSIFICATION:
+        dataset = embedded.open_digits()
+    else:
+        dataset = replace(open_data(embedded.make_data_file(name)), name=name)
+    if not Path(name).exists():
+        return dataset
+    message = f"this is the embedded data set, not the path {Path(name).absolute()}"
+    note = Problem("name", NOTE, message, Path(name), hint=f"write ./{name} for the path")
+    return replace(dataset, notes=(*dataset.notes, note))

@@ -1,12 +1,14 @@
 """Open what a run begins with: its network, with the values that follow the data set, and further networks."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from netbuild.data import open_data
+from netbuild.data import embedded, open_data
 from netbuild.data.dataset import Dataset
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.layers import Graph
@@ -26,8 +28,11 @@ def open_network_and_data(
     weights: str | Path | None = None,
     download: bool = False,
     **options: Any,
-) -> tuple[Network, Dataset]:
+) -> tuple[Network, Dataset, Settings]:
     """Open a data set and build a network with as many classes; the arguments are those of `start`.
+
+    Returns:
+        The network, the data set and the settings, in which the size of pictures may be that of the embedded data.
 
     Raises:
         NetbuildError: if one of them has an error or they do not fit together.
@@ -38,7 +43,13 @@ def open_network_and_data(
     task = task_class(graph.task)
     dataset = open_data(data or embedded_data(task))
     if not data:
-        print_note(f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'")
+        message = f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'"
+        side = choose_embedded_size(graph, dataset.name) if settings.imgsz is None else None
+        if side is not None:
+            settings, options = replace(settings, imgsz=side), {**options, "imgsz": (side, side)}
+            graph = open_graph(file, **options)
+            message += f" at {side} pixels, about the size of its pictures (--imgsz for another)"
+        print_note(message)
     check_task(task, dataset)
     changes = find_changes(graph, task.network_options(dataset))
     if changes:
@@ -54,7 +65,19 @@ def open_network_and_data(
         network = build_graph(graph, download)
     if weights is not None:
         print_transfer(weights, transfer(network, weights))
-    return network, dataset
+    return network, dataset, settings
+
+
+def choose_embedded_size(graph: Graph, name: str) -> int | None:
+    """Return the side for the pictures of an embedded data set; None for the network's own.
+
+    The pictures are small: enlarged to the usual size of a detector they only make a run many times longer.
+    """
+    side = embedded.SIDES.get(name)
+    if side is None or graph.spec.checkpoint is not None:
+        return None
+    side = math.ceil(side / graph.stride) * graph.stride
+    return side if min(graph.imgsz) > side else None
 
 
 def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:

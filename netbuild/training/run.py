@@ -84,7 +84,7 @@ def start(
     with fail_together():
         if is_main_process():
             check_new_folder(folder)
-        network, dataset = open_network_and_data(file, data, settings, weights, **options)
+        network, dataset, settings = open_network_and_data(file, data, settings, weights, **options)
         others = open_further_networks(task_class(network.card.task), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         arguments, report = _make_arguments(network, dataset, settings, folder, hooks)
@@ -117,7 +117,7 @@ def overfit_batch(
     Raises:
         NetbuildError: if network, data or settings have an error or do not fit together.
     """
-    network, dataset = open_network_and_data(file, data, settings, **options)
+    network, dataset, settings = open_network_and_data(file, data, settings, **options)
     if others := task_class(network.card.task).networks:
         message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")

@@ -196,3 +196,12 @@ def test_objects_of_a_video_enter_move_hide_each_other_and_leave():
         steps = np.diff(centres, axis=0) / np.diff([time for time, _ in path])[:, None]
         assert (np.linalg.norm(steps, axis=1) < 5).all()
         assert not len(steps) or np.ptp(steps, axis=0).max() < 0.01
+
+
+def test_a_path_of_the_same_name_as_an_embedded_set_is_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "COUNTS", {"train": 1, "val": 1})
+    (tmp_path / "shapes").mkdir()
+    (note,) = scan(open_data("shapes")).problems()
+    assert (note.weight, note.hint) == ("note", "write ./shapes for the path")

@@ -11,6 +11,7 @@ from netbuild.data.images import pillow
 from netbuild.grammar import checkpoint_header
 from netbuild.graph import opening
 from netbuild.graph.resolver import resolve
+from netbuild.training import opening as opening_of_runs
 from netbuild.training import run
 
 QUICK = ("--epochs", "2", "--batch", "64", "--device", "cpu", "-O", "workers=0")
@@ -88,6 +89,20 @@ def test_data_commands(cli, monkeypatch, tmp_path):
     wrong = cli("data", "check", tmp_path / "set")
     assert wrong.code == 2
     assert "no picture" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("file", "chosen", "size", "shown"),
+    [
+        ("yolov8n.yaml", None, 128, "'digits-detect' at 128 pixels"),
+        ("yolov8n.yaml", 96, 96, "'digits-detect'\n"),
+        ("lenet5.yaml", None, 32, "'digits'\n"),
+    ],
+)
+def test_without_data_pictures_are_not_enlarged(capsys, file, chosen, size, shown):
+    network, _, options = opening_of_runs.open_network_and_data(file, None, settings.load(None, {"imgsz": chosen}))
+    assert network.card.imgsz == (options.imgsz or size,) * 2 == (size, size)
+    assert shown in capsys.readouterr().err
 
 
 @pytest.mark.slow
