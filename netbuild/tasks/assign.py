@@ -164,16 +164,27 @@ def make_assignment(selected: Tensor, overlap: Tensor, align: Tensor, targets: T
     return Assignment(boxes, scores, foreground, index, rows)
 
 
+def rows_by_group(groups: Tensor, count: int) -> Tensor:
+    """Return the rows of each of ``count`` groups in their order, padded with -1: (count, largest number of rows).
+
+    Args:
+        groups: (N,) the group of each row, such as the image of each object.
+        count: number of groups.
+    """
+    order = groups.argsort(stable=True)
+    sizes = groups.bincount(minlength=count)
+    group = groups[order]
+    column = torch.arange(len(order), device=groups.device) - (sizes.cumsum(0) - sizes)[group]
+    rows = groups.new_full((count, int(sizes.max()) if len(order) else 0), -1)
+    rows[group, column] = order
+    return rows
+
+
 def pad_targets(boxes: Tensor, classes: Tensor, index: Tensor, batch: int) -> Targets:
     """Arrange a batch's objects by image: boxes (M, 4 or 5), classes (M,) and the number of each one's image (M,)."""
-    order = index.argsort(stable=True)
-    counts = index.bincount(minlength=batch)
-    image = index[order]
-    column = torch.arange(len(order), device=index.device) - (counts.cumsum(0) - counts)[image]
-    rows = index.new_full((batch, int(counts.max()) if len(order) else 0), -1)
-    rows[image, column] = order
+    rows = rows_by_group(index, batch)
     valid = rows >= 0
-    if not len(order):
+    if not len(index):
         return Targets(boxes.new_zeros(batch, 0, boxes.shape[1]), classes.new_zeros(batch, 0), rows)
     found = rows.clamp(min=0)
     return Targets(boxes[found] * valid[..., None], classes[found] * valid, rows)

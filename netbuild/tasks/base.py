@@ -215,8 +215,10 @@ class Task(ABC):
         """Return the options of `decode` for validation."""
         return {}
 
-    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> None:  # noqa: B027  most need no more
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:  # noqa: B027
         """Check that the samples of a split have what the task needs, beyond the kinds of ``learns_from``.
+
+        Return a note if some of them have less than the task could use.
 
         Raises:
             NetbuildError: if they do not.

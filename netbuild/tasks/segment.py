@@ -1,24 +1,89 @@
 """Instance segmentation: boxes with masks from coefficients and prototypes. YOLACT, arXiv 1904.02689."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from netbuild import runtime
+from netbuild.data.dataset import Dataset, Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
-from netbuild.tasks.base import PredictOnlyTask, Record, View
+from netbuild.errors import NetbuildError
+from netbuild.feed.loader import Collate, FeedOptions, SampleSource
+from netbuild.feed.samples import feed_scenes
+from netbuild.feed.targets import BoxTarget, MaskKind, MaskTarget, Target
+from netbuild.feed.targets.masks import draw_instances
+from netbuild.layers.heads.base import traits
+from netbuild.tasks.base import Batch, Metric, Record, View
 from netbuild.tasks.box_task import BoxTask
+from netbuild.tasks.mask_metric import MaskMetric
 from netbuild.tasks.nms import Filter
 
 
-class SegmentTask(PredictOnlyTask, BoxTask):
-    """Boxes with classes, and a mask of each object's pixels."""
+class SegmentTask(BoxTask):
+    """Boxes with classes, and a mask of each object's pixels.
+
+    A batch also has "instances" (B, h, w), the objects of each image counted from 1, "has_outline" (M,), and in
+    validation "outlines", the polygons of each object in pixels of the input; see `netbuild.feed.targets.MaskTarget`.
+    """
 
     name = "segment"
     embedded = "shapes-segment"
+    measures: ClassVar[tuple[str, ...]] = ("mask-mAP50-95", "mask-mAP50", "mAP50-95", "mAP50")
+    target_kinds: ClassVar[Mapping[str, type[Target]]] = {"boxes": BoxTarget, "polygons": MaskTarget}
     record_fields = ("box", "mask")
     saves = ("pictures", "json", "crops")
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def mask_stride(self) -> int:
+        """Pixels of the input per place of the prototypes, which are twice as fine as the head's finest map."""
+        strides = traits(self.head).stride
+        return max(round(min(strides) / 2), 1) if strides else MaskTarget.stride
+
+    def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
+        """Return the source of samples with masks as fine as the prototypes, and the function that collates them."""
+        masks = MaskKind(self.mask_stride, gives_outlines=not options.learning)
+        return feed_scenes(samples, options, {**self.target_kinds, "polygons": masks}, self.stride)
+
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str:
+        """Return a note if some objects have only boxes, which train no masks.
+
+        Raises:
+            NetbuildError: if none has a polygon.
+        """
+        count = sum(len(sample.boxes) for sample in samples if sample.boxes is not None)
+        lacking = count - sum(bool(outline) for sample in samples for outline in sample.outlines)
+        if count and lacking == count:
+            hint = "label polygons, or train a network for boxes, such as yolo11n.yaml"
+            message = f"{dataset.name} has only boxes; the task '{self.name}' learns masks from polygons"
+            raise NetbuildError(message, hint=hint)
+        if not lacking:
+            return ""
+        return f"note: {dataset.name}: {lacking} of {count} objects have a box and no polygon: they train no mask"
+
+    def draw_truth(self, batch: Batch, i: int) -> Drawing:
+        """Draw the picture with the boxes, classes and masks of its objects."""
+        drawing = super().draw_truth(batch, i)
+        h, w = drawing.image.shape[:2]
+        if "outlines" in batch:
+            rows = (batch["index"].view(-1) == i).nonzero().view(-1).tolist()
+            instances = draw_instances([batch["outlines"][row] for row in rows], (h, w))
+        else:
+            coarse = batch["instances"][i].cpu().numpy()
+            y, x = (np.arange(side) * count // side for side, count in ((h, coarse.shape[0]), (w, coarse.shape[1])))
+            instances = coarse[np.ix_(y, x)]
+        objects = np.unique(instances[instances > 0])
+        return replace(drawing, areas=[(instances == number, drawing.colours[number - 1]) for number in objects])
+
+    def metric(self) -> Metric:
+        """Return a metric of mAP by COCO's definition, precision, recall and F1, of boxes and of masks."""
+        return MaskMetric(self.names or [str(i) for i in range(self.nc)])
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def decode(self, outputs: Any, **options: Any) -> list[tuple[Tensor, Tensor]]:
         """Return for each image its detections (n, 6+nm), best first, and prototypes (nm, h, w).

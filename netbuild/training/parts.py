@@ -129,7 +129,7 @@ def make_samples(
     options = FeedOptions(
         imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
     )
-    task.check_samples(report.dataset, report.samples(split))
+    print_note(task.check_samples(report.dataset, report.samples(split)) or "")
     samples, collate = task.feed(report.samples(split), options)
     return samples, further.wrap(collate)
 

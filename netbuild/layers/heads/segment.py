@@ -59,6 +59,7 @@ class Segment(Detect):
     """
 
     task = "segment"
+    learns = "segment"
     parts = ("cv2", "cv3", "cv4")
 
     def __init__(
@@ -107,6 +108,8 @@ class Segment(Detect):
 
 class Segment26(Segment):
     """Segment with prototypes from all maps; in training "proto" is (prototypes, class logits of every pixel)."""
+
+    learns = "segment-semantic"
 
     def make_proto(self, ch: list[int], npr: int, nm: int, nc: int) -> nn.Module:
         return Proto26(ch, npr, nm, nc)

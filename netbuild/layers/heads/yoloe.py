@@ -206,6 +206,7 @@ class YOLOESegment(YOLOEDetect):
     """YOLOEDetect with masks, as `Segment` has them."""
 
     task = "segment"
+    learns = "segment"
     parts = (*YOLOEDetect.parts, "cv5")
 
     def __init__(

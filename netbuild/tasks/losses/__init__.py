@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from netbuild.tasks.losses.base import HeadLoss
 
 LOSSES: "Registry[HeadLoss]" = Registry(
-    "loss", "netbuild.tasks.losses.base:HeadLoss", {"cells": "netbuild.tasks.losses.cells:CellsLoss"}
+    "loss",
+    "netbuild.tasks.losses.base:HeadLoss",
+    {
+        "cells": "netbuild.tasks.losses.cells:CellsLoss",
+        "segment": "netbuild.tasks.losses.segment:SegmentLoss",
+        "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",
+    },
 )
 T = TypeVar("T", bound="type[HeadLoss]")
 

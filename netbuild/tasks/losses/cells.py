@@ -64,7 +64,7 @@ def read_cells(head: Any, raw: Raw) -> Cells:
         head: module with ``stride`` and ``reg_max``.
         raw: "boxes" (B, 4 * reg_max, A), "scores" (B, nc, A) logits, "feats" the maps.
     """
-    boxes, scores = (_to_float32(raw[name]) for name in ("boxes", "scores"))
+    boxes, scores = (to_float32(raw[name]) for name in ("boxes", "scores"))
     # Only shape and dtype of the maps are read. In half precision the coordinates of a large image would be rounded.
     maps = [boxes.new_empty(1).expand(1, 1, *f.shape[2:]) for f in raw["feats"]]
     points, strides = anchor_points(maps, head.stride)
@@ -84,7 +84,8 @@ def decode_distances(sides: Tensor, bins: int) -> Tensor:
     return sides.unflatten(-1, (4, bins)).softmax(-1) @ torch.arange(bins, dtype=sides.dtype, device=sides.device)
 
 
-def _to_float32(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or in its own type if that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
