@@ -30,7 +30,7 @@ MAX_STORED = 2**26  # numbers that are stored for the backward pass; if there we
 def read_has_outline(batch: Batch, device: torch.device) -> Tensor:
     """Return (M,) whether the mask of each object is known: "has_outline" of the batch, true where it lacks that."""
     default = torch.ones(batch["classes"].numel(), dtype=torch.bool)
-    return batch.get("has_outline", default).to(device)
+    return batch.get("has_outline", default).to(device).bool()
 
 
 def learns_mask(assigned: Assignment, batch: Batch) -> Tensor:
