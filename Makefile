@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 # Number of test processes: auto is one per core, at most four, because each takes up to 3 GB of memory.
 JOBS ?= auto
-PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --maxprocesses 4 --dist worksteal)
+PYTEST = -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --maxprocesses 4 --dist worksteal)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-targets lint types format bench docs picture browser clean
+.PHONY: help demo test test-all test-oldest test-targets lint types format bench docs picture browser clean
 
 help:  ## list the targets of this Makefile
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,10 +30,20 @@ demo: $(VENV)/.core  ## install into .venv and print the table of YOLO11n with 5
 	$(BIN)/netbuild summary yolo11n.yaml --nc 5
 
 test: $(VENV)/.dev  ## install the test dependencies and run the tests, one process per core (JOBS=1: a single one)
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
 
 test-all: $(VENV)/.dev  ## run the slow tests too
-	$(PYTEST) -m ''
+	$(BIN)/python $(PYTEST) -m ''
+
+OLDEST := .venv-oldest
+$(OLDEST)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	@touch $@
+
+test-oldest: $(OLDEST)/.dev  ## run the tests with the least versions that pyproject.toml promises, in .venv-oldest
+	$(OLDEST)/bin/python $(PYTEST)
 
 TARGETS := executorch litert
 test-targets: $(VENV)/.dev  ## install the large exporters that fit this torch, and run the tests of all targets

@@ -29,7 +29,15 @@ def package(name: str, extra: str | None = None) -> Any:
         hint = install_hint(extra or top, [top])
         raise MissingExtraError(f"the package '{top}' is not installed", hint=hint) from None
     except RuntimeError as error:  # a torchvision built for another torch
-        raise MissingExtraError(f"{top} does not load: {error}", hint="match its version to torch") from None
+        raise MissingExtraError(f"{top} does not load: {error}", hint=_matching_version()) from None
+
+
+def _matching_version() -> str:
+    """Return a hint with the torchvision of the installed torch: since torch 2.0 its minor version is 15 higher."""
+    torch = metadata.version("torch")
+    minor = re.match(r"2\.(\d+)", torch)
+    wanted = f": pip install 'torchvision==0.{int(minor[1]) + 15}.*'" if minor else ""
+    return f"install the torchvision that was built for torch {torch}{wanted}"
 
 
 def install_hint(extra: str, packages: Sequence[str] = ()) -> str:
