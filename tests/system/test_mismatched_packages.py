@@ -57,6 +57,4 @@ def test_a_torchvision_of_another_torch_is_said_in_one_line(tmp_path):
     assert (re.findall(r"^== (\d+)", done.stderr, re.MULTILINE), rest) == (["3"] * len(COMMANDS), "")
     for command, part in zip(COMMANDS, parts, strict=True):
         assert part.count(f"does not load: {ERROR}") == 1, command
-        assert re.search(
-            r"hint: install the torchvision that was built for torch 2\S+: pip install 'torchvision==0\.", part
-        )
+        assert re.search(r"hint: install the torchvision .* for torch 2\S+: pip install 'torchvision==0\.", part)
