@@ -1,4 +1,4 @@
-"""netbuild data check, stats."""
+"""netbuild data check, stats, video."""
 
 import sys
 from pathlib import Path
@@ -77,3 +77,17 @@ def stats(
         write_json(found)
     else:
         write(stats_text(found, terminal_width(sys.stdout)))
+
+
+@command(TRAIN, on=data_app)
+def video(
+    out: Annotated[Path, typer.Argument(help="NAME.mp4; any other path becomes a folder as MOTChallenge has it.")],
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames, at 25 a second.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene.")] = 0,
+) -> None:
+    """Make a video of moving shapes, as in the embedded data, with the true tracks of its objects beside it."""
+    from netbuild.data.shapes import write_video
+
+    with spinner(f"making {out}"):
+        truth = write_video(out, frames, seed)
+    write(f"{out}: {frames} frames; true tracks: {truth}")

@@ -19,6 +19,7 @@ import numpy as np
 from netbuild.data.dataset import CLASSIFY, Dataset, Floats, Sample, Split
 from netbuild.data.images import Bytes, pillow
 from netbuild.data.shapes import files as shapes
+from netbuild.data.shapes.placing import SIZE as SCENE_SIZE
 from netbuild.errors import MissingExtraError
 from netbuild.system.files import make_folder, temporary_folder, writing
 from netbuild.system.folders import cache_folder
@@ -29,7 +30,7 @@ NAMES = (CLASSIFICATION, DETECTION, *shapes.SETS)
 TEST_COUNT = 360  # digits in the test split
 SIDE = 128  # of the pictures of digits-detect, in pixels
 # The side in pixels of the pictures of sets for networks that usually take larger ones: a demonstration in minutes.
-SIDES = {DETECTION: SIDE, **dict.fromkeys(shapes.SETS, shapes.SIZE[0])}
+SIDES = {DETECTION: SIDE, **dict.fromkeys(shapes.SETS, SCENE_SIZE[0])}
 COUNTS = {"train": 640, "val": 160}  # pictures of digits-detect
 AUGMENTATION = "augmentation: digits\n"  # in the data file: digits must not be mirrored
 _SEED = 1

@@ -1,19 +1,17 @@
 """Save predictions into a folder: annotated pictures and videos, label files, JSON and crops."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from netbuild.data.fitting import Image
 from netbuild.drawing import encoding
+from netbuild.drawing.video import VideoWriter
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.prediction.result import Result
 from netbuild.system.files import make_folder, write_bytes, writing
-from netbuild.system.packages import cv2
 from netbuild.tasks.base import Task
 
 KINDS = ("pictures", "txt", "labels", "json", "crops")  # labels: as txt, without confidence
@@ -86,6 +84,7 @@ class Writer:
         self.folder, self.kinds = folder, kinds
         self.names = UniqueNames()
         self.video: VideoWriter | None = None
+        self.video_source: Path | None = None  # the video that the frames come from
 
     def __enter__(self) -> "Writer":
         return self
@@ -95,7 +94,7 @@ class Writer:
 
     def add(self, result: Result) -> None:
         """Write the files of a result."""
-        if self.video and self.video.source != result.path:
+        if self.video and self.video_source != result.path:
             self._close_video()
         name = result.path.stem if result.frame is None else f"{self._open_video(result)}-{result.frame:06}"
         stem = self.names.make(name)
@@ -126,77 +125,15 @@ class Writer:
         """Return the file stem of the video that a frame belongs to; it is opened with the first frame."""
         if self.video is None:
             name = self.names.make(result.path.stem)
-            self.video = VideoWriter(result.path, self.folder / f"{name}.mp4", result.fps or 25.0)
+            hint = "use --save json for its records"
+            self.video = VideoWriter(self.folder / f"{name}.mp4", result.fps or 25.0, hint)
+            self.video_source = result.path
         return self.video.file.stem
 
     def _close_video(self, complete: bool = True) -> None:
         if self.video:
             self.video.close(complete)
         self.video = None
-
-
-class VideoWriter:
-    """Writes an .mp4 file frame by frame; its size is that of the first frame.
-
-    Args:
-        source: the video that the frames come from.
-        file: the file to write.
-        fps: frames per second.
-    """
-
-    def __init__(self, source: Path, file: Path, fps: float) -> None:
-        self.source, self.file, self.fps = source, file, fps
-        self.draft = file.with_name(f".{file.stem}.{os.getpid()}.new.mp4")  # OpenCV chooses the format by the ending
-        self.writer: Any = None
-        self.count = 0
-
-    def add(self, image: Image) -> None:
-        """Write a frame (H, W, 3); odd sides are padded by one pixel, because the codec needs even ones."""
-        h, w = image.shape[:2]
-        even = cv2().copyMakeBorder(image, 0, h % 2, 0, w % 2, cv2().BORDER_REPLICATE)
-        if self.writer is None:
-            self.writer = self._open(even)
-        self.writer.write(cv2().cvtColor(even, cv2().COLOR_RGB2BGR))
-        self.count += 1
-
-    def _open(self, image: Image) -> Any:
-        """Open OpenCV's writer for frames of an image's size.
-
-        Raises:
-            NetbuildError: if OpenCV has no codec for it.
-        """
-        make_folder(self.file.parent)
-        code = cv2().VideoWriter.fourcc(*"mp4v")
-        writer = cv2().VideoWriter(str(self.draft), code, self.fps, (image.shape[1], image.shape[0]))
-        if not writer.isOpened():
-            raise NetbuildError(f"{self.file}: OpenCV cannot write this video", hint="use --save json for its records")
-        return writer
-
-    def close(self, complete: bool) -> None:
-        """Close the file; remove it if it is not complete.
-
-        Raises:
-            NetbuildError: if OpenCV did not write all frames.
-        """
-        if self.writer is None:
-            return
-        self.writer.release()
-        is_good = complete and self._is_readable()
-        with writing(self.file):
-            if is_good:
-                self.draft.replace(self.file)
-            else:
-                self.draft.unlink(missing_ok=True)
-        if complete and not is_good:
-            raise NetbuildError(f"{self.file}: cannot be written: frames are missing in it", hint="is the disk full?")
-
-    def _is_readable(self) -> bool:
-        """Whether the file has all frames; it is opened again, because OpenCV reports no errors of writing."""
-        video = cv2().VideoCapture(str(self.draft))
-        try:
-            return bool(video.isOpened() and video.get(cv2().CAP_PROP_FRAME_COUNT) >= self.count)
-        finally:
-            video.release()
 
 
 class UniqueNames:

@@ -205,3 +205,31 @@ def test_a_path_of_the_same_name_as_an_embedded_set_is_noted(tmp_path, monkeypat
     (tmp_path / "shapes").mkdir()
     (note,) = scan(open_data("shapes")).problems()
     assert (note.weight, note.hint) == ("note", "write ./shapes for the path")
+
+
+def test_videos_have_their_true_tracks_beside_them(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("data", "video", "clip.mp4", "--frames", 5, "--seed", 4)
+    assert (done.code, done.out) == (0, "clip.mp4: 5 frames; true tracks: clip.gt.txt\n"), done.err
+    assert cli("data", "video", "new/sequence", "--frames", 5, "--seed", 4).code == 0
+    truth = (tmp_path / "clip.gt.txt").read_text()
+    assert truth == (tmp_path / "new/sequence/gt/gt.txt").read_text()
+    rows = np.array([row.split(",") for row in truth.splitlines()], float)
+    assert set(rows[:, 0]) == set(range(1, 6))
+    frames = list(make_scene(4, (320, 240), count=5).frames(5))
+    for number, track, x, y, width, height, one, label, visible in rows:
+        (found,) = (found for found in frames[int(number) - 1].objects if found.track == track)
+        np.testing.assert_allclose((x, y, x + width, y + height), found.box, atol=0.02)
+        assert (one, label) == (1, found.label + 1)
+        assert visible == pytest.approx(found.visible, abs=1e-3)
+    assert len(rows) == sum(len(frame.objects) for frame in frames)
+    assert "seqLength=5\nimWidth=320\n" in (tmp_path / "new/sequence/seqinfo.ini").read_text()
+    picture = cv2.imread("new/sequence/img1/000005.png")[..., ::-1]
+    assert (picture == frames[4].picture).all()
+    video, count = cv2.VideoCapture("clip.mp4"), 0
+    while (read := video.read())[0]:
+        count += 1
+    assert count == 5
+    for path in ("clip.mp4", "new/sequence"):
+        done = cli("data", "video", path)
+        assert (done.code, f"{path}: is there already" in done.err) == (2, True), done.err

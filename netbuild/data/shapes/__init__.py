@@ -9,5 +9,16 @@ for frame in make_scene(seed=0, count=100).frames(100):
 from netbuild.data.shapes.outlines import CLASSES, FLIP_INDEX, LANDMARKS
 from netbuild.data.shapes.placing import make_scene
 from netbuild.data.shapes.scene import BACKGROUND, Frame, Scene, SeenObject
+from netbuild.data.shapes.video import write_video
 
-__all__ = ["BACKGROUND", "CLASSES", "FLIP_INDEX", "LANDMARKS", "Frame", "Scene", "SeenObject", "make_scene"]
+__all__ = [
+    "BACKGROUND",
+    "CLASSES",
+    "FLIP_INDEX",
+    "LANDMARKS",
+    "Frame",
+    "Scene",
+    "SeenObject",
+    "make_scene",
+    "write_video",
+]
