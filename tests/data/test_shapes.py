@@ -227,7 +227,7 @@ def test_videos_have_their_true_tracks_beside_them(cli, tmp_path, monkeypatch):
     picture = cv2.imread("new/sequence/img1/000005.png")[..., ::-1]
     assert (picture == frames[4].picture).all()
     video, count = cv2.VideoCapture("clip.mp4"), 0
-    while (read := video.read())[0]:
+    while video.read()[0]:
         count += 1
     assert count == 5
     for path in ("clip.mp4", "new/sequence"):
