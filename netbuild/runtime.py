@@ -29,7 +29,7 @@ MIN_STRIDE = 32  # both sides of a letterboxed picture are multiples of it
 MAX_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: protects from decompression bombs
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
-FITTINGS = ("letterbox", "middle")
+FITTINGS = ("letterbox", "middle", "stretch")
 BOX_FORMS = ("corners", "centres", "parts")
 MAX_BYTES = 2**31  # of an ONNX file: protobuf reads no larger one
 MAX_SIDE = 2**16  # of a picture or an input
@@ -88,7 +88,8 @@ class ModelInfo:
         stride: both sides of a letterboxed picture are multiples of it.
         size: default height and width that pictures are fitted into.
         channels: channels of the input: 1, 3 or 4.
-        fitting: how pictures are brought to the size: ``letterbox``, or ``middle`` for a centre crop.
+        fitting: how pictures are brought to the size: ``letterbox``, ``middle`` for a centre crop, or ``stretch``,
+            which does not keep their aspect ratio.
         one2one: whether the outputs are detections, best first, that need no suppression: box, score, class.
         nms: options of the suppression inside the file; None if there is none.
         boxes: form of these boxes: ``corners``, ``centres`` (and sizes), or ``parts``: centres and sizes as fractions
@@ -333,7 +334,8 @@ class Model:
             hint = f"leave it out, or export with --dynamic size; the file was made for {height}x{width}"
             raise RunError(f"{self.path}: imgsz {size[0]}x{size[1]}: the file takes {height}x{width} only", hint)
         if rect is not None and (self.fixed_size or self.info.fitting != "letterbox"):
-            kind = "whose size is fixed" if self.fixed_size else "that takes the middle of pictures"
+            takes = "stretched pictures" if self.info.fitting == "stretch" else "the middle of pictures"
+            kind = "whose size is fixed" if self.fixed_size else f"that takes {takes}"
             raise RunError(f"rect has no effect on a file {kind}", hint="leave it out")
         return size, self.fixed_size is None and rect is not False
 
@@ -398,6 +400,8 @@ class Model:
         """Fit a picture (H, W, C) to the input size; return it and its placement."""
         if self.info.fitting == "middle":
             return center_crop(pixels, size)
+        if self.info.fitting == "stretch":
+            return stretch(pixels, size, 1 if self.fixed_size else self.info.stride)
         return letterbox(pixels, size, 1 if self.fixed_size else self.info.stride, rect)
 
     def make_records(self, outputs: Sequence[Array], placement: "Placement", limits: "Filter") -> list[dict[str, Any]]:
@@ -938,6 +942,13 @@ def center_crop(image: Array, size: tuple[int, int]) -> tuple[Array, Placement]:
     inner = round(h * larger), round(w * larger)
     placement = Placement((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2), size)
     return cut if cut.shape[:2] == tuple(size) else resize(cut, *size), placement
+
+
+def stretch(image: Array, size: tuple[int, int], stride: int) -> tuple[Array, Placement]:
+    """Resize a picture (H, W, C) to a (height, width), rounded up to the stride, whatever its aspect ratio is."""
+    original = image.shape[0], image.shape[1]
+    inner = ceil(size[0] / stride) * stride, ceil(size[1] / stride) * stride
+    return image if inner == original else resize(image, *inner), Placement(original, inner, (0, 0), inner)
 
 
 # -- detections -------------------------------------------------------------------------------------------------------

@@ -143,6 +143,16 @@ class Settings:
             defaults = DIGIT_DEFAULTS if task != "detect" else PICTURE_DEFAULTS | {"flip_lr": 0.0}
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
+    def with_network_defaults(self, values: Mapping[str, Any]) -> "Settings":
+        """Return a copy with values that suit a network, for the settings that are still ``auto`` or null.
+
+        A learning rate belongs to its optimiser: with another one that is set it remains null.
+        """
+        missing = {name: value for name, value in values.items() if getattr(self, name) in ("auto", None)}
+        if self.optimizer not in ("auto", values.get("optimizer")):
+            missing.pop("lr", None)
+        return replace(self, **missing)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name, in their order."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

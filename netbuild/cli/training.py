@@ -159,6 +159,8 @@ def train(
     )  # fmt: skip
     chosen = settings.load(config, flags)
     if print_config:
+        if file is not None:
+            chosen = _settings_of_network(file, chosen, trust, scale=scale, set=set or (), modules=modules or ())
         write(chosen.to_yaml(comments=True))
         return
     network = {"weights": weights, "download": download, "scale": scale, "set": set or ()}
@@ -169,6 +171,15 @@ def train(
         run.overfit(chosen)
     else:
         run.train(chosen, flags)
+
+
+def _settings_of_network(file: str, chosen: Any, trust: bool, **options: Any) -> Any:
+    """Return the settings with the values that a run of this network would choose for those that are open."""
+    from netbuild.graph.opening import open_graph
+    from netbuild.tasks.losses import default_settings
+
+    graph = open_graph(file, **options, trusted=may_run(trust))
+    return chosen.with_network_defaults(default_settings(graph.layers[-1].factory.make))
 
 
 def _named_files(texts: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fitting pictures to a network's input size by letterbox or centre crop, and mapping coordinates back."""
+"""Fitting pictures to a network's input size by letterbox, centre crop or stretching, and mapping coordinates back."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -109,4 +109,19 @@ def fit_center_crop(image: Image, size: tuple[int, int], stride: int, rect: bool
     return center_crop(image, size), place
 
 
-FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop}  # by `netbuild.tasks.base.Task.fitting`
+def stretch(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+    """Resize a picture (H, W, C) to a (height, width) without keeping its aspect ratio; return also its place.
+
+    Args:
+        image: the picture.
+        size: height and width of the network's image.
+        stride: both sides of the result are multiples of it.
+        rect: without effect, since nothing is padded.
+    """
+    h, w = (ceil(side / stride) * stride for side in size)
+    original = image.shape[0], image.shape[1]
+    return image if original == (h, w) else resize(image, h, w), Letterbox(original, (h, w), (0, 0))
+
+
+# By `netbuild.tasks.base.Task.fitting`.
+FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop, "stretch": stretch}

@@ -42,6 +42,8 @@ class FeedOptions:
         learning: whether the samples are for training, and so augmented.
         batch: number of samples per batch.
         pictures: channels of each second picture that the network takes, by the name of the samples' extra.
+        fitting: how pictures are fitted to ``imgsz`` where the source of samples knows several ways, see
+            `netbuild.data.fitting.FITTINGS`.
     """
 
     imgsz: tuple[int, int]
@@ -52,6 +54,7 @@ class FeedOptions:
     learning: bool
     batch: int
     pictures: Mapping[str, int] = field(default_factory=dict)
+    fitting: str = "letterbox"
 
     @property
     def augmentation(self) -> Settings | None:

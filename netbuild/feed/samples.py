@@ -190,6 +190,30 @@ class FixedSizeSamples(SceneSamples):
         return self.shape
 
 
+class StretchedSamples(FixedSizeSamples):
+    """Samples stretched to one (height, width), whatever their aspect ratio is; see `FixedSizeSamples`.
+
+    Args:
+        samples, shape, channels, options: as for `FixedSizeSamples`.
+        settings: of augmentation, for a square image; None for no augmentation.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        shape: tuple[int, int],
+        channels: int,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(samples, shape, channels, **options)
+        self.settings = settings
+
+    def read_image(self, index: int) -> Image:
+        image = self.samples[index].image(self.channels)
+        return image if image.shape[:2] == self.shape else resize(image, *self.shape)
+
+
 def _aspect(sample: Sample) -> float:
     """Return height over width; 1 if the size is not known."""
     return sample.size[1] / sample.size[0] if sample.size else 1.0
@@ -248,6 +272,11 @@ def feed_scenes(
         samples = [sample.without_crowds() for sample in samples]
     side, channels = max(options.imgsz), options.channels
     common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
+    if options.fitting == "stretch":
+        if options.settings.rect:
+            raise NetbuildError("rect has no effect: the network takes stretched pictures", hint="leave it out")
+        shape = options.canvas or (side, side)
+        return StretchedSamples(samples, shape, channels, options.augmentation, **common), collate_scenes
     if options.canvas:
         return FixedSizeSamples(samples, options.canvas, channels, **common), collate_scenes
     if options.learning or options.settings.rect is False:

@@ -28,7 +28,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
     """Return the metadata that every exported file carries; ``size`` is the height and width of its input."""
     card, head = network.card, traits(network.model[-1])
     names = card.names or [str(i) for i in range(card.nc or 0)]
-    fitting = task.fitting if task else "letterbox" if head.stride or head.ranks else "middle"
+    fitting = task.fitting if task else head.fitting or ("letterbox" if head.stride or head.ranks else "middle")
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),

@@ -275,7 +275,8 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     """Return the height and width that pictures are fitted into."""
     letterbox = task.fitting == "letterbox"
     if rect is not None and not letterbox:
-        refuse_options({"rect" if rect else "no-rect": rect}, f"for the task '{task.name}'")
+        reason = "on stretched pictures" if task.fitting == "stretch" else f"for the task '{task.name}'"
+        refuse_options({"rect" if rect else "no-rect": rect}, reason)
     if (given := expand_size(imgsz)) is not None:
         return given
     return (max(size),) * 2 if letterbox else size

@@ -147,7 +147,7 @@ class Task(ABC):
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
     head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
-    fitting: ClassVar[str] = "middle"
+    fitting: str = "middle"
     saves: ClassVar[tuple[str, ...]] = ("json",)
     record_fields: ClassVar[tuple[str, ...]] = ()
     gives_probabilities: ClassVar[bool] = False

@@ -59,7 +59,7 @@ class BoxTask(Task):
     unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing",)
     draw_confidence = CONFUSION_CONFIDENCE
     summed = True
-    fitting = "letterbox"
+    fitting: str = "letterbox"
     record_fields: ClassVar[tuple[str, ...]] = ("box",)
     saves: ClassVar[tuple[str, ...]] = ("pictures", "txt", "labels", "json", "crops")
 
@@ -77,6 +77,8 @@ class BoxTask(Task):
             raise NetbuildError(f"the task '{self.name}' cannot read the head {kind}", hint=hint)
         if read.stride == ():
             raise NetbuildError(f"the strides of the head {kind}'s sources are not known")
+        if read.fitting:
+            self.fitting = read.fitting
         self.criterion = self.make_loss(gains, class_weights)
         self.summed = self.criterion.summed if self.criterion else True
 

@@ -127,7 +127,15 @@ def make_samples(
     check_channels(report, split, card.ch)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
     options = FeedOptions(
-        imgsz, card.ch, card.nc or 0, card.canvas, settings, learning, settings.batch, further.pictures
+        imgsz,
+        card.ch,
+        card.nc or 0,
+        card.canvas,
+        settings,
+        learning,
+        settings.batch,
+        further.pictures,
+        task.fitting,
     )
     print_note(task.check_samples(report.dataset, report.samples(split)) or "")
     samples, collate = task.feed(report.samples(split), options)

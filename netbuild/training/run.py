@@ -19,6 +19,7 @@ from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import fail_together, init_process_group, is_main_process
+from netbuild.tasks.losses import default_settings
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
 from netbuild.training.callback_list import CallbackList
@@ -277,6 +278,7 @@ def _make_arguments(
     settings = complete_settings(task_class(network.card.task), report, settings)
     print_note(describe_size_fault(network, settings))
     task = make_training_task(network, report, settings)
+    settings = settings.with_network_defaults(default_settings(network.model[-1]))
     print_note(find_further_inputs(network, task, dataset, settings).note)
     train = make_loader(network, task, report, "train", settings, True)
     val = make_loader(network, task, report, held_out, settings, False)

@@ -243,10 +243,10 @@ def test_guided_blocks():
 
 def test_the_decoder_returns_every_layer_in_training_and_one_in_eval():
     head = L.RTDETRDecoder(3, CH, hd=16, nq=20, nh=2, ndl=3, d_ffn=32)
-    boxes, scores, enc_boxes, enc_scores, extra = head(FEATS)
+    boxes, scores, enc_boxes, enc_scores, extra, proposals = head(FEATS)
     assert [list(t.shape) for t in (boxes, scores)] == [[3, 2, 20, 4], [3, 2, 20, 3]]
     assert [list(t.shape) for t in (enc_boxes, enc_scores)] == [[2, 20, 4], [2, 20, 3]]
-    assert extra is None
+    assert extra is proposals is None
     sum(t.square().sum() for t in (boxes, scores, enc_boxes, enc_scores)).backward()
     still = {name.split(".")[0] for name, p in head.named_parameters() if p.grad is None}
     assert still == {"denoising_class_embed"}  # which only noised boxes use
@@ -317,7 +317,7 @@ def test_denoising_queries_are_hidden_from_the_others():
     for layer in head.decoder.layers:
         layer.cross_attn.sampling_offsets.weight.data.normal_(0, 0.1)
     head.training = head.decoder.training = True  # norms as in eval, so that two passes can be compared
-    plain, (boxes, scores, _, _, noise) = head(feats), head(feats, OBJECTS)
+    plain, (boxes, scores, _, _, noise, _) = head(feats), head(feats, OBJECTS)
     assert boxes.shape == (3, 3, 18 + 20, 4)
     torch.testing.assert_close(boxes[:, :, 18:], plain[0])
     torch.testing.assert_close(scores[:, :, 18:], plain[1])

@@ -235,6 +235,7 @@ def test_pictures_are_fitted_as_predict_fits_them(shape, size, stride, rect):
     for (found, placement), (wanted, letterbox) in (
         (runtime.letterbox(image, size, stride, rect), fitting.letterbox(image, size, stride, rect)),
         (runtime.center_crop(image, size), fitting.fit_center_crop(image, size, stride, rect)),
+        (runtime.stretch(image, size, stride), fitting.stretch(image, size, stride, rect)),
     ):
         assert (placement.size, placement.inner, placement.corner) == tuple(vars(letterbox).values())
         assert placement.input_size == found.shape[:2] == wanted.shape[:2]

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 
 import netbuild
 from netbuild import runtime
-from netbuild.data.fitting import letterbox
+from netbuild.data.fitting import letterbox, stretch
 from netbuild.data.images import read_image
 
 pytest.importorskip("onnx")
@@ -87,14 +87,14 @@ def make_ranking_network(folder, task):
 # -- reference in torch -----------------------------------------------------------------------------------------------
 
 
-def fit_picture(picture, shape):
+def fit_picture(picture, shape, fit=letterbox):
     """Fit a picture to an input shape: (1, 3, H, W), and its placement."""
-    pixels, place = letterbox(read_image(picture), shape, 1, False)
+    pixels, place = fit(read_image(picture), shape, 1, False)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255, place
 
 
-def run_network(network, picture, shape):
-    image, place = fit_picture(picture, shape)
+def run_network(network, picture, shape, fit=letterbox):
+    image, place = fit_picture(picture, shape, fit)
     with torch.no_grad():
         found = network(image)
     return (found[0] if isinstance(found, tuple) else found), place
@@ -324,8 +324,8 @@ def test_boxes_of_a_transformer_are_fractions_of_the_image(here):
     )
     checkpoint = network_of(here, "decoder", text, NAMES, ())
     model = runtime.load(export(checkpoint, here / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
-    assert (model.info.boxes, model.info.fitting) == ("parts", "letterbox")
-    outputs, place = run_network(netbuild.build(checkpoint).eval(), "wide.png", (64, 96))
+    assert (model.info.boxes, model.info.fitting) == ("parts", "stretch")
+    outputs, place = run_network(netbuild.build(checkpoint).eval(), "wide.png", (64, 96), stretch)
     rows = outputs[0][:10]
     corners = map_to_picture((to_corners(rows[:, :4]) * torch.tensor([96, 64, 96, 64])).view(-1, 2, 2), place).view(
         -1, 4

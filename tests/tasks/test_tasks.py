@@ -438,11 +438,17 @@ def test_class_weights():
     assert compute_class_weights(torch.tensor([7, 1]), 0.0).tolist() == [1, 1]
 
 
+def make_decoder_without_loss():
+    decoder = RTDETRDecoder(2, [16])
+    decoder.learns = ""
+    return decoder
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
         (torch.nn.Linear(2, 2), "cannot read the head Linear"),
-        (RTDETRDecoder(2, [16]), "no loss for the head RTDETR"),
+        (make_decoder_without_loss(), "no loss for the head RTDETR"),
         (Detect(2, [16]), "strides of the head Detect"),
     ],
 )

@@ -3,7 +3,7 @@
 import itertools
 from copy import deepcopy
 from math import log, pi
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,8 @@ class MSDeformAttn(nn.Module):
         centre, size = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:]
         positions = 2 * (centre + offsets / points * size * 0.5) - 1
         maps = self.value_proj(value).view(b, -1, heads, query.shape[-1] // heads)
+        if self.training and value.device.type == "cpu":
+            return self.output_proj(gather_maps(maps, shapes, positions, weights))
         sampled = sample_maps(maps, shapes, positions)  # (B, heads, d / heads, Q, levels * points)
         mixed = (sampled * weights.transpose(1, 2)[:, :, None]).sum(-1)
         return self.output_proj(mixed.flatten(1, 2).transpose(1, 2))
@@ -96,6 +98,39 @@ def sample_maps(maps: torch.Tensor, shapes: list[tuple[int, int]], positions: to
         grid = positions[:, :, :, level].transpose(1, 2).flatten(0, 1)
         values.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
     return torch.cat(values, -1).view(b, m, d, positions.shape[1], -1)
+
+
+def gather_maps(
+    maps: torch.Tensor, shapes: list[tuple[int, int]], positions: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Interpolate tokens as `sample_maps` does and sum them by weights (B, Q, m, L*P): (B, Q, m*d).
+
+    One weighted sum of rows does what is otherwise an interpolation, a product and a sum, with the largest tensors of
+    training between them. On a CPU a training step takes a fifth less time; exporters know only the other form.
+    """
+    b, n, m, d = maps.shape
+    q, levels = positions.shape[1], len(shapes)
+    h, w = (positions.new_tensor(sides)[:, None] for sides in zip(*shapes, strict=True))  # (L, 1)
+    starts = torch.tensor([0, *itertools.accumulate(a * b for a, b in shapes[:-1])], device=maps.device)
+    image = torch.arange(b, device=maps.device).view(b, 1, 1, 1, 1)
+    first = (image * n + starts[:, None]) * m + torch.arange(m, device=maps.device).view(m, 1, 1)
+    # Coordinates in cells, x and y apart: what follows reads them many times, and only whole blocks are read quickly.
+    x, y = ((p + 1) / 2 * side - 0.5 for p, side in zip(positions.unbind(-1), (w, h), strict=True))
+    left, top = x.detach().floor(), y.detach().floor()
+    lower, right = y - top, x - left
+    weights = weights.view(b, q, m, levels, -1)
+    below = lower * weights
+    above = weights - below
+    factors = (above - above * right, above * right, below - below * right, below * right)
+    rows, inside = [], []
+    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        cell = row.clamp(min=0).minimum(h - 1) * w + column.clamp(min=0).minimum(w - 1)
+        rows.append(first + cell.long() * m)
+        inside.append((row >= 0) & (row < h) & (column >= 0) & (column < w))
+    factor = torch.cat(factors, -1) * torch.cat(inside, -1)
+    index, factor = (part.view(b * q * m, -1) for part in (torch.cat(rows, -1), factor.to(maps.dtype)))
+    summed = F.embedding_bag(index, maps.reshape(-1, d), per_sample_weights=factor, mode="sum")
+    return summed.view(b, q, m * d)
 
 
 class DeformableTransformerDecoderLayer(nn.Module):
@@ -155,21 +190,38 @@ def logit(x: torch.Tensor) -> torch.Tensor:
     return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
+class Proposals(NamedTuple):
+    """Boxes and classes that the encoder predicts at all of its N positions.
+
+    Attributes:
+        boxes: (B, N, 4) as centre and size in 0..1.
+        scores: (B, N, nc) class logits.
+        points: (N, 2) x and y of the positions in 0..1.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    points: torch.Tensor
+
+
 class RTDETRDecoder(Head):
     """At most nq objects from maps (B, ch[i], H_i, W_i), finest first, by ndl decoder layers; needs no suppression.
 
     Training: (boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), boxes (B, Q, 4) and logits
-    (B, Q, nc) of the query selection, None). With `targets`, "boxes" (M, 4) as centre and size in 0..1, "classes" (M,)
-    and "index" (M,), the image of each, denoising queries come first among the queries, and `NoisyQueries` takes the
-    place of None. Eval: (y, outputs of training with the layer `eval_idx` alone); y is (B, Q, 6): box, score, class.
+    (B, Q, nc) of the query selection, None, None). With `targets`, "boxes" (M, 4) as centre and size in 0..1, "classes"
+    (M,) and "index" (M,), the image of each, denoising queries come first among the queries, `NoisyQueries` takes the
+    place of the first None unless there are no objects, and `Proposals` that of the second. Eval: (y, outputs of
+    training with the layer `eval_idx` alone); y is (B, Q, 6): box, score, class.
 
     Raises:
         ValueError: for arguments that do not fit together.
     """
 
     task = "detect"
+    learns = "queries"
     box_form = "parts"
     returns_raw = True
+    fitting = "stretch"  # its boxes are fractions of the image, and the published networks saw pictures so
 
     def __init__(
         self,
@@ -214,7 +266,7 @@ class RTDETRDecoder(Head):
     def init_weights(self) -> None:
         """Start from low scores, and from boxes where the queries are."""
         for score, box in [(self.enc_score_head, self.enc_bbox_head), *zip(self.dec_score_head, self.dec_bbox_head)]:
-            score.bias.fill_(-log(99) / 80 * self.nc)
+            score.bias.fill_(-log(99))  # a probability of 1 %, however many classes there are
             nn.init.zeros_(box.layers[-1].weight)
             nn.init.zeros_(box.layers[-1].bias)
         for layer in (self.enc_output[0], *self.query_pos_head.layers, *(proj[0] for proj in self.input_proj)):
@@ -226,14 +278,21 @@ class RTDETRDecoder(Head):
         maps = [proj(feat) for proj, feat in zip(self.input_proj, feats, strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
-        queries, boxes, enc_boxes, enc_scores = self.select(tokens, shapes)
+        queries, boxes, enc_boxes, enc_scores, proposals = self.select(tokens, shapes, targets is not None)
         noise = self.make_noise(targets, tokens.shape[0], queries.shape[1])
         if noise:
             queries = torch.cat((self.embed_classes(noise), queries), 1)
             boxes = torch.cat((noise.boxes.to(boxes.dtype), boxes), 1)
+        elif self.training and targets is not None:
+            # Every process of a run must have gradients for the same weights, also one whose batch has no objects.
+            queries = queries + 0 * self.denoising_class_embed.weight.sum()
         dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes, noise.mask if noise else None)
-        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise)
+        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise, proposals)
         return raw if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
+
+    def widen(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Return boxes in float32 at least in training: half precision would round those of a large image to pixels."""
+        return boxes.to(torch.promote_types(boxes.dtype, torch.float32)) if self.training else boxes
 
     def make_noise(self, targets: dict[str, torch.Tensor] | None, images: int, queries: int) -> NoisyQueries | None:
         """Make denoising queries; None in eval, without objects, and if ``nd`` is 0."""
@@ -246,19 +305,27 @@ class RTDETRDecoder(Head):
         embedded = self.denoising_class_embed(noise.classes.clamp(min=0))
         return embedded * (noise.classes >= 0)[..., None]
 
-    def select(self, tokens: torch.Tensor, shapes: list[tuple[int, int]]) -> tuple[torch.Tensor, ...]:
-        """Select the tokens of highest score: queries, box logits, and boxes and class logits for the loss."""
-        anchors, outside = anchor_logits(shapes, tokens)
+    def select(self, tokens: torch.Tensor, shapes: list[tuple[int, int]], learns_all: bool = False) -> tuple[Any, ...]:
+        """Select the tokens of highest score: queries, box logits, and boxes and class logits for the loss.
+
+        With ``learns_all`` the last value are, in training, the `Proposals` of all tokens; otherwise it is None.
+        """
+        anchors, outside = anchor_logits(shapes, self.widen(tokens[:1, :1]))
         memory = self.enc_output(tokens.masked_fill(outside, 0))
         scores = self.enc_score_head(memory)
         best = scores.amax(-1).topk(min(self.nq, tokens.shape[1])).indices[..., None]
+        proposals = None
+        if learns_all and self.training:
+            all_boxes = (self.enc_bbox_head(memory) + anchors).sigmoid()
+            # Positions at the border have no box, so they are placed where no object is.
+            proposals = Proposals(all_boxes, scores, anchors[0, :, :2].sigmoid().masked_fill(outside[0], -1))
         content, scores = (t.gather(1, best.expand(-1, -1, t.shape[2])) for t in (memory, scores))
         boxes = self.enc_bbox_head(content) + anchors.expand(tokens.shape[0], -1, -1).gather(1, best.expand(-1, -1, 4))
         if self.tgt_embed is not None:
             queries = self.tgt_embed.weight[: content.shape[1]].expand_as(content)
         else:
             queries = content.detach() if self.training else content
-        return queries, boxes.detach() if self.training else boxes, boxes.sigmoid(), scores
+        return queries, boxes.detach() if self.training else boxes, boxes.sigmoid(), scores, proposals
 
     def refine(
         self,
@@ -274,7 +341,7 @@ class RTDETRDecoder(Head):
         last = range(len(self.decoder.layers))[self.eval_idx]
         for i, layer in enumerate(self.decoder.layers):
             x = layer(x, reference, tokens, shapes, self.query_pos_head(reference), mask)
-            delta = self.dec_bbox_head[i](x)
+            delta = self.widen(self.dec_bbox_head[i](x))
             refined = (delta + logit(reference)).sigmoid()
             if self.decoder.training:
                 # "Look forward twice" (DINO): the loss of a layer also reaches the layer before it.

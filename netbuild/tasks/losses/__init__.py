@@ -1,7 +1,7 @@
 """Losses of heads by the name that `netbuild.layers.heads.base.Head.learns` gives. One small file each."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netbuild.system.plugins import Registry
 
@@ -13,6 +13,7 @@ LOSSES: "Registry[HeadLoss]" = Registry(
     "netbuild.tasks.losses.base:HeadLoss",
     {
         "cells": "netbuild.tasks.losses.cells:CellsLoss",
+        "queries": "netbuild.tasks.losses.queries:QueriesLoss",
         "segment": "netbuild.tasks.losses.segment:SegmentLoss",
         "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",
     },
@@ -32,6 +33,16 @@ def loss(name: str) -> Callable[[T], T]:
         return LOSSES.decorate(cls)
 
     return register
+
+
+def default_settings(head: Any) -> Mapping[str, Any]:
+    """Return values of settings that suit a head, for a run that leaves them at ``auto`` or null.
+
+    Args:
+        head: the head, or its class; a module without a loss has none.
+    """
+    name = getattr(head, "learns", "")
+    return find(name).default_settings if name else {}
 
 
 def find(name: str) -> type["HeadLoss"]:

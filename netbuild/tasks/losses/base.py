@@ -1,6 +1,7 @@
 """The base class of losses for a kind of head."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,6 +39,8 @@ class HeadLoss(ABC):
     """
 
     name: ClassVar[str] = ""  # the name that heads give in ``learns``; set by the decorator
+    # Values of settings that suit the heads of this loss, for a run that leaves them at ``auto`` or null.
+    default_settings: ClassVar[Mapping[str, Any]] = {}
     summed = True  # whether the loss grows with the batch, rather than being a mean over it
 
     def __init__(
