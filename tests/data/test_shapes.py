@@ -43,6 +43,7 @@ def test_every_set_opens_without_a_note(name, tmp_path_factory, monkeypatch):
     assert (sample.image(3) == frame.picture).all()
     assert bool(sample.outlines) == (name != "shapes-pose")
     assert (sample.keypoints is not None) == (name == "shapes-pose")
+    assert dataset.keypoint_names == (("front", "left", "right", "back") if name == "shapes-pose" else ())
     if name == "shapes":
         assert (sample.extra("mask", "classes")[..., 0] == frame.classes).all()
         np.testing.assert_allclose(sample.extra("depth", "values")[..., 0], frame.depth, atol=6e-4)

@@ -21,7 +21,9 @@ from netbuild.data.shapes.scene import Frame, SeenObject
 ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
 SETS = (ALL, SEGMENT, POSE, ORIENTED)
 COUNTS = {"train": 480, "val": 120}  # pictures
-LAYOUT = 1  # version of the files: increase it when what is written changes
+DEPTH_SCALE = 1000  # numbers of the depth files for a metre
+SIGMA = 0.1  # of OKS for all landmarks, which are drawn: about as for the large joints of COCO's people
+LAYOUT = 2  # version of the files: increase it when what is written changes
 _SEED = 1
 
 
@@ -77,8 +79,8 @@ def _write_picture(folder: Path, split: str, stem: str, frame: Frame) -> None:
     library, first = pillow(), folder / ALL / "images" / split / f"{stem}.png"
     library.fromarray(frame.picture).save(first, compress_level=1)
     library.fromarray(frame.classes).save(folder / ALL / "masks" / split / f"{stem}.png", compress_level=1)
-    depth = library.fromarray(frame.depth.round(3).astype(np.float32))
-    depth.save(folder / ALL / "depth" / split / f"{stem}.tif")
+    depth = library.fromarray(np.rint(frame.depth * DEPTH_SCALE).astype(np.uint16))
+    depth.save(folder / ALL / "depth" / split / f"{stem}.png", compress_level=1)
     for name in SETS:
         if name != ALL:
             _link(first, folder / name / "images" / split / first.name)
@@ -99,8 +101,9 @@ def _describe(name: str) -> str:
     names = (*CLASSES, "background") if name == ALL else CLASSES
     lines = ["path: .", "train: images/train", "val: images/val", f"names: [{', '.join(names)}]"]
     if name == ALL:
-        lines += ["extras:", "  mask: {kind: classes, folder: masks}", "  depth: values"]
+        lines += ["masks: masks", "depth: depth", f"depth_scale: {DEPTH_SCALE}"]
     if name == POSE:
         lines += [f"kpt_shape: [{len(LANDMARKS)}, 3]", f"flip_idx: {list(FLIP_INDEX)}"]
-        lines += [f"kpt_names: [{', '.join(LANDMARKS)}]"]
+        lines += [f"kpt_names: [{', '.join(LANDMARKS)}]", "skeleton: [[0, 1], [0, 2], [3, 1], [3, 2]]"]
+        lines += [f"kpt_oks_sigmas: {[SIGMA] * len(LANDMARKS)}"]
     return "".join(f"{line}\n" for line in lines)
