@@ -57,7 +57,7 @@ class ObjectMetric(Metric):
         names: names of the classes.
     """
 
-    lists = ("detections", "truths")
+    lists: tuple[str, ...] = ("detections", "truths")
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)

@@ -202,7 +202,7 @@ class OverlapEvaluation(ABC):
         return {self.prefix + name: draw for name, draw in drawn.items()}
 
     def _is_in_ignored(self, picture: int, found: Ints, ignored: Bools, threshold: float) -> Bools:
-        """Return (len(found),) whether a detection lies in an ignored object: by its share in a crowd, else by overlap."""
+        """Return whether each detection lies in an ignored object: by its share in a crowd, by overlap in another."""
         crowd = self.truths[picture][:, 5] == 1
         shares = self.crowd_share(picture, found, np.flatnonzero(ignored & crowd))
         overlaps = self.overlap(picture, found, np.flatnonzero(ignored & ~crowd))
