@@ -1164,38 +1164,76 @@ def mask_fields(rows: Array, prototypes: Array, placement: Any) -> Iterator[dict
         raise RunError(f"the outputs do not fit together: {counts}")
     h, w = placement.size
     # A pixel is inside a box if its centre is.
-    edges = np.ceil(np.nan_to_num(Placement.undo(placement, rows[:, :4])) - 0.5).astype(int)
+    edges = np.ceil(np.nan_to_num(Placement.undo(placement, rows[:, :4])) - 0.5).astype(int).tolist()
+    by_row, by_column = (_weigh_cells(prototypes.shape[axis], placement, axis - 1) for axis in (1, 2))
     for coefficients, (x1, y1, x2, y2) in zip(rows[:, 6:], edges):
-        logits = np.tensordot(coefficients, prototypes, 1)[None]
-        inside = sample_maps(logits, placement, np.arange(y1, y2), np.arange(x1, x2))[0] > 0
-        yield {"mask": encode_mask(inside, int(y1), int(x1), (h, w))}
+        inside = np.zeros((0, 0), bool)
+        if x1 < x2 and y1 < y2:
+            (down, near), (across, beside) = _cut_weights(by_row, y1, y2), _cut_weights(by_column, x1, x2)
+            cells = prototypes[:, near, beside]
+            logits = (coefficients @ cells.reshape(len(cells), prod(cells.shape[1:]))).reshape(cells.shape[1:])
+            inside = down @ logits @ across.T > 0
+        yield {"mask": encode_mask(inside, y1, x1, (h, w))}
+
+
+def _weigh_cells(count: int, placement: Any, axis: int) -> tuple[Array, Array, Array]:
+    """Return the weight (pixels, count) of each cell of a map in each pixel's interpolated value along an axis.
+
+    With them come the two cells (pixels,) that have a weight.
+    """
+    numbers = np.arange(placement.size[axis])
+    low, high, part = _find_cells(count, placement, axis, numbers)
+    weights = np.zeros((len(numbers), count), np.float32)
+    weights[numbers, high] = part
+    weights[numbers, low] += 1 - part  # at the border both are one cell
+    return weights, low, high
+
+
+def _cut_weights(table: tuple[Array, Array, Array], start: int, end: int) -> tuple[Array, slice]:
+    """Return the weights of pixels from ``start`` to before ``end``, and the range of the cells that they are of."""
+    weights, low, high = table
+    cells = slice(low[start], high[end - 1] + 1)
+    return weights[start:end, cells], cells
 
 
 def sample_maps(maps: Array, placement: Any, rows: Array, columns: Array) -> Array:
     """Interpolate maps (k, h, w) of the network's input at pixels of the picture: (k, rows, columns)."""
     for axis, numbers in ((1, rows), (2, columns)):
-        count, (size, inner, margin) = (
-            maps.shape[axis],
-            (s[axis - 1] for s in (placement.size, placement.inner, placement.corner)),
-        )
-        length = inner + 2 * margin  # of the input; it may be a pixel longer
-        step = round(length / count)
-        spare = length - step * count  # convolutions without padding cut off a border
-        position = (numbers + 0.5) * (inner / size) + margin - (spare / 2 if abs(spare) > 1 else 0)
-        between = (position / step - 0.5).clip(0, count - 1)
-        low = between.astype(np.int64)
-        part = (between - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
-        maps = maps.take(low, axis) * (1 - part) + maps.take((low + 1).clip(max=count - 1), axis) * part
+        low, high, part = _find_cells(maps.shape[axis], placement, axis - 1, numbers)
+        part = part.reshape(-1, *[1] * (2 - axis))
+        maps = maps.take(low, axis) * (1 - part) + maps.take(high, axis) * part
     return maps
+
+
+def _find_cells(count: int, placement: Any, axis: int, numbers: Array) -> tuple[Array, Array, Array]:
+    """Return for the picture's pixels of these numbers the two nearest of a map's cells, and the weight of the second.
+
+    Args:
+        count: number of the map's cells along the axis.
+        placement: the placement of the picture in the network's input.
+        axis: 0 for rows, 1 for columns.
+        numbers: (n,) rows or columns of the picture.
+    """
+    size, inner, margin = placement.size[axis], placement.inner[axis], placement.corner[axis]
+    length = inner + 2 * margin  # of the input; it may be a pixel longer
+    step = round(length / count)
+    spare = length - step * count  # convolutions without padding cut off a border
+    position = (numbers + 0.5) * (inner / size) + margin - (spare / 2 if abs(spare) > 1 else 0)
+    between = (position / step - 0.5).clip(0, count - 1)
+    low = between.astype(np.int64)
+    return low, (low + 1).clip(max=count - 1), (between - low).astype(np.float32)
 
 
 def encode_mask(part: Array, top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
     """Encode a mask (h, w), at an offset in a picture of a size, as COCO's run lengths: by columns, outside first."""
-    padded = np.pad(part.T, ((0, 0), (1, 1)))
-    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    ends, times = np.unique((left + column) * size[0] + top + row, return_counts=True)
-    ends = ends[times == 1]  # a run that continues in the next column is one run
-    counts = np.diff(ends, prepend=0, append=prod(size)).tolist()
+    padded = np.zeros((part.shape[1], part.shape[0] + 2), bool)
+    padded[:, 1:-1] = part.T
+    column, row = np.divmod(np.flatnonzero(padded[:, 1:] != padded[:, :-1]), part.shape[0] + 1)
+    ends = (left + column) * size[0] + top + row
+    if part.shape[0] == size[0]:  # a run that continues in the next column is one run
+        ends, times = np.unique(ends, return_counts=True)
+        ends = ends[times == 1]
+    counts = np.diff(np.concatenate(([0], ends, [prod(size)]))).tolist()
     return {"size": [*size], "counts": counts if counts[-1] else counts[:-1]}
 
 

@@ -144,6 +144,13 @@ class BatchLoader:
         """Return the indices of this rank's samples, in the epoch's order."""
         return [index for batch in self.batches(epoch) for index in batch]
 
+    def unsharded(self) -> "BatchLoader":
+        """Return a loader of the samples of all ranks, for one process alone; in a run of one process this loader."""
+        # A copy would share the DataLoader of this one, once there is one, and with it this rank's share.
+        if self.world == 1:
+            return self
+        return BatchLoader(self.samples, self.batch, self.collate, self.seed, self.shuffle, self.workers)
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of an epoch."""
         self.sampler.epoch = number

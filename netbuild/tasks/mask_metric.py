@@ -135,7 +135,8 @@ def compress(masks: Sequence[runtime.Array]) -> list[RunLengths]:
     Raises:
         MissingExtraError: without faster-coco-eval.
     """
-    return [_mask_tools().frPyObjects(mask, *mask["size"]) for mask in masks]
+    convert = _mask_tools().frPyObjects
+    return [convert(mask, *mask["size"]) for mask in masks]
 
 
 def draw_outline(polygons: Sequence[NDArray[Any]], size: Size) -> RunLengths:
@@ -166,7 +167,7 @@ def box_outline(row: Floats) -> Floats:
 
 
 def _areas(masks: Sequence[RunLengths]) -> Floats:
-    return np.array([_mask_tools().area(mask) for mask in masks], dtype=float)
+    return np.asarray(_mask_tools().area(list(masks)), dtype=float) if masks else np.zeros(0)
 
 
 def _mask_tools() -> Any:

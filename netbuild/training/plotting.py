@@ -1,6 +1,5 @@
 """The plots of a run or a validation: labels, batches, curves, and sheets of truth and prediction."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,7 @@ class PlotCallback(TolerantCallback):
         """Draw the first validation batches with the best weights' predictions, and the metric's charts."""
         network = checkpoint.load_weights(run.unsharded_network(), run.folder / "best.safetensors")
         network = network.to(run.device).eval()
-        loader = copy.copy(run.val)
-        loader.rank, loader.world = 0, 1  # the other ranks have finished: this one loads all samples
+        loader = run.val.unsharded()  # the other ranks have finished: this one loads all samples
         # Without the best epoch's metric the whole validation data is predicted and measured again.
         metric = self.metric or run.task.metric()
         for number, (batch, predictions) in enumerate(run.iterate_predictions(network, loader)):
@@ -86,6 +84,7 @@ class PlotCallback(TolerantCallback):
             if number < MAX_BATCHES:
                 with self.tolerate_errors():
                     save_comparison(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
+        loader.close()
         list(charts.save_all(metric.plots(), run.folder))
 
 

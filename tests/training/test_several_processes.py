@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.tasks.losses.cells import DetectionLoss
+from netbuild.training import plotting
 from netbuild.training.loop import Trainer
 from netbuild.training.memory import OutOfMemoryError
 
@@ -243,6 +245,26 @@ def test_shards_have_each_sample_once_with_the_size_of_one_process(world, count)
     learning = [BatchLoader(Pictures(count), 24, collate, 0, True, 0, rank, world) for rank in range(world)]
     assert len({len(loader.indices(0)) for loader in learning}) == 1
     assert {i for loader in learning for i in loader.indices(0)} == set(range(count))
+
+
+def test_the_main_process_draws_the_pictures_of_all_ranks_once_the_others_have_ended(tmp_path, monkeypatch):
+    loader = BatchLoader(Pictures(21), 4, collate, rank=0, world=2)
+    assert sum(len(batch["classes"]) for batch in loader.epoch(0)) == 11  # its share, by a DataLoader that it keeps
+    seen = []
+
+    def iterate_predictions(network, loader):
+        for batch in loader.epoch(0):
+            seen.append(batch["classes"].tolist())
+            yield batch, torch.eye(10)[batch["classes"]]
+
+    task, network = ClassifyTask(torch.nn.Identity(), NAMES), torch.nn.Identity()
+    run = SimpleNamespace(val=loader, iterate_predictions=iterate_predictions, device="cpu", folder=tmp_path, task=task)
+    run.unsharded_network = lambda: network
+    monkeypatch.setattr(plotting.checkpoint, "load_weights", lambda network, file: network)
+    plotting.PlotCallback([]).plot_validation(run)
+    assert [number for batch in seen for number in batch] == [i % 10 for i in range(21)]
+    assert len(list(tmp_path.glob("val_batch*.png"))) == plotting.MAX_BATCHES
+    assert loader.unsharded().world == 1 < loader.world
 
 
 def fed(metric, order):
