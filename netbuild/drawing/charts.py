@@ -96,44 +96,49 @@ def plot_losses(history: Sequence[Mapping[str, float]]) -> Figure | None:
     return _plot_panels(history, [key for key in _measure_names(history) if key.startswith("train/")])
 
 
-def plot_metrics(history: Sequence[Mapping[str, float]]) -> Figure | None:
+def plot_metrics(history: Sequence[Mapping[str, float]], errors: Sequence[str] = ()) -> Figure | None:
     """Plot each metric over epochs and mark its best value; None if there is no metric.
 
     Args:
         history: as for `plot_losses`. A metric of -1 is undefined, as COCO's are when there are no objects.
+        errors: names of the metrics of which the smallest value is the best.
     """
     keys = [key for key in _measure_names(history) if not key.startswith("train/")]
     found = {key: tuple(row.get(key, -1.0) for row in history) for key in keys}
     known = [key for key in keys if any(value != -1 for value in found[key])]
     # The fitness often equals another metric: one panel for both is enough.
     shown = [k for k in known if k != "fitness" or all(found[k] != found[other] for other in known if other != k)]
-    return _plot_panels(history, shown, best=True)
+    return _plot_panels(history, shown, {key: -1 if key in errors else 1 for key in shown})
 
 
 def _measure_names(history: Sequence[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(key for row in history for key in row if key != "epoch"))
 
 
-def _plot_panels(history: Sequence[Mapping[str, float]], keys: Sequence[str], best: bool = False) -> Figure | None:
+def _plot_panels(
+    history: Sequence[Mapping[str, float]], keys: Sequence[str], signs: Mapping[str, int] | None = None
+) -> Figure | None:
+    """Plot each key over epochs; mark the largest value where its sign is 1, the smallest where it is -1."""
     if not keys:
         return None
     columns = min(len(keys), 4)
     rows = ceil(len(keys) / columns)
     figure = new_figure(max(3.2 * columns, 4.5), 2.5 * rows)
     for i, key in enumerate(keys):
-        _plot_panel(figure.add_subplot(rows, columns, i + 1), history, key, best)
+        _plot_panel(figure.add_subplot(rows, columns, i + 1), history, key, (signs or {}).get(key, 0))
     return figure
 
 
-def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, best: bool) -> None:
+def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, sign: int) -> None:
     epochs = np.array([row["epoch"] for row in history if key in row])
     values = np.array([row[key] for row in history if key in row], dtype=float)
     axes.plot(epochs, values, color=LINES[3], marker="o" if len(epochs) < 30 else "", markersize=3)
     title = _legible(key.removeprefix("train/"))
-    if best and np.isfinite(values).any() and key != "confidence":  # a higher confidence is not better
-        at = int(np.nanargmax(values))
+    # A higher confidence is not better; an undefined metric is -1.
+    if sign and np.isfinite(values).any() and not key.endswith("confidence"):
+        at = int(np.nanargmax(values if sign > 0 else np.where(values == -1, -np.inf, -values)))
         axes.plot(epochs[at], values[at], "o", color=LINES[4], markersize=6)
-        title += f", at most {values[at]:.4g}"
+        title += f", at {'most' if sign > 0 else 'least'} {values[at]:.4g}"
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -58,6 +58,7 @@ class Metric(ABC):
 
     lists: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()  # measures of which a smaller value is better
 
     @abstractmethod
     def update(self, predictions: Any, batch: Batch) -> None:
@@ -303,9 +304,8 @@ class Task(ABC):
         Raises:
             NetbuildError: for a task or head without suppression.
         """
-        raise NetbuildError(
-            f"--nms has no effect for the task '{self.name}': nothing is suppressed", hint="leave it out"
-        )
+        message = f"--nms has no effect for the task '{self.name}': nothing is suppressed"
+        raise NetbuildError(message, hint="leave it out")
 
     def records(self, prediction: Any, view: View) -> list[Record]:
         """Convert a picture's prediction to JSON data, in pixels of the original picture.

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from netbuild.costs.outputs import tensors_of
-from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.errors import NetbuildError
 from netbuild.feed.loader import Batch, BatchLoader
 from netbuild.graph.network import Network
 from netbuild.settings import Settings
@@ -36,6 +36,7 @@ from netbuild.training.batches import (
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.learners import Learner, NonFiniteLossError
 from netbuild.training.memory import explain_out_of_memory
+from netbuild.training.parts import check_best_measure
 from netbuild.training.state import Progress
 from netbuild.weights import checkpoint
 
@@ -85,7 +86,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = pick_device(self.settings.device)
         parallel.check_settings(self.settings, self.device)
-        _check_best_measure(self.settings.best, self.task)
+        check_best_measure(self.settings.best, self.task)
         self.task.normaliser = processes.reduce_normaliser
         make_learner = self.task.learner or Learner
         self.learner: Learner = make_learner(
@@ -373,16 +374,6 @@ def merge_metric(metric: Metric, loader: BatchLoader) -> Metric:
     shards = processes.all_gather((metric.state(), loader.indices(0)))
     metric.merge([state for state, _ in shards], [indices for _, indices in shards])
     return metric
-
-
-def _check_best_measure(name: str, task: Task) -> None:
-    """Refuse a setting ``best`` that names no measure of the task's metric."""
-    if name == "fitness":  # every metric has it
-        return
-    known = [key for key in task.metric().result() if key != "confidence"]
-    if name not in known:
-        hint = did_you_mean(name, known) or f"known: {', '.join(known)}"
-        raise NetbuildError(f"best: the task '{task.name}' has no measure '{name}'", hint=hint)
 
 
 def _write_results(path: Path, history: list[dict[str, float]]) -> None:

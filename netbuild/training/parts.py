@@ -11,7 +11,7 @@ from typing import Any
 from netbuild.data import scan
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.inputs import FurtherInputs, find_inputs
 from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
 from netbuild.graph.network import Network
@@ -213,3 +213,19 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
     task = make_task(network, list(report.dataset.names), **options)
     task.check_loss()
     return task
+
+
+def check_best_measure(name: str, task: Task) -> None:
+    """Refuse a setting ``best`` that names no measure of the task's metric, or one of which a smaller value is better.
+
+    Raises:
+        NetbuildError: if it does.
+    """
+    if name == "fitness":  # every metric has it
+        return
+    metric = task.metric()
+    known = [key for key in metric.result() if not key.endswith("confidence") and key not in metric.errors]
+    if name not in known:
+        is_error = name in metric.errors
+        fault = f"a smaller '{name}' is better" if is_error else f"the task '{task.name}' has no measure '{name}'"
+        raise NetbuildError(f"best: {fault}", hint=did_you_mean(name, known) or f"known: {', '.join(known)}")

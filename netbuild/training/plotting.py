@@ -62,12 +62,16 @@ class PlotCallback(TolerantCallback):
         history, is_interrupted = run.progress.history, isinstance(error, KeyboardInterrupt)
         if not history or (error is not None and not is_interrupted):
             return
-        for name, draw in {"losses": charts.plot_losses, "metrics": charts.plot_metrics}.items():
+        for draw in ({"losses": lambda: charts.plot_losses(history)}, {"metrics": lambda: self.plot_metrics(run)}):
             with self.tolerate_errors():
-                list(charts.save_all({name: lambda draw=draw: draw(history)}, run.folder))  # type: ignore[misc]
+                list(charts.save_all(draw, run.folder))
         if not is_interrupted:
             with self.tolerate_errors():
                 self.plot_validation(run)
+
+    def plot_metrics(self, run: Trainer) -> charts.Figure | None:
+        """Draw the chart of the measures by epoch."""
+        return charts.plot_metrics(run.progress.history, run.task.metric().errors)
 
     def plot_validation(self, run: Trainer) -> None:
         """Draw the first validation batches with the best weights' predictions, and the metric's charts."""

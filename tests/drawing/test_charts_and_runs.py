@@ -233,6 +233,9 @@ def test_charts_of_little_or_nothing():
     assert drawn(charts.plot_metrics(nan)).shape[0] > 200
     # A fitness that equals another metric, and metrics of COCO that are undefined, get no panel.
     assert len(charts.plot_metrics(history(3)).axes) == 1
+    errors = [{"epoch": 1, "rmse": 2.0}, {"epoch": 2, "rmse": 0.5}, {"epoch": 3, "rmse": -1.0}]
+    titles = [charts.plot_metrics(errors, names).axes[0].get_title() for names in (["rmse"], [])]
+    assert titles == ["rmse, at least 0.5", "rmse, at most 2"]
     empty = DetectionMetric(["a", "b"])
     for make in empty.plots().values():
         assert drawn(make()).shape[0] > 200

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from helpers import coco_scenes
 
 from netbuild import runtime
 from netbuild.data.fitting import Letterbox
+from netbuild.errors import NetbuildError
 from netbuild.tasks import average_precision
 from netbuild.tasks.base import View
 from netbuild.tasks.box_math import to_centres
@@ -19,6 +21,7 @@ from netbuild.tasks.mask_metric import MaskMetric, compress
 from netbuild.tasks.object_metric import ObjectMetric
 from netbuild.tasks.overlap_evaluation import OverlapEvaluation
 from netbuild.tasks.segment import SegmentTask
+from netbuild.training import parts
 
 NAMES = ["a", "b", "c", "without objects"]
 
@@ -190,3 +193,15 @@ def test_masks_are_those_of_prediction_and_outlines_are_drawn_in_the_original_pi
     expected[0, 20:60, 10:50] = expected[0, 20:30, 100:120] = expected[1, 10:80, 30:90] = True
     expected[0, 30:40, 20:40] = False
     assert (np.array(true) == expected).all()
+
+
+def test_an_error_cannot_select_the_best_epoch():
+    metric = SimpleNamespace(result=lambda: {"rmse": 1.0, "delta1": 0.5, "mask-confidence": 0.4}, errors=("rmse",))
+    task = SimpleNamespace(name="depth", metric=lambda: metric)
+    parts.check_best_measure("delta1", task)
+    for name, message in (
+        ("rmse", "a smaller 'rmse' is better"),
+        ("mask-confidence", "the task 'depth' has no measure 'mask-confidence'"),
+    ):
+        with pytest.raises(NetbuildError, match=message):
+            parts.check_best_measure(name, task)
