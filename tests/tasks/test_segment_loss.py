@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from netbuild.layers.heads.segment import Segment, Segment26
+from netbuild.layers.heads.yoloe import YOLOESegment, YOLOESegment26
 from netbuild.tasks.box_math import ciou, to_corners
 from netbuild.tasks.losses import find, masks, segment
 from netbuild.tasks.losses.cells import read_cells
@@ -241,3 +242,30 @@ def test_both_branches_learn_masks_and_mixed_precision_is_exact():
     assert total.item() == same.item()
     assert 0 <= task.lower_bound(floats, batch) < same.item()
     assert SegmentTask(head).mask_stride == 4
+
+
+def make_head(cls, **options):
+    options = {"npr": 16, "nm": NM, "reg_max": 4, "stride": list(STRIDES), **options}
+    if issubclass(cls, YOLOESegment):
+        options["embed"] = 16
+    return cls(NC, ch=[16, 16], **options).train()
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one branch", "two branches"])
+@pytest.mark.parametrize("cls", [Segment, Segment26, YOLOESegment, YOLOESegment26])
+def test_every_head_with_masks_learns_by_its_loss(cls, both):
+    torch.manual_seed(0)
+    head = make_head(cls, end2end=both)
+    _, _, batch = scene(dtype=torch.float32)
+    maps = [torch.randn(3, 16, SIDE // s, SIDE // s, requires_grad=True) for s in STRIDES]
+    text = (torch.randn(3, NC, 16),) if issubclass(cls, YOLOESegment) else ()
+    total, terms = SegmentTask(head).loss(head(maps, *text), batch)
+    total.backward()
+    assert ("sem" in terms) == (cls is Segment26)
+    coefficients = head.cv5 if issubclass(cls, YOLOESegment) else head.cv4
+    learning = [coefficients[0][-1].weight, head.proto.cv3.conv.weight, head.cv2[0][-1].weight, maps[0]]
+    if both:
+        learning.append((head.one2one_cv5 if issubclass(cls, YOLOESegment) else head.one2one_cv4)[0][-1].weight)
+    if cls is Segment26:
+        learning.append(head.proto.semseg[-1].weight)
+    assert all(bool(values.grad.any()) for values in learning)

@@ -221,7 +221,7 @@ class DetectionLoss:
         """
         cells = read_cells(self.head, raw)
         assigned = self.assign(cells, self.targets(cells, batch), batch)
-        terms, total = {}, self.normaliser(assigned.scores.sum(), 1)
+        terms, total = dict[str, Tensor](), self.normaliser(assigned.scores.sum(), 1)
         for part in self.all_parts():
             count = part.count(cells, assigned, batch)
             divisor = total if count is None else self.normaliser(count, 1)
