@@ -6,17 +6,26 @@ from netbuild.tasks.average_precision import Floats
 
 
 def match_detections(overlap: Floats, threshold: float) -> Floats:
-    """Match detections, best first, to objects by their overlaps (n, m); return 1 for each matched detection (n,).
+    """Match detections as `match_in_order` does; return 1 for each matched detection (n,)."""
+    hits = np.zeros(len(overlap))
+    hits[[d for d, _ in match_in_order(overlap, threshold)]] = 1
+    return hits
 
-    Each detection takes the object of largest overlap that no better detection has taken.
+
+def match_in_order(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
+    """Match detections, best first, to objects by their overlaps (n, m); return the pairs of a detection and an object.
+
+    Each detection takes the object of largest overlap that no better detection has taken, down to the threshold.
     """
-    hits, taken = np.zeros(len(overlap)), set[int]()
+    taken, matched, pairs = set[int](), set[int](), []
     d, g = np.nonzero(overlap >= threshold)
     for i in np.lexsort((-overlap[d, g], d)).tolist():  # by detection, then by falling overlap
-        if not hits[d[i]] and g[i] not in taken:
-            hits[d[i]] = 1
-            taken.add(int(g[i]))
-    return hits
+        found, true = int(d[i]), int(g[i])
+        if found not in matched and true not in taken:
+            matched.add(found)
+            taken.add(true)
+            pairs.append((found, true))
+    return pairs
 
 
 def match_pairs(overlap: Floats, threshold: float) -> list[tuple[int, int]]:
