@@ -178,9 +178,9 @@ class Task(ABC):
         return {"nc": dataset.nc} if cls.counts_classes else {}
 
     @classmethod
-    def adapt_settings(cls, settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, str]:
-        """Return settings, some still null, that suit the training samples, and a note on what was changed, or ""."""
-        return settings, ""
+    def adapt_settings(cls, settings: Settings, dataset: Dataset) -> Settings:
+        """Return settings that suit the data set; called before those that are null get their defaults."""
+        return settings
 
     @classmethod
     def data_options(cls, dataset: Dataset) -> dict[str, Any]:

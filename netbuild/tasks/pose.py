@@ -1,25 +1,127 @@
 """Pose estimation: boxes with keypoints. YOLO-Pose, arXiv 2204.06806."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild import runtime
+from netbuild.data.dataset import Dataset, Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
-from netbuild.tasks.base import PredictOnlyTask, Record, View
+from netbuild.errors import NetbuildError
+from netbuild.feed.samples import BOX_KINDS
+from netbuild.feed.targets import KeypointTarget, Target
+from netbuild.layers.heads.base import traits
+from netbuild.settings import Settings
+from netbuild.tasks.base import Batch, Metric, Record, View
 from netbuild.tasks.box_task import BoxTask
+from netbuild.tasks.keypoint_math import choose_sigmas
+from netbuild.tasks.keypoint_metric import KeypointMetric
+from netbuild.tasks.losses.base import Gains, HeadLoss
+from netbuild.tasks.losses.pose import PoseLoss
 
 MIN_VISIBILITY = 0.5  # keypoints below it are not drawn
 
 
-class PoseTask(PredictOnlyTask, BoxTask):
-    """Boxes with classes and keypoints."""
+class PoseTask(BoxTask):
+    """Boxes with classes and keypoints, see `BoxTask`.
+
+    A batch also has "keypoints" (M, K, 3): x and y in fractions of the image, and the visibility, which is 0 where a
+    point is not annotated.
+
+    Args:
+        head, names, gains, class_weights: see `BoxTask`.
+        sigmas: (K,) standard deviations of the keypoints, as fractions of the square root of an object's area; COCO's
+            for 17 keypoints, else 1 / K for each, unless given.
+
+    Raises:
+        NetbuildError: if the sigmas are of another number than the head's keypoints; see also `BoxTask`.
+    """
 
     name = "pose"
     embedded = "shapes-pose"
+    target_kinds: ClassVar[Mapping[str, type[Target]]] = {**BOX_KINDS, "keypoints": KeypointTarget}
+    measures = ("pose-mAP50-95", "PCK", "point-error", "mAP50-95", "mAP50")
     record_fields = ("box", "keypoints")
+
+    def __init__(
+        self,
+        head: nn.Module,
+        names: list[str] | None = None,
+        gains: Gains | None = None,
+        class_weights: Tensor | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        shape = traits(head).extra
+        self.sigmas = choose_sigmas(shape[0], sigmas) if len(shape) == 2 else ()
+        super().__init__(head, names, gains, class_weights)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def network_options(cls, dataset: Dataset) -> dict[str, Any]:
+        """Return the number of classes, and the shape of the keypoints if the data set has some."""
+        shape = dataset.keypoint_shape
+        return {**super().network_options(dataset), **({"kpt_shape": shape} if shape else {})}
+
+    @classmethod
+    def data_options(cls, dataset: Dataset) -> dict[str, Any]:
+        """Return the sigmas that the data set states."""
+        return {"sigmas": dataset.keypoint_sigmas}
+
+    @classmethod
+    def adapt_settings(cls, settings: Settings, dataset: Dataset) -> Settings:
+        """Turn flips off for data that do not state which keypoint becomes which in a mirror; the scan notes it.
+
+        Raises:
+            NetbuildError: if the settings ask for flips of such data.
+        """
+        if dataset.keypoint_swap:
+            return settings
+        for name in ("flip_lr", "flip_ud"):
+            if getattr(settings, name):
+                message = f"{name} needs to know which keypoint becomes which in a mirror"
+                raise NetbuildError(message, hint="write flip_idx into the data file, or leave it out")
+        return replace(settings, flip_lr=0.0)
+
+    def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
+        """Return the loss that the head names, with the sigmas of the keypoints."""
+        loss = super().make_loss(gains, class_weights)
+        if isinstance(loss, PoseLoss):
+            loss.set_sigmas(self.sigmas)
+        return loss
+
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:
+        """Check that the data set has as many keypoints as the head.
+
+        Raises:
+            NetbuildError: if it has none, or another number.
+        """
+        shape, extra = dataset.keypoint_shape, self.extra
+        if shape is None:
+            hint = "write kpt_shape: [number of keypoints, 2 or 3] into the data file, keypoints into the labels"
+            raise NetbuildError(f"{dataset.name} has no keypoints, which the task '{self.name}' needs", hint=hint)
+        if shape[0] != extra[0]:
+            message = f"{dataset.name} has {shape[0]} keypoints, the head of the network {extra[0]}"
+            hint = f"write kpt_shape: {list(shape)} into the network's file, and kpt_shape into the row of its head"
+            raise NetbuildError(message, hint=hint)
+        return None
+
+    def metric(self) -> Metric:
+        """Return a metric of boxes and of keypoints."""
+        return KeypointMetric(self.names or [str(i) for i in range(self.nc)], self.extra, self.sigmas)
+
+    def draw_truth(self, batch: Batch, i: int) -> Drawing:
+        """Draw the picture with its boxes and the keypoints that are annotated."""
+        drawing, chosen = super().draw_truth(batch, i), batch["index"].view(-1) == i
+        h, w = batch["images"].shape[-2:]
+        points = batch["keypoints"][chosen].detach().cpu().float().numpy()
+        dots = [p[p[:, 2] > 0, :2] * (w, h) for p in points]
+        return replace(drawing, points=list(zip(dots, drawing.colours, strict=True)))
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def records(self, prediction: Tensor, view: View) -> list[Record]:
         """Return the records of detection and "keypoints": x, y in pixels, perhaps outside the picture, visibility."""

@@ -85,9 +85,8 @@ def embedded_data(task: type[Task]) -> str:
 
 
 def complete_settings(task: type[Task], report: Report, settings: Settings) -> Settings:
-    """Return settings that suit the task's training samples, none of augmentation null; what changes is printed."""
-    settings, note = task.adapt_settings(settings, report.samples("train"))
-    print_note(note)
+    """Return settings that suit the task's data, none of augmentation null."""
+    settings = task.adapt_settings(settings, report.dataset)
     return settings.with_augmentation_defaults(report.dataset.augmentation, report.dataset.task)
 
 

@@ -27,6 +27,7 @@ class KeypointTarget(Target):
 
     @classmethod
     def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
+        """Build the target; points without a visibility are visible, unless a negative number marks them as missing."""
         points = sample.keypoints
         if points is None:
             return cls(np.zeros((0 if sample.boxes is None else len(sample.boxes), 0, 3)))
@@ -42,10 +43,10 @@ class KeypointTarget(Target):
         return self._at(self.points[..., :2] + (left, top))
 
     def mirror(self, axis: int, size: Size) -> Self:
+        """Return the points of the flipped picture; either flip makes a mirror image, so left and right are swapped."""
         h, w = size
-        if axis == 0:
-            return self._at(self.points[..., :2] * (1, -1) + (0, h))
-        mirrored = self._at(self.points[..., :2] * (-1, 1) + (w, 0))
+        sign, offset = ((-1, 1), (w, 0)) if axis == 1 else ((1, -1), (0, h))
+        mirrored = self._at(self.points[..., :2] * sign + offset)
         return replace(mirrored, points=mirrored.points[:, list(self.swap)]) if self.swap else mirrored
 
     def select(self, chosen: NDArray[np.bool_]) -> Self:
@@ -61,8 +62,10 @@ class KeypointTarget(Target):
     def join(self, others: Sequence[Self]) -> Self:
         points = [target.points for target in (self, *others)]
         swap = next((target.swap for target in (self, *others) if target.swap), ())
-        # A picture without objects does not know how many keypoints an object has.
-        return replace(self, swap=swap, points=np.concatenate([p for p in points if p.shape[1]] or points))
+        # A picture without keypoints does not know how many an object has.
+        count = max(p.shape[1] for p in points)
+        points = [p if p.shape[1] else np.zeros((len(p), count, 3)) for p in points]
+        return replace(self, swap=swap, points=np.concatenate(points))
 
     def tensors(self, size: Size) -> Tensors:
         """``keypoints`` (N, K, 3) of x and y in fractions of the picture's sides, and visibility."""
@@ -71,7 +74,9 @@ class KeypointTarget(Target):
     @classmethod
     def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
         """Concatenate the keypoints of all pictures, in the order of their boxes."""
-        return super().collate([item for item in items if item["keypoints"].shape[1]] or items[:1])
+        points = [item["keypoints"] for item in items]
+        count = max(p.shape[1] for p in points)
+        return {"keypoints": torch.cat([p if p.shape[1] else p.new_zeros(len(p), count, 3) for p in points])}
 
     def _at(self, place: Floats) -> Self:
         return replace(self, points=np.concatenate((place, self.points[..., 2:]), -1))

@@ -23,6 +23,7 @@ class Pose(Detect):
     """
 
     task = "pose"
+    learns = "pose"
     parts: tuple[str, ...] = ("cv2", "cv3", "cv4")
 
     def __init__(
@@ -113,6 +114,7 @@ class Pose26(Pose):
     Residual log-likelihood estimation, arXiv 2107.11291.
     """
 
+    learns = "pose-likelihood"
     parts = ("cv2", "cv3", "cv4", "cv4_kpts", "cv4_sigma")
 
     def __init__(

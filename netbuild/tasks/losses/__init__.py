@@ -16,6 +16,8 @@ LOSSES: "Registry[HeadLoss]" = Registry(
         "queries": "netbuild.tasks.losses.queries:QueriesLoss",
         "segment": "netbuild.tasks.losses.segment:SegmentLoss",
         "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",
+        "pose": "netbuild.tasks.losses.pose:PoseLoss",
+        "pose-likelihood": "netbuild.tasks.losses.pose:LikelihoodPoseLoss",
     },
 )
 T = TypeVar("T", bound="type[HeadLoss]")

@@ -16,7 +16,7 @@ class Gains:
 
     ``dfl`` is also the weight of ``l1``, which replaces that term for a head without bins; ``box`` also that of masks.
     ``pose``, ``kobj`` and ``rle`` weigh the places of keypoints, their visibility and the likelihood of their errors,
-    ``angle`` the angles of oriented boxes.
+    ``distance`` the term by which points are learnt from scratch, ``angle`` the angles of oriented boxes.
     """
 
     box: float = 7.5
@@ -25,6 +25,7 @@ class Gains:
     pose: float = 12.0
     kobj: float = 1.0
     rle: float = 1.0
+    distance: float = 12.0
     angle: float = 1.0
 
 
