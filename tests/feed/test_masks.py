@@ -1,6 +1,7 @@
 """The map of objects, made from their polygons after augmentation."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,16 @@ def test_the_map_of_objects_equals_plain_loops(seed):
     found = draw_instances([[4 * polygon for polygon in outline] for outline in outlines], size, 4)
     assert found.dtype == np.int32
     assert (found == expected).all()
+
+
+def test_what_is_pasted_hides_what_is_below():
+    small, large = (np.array([(0.0, 0), (n, 0), (n, n), (0, n)]) for n in (4, 8))
+    below, above, blank = MaskTarget(((small,),), 1), MaskTarget(((large,),), 1), np.zeros((8, 8), bool)
+    pasted = below.paste(above, blank)
+    assert (pasted.tensors((8, 8))["instances"] == 2).all()
+    assert (below.join([above]).tensors((8, 8))["instances"] == 1).sum() == 16
+    again = above.paste(pasted, blank).join([below]).select(np.array([True, True, False, True]))
+    assert again.layers == (0, 1, 0)
 
 
 def test_a_hole_is_a_polygon_of_the_other_direction():
@@ -89,7 +100,13 @@ def cut(found, rng):
     return scenes.cut_mix(Scene(np.full_like(found.image, 114), blank), found, rng)
 
 
+def paste(found, rng):
+    """The mirrored objects are pasted; a disc of the first picture that one of them hides in part stays below."""
+    return scenes.copy_paste(replace(found, image=found.image.copy()), 1.0)
+
+
 CHANGES = {
+    "paste": paste,
     "left right": lambda found, rng: scenes.flip_left_right(found),
     "up down": lambda found, rng: scenes.flip_up_down(found),
     "warp": warp,

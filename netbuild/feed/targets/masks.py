@@ -24,10 +24,30 @@ class MaskTarget(PolygonTarget):
         outlines: the polygons of each object, in pixels; empty where only its box is known.
         stride: pixels of the picture per cell of the map.
         gives_outlines: whether a batch also has the polygons themselves, for metrics at the picture's own resolution.
+        layers: for each object its layer; a higher one hides lower ones. Empty while all objects are in layer 0.
     """
 
     stride: int = 4
     gives_outlines: bool = False
+    layers: tuple[int, ...] = ()
+
+    def select(self, chosen: NDArray[np.bool_]) -> Self:
+        layers = tuple(self.layers[i] for i in chosen.nonzero()[0]) if self.layers else ()
+        return replace(super().select(chosen), layers=layers)
+
+    def join(self, others: Sequence[Self]) -> Self:
+        joined = super().join(others)
+        if not any(target.layers for target in (self, *others)):
+            return joined
+        return replace(joined, layers=tuple(layer for target in (self, *others) for layer in target._filled_layers()))
+
+    def paste(self, other: Self, mask: NDArray[np.bool_]) -> Self:
+        """Return the objects of both; those of the other picture hide this one's."""
+        top = max(self.layers, default=0) + 1
+        return self.join([replace(other, layers=tuple(layer + top for layer in other._filled_layers()))])
+
+    def _filled_layers(self) -> tuple[int, ...]:
+        return self.layers or (0,) * len(self.outlines)
 
     def clip(self, rectangle: tuple[int, int, int, int]) -> Self:
         """Return the polygons cut along the rectangle's edges; what is outside, and so not in the picture, is gone."""
@@ -42,7 +62,7 @@ class MaskTarget(PolygonTarget):
         """``instances`` (h, w), see `draw_instances`; ``has_outline`` (N,); perhaps ``outlines``, a list of N."""
         cells = ceil(size[0] / self.stride), ceil(size[1] / self.stride)
         found: Tensors = {
-            "instances": torch.from_numpy(draw_instances(self.outlines, cells, self.stride)),
+            "instances": torch.from_numpy(draw_instances(self.outlines, cells, self.stride, self.layers)),
             "has_outline": torch.tensor([bool(outline) for outline in self.outlines], dtype=torch.bool),
         }
         return {**found, "outlines": list(self.outlines)} if self.gives_outlines else found
@@ -73,18 +93,21 @@ class MaskKind:
         return replace(target, stride=self.stride, gives_outlines=self.gives_outlines)
 
 
-def draw_instances(outlines: Sequence[Sequence[Floats]], size: Size, stride: float = 1) -> NDArray[np.int32]:
+def draw_instances(
+    outlines: Sequence[Sequence[Floats]], size: Size, stride: float = 1, layers: Sequence[int] = ()
+) -> NDArray[np.int32]:
     """Draw the polygons of all objects into one map (height, width) of ``size``.
 
-    A cell has the value i + 1 if its centre is inside object i, 0 if it is in none; of several objects the one with the
-    fewest cells is on top. An object that is too small or thin to contain a centre gets the cell at its middle. A
-    point is inside an object if its polygons wind around it, so that a hole is a polygon of the other direction, and
-    polygons of one object may overlap.
+    A cell has the value i + 1 if its centre is inside object i, 0 if it is in none; of several objects of a layer the
+    one with the fewest cells is on top. An object that is too small or thin to contain a centre gets the cell at its
+    middle. A point is inside an object if its polygons wind around it, so that a hole is a polygon of the other
+    direction, and polygons of one object may overlap.
 
     Args:
         outlines: for each object its polygons (K, 2), x and y in pixels; none for an object without a mask.
         size: height and width in cells.
         stride: pixels per cell.
+        layers: for each object its layer, of which the highest is on top; empty if there is only one.
     """
     canvas = np.zeros(size, np.int32)
     polygons = [(i, polygon) for i, outline in enumerate(outlines) for polygon in outline if len(polygon)]
@@ -95,7 +118,7 @@ def draw_instances(outlines: Sequence[Sequence[Floats]], size: Size, stride: flo
     points = np.concatenate([polygon for _, polygon in polygons]) / stride
     numbers, cells = _fill(points, owner, np.array(lengths), size)
     counts = np.bincount(numbers, minlength=len(outlines))
-    order = np.argsort(-counts[numbers], kind="stable")
+    order = np.lexsort((-counts[numbers], np.asarray(layers or [0] * len(outlines))[numbers]))
     # Of values that are assigned to one cell numpy keeps the last.
     canvas.ravel()[cells[order]] = numbers[order] + 1
     for i, outline in enumerate(outlines):
