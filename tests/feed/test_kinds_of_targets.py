@@ -117,8 +117,10 @@ def test_maps_are_pasted_where_the_picture_is():
         assert len(made.targets["centre"].points) == len(made.boxes) == len(made.outlines)
     mixed = scenes.mix_up(scene(), other, np.random.default_rng(0))
     assert (mixed.targets["second"].values == mixed.image).all()
-    swapped = KeypointTarget(scene().targets["keypoints"].points, (1, 0, 3, 2)).mirror(1, (SIDE, SIDE))
-    assert (swapped.points[0, 0, :2] == (SIDE - 70, 40)).all()
+    target = KeypointTarget(scene().targets["keypoints"].points, (1, 0, 3, 2))
+    assert (target.mirror(1, (SIDE, SIDE)).points[0, 0, :2] == (SIDE - 70, 40)).all()
+    # A vertical flip is a horizontal one turned by 180 degrees, so that it swaps left and right as well.
+    assert (target.mirror(0, (SIDE, SIDE)).points[0, 0, :2] == (70, SIDE - 40)).all()
 
 
 # -- samples to batches -----------------------------------------------------------------------------------------------
@@ -210,6 +212,13 @@ def test_keypoints_of_pictures_without_objects():
         for batch in BatchLoader(found, 2, collate).epoch(0):
             assert len(batch["keypoints"]) == len(batch["boxes"])
             assert batch["keypoints"].shape[1:] in ((5, 3), (0, 3))
+
+
+def test_objects_without_keypoints_stay_beside_those_with_some():
+    bare, full = KeypointTarget(np.zeros((2, 0, 3))), KeypointTarget(np.ones((1, 5, 3)))
+    assert bare.join([full]).points.shape == full.join([bare]).points.shape == (3, 5, 3)
+    batch = KeypointTarget.collate([bare.tensors((9, 9)), full.tensors((9, 9))])["keypoints"]
+    assert batch[..., 2].tolist() == [[0] * 5, [0] * 5, [1] * 5]
 
 
 def test_mirrored_keypoints_are_swapped_as_the_data_file_states(tmp_path):
