@@ -59,7 +59,7 @@ class Callback:
         """Called before the validation of an epoch."""
 
     def on_validation_batch(self, done: int, total: int) -> None:
-        """Called after each batch of a validation outside of a run, as by ``netbuild val``."""
+        """Called after each batch of validation data: of an epoch, of ``netbuild val``, of a run's last plots."""
 
     def on_validation_end(self, run: Trainer, measures: Mapping[str, float]) -> None:
         """Called after the validation of an epoch, with the task's measures."""

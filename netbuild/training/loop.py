@@ -300,8 +300,9 @@ class Trainer:
         for trainee in self.learner.trainees.values():
             parallel.sync_buffers(trainee.network, trainee.average.tensors)
         with self.learner.main.validated() as network:
-            for batch, predictions in self.iterate_predictions(network):
+            for number, (batch, predictions) in enumerate(self.iterate_predictions(network), 1):
                 metric.update(predictions, batch)
+                self.call_hook("on_validation_batch", number, len(self.val))
             if self.learner.main.sharded and len(self.val) < len(self.val.steps(0)):
                 self.dummy_forward(network)
         self.metric = merge_metric(metric, self.val)

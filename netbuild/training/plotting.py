@@ -80,7 +80,9 @@ class PlotCallback(TolerantCallback):
         loader = run.val.unsharded()  # the other ranks have finished: this one loads all samples
         # Without the best epoch's metric the whole validation data is predicted and measured again.
         metric = self.metric or run.task.metric()
+        count = len(loader) if self.metric is None else min(MAX_BATCHES, len(loader))
         for number, (batch, predictions) in enumerate(run.iterate_predictions(network, loader)):
+            run.call_hook("on_validation_batch", min(number + 1, count), count)
             if self.metric is None:
                 metric.update(predictions, batch)
             elif number >= MAX_BATCHES:

@@ -60,6 +60,7 @@ class ProgressBar(Callback):
     def __init__(self) -> None:
         self.bar: Any = None  # rich's progress bar during the run, if stderr is a terminal
         self.seen = 0  # batches since the run began
+        self.phase = ""  # of the validation data that is being predicted: the epoch's measures, or the plots at the end
 
     def on_run_begin(self, run: Trainer) -> None:
         """Start the bar on a terminal."""
@@ -93,6 +94,19 @@ class ProgressBar(Callback):
         room = self.bar.console.width - 2 * len(str(batches)) - 1  # beside the number of batches, such as 12/100
         title, rate_text, self.meter.bar_width = fit_bar(room, f"epoch {epoch + 1}/{epochs}", parts, facts)
         self.bar.update(self.line, description=title, completed=number, total=batches, rate=rate_text)
+
+    def on_validation_begin(self, run: Trainer) -> None:
+        """Name the epoch whose weights are measured."""
+        self.phase = f"epoch {run.progress.epoch}/{run.settings.epochs} validation"
+
+    def on_validation_batch(self, done: int, total: int) -> None:
+        """Move the bar by a batch of validation data."""
+        if self.bar is not None:
+            self.bar.update(self.line, description=self.phase, completed=done, total=total, rate="")
+
+    def on_validation_end(self, run: Trainer, measures: Mapping[str, float]) -> None:
+        """Name what is predicted for after the last epoch's validation."""
+        self.phase = "plots"
 
     def on_epoch_end(self, run: Trainer, measures: Mapping[str, float], best: bool) -> None:
         """Print the epoch's line."""
@@ -159,11 +173,17 @@ def scan_progress(brief: bool = False) -> Iterator[Callback]:
     with progress_bar(None) as step:
 
         class ScanProgress(Callback):
+            in_run = False  # a run shows its validation by its own bar
+
+            def on_run_begin(self, run: Trainer) -> None:
+                self.in_run = True
+
             def on_scan_picture(self, split: str, done: int, total: int) -> None:
                 step()
 
             def on_validation_batch(self, done: int, total: int) -> None:
-                step()
+                if not self.in_run:
+                    step()
 
             def on_scan_end(self, report: Report) -> None:
                 counts = [split.counts for split in report.splits.values()]

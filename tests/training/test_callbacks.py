@@ -1,5 +1,7 @@
 """Callbacks of a run: when they are called, where they come from, and that their state is resumed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_loop import trainer
@@ -9,6 +11,7 @@ from netbuild.errors import NetbuildError
 from netbuild.training import callbacks as callbacks_module
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback, callbacks_of_file, installed_callbacks
+from netbuild.training.progress import ProgressBar
 
 HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
 
@@ -30,9 +33,21 @@ for hook in HOOKS:
     setattr(Calls, hook, lambda self, *_, hook=hook: self.calls.append(hook))
 
 EPOCH = [
-    "on_epoch_begin", "on_batch_begin", "on_batch_end", "on_validation_begin", "on_validation_end",
-    "on_epoch_end", "on_save",
+    "on_epoch_begin", "on_batch_begin", "on_batch_end", "on_validation_begin", "on_validation_batch",
+    "on_validation_end", "on_epoch_end", "on_save",
 ]  # fmt: skip
+
+
+def test_the_bar_names_the_epochs_validation_and_the_plots_at_the_end(tmp_path):
+    run, bar, shown = trainer(tmp_path / "run", epochs=2), ProgressBar(), []
+    run.progress.epoch = 2
+    bar.bar, bar.line = SimpleNamespace(update=lambda _, **fields: shown.append(fields)), 0
+    bar.on_validation_begin(run)
+    bar.on_validation_batch(1, 4)
+    bar.on_validation_end(run, {})
+    bar.on_validation_batch(2, 3)
+    found = [(fields["description"], fields["completed"], fields["total"]) for fields in shown]
+    assert found == [("epoch 2/2 validation", 1, 4), ("plots", 2, 3)]
 
 
 def test_hooks_are_called_in_order_state_is_resumed_and_weights_stay_equal(tmp_path):
