@@ -1103,16 +1103,24 @@ def rotated_iou(box: Array, others: Array) -> Array:
     found = np.zeros(len(others))
     reach = (np.hypot(*box[2:4]) + np.hypot(others[:, 2], others[:, 3])) / 2
     near = np.hypot(others[:, 0] - box[0], others[:, 1] - box[1]) < reach
-    # In the coordinates of the box, where it is upright and centred at the origin.
-    local = others[near] - np.array([*box[:2], 0, 0, box[4]])
-    cos, sin = np.cos(box[4]), np.sin(box[4])
-    local[:, :2] = local[:, :2] @ np.array([[cos, -sin], [sin, cos]])
-    path = _clip_paths(_clip_paths(find_corners(local), 0, box[2] / 2), 1, box[3] / 2)
-    x, y = path[..., 0], path[..., 1]
-    both = np.abs((x * np.roll(y, -1, 1) - np.roll(x, -1, 1) * y).sum(1)) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without area
-        found[near] = both / (box[2:4].prod() + others[near, 2:4].prod(1) - both)
+    found[near] = polygon_iou(box, find_corners(others[near]))
     return found
+
+
+def polygon_iou(box: Array, polygons: Array) -> Array:
+    """Compute the IoU of a rotated box (5,) with each of n polygons of m corners (n, m, 2), by exact areas."""
+    cos, sin = np.cos(box[4]), np.sin(box[4])
+    # In the coordinates of the box, where it is upright and centred at the origin.
+    local, (w, h) = (polygons - box[:2]) @ np.array([[cos, -sin], [sin, cos]]), np.abs(box[2:4])
+    both = polygon_areas(_clip_paths(_clip_paths(local, 0, w / 2), 1, h / 2))
+    with np.errstate(invalid="ignore", divide="ignore"):  # two boxes without area
+        return both / (w * h + polygon_areas(local) - both)
+
+
+def polygon_areas(paths: Array) -> Array:
+    """Compute the areas (n,) that closed paths (n, m, 2) enclose."""
+    x, y = paths[..., 0], paths[..., 1]
+    return np.abs((x * np.roll(y, -1, 1) - np.roll(x, -1, 1) * y).sum(1)) / 2
 
 
 def _clip_paths(paths: Array, axis: int, half: float) -> Array:

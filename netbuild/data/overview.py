@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from netbuild.data.dataset import Extra, Sample
 from netbuild.data.fitting import resize
@@ -63,7 +64,7 @@ def draw_extras(sample: Sample, extras: Mapping[str, Extra]) -> list[Drawing]:
 
 
 def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
-    """Draw a sample's picture with its boxes and their classes, or with its class as caption."""
+    """Draw a sample's picture with its boxes, oriented where they are, and their classes; or its class as caption."""
     image = sample.image(3)
     if sample.boxes is None:
         return Drawing(image, caption="" if sample.label is None else names[sample.label])
@@ -71,7 +72,16 @@ def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
     classes = sample.boxes[:, 0].astype(int).tolist()
     centre, half = sample.boxes[:, 1:3], sample.boxes[:, 3:] / 2
     boxes = np.concatenate((centre - half, centre + half), 1) * (w, h, w, h)
-    return Drawing(image, boxes, [names[c] for c in classes], [class_colour(c) for c in classes])
+    corners = find_corners(sample)
+    outlines = None if corners is None else corners * (w, h)
+    return Drawing(image, boxes, [names[c] for c in classes], [class_colour(c) for c in classes], outlines=outlines)
+
+
+def find_corners(sample: Sample) -> NDArray[np.float64] | None:
+    """Return the corners (N, 4, 2) of oriented boxes as fractions; None if not every object is labelled by four."""
+    if sample.outlines and all(len(outline) == 1 and len(outline[0]) == 4 for outline in sample.outlines):
+        return np.array([outline[0] for outline in sample.outlines])
+    return None
 
 
 def write_overview(report: Report, folder: Path, seed: int = 0) -> list[Path]:

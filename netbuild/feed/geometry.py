@@ -24,6 +24,27 @@ def random_rectangle(size: tuple[int, int], share: float, rng: Generator) -> tup
     return max(x - half_w, 0), max(y - half_h, 0), min(x + half_w, w), min(y + half_h, h)
 
 
+def clip_polygon(points: NDArray[np.float64], rectangle: tuple[float, float, float, float]) -> NDArray[np.float64]:
+    """Return the part of a polygon (K, 2) inside a rectangle (x1, y1, x2, y2); (0, 2) if there is none.
+
+    Of a polygon that is not convex, the parts may be connected by edges on the rectangle's sides. Sutherland and
+    Hodgman, 1974.
+    """
+    x1, y1, x2, y2 = rectangle
+    for axis, limit, sign in ((0, x1, 1), (1, y1, 1), (0, x2, -1), (1, y2, -1)):
+        depth = sign * (points[:, axis] - limit)
+        inside = depth >= 0
+        if inside.all():
+            continue
+        crosses = inside != np.roll(inside, -1)
+        steps = np.where(crosses, depth / np.where(crosses, depth - np.roll(depth, -1), 1), 0)
+        crossings = points + steps[:, None] * (np.roll(points, -1, 0) - points)
+        crossings[:, axis] = limit  # exactly, in spite of rounding
+        both = np.stack((points, crossings), 1).reshape(-1, 2)  # each point, then the crossing on the way to the next
+        points = both[np.stack((inside, crosses), 1).ravel()]
+    return points
+
+
 def random_affine(
     shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings
 ) -> tuple[Any, float]:

@@ -6,6 +6,7 @@ from netbuild.feed.targets.keypoints import KeypointTarget
 from netbuild.feed.targets.maps import ClassMapTarget, InputPictureTarget, MapTarget, PictureTarget, ValueMapTarget
 from netbuild.feed.targets.masks import MaskKind, MaskTarget
 from netbuild.feed.targets.polygons import PolygonTarget
+from netbuild.feed.targets.rotated import RotatedBoxTarget
 
 __all__ = [
     "BoxTarget",
@@ -17,6 +18,7 @@ __all__ = [
     "MaskTarget",
     "PictureTarget",
     "PolygonTarget",
+    "RotatedBoxTarget",
     "Target",
     "TargetKind",
     "ValueMapTarget",

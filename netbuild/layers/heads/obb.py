@@ -18,6 +18,7 @@ class OBB(Detect):
     """
 
     task = "obb"
+    learns = "obb"
     box_form = "centres"
     parts = ("cv2", "cv3", "cv4")
 

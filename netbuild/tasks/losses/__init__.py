@@ -18,6 +18,7 @@ LOSSES: "Registry[HeadLoss]" = Registry(
         "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",
         "pose": "netbuild.tasks.losses.pose:PoseLoss",
         "pose-likelihood": "netbuild.tasks.losses.pose:LikelihoodPoseLoss",
+        "obb": "netbuild.tasks.losses.obb:RotatedLoss",
     },
 )
 T = TypeVar("T", bound="type[HeadLoss]")

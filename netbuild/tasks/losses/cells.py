@@ -47,6 +47,11 @@ class Cells:
         return torch.cat((self.points - before, self.points + after), -1)
 
     @property
+    def pixel_boxes(self) -> Tensor:
+        """(B, A, 4) predicted corners in pixels, as the assigner compares them with the targets."""
+        return self.boxes * self.strides
+
+    @property
     def bins(self) -> int:
         """Number of bins of each side's distribution; 1 if the head predicts distances directly."""
         return self.sides.shape[-1] // 4
@@ -219,7 +224,7 @@ class DetectionLoss:
             batch: "boxes" (M, 4) as centre and size, in fractions of the image; "classes" (M,); "index" (M,) number of
                 the image.
         """
-        cells = read_cells(self.head, raw)
+        cells = self.read(raw)
         assigned = self.assign(cells, self.targets(cells, batch), batch)
         terms, total = dict[str, Tensor](), self.normaliser(assigned.scores.sum(), 1)
         for part in self.all_parts():
@@ -231,13 +236,17 @@ class DetectionLoss:
     @torch.no_grad()
     def lower_bound(self, raw: Raw, batch: Batch) -> float:
         """Return the smallest loss that any prediction could reach with this assignment."""
-        cells = read_cells(self.head, raw)
+        cells = self.read(raw)
         assigned = self.assign(cells, self.targets(cells, batch), batch)
         total, bounds = self.normaliser(assigned.scores.sum(), 1), 0.0
         for part in self.all_parts():
             count = part.count(cells, assigned, batch)
             bounds += float(part.lower_bound(cells, assigned) / (total if count is None else self.normaliser(count, 1)))
         return bounds
+
+    def read(self, raw: Raw) -> Cells:
+        """Arrange the branch's raw outputs by cells; a subclass may read more than boxes and scores."""
+        return read_cells(self.head, raw)
 
     def all_parts(self) -> Sequence[LossPart]:
         """Return the given parts, or the three default parts."""
@@ -256,9 +265,9 @@ class DetectionLoss:
 
     def assign(self, cells: Cells, targets: Targets, batch: Batch) -> Assignment:
         """Assign the targets to the cells."""
-        boxes = cells.boxes.detach() * cells.strides
         assigner = self.make_assigner(cells, batch)
-        return assigner(cells.scores.detach().sigmoid(), boxes, cells.points * cells.strides, targets)
+        scores = cells.scores.detach().sigmoid()
+        return assigner(scores, cells.pixel_boxes.detach(), cells.points * cells.strides, targets)
 
     def make_assigner(self, cells: Cells, batch: Batch) -> Assigner:
         """Return the assigner of a batch; a subclass may compare masks or keypoints with those of the batch."""
