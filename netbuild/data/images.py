@@ -109,8 +109,8 @@ def read_file(path: Path) -> bytes:
         if reason := refuse_special(path, MAX_BYTES):
             raise UnreadableImageError(f"{path}: {reason}")
         return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a ValueError for a null byte in the path
+        raise UnreadableImageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Bytes:

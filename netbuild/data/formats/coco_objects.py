@@ -55,11 +55,21 @@ def read_keypoint_facts(entries: Sequence[Entry], file: Path) -> tuple[KeypointF
     if other := next((entry for entry in found if entry["keypoints"] != names), None):
         message = f"{file}: the categories '{found[0].get('name')}' and '{other.get('name')}' have different keypoints"
         raise NetbuildError(message, hint="make a data set of each: the objects of a data set have the same keypoints")
-    numbers = range(1, len(names) + 1)  # they are counted from 1
-    pairs = tuple((pair[0] - 1, pair[1] - 1) for pair in skeleton if len(pair) == 2 and all(n in numbers for n in pair))
     swap = derive_swap(names)
-    facts = KeypointFacts((len(names), 3), swap, tuple(names), skeleton=pairs)
+    facts = KeypointFacts((len(names), 3), swap, tuple(names), skeleton=_read_skeleton(skeleton, len(names), file))
     return facts, facts.note_swap(file, bool(swap))
+
+
+def _read_skeleton(pairs: Any, count: int, file: Path) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of keypoints that drawings join; in the file they are counted from 1."""
+    numbers = range(1, count + 1)
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and n in numbers for n in pair)
+        for pair in pairs
+    ):
+        message = f"{file}: the skeleton of a category is a list of pairs of keypoints, not {shorten(pairs)}"
+        raise NetbuildError(message, hint=f"keypoints are numbers from 1 to {count}")
+    return tuple((first - 1, second - 1) for first, second in pairs)
 
 
 def read_objects(
