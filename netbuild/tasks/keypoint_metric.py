@@ -55,16 +55,24 @@ class KeypointEvaluation(CocoEvaluation):
         return {"kpt_oks_sigmas": self.sigmas}
 
     def found_fields(self, picture: int, number: int) -> dict[str, Any]:
-        """Return the box and the keypoints of a picture's detection in COCO's format."""
+        """Return the keypoints of a picture's detection in COCO's format, without its box: results of COCO have none.
+
+        So the tool takes for the detection's area the one that its keypoints span, see `found_areas`.
+        """
         points = self.found_points[picture][number]
         rows = np.column_stack((points[:, :2], np.ones(len(points))))
-        return {**super().found_fields(picture, number), "keypoints": rows.flatten().tolist()}
+        return {"keypoints": rows.flatten().tolist()}
 
     def true_fields(self, picture: int, number: int) -> dict[str, Any]:
         """Return the box and the keypoints of a picture's object in COCO's format."""
         points = self.true_points[picture][number]
         fields = {"keypoints": points.flatten().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
         return {**super().true_fields(picture, number), **fields}
+
+    def found_areas(self, picture: int) -> Floats:
+        """Return the areas (n,) of the upright boxes around the keypoints of a picture's detections."""
+        points = self.found_points[picture][..., :2]
+        return np.ptp(points, axis=1).prod(-1) if len(points) else np.zeros(0)
 
     def true_areas(self, picture: int) -> Floats:
         """Return the areas (m,) of a picture's objects in square pixels, estimated from their boxes."""

@@ -17,6 +17,8 @@ from netbuild.tasks.base import View
 from netbuild.tasks.box_math import to_centres
 from netbuild.tasks.coco_evaluation import BoxEvaluation
 from netbuild.tasks.detection_metric import DetectionMetric
+from netbuild.tasks.keypoint_math import choose_sigmas
+from netbuild.tasks.keypoint_metric import KeypointEvaluation, KeypointMetric
 from netbuild.tasks.mask_metric import MaskMetric, compress
 from netbuild.tasks.object_metric import ObjectMetric
 from netbuild.tasks.overlap_evaluation import OverlapEvaluation
@@ -160,6 +162,24 @@ def test_figures_of_boxes_and_masks_equal_those_of_pycocotools(scenes):
     assert {name: value for name, value in result.items() if not name.startswith("mask-")} | fitness == boxes.result()
     own = OverlapEvaluation.average_precision.func(metric.evaluations()[1])
     assert own.figures == pytest.approx(metric.evaluations()[1].average_precision.figures, abs=1e-12)
+
+
+def test_figures_of_keypoints_equal_those_of_pycocotools(scenes):
+    pytest.importorskip("faster_coco_eval")
+    expected = json.loads((Path(__file__).parent / "coco_figures.json").read_text())["keypoints"]
+    metric, (height, width) = KeypointMetric(coco_scenes.NAMES, (17, 3), choose_sigmas(17)), coco_scenes.SIZE
+    objects = scenes[0]["annotations"]
+    for batch, rows, found in scene_batches(*scenes):
+        count, points = len(batch["index"]), [[one["keypoints"] for one in of_picture] for of_picture in found]
+        keypoints = torch.tensor([one["keypoints"] for one in objects[:count]], dtype=torch.float64).view(-1, 17, 3)
+        objects = objects[count:]
+        batch["keypoints"] = keypoints / torch.tensor([width, height, 1])
+        rows = [torch.cat((r, torch.tensor(p, dtype=torch.float64).view(-1, 51)), 1) for r, p in zip(rows, points)]
+        metric.update(rows, batch)
+    result, table = metric.result(), metric.classes()
+    figures = [result[f"pose-{name}"] for name in KeypointEvaluation.figure_names]
+    assert figures == pytest.approx(expected["stats"], abs=1e-6)
+    assert [row["pose-AP50-95"] for row in table] == pytest.approx(expected["AP50-95"], abs=1e-6)
 
 
 def test_masks_are_those_of_prediction_and_outlines_are_drawn_in_the_original_picture():
