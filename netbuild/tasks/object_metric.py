@@ -125,6 +125,10 @@ class ObjectMetric(Metric):
         """Return the confusion matrix by the main kind of overlap, see `OverlapEvaluation.confusion`."""
         return self.current_evaluations()[0].confusion()
 
+    def tables(self) -> dict[str, Any]:
+        """Return confusion matrices and curves of all kinds of overlap, see `OverlapEvaluation.tables`."""
+        return {name: table for evaluation in self.current_evaluations() for name, table in evaluation.tables().items()}
+
     def plots(self) -> dict[str, Callable[[], Any]]:
         """Return the charts of all kinds of overlap: precision, recall and F1 by class, and the confusion matrix."""
         return {name: draw for evaluation in self.current_evaluations() for name, draw in evaluation.plots().items()}

@@ -190,6 +190,26 @@ class OverlapEvaluation(ABC):
             np.add.at(matrix[n], real[missed], 1)
         return matrix
 
+    def tables(self) -> dict[str, Any]:
+        """Return the confusion matrix and the curves as JSON data; with the prefix.
+
+        The curves have for 101 confidences precision, recall and F1 of each class with objects, and for 101 recalls
+        the precision that average precision is the mean of, at the least overlap.
+        """
+        curves, by_recall = self.curves, self.average_precision.precision[0]
+        places = np.linspace(0, len(curves.confidence) - 1, 101).round().astype(int)
+        values = {"precision": curves.precision, "recall": curves.recall, "F1": curves.f1}
+        rows = [
+            {"class": self.names[number], **{name: _rounded(value[i, places]) for name, value in values.items()}}
+            | {"precision-by-recall": _rounded(by_recall[:, number])}
+            for i, number in enumerate(curves.classes.tolist())
+        ]
+        found = {
+            "confusion": {"names": [*self.names, "background"], "counts": self.confusion().tolist()},
+            "curves": {"confidence": _rounded(curves.confidence[places]), "classes": rows},
+        }
+        return {self.prefix + name: table for name, table in found.items()}
+
     def plots(self) -> dict[str, Callable[[], Any]]:
         """Return the charts of precision, recall and F1 by class, and of the confusion matrix; with the prefix."""
         found = self.curves
@@ -211,6 +231,10 @@ class OverlapEvaluation(ABC):
 
 def _join(parts: Sequence[Floats]) -> Floats:
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [round(value, 5) for value in values.tolist()]
 
 
 def _mean_precision(precision: Floats) -> float:

@@ -1,5 +1,6 @@
 """Validation of a checkpoint, a network or an exported file on a data set."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
+from netbuild.system.files import write_text
 from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
 from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
@@ -71,7 +73,8 @@ def validate(
         data: the data set, see `netbuild.data.open_data`.
         split: the split of the data set; by default ``val``, or ``test`` if there is no ``val``.
         settings: the settings of validation.
-        out: a folder for curves, confusion matrix and pictures of the first batches; None draws nothing.
+        out: a folder for curves and confusion matrix, as charts and as numbers in ``measures.json``, and for pictures
+            of the first batches; None draws nothing.
         callbacks: their scan hooks and ``on_validation_batch`` are called.
         options: ``modules`` and ``trusted``, for a network with custom modules.
 
@@ -100,9 +103,11 @@ def validate(
     loader.close()
     metric = merge_metric(metric, loader)
     with fail_together():
+        measures = (metric.result(), metric.classes()) if is_main_process() else ({}, [])
         if out is not None and is_main_process():
             list(charts.save_all(metric.plots(), out))
-        measures = (metric.result(), metric.classes()) if is_main_process() else ({}, [])
+            found = {"measures": measures[0], "classes": measures[1], **metric.tables()}
+            write_text(out / "measures.json", json.dumps(found))
     return broadcast(measures)
 
 

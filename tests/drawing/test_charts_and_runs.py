@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import random
 import sys
 from pathlib import Path
@@ -180,6 +181,9 @@ def test_val_draws_into_the_given_folder(cli, tmp_path):
     done = cli("val", tmp_path / "net.safetensors", *flags, "-o", tmp_path / "a" / "b")
     assert (done.code, done.out) == (0, plain.out), done.err
     assert pngs(tmp_path / "a" / "b") == {"confusion.png", *(f"val_batch{i}.png" for i in range(3))}
+    written = json.loads((tmp_path / "a" / "b" / "measures.json").read_text())
+    assert json.loads(plain.out) == {name: value for name, value in written.items() if name != "confusion"}
+    assert np.sum(written["confusion"]["counts"]) == sum(row["images"] for row in written["classes"])
     refused = cli("val", tmp_path / "net.safetensors", *flags, "-o", tmp_path / "net.safetensors" / "x")
     assert (refused.code, "cannot be written" in refused.err) == (2, True)
 

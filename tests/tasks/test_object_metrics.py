@@ -91,6 +91,15 @@ def test_kinds_of_overlap_have_their_figures_columns_and_charts_under_their_pref
         assert {name: row[name] for name in of_boxes} == of_boxes
         assert {name: row[f"plain-{name}"] for name in values} == pytest.approx(values)
     assert set(metric.plots()) == {"curves", "confusion", "plain-curves", "plain-confusion"}
+    tables = json.loads(json.dumps(metric.tables()))
+    assert set(tables) == set(metric.plots())
+    assert tables["confusion"] == {"names": [*NAMES, "background"], "counts": metric.confusion().tolist()}
+    for prefix in ("", "plain-"):
+        for curve, row in zip(tables[f"{prefix}curves"]["classes"], plain.classes(), strict=True):
+            assert curve["class"] == row["class"]
+            assert np.mean(curve["precision-by-recall"]) == pytest.approx(row["AP50"], abs=1e-4)
+            at = tables[f"{prefix}curves"]["confidence"].index(pytest.approx(boxes["confidence"], abs=5.1e-3))
+            assert curve["F1"][at] == pytest.approx(row["F1"], abs=0.1)
 
 
 def test_results_follow_the_state():

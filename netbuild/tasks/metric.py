@@ -1,0 +1,63 @@
+"""The base class of metrics: measures of a whole data set, whose shares several processes can merge."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Batch = Mapping[str, Any]  # "images" (B, C, H, W), and the keys that the task's class docstring lists
+
+
+class Metric(ABC):
+    """A measure of a whole data set, updated batch by batch.
+
+    To merge the metrics of several processes, a subclass names its attributes: ``lists`` are lists with one entry per
+    picture, in the order of `update`; ``counts`` are numbers or arrays that are summed. ``errors`` names the measures
+    of which a smaller value is better.
+    """
+
+    lists: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @abstractmethod
+    def update(self, predictions: Any, batch: Batch) -> None:
+        """Add a batch.
+
+        Args:
+            predictions: the return value of `Task.decode`.
+            batch: the batch with its targets.
+        """
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """Return the measures by name; "fitness" (larger is better) selects the best epoch."""
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Return one row of measures per class; empty for a metric without classes."""
+        return []
+
+    def tables(self) -> dict[str, Any]:
+        """Return what the charts show as JSON data, by the names of the charts; empty for a metric without any."""
+        return {}
+
+    def plots(self) -> dict[str, Callable[[], Any]]:
+        """Return functions that draw charts (figures of `netbuild.drawing.charts`), by the name of the chart's file."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was added so far, as data that another process can `merge`."""
+        return {name: getattr(self, name) for name in (*self.lists, *self.counts)}
+
+    def merge(self, states: Sequence[Mapping[str, Any]], indices: Sequence[Sequence[int]]) -> None:
+        """Replace the state by that of several processes, as if this metric had been given all pictures in order.
+
+        Args:
+            states: the `state` of each process.
+            indices: for each process, the indices of its pictures in the data set.
+        """
+        order = [index for of_process in indices for index in of_process]
+        for name in self.lists:
+            entries = [entry for state in states for entry in state[name]]
+            setattr(self, name, [e for _, e in sorted(zip(order, entries, strict=True), key=lambda pair: pair[0])])
+        for name in self.counts:
+            setattr(self, name, sum(state[name] for state in states))
