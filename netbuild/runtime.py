@@ -95,6 +95,7 @@ class ModelInfo:
         boxes: form of these boxes: ``corners``, ``centres`` (and sizes), or ``parts``: centres and sizes as fractions
             of the image.
         extra: shape of the values after a box's classes: (32,) mask coefficients, (17, 3) keypoints, (1,) angle.
+        queries: whether the file has an entry (B, k, 4+classes) for each query of a decoder, which `Model.run` ranks.
     """
 
     task: str
@@ -107,6 +108,7 @@ class ModelInfo:
     nms: Mapping[str, Any] | None = None
     boxes: str = "corners"
     extra: tuple[int, ...] = ()
+    queries: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -229,6 +231,8 @@ class Model:
             message = f"{self.path}: the file fails on images of shape {list(values.shape)}: {_shorten(error)}"
             raise RunError(message, hint="try another --imgsz") from None
         self._check_arrays(found, step)
+        if self.info.queries:
+            found = [rank_queries(found[0])]
         if self.info.nms is None:
             return [output[: step - missing] for output in found]
         return [*found[:3], found[3] + start]
@@ -248,7 +252,7 @@ class Model:
                 sizes = ", ".join(str(len(output)) for output in found)
                 raise RunError(f"{self.path}: boxes, scores, classes and index differ in length: {sizes}")
             self._check_numbers(found[1], found[2])
-        elif self.info.one2one:
+        elif self.info.one2one and not self.info.queries:
             self._check_numbers(found[0][..., 4], found[0][..., 5])
 
     def _check_numbers(self, scores: Array, classes: Array) -> None:
@@ -544,6 +548,8 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
     if info.nms is not None:
         return ("n", 4), ("n",), ("n",), ("n",)
     if info.task in BOX_TASKS:
+        if info.queries:
+            return (("B", "k", f"4 + {nc}"),)
         # The number of classes of a dense output has a message of its own.
         first = ("B", "k", 6 + info.extra_count) if info.one2one else ("B", "4 + classes + extra", "cells")
         return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
@@ -607,6 +613,9 @@ def _complete_ultralytics(info: ModelInfo, model: Model) -> ModelInfo:
     row, dense = 6 + info.extra_count, None if info.names is None else 4 + len(info.names) + info.extra_count
     is_list = info.one2one
     if len(shape) == 3 and all(isinstance(side, int) for side in shape[1:]):
+        # RT-DETR; with two classes its entries cannot be told from a list of detections, which is the likelier.
+        if info.task == "detect" and shape[2] == dense != shape[1] and shape[2] != row:
+            return replace(info, one2one=True, queries=True, boxes="parts", fitting="stretch")
         is_list = shape[2] == row and (shape[1] != dense or info.one2one)
     return replace(info, one2one=is_list, boxes="centres" if info.task == "obb" else "corners")
 
@@ -1022,6 +1031,16 @@ def find_candidates(image: Array, limits: Filter, nc: int) -> Array:
     return np.concatenate(
         (to_corners(boxes[cells]), found[:, None], classes[:, None], extra[cells]), 1, dtype=np.float32
     )
+
+
+def rank_queries(entries: Array) -> Array:
+    """Convert entries (B, k, 4+classes) of box and probabilities to detections (B, k, 6), best first.
+
+    A detection is box, score, class: the likeliest class of each entry.
+    """
+    scores, classes = entries[..., 4:].max(-1), entries[..., 4:].argmax(-1)
+    found = np.concatenate((entries[..., :4], scores[..., None], classes[..., None]), -1, dtype=entries.dtype)
+    return np.take_along_axis(found, np.argsort(-scores, kind="stable")[..., None], 1)
 
 
 def to_corners(boxes: Array) -> Array:

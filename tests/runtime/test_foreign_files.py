@@ -61,6 +61,10 @@ CASES = {
     "pose": ({"task": "pose", "kpt_shape": "[1, 3]"}, [dense([*BOX, 0.1, 0.9, 30, 22, 1])]),
     "segment": ({"task": "segment"}, [dense([*BOX, 0.1, 0.9, *[1] * 32]), np.ones((1, 32, 16, 16))]),
     "names as a list": ({"names": "['cat', 'dog']", "imgsz": "64"}, [dense([*BOX, 0.1, 0.9])]),
+    "queries": (
+        {"names": "['cat', \"dog's\", 'fox']"},
+        [[[[0.5, 0.375, 0.25, 0.125, 0.1, 0.9, 0.2], *[[0.5] * 4 + [0.01] * 3] * 9]]],
+    ),
     "obb": ({"task": "obb"}, [dense([*BOX, 0.1, 0.9, 0])]),
     "obb list": ({"task": "obb"}, [[[[*BOX, 0.9, 1, 0], [0] * 7]]]),
 }
