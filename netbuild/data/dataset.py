@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.data.images import Bytes, from_pixels, read_image, read_values
+from netbuild.data.images import Bytes, from_pixels, read_image
+from netbuild.data.maps import MapFile, read_map
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.system.files import accessing
 
@@ -70,10 +71,12 @@ class Extra:
         kind: one of `EXTRA_KINDS`: ``picture`` (colours in 8 bits), ``classes`` (a class number for each pixel) or
             ``values`` (a number for each pixel, such as a distance).
         scale: how many times as wide and as high as the sample's picture it is.
+        unnamed: of a class map, classes below the number of names that the data set does not name.
     """
 
     kind: str = "picture"
     scale: int = 1
+    unnamed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +96,9 @@ class Sample:
         keypoint_swap: for each of the K keypoints the one that it becomes in a mirrored picture, as a left hand becomes
             a right one; empty where each stays itself, or where the data do not state it (`Dataset.keypoint_swap`).
         pixels: uint8 (H, W) or (H, W, C), for formats that hold pictures in arrays.
-        extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, or
-            an array (H, W) or (H, W, C). The data set states the kind of each in `Dataset.extras`.
+        extras: further pictures and maps of the sample by name, such as a mask, depth or a second picture: a file, a
+            file whose numbers stand for classes or metres, or an array (H, W) or (H, W, C). The data set states the
+            kind of each in `Dataset.extras`.
         bands: channels of the picture's file, and pages that may be channels; None before the scan.
         crowd: (N,) whether a box marks a crowd of objects, which is no object itself: training leaves it out, and
             metrics count nothing that is found in it; None if the data mark no crowds.
@@ -109,7 +113,7 @@ class Sample:
     outlines: tuple[tuple[Floats, ...], ...] = ()
     keypoints: Floats | None = None
     pixels: Bytes | None = None
-    extras: Mapping[str, Path | NDArray[Any]] = field(default_factory=dict)
+    extras: Mapping[str, Path | MapFile | NDArray[Any]] = field(default_factory=dict)
     keypoint_swap: tuple[int, ...] = ()
     bands: tuple[int, int] | None = None
     crowd: NDArray[np.bool_] | None = None
@@ -179,9 +183,12 @@ class Sample:
             there = ", ".join(self.extras) or "none"
             raise NetbuildError(f"{self.path}: the sample has no extra '{name}', there is: {there}")
         extra = self.extras[name]
-        if kind == "picture":
+        if kind == "picture" and isinstance(extra, Path | np.ndarray):
             return read_image(extra, channels, check=False) if isinstance(extra, Path) else from_pixels(extra, channels)
-        values = read_values(extra) if isinstance(extra, Path) else extra
+        if isinstance(extra, np.ndarray):
+            values = extra
+        else:
+            values = read_map(extra) if isinstance(extra, Path) else extra.read()
         return values.reshape(*values.shape[:2], -1)
 
 

@@ -34,6 +34,31 @@ class UnreadableImageError(NetbuildError):
 
 
 @dataclass(frozen=True)
+class MapFacts:
+    """What was found when a map was decoded, before any mapping or scale is applied to its values.
+
+    Attributes:
+        counts: of a class map, the number of pixels of each value, as a text.
+        has_colours: whether these values are colours, red * 65536 + green * 256 + blue.
+        measured: of a map of measured values, the number of pixels with a finite value above 0.
+        least: the smallest of these values.
+        most: the largest of these values.
+        negative: the number of pixels with a finite value below 0.
+        not_finite: the number of pixels that are NaN or infinite.
+        is_whole: whether the file has whole numbers.
+    """
+
+    counts: dict[str, int]
+    has_colours: bool = False
+    measured: int = 0
+    least: float = 0.0
+    most: float = 0.0
+    negative: int = 0
+    not_finite: int = 0
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """What was found when a picture was decoded.
 
@@ -43,6 +68,7 @@ class ImageFacts:
         remark: what is unusual about it, or empty.
         channels: how many its first page has; 0 if the picture cannot be used.
         pages: how many grey pages of equal size a TIFF has, each of which may be a band.
+        map: of a map of classes or values.
     """
 
     size: tuple[int, int] | None
@@ -50,6 +76,7 @@ class ImageFacts:
     remark: str = ""
     channels: int = 0
     pages: int = 1
+    map: MapFacts | None = None
 
 
 def pillow() -> Any:
@@ -86,19 +113,6 @@ def read_image(path: str | Path, channels: int = 3, check: bool = True) -> Bytes
     return decode(read_file(path), str(path), channels, check)
 
 
-def read_values(path: str | Path) -> NDArray[Any]:
-    """Read a picture file as the numbers that it holds, (H, W): class numbers, or measured values such as distances.
-
-    It is turned upright by its EXIF orientation. Of a palette picture these are the indices, not the colours. 8 and 16
-    bits and floating point keep their type.
-
-    Raises:
-        UnreadableImageError: if the file is not a picture, is cut off, too large, or has several channels.
-    """
-    path = Path(path)
-    return decode_values(read_file(path), str(path))
-
-
 def read_file(path: Path) -> bytes:
     """Return a file's bytes.
 
@@ -128,8 +142,10 @@ def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Byt
 
 
 def decode_values(data: bytes, name: str) -> NDArray[Any]:
-    """Decode the bytes of a picture file as numbers, see `read_values`."""
+    """Decode the bytes of a picture file as the numbers that it holds, (H, W), see `netbuild.data.maps.read_map`."""
     values = np.asarray(_upright(_load(_open(data, name), name)))
+    if values.ndim == 3 and (values[..., :3] == values[..., :1]).all() and values.shape[2] >= 3:
+        values = values[..., 0]  # a grey picture that was saved as RGB
     if values.ndim != 2:
         message = f"{name}: has {values.shape[2]} channels, a map of numbers has one"
         raise UnreadableImageError(message, hint="save it as a grey or palette picture")
@@ -146,14 +162,12 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
     Args:
         data: the file's bytes.
         name: what messages call it.
-        numbers: whether it is read by `read_values` rather than by `read_image`.
+        numbers: whether it is a map, whose values need not be representable in 8 bits.
     """
     try:
         image = _open(data, name)
         width, height = image.size
-        if numbers:
-            decode_values(data, name)
-        else:
+        if not numbers:
             # For JPEG: every byte is read, but at an eighth of the resolution.
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
         _load(image, name)

@@ -8,13 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Extra, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import ImageFacts
+from netbuild.data.map_faults import MapTotals, find_faults_of_extras, note_guessed_scale, note_totals
 from netbuild.data.scan_cache import ScanCache
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.system.tables import Table
@@ -47,12 +48,14 @@ class SplitReport:
         problems: all problems of labels and pictures.
         found: the number of pictures before any was dropped.
         label_place: where the label of one picture was looked for.
+        maps: what the maps of each extra of these samples hold together.
     """
 
     samples: list[Sample]
     problems: list[Problem]
     found: int
     label_place: str = ""
+    maps: Mapping[str, MapTotals] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -225,14 +228,20 @@ def scan(
     reports: dict[str, SplitReport] = {}
     for name in splits if splits is not None else tuple(dataset.splits):
         split = dataset.split(name)
-        samples, out_of_range = _drop_out_of_range(split.samples, dataset.nc if nc is None else nc, dataset.nc)
+        classes = dataset.nc if nc is None else nc
+        samples, out_of_range = _drop_out_of_range(split.samples, classes, dataset.nc)
         with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
-            samples, pictures = _split_usable(name, samples, counted, dataset.extras, seen)
+            usable = _Usable(dataset, name, min(classes, dataset.nc), seen)
+            for sample, found in zip(samples, counted):
+                usable.add(sample, found)
         whole = () if reports else (*dataset.notes, *_note_no_val(dataset, splits))
-        problems = [*whole, *split.problems, *out_of_range, *pictures]
-        reports[name] = SplitReport(samples, problems, max(split.found, len(split.samples)), split.label_place)
+        is_guess_noted = any(totals.guessed for report in reports.values() for totals in report.maps.values())
+        guessed = () if is_guess_noted else note_guessed_scale(usable.maps)
+        problems = [*whole, *guessed, *split.problems, *out_of_range, *usable.list_problems()]
+        count = max(split.found, len(split.samples))
+        reports[name] = SplitReport(usable.samples, problems, count, split.label_place, usable.maps)
     known.save()
     return Report(dataset, _drop_false_hints(reports))
 
@@ -249,7 +258,7 @@ def _inspect(sample: Sample, extras: Mapping[str, Extra], known: ScanCache) -> I
     """Decode a sample's picture and its extras, unless the cache knows them."""
     digest, facts = known.inspect(sample)
     there = {name: extra for name, extra in extras.items() if name in sample.extras}
-    found = {name: known.inspect_extra(sample.extras[name], e.kind != "picture") for name, e in there.items()}
+    found = {name: known.inspect_extra(sample.extras[name], extra.kind) for name, extra in there.items()}
     return Inspection(digest, facts, found)
 
 
@@ -286,48 +295,39 @@ def _report_progress(
         yield found
 
 
-def _split_usable(
-    split: str,
-    samples: list[Sample],
-    inspected: Iterator[Inspection],
-    extras: Mapping[str, Extra],
-    seen: dict[str, tuple[str, Path]],
-) -> tuple[list[Sample], list[Problem]]:
-    """Return the samples that can be used, with their sizes, and the problems of all.
+class _Usable:
+    """The samples of a split that can be used, with their sizes, and the problems of all.
 
     Args:
+        dataset: the data set.
         split: the split's name.
-        samples: all samples of the split.
-        inspected: what decoding found out about each.
-        extras: what the data set states about extras.
+        nc: the number of classes.
         seen: by hash, the split and path where a picture was first met; it is filled here.
     """
-    usable: list[Sample] = []
-    problems: list[Problem] = []
-    for sample, found in zip(samples, inspected):
-        faults = [*_find_faults(sample, found.facts), *_find_faults_of_extras(sample, found, extras)]
-        problems += faults
+
+    def __init__(self, dataset: Dataset, split: str, nc: int, seen: dict[str, tuple[str, Path]]) -> None:
+        self.dataset, self.split, self.nc, self.seen = dataset, split, nc, seen
+        self.samples: list[Sample] = []
+        self.problems: list[Problem] = []
+        self.maps = {name: MapTotals(extra.kind) for name, extra in dataset.extras.items()}
+
+    def add(self, sample: Sample, found: Inspection) -> None:
+        """Add a sample, unless one of its problems drops it; ``found`` is what decoding found out about it."""
+        faults = list(_find_faults(sample, found.facts))
+        faults += find_faults_of_extras(sample, found.facts.size, found.extras, self.dataset.extras, self.nc)
+        self.problems += faults
         if found.digest and not found.facts.fault:
-            problems += _note_repeated(split, sample, seen.setdefault(found.digest, (split, sample.path)))
-        if not any(problem.drops == "picture" for problem in faults):
-            usable.append(replace(sample, size=found.facts.size, bands=(found.facts.channels, found.facts.pages)))
-    return usable, problems
+            first = self.seen.setdefault(found.digest, (self.split, sample.path))
+            self.problems += _note_repeated(self.split, sample, first)
+        if any(problem.drops == "picture" for problem in faults):
+            return
+        self.samples.append(replace(sample, size=found.facts.size, bands=(found.facts.channels, found.facts.pages)))
+        for name, totals in self.maps.items():
+            totals.add(sample.extras[name], found.extras[name].map)
 
-
-def _find_faults_of_extras(sample: Sample, found: Inspection, extras: Mapping[str, Extra]) -> Iterator[Problem]:
-    """Yield a problem for each extra that is missing, cannot be read, or has the wrong size."""
-    for name, extra in extras.items():
-        there = sample.extras.get(name)
-        file = there if isinstance(there, Path) else sample.path
-        if there is None:
-            yield Problem("extra", LABEL, f"there is no '{name}' for this picture", sample.path, drops="picture")
-        elif fault := found.extras[name].fault:
-            yield Problem("unreadable", PICTURE, f"{name}: {fault}", file, drops="picture")
-        elif found.facts.size and found.extras[name].size != tuple(extra.scale * side for side in found.facts.size):
-            (width, height), (w, h) = found.extras[name].size or (0, 0), found.facts.size
-            wanted = f"{extra.scale} times as large" if extra.scale > 1 else "of the same size"
-            message = f"{name} is {width} x {height}, its picture is {w} x {h}: it must be {wanted}"
-            yield Problem("extra size", LABEL, message, file, drops="picture")
+    def list_problems(self) -> list[Problem]:
+        """Return the problems of the samples, then those of all maps together."""
+        return [*self.problems, *note_totals(self.maps, self.nc, self.split, self.dataset.root)]
 
 
 def _find_faults(sample: Sample, facts: ImageFacts) -> Iterator[Problem]:

@@ -4,17 +4,20 @@
 is a folder of pictures, a text file that lists pictures, or a list of these.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import AUGMENTATIONS, DETECT, EXTRA_KINDS, NOTE, Dataset, Extra, Problem
+from netbuild.data.dataset import AUGMENTATIONS, DETECT, NOTE, Dataset, Problem
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLITS
 from netbuild.data.formats.labels import Rules
+from netbuild.data.formats.yolo_extras import KEYS as EXTRA_KEYS
+from netbuild.data.formats.yolo_extras import find_depth_folder, note_depth_folder, read_extras
 from netbuild.data.formats.yolo_keypoints import KEYS as KEYPOINT_KEYS
 from netbuild.data.formats.yolo_keypoints import read_keypoint_facts
-from netbuild.data.formats.yolo_split import ExtraFolder, Source, read_split
+from netbuild.data.formats.yolo_names import read_names
+from netbuild.data.formats.yolo_split import Source, read_split
+from netbuild.data.map_faults import DEPTH
 from netbuild.errors import did_you_mean
 from netbuild.grammar.nodes import Node, parse
 from netbuild.grammar.nodes import read_text as read_yaml
@@ -47,18 +50,21 @@ def open_yolo(file: Path) -> Dataset:
     if not isinstance(node.value, dict):
         raise node.error(f"a data file must be a mapping with train, val and names, not {node.describe()}")
     node, notes = _read_keys(node, file)
-    names = _read_names(node)
+    names, unnamed = read_names(node, allow_gaps="masks" in node.value)
     root = _read_root(node, file)
     keypoints, keypoint_notes = read_keypoint_facts(node, file)
-    rules, extras = Rules(names, keypoints.shape, keypoints.swap), _read_extras(node)
-    splits = {}
+    rules, extras = Rules(names, keypoints.shape, keypoints.swap), read_extras(node, names, unnamed)
+    sources = {}
     for split in SPLITS:
         entry = node.value.get(split)
         if entry is not None and entry.value not in (None, ""):
-            splits[split] = partial(read_split, _read_sources(entry, root), root, rules, extras)
-    if not splits:
+            sources[split] = _read_sources(entry, root)
+    if not sources:
         raise node.error("the file names no split", "write train: images/train and val: images/val")
-    stated = {name: found.extra for name, found in extras.items()}
+    if found := find_depth_folder(node, extras, [source.path for several in sources.values() for source in several]):
+        extras, notes = {**extras, DEPTH: found}, (*notes, note_depth_folder(file))
+    splits = {split: partial(read_split, found, root, rules, extras) for split, found in sources.items()}
+    stated = {name: place.extra for name, place in extras.items()}
     return Dataset(
         str(file),
         root,
@@ -89,16 +95,17 @@ def _read_keys(node: Node, file: Path) -> tuple[Node, tuple[Problem, ...]]:
         values[usual] = value
         if usual not in _KEYS and key not in _DESCRIPTIONS:
             message = f"the key '{key}' has no effect"
-            hint = _HINTS.get(key) or did_you_mean(key, sorted({*_KEYS, *_ALIASES} - {"kpt_names"}))
+            hint = _HINTS.get(key) or did_you_mean(key, sorted({*_KEYS, *_ALIASES} - {"kpt_names"}), 0.65)
             notes.append(Problem("key", NOTE, message, file, place.line + 1, hint=hint))
     return node.with_value(values), tuple(notes)
 
 
 # Keys that are read, other words for them, keys that only describe the data, and hints for some without effect.
-_KEYS = ("path", *SPLITS, "names", "nc", *KEYPOINT_KEYS, "extras", "augmentation", "channels", "masks")
+_KEYS = ("path", *SPLITS, "names", "nc", *KEYPOINT_KEYS, *EXTRA_KEYS, "augmentation", "channels")
 _ALIASES = {
     **dict.fromkeys(("valid", "validation", "validate"), "val"),
-    **{"training": "train", "testing": "test", "ch": "channels", "masks_dir": "masks", "root": "path"},
+    **{"training": "train", "testing": "test", "ch": "channels", "root": "path"},
+    **{"masks_dir": "masks", "depth_dir": "depth"},
 }
 _DESCRIPTIONS = frozenset("author contributor date description info license roboflow task url version year".split())
 _HINTS = {
@@ -138,98 +145,6 @@ def _read_augmentation(node: Node) -> str:
     if entry.value not in AUGMENTATIONS:
         raise entry.error(f"augmentation must be one of {', '.join(AUGMENTATIONS)}, not {entry.value!r}")
     return str(entry.value)
-
-
-def _read_extras(node: Node) -> dict[str, ExtraFolder]:
-    """Read the entry ``extras``: for each name its kind, or a mapping with kind, folder and scale.
-
-    ``masks: FOLDER`` is short for an extra ``mask`` of the kind ``classes`` in that folder.
-    """
-    entry, masks = node.value.get("extras"), node.value.get("masks")
-    short = {}
-    if masks is not None and masks.value is not None:
-        if not isinstance(masks.value, str):
-            raise masks.error(f"masks must be the name of a folder beside images, not {masks.describe()}")
-        fields = {"kind": masks.with_value("classes"), "folder": masks}
-        short["mask"] = _read_extra("mask", masks.with_value(fields))
-    if entry is None or entry.value is None:
-        return short
-    if not isinstance(entry.value, dict):
-        raise entry.error(f"extras must be a mapping such as mask: classes, not {entry.describe()}")
-    if short and "mask" in entry.value:
-        raise entry.error("extras has a mask, and masks names it again", "keep one of them")
-    return short | {name: _read_extra(name, item) for name, item in entry.value.items()}
-
-
-def _read_extra(name: str, item: Node) -> ExtraFolder:
-    fields = item.value if isinstance(item.value, dict) else {"kind": item}
-    for key, field in fields.items():
-        if key not in ("kind", "folder", "scale"):
-            raise field.error(f"unknown key '{key}'; an extra has kind, folder and scale")
-    plain = {key: field.plain() for key, field in fields.items()}
-    kind, folder, scale = plain.get("kind"), plain.get("folder", name), plain.get("scale", 1)
-    if kind not in EXTRA_KINDS:
-        raise fields.get("kind", item).error(f"the kind of an extra is one of {', '.join(EXTRA_KINDS)}, not {kind!r}")
-    if type(scale) is not int or scale < 1:
-        raise fields["scale"].error(f"scale must be a whole number above 0, not {scale!r}")
-    if not isinstance(folder, str) or folder == "images":
-        raise fields.get("folder", item).error(f"folder must be a name other than images, not {folder!r}")
-    return ExtraFolder(Extra(kind, scale), folder)
-
-
-def _read_names(node: Node) -> tuple[str, ...]:
-    entry, count = node.value.get("names"), node.value.get("nc")
-    if count is not None and (type(count.value) is not int or count.value < 1):
-        raise count.error(f"nc must be a whole number above 0, not {count.describe()}")
-    if entry is None or entry.value is None:
-        if count is None:
-            raise node.error("neither names nor nc", "write names: [first, second]")
-        return tuple(f"class{index}" for index in range(count.value))
-    names = _listed_names(entry) if isinstance(entry.value, list) else _mapped_names(entry)
-    if count is not None and count.value != len(names):
-        raise count.error(
-            f"nc is {count.value}, but there are {len(names)} names", "leave nc out: the names are counted"
-        )
-    return names
-
-
-def _listed_names(entry: Node) -> tuple[str, ...]:
-    """Read names from a list."""
-    for item in entry.value:
-        _check_text(item)
-    return _check_distinct(entry, entry.value)
-
-
-def _mapped_names(entry: Node) -> tuple[str, ...]:
-    """Read names from a mapping of numbers, which may be in any order."""
-    if not isinstance(entry.value, dict):
-        raise entry.error(f"names must be a list or a mapping from number to name, not {entry.describe()}")
-    keys = list(entry.value)
-    numbers = sorted(int(key) for key in keys if key.isascii() and key.isdecimal())
-    if numbers != list(range(len(keys))):
-        raise entry.error(
-            f"the numbers of names must run from 0 to {len(keys) - 1}, each once; found {', '.join(keys[:20])}"
-        )
-    for item in entry.value.values():
-        _check_text(item)
-    ordered = sorted(entry.value.items(), key=lambda item: int(item[0]))
-    return _check_distinct(entry, [item for _, item in ordered])
-
-
-def _check_text(item: Node) -> None:
-    if isinstance(item.value, (list, dict)) or not (item.text or "").strip():
-        raise item.error(f"a name must be a text, not {item.describe()}")
-
-
-def _check_distinct(entry: Node, items: Sequence[Node]) -> tuple[str, ...]:
-    # Names are texts as they are written: 007, 1e3 and null are no numbers and no missing values here.
-    names = tuple((str(item.value) if item.text is None else item.text).strip() for item in items)
-    if not names:
-        raise entry.error("there is no name: a data set has at least one class")
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise items[index].error(f"the name '{name}' occurs twice, for {names.index(name)} and {index}")
-    return names
 
 
 def _read_sources(entry: Node, root: Path) -> list[Source]:

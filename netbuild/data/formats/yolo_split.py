@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from netbuild.data.dataset import LABEL, NOTE, PICTURE, Extra, Problem, Sample, Split
+from netbuild.data.dataset import LABEL, NOTE, PICTURE, Problem, Sample, Split
 from netbuild.data.formats.files import find_pictures, find_visible, note_unread_formats, read_text
-from netbuild.data.formats.label_places import LabelPlaces, replace_images
+from netbuild.data.formats.label_places import LabelPlaces
 from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
-from netbuild.data.images import SUFFIXES
+from netbuild.data.formats.yolo_extras import ExtraFolder, find_extras
 from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node
 
@@ -26,33 +26,6 @@ class Source:
     def error(self, message: str, hint: str = "") -> NetbuildError:
         """Make an error at the place in the data file."""
         return self.node.error(message, hint) if self.node else NetbuildError(message, hint=hint)
-
-
-@dataclass(frozen=True)
-class ExtraFolder:
-    """An extra that the data file names, and the folder that stands in place of ``images``."""
-
-    extra: Extra
-    folder: str
-
-
-def _find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample | None:
-    """Return the sample with its extras, None if one is missing. Names are compared without suffix."""
-    found: dict[str, Path] = {}
-    for name, place in folders.items():
-        wanted = replace_images(sample.path, place.folder)
-        if wanted == sample.path:
-            message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
-        tried = (wanted, *(wanted.with_suffix(suffix) for suffix in sorted(SUFFIXES)))
-        file = next((path for path in tried if path.is_file()), None)
-        if file is None:
-            message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
-        found[name] = file
-    return replace(sample, extras=found)
 
 
 def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapping[str, ExtraFolder]) -> Split:
@@ -75,16 +48,24 @@ def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapp
             raise source.error(f"no pictures in {source.path}")
         pictures.update(dict.fromkeys(found))
     labels = LabelPlaces(pictures, root)
-    read.problems.extend(labels.problems)
+    # Where there are maps and no label file at all, the pictures have no objects, rather than only background.
+    has_objects = not _has_maps(extras) or any(os.path.lexists(labels.path(picture)) for picture in pictures)
+    if has_objects:
+        read.problems.extend(labels.problems)
     for picture in pictures:
-        sample = _read_sample(picture, labels.path(picture), rules, read.problems)
-        complete = sample and _find_extras(sample, extras, read.problems)
+        path = labels.path(picture)
+        sample = _read_sample(picture, path, rules, read.problems) if has_objects else Sample(picture)
+        complete = sample and find_extras(sample, extras, read.problems)
         if complete:
             read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
     if all(source.path.is_dir() for source in sources):  # a list may omit pictures on purpose
         read.problems.extend(_find_unused_labels(list(pictures), labels))
     first = next(iter(pictures))
     return Split(read.samples, read.problems, f"{first}: labels looked for in {labels.path(first)}", len(pictures))
+
+
+def _has_maps(extras: Mapping[str, ExtraFolder]) -> bool:
+    return any(place.extra.kind != "picture" for place in extras.values())
 
 
 def _find_pictures(source: Source, root: Path, problems: list[Problem]) -> list[Path]:
