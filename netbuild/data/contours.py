@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from netbuild.data.shapes.raster import rasterize, trace
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]  # (H, W)
-Vertex = tuple[int, int]
 ROUNDING = 1e-4  # a point so near to a line, as a fraction of the picture, lies on it: files have 4 to 6 decimals
 
 
@@ -58,30 +59,20 @@ def trace_mask(mask: Mask) -> tuple[Floats, ...]:
     """Return polygons (K, 2), x and y in pixels, that cover exactly the pixels of a mask.
 
     Each region whose pixels share edges is one polygon along the edges of its pixels. A hole is joined to it by a
-    bridge without width, which is walked in both directions, so that filling the polygon leaves the hole out.
+    bridge without width, so that filling the polygon leaves the hole out.
     """
-    loops = _find_loops(mask)
-    outer = sorted((loop for loop in loops if signed_area(loop) > 0), key=signed_area)
-    for hole in (loop for loop in loops if signed_area(loop) < 0):
-        first = hole[np.lexsort((hole[:, 0], hole[:, 1]))[0]]  # the pixel above this corner is inside the region
-        place = next(i for i, loop in enumerate(outer) if contains(loop, first + (0.5, -0.5)))
-        outer[place] = _join(outer[place], hole)
-    return tuple(outer)
+    return tuple(trace(mask, tolerance=0.0))
 
 
-def signed_area(points: Floats) -> float:
-    """Return the area of a polygon (K, 2), positive if it runs from the x axis towards the y axis."""
-    x, y = (points - points[0]).T  # of numbers near 0 the products are exact enough
-    return float(x[:-1] @ y[1:] - y[:-1] @ x[1:]) / 2
-
-
-def contains(polygon: Floats, point: Floats) -> bool:
-    """Whether a point (2,) lies inside a polygon (K, 2), by the even-odd rule."""
-    (x1, y1), (x2, y2) = polygon.T, np.roll(polygon, -1, 0).T
-    crosses = (y1 > point[1]) != (y2 > point[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        places = x1 + (point[1] - y1) / (y2 - y1) * (x2 - x1)
-    return bool((crosses & (places > point[0])).sum() % 2)
+def fill_polygons(polygons: Sequence[Floats], size: tuple[int, int]) -> Mask:
+    """Return the mask (H, W) of the pixels whose centres lie in one of the polygons (K, 2), in pixels."""
+    mask = np.zeros(size, np.bool_)
+    for points in polygons:
+        low, high = np.floor(points.min(0)).astype(int), np.ceil(points.max(0)).astype(int)
+        (left, top), (right, bottom) = low.clip(0), high.clip(0, (size[1], size[0]))
+        if left < right and top < bottom:
+            mask[top:bottom, left:right] |= rasterize(points, (left, top, right, bottom))
+    return mask
 
 
 def is_crossing(points: Floats) -> bool:
@@ -100,65 +91,3 @@ def is_crossing(points: Floats) -> bool:
 
 def _cross(a: Floats, b: Floats) -> Floats:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-def _find_loops(mask: Mask) -> list[Floats]:
-    """Return the boundaries of a mask, each the corners (K, 2) of a closed path with the inside on its right."""
-    padded = np.pad(mask, 1).astype(np.int8)
-    # A top edge is walked to the right, a right edge down, a bottom edge to the left, and a left edge up.
-    across = _find_runs(np.diff(padded, axis=0)[:, 1:-1])
-    down = [((y, x), (b, a)) for (x, y), (a, b) in _find_runs(-np.diff(padded, axis=1)[1:-1].T)]
-    onward = {False: _by_start(down), True: _by_start(across)}
-    loops = []
-    remaining = dict.fromkeys(across)
-    while remaining:
-        run = first = next(iter(remaining))
-        corners, is_across = list[Vertex](), True
-        while True:
-            if is_across:
-                del remaining[run]
-            corners.append(run[0])
-            run = _next_run(run, onward[not is_across])
-            is_across = not is_across
-            if run == first:
-                break
-        loops.append(np.array(corners, np.float64))
-    return loops
-
-
-Run = tuple[Vertex, Vertex]  # from and to
-
-
-def _find_runs(steps: NDArray[np.int8]) -> list[Run]:
-    """Return the runs of equal values other than 0 in the rows of a map, as (x, y) from and to; backwards for -1."""
-    padded = np.pad(steps, ((0, 0), (1, 1)))
-    changes = np.diff(padded, axis=1) != 0
-    starts, ends = changes & (padded[:, 1:] != 0), changes & (padded[:, :-1] != 0)
-    rows, lefts = starts.nonzero()
-    rights = ends.nonzero()[1]
-    signs = steps[rows, lefts]
-    ordered = zip(rows.tolist(), lefts.tolist(), rights.tolist(), signs.tolist(), strict=True)
-    return [((a, y), (b, y)) if sign > 0 else ((b, y), (a, y)) for y, a, b, sign in ordered]
-
-
-def _by_start(runs: Sequence[Run]) -> dict[tuple[Vertex, Vertex], Run]:
-    """Return runs by their start and their direction."""
-    return {(run[0], _direction(run)): run for run in runs}
-
-
-def _next_run(run: Run, others: dict[tuple[Vertex, Vertex], Run]) -> Run:
-    """Return the run that goes on where another ends; of two the one to the right, so that regions do not merge."""
-    dx, dy = _direction(run)
-    return others.get((run[1], (-dy, dx))) or others[run[1], (dy, -dx)]
-
-
-def _direction(run: Run) -> Vertex:
-    (x1, y1), (x2, y2) = run
-    return (x2 > x1) - (x2 < x1), (y2 > y1) - (y2 < y1)
-
-
-def _join(polygon: Floats, hole: Floats) -> Floats:
-    """Join a hole to a polygon by the shortest bridge between two of their corners."""
-    distances = ((polygon[:, None] - hole[None]) ** 2).sum(-1)
-    i, j = np.unravel_index(distances.argmin(), distances.shape)
-    return np.concatenate((polygon[: i + 1], hole[j:], hole[: j + 1], polygon[i:]))

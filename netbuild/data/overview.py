@@ -1,17 +1,25 @@
 """Charts and sheets that show a data set: its labels, the sizes of its pictures, and some samples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netbuild.data.dataset import Extra, Sample
+from netbuild.data.contours import fill_polygons
+from netbuild.data.dataset import Extra, Floats, Sample
 from netbuild.data.fitting import resize
+from netbuild.data.map_faults import DEPTH
+from netbuild.data.maps import IGNORED
+from netbuild.data.oriented import corners_of, has_oriented_boxes
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.system.files import make_folder, writing
+
+Bools = NDArray[np.bool_]
 
 
 def draw_labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
@@ -48,23 +56,32 @@ def draw_samples(
 
 
 def draw_extras(sample: Sample, extras: Mapping[str, Extra]) -> list[Drawing]:
-    """Draw each extra of a sample: class maps in the colours of their classes, values as grey from least to largest."""
+    """Draw each extra of a sample.
+
+    Class maps have the colours of their classes, and black where they are ignored. Values are grey from black for the
+    least to white for the largest; the caption of depth states both.
+    """
     drawn = []
     for name, extra in extras.items():
-        values = sample.extra(name, extra.kind)
+        values, caption = sample.extra(name, extra.kind), name
         if extra.kind == "classes":
-            table = np.array([class_colour(number) for number in range(256)], np.uint8)
-            values = table[values[..., 0].clip(0, 255).astype(np.uint8)]
+            table = np.array([class_colour(number) for number in range(IGNORED)] + [(0, 0, 0)], np.uint8)
+            values = table[values[..., 0].clip(0, IGNORED).astype(np.uint8)]
         elif extra.kind == "values":
-            span = max(float(values.max() - values.min()), 1e-9)
-            values = (255 * (values[..., :1] - values.min()) / span).astype(np.uint8).repeat(3, 2)
+            measured = values[values > 0] if name == DEPTH and (values > 0).any() else values
+            low, span = float(measured.min()), max(float(np.ptp(measured)), 1e-9)
+            caption = f"{name} {low:.3g} to {low + span:.3g} m" if name == DEPTH else name
+            values = (255 * (values[..., :1] - low) / span).clip(0, 255).astype(np.uint8).repeat(3, 2)
         h, w = values.shape[0] // extra.scale, values.shape[1] // extra.scale
-        drawn.append(Drawing(values if extra.scale == 1 else resize(values, h, w), caption=name))
+        drawn.append(Drawing(values if extra.scale == 1 else resize(values, h, w), caption=caption))
     return drawn
 
 
 def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
-    """Draw a sample's picture with its boxes, oriented where they are, and their classes; or its class as caption."""
+    """Draw a sample's picture with its boxes, polygons, oriented boxes and keypoints, or with its class as caption.
+
+    Keypoints that are not annotated are left out. Crowds are marked by their label.
+    """
     image = sample.image(3)
     if sample.boxes is None:
         return Drawing(image, caption="" if sample.label is None else names[sample.label])
@@ -72,16 +89,24 @@ def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
     classes = sample.boxes[:, 0].astype(int).tolist()
     centre, half = sample.boxes[:, 1:3], sample.boxes[:, 3:] / 2
     boxes = np.concatenate((centre - half, centre + half), 1) * (w, h, w, h)
-    corners = find_corners(sample)
-    outlines = None if corners is None else corners * (w, h)
-    return Drawing(image, boxes, [names[c] for c in classes], [class_colour(c) for c in classes], outlines=outlines)
+    crowd = [False] * len(classes) if sample.crowd is None else sample.crowd.tolist()
+    labels = [f"{names[c]} (crowd)" if is_crowd else names[c] for c, is_crowd in zip(classes, crowd)]
+    colours = [class_colour(c) for c in classes]
+    marks: dict[str, Any] = {}
+    if has_oriented_boxes([sample]):
+        marks["outlines"] = corners_of(replace(sample, size=(w, h)))
+    elif sample.outlines:
+        scaled = [[polygon * (w, h) for polygon in outline] for outline in sample.outlines]
+        marks["areas"] = [(fill_polygons(outline, (h, w)), tint) for outline, tint in zip(scaled, colours)]
+    if sample.keypoints is not None:
+        marks["points"] = list(zip(_place_keypoints(sample.keypoints, (w, h)), colours))
+    return Drawing(image, boxes, labels, colours, **marks)
 
 
-def find_corners(sample: Sample) -> NDArray[np.float64] | None:
-    """Return the corners (N, 4, 2) of oriented boxes as fractions; None if not every object is labelled by four."""
-    if sample.outlines and all(len(outline) == 1 and len(outline[0]) == 4 for outline in sample.outlines):
-        return np.array([outline[0] for outline in sample.outlines])
-    return None
+def _place_keypoints(keypoints: Floats, size: tuple[int, int]) -> list[Floats]:
+    """Return for each object its annotated keypoints (K, 2) in pixels."""
+    seen: Bools = keypoints[..., 2] > 0 if keypoints.shape[2] == 3 else np.all(keypoints >= 0, -1)
+    return [keypoints[i, seen[i], :2] * size for i in range(len(keypoints))]
 
 
 def write_overview(report: Report, folder: Path, seed: int = 0) -> list[Path]:

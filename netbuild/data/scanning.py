@@ -16,6 +16,7 @@ from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Extra, Problem,
 from netbuild.data.formats.labels import COUNTED_FROM_1
 from netbuild.data.images import ImageFacts
 from netbuild.data.map_faults import MapTotals, find_faults_of_extras, note_guessed_scale, note_totals
+from netbuild.data.oriented import note_no_rectangles
 from netbuild.data.scan_cache import ScanCache
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.system.tables import Table
@@ -326,8 +327,9 @@ class _Usable:
             totals.add(sample.extras[name], found.extras[name].map)
 
     def list_problems(self) -> list[Problem]:
-        """Return the problems of the samples, then those of all maps together."""
-        return [*self.problems, *note_totals(self.maps, self.nc, self.split, self.dataset.root)]
+        """Return the problems of the samples, then those of all of them together."""
+        of_maps = note_totals(self.maps, self.nc, self.split, self.dataset.root)
+        return [*self.problems, *of_maps, *note_no_rectangles(self.split, self.samples)]
 
 
 def _find_faults(sample: Sample, facts: ImageFacts) -> Iterator[Problem]:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from netbuild.data.dataset import Dataset, Sample
+from netbuild.data.maps import IGNORED
 from netbuild.data.opening import open_data
-from netbuild.data.scanning import Report, scan
+from netbuild.data.oriented import corners_of, has_oriented_boxes
+from netbuild.data.scanning import Report, SplitReport, scan
 from netbuild.errors import NetbuildError
 from netbuild.system.tables import Table
 
@@ -41,6 +43,10 @@ def check(
 def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool = True) -> dict[str, Any]:
     """Scan a data set and return its statistics by split: objects per class, sizes of boxes and of pictures, extras.
 
+    Where the data have them, also ``polygons`` (of how many objects, with how many points), ``oriented_boxes``,
+    ``keypoints`` (how many of each are annotated and visible) and ``crowds``; ``extras`` has the pixels of each class,
+    or the range of what is measured.
+
     ``boxes`` has quantiles (``min``, ``q25``, ``median``, ``q75``, ``max``) of width, height and the root of the area
     in pixels of the picture, of width over height, and the numbers of small, medium and large ones; ``pictures`` has
     quantiles of width, height and width over height, and the most frequent sizes.
@@ -57,7 +63,7 @@ def stats_of(report: Report) -> dict[str, Any]:
         "dataset": report.dataset.name,
         "task": report.dataset.task,
         "names": list(report.dataset.names),
-        "splits": {name: _split_stats(report.dataset, split.samples) for name, split in report.splits.items()},
+        "splits": {name: _split_stats(report.dataset, split) for name, split in report.splits.items()},
     }
 
 
@@ -73,17 +79,44 @@ def stats_text(found: dict[str, Any], width: int | None = None) -> str:
     for name, split in found["splits"].items():
         counts = [f"{split['pictures']['count']:,} pictures"]
         counts += [f"{split['objects']:,} objects"] if found["names"] else []
+        counts += [f"{split['crowds']:,} crowds"] if "crowds" in split else []
+        counts += [f"{split['polygons']['objects']:,} with polygons"] if "polygons" in split else []
+        counts += [f"{split['oriented_boxes']['objects']:,} oriented boxes"] if "oriented_boxes" in split else []
         counts += [f"{extra['count']:,} {kind} ({extra['kind']})" for kind, extra in split["extras"].items()]
         lines += ["", f"{name}: {', '.join(counts)}"]
-        lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]], width)
-        for title in ("pictures", "boxes"):
+        if split["objects"] or not split["extras"]:
+            lines += _table(("class", "objects", "pictures"), [tuple(row.values()) for row in split["classes"]], width)
+        for title in ("pictures", "boxes", "polygons", "oriented_boxes"):
             rows = [(key, *value.values()) for key, value in split.get(title, {}).items() if isinstance(value, dict)]
             rows = [row for row in rows if len(row) == 1 + len(_PERCENTILES)]
-            lines += _table((title, "min", "q25", "median", "q75", "max"), rows, width)
+            lines += _table((title.replace("_", " "), "min", "q25", "median", "q75", "max"), rows, width)
+        lines += _table_of_keypoints(split.get("keypoints", []), width)
+        for kind, extra in split["extras"].items():
+            lines += _table_of_maps(kind, extra, found["names"], width)
     return "\n".join(lines)
 
 
-def _split_stats(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
+def _table_of_keypoints(rows: Sequence[dict[str, Any]], width: int | None) -> list[str]:
+    heads = ("keypoint", "annotated", "visible")
+    return _table(heads, [(row["name"], row["annotated"], row["visible"]) for row in rows], width)
+
+
+def _table_of_maps(kind: str, extra: dict[str, Any], names: Sequence[str], width: int | None) -> list[str]:
+    """Return the pixels of each class of class maps, or the range of measured values."""
+    if extra.get("measured"):
+        heads, unit = (kind, "least", "most", "pixels"), " in metres" if kind == "depth" else ""
+        return _table(heads, [(f"values{unit}", extra["least"], extra["most"], extra["measured"])], width)
+    pixels = {int(number): count for number, count in extra.get("pixels", {}).items()}
+    total = max(sum(count for number, count in pixels.items() if number != IGNORED), 1)
+    rows = []
+    for number, count in pixels.items():
+        name = names[number] if number < len(names) else "ignored" if number == IGNORED else str(number)
+        rows.append((name, count, "-" if number == IGNORED else f"{count / total:.2%}"))
+    return _table((kind, "pixels", "share"), rows, width)
+
+
+def _split_stats(dataset: Dataset, split: SplitReport) -> dict[str, Any]:
+    samples = split.samples
     classes = [sample.classes for sample in samples]
     flat = np.concatenate(classes) if classes else np.zeros(0, int)
     objects = np.bincount(flat, minlength=dataset.nc)
@@ -95,13 +128,60 @@ def _split_stats(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
         "classes": [{"name": name, "objects": count, "pictures": within} for name, count, within in rows],
         "pictures": _picture_stats(samples),
         "extras": {
-            name: {"kind": extra.kind, "scale": extra.scale, "count": sum(name in s.extras for s in samples)}
+            name: {
+                "kind": extra.kind,
+                "scale": extra.scale,
+                "count": sum(name in s.extras for s in samples),
+                **(split.maps[name].to_dict() if name in split.maps else {}),
+            }
             for name, extra in dataset.extras.items()
         },
     }
     if any(sample.boxes is not None for sample in samples):
         result["boxes"] = _box_stats(samples)
+    return result | _label_stats(dataset, samples)
+
+
+def _label_stats(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the statistics of crowds, polygons, oriented boxes and keypoints, of those that there are."""
+    result: dict[str, Any] = {}
+    if crowds := sum(int(sample.crowd.sum()) for sample in samples if sample.crowd is not None):
+        result["crowds"] = crowds
+    if has_oriented_boxes(samples):
+        result["oriented_boxes"] = _oriented_stats(samples)
+    elif outlines := [outline for sample in samples for outline in sample.without_crowds().outlines if outline]:
+        several = sum(len(outline) > 1 for outline in outlines)
+        points = _quantiles([sum(map(len, outline)) for outline in outlines])
+        result["polygons"] = {"objects": len(outlines), "of_several_parts": several, "points": points}
+    if dataset.keypoint_shape:
+        result["keypoints"] = _keypoint_stats(dataset, samples, dataset.keypoint_shape)
     return result
+
+
+def _oriented_stats(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return how many oriented boxes there are, the quantiles of their sides in pixels, and of their angle in degrees.
+
+    The angle is that of the longer side against the x axis, from -90 to 90.
+    """
+    corners = np.concatenate([corners_of(sample) for sample in samples])
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]
+    lengths = np.stack((np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)))
+    longer = np.where((lengths[0] >= lengths[1])[:, None], first, second)
+    angles = (np.degrees(np.arctan2(longer[:, 1], longer[:, 0])) + 90) % 180 - 90
+    sides = {"longer_side": _quantiles(lengths.max(0)), "shorter_side": _quantiles(lengths.min(0))}
+    return {"objects": len(corners), **sides, "angle": _quantiles(angles)}
+
+
+def _keypoint_stats(dataset: Dataset, samples: Sequence[Sample], shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return for each keypoint of how many objects it is annotated, and of how many visible."""
+    found = [sample.keypoints for sample in samples if sample.keypoints is not None]
+    points = np.concatenate(found) if found else np.zeros((0, *shape))
+    seen = points[..., 2] if shape[1] == 3 else np.where((points >= 0).all(-1), 2, 0)
+    names = dataset.keypoint_names or [str(index) for index in range(shape[0])]
+    return [
+        {"name": name, "annotated": int((seen[:, i] > 0).sum()), "visible": int((seen[:, i] > 1).sum())}
+        for i, name in enumerate(names)
+    ]
 
 
 def _picture_stats(samples: Sequence[Sample]) -> dict[str, Any]:

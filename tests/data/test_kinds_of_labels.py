@@ -11,8 +11,11 @@ from PIL import Image
 from netbuild import NetbuildError
 from netbuild.data import open_data, scan
 from netbuild.data.contours import decode_counts, decode_mask, is_crossing, trace_mask
+from netbuild.data.dataset import Sample
 from netbuild.data.formats.keypoints import derive_swap
 from netbuild.data.formats.labels import LabelFile, Rules
+from netbuild.data.oriented import measure_deviations
+from netbuild.data.overview import draw_sample
 from netbuild.feed.loader import FeedOptions
 from netbuild.feed.samples import feed_scenes
 from netbuild.settings import Settings
@@ -121,7 +124,7 @@ def test_run_length_masks_of_coco_are_outlines(tmp_path, form):
     np.testing.assert_array_equal(fill([p * SIZE for p in sample.outlines[0]], MASK.shape), MASK)
 
 
-SQUARE, LINE = [4, 2, 24, 2, 24, 12, 4, 12], [4, 2, 24, 12, 14, 7]
+SQUARE, LINE = [4, 2, 14, 2, 24, 2, 24, 12, 4, 12], [4, 2, 24, 12, 14, 7]
 FAULTS_OF_OUTLINES = [
     ({"segmentation": [[4, 2, 24, 12]]}, "polygon points", "label", "box"),
     ({"segmentation": [[4, 2, 24, 12, 4]]}, "polygon points", "label", "box"),
@@ -289,6 +292,92 @@ def test_faults_of_keypoints_in_coco(tmp_path):
     other = {**PERSON, "id": 4, "name": "dog", "keypoints": ["tail"]}
     with pytest.raises(NetbuildError, match="'person' and 'dog' have different keypoints"):
         open_data(coco(tmp_path, categories=[PERSON, other], name="keypoints_train.json"))
+
+
+# Oriented boxes
+
+RECTANGLES = "0 .1 .2 .3 .2 .3 .6 .1 .6\n0 .5 .2 .7 .4 .6 .8 .4 .6\n"  # upright, and turned in pixels of 40 x 20
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        (RECTANGLES, "", ""),
+        (
+            "0 .1 .1 .5 .1 .5 .9 .3 .9\n" + RECTANGLES,
+            "1 of 3 polygons of four corners of 'train' are no rectangles",
+            "",
+        ),
+        (RECTANGLES + "0 .1 .1 .5 .1 .1 .9 .5 .9\n", "of half the diagonal", "in order around the box"),
+        (RECTANGLES + "0 .1 .1 .5 .1 .5 .9 .3 .9 .1 .5\n", "", ""),  # not all have four corners
+    ],
+)
+def test_oriented_boxes_that_are_no_rectangles(tmp_path, text, words, hint):
+    report = scan(open_data(yolo(tmp_path, text)))
+    problems = [p for p in report.problems() if p.kind == "oriented box"]
+    assert len(problems) == bool(words)
+    for problem in problems:
+        assert words in problem.message
+        assert hint in problem.hint
+        assert problem.weight == "note"
+        assert (problem.file.name, problem.line) == ("a.txt", 1 if "1 of 3" in words else 3)
+
+
+def test_deviation_of_a_quadrilateral_from_a_rectangle():
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    rectangle = np.array([[0, 0], [8, 0], [8, 6], [0, 6.0]]) @ turn.T
+    moved = rectangle.copy()
+    moved[0] += (-2, 0)  # along one diagonal, which is longer by 2 at one end
+    shares, distances = measure_deviations(np.stack((rectangle, moved)))
+    assert shares[0] == pytest.approx(0, abs=1e-12)
+    assert 0.5 < distances[1] < 2
+    assert shares[1] == pytest.approx(distances[1] / 5, rel=0.3)
+
+
+# Statistics and pictures
+
+
+def test_statistics_and_pictures_of_all_kinds_of_labels(cli, tmp_path):
+    crowd = {"bbox": [0, 0, 40, 20], "iscrowd": 1, "segmentation": {"size": [20, 40], "counts": lengths_of(MASK)}}
+    points = {"keypoints": [8, 4, 2, 20, 10, 1, 0, 0, 0], "segmentation": [SQUARE, [1, 1, 3, 1, 3, 3]]}
+    first = coco(tmp_path / "coco", points, crowd, categories=[PERSON], name="keypoints_train.json")
+    done = cli("data", "stats", first, "-o", tmp_path / "pages")
+    for words in (
+        "1 objects, 1 crowds, 1 with polygons",
+        "left_eye          1        0",
+        "right_eye          0        0",
+    ):
+        assert words in done.out, done.out
+    found = json.loads(cli("data", "stats", first, "--json").out)["splits"]["train"]
+    assert found["keypoints"][0] == {"name": "nose", "annotated": 1, "visible": 1}
+    assert (found["polygons"]["objects"], found["polygons"]["of_several_parts"]) == (1, 1)
+    second = yolo(tmp_path / "turned", RECTANGLES)
+    found = json.loads(cli("data", "stats", second, "--json").out)["splits"]["train"]["oriented_boxes"]
+    assert (found["objects"], found["longer_side"]["min"], found["shorter_side"]["min"]) == (2, 8, 8)
+    with Image.open(tmp_path / "pages/samples_train.png") as sheet:
+        assert sheet.width > 40
+
+
+@pytest.mark.parametrize("kind", ["polygon", "oriented", "keypoints", "crowd"])
+def test_labels_are_drawn_where_they_are(kind):
+    box, image = np.array([[0, 0.5, 0.5, 0.5, 0.5]]), np.zeros((20, 40, 3), np.uint8)
+    corners = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    triangle = ((corners[:3],),)
+    labels = {
+        "polygon": {"outlines": triangle},
+        "oriented": {"outlines": ((corners,),)},
+        "keypoints": {"keypoints": np.array([[[0.5, 0.5, 2], [0.1, 0.1, 0]]])},
+        "crowd": {"crowd": np.array([True])},
+    }
+    drawing = draw_sample(Sample(Path("1.png"), (40, 20), box, pixels=image, **labels[kind]), ["bolt"])
+    if kind == "polygon":
+        (mask, _), *_ = drawing.areas
+        np.testing.assert_array_equal(mask, fill([corners[:3] * (40, 20)], (20, 40)))
+    elif kind == "oriented":
+        np.testing.assert_allclose(drawing.outlines, [corners * (40, 20)])
+    elif kind == "keypoints":
+        np.testing.assert_allclose(drawing.points[0][0], [[20, 10]])
+    assert drawing.labels == ["bolt (crowd)" if kind == "crowd" else "bolt"]
 
 
 # Real data: the same set in two formats

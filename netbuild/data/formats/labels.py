@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from netbuild.data.contours import is_crossing, signed_area
+from netbuild.data.contours import is_crossing
 from netbuild.data.dataset import LABEL, NOTE, Floats, Problem, Sample
+from netbuild.data.shapes.raster import measure_area
 from netbuild.errors import shorten
 
 MARGIN = 0.01  # a keypoint this far outside, or a box this much too large, is a rounding error: it is clipped
@@ -289,7 +290,7 @@ def check_polygon(points: Floats) -> None:
     Raises:
         WrongObjectError: if fewer than three of its points differ, or its area is 0.
     """
-    if abs(signed_area(points)) >= LEAST_AREA:
+    if abs(measure_area(points - points[0])) >= LEAST_AREA:
         return
     distinct = len(np.unique(points, axis=0))
     if distinct < 3:
