@@ -281,7 +281,7 @@ class Model:
         return {**({} if path is None else {"path": path}), "width": width, "height": height, "records": records}
 
     def map(self, picture: str | Path | Array, **options: Any) -> Array:
-        """Predict a picture; return for every pixel (H, W) the number of its class, or its distance.
+        """Predict a picture; return for every pixel (H, W) the number of its class (-1 for none), or its distance.
 
         Raises:
             RunError: as `predict`, and for a task that is not one of `PIXEL_TASKS`.
@@ -1286,20 +1286,24 @@ EXTRA_FIELDS: dict[str, Callable[[Array, ModelInfo, Sequence[Array], Placement],
 
 
 def classify_pixels(logits: Array, placement: Any) -> Array:
-    """Return the class of every pixel of the picture (H, W), from logits (nc, h, w) of the network's input."""
+    """Return the class of every pixel of the picture (H, W), from logits (nc, h, w) of the network's input.
+
+    With a single class a pixel is of class 0 if its logit is above 0, else -1.
+    """
     height, width = placement.size
     values = logits.astype(np.float32, copy=False)
     bands = [np.arange(y, min(y + BAND_ROWS, height)) for y in range(0, height, BAND_ROWS)]
+    maps = (sample_maps(values, placement, band, np.arange(width)) for band in bands)
+    if len(logits) == 1:
+        return np.concatenate([np.where(found[0] > 0, 0, -1).astype(np.int8) for found in maps])
     kind = np.uint8 if len(logits) <= 256 else np.uint16
-    return np.concatenate(
-        [sample_maps(values, placement, band, np.arange(width)).argmax(0).astype(kind) for band in bands]
-    )
+    return np.concatenate([found.argmax(0).astype(kind) for found in maps])
 
 
 def list_areas(labels: Array) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each class that occurs, largest area first, with its share of the picture (H, W) and its mask."""
     numbers, counts = np.unique(labels, return_counts=True)
-    for i in _argsort_descending(counts):
+    for i in (i for i in _argsort_descending(counts) if numbers[i] >= 0):
         share = round(float(counts[i] / labels.size), 5)
         yield int(numbers[i]), {"share": share, "mask": encode_mask(labels == numbers[i], 0, 0, labels.shape)}
 

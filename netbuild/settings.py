@@ -17,9 +17,9 @@ def setting(default: Any, doc: str, low: float | None = None, high: float | None
 # Defaults of the augmentation settings that are null. Digits are not mirrored (a mirrored 2 is no digit), and as single
 # digits neither cropped nor recoloured, but rotated and sheared like handwriting.
 PICTURE_DEFAULTS: dict[str, Any] = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "flip_lr": 0.5}
-PICTURE_DEFAULTS |= {"crop": True, "policy": "randaugment", "erasing": 0.4}
+PICTURE_DEFAULTS |= {"crop": True, "policy": "randaugment", "erasing": 0.4, "mosaic": 1.0}
 DIGIT_DEFAULTS: dict[str, Any] = {"degrees": 15.0, "translate": 0.1, "scale": 0.2, "shear": 10.0, "flip_lr": 0.0}
-DIGIT_DEFAULTS |= {"crop": False, "policy": "off", "erasing": 0.0}
+DIGIT_DEFAULTS |= {"crop": False, "policy": "off", "erasing": 0.0, "mosaic": 1.0}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class Settings:
     close_mosaic: int = setting(
         10, "detection: epochs at the end without mosaic, mixup, cutmix and copy-paste", 0, 1_000_000
     )
-    mosaic: float = setting(1.0, "detection: probability of a mosaic of four images", 0, 1)
+    mosaic: float | None = setting(
+        None, "boxes and class maps: probability of a mosaic of four images; null: 1, for depth 0", 0, 1
+    )
     mixup: float = setting(0.0, "probability of blending two images", 0, 1)
     cutmix: float = setting(0.0, "probability of pasting a rectangle of another image", 0, 1)
     copy_paste: float = setting(
@@ -210,7 +212,7 @@ class SettingKeywords(TypedDict, total=False):
     class_weights: float
     multi_scale: float
     close_mosaic: int
-    mosaic: float
+    mosaic: float | None
     mixup: float
     cutmix: float
     copy_paste: float

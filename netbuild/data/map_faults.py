@@ -104,7 +104,7 @@ def find_faults_of_extras(
 def note_totals(totals: Mapping[str, MapTotals], nc: int, split: str, root: Path) -> Iterator[Problem]:
     """Yield a note about all maps of a split together, if 255 may have been meant as a class."""
     found = totals.get(MASK)
-    if found and found.is_binary and nc > 1 and set(found.pixels) == {0, IGNORED}:
+    if found and found.is_binary and nc and set(found.pixels) == {0, IGNORED}:
         message = f"the masks of '{split}' have no value but 0 and {IGNORED}, and {IGNORED} means ignored"
         hint = "is it a class? Write label_mapping: {0: 0, 255: 1}"
         yield Problem("mask ignored", NOTE, message, root, hint=hint)
@@ -154,7 +154,10 @@ def _find_faults_of_classes(
     for value, count in _list_values(facts.map):
         number = _class_of(value, extra)
         classes.add(number)
-        has_name = number == IGNORED or (number is not None and number < nc and number not in unnamed)
+        # With a single name 1 is its class, and 0 what is not of it.
+        has_name = number == IGNORED or (
+            number is not None and number < (2 if nc == 1 else nc) and number not in unnamed
+        )
         if not has_name and (is_mapped or (name == MASK and nc)):
             shown = f"'#{int(value):06x}'" if facts.map.has_colours else f"{value:g}"
             wrong.append(f"{shown} ({count:,} pixel{'s' * (count != 1)})")

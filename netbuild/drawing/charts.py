@@ -299,12 +299,16 @@ def _abbreviate(count: int) -> str:
 
 
 def plot_labels(
-    counts: Numbers, names: Sequence[str], boxes: Numbers | None = None, aspects: Numbers | None = None
+    counts: Numbers,
+    names: Sequence[str],
+    boxes: Numbers | None = None,
+    aspects: Numbers | None = None,
+    unit: str = "pictures",
 ) -> Figure:
     """Plot the number of objects per class and, if there are boxes, their centres, sizes and aspect ratios.
 
     Args:
-        counts: (C,) objects, or pictures if each picture has one class.
+        counts: (C,) objects, or pictures if each picture has one class, or whatever ``unit`` says.
         names: the names of the C classes.
         boxes: (N, 4) centre x, centre y, width and height, normalised to the picture's size.
         aspects: (N,) aspect ratios, width over height in pixels.
@@ -314,7 +318,7 @@ def plot_labels(
         min(max(12.0 if boxes is not None else 5.0, 0.17 * wide + 1.5), 22.0), 8.0 if boxes is not None else 4.2
     )
     if boxes is None:
-        _plot_bars(figure.add_subplot(1, 1, 1), counts, names, "pictures")
+        _plot_bars(figure.add_subplot(1, 1, 1), counts, names, unit)
         return figure
     grid = figure.add_gridspec(2, 3)
     _plot_bars(figure.add_subplot(grid[0, :]), counts, names, "objects")

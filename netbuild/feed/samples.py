@@ -17,6 +17,7 @@ from netbuild.feed import pictures, scenes
 from netbuild.feed.loader import Batch, Collate, FeedOptions, ImageCache, image_to_tensor
 from netbuild.feed.scenes import Scene
 from netbuild.feed.targets import BoxTarget, InputPictureTarget, PolygonTarget, Target, TargetKind
+from netbuild.feed.targets.base import Tensors
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2
 
@@ -31,10 +32,12 @@ class SceneItem:
     Args:
         scene: the picture in the network's size, with its targets.
         letterbox: where the sample's picture lies in it; after augmentation the whole of it.
+        originals: targets for the picture in its original size, by their names in a batch.
     """
 
     scene: Scene
     letterbox: Letterbox
+    originals: Tensors = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +52,8 @@ class SceneSamples:
         cache: of decoded pictures and extras.
         kinds: the kind of each target, by its name in the scene.
         picture_channels: number of channels of second pictures, by name; 3 unless given.
+        short_side: whether the shorter side of a picture is resized to the network's, rather than the longer one.
+        originals: names of targets that are also given for the picture in its original size, if it is not augmented.
     """
 
     samples: Sequence[Sample]
@@ -58,6 +63,8 @@ class SceneSamples:
     cache: ImageCache = field(default_factory=ImageCache)
     kinds: Kinds = field(default_factory=lambda: BOX_KINDS)
     picture_channels: Mapping[str, int] = field(default_factory=dict)
+    short_side: bool = False
+    originals: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,16 +77,16 @@ class SceneSamples:
         return SceneItem(scene, Letterbox.fit((self.size, self.size), (self.size, self.size)))
 
     def load(self, index: int) -> Scene:
-        """Read a sample as a scene whose longer side is the network's; decoded arrays come from the cache."""
+        """Read a sample as a scene whose picture is resized; decoded arrays come from the cache."""
         image = self.cache.get(index, self.read_image)
         size, sample = (image.shape[0], image.shape[1]), self.samples[index]
         read = partial(self.read_extra, index, size)
         return Scene(image, {name: kind.from_sample(name, sample, size, read) for name, kind in self.kinds.items()})
 
     def read_image(self, index: int) -> Image:
-        """Decode a sample's picture and resize its longer side to the network's."""
+        """Decode a sample's picture and resize its longer (or shorter) side to the network's."""
         image = self.samples[index].image(self.channels)
-        ratio = self.size / max(image.shape[:2])
+        ratio = self.size / (min if self.short_side else max)(image.shape[:2])
         h, w = (max(round(side * ratio), 1) for side in image.shape[:2])
         return image if ratio == 1 else resize(image, h, w)
 
@@ -113,7 +120,21 @@ class SceneSamples:
         top, left = max((height - h) // 2, 0), max((width - w) // 2, 0)
         image = pad(scene.image, (height, width), (top, left))
         place = Letterbox(original_size(self.samples[index]), (h, w), (top, left))
-        return SceneItem(replace(scene.shift(left, top, (height, width)), image=image), place)
+        shifted = replace(scene.shift(left, top, (height, width)), image=image)
+        return SceneItem(shifted, place, self.read_originals(index))
+
+    def read_originals(self, index: int) -> Tensors:
+        """Return the targets named by ``originals`` as tensors, for the picture in its original size."""
+        sample = self.samples[index]
+
+        def read(name: str, kind: str) -> NDArray[Any]:
+            return self.cache.get((index, name, "original"), lambda _: sample.extra(name, kind))
+
+        found: Tensors = {}
+        for name in self.originals:
+            size = original_size(sample)
+            found |= self.kinds[name].from_sample(name, sample, size, read).tensors(size)
+        return found
 
     def augment(self, index: int, rng: Generator, epoch: int) -> Scene:
         """Return a sample with random augmentation, as training sees it."""
@@ -132,7 +153,7 @@ class SceneSamples:
         """Return one sample or, if ``composing``, perhaps a mosaic of four, randomly warped into the square."""
         s = self.settings
         assert s is not None
-        if rng.random() < s.mosaic and composing:
+        if rng.random() < (1.0 if s.mosaic is None else s.mosaic) and composing:
             loaded = [self.load(int(i)) for i in (index, *rng.integers(len(self), size=3))]
             scene = scenes.make_mosaic(loaded, self.size, rng)
         else:
@@ -241,15 +262,25 @@ def original_size(sample: Sample) -> tuple[int, int]:
 
 
 def collate_scenes(items: Sequence[SceneItem]) -> Batch:
-    """Make a batch of samples: "images" (B, C, H, W), "letterbox", and what each kind of target makes of its own."""
+    """Make a batch of samples: "images" (B, C, H, W), "letterbox", and what each kind of target makes of its own.
+
+    "originals" has for each picture the targets in its original size; it is there if the samples have any.
+    """
     batch: Batch = {"images": torch.stack([image_to_tensor(item.scene.image) for item in items])}
     for name, target in items[0].scene.targets.items():
         batch |= type(target).collate([item.scene.targets[name].tensors(item.scene.size) for item in items])
+    if items[0].originals:
+        batch["originals"] = [item.originals for item in items]
     return {**batch, "letterbox": [item.letterbox for item in items]}
 
 
 def feed_scenes(
-    samples: Sequence[Sample], options: FeedOptions, kinds: Kinds = BOX_KINDS, stride: int = 32
+    samples: Sequence[Sample],
+    options: FeedOptions,
+    kinds: Kinds = BOX_KINDS,
+    stride: int = 32,
+    short_side: bool = False,
+    originals: tuple[str, ...] = (),
 ) -> tuple[SceneSamples, Collate]:
     """Return samples with targets for a network, and the function that makes batches of them.
 
@@ -258,6 +289,8 @@ def feed_scenes(
         options: how batches are made for the network.
         kinds: the kind of each target, by its name in the scene; boxes with their polygons unless given.
         stride: both sides of the images in validation are multiples of it, in pixels.
+        short_side: whether pictures for training are resized by their shorter side and then cropped by the warp.
+        originals: names of targets that batches for validation also have for the picture in its original size.
 
     Raises:
         NetbuildError: if a sample lacks an extra that one of the kinds needs.
@@ -272,6 +305,7 @@ def feed_scenes(
         samples = [sample.without_crowds() for sample in samples]
     side, channels = max(options.imgsz), options.channels
     common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
+    common |= {"short_side": short_side} if options.learning else {"originals": originals}
     if options.fitting == "stretch":
         if options.settings.rect:
             raise NetbuildError("rect has no effect: the network takes stretched pictures", hint="leave it out")

@@ -18,8 +18,8 @@ TASKS: "Registry[Task]" = Registry(
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",
         "obb": "netbuild.tasks.obb:OrientedBoxTask",
-        "semantic": "netbuild.tasks.maps:SemanticTask",
-        "depth": "netbuild.tasks.maps:DepthTask",
+        "semantic": "netbuild.tasks.semantic:SemanticTask",
+        "depth": "netbuild.tasks.depth:DepthTask",
     },
 )
 T = TypeVar("T", bound="type[Task]")

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netbuild.costs.outputs import first_tensor
+from netbuild.costs.outputs import require_tensor
 from netbuild.drawing.annotated import Drawing, Image
-from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, to_picture
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View
+from netbuild.tasks.pictures import to_picture
 
 
 class AutoencodeTask(Task):
@@ -27,12 +28,12 @@ class AutoencodeTask(Task):
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Return the mean over pixels, channels and batch."""
-        total = F.mse_loss(_find_output(outputs).float(), read_images(batch))
+        total = F.mse_loss(require_tensor(outputs).float(), read_images(batch))
         return total, {"mse": total.detach()}
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
         """Return pictures (B, C, H, W) from 0 to 1."""
-        return _find_output(outputs).detach().float().clamp(0, 1)
+        return require_tensor(outputs).detach().float().clamp(0, 1)
 
     def metric(self) -> "ReconstructionMetric":
         """Return a metric of the peak signal-to-noise ratio."""
@@ -76,9 +77,3 @@ def read_images(batch: Batch) -> Tensor:
     """Return the images of a batch as floats from 0 to 1."""
     images: Tensor = batch["images"]
     return images.float() / 255 if images.dtype is torch.uint8 else images.float()
-
-
-def _find_output(outputs: Any) -> Tensor:
-    found = first_tensor(outputs)
-    assert found is not None, "the network has no tensor among its outputs"
-    return found

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.fitting import Letterbox
+from netbuild.data.overview import draw_labels
 from netbuild.drawing.annotated import Drawing, Image
+from netbuild.drawing.charts import Figure
 from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
@@ -22,6 +23,7 @@ from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
+from netbuild.tasks.pictures import to_picture
 
 Losses = tuple[Tensor, dict[str, Tensor]]  # the value to minimise, and its terms by name without gradient
 Record = dict[str, Any]  # one finding in a picture (a box, a class, a value), as JSON data
@@ -121,6 +123,11 @@ class Task(ABC):
         """
 
     # -- training -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def prepare_dataset(cls, dataset: Dataset) -> tuple[Dataset, str]:
+        """Return the data set with what the task adds to it, such as a class, and a note on that, or ""."""
+        return dataset, ""
 
     @classmethod
     def network_options(cls, dataset: Dataset) -> dict[str, Any]:
@@ -224,6 +231,10 @@ class Task(ABC):
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
         """Draw the batch's picture ``i`` with its targets; by default the picture alone."""
         return Drawing(to_picture(batch["images"][i]))
+
+    def draw_labels(self, samples: Sequence[Sample]) -> Figure | None:
+        """Draw statistics of the labels of training samples; None if the task has no classes."""
+        return draw_labels(samples, self.names) if self.names else None
 
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
         """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
@@ -336,15 +347,3 @@ def refuse_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in given:
         raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
     return {}
-
-
-def to_picture(image: Tensor) -> Image:
-    """Convert an image of a batch (C, H, W), floats from 0 to 1 or bytes, to an RGB picture (H, W, 3) of bytes.
-
-    One channel becomes grey; of more than three channels the first three are used.
-    """
-    values = image.detach().cpu()
-    if values.is_floating_point():
-        values = (values.float() * 255).round().clamp(0, 255)
-    found = values.byte().permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(found[..., :3] if found.shape[-1] >= 3 else found[..., :1].repeat(3, -1))

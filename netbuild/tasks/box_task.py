@@ -17,16 +17,7 @@ from netbuild.feed.samples import BOX_KINDS
 from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
-from netbuild.tasks.base import (
-    Batch,
-    Losses,
-    Metric,
-    Record,
-    Task,
-    View,
-    refuse_options,
-    to_picture,
-)
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, refuse_options
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.class_weights import class_weight_option
 from netbuild.tasks.detection_metric import DetectionMetric
@@ -34,6 +25,7 @@ from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import Gains, HeadLoss
 from netbuild.tasks.nms import Filter, filter_rows, suppress
 from netbuild.tasks.overlap_evaluation import CONFUSION_CONFIDENCE
+from netbuild.tasks.pictures import to_picture
 
 
 class BoxTask(Task):

@@ -12,9 +12,10 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.settings import Settings
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, to_picture
+from netbuild.tasks.base import Batch, Losses, Record, Task, View
 from netbuild.tasks.class_weights import class_weight_option
 from netbuild.tasks.classification_metric import ClassificationMetric
+from netbuild.tasks.pictures import to_picture
 
 
 class ClassifyTask(Task):

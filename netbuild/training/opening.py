@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from netbuild.data import embedded, open_data
+from netbuild.data import embedded
 from netbuild.data.dataset import Dataset
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.graph.layers import Graph
@@ -16,7 +16,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.tasks.base import Task
-from netbuild.training.parts import embedded_data, print_note, print_transfer, task_class
+from netbuild.training.parts import embedded_data, open_for_task, print_note, print_transfer, task_class
 from netbuild.training.validation import check_task
 from netbuild.weights.building import build_for_classes, build_graph, transfer
 
@@ -41,13 +41,13 @@ def open_network_and_data(
         options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
     graph = open_graph(file, **options)
     task = task_class(graph.task)
-    dataset = open_data(data or embedded_data(task))
+    dataset = open_for_task(task, data or embedded_data(task))
     if not data:
         message = f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'"
         side = choose_embedded_size(graph, dataset.name) if settings.imgsz is None else None
-        if side is not None:
-            settings, options = replace(settings, imgsz=side), {**options, "imgsz": (side, side)}
-            graph = open_graph(file, **options)
+        smaller = _open_at_size(file, side, options) if side is not None else None
+        if smaller is not None and side is not None:
+            settings, options, graph = replace(settings, imgsz=side), {**options, "imgsz": (side, side)}, smaller
             message += f" at {side} pixels, about the size of its pictures (--imgsz for another)"
         print_note(message)
     check_task(task, dataset)
@@ -66,6 +66,14 @@ def open_network_and_data(
     if weights is not None:
         print_transfer(weights, transfer(network, weights))
     return network, dataset, settings
+
+
+def _open_at_size(file: str | Path, side: int, options: Mapping[str, Any]) -> Graph | None:
+    """Return the graph of a network's file for pictures of another size; None if its rows do not fit that size."""
+    try:
+        return open_graph(file, **{**options, "imgsz": (side, side)})
+    except NetbuildError:  # U-Net's convolutions without padding need much larger pictures, for instance
+        return None
 
 
 def choose_embedded_size(graph: Graph, name: str) -> int | None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from netbuild.data import scan
+from netbuild.data import open_data, scan
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
@@ -47,6 +47,20 @@ def scan_splits(
     return report
 
 
+def scan_for_training(
+    network: Network, dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList
+) -> Report:
+    """Scan splits as `scan_splits` does; training pictures need no objects if the task learns from extras alone.
+
+    Raises:
+        NetbuildError: if the data has faults that the settings do not tolerate.
+    """
+    kinds = task_class(network.card.task).target_kinds
+    only_extras = bool(kinds) and all(kind.needs_extra and name in dataset.extras for name, kind in kinds.items())
+    allowed = {"allow_empty": True} if only_extras else {}
+    return scan_splits(dataset, splits, settings, callbacks, **allowed)
+
+
 def task_class(name: str | None) -> type[Task]:
     """Return the class of a task, which must be one that can be trained.
 
@@ -71,6 +85,17 @@ def _trainable_tasks() -> str:
 def make_task(network: Network, names: list[str], **options: Any) -> Task:
     """Construct the task of a network for classes of these names; options are keywords of its constructor."""
     return task_class(network.card.task)(network.model[-1], names, **options)
+
+
+def open_for_task(task: type[Task], data: str | Path) -> Dataset:
+    """Open a data set as a task sees it, see `Task.prepare_dataset`; what the task adds to it is printed.
+
+    Raises:
+        NetbuildError: if the data set has an error.
+    """
+    dataset, note = task.prepare_dataset(open_data(data))
+    print_note(note)
+    return dataset
 
 
 def embedded_data(task: type[Task]) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from netbuild.data import overview
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.settings import Settings
 from netbuild.system.files import make_folder, writing
-from netbuild.tasks.base import Batch, Task, View, to_picture
+from netbuild.tasks.base import Batch, Task, View
+from netbuild.tasks.pictures import to_picture
 from netbuild.training.callbacks import Callback
 from netbuild.training.loggers import make_loggers
 from netbuild.training.loop import Trainer
@@ -36,9 +36,7 @@ class PlotCallback(TolerantCallback):
     def on_run_begin(self, run: Trainer) -> None:
         """Draw statistics of the training labels."""
         with self.tolerate_errors():
-            if run.names:
-                figures = {"labels": lambda: overview.draw_labels(self.samples, run.names or [])}
-                list(charts.save_all(figures, run.folder))
+            list(charts.save_all({"labels": lambda: run.task.draw_labels(self.samples)}, run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Draw the first training batches as the network sees them."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from netbuild import settings as settings_of
-from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
@@ -42,8 +41,9 @@ from netbuild.training.parts import (
     make_loader,
     make_samples,
     make_training_task,
+    open_for_task,
     print_note,
-    scan_splits,
+    scan_for_training,
     task_class,
 )
 from netbuild.training.plotting import make_configured_callbacks
@@ -122,7 +122,7 @@ def overfit_batch(
     if others := task_class(network.card.task).networks:
         message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")
-    report = scan_splits(dataset, ["train"], settings, CallbackList(callbacks))
+    report = scan_for_training(network, dataset, ["train"], settings, CallbackList(callbacks))
     settings = replace(complete_settings(task_class(network.card.task), report, settings), rect=False)
     device = pick_device(settings.device)
     task = make_training_task(network.to(device), report, settings)
@@ -200,7 +200,7 @@ def _open_run_data(data: str | Path, network: Network) -> Dataset:
         NetbuildError: if it is not there, or its classes are no longer as many as the network's.
     """
     try:
-        dataset = open_data(data)
+        dataset = open_for_task(task_class(network.card.task), data)
     except NetbuildError as error:
         if not Path(data).exists():
             error.hint = "if the run's data was moved: --data says where it lies now"
@@ -274,7 +274,7 @@ def _make_arguments(
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
     # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()
-    report = scan_splits(dataset, ["train", held_out], settings, callbacks)
+    report = scan_for_training(network, dataset, ["train", held_out], settings, callbacks)
     settings = complete_settings(task_class(network.card.task), report, settings)
     print_note(describe_size_fault(network, settings))
     task = make_training_task(network, report, settings)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError
@@ -26,7 +25,15 @@ from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merge_metric
-from netbuild.training.parts import find_further_inputs, make_loader, make_task, print_note, scan_splits, task_class
+from netbuild.training.parts import (
+    find_further_inputs,
+    make_loader,
+    make_task,
+    open_for_task,
+    print_note,
+    scan_splits,
+    task_class,
+)
 from netbuild.training.plotting import MAX_BATCHES, prepare_plot_folder, save_comparison
 from netbuild.weights.building import build_graph
 
@@ -122,7 +129,7 @@ def _prepare(
     """Return the network, its task, the loader of the split, and the device."""
     network, device, settings = _open_network(file, settings, options)
     cls = task_class(network.card.task)  # an unknown task is reported before a wrong number of classes
-    dataset = open_data(data)
+    dataset = open_for_task(cls, data)
     check_classes(network, dataset)
     check_task(cls, dataset)
     task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))

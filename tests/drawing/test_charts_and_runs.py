@@ -17,10 +17,10 @@ from netbuild.data.dataset import Sample
 from netbuild.drawing import charts, sheets
 from netbuild.drawing.annotated import COLOURS, Drawing, class_colour, draw_boxes
 from netbuild.system.packages import install_hint
-from netbuild.tasks.base import to_picture
 from netbuild.tasks.classification_metric import ClassificationMetric
 from netbuild.tasks.detect import DetectTask
 from netbuild.tasks.detection_metric import DetectionMetric
+from netbuild.tasks.pictures import to_picture
 from netbuild.training import plotting
 from netbuild.training.loggers.tensorboard import open_writer
 from netbuild.training.parts import make_task

@@ -3,7 +3,14 @@
 from netbuild.feed.targets.base import Target, TargetKind
 from netbuild.feed.targets.boxes import BoxTarget
 from netbuild.feed.targets.keypoints import KeypointTarget
-from netbuild.feed.targets.maps import ClassMapTarget, InputPictureTarget, MapTarget, PictureTarget, ValueMapTarget
+from netbuild.feed.targets.maps import (
+    ClassMapTarget,
+    DistanceMapTarget,
+    InputPictureTarget,
+    MapTarget,
+    PictureTarget,
+    ValueMapTarget,
+)
 from netbuild.feed.targets.masks import MaskKind, MaskTarget
 from netbuild.feed.targets.polygons import PolygonTarget
 from netbuild.feed.targets.rotated import RotatedBoxTarget
@@ -11,6 +18,7 @@ from netbuild.feed.targets.rotated import RotatedBoxTarget
 __all__ = [
     "BoxTarget",
     "ClassMapTarget",
+    "DistanceMapTarget",
     "InputPictureTarget",
     "KeypointTarget",
     "MapTarget",

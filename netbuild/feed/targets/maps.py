@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -76,7 +77,7 @@ class MapTarget(Target):
     def tensors(self, size: Size) -> Tensors:
         """The map (C, H, W) by its name, as ``dtype``."""
         values = self.values.astype(self.dtype, copy=False).transpose(2, 0, 1)
-        return {self.name: torch.from_numpy(np.ascontiguousarray(values))}
+        return {self.name: torch.from_numpy(np.require(values, requirements=("C", "W")))}  # Pillow's are read-only
 
     @classmethod
     def collate(cls, items: Sequence[Tensors]) -> dict[str, Any]:
@@ -104,6 +105,19 @@ class ValueMapTarget(MapTarget):
     kind = "values"
     fill = 0
     dtype = np.float32
+
+
+class DistanceMapTarget(ValueMapTarget):
+    """A distance for each pixel. It is divided by the factor by which a warp enlarges its picture.
+
+    A camera sees a thing enlarged when it is nearer by that factor. Otherwise the same thing would be as far away in
+    pictures of any enlargement, and the network could not learn from its size how far away it is.
+    """
+
+    def move(self, matrix: Floats, size: Size) -> Self:
+        moved = super().move(matrix, size)
+        enlargement = sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
+        return replace(moved, values=moved.values / np.float32(enlargement))
 
 
 class PictureTarget(MapTarget):

@@ -19,6 +19,7 @@ class Depth(Head):
     """
 
     task = "depth"
+    learns = "depth"
 
     def __init__(self, c_mid: int = 256, *, ch: Annotated[list[int], In]):
         super().__init__()
@@ -57,6 +58,7 @@ class SemanticSegment(Head):
     """
 
     task = "semantic"
+    learns = "semantic"
 
     def __init__(self, nc: int, ch: Annotated[list[int], In]):
         super().__init__()

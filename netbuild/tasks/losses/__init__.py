@@ -19,6 +19,8 @@ LOSSES: "Registry[HeadLoss]" = Registry(
         "pose": "netbuild.tasks.losses.pose:PoseLoss",
         "pose-likelihood": "netbuild.tasks.losses.pose:LikelihoodPoseLoss",
         "obb": "netbuild.tasks.losses.obb:RotatedLoss",
+        "semantic": "netbuild.tasks.losses.semantic:SemanticLoss",
+        "depth": "netbuild.tasks.losses.depth:DepthLoss",
     },
 )
 T = TypeVar("T", bound="type[HeadLoss]")
