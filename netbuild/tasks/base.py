@@ -307,28 +307,6 @@ class Task(ABC):
         return self.names[number] if self.names and number < len(self.names) else str(number)
 
 
-class PredictOnlyTask(Task):
-    """A task that decodes the outputs of trained heads; it has neither loss nor metric."""
-
-    trainable = False
-
-    def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """Refuse training.
-
-        Raises:
-            NetbuildError: always.
-        """
-        raise NetbuildError(f"the task '{self.name}' cannot be trained yet: it has no loss")
-
-    def metric(self) -> Metric:
-        """Refuse validation.
-
-        Raises:
-            NetbuildError: always.
-        """
-        raise NetbuildError(f"the task '{self.name}' cannot be validated yet: it has no metric")
-
-
 def read_exported(outputs: Sequence[Tensor]) -> Any:
     """Return the tensor of a file with one output, a tuple for one with several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
