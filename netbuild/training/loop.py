@@ -302,7 +302,7 @@ class Trainer:
         with self.learner.main.validated() as network:
             for number, (batch, predictions) in enumerate(self.iterate_predictions(network), 1):
                 metric.update(predictions, batch)
-                self.call_hook("on_validation_batch", number, len(self.val))
+                self.callbacks.call("on_validation_batch", number, len(self.val))
             if self.learner.main.sharded and len(self.val) < len(self.val.steps(0)):
                 self.dummy_forward(network)
         self.metric = merge_metric(metric, self.val)

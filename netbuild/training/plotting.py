@@ -80,7 +80,7 @@ class PlotCallback(TolerantCallback):
         metric = self.metric or run.task.metric()
         count = len(loader) if self.metric is None else min(MAX_BATCHES, len(loader))
         for number, (batch, predictions) in enumerate(run.iterate_predictions(network, loader)):
-            run.call_hook("on_validation_batch", min(number + 1, count), count)
+            run.callbacks.call("on_validation_batch", min(number + 1, count), count)
             if self.metric is None:
                 metric.update(predictions, batch)
             elif number >= MAX_BATCHES:
