@@ -349,7 +349,7 @@ def val(
         write_json({"measures": measures, "classes": classes})
         return
     known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
-    show(_make_table([{"class": "all", **known}], split=True))
+    show(_make_table(_list_kinds(known), split=True))
     if classes:
         show(_make_table(classes))
 
@@ -361,4 +361,17 @@ def _make_table(rows: Sequence[Mapping[str, Any]], split: bool = False) -> "Tabl
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *([format_value(row.get(key, "")) for key in columns] for row in rows)]
-    return Table(cells, steps=[(0, 12)], split=split)
+    steps = [(0, 12)]
+    for name in () if split else ("F1", "recall", "precision"):  # on a narrow terminal average precision stays longest
+        steps += [(index, 0) for index, column in enumerate(columns) if column.endswith(name)]
+    return Table(cells, steps=steps, split=split)
+
+
+def _list_kinds(measures: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return a row of the measures without prefix, and one for each prefix, such as ``mask-``, of the same measures."""
+    rows: dict[str, dict[str, Any]] = {"": {"class": "all"}}
+    prefixes = {name.partition("-")[0] + "-" for name in measures if name.partition("-")[2] in measures}
+    for name, value in measures.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        rows.setdefault(prefix, {"class": f"all, {prefix}"})[name.removeprefix(prefix)] = value
+    return list(rows.values())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from netbuild.author import differences, zoo
 from netbuild.author.diff import diff
-from netbuild.cli.training import _make_table
+from netbuild.cli.training import _list_kinds, _make_table
 from netbuild.data.statistics import check, stats, stats_text
 from netbuild.export.benchmark import BenchmarkResult, Row
 from netbuild.export.making import format_table
@@ -101,6 +101,18 @@ def test_other_tables_fit_too(width):
     assert len(rows) == sum(row.status != "same" for row in unequal.rows)
     values = " ".join(shown(_make_table(measures, split=True), width))  # all of them, in blocks
     assert all(f"measure-{i}" in values for i in range(17))
+
+
+def test_measures_by_several_kinds_of_overlap_share_columns_and_average_precision_is_shown_longest():
+    measures = {"mAP50": 0.5, "AR-small": 0.2, "abs-rel": 0.1, "fitness": 1.1, "mask-mAP50": 0.6, "mask-AR-small": 0.3}
+    assert _list_kinds(measures) == [
+        {"class": "all", "mAP50": 0.5, "AR-small": 0.2, "abs-rel": 0.1, "fitness": 1.1},
+        {"class": "all, mask-", "mAP50": 0.6, "AR-small": 0.3},
+    ]
+    kinds = [f"{prefix}{name}" for prefix in ("", "mask-") for name in ("precision", "recall", "F1", "AP50", "AP50-95")]
+    table = _make_table([{"class": "a", "images": 3, "objects": 7, **dict.fromkeys(kinds, 0.5)}])
+    assert shown(table, 70)[0].split() == ["class", "images", "objects", "AP50", "AP50-95", "mask-AP50", "mask-AP50-95"]
+    assert shown(table, 1000)[0].split()[3:] == kinds
 
 
 def test_a_file_or_pipe_gets_the_whole_table():
