@@ -13,6 +13,7 @@ from torch import nn
 from netbuild.data.fitting import FITTINGS, Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, check_keywords, did_you_mean, shorten
+from netbuild.feed.inputs import find_inputs
 from netbuild.grammar.keys import MAX_SIDE
 from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
@@ -170,7 +171,8 @@ class PredictKeywords(TypedDict, total=False):
         rect: pad letterboxed inputs only up to the stride (the default), not to the whole size.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``; a built network stays on its device.
         modules, trusted: custom modules, as for `netbuild.build`.
-        inputs: values of the network's further inputs, after the image, each without the batch.
+        inputs: values of the network's further inputs, after the image, each without the batch; features of classes
+            that a checkpoint was trained with need not be given.
         tracker: name of a tracker, or a class of one; a new one follows the objects of each video.
         conf, iou, max_det, agnostic, multi_label, classes: options of detection; None means the default.
     """
@@ -232,11 +234,11 @@ def prepare(
     if batch < 1:
         raise NetbuildError(f"--batch {batch}: must be at least 1")
     code: dict[str, Any] = {name: options.pop(name) for name in ("modules", "trusted") if name in options}
-    network, size = _open(model, device, code)
+    network, size, features = _open(model, device, code)
     task = _task(network)
     decode_options = _task_options(task, options)
     states = find_tracker(tracker) if isinstance(tracker, str) else tracker
-    further = _further_inputs(network, inputs)
+    further = _further_inputs(network, inputs or features)
     if isinstance(network, OnnxNetwork):
         network.check(options)
         size, rect = network.choose_size(imgsz, rect)
@@ -256,19 +258,22 @@ def _task_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _open(model: str | Path | Network, device: str | None, code: Mapping[str, Any]) -> tuple[Network, tuple[int, int]]:
-    """Return the network, and the height and width that it was trained on or made for."""
+def _open(
+    model: str | Path | Network, device: str | None, code: Mapping[str, Any]
+) -> tuple[Network, tuple[int, int], tuple[torch.Tensor, ...]]:
+    """Return the network, the height and width that it was trained on or made for, and `trained_features`."""
     if isinstance(model, Network):
         refuse_options({} if device is None else {"device": device}, "on a network that is built: move it yourself")
-        return model, model.card.imgsz
+        return model, model.card.imgsz, ()
     if is_exported(model):
         effective = {"modules": code.get("modules"), "trusted": code.get("trusted") is True}
         refuse_options({name: value for name, value in effective.items() if value}, "on an ONNX file")
         exported = open_exported(model, device)
-        return exported, exported.card.imgsz
+        return exported, exported.card.imgsz, ()
     graph = open_graph(model, modules=code.get("modules", ()), trusted=code.get("trusted", False))
     network = build_graph(graph).eval().fuse()
-    return network.to(pick_device(device or "auto")), trained_size(graph) or graph.imgsz
+    features = trained_features(graph, network)
+    return network.to(pick_device(device or "auto")), trained_size(graph) or graph.imgsz, features
 
 
 def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | None) -> tuple[int, int]:
@@ -296,6 +301,29 @@ def _further_inputs(network: Network, values: Sequence[Any]) -> tuple[torch.Tens
         if tensor.ndim != len(shape):
             raise NetbuildError(f"the input '{name}' is {list(shape)} without the batch, not {list(tensor.shape)}")
     return tensors
+
+
+def trained_features(graph: Graph, network: Network) -> tuple[torch.Tensor, ...]:
+    """Return the features of the classes that a checkpoint was trained with, one (nc, features) for each text input.
+
+    It is empty for a network without such inputs, with further ones of other kinds, or without training.
+
+    Raises:
+        NetbuildError: if the file of the features has changed or is gone.
+    """
+    card, info = network.card, graph.spec.checkpoint_info
+    further = card.inputs[1:]
+    if not (info and info.training and card.names) or any(len(shape) != 2 for _, shape in further):
+        return ()
+    found = find_inputs(card, card.names, trained_embeddings(graph)).constants if further else {}
+    return tuple(found[name] for name, _ in further)
+
+
+def trained_embeddings(graph: Graph) -> str | None:
+    """Return the file of class features that a checkpoint was trained with, None if it does not record one."""
+    settings = graph.spec.checkpoint_info.training.get("settings") if graph.spec.checkpoint_info else None
+    file = settings.get("class_embeddings") if isinstance(settings, dict) else None
+    return file if isinstance(file, str) else None
 
 
 def trained_size(graph: Graph) -> tuple[int, int] | None:

@@ -12,10 +12,10 @@ from netbuild.data.dataset import Dataset
 from netbuild.drawing import charts
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader
-from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
+from netbuild.prediction.predictor import trained_embeddings
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
@@ -150,17 +150,10 @@ def _open_network(
     if not is_exported(file):
         graph = open_graph(file, **options)
         if settings.class_embeddings is None:
-            settings = replace(settings, class_embeddings=_trained_embeddings(graph))
+            settings = replace(settings, class_embeddings=trained_embeddings(graph))
         return build_graph(graph), pick_device(settings.device), settings
     network: OnnxNetwork = open_exported(file, settings.device)
     network.choose_size(settings.imgsz, settings.rect)
     options = task_class(network.card.task).decode_options(settings)
     network.check({name: options[name] for name in ("conf", "max_det") if name in options})
     return network, torch.device("cpu"), settings
-
-
-def _trained_embeddings(graph: Graph) -> str | None:
-    """Return the file of class features that a checkpoint was trained with, None if it does not record one."""
-    trained = graph.spec.checkpoint_info.training.get("settings") if graph.spec.checkpoint_info else None
-    file = trained.get("class_embeddings") if isinstance(trained, dict) else None
-    return file if isinstance(file, str) else None

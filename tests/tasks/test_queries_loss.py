@@ -236,9 +236,9 @@ def test_from_pictures_to_an_exported_file(tmp_path, monkeypatch, cli):
     common = ("--data", "data", "-O", "plots=false", "--workers", 0, "--batch", 4, "--device", "cpu")
     done = cli("train", "net.yaml", *common, "--epochs", 1, "--out", "run")
     assert done.code == 0, done.err
-    assert "adamw, rate 0.001," in done.err
+    assert "adamw, rate 0.0005," in done.err
     stored = settings.load("run/args.yaml")
-    assert (stored.optimizer, stored.lr) == ("adamw", 0.001)
+    assert (stored.optimizer, stored.lr) == ("adamw", 0.0005)
     header = (tmp_path / "run/results.csv").read_text().splitlines()[0]
     assert all(f"train/{name}" in header for name in ("cls", "l1", "giou", "aux", "denoise", "encoder"))
     done = cli("train", "--resume", "run", "--epochs", 2, "--lr", 0.002)
@@ -262,7 +262,7 @@ def test_from_pictures_to_an_exported_file(tmp_path, monkeypatch, cli):
     refused = cli("train", "net.yaml", *common, "-O", "rect=true", "--out", "run2")
     assert refused.code == 2
     assert "rect has no effect: the network takes stretched pictures" in refused.err
-    assert "lr: 0.001" in cli("train", "net.yaml", "--print-config").out
+    assert "lr: 0.0005" in cli("train", "net.yaml", "--print-config").out
     assert "lr: null" in cli("train", "net.yaml", "--print-config", "--optimizer", "sgd").out
 
 

@@ -65,6 +65,13 @@ def test_a_network_with_texts_learns_from_a_file_of_features(cli, here):
     done = cli("val", "run/best.safetensors", "--data", data, "-O", "workers=0", "--json")
     assert done.code == 0, done.err
     assert "random features" not in done.err  # those of training
+    # Prediction takes the features of training, too; other ones may be given from Python.
+    picture, options = "set/images/val/0.png", {"device": "cpu", "conf": 0.0, "max_det": 3}
+    trained, again, other = (
+        next(iter(netbuild.predict("run/best.safetensors", picture, **options, **more))).records
+        for more in ({}, {"inputs": [np.load("classes.npy")]}, {"inputs": [-np.load("classes.npy")]})
+    )
+    assert trained == again != other
     np.save("classes.npy", np.zeros((3, 512)))
     done = cli("val", "run/best.safetensors", "--data", data, "-O", "workers=0")
     assert "classes.npy: is [3, 512], the network's input is [2, 512]" in done.err
@@ -81,6 +88,18 @@ def test_a_network_with_texts_has_random_features_without_a_file(cli, here):
     first, second = random_embeddings(["bolt", "nut"], 8), random_embeddings(["nut", "bolt"], 8)
     assert torch.equal(first, second.flip(0))
     assert not torch.allclose(first[0], first[1])
+
+
+@pytest.mark.slow
+def test_yoloe_learns_from_a_file_of_features(cli, here):
+    data = data_set(here / "set")
+    np.save("classes.npy", np.random.default_rng(0).normal(size=(2, 512)))
+    done = cli("train", "yoloe-v8n.yaml", "--data", data, *QUICK, "-O", "class_embeddings=classes.npy", "-o", "run")
+    assert done.code == 0, done.err
+    done = cli("predict", "run/best.safetensors", "set/images/val/0.png", "--conf", 0, "--max-det", 3, "-o", "found")
+    assert done.code == 0, done.err
+    done = cli("export", "run/best.safetensors", "-o", "net.onnx")
+    assert "proven equal to torch" in done.out, done.err
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5])
