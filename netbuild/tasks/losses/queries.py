@@ -64,8 +64,8 @@ class QueriesLoss(HeadLoss):
     """
 
     summed = False
-    # Transformers learn badly by SGD. The rate lies between those of DETR's decoder (1e-4), which is too slow for the few
-    # thousand steps of a small data set, and of convolutions (1e-3), at which norms after the layers are not safe.
+    # Transformers learn badly by SGD. The rate lies between that of DETR's decoder, 1e-4, which is too slow for the few
+    # hundred steps of a small data set, and that of convolutions, 1e-3, at which a decoder may diverge.
     default_settings: ClassVar[Mapping[str, Any]] = {"optimizer": "adamw", "lr": 0.0005}
 
     def __call__(self, outputs: Any, batch: Batch) -> Losses:
@@ -167,13 +167,18 @@ class QueriesLoss(HeadLoss):
 
     @torch.no_grad()
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
-        """Return the entropy of the soft classes of the encoder's positions; the other terms may reach 0."""
-        if outputs[5] is None:
-            return 0.0
-        assigned = assign_proposals(outputs[5], read_objects(batch, outputs[0]), batch["images"].shape[-2:])
-        target = assigned.scores
-        least = F.binary_cross_entropy_with_logits(target.logit(1e-7), target, reduction="none")
-        return float(CLASS_GAIN * self.weigh_classes(least).sum() / self.normaliser(target.sum(), 1))
+        """Return the loss of the denoising queries, and the entropy of the soft classes of the encoder's positions.
+
+        Denoising queries are random, so that no network gets all of them right. The other terms may reach 0.
+        """
+        boxes, scores, first_boxes, _, noise, proposals = outputs
+        objects, noisy = read_objects(batch, boxes), boxes.shape[2] - first_boxes.shape[1]
+        least = self.learn_noise(_to_float32(boxes[:, :, :noisy]), _to_float32(scores[:, :, :noisy]), noise, objects)
+        if proposals is not None:
+            target = assign_proposals(proposals, objects, batch["images"].shape[-2:]).scores
+            entropy = F.binary_cross_entropy_with_logits(target.logit(1e-7), target, reduction="none")
+            least += CLASS_GAIN * self.weigh_classes(entropy).sum() / self.normaliser(target.sum(), 1)
+        return float(least)
 
 
 def _to_float32(x: Tensor) -> Tensor:
