@@ -114,29 +114,28 @@ def plain_keypoint_terms(head, raw, batch, assigned, sigmas, gains):
 
 @pytest.mark.parametrize("kind", [Pose, Pose26])
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("given", [(), (0.3, 0.1, 0.2, 0.4)])
-def test_the_loss_of_keypoints_equals_plain_loops(kind, dims, given):
-    head, gains = make_head(kind, (4, dims)), Gains(pose=3.0, kobj=2.0, rle=0.5, distance=7.0)
+@pytest.mark.parametrize(("given", "distance"), [((), 7.0), ((0.3, 0.1, 0.2, 0.4), 7.0), ((0.3, 0.1, 0.2, 0.4), 0.0)])
+def test_the_loss_of_keypoints_equals_plain_loops(kind, dims, given, distance):
+    """With a term of the distance and with widened sigmas, and as published, without either."""
+    head, gains = make_head(kind, (4, dims)), Gains(pose=3.0, kobj=2.0, rle=0.5, distance=distance)
     loss = losses.find(head.learns)(head, gains)
     assert isinstance(loss, LikelihoodPoseLoss if kind is Pose26 else PoseLoss)
     if given:
         loss.set_sigmas(given)
-    raw, batch, branch = make_outputs(head), make_batch(), loss.one2many
-    cells = read_cells(head, raw)
-    assigned = branch.assign(cells, branch.targets(cells, batch), batch)
-    assert assigned.foreground.sum() > 12
-    total, terms = loss(raw, batch)
-    expected = plain_keypoint_terms(head, raw, batch, assigned, given or (0.25,) * 4, gains)
-    assert {"box", "cls", "dfl", *expected} == set(terms)
-    assert {name: float(terms[name]) for name in expected} == pytest.approx(expected, rel=1e-6)
-    assert total.item() == pytest.approx(2 * sum(map(float, terms.values())))
-    # Without the term of distance it is the published loss.
-    published = type(loss)(head, replace(gains, distance=0.0))
-    published.set_sigmas(given or (0.25,) * 4)
-    found, others = published(raw, batch)
-    assert set(others) == set(terms) - {"distance"}
-    if kind is Pose:  # the assignment of Pose26 differs, too
-        assert float(found.detach()) == pytest.approx(float(total.detach()) - 2 * float(terms["distance"]))
+    raw, batch = make_outputs(head), make_batch()
+    # Sigmas of the first epoch, of the second of eight, and of the last.
+    for finished, least in ((0, 0.15), (1, 0.15 * 3 / 4), (7, 0.0)) if gains.distance else ((0, 0.0),):
+        loss.epoch_end(finished, 8)
+        cells, branch = read_cells(head, raw), loss.one2many
+        assigned = branch.assign(cells, branch.targets(cells, batch), batch)
+        assert assigned.foreground.sum() > 12
+        total, terms = loss(raw, batch)
+        sigmas = [max(sigma, least) for sigma in given or (0.25,) * 4]
+        expected = plain_keypoint_terms(head, raw, batch, assigned, sigmas, gains)
+        expected = {name: value for name, value in expected.items() if name != "distance" or gains.distance}
+        assert {"box", "cls", "dfl", *expected} == set(terms)
+        assert {name: float(terms[name]) for name in expected} == pytest.approx(expected, rel=1e-6)
+        assert total.item() == pytest.approx(2 * sum(map(float, terms.values())))
 
 
 @pytest.mark.parametrize("kind", [Pose, Pose26])

@@ -25,7 +25,7 @@ class Gains:
     pose: float = 12.0
     kobj: float = 1.0
     rle: float = 1.0
-    distance: float = 12.0
+    distance: float = 24.0
     angle: float = 1.0
 
 

@@ -16,6 +16,8 @@ from netbuild.tasks.losses.cells import Cells, CellsLoss, DetectionLoss, LossPar
 
 # Distance from the true point, in square roots of the box's area, below which the distance term is about quadratic.
 NEAR = 0.01
+# Sigmas that are smaller are widened to this at first, and ever less until this share of the epochs is finished.
+FIRST_SIGMA, WIDENED_SHARE = 0.15, 0.5
 MAX_ERROR = 100.0  # of a point, in predicted uncertainties; larger ones count as this
 # Factors of RLE for COCO's 17 keypoints: elbows and knees, wrists and ankles.
 COCO_WEIGHTS = (*(1.0,) * 7, 1.2, 1.2, 1.5, 1.5, 1.0, 1.0, 1.2, 1.2, 1.5, 1.5)
@@ -177,12 +179,20 @@ class PoseBranch(DetectionLoss):
 
     Args:
         sigmas: (K,) of the keypoints; the defaults of `choose_sigmas` unless given.
+        least_sigma: smaller sigmas are widened to this: with narrow ones only the points that happen to be near have a
+            gradient of OKS, a large one, and far points would be learnt later.
     """
 
     sigmas: tuple[float, ...] = ()
+    least_sigma: float = FIRST_SIGMA
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigmas", self.sigmas or choose_sigmas(self.head.kpt_shape[0]))
+
+    @property
+    def widened_sigmas(self) -> tuple[float, ...]:
+        """(K,) the sigmas that are learnt with; those of the keypoints if ``gains.distance`` is 0."""
+        return tuple(max(sigma, self.least_sigma if self.gains.distance else 0.0) for sigma in self.sigmas)
 
     def all_parts(self) -> Sequence[LossPart]:
         """Return the given parts, or the default parts and that of keypoints."""
@@ -190,11 +200,14 @@ class PoseBranch(DetectionLoss):
 
     def keypoint_parts(self) -> list[LossPart]:
         """Return the parts of keypoints."""
-        return [KeypointPart(self.head, self.sigmas, self.gains)]
+        return [KeypointPart(self.head, self.widened_sigmas, self.gains)]
 
 
 class PoseLoss(CellsLoss):
     """Loss of pose heads: that of `CellsLoss` with the places and the visibility of keypoints.
+
+    Points are learnt from coarse to fine: narrow sigmas are widened at first, see `PoseBranch`, and a term of the
+    distance is added, see `KeypointPart`. With ``Gains(distance=0)`` it is the published loss, without either.
 
     Args:
         head, gains, class_weights, normaliser, parts: see `CellsLoss`; the head has ``kpt_shape``, (K, 2 or 3).
@@ -204,7 +217,15 @@ class PoseLoss(CellsLoss):
 
     def set_sigmas(self, sigmas: Sequence[float]) -> None:
         """Set the sigmas (K,) of the keypoints, which are facts of the data set."""
-        self.one2many, self.one2one = (replace(b, sigmas=tuple(sigmas)) for b in (self.one2many, self.one2one))  # type: ignore[call-arg]
+        self._change(sigmas=tuple(sigmas))
+
+    def epoch_end(self, finished: int, epochs: int) -> None:
+        """Narrow the widened sigmas, and pass the epoch on to the schedule of the branches."""
+        super().epoch_end(finished, epochs)
+        self._change(least_sigma=FIRST_SIGMA * max(1 - finished / (WIDENED_SHARE * epochs), 0.0))
+
+    def _change(self, **fields: Any) -> None:
+        self.one2many, self.one2one = replace(self.one2many, **fields), replace(self.one2one, **fields)
 
 
 @dataclass(frozen=True)
@@ -268,16 +289,21 @@ class LikelihoodPoseBranch(PoseBranch):
         raw = cells.raw["kpts"].detach().to(cells.scores.dtype).unflatten(1, (count, dims))[:, :, :2]
         points = (self.head.decode_points(raw, cells.points.T) * cells.strides.T).permute(0, 3, 1, 2)
         return KeypointAssigner(
-            self.topk, self.topk2, self.min_side, points=points, strides=cells.strides[:, 0],
+            self.topk,
+            self.topk2,
+            self.min_side,
+            points=points,
+            true=true_keypoints(batch, cells.scores, count, cells.size),
+            sigmas=cells.scores.new_tensor(self.widened_sigmas),
+            strides=cells.strides[:, 0],
             box_share=KeypointAssigner.box_share if self.gains.distance else 0.0,
-            true=true_keypoints(batch, cells.scores, count, cells.size), sigmas=cells.scores.new_tensor(self.sigmas),
-        )  # fmt: skip
+        )
 
 
 class LikelihoodPoseLoss(PoseLoss):
     """Loss of `Pose26`: objects are assigned to cells by their keypoints and boxes, and RLE is added.
 
-    With ``Gains(distance=0)`` it is the published loss: without the term of distance, and assigned by keypoints alone.
+    With ``Gains(distance=0)`` it is the published loss, which assigns by keypoints alone.
     """
 
     branch_class = LikelihoodPoseBranch
