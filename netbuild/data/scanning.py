@@ -193,7 +193,7 @@ def describe(dataset: Dataset) -> str:
     return ", ".join(parts)
 
 
-_FILE_EACH = ("yolo", "voc")  # formats in which each picture has its own label file
+_FILE_EACH = ("yolo", "voc", "dota")  # formats in which each picture has its own label file
 _TITLES = {LABEL: "label error", PICTURE: "unreadable picture", NOTE: "note"}
 
 

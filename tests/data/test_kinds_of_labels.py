@@ -323,6 +323,54 @@ def test_oriented_boxes_that_are_no_rectangles(tmp_path, text, words, hint):
         assert (problem.file.name, problem.line) == ("a.txt", 1 if "1 of 3" in words else 3)
 
 
+DOTA = """imagesource:GoogleEarth
+gsd:0.14
+20 4 28 8 24 16 16 12 small-vehicle 0
+4.0 4.0 12.0 4.0 12.0 12.0 4.0 12.0 plane 1
+"""
+
+
+def dota(root, text, layout="{split}/images {split}/labelTxt-v1.0"):
+    for split in ("train", "val"):
+        images, labels = (root / place.format(split=split) for place in layout.split())
+        picture(images / "P1.png", seed=hash(split) % 100)
+        labels.mkdir(parents=True, exist_ok=True)
+        (labels / "P1.txt").write_text(text if split == "train" else DOTA)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["{split}/images {split}/labelTxt-v1.0", "images/{split} labelTxt/{split}"])
+def test_label_files_of_dota(tmp_path, layout):
+    report = scan(open_data(dota(tmp_path, DOTA, layout)))
+    assert (report.dataset.format, report.dataset.names) == ("dota", ("plane", "small-vehicle"))
+    assert {p.kind for p in report.problems()} <= {"difficult", "shared picture"}
+    assert list(report.splits) == ["train", "val"]
+    (sample,) = report.samples("train")
+    np.testing.assert_allclose(sample.outlines[0][0] * SIZE, [[20, 4], [28, 8], [24, 16], [16, 12]])
+    np.testing.assert_allclose(sample.boxes, [[1, 0.55, 0.5, 0.3, 0.6], [0, 0.2, 0.4, 0.2, 0.4]])
+    assert sample.lines == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        ("4 4 12 4 12 12 4 12", "columns", "8 columns, needs 10"),
+        ("4 4 12 4 12 12 4 12 small vehicle 0", "columns", "11 columns"),
+        ("4 4 12 4 12 12 4 x plane 0", "no number", "'x' is not a number"),
+        ("4 4 12 4 12 12 4 nan plane 0", "nan", "finite"),
+        ("4 4 12 12 4 4 12 12 plane 0", "polygon points", "a polygon of 2 points"),
+        ("400 4 420 4 420 12 400 12 plane 0", "outside", "its centre 410, 8 is outside"),
+        ("20 4 28 8 24 16 16 12 small-vehicle 0", "duplicate", "repeats another object"),
+        ("-8 4 12 4 12 12 -8 12 plane 0", None, ""),  # a corner outside is no fault of an oriented box
+    ],
+)
+def test_faults_of_label_files_of_dota(tmp_path, row, kind, words):
+    report = scan(open_data(dota(tmp_path, DOTA + row + "\n")), splits=["train"])
+    problems = [p for p in report.problems() if p.kind != "difficult"]
+    assert [(p.kind, p.line, p.drops) for p in problems] == ([(kind, 5, "box")] if kind else [])
+    assert all(words in p.message for p in problems)
+
+
 def test_deviation_of_a_quadrilateral_from_a_rectangle():
     turn = np.array([[0.8, -0.6], [0.6, 0.8]])
     rectangle = np.array([[0, 0], [8, 0], [8, 6], [0, 6.0]]) @ turn.T

@@ -205,6 +205,8 @@ class LabelFile:
         except ValueError:
             names = self.rules.names
             hint = f"names: {word} is {names.index(word)}" if word in names else ""
+            if word.startswith(("imagesource:", "gsd:")):
+                hint = "a file of DOTA's? Move such files from labels to labelTxt, and name the folder, not data.yaml"
             raise WrongObjectError("no number", f"'{shorten(word, 30)}' is not a number", hint) from None
         if not math.isfinite(value):
             raise WrongObjectError("nan", f"'{word}' is not a finite number")
