@@ -1,6 +1,6 @@
 """DOTA's format (arXiv 1711.10398): oriented boxes ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, in pixels.
 
-Label files begin with the lines ``imagesource:`` and ``gsd:``, which are passed over. The pictures are in ``images``, the
+Label files begin with the lines ``imagesource:`` and ``gsd:``, which are passed over. Pictures are in ``images``, the
 files in ``labelTxt`` (or ``labelTxt-v1.5``, ``annfiles``), beside each other or each with the splits as folders.
 """
 
