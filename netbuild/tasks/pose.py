@@ -76,11 +76,11 @@ class PoseTask(BoxTask):
         """Turn flips off for data that do not state which keypoint becomes which in a mirror; the scan notes it.
 
         Raises:
-            NetbuildError: if the settings ask for flips of such data.
+            NetbuildError: if the settings ask for flips of such data, or for copy-paste, which pastes mirrored objects.
         """
         if dataset.keypoint_swap:
             return settings
-        for name in ("flip_lr", "flip_ud"):
+        for name in ("flip_lr", "flip_ud", "copy_paste"):
             if getattr(settings, name):
                 message = f"{name} needs to know which keypoint becomes which in a mirror"
                 raise NetbuildError(message, hint="write flip_idx into the data file, or leave it out")

@@ -410,7 +410,7 @@ def test_pictures_are_mirrored_only_if_the_data_say_how(tmp_path):
     )
     assert PoseTask.adapt_settings(Settings(), without) == replace(Settings(), flip_lr=0.0)
     assert PoseTask.adapt_settings(Settings(), with_swap) == Settings()
-    for name in ("flip_lr", "flip_ud"):
+    for name in ("flip_lr", "flip_ud", "copy_paste"):
         with pytest.raises(NetbuildError, match=f"{name} needs to know which keypoint"):
             PoseTask.adapt_settings(settings.load(flags={name: 0.5}), without)
 
