@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from netbuild.errors import NetbuildError
-
 Shape = Any  # a list of ints, or lists and dicts of shapes
 
 
@@ -43,18 +41,6 @@ def bytes_of(out: Any, inputs: Sequence[Any]) -> int:
 def first_tensor(value: Any) -> torch.Tensor | None:
     """Return the first tensor in an output, None if it has none."""
     return next(tensors_of(value), None)
-
-
-def require_tensor(value: Any) -> torch.Tensor:
-    """Return the first tensor in an output.
-
-    Raises:
-        NetbuildError: if it has none.
-    """
-    found = first_tensor(value)
-    if found is None:
-        raise NetbuildError("the network has no tensor among its outputs")
-    return found
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netbuild.costs.outputs import require_tensor
 from netbuild.drawing.annotated import Drawing, Image
-from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, require_tensor
 from netbuild.tasks.pictures import to_picture
 
 

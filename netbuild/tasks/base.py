@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from netbuild.costs.outputs import first_tensor
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.data.overview import draw_labels
@@ -305,6 +306,18 @@ class Task(ABC):
     def class_name(self, number: int) -> str:
         """Return the name of a class, or its number if it has no name."""
         return self.names[number] if self.names and number < len(self.names) else str(number)
+
+
+def require_tensor(outputs: Any) -> Tensor:
+    """Return the first tensor among a network's outputs.
+
+    Raises:
+        NetbuildError: if there is none.
+    """
+    found = first_tensor(outputs)
+    if found is None:
+        raise NetbuildError("the network has no tensor among its outputs")
+    return found
 
 
 def read_exported(outputs: Sequence[Tensor]) -> Any:

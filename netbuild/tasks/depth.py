@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netbuild import runtime
-from netbuild.data.dataset import DETECT, Sample
+from netbuild.data.dataset import DETECT, Dataset, Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.data.map_faults import DEPTH
 from netbuild.drawing.annotated import Drawing, Image
@@ -47,9 +47,9 @@ class DepthTask(MapTask):
     # -- training -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def adapt_settings(cls, settings: Settings, samples: Sequence[Sample]) -> tuple[Settings, str]:
+    def adapt_settings(cls, settings: Settings, dataset: Dataset) -> Settings:
         """Return the settings without mosaic unless they ask for one, which is refused later."""
-        return (settings if settings.mosaic is not None else replace(settings, mosaic=0.0)), ""
+        return settings if settings.mosaic is not None else replace(settings, mosaic=0.0)
 
     def metric(self) -> DepthMetric:
         """Return a metric of the ratios of predicted and true distances."""

@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netbuild.costs.outputs import require_tensor
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.fitting import Letterbox
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.layers.heads.base import traits
-from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.tasks.base import Batch, Losses, Task, require_tensor
 from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import HeadLoss
 

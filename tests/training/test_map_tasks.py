@@ -130,7 +130,7 @@ def feed(name, samples, learning, names=NAMES, **flags):
     from netbuild.tasks import find
 
     task = find(name)(torch.nn.Identity(), list(names))
-    chosen, _ = type(task).adapt_settings(settings.load(flags={"epochs": 20, **flags}), samples)
+    chosen = type(task).adapt_settings(settings.load(flags={"epochs": 20, **flags}), None)
     chosen = chosen.with_augmentation_defaults("pictures", "detect")
     options = FeedOptions((64, 64), 3, len(names), None, chosen, learning, 4, fitting=task.fitting)
     return task, *task.feed(samples, options)
