@@ -93,7 +93,7 @@ def plot_losses(history: Sequence[Mapping[str, float]]) -> Figure | None:
     Args:
         history: one mapping per epoch with the keys "epoch", "train/..." for losses, and metrics by their names.
     """
-    return _plot_panels(history, [key for key in _measure_names(history) if key.startswith("train/")])
+    return _plot_panels(history, {key: 0 for key in _measure_names(history) if key.startswith("train/")})
 
 
 def plot_metrics(history: Sequence[Mapping[str, float]], errors: Sequence[str] = ()) -> Figure | None:
@@ -108,24 +108,22 @@ def plot_metrics(history: Sequence[Mapping[str, float]], errors: Sequence[str] =
     known = [key for key in keys if any(value != -1 for value in found[key])]
     # The fitness often equals another metric: one panel for both is enough.
     shown = [k for k in known if k != "fitness" or all(found[k] != found[other] for other in known if other != k)]
-    return _plot_panels(history, shown, {key: -1 if key in errors else 1 for key in shown})
+    return _plot_panels(history, {key: -1 if key in errors else 1 for key in shown})
 
 
 def _measure_names(history: Sequence[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(key for row in history for key in row if key != "epoch"))
 
 
-def _plot_panels(
-    history: Sequence[Mapping[str, float]], keys: Sequence[str], signs: Mapping[str, int] | None = None
-) -> Figure | None:
+def _plot_panels(history: Sequence[Mapping[str, float]], signs: Mapping[str, int]) -> Figure | None:
     """Plot each key over epochs; mark the largest value where its sign is 1, the smallest where it is -1."""
-    if not keys:
+    if not signs:
         return None
-    columns = min(len(keys), 4)
-    rows = ceil(len(keys) / columns)
+    columns = min(len(signs), 4)
+    rows = ceil(len(signs) / columns)
     figure = new_figure(max(3.2 * columns, 4.5), 2.5 * rows)
-    for i, key in enumerate(keys):
-        _plot_panel(figure.add_subplot(rows, columns, i + 1), history, key, (signs or {}).get(key, 0))
+    for i, (key, sign) in enumerate(signs.items()):
+        _plot_panel(figure.add_subplot(rows, columns, i + 1), history, key, sign)
     return figure
 
 

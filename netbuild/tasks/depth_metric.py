@@ -26,6 +26,7 @@ class DepthMetric(Metric):
     """
 
     lists = ("errors",)
+    lower_is_better = ("abs-rel", "rmse", "silog", "abs-rel-metric", "rmse-metric")
 
     def __init__(self) -> None:
         self.errors: list[dict[str, float]] = []  # of each picture; empty if it does not count

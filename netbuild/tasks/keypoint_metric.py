@@ -168,7 +168,7 @@ class KeypointMetric(ObjectMetric):
     """
 
     lists = (*ObjectMetric.lists, "found_points", "true_points")
-    errors = ("point-error",)
+    lower_is_better = ("point-error",)
 
     def __init__(self, names: Sequence[str], shape: tuple[int, ...], sigmas: Sequence[float]) -> None:
         super().__init__(names)

@@ -11,13 +11,13 @@ class Metric(ABC):
     """A measure of a whole data set, updated batch by batch.
 
     To merge the metrics of several processes, a subclass names its attributes: ``lists`` are lists with one entry per
-    picture, in the order of `update`; ``counts`` are numbers or arrays that are summed. ``errors`` names the measures
-    of which a smaller value is better.
+    picture, in the order of `update`; ``counts`` are numbers or arrays that are summed. ``lower_is_better``
+    names the measures of which a smaller value is better.
     """
 
     lists: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
-    errors: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
 
     @abstractmethod
     def update(self, predictions: Any, batch: Batch) -> None:

@@ -91,6 +91,10 @@ class SemanticMetric(Metric):
         """Return numbers of pixels (nc, nc) by predicted class (row) and true class (column)."""
         return self.matrix.copy()
 
+    def tables(self) -> dict[str, Any]:
+        """Return the confusion matrix as JSON data."""
+        return {"confusion": {"names": self.names, "counts": self.matrix.tolist()}}
+
     def plots(self) -> dict[str, Callable[[], Any]]:
         """Return the chart of the confusion matrix."""
         return {"confusion": partial(charts.plot_confusion, self.confusion(), self.names)}

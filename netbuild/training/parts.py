@@ -248,8 +248,8 @@ def check_best_measure(name: str, task: Task) -> None:
     if name == "fitness":  # every metric has it
         return
     metric = task.metric()
-    known = [key for key in metric.result() if not key.endswith("confidence") and key not in metric.errors]
+    known = [key for key in metric.result() if not key.endswith("confidence") and key not in metric.lower_is_better]
     if name not in known:
-        is_error = name in metric.errors
+        is_error = name in metric.lower_is_better
         fault = f"a smaller '{name}' is better" if is_error else f"the task '{task.name}' has no measure '{name}'"
         raise NetbuildError(f"best: {fault}", hint=did_you_mean(name, known) or f"known: {', '.join(known)}")

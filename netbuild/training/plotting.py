@@ -69,7 +69,7 @@ class PlotCallback(TolerantCallback):
 
     def plot_metrics(self, run: Trainer) -> charts.Figure | None:
         """Draw the chart of the measures by epoch."""
-        return charts.plot_metrics(run.progress.history, run.task.metric().errors)
+        return charts.plot_metrics(run.progress.history, run.task.metric().lower_is_better)
 
     def plot_validation(self, run: Trainer) -> None:
         """Draw the first validation batches with the best weights' predictions, and the metric's charts."""

@@ -225,7 +225,9 @@ def test_masks_are_those_of_prediction_and_outlines_are_drawn_in_the_original_pi
 
 
 def test_an_error_cannot_select_the_best_epoch():
-    metric = SimpleNamespace(result=lambda: {"rmse": 1.0, "delta1": 0.5, "mask-confidence": 0.4}, errors=("rmse",))
+    metric = SimpleNamespace(
+        result=lambda: {"rmse": 1.0, "delta1": 0.5, "mask-confidence": 0.4}, lower_is_better=("rmse",)
+    )
     task = SimpleNamespace(name="depth", metric=lambda: metric)
     parts.check_best_measure("delta1", task)
     for name, message in (

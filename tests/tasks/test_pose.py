@@ -329,7 +329,7 @@ def test_pck_and_the_error_of_points_count_what_their_docstring_says():
     assert figures["PCK"] == pytest.approx(1 / 5)  # five points are visible, three of an object that is not found
     assert figures["point-error"] == pytest.approx((0.1 + 0.16) / 2)
     assert metric.classes()[0]["PCK"] == figures["PCK"]
-    assert metric.errors == ("point-error",)  # cannot select the best epoch
+    assert metric.lower_is_better == ("point-error",)  # cannot select the best epoch
     nothing = KeypointMetric(["a"], (3, 3), [0.1] * 3)
     assert nothing.result()["PCK"] == nothing.result()["point-error"] == -1
 
