@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netbuild import runtime
-from netbuild.data.dataset import Sample
+from netbuild.data.dataset import Dataset, Sample
 from netbuild.drawing.annotated import Colour, Drawing, Image, class_colour
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.samples import BOX_KINDS
@@ -138,6 +138,18 @@ class BoxTask(Task):
         classes = batch["classes"].view(-1)[of_image].int().tolist()
         labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
         return Drawing(to_picture(batch["images"][i]), boxes.numpy(), labels, colours)
+
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:
+        """Check that there are label files of objects, not only maps.
+
+        Raises:
+            NetbuildError: if there are none.
+        """
+        if samples and all(sample.boxes is None for sample in samples):
+            found = f": its labels are {', '.join(dataset.extras)}" if dataset.extras else ""
+            hint = f"the task '{self.name}' learns from boxes or polygons; a network for maps is yolo26n-sem.yaml"
+            raise NetbuildError(f"{dataset.name} has no labels of objects{found}", hint=hint)
+        return None
 
     def metric(self) -> Metric:
         """Return a metric of mAP by COCO's definition, precision, recall and F1."""

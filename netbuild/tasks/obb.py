@@ -44,6 +44,7 @@ class OrientedBoxTask(BoxTask):
         Raises:
             NetbuildError: if one has only an upright box.
         """
+        super().check_samples(dataset, samples)
         for sample in map(Sample.without_crowds, samples):
             if len(sample.classes) and not (sample.outlines and all(sample.outlines)):
                 place = sample.source or sample.path

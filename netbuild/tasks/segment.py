@@ -55,6 +55,7 @@ class SegmentTask(BoxTask):
         Raises:
             NetbuildError: if none has a polygon.
         """
+        super().check_samples(dataset, samples)
         count = sum(len(sample.boxes) for sample in samples if sample.boxes is not None)
         lacking = count - sum(bool(outline) for sample in samples for outline in sample.outlines)
         if count and lacking == count:

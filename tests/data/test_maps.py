@@ -229,6 +229,17 @@ def test_depth_false_leaves_a_folder_out(tmp_path):
     assert open_data(root).extras == {}
 
 
+@pytest.mark.parametrize("network", ["yolov8n.yaml", "yolov8n-seg.yaml", "yolov8n-obb.yaml"])
+def test_data_with_maps_alone_train_no_boxes(tmp_path, cli, network):
+    root = make(tmp_path, CLASSES.astype(np.uint8))
+    with (root / "data.yaml").open("a") as file:
+        file.write("val: images/train\n")
+    flags = ("--imgsz", "64", "--epochs", "1", "--device", "cpu", "-o", tmp_path / "run")
+    done = cli("train", network, "--data", root, *flags)
+    assert done.code != 0
+    assert "has no labels of objects: its labels are mask" in done.err
+
+
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "classes"), [("camvid", 11), ("coco128/semantic.yaml", 201)])
