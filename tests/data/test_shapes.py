@@ -5,6 +5,7 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
+from helpers.scenes import write_few_scenes
 
 from netbuild.data import open_data, scan
 from netbuild.data.shapes import BACKGROUND, files, make_scene
@@ -29,10 +30,16 @@ def test_scenes_are_the_same_on_every_machine():
     assert digest_scenes() == DIGEST
 
 
+@pytest.fixture(scope="module")
+def few_scenes(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    write_few_scenes(cache, 12, 4)
+    return cache
+
+
 @pytest.mark.parametrize("name", files.SETS)
-def test_every_set_opens_without_a_note(name, tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path_factory.getbasetemp() / "scenes"))  # made once for all tests
-    monkeypatch.setattr(files, "COUNTS", {"train": 12, "val": 4})
+def test_every_set_opens_without_a_note(name, few_scenes, monkeypatch):
+    monkeypatch.setenv("NETBUILD_CACHE", str(few_scenes))
     report = scan(open_data(name))
     assert report.problems() == []
     dataset, sample = report.dataset, report.samples("train")[0]
@@ -202,7 +209,7 @@ def test_objects_of_a_video_enter_move_hide_each_other_and_leave():
 def test_a_path_of_the_same_name_as_an_embedded_set_is_noted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "COUNTS", {"train": 1, "val": 1})
+    monkeypatch.setattr(files, "COUNTS", {"train": 1, "val": 1})  # made when they are first opened
     (tmp_path / "shapes").mkdir()
     (note,) = scan(open_data("shapes")).problems()
     assert (note.weight, note.hint) == ("note", "write ./shapes for the path")
