@@ -78,15 +78,22 @@ def fill_polygons(polygons: Sequence[Floats], size: tuple[int, int]) -> Mask:
 def is_crossing(points: Floats) -> bool:
     """Whether two edges of a polygon (K, 2), in fractions of the picture, cross each other.
 
-    Edges that only touch or overlap, or cross no farther than files round their numbers, do not.
+    Edges that only touch or overlap, or cross no farther than files round their numbers, do not. Neither do bridges
+    between the parts of an object, which are walked in both directions.
     """
-    edges = points[[*range(1, len(points)), 0]] - points
+    following = points[[*range(1, len(points)), 0]]
+    edges = following - points
     # On which side of the edge i the points j lie: a change of side between the ends of j is a crossing of i's line.
     side = _cross(edges[:, None], points[None] - points[:, None])
     side[np.abs(side) <= ROUNDING * np.hypot(*edges.T)[:, None]] = 0
     side = np.sign(side)
     changes = side * side[:, [*range(1, len(points)), 0]] < 0
-    return bool((changes & changes.T).any())
+    crossings = changes & changes.T
+    if not crossings.any():
+        return False
+    near = np.abs(points[:, None] - following[None]).max(-1) <= ROUNDING  # where i begins and j ends
+    is_plain = ~(near & near.T).any(1)
+    return bool((crossings & is_plain & is_plain[:, None]).any())
 
 
 def _cross(a: Floats, b: Floats) -> Floats:

@@ -170,6 +170,8 @@ def test_faults_of_polygons_in_label_files(text, kind, words, weight, drops):
 
 def test_a_box_among_polygons_is_its_own_polygon_and_joined_parts_are_no_crossing():
     bridge = "1 .1 .1 .3 .1 .3 .3 .6 .6 .8 .6 .8 .8 .6 .8 .6 .6 .3 .3 .1 .3\n"  # two squares and a way between them
+    over = np.array([[0, 0], [1, 0], [1, 1], [0.5, 0.5], [3, 0.6], [3, 1], [4, 1], [3, 0.6], [0.5, 0.5], [0, 1]]) / 5
+    assert not is_crossing(over)  # the bridge leaves a part across one of its edges
     file = LabelFile(Path("1.txt"), Rules(["bolt", "nut"])).read(bridge + "0 .5 .5 .2 .4\n")
     assert [p.kind for p in file.problems] == ["mixed"]
     sample = file.objects.sample(Path("1.png"), None)
