@@ -322,10 +322,19 @@ def _should_load_or_warn(model: str) -> bool:
 
 
 def _unwrap(network: nn.Module, truncate: int) -> nn.Sequential:
+    """Return the network's children in sequence, without the last ``truncate``.
+
+    Raises:
+        NetbuildError: if none is left, which would silently be the identity.
+    """
     # As Ultralytics counts them: a leading Sequential, such as VGG's features, is taken apart, too.
     layers = list(network.children())
     if isinstance(layers[0], nn.Sequential):
         layers = [*layers[0].children(), *layers[1:]]
+    if truncate >= len(layers):
+        names = ", ".join(name for name, _ in network.named_children())
+        message = f"truncate {truncate} drops all {len(layers)} parts of the network: {names}"
+        raise NetbuildError(message, hint=f"give less than {len(layers)}")
     return nn.Sequential(*(layers[:-truncate] if truncate else layers))
 
 

@@ -125,6 +125,7 @@ def test_published_weights_are_read_from_where_torch_keeps_them(tmp_path, monkey
         ("torchvision.models.resnet18, {weights: DEFAULT}", "'weights' is not allowed.*pretrained: true"),
         ("torchvision.models.resnet18, {pretrained: DEFAULT}", "pretrained.*true or false"),
         ("torchvision.models.resnet18, {nonsense: 1}", "nonsense"),
+        ("TorchVision, [fcn_resnet50, null]", "truncate 2 drops all 2 parts of the network: backbone, classifier"),
         ("timm.create_model, [resnet19x]", "no model 'resnet19x'"),
         ("timm.create_model, ['hf-hub:someone/something']", "no model 'hf-hub"),
         (
@@ -178,7 +179,7 @@ def shut(monkeypatch):
 def test_no_builder_downloads_when_a_file_is_read(model):
     """Each either builds on meta or is refused, with every default, also where downloads are permitted."""
     with torch.device("meta"), builders.pretrained_mode("download"):
-        for build in (lambda: builders.build_torchvision(model), lambda: builders.TorchVision(model)):
+        for build in (lambda: builders.build_torchvision(model), lambda: builders.TorchVision(model, truncate=1)):
             # RegNet computes its widths with torch, so it cannot be built there.
             with contextlib.suppress(*([NotImplementedError] if model.startswith("regnet") else [])):
                 assert isinstance(build(), torch.nn.Module)
