@@ -33,7 +33,7 @@ class Objects(NamedTuple):
 
     boxes: Tensor
     classes: Tensor
-    index: Tensor
+    image: Tensor
 
 
 class Pairs(NamedTuple):
@@ -90,7 +90,7 @@ class QueriesLoss(HeadLoss):
         layers, noisy = len(boxes), boxes.shape[2] - first_boxes.shape[1]
         matched = boxes[:, :, noisy:], scores[:, :, noisy:]
         if proposals is None:  # the encoder's selection is matched like one more layer
-            matched = tuple(torch.cat((x, y[None])) for x, y in zip(matched, (first_boxes, first_scores), strict=True))
+            matched = torch.cat((matched[0], first_boxes[None])), torch.cat((matched[1], first_scores[None]))
         count = self.normaliser(boxes.new_tensor(float(len(objects.boxes))), 1)
         terms = self.learn_pairs(*matched, match(*matched, objects), objects, count)
         found = {name: term[layers - 1] for name, term in terms.items()}
@@ -233,7 +233,7 @@ def match(boxes: Tensor, scores: Tensor, objects: Objects) -> Pairs:
         MissingExtraError: if scipy is not installed.
     """
     solve = package("scipy.optimize", "train").linear_sum_assignment
-    targets = pad_targets(objects.boxes, objects.classes, objects.index, boxes.shape[1])
+    targets = pad_targets(objects.boxes, objects.classes, objects.image, boxes.shape[1])
     # The layers one after another, because a cost has as many intermediate values as there are pairs.
     costs = [compute_costs(*layer, targets) for layer in zip(boxes, scores, strict=True)]
     costs_of_all = torch.stack(costs).cpu().numpy()  # one transfer from the device for all layers and images
@@ -276,6 +276,6 @@ def assign_proposals(proposals: Proposals, objects: Objects, size: tuple[int, in
     """Assign objects to the encoder's positions on an image of (height, width) pixels."""
     boxes, scores = map(_to_float32, proposals[:2])
     sides = boxes.new_tensor([size[1], size[0]] * 2)
-    targets = pad_targets(to_corners(objects.boxes) * sides, objects.classes, objects.index, len(boxes))
+    targets = pad_targets(to_corners(objects.boxes) * sides, objects.classes, objects.image, len(boxes))
     points = proposals.points.to(sides) * sides[:2]
     return Assigner(min_side=MIN_SIDE)(scores.sigmoid(), to_corners(boxes) * sides, points, targets)
