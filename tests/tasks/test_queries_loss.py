@@ -112,7 +112,7 @@ def test_matching_and_terms_equal_a_plain_second_implementation():
         found = {(i, q, g) for at, i, q, g in zip(*(part.tolist() for part in pairs)) if at == layer}
         wanted = set()
         for image in (0, 2):
-            objects = (OBJECTS.index == image).nonzero()[:, 0].tolist()
+            objects = (OBJECTS.image == image).nonzero()[:, 0].tolist()
             rows = matched[layer, image, :5].tolist(), logits[layer, image, :5].tolist()
             wanted |= {(image, q, g) for q, g in plain_match(*rows, objects)}
         assert found == wanted
