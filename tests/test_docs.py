@@ -142,6 +142,7 @@ def test_contributing_shows_the_tree_that_there_is():
     assert shown == there
 
 
+@pytest.mark.slow
 def test_site_builds_without_a_broken_link_and_has_each_command_and_name(tmp_path):
     pytest.importorskip("material")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]

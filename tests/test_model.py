@@ -205,6 +205,7 @@ def test_what_there_is_can_be_found_by_looking():
         netbuild.trian  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lines",
     [

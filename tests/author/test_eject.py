@@ -205,6 +205,7 @@ def test_the_callers_generators_are_not_changed(tmp_path):
     assert torch.equal(torch.rand(3), wanted)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, cli):
     for command in (
         ("build", "yolo11n.yaml", "--nc", 5, "-o", tmp_path / "net.safetensors"),
@@ -238,6 +239,7 @@ def test_equal_networks_give_equal_files():
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_renamed_to_failed(own, tmp_path, cli, monkeypatch):
     from netbuild.author import ejecting
 

@@ -185,6 +185,7 @@ def test_data_goes_to_stdout_and_the_rest_to_stderr(cli, tmp_path):
     assert "something_else" in done.err
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_to_the_byte():
     command = [sys.executable, "-m", "netbuild", "summary", "yolo11n.yaml", "--json"]
     first, second = (
@@ -217,6 +218,7 @@ def test_summaries_import_no_heavy_packages():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_output_works_on_an_ascii_terminal(tmp_path):
     (tmp_path / "cases").mkdir()
     file = Path(__file__).parents[1] / "cases" / "b06-utf8-comments.yaml"
@@ -276,6 +278,7 @@ def test_a_closed_pipe_is_no_error():
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback():
     command = [sys.executable, "-m", "netbuild", "--debug", "summary", "nothere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True)

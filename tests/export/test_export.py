@@ -146,6 +146,7 @@ def test_a_file_is_self_contained_and_equals_torch(cli, here):
         assert np.abs(run(moved, images)[0] - network(images)[0].numpy()).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_free_batch_takes_any_number_of_pictures(cli, here):
     name = case(here, "d01-export-parity")
     assert cli("export", name, "--scale", "n", "--imgsz", "96x160", "--dynamic", "batch", "-o", "b.onnx").code == 0
@@ -678,6 +679,7 @@ def test_the_table_of_targets_names_what_is_packaged_and_is_within_tolerance():
     assert all(float(rows[name][heads.index("onnx")]) <= 1e-4 for name in rows.keys() - {"---"} - CANNOT.keys())
 
 
+@pytest.mark.slow
 def test_suppression_is_proven_for_scores_below_float_noise(cli, here):
     case = Path(__file__).parents[1] / "cases" / "a13-nc-precedence.yaml"
     done = cli("export", case, "--imgsz", "64", "--nms", "--dynamic", "batch", "-o", "small.onnx", "--json")

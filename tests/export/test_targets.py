@@ -316,6 +316,7 @@ def test_a_folder_with_other_files_is_not_replaced(cli, here, name, held):
     assert (done.code, f"must end in {chosen.suffix}" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_benchmark_names_missing_packages(here, monkeypatch):
     monkeypatch.setattr(base, "is_installed", lambda package: package in ("onnx", "onnxscript", "onnxruntime", "PIL"))
     Path("tiny.yaml").write_text(TINY)
@@ -328,6 +329,7 @@ def test_a_benchmark_names_missing_packages(here, monkeypatch):
 # -- ncnn -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ncnn_has_the_given_names_and_takes_one_picture(here):
     chosen = find_or_skip("ncnn")
     done = export(make_network(), target="ncnn", imgsz=64, input_names=["seen"], output_names=["found"])
@@ -356,6 +358,7 @@ def test_an_operator_that_ncnn_lacks_is_an_error_at_its_row(cli, here):
 # -- CoreML -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_without_proof_needs_unproven(cli, here):
     chosen = find_or_skip("coreml", runs=False)
     Path("tiny.yaml").write_text(TINY)
@@ -535,6 +538,7 @@ def looser(monkeypatch):
     netbuild.save(make_network(), "net.safetensors")
 
 
+@pytest.mark.slow
 def test_a_looser_tolerance_is_the_users_word_and_in_the_file(cli, here, looser):
     call = ("export", "net.safetensors", "--target", "looser", "--imgsz", 64)
     done = cli(*call)

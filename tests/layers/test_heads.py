@@ -86,6 +86,7 @@ def test_a_box_without_rotation_equals_a_plain_one():
     torch.testing.assert_close(turned[:, 7], torch.full_like(turned[:, 7], math.pi / 2))
 
 
+@pytest.mark.slow
 def test_a_flow_is_a_density():
     flow = RealNVP().double()
     for p in flow.parameters():

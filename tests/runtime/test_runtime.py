@@ -113,7 +113,7 @@ def predict_to_dicts(file, pictures=PICTURES, **options):
         ("fixed", "detector", {}, {"imgsz": (64, 96), "rect": False}),
         ("nms", "detector", {}, {"rect": False, "conf": 0.3, "iou": 0.6, "max_det": 20}),
         ("nms", "detector", {"conf": 0.5, "classes": [0]}, {"rect": False, "conf": 0.5, "iou": 0.6, "classes": [0]}),
-        ("decoder", "decoder", {"conf": 0.02}, {"rect": False, "conf": 0.02}),
+        ("decoder", "decoder", {"conf": 0.02}, {"conf": 0.02}),
         ("classifier", "classifier", {}, {}),
     ],
 )
@@ -180,7 +180,7 @@ def validate(cli, file, data, *settings):
 
 
 def test_boxes_as_fractions_of_the_image_are_measured_alike(here, cli):
-    best = netbuild.predict("decoder.safetensors", PICTURES, device="cpu", rect=False, conf=0.0, max_det=4)
+    best = netbuild.predict("decoder.safetensors", PICTURES, device="cpu", conf=0.0, max_det=4)
     for kind in ("images", "labels"):
         (here / "own" / kind).mkdir(parents=True)
     for name, result in zip(PICTURES, best, strict=True):  # the labels are its own predictions
@@ -188,7 +188,7 @@ def test_boxes_as_fractions_of_the_image_are_measured_alike(here, cli):
         rows = [row.rpartition(" ")[0] for row in result.task.rows(result.records, result.size)]
         (here / "own/labels" / name).with_suffix(".txt").write_text("\n".join(rows))
     Path("own/data.yaml").write_text(f"train: images\nval: images\nnames: {NAMES}\n")
-    wanted = validate(cli, "decoder.safetensors", "own/data.yaml", "-O", "rect=false")
+    wanted = validate(cli, "decoder.safetensors", "own/data.yaml")
     assert validate(cli, "decoder.onnx", "own/data.yaml") == pytest.approx(wanted, abs=1e-3)
     assert wanted["mAP50"] > 0.5
 

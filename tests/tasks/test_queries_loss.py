@@ -28,7 +28,12 @@ OBJECTS = Objects(
     torch.tensor([2, 0, 1, 1]),
     torch.tensor([0, 0, 0, 2]),  # three in the first image, none in the second, one in the third
 )
-BATCH = {**OBJECTS._asdict(), "images": torch.zeros(3, 3, 64, 64)}
+BATCH = {
+    "boxes": OBJECTS.boxes,
+    "classes": OBJECTS.classes,
+    "index": OBJECTS.image,
+    "images": torch.zeros(3, 3, 64, 64),
+}
 MAPS = [torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(1)),
         torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(2))]  # fmt: skip
 NETWORK = """
@@ -165,7 +170,7 @@ def test_gradients_of_the_terms():
 
 
 def test_batches_without_objects_with_too_many_and_with_wrong_numbers():
-    head, nothing = small_head(), {**BATCH, **{name: part[:0] for name, part in OBJECTS._asdict().items()}}
+    head, nothing = small_head(), {**BATCH, **{name: BATCH[name][:0] for name in ("boxes", "classes", "index")}}
     outputs = head([m.double() for m in MAPS], nothing)
     total, terms = QueriesLoss(head)(outputs, nothing)
     assert terms["l1"] == terms["giou"] == terms["denoise"] == 0
@@ -229,6 +234,7 @@ def write_pictures(folder, count=6):
     return folder / "data.yaml"
 
 
+@pytest.mark.slow
 def test_from_pictures_to_an_exported_file(tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "data")

@@ -101,6 +101,7 @@ def test_a_run_learns_and_saves_its_best_and_last_weights(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
     runs = [
         trainer(tmp_path / str(i), seed=seed, workers=workers)

@@ -64,7 +64,7 @@ def here(data, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["plain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("semantic", "depth"))])
 def test_train_resume_val_predict_and_export(cli, here, data, name):
     """Each step gives its figures; the file for other runtimes gives those of the checkpoint."""
     measure = "delta1" if name == "depth" else "mIoU"

@@ -198,6 +198,7 @@ class Interrupt(Callback):
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_it_goes_on(run):
     (run.parent / "stop.py").write_text(INTERRUPTED)
     command = ["train", "net.yaml", "--data", "data", "--epochs", "3", "-o", "cut", "--callbacks", "stop.py"]

@@ -54,6 +54,7 @@ def data_set(root, extras=""):
     return root / "data.yaml"
 
 
+@pytest.mark.slow
 def test_a_network_with_texts_learns_from_a_file_of_features(cli, here):
     data = data_set(here / "set")
     np.save("classes.npy", np.random.default_rng(0).normal(size=(2, 512)))

@@ -22,6 +22,7 @@ from netbuild.tasks.classify import ClassifyTask
 from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.tasks.losses.cells import DetectionLoss
 from netbuild.training import plotting
+from netbuild.training.callback_list import CallbackList
 from netbuild.training.loop import Trainer
 from netbuild.training.memory import OutOfMemoryError
 
@@ -151,6 +152,7 @@ def is_same_run(one, two):
             torch.testing.assert_close(x[key], y[key], atol=2e-6, rtol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_of_twice_the_batch(tmp_path):
     train_once(tmp_path / "one")
     run_ranks(2, tmp_path, "train_once('two')")
@@ -259,6 +261,7 @@ def test_the_main_process_draws_the_pictures_of_all_ranks_once_the_others_have_e
 
     task, network = ClassifyTask(torch.nn.Identity(), NAMES), torch.nn.Identity()
     run = SimpleNamespace(val=loader, iterate_predictions=iterate_predictions, device="cpu", folder=tmp_path, task=task)
+    run.callbacks = CallbackList([])
     run.unsharded_network = lambda: network
     monkeypatch.setattr(plotting.checkpoint, "load_weights", lambda network, file: network)
     plotting.PlotCallback([]).plot_validation(run)

@@ -117,6 +117,7 @@ def test_carried_code_runs_only_where_it_is_trusted(cli, net, tmp_path, monkeypa
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_an_opened_checkpoint_leaves_no_file_behind(net, tmp_path):
     netbuild.save(netbuild.build(net, nc=3, trusted=True), tmp_path / "net.safetensors")
     (tmp_path / "temporary").mkdir()

@@ -31,6 +31,12 @@ COMMANDS = {
     "weights import": ["FILE", "-o", "o.safetensors"],
     "view weights": ["own.yaml", "--weights", "FILE", "--row", "0", "--what", "kernels", "-o", "views"],
 }  # fmt: skip
+
+
+def commands_slow_but(*quick):
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in COMMANDS]
+
+
 AS_WEIGHTS = ("build weights", "view weights", "weights import")
 
 
@@ -60,7 +66,7 @@ def make_run(folder, *files):
     return folder
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands_slow_but(*(set(COMMANDS) - {"eject", "export", "train", "val"})))
 def test_every_command_opens_it(cli, network, name):
     done = call(cli, name, "foreign.pt")
     assert done.code == 0, done.err
@@ -68,7 +74,7 @@ def test_every_command_opens_it(cli, network, name):
     assert "random" not in done.err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands_slow_but("summary", "predict", "check"))
 def test_the_folder_of_a_run_means_its_best_checkpoint(cli, network, tmp_path, name):
     make_run(tmp_path / "old", ("own.safetensors", "best.safetensors"))
     if name == "weights import":

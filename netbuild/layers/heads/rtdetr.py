@@ -82,7 +82,7 @@ class MSDeformAttn(nn.Module):
         centre, size = boxes[:, :, None, None, None, :2], boxes[:, :, None, None, None, 2:]
         positions = 2 * (centre + offsets / points * size * 0.5) - 1
         maps = self.value_proj(value).view(b, -1, heads, query.shape[-1] // heads)
-        if self.training and value.device.type == "cpu":
+        if self.training and value.device.type in ("cpu", "meta"):  # on meta the costs of a CPU are counted
             return self.output_proj(gather_maps(maps, shapes, positions, weights))
         sampled = sample_maps(maps, shapes, positions)  # (B, heads, d / heads, Q, levels * points)
         mixed = (sampled * weights.transpose(1, 2)[:, :, None]).sum(-1)
@@ -211,8 +211,8 @@ class RTDETRDecoder(Head):
     Training: (boxes (ndl, B, Q, 4) as centre and size in 0..1, class logits (ndl, B, Q, nc), boxes (B, Q, 4) and logits
     (B, Q, nc) of the query selection, None, None). With `targets`, "boxes" (M, 4) as centre and size in 0..1, "classes"
     (M,) and "index" (M,), the image of each, denoising queries come first among the queries, `NoisyQueries` takes the
-    place of the first None unless there are no objects, and `Proposals` that of the second. Eval: (y, outputs of
-    training with the layer `eval_idx` alone); y is (B, Q, 6): box, score, class.
+    place of the first None unless there are no objects, and `Proposals` that of the second. Eval: (y, the first five
+    outputs of training with the layer `eval_idx` alone); y is (B, Q, 6): box, score, class.
 
     Raises:
         ValueError: for arguments that do not fit together.
@@ -288,8 +288,8 @@ class RTDETRDecoder(Head):
             # Every process of a run must have gradients for the same weights, also one whose batch has no objects.
             queries = queries + 0 * self.denoising_class_embed.weight.sum()
         dec_boxes, dec_scores = self.refine(queries, boxes, tokens, shapes, noise.mask if noise else None)
-        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise, proposals)
-        return raw if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
+        raw = (dec_boxes, dec_scores, enc_boxes, enc_scores, noise)
+        return (*raw, proposals) if self.training else (self.predict(dec_boxes[0], dec_scores[0]), raw)
 
     def widen(self, boxes: torch.Tensor) -> torch.Tensor:
         """Return boxes in float32 at least in training: half precision would round those of a large image to pixels."""
