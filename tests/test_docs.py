@@ -91,6 +91,7 @@ def test_python_runs(here, capsys, page):
         assert next(iter(names["network"].state_dict())).startswith("model.0.")
 
 
+@pytest.mark.slow
 def test_files_shown_have_no_finding(cli, here):
     files = sorted(path.name for path in Path().glob("*.yaml") if path.name != "broken.yaml")
     done = cli("check", *files, "--trust", "--imgsz", "64")

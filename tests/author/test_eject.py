@@ -171,6 +171,7 @@ def test_own_modules_blocks_inputs(own, tmp_path):
     assert_clean(folder)
 
 
+@pytest.mark.slow
 def test_initial_weights_are_those_of_the_network(own, tmp_path):
     for graph in (open_graph(own, trusted=True), smallest("yolo11")):
         case = ejected(graph, tmp_path, graph.name)
@@ -197,6 +198,7 @@ def test_models_of_torchvision(tmp_path, cli):
     assert_clean(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_callers_generators_are_not_changed(tmp_path):
     torch.manual_seed(5)
     wanted = torch.rand(3)

@@ -138,6 +138,7 @@ def test_each_save_is_shown(start, tmp_path):
     assert session.end() == (0, "\n")
 
 
+@pytest.mark.slow
 def test_changed_own_modules_are_loaded_again(start, tmp_path):
     file, code = tmp_path / "own.yaml", tmp_path / "gate.py"
     file.write_text(OWN, encoding="utf-8")

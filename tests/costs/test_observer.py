@@ -165,6 +165,7 @@ def test_operators_without_a_rule_are_reported(monkeypatch):
     assert dict(spectrum.tally.unknown) == {"aten._fft_r2c.default": 1}  # abs, cosh and the mean are known to be free
 
 
+@pytest.mark.slow
 def test_a_row_of_endless_operators_is_an_error_at_the_row():
     with pytest.raises(NetbuildError, match=rf"row 1 SPPF: .*{MAX_OPERATORS:,} operators") as caught:
         resolve_text(make_net("Conv, [8]; SPPF, [8, 5, 1000000000]"))

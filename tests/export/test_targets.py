@@ -154,6 +154,7 @@ def test_free_axes_take_other_sizes(here, name):
             assert np.abs(run([images(*shape).numpy()])[0] - network(images(*shape))[0].numpy()).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "onnx" else pytest.mark.slow) for n in targets_with("half")]
 )
@@ -383,6 +384,7 @@ def test_a_file_without_proof_needs_unproven(cli, here):
     assert done["outputs"] == [{"name": "output0", "type": "float32", "shape": [1, 7, 320]}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_a_coreml_program_computes_what_the_network_does(here, half):
     chosen, network = find_or_skip("coreml", runs=False), make_network()

@@ -143,7 +143,7 @@ def leaves(shape):
             yield from leaves(item)
 
 
-LARGE = 6_000_000  # parameters: allocating and initialising them takes most of a second
+LARGE = 4_000_000  # parameters: allocating and initialising them takes most of a second
 
 
 PARAMS = {entry.name: next(iter(entry.sizes.values()))[0] for entry in zoo.load_entries()}  # at the first scale

@@ -30,6 +30,13 @@ def golden(name):
 TABLES, STATE_KEYS, NUMERIC = map(golden, ("tables", "state_keys", "numeric"))
 
 
+# Names whose state keys and outputs are compared by default: a network of each kind of head.
+QUICK = {
+    "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolov8n-pose", "yolo12n-obb", "yolo26n-seg", "yolo26n-depth", "yolo26n-sem",
+    "yolov10n", "yolov9t", "yolov5n", "yolov8n-worldv2", "yoloe-26n-seg", "yolov8n-rtdetr",
+}  # fmt: skip
+
+
 def sampled(names):
     """Return parameters for the names, and mark all but one per file as slow."""
     seen = {}
@@ -88,7 +95,9 @@ def check_totals(graph, facts):
     assert summary["flops_unknown"] == {}
 
 
-@pytest.mark.parametrize("name", STATE_KEYS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in STATE_KEYS]
+)
 def test_state_keys_are_those_measured(name):
     facts = TABLES.get(name)
     spec = spec_of(facts["file"] if facts else name)
@@ -97,13 +106,6 @@ def test_state_keys_are_those_measured(name):
 
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
-
-QUICK = {
-    "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolov8n-pose", "yolo12n-obb", "yolo26n", "yolo26n-seg", "yolo26n-obb",
-    "yolo26n-depth", "yolo26n-sem", "yolov10n", "yolov9t", "yolov5n", "yolov8n-ghost", "yolov8n-worldv2", "yoloe-11n",
-    "yoloe-26n-seg", "yolov8n-rtdetr", "yolo11-cls-resnet18", "yolov3-tiny",
-}  # fmt: skip
-
 
 RUNS = [
     pytest.param(

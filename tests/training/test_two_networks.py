@@ -80,6 +80,7 @@ def tensors(path):
     return load_file(path)
 
 
+@pytest.mark.slow
 def test_two_networks_are_trained_saved_and_resumed_bit_equal(cli, here):
     pair = ["generator.yaml", "--with", "critic=critic.yaml"]
     done = cli("train", *pair, "--epochs", 2, "-o", "whole", *QUICK)
