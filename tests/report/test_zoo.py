@@ -32,8 +32,8 @@ TABLES, STATE_KEYS, NUMERIC = map(golden, ("tables", "state_keys", "numeric"))
 
 # Names whose state keys and outputs are compared by default: a network of each kind of head.
 QUICK = {
-    "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolov8n-pose", "yolo12n-obb", "yolo26n-seg", "yolo26n-depth", "yolo26n-sem",
-    "yolov10n", "yolov9t", "yolov5n", "yolov8n-worldv2", "yoloe-26n-seg", "yolov8n-rtdetr",
+    "yolo11n", "yolo11n-cls", "yolo11n-seg", "yolov8n-pose", "yolo12n-obb", "yolo26n-seg", "yolo26n-depth",
+    "yolo26n-sem", "yolov10n", "yolov9t", "yolov5n", "yolov8n-worldv2", "yoloe-26n-seg", "yolov8n-rtdetr",
 }  # fmt: skip
 
 
