@@ -1,30 +1,27 @@
 """The metric of classifiers: top-1 and top-5 accuracy, and the confusion matrix."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from netbuild.drawing import charts
-from netbuild.tasks.average_precision import Ints
-from netbuild.tasks.base import Batch, Metric
+from netbuild.tasks.base import Batch
+from netbuild.tasks.confusion_metric import ConfusionMetric
 
 
-class ClassificationMetric(Metric):
+class ClassificationMetric(ConfusionMetric):
     """Top-1 and top-5 accuracy, and the confusion matrix.
 
     Args:
         names: names of the classes.
     """
 
-    counts = ("top1", "top5", "count", "matrix")
+    counts = ("top1", "top5", "count", *ConfusionMetric.counts)
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+        super().__init__(names)
         self.top1 = self.top5 = self.count = 0
-        self.matrix = np.zeros((len(self.names),) * 2, dtype=np.int64)
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Add a batch: probabilities or logits (B, nc), and "classes" (B,)."""
@@ -50,15 +47,3 @@ class ClassificationMetric(Metric):
                 precision, recall = hits / max(predicted, 1), hits / images
                 table.append({"class": name, "images": images, "precision": precision, "recall": recall})
         return table
-
-    def confusion(self) -> Ints:
-        """Return counts (nc, nc) by predicted class (row) and true class (column)."""
-        return self.matrix.copy()
-
-    def tables(self) -> dict[str, Any]:
-        """Return the confusion matrix as JSON data."""
-        return {"confusion": {"names": self.names, "counts": self.matrix.tolist()}}
-
-    def plots(self) -> dict[str, Callable[[], Any]]:
-        """Return the chart of the confusion matrix."""
-        return {"confusion": partial(charts.plot_confusion, self.confusion(), self.names)}

@@ -1,7 +1,6 @@
 """The metric of semantic segmentation: mean IoU, accuracy of pixels, and the confusion matrix."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,13 @@ from torch import Tensor
 
 from netbuild import runtime
 from netbuild.data.maps import IGNORED
-from netbuild.drawing import charts
-from netbuild.tasks.average_precision import Floats, Ints
-from netbuild.tasks.base import Batch, Metric
+from netbuild.tasks.average_precision import Floats
+from netbuild.tasks.base import Batch
+from netbuild.tasks.confusion_metric import ConfusionMetric
 from netbuild.tasks.map_task import original_truth
 
 
-class SemanticMetric(Metric):
+class SemanticMetric(ConfusionMetric):
     """Intersection over union of the pixels of each class, and their accuracy.
 
     Pixels are counted in the original pictures, for which the logits are interpolated as in prediction; if a batch has
@@ -26,12 +25,9 @@ class SemanticMetric(Metric):
         names: names of the classes.
     """
 
-    counts = ("matrix",)
-
     def __init__(self, names: Sequence[str]) -> None:
         self.is_binary = len(names) == 1
-        self.names = ["background", *names] if self.is_binary else list(names)
-        self.matrix = np.zeros((len(self.names),) * 2, np.int64)
+        super().__init__(["background", *names] if self.is_binary else names)
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
         """Add a batch: logits (nc, h, w) of each image, and the class maps of the batch."""
@@ -86,15 +82,3 @@ class SemanticMetric(Metric):
             }
             for i in self.counted().nonzero()[0].tolist()
         ]
-
-    def confusion(self) -> Ints:
-        """Return numbers of pixels (nc, nc) by predicted class (row) and true class (column)."""
-        return self.matrix.copy()
-
-    def tables(self) -> dict[str, Any]:
-        """Return the confusion matrix as JSON data."""
-        return {"confusion": {"names": self.names, "counts": self.matrix.tolist()}}
-
-    def plots(self) -> dict[str, Callable[[], Any]]:
-        """Return the chart of the confusion matrix."""
-        return {"confusion": partial(charts.plot_confusion, self.confusion(), self.names)}
