@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.plain_assignment import choose_cells
 
 import netbuild
 from netbuild import tasks
@@ -160,7 +161,7 @@ def scene(seed, counts, nc=4):
     return scores, predicted.double(), points, targets
 
 
-def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, min_side):  # noqa: C901  loops are the point
+def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, min_side):
     """One image: lists of each cell's object (or None), its class and its soft target. All in loops."""
     cells, objects = range(len(points)), range(len(boxes))
     inside, u, t = (np.zeros((len(boxes), len(points))) for _ in range(3))
@@ -175,24 +176,7 @@ def plain_assignment(scores, predicted, points, boxes, classes, topk, topk2, min
                 inside[g, a] = 1
                 u[g, a] = max(plain_ciou(boxes[g], predicted[a])[0], 0)
                 t[g, a] = scores[a][classes[g]] ** 0.5 * u[g, a] ** 6
-    picks = np.zeros_like(inside)
-    for g in objects:
-        picks[g, torch.tensor(t[g]).topk(min(topk, len(points))).indices] = 1  # of equal ones it may take any
-    picks *= inside
-    for a in cells:
-        if picks[:, a].sum() > 1:
-            picks[:, a] = np.arange(len(boxes)) == u[:, a].argmax()
-    if topk2 != topk:
-        for g in objects:
-            chosen = sorted(cells, key=lambda a: -t[g, a] * picks[g, a])[:topk2]
-            picks[g] = [picks[g, a] if a in chosen else 0 for a in cells]
-    owner, score = [None] * len(points), [0.0] * len(points)
-    for a in cells:
-        for g in objects:
-            if picks[g, a]:
-                owner[a] = g
-                score[a] = t[g, a] * (u[g] * picks[g]).max() / ((t[g] * picks[g]).max() + 1e-9)
-    return owner, score
+    return choose_cells(inside, u, t, topk, topk2)
 
 
 @pytest.mark.parametrize(("topk", "topk2"), [(10, 10), (7, 1), (10, 1), (3, 2), (200, 200)])
