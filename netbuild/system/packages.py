@@ -29,7 +29,8 @@ def package(name: str, extra: str | None = None) -> Any:
         hint = install_hint(extra or top, [top])
         raise MissingExtraError(f"the package '{top}' is not installed", hint=hint) from None
     except RuntimeError as error:  # a torchvision built for another torch
-        raise MissingExtraError(f"{top} does not load: {error}", hint=_matching_version()) from None
+        hint = _matching_version() if "torchvision" in f"{top} {error}" else "match its version to torch"
+        raise MissingExtraError(f"{top} does not load: {error}", hint=hint) from None
 
 
 def _matching_version() -> str:

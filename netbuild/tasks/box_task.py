@@ -79,6 +79,11 @@ class BoxTask(Task):
         """Number of the head's classes."""
         return int(traits(self.head).nc or 0)
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, or their numbers if they have no names."""
+        return self.names or [str(i) for i in range(self.nc)]
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
@@ -153,7 +158,7 @@ class BoxTask(Task):
 
     def metric(self) -> Metric:
         """Return a metric of mAP by COCO's definition, precision, recall and F1."""
-        return DetectionMetric(self.names or [str(i) for i in range(self.nc)])
+        return DetectionMetric(self.class_names)
 
     def epoch_end(self, finished: int, epochs: int) -> None:
         """Pass the epoch on to the loss, which may have a schedule."""

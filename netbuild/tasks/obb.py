@@ -68,7 +68,7 @@ class OrientedBoxTask(BoxTask):
 
     def metric(self) -> Metric:
         """Return a metric of mAP by COCO's definition, precision, recall and F1, by the overlap of rotated boxes."""
-        return RotatedMetric(self.names or [str(i) for i in range(self.nc)])
+        return RotatedMetric(self.class_names)
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ class PoseTask(BoxTask):
 
     def metric(self) -> Metric:
         """Return a metric of boxes and of keypoints."""
-        return KeypointMetric(self.names or [str(i) for i in range(self.nc)], self.extra, self.sigmas)
+        return KeypointMetric(self.class_names, self.extra, self.sigmas)
 
     def draw_truth(self, batch: Batch, i: int) -> Drawing:
         """Draw the picture with its boxes and the keypoints that are annotated."""

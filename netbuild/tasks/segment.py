@@ -82,7 +82,7 @@ class SegmentTask(BoxTask):
 
     def metric(self) -> Metric:
         """Return a metric of mAP by COCO's definition, precision, recall and F1, of boxes and of masks."""
-        return MaskMetric(self.names or [str(i) for i in range(self.nc)])
+        return MaskMetric(self.class_names)
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
