@@ -1,6 +1,7 @@
 """The embedded scenes: the same on every machine, and what is said of them is what is drawn."""
 
 import hashlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -238,6 +239,7 @@ def test_videos_have_their_true_tracks_beside_them(cli, tmp_path, monkeypatch):
     while video.read()[0]:
         count += 1
     assert count == 5
-    for path in ("clip.mp4", "new/sequence"):
+    Path("other.gt.txt").write_text("tracks of one's own")
+    for path, there in (("clip.mp4", "clip.mp4"), ("new/sequence", "new/sequence"), ("other.mp4", "other.gt.txt")):
         done = cli("data", "video", path)
-        assert (done.code, f"{path}: is there already" in done.err) == (2, True), done.err
+        assert (done.code, f"{there}: is there already" in done.err) == (2, True), done.err

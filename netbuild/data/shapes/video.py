@@ -38,12 +38,18 @@ def write_video(
         MissingExtraError: if OpenCV, for a video file, or Pillow, for a folder, is not installed.
     """
     path = Path(path)
-    if path.exists():
-        raise NetbuildError(f"{path}: is there already", hint="choose a new name")
+    for file in (path, *([tracks_file(path)] if path.suffix.lower() == ".mp4" else [])):
+        if file.exists():
+            raise NetbuildError(f"{file}: is there already", hint="choose a new name")
     if count < 1 or min(size) < 32:
         raise NetbuildError(f"a video has at least 1 frame of 32 x 32 pixels, not {count} of {size[0]} x {size[1]}")
     frames = _report(make_scene((seed,), size, max(count, 2)).frames(count), count, progress)
     return _write_file(path, frames) if path.suffix.lower() == ".mp4" else _write_folder(path, frames, count, size)
+
+
+def tracks_file(video: Path) -> Path:
+    """Return the file of a video file's tracks, which is beside it."""
+    return video.with_name(f"{video.stem}.gt.txt")
 
 
 def track_rows(frame: Frame, number: int) -> str:
@@ -78,9 +84,8 @@ def _write_file(path: Path, frames: Iterable[Frame]) -> Path:
         complete = True
     finally:
         writer.close(complete)
-    tracks = path.with_name(f"{path.stem}.gt.txt")
-    write_text(tracks, rows)
-    return tracks
+    write_text(tracks_file(path), rows)
+    return tracks_file(path)
 
 
 def _write_folder(path: Path, frames: Iterable[Frame], count: int, size: tuple[int, int]) -> Path:
