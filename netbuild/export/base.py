@@ -53,6 +53,7 @@ class Job:
         options: those of `FLAGS` that were given, by name; for "nms" the `netbuild.tasks.nms.Filter`.
         rows: label of each row in messages, and its place in the network's file, if known.
         multiple: free heights and widths are multiples of this many pixels.
+        lists: places of the outputs that are lists of detections, best first, in which a tie may exchange rows.
     """
 
     module: nn.Module
@@ -65,6 +66,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     rows: tuple[tuple[str, Where | None], ...] = ()
     multiple: int = 1
+    lists: tuple[int, ...] = ()
 
     @property
     def half(self) -> bool:

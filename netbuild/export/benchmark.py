@@ -21,7 +21,6 @@ from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportO
 from netbuild.export.proof import ProofError, cases, prove, sample_input
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
-from netbuild.prediction.contract import returns_detections
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.report.html import html_table
 from netbuild.system.tables import Table
@@ -219,7 +218,7 @@ def _finish_file(runner: _Runner, batch: int, path: str | Path, data: str | None
     if data is None:
         return row
     measures, _ = validate(path, data)
-    shown = task_class(open_exported(path, "cpu").card.task).measures
+    shown = task_class(open_exported(path, "cpu").card).measures
     return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
 
 
@@ -264,7 +263,7 @@ def _check_data(network: Network, data: str) -> None:
         NetbuildError: if task or classes differ.
     """
     dataset = open_data(data)
-    check_task(task_class(network.card.task), dataset)
+    check_task(task_class(network.card), dataset)
     check_classes(network, dataset)
 
 
@@ -328,7 +327,7 @@ class _Benchmark:
         base.check_packages(chosen)
         try:
             run = chosen.open_fast(path, self.options.threads)
-            match = "rows" if returns_detections(self.network.model[-1]) else ""
+            match = "rows" if self.job.lists else ""
             found = prove(self.job, run, torch_reference(self.job), base.ANY, match)
         except NetbuildError as error:
             error.message = f"{path}: {error.message}"
@@ -347,7 +346,7 @@ class _Benchmark:
         shape = tuple(self.job.examples[0].shape)
         network = RunNetwork(self.network, lambda arrays: list(runner.run(arrays)), shape)
         measures, _ = validate(network, self.options.data)
-        shown = task_class(self.network.card.task).measures
+        shown = task_class(self.network.card).measures
         return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
 
 

@@ -17,6 +17,7 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
+from netbuild.prediction.onnx_network import open_exported
 from netbuild.prediction.sources import natural_key
 from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
@@ -58,7 +59,7 @@ class Int8Target(OnnxTarget):
             job.metadata["int8"] = json.dumps({"pictures": len(images)})
             _store_metadata(path, job)
             notes = [f"onnxruntime.quantization: QDQ, int8 by channel, ranges of {len(images)} pictures, {share}"]
-            return [*notes, *_accuracy_note(job.metadata["task"], source, path, name, data)]
+            return [*notes, *_accuracy_note(source, path, name, data)]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -179,7 +180,7 @@ def _store_metadata(path: Path, job: Job) -> None:
     save_model(model, path)
 
 
-def _accuracy_note(task: str, source: Path, path: Path, name: str, data: Dataset | None) -> list[str]:
+def _accuracy_note(source: Path, path: Path, name: str, data: Dataset | None) -> list[str]:
     """A note on the accuracy of both files on the data, or on why it was not measured."""
     if data is None:
         return ["accuracy not measured: the pictures have no labels"]
@@ -187,6 +188,7 @@ def _accuracy_note(task: str, source: Path, path: Path, name: str, data: Dataset
         float32, int8 = (validate(file, name)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]
-    measures = [measure for measure in task_class(task).measures[:2] if float32.get(measure, -1) >= 0]
+    known = task_class(open_exported(source, "cpu").card).measures[:2]
+    measures = [measure for measure in known if float32.get(measure, -1) >= 0]
     shown = [f"{measure} {int8[measure]:.4f} (float32 {float32[measure]:.4f})" for measure in measures]
     return [f"accuracy of int8 on {data.held_out()}: {', '.join(shown)}"]

@@ -20,6 +20,7 @@ from netbuild.prediction.contract import (
     format_flag,
     input_shapes,
     make_metadata,
+    returns_detections,
     size_multiple,
     task_of,
 )
@@ -39,10 +40,11 @@ class FlatOutputs(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.model = network.model  # weights keep the names that checkpoints give them
+        self.has_raw_outputs = traits(network.head).returns_raw
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(*inputs)
-        if traits(self.model[-1]).returns_raw and isinstance(outputs, tuple):
+        if self.has_raw_outputs and isinstance(outputs, tuple):
             outputs = outputs[0]
         return tuple(tensors_of(outputs))
 
@@ -76,7 +78,10 @@ def make_job(network: Network, options: ExportOptions) -> Job:
         "layout": SUPPRESSED_LAYOUT if nms else describe_layout(network, len(outputs)),
     }
     given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
-    return Job(module, examples, inputs, outputs, free, axes, metadata, given, multiple=size_multiple(network))
+    lists = (0,) if returns_detections(network.head) else ()
+    return Job(
+        module, examples, inputs, outputs, free, axes, metadata, given, multiple=size_multiple(network), lists=lists
+    )
 
 
 def _free_names(options: ExportOptions) -> tuple[str, ...]:
@@ -102,7 +107,7 @@ def _suppression(network: Network, task: Task | None, thresholds: Mapping[str, A
     if thresholds is None:
         return None
     if task is None:
-        raise NetbuildError(f"--nms has no effect for the head {type(network.model[-1]).__name__}", hint="leave it out")
+        raise NetbuildError(f"--nms has no effect for the head {type(network.head).__name__}", hint="leave it out")
     return task.make_nms_filter(dict(thresholds))
 
 

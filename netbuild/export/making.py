@@ -21,7 +21,7 @@ from netbuild.export.base import ANY, FLOAT, Job, Run, Target
 from netbuild.export.parts import Half
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, check_outputs, prove
 from netbuild.graph.network import Network
-from netbuild.prediction.contract import returns_detections, task_of
+from netbuild.prediction.contract import task_of
 from netbuild.system.files import cannot_write, temporary_folder, writing
 from netbuild.system.tables import Table
 from netbuild.tasks.nms import Filter
@@ -140,7 +140,7 @@ def prove_file(network: Network, job: Job, chosen: Target, draft: Path) -> list[
     if job.options.get("nms"):
         found = suppression_proof(network, job, chosen, draft, tolerance)
     else:
-        found = prove_twice(job, chosen.open(draft), tolerance, "rows" if returns_detections(network.model[-1]) else "")
+        found = prove_twice(job, chosen.open(draft), tolerance, "rows" if job.lists else "")
     if not all(c.ok for c in found):
         worst = f"the file differs from torch by {max(c.part for c in found):.1e}"
         raise ProofError("\n".join([worst, *format_table(found)]), hint=_hint(job, found))

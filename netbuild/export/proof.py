@@ -133,7 +133,7 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
         run: a function that runs the file.
         reference: a function that runs the network, with outputs in the file's form.
         tolerance: upper bound of |difference| / max(1, |reference|).
-        match: "" for outputs in fixed places; "rows" where output 0 is a list of detections, whose rows are matched;
+        match: "" for outputs in fixed places; "rows" where the rows of `Job.lists` are matched;
             "index" where four outputs are such a list.
 
     Raises:
@@ -146,16 +146,15 @@ def prove(job: Job, run: Run, reference: Reference, tolerance: float, match: str
         if not found and match != "index":  # detections after suppression may be none on every picture
             other = _other_pictures(case)
             effects = _effects(wanted, _run_reference(job, reference, other)), _effects(given, _run_file(run, other))
-        shapes = [x.shape for x in wanted]
+        shapes, remarks = [x.shape for x in wanted], dict[int, str]()
         if match == "index":
-            given, wanted, remark = _match_detections(given, wanted, tolerance)
+            given, wanted, remarks[0] = _match_detections(given, wanted, tolerance)
         elif match == "rows":
-            given, wanted, remark = _match_rows(given, wanted, tolerance)
-        else:
-            remark = ""
+            for place in job.lists:
+                given, wanted, remarks[place] = _match_rows(given, wanted, tolerance, place)
         for i, name in enumerate(job.outputs):
             one = given[i] if i < len(given) else None
-            result = compare(name, case.title, one, wanted[i], tolerance, remark if i == 0 else "")
+            result = compare(name, case.title, one, wanted[i], tolerance, remarks.get(i, ""))
             found.append(replace(result, shape=shapes[i]))  # the shape before rows were matched
     return found if match == "index" else [_judge_effects(job, c, *effects) for c in found]
 
@@ -288,15 +287,20 @@ def compare(
 # -- lists of detections ----------------------------------------------------------------------------------------------
 
 
-def _match_rows(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:
-    """Sort the rows (B, K, 6+) of output 0 as the reference's; drop rows that only a tie in score exchanged."""
-    if given[0].shape != wanted[0].shape:
+def _match_rows(given: Arrays, wanted: Arrays, tolerance: float, place: int) -> tuple[Arrays, Arrays, str]:
+    """Sort the rows (B, K, 6+) of an output as the reference's; drop rows that only a tie in score exchanged."""
+    if len(given) <= place or given[place].shape != wanted[place].shape:
         return given, wanted, ""
-    parts = [pair_rows(a, b, tolerance) for a, b in zip(given[0], wanted[0], strict=True)]
+    parts = [pair_rows(a, b, tolerance) for a, b in zip(given[place], wanted[place], strict=True)]
     exchanged = sum(left for _, _, left in parts)
     a, b = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    remark = f"{exchanged} of {wanted[0].shape[0] * wanted[0].shape[1]} rows of equal rank not compared"
-    return [a, *given[1:]], [b, *wanted[1:]], remark if exchanged else ""
+    rows = wanted[place].shape[0] * wanted[place].shape[1]
+    remark = f"{exchanged} of {rows} rows of equal rank not compared" if exchanged else ""
+    return _replace(given, place, a), _replace(wanted, place, b), remark
+
+
+def _replace(arrays: Arrays, place: int, value: np.ndarray) -> Arrays:
+    return [*arrays[:place], value, *arrays[place + 1 :]]
 
 
 def _match_detections(given: Arrays, wanted: Arrays, tolerance: float) -> tuple[Arrays, Arrays, str]:

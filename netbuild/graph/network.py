@@ -148,6 +148,11 @@ class Network(nn.Module):
         """A copy of the card as a dict, for plug-ins that were written before there was `card`."""
         return self.card.to_dict()
 
+    @property
+    def head(self) -> nn.Module:
+        """The module whose outputs the network returns: its last row."""
+        return self.model[-1]
+
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
         """Return the last row's output.
 

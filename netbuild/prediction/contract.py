@@ -9,24 +9,23 @@ from netbuild import __version__
 from netbuild.errors import NetbuildError
 from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
-from netbuild.tasks import find as find_task
+from netbuild.tasks import class_for
 from netbuild.tasks.base import Task
 
 
 def task_of(network: Network) -> Task | None:
     """Return the network's task, None unless netbuild can decode the outputs of its head."""
-    name = network.card.task
-    if name is None:
+    if network.card.task is None:
         return None
     try:
-        return find_task(name)(network.model[-1], network.card.names)
+        return class_for(network.card)(network.head, network.card.names)
     except NetbuildError:
         return None
 
 
 def make_metadata(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
     """Return the metadata that every exported file carries; ``size`` is the height and width of its input."""
-    card, head = network.card, traits(network.model[-1])
+    card, head = network.card, traits(network.head)
     names = card.names or [str(i) for i in range(card.nc or 0)]
     fitting = task.fitting if task else head.fitting or ("letterbox" if head.stride or head.ranks else "middle")
     return {
@@ -52,7 +51,7 @@ def returns_detections(head: nn.Module) -> bool:
 
 def describe_layout(network: Network, count: int) -> str:
     """Describe the layout of a network's outputs in one sentence; ``count`` is how many there are."""
-    if text := traits(network.model[-1]).layout:
+    if text := traits(network.head).layout:
         return text
     return f"{count} output{'s' if count > 1 else ''}, as the network's last row gives {'them' if count > 1 else 'it'}"
 
@@ -62,7 +61,7 @@ def size_multiple(network: Network) -> int:
 
     It is the head's largest stride, or else the largest stride of any row.
     """
-    return max(head_strides(network.model[-1]), default=network.card.stride)
+    return max(head_strides(network.head), default=network.card.stride)
 
 
 def head_strides(head: nn.Module) -> list[int]:
@@ -77,7 +76,7 @@ def check_size(network: Network, size: tuple[int, int]) -> None:
         NetbuildError: with the next size that fits.
     """
     step = size_multiple(network)
-    if not head_strides(network.model[-1]) or all(side % step == 0 for side in size):
+    if not head_strides(network.head) or all(side % step == 0 for side in size):
         return
     fits = "x".join(str(max(1, round(side / step)) * step) for side in size)
     message = f"the image size {size[0]}x{size[1]} is no multiple of the network's largest stride, {step}"

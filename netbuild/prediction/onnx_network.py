@@ -120,7 +120,7 @@ class RunNetwork(Network):
 
     def __init__(self, network: Network, run: Callable[[list[Any]], list[Any]], shape: tuple[int, ...]) -> None:
         nn.Module.__init__(self)
-        self.model = nn.ModuleList([network.model[-1]])  # type: ignore[assignment]
+        self.model = nn.ModuleList([network.head])  # type: ignore[assignment]
         size = shape[2], shape[3]
         self.card = replace(network.card, canvas=size, imgsz=size)
         self.run, self.batch, self.task = run, shape[0], task_of(network)

@@ -25,7 +25,7 @@ from netbuild.prediction.result import Result
 from netbuild.prediction.sources import Shot, Source
 from netbuild.prediction.trackers import find as find_tracker
 from netbuild.system.devices import pick_device
-from netbuild.tasks import find as find_task
+from netbuild.tasks import class_for
 from netbuild.tasks.base import FrameState, Task, View, refuse_options
 from netbuild.weights.building import build_graph
 
@@ -334,10 +334,10 @@ def trained_size(graph: Graph) -> tuple[int, int] | None:
 
 
 def _task(network: Network) -> Task:
-    name, channels = network.card.task, network.card.ch
-    if name is None:
+    channels = network.card.ch
+    if network.card.task is None:
         hint = "write it into its file: task: classify, or task: detect"
         raise NetbuildError("the network has no task, so its outputs cannot be decoded", hint=hint)
     if channels not in (1, 3, 4):
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
-    return find_task(name)(network.model[-1], network.card.names)
+    return class_for(network.card)(network.head, network.card.names)

@@ -1,6 +1,6 @@
 """Tasks by name: loss, decoding and metric of a kind of network. One small file each."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from netbuild.layers.heads.base import REQUIRED_METHODS
 from netbuild.system.plugins import Registry
@@ -39,3 +39,21 @@ def find(name: str) -> type["Task"]:
         NetbuildError: if there is no task of this name, or the package's class does not load.
     """
     return TASKS.get(name)
+
+
+class TaskDescription(Protocol):
+    """What the class of a network's task follows from: a network's card, or its graph."""
+
+    @property
+    def task(self) -> str | None:
+        """The name of the task, None for a network without one."""
+
+
+def class_for(network: TaskDescription) -> type["Task"]:
+    """Return the class of a network's task; the network must have one.
+
+    Raises:
+        NetbuildError: if there is no task of its name, or the package's class does not load.
+    """
+    assert network.task is not None
+    return find(network.task)

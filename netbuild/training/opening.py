@@ -40,7 +40,7 @@ def open_network_and_data(
     if settings.imgsz is not None:  # so that rows that do not fit this size are errors here, with their place
         options = {**options, "imgsz": (settings.imgsz, settings.imgsz)}
     graph = open_graph(file, **options)
-    task = task_class(graph.task)
+    task = task_class(graph)
     dataset = open_for_task(task, data or embedded_data(task))
     if not data:
         message = f"note: no --data: the network is trained on the embedded demonstration set '{dataset.name}'"

@@ -18,7 +18,7 @@ from netbuild.graph.network import Network
 from netbuild.prediction.contract import check_size
 from netbuild.settings import Settings
 from netbuild.system.processes import is_main_process, rank, world_size
-from netbuild.tasks import TASKS
+from netbuild.tasks import TASKS, TaskDescription, class_for
 from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 from netbuild.training.callback_list import CallbackList
@@ -55,26 +55,26 @@ def scan_for_training(
     Raises:
         NetbuildError: if the data has faults that the settings do not tolerate.
     """
-    kinds = task_class(network.card.task).target_kinds
+    kinds = task_class(network.card).target_kinds
     only_extras = bool(kinds) and all(kind.needs_extra and name in dataset.extras for name, kind in kinds.items())
     allowed = {"allow_empty": True} if only_extras else {}
     return scan_splits(dataset, splits, settings, callbacks, **allowed)
 
 
-def task_class(name: str | None) -> type[Task]:
-    """Return the class of a task, which must be one that can be trained.
+def task_class(network: TaskDescription) -> type[Task]:
+    """Return the class of a network's task, which must be one that can be trained.
 
     Args:
-        name: the name of the network's task.
+        network: the network's card, or its graph.
 
     Raises:
         NetbuildError: if the network has no task, or one that is unknown or cannot be trained.
     """
-    if name is None:
+    if network.task is None:
         raise NetbuildError("the network has no task", hint="write it into its file: task: classify, or task: detect")
-    found = find_task(name)
+    found = class_for(network)
     if not found.trainable:
-        raise NetbuildError(f"the task '{name}' cannot be trained yet", hint=_trainable_tasks())
+        raise NetbuildError(f"the task '{found.name}' cannot be trained yet", hint=_trainable_tasks())
     return found
 
 
@@ -84,7 +84,7 @@ def _trainable_tasks() -> str:
 
 def make_task(network: Network, names: list[str], **options: Any) -> Task:
     """Construct the task of a network for classes of these names; options are keywords of its constructor."""
-    return task_class(network.card.task)(network.model[-1], names, **options)
+    return task_class(network.card)(network.head, names, **options)
 
 
 def open_for_task(task: type[Task], data: str | Path) -> Dataset:
@@ -231,7 +231,7 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
     Raises:
         NetbuildError: if the task or its head cannot be trained, or a setting has no effect.
     """
-    cls, samples = task_class(network.card.task), report.samples("train")
+    cls, samples = task_class(network.card), report.samples("train")
     check_settings(cls, samples, settings)
     options = {**cls.data_options(report.dataset), **cls.options_of(settings, samples, network.card.nc or 0)}
     task = make_task(network, list(report.dataset.names), **options)

@@ -86,7 +86,7 @@ def start(
         if is_main_process():
             check_new_folder(folder)
         network, dataset, settings = open_network_and_data(file, data, settings, weights, **options)
-        others = open_further_networks(task_class(network.card.task), networks or {}, **options)
+        others = open_further_networks(task_class(network.card), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         arguments, report = _make_arguments(network, dataset, settings, folder, hooks)
         arguments["networks"] = others
@@ -119,11 +119,11 @@ def overfit_batch(
         NetbuildError: if network, data or settings have an error or do not fit together.
     """
     network, dataset, settings = open_network_and_data(file, data, settings, **options)
-    if others := task_class(network.card.task).networks:
+    if others := task_class(network.card).networks:
         message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")
     report = scan_for_training(network, dataset, ["train"], settings, CallbackList(callbacks))
-    settings = replace(complete_settings(task_class(network.card.task), report, settings), rect=False)
+    settings = replace(complete_settings(task_class(network.card), report, settings), rect=False)
     device = pick_device(settings.device)
     task = make_training_task(network.to(device), report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
@@ -186,7 +186,7 @@ def _restore_arguments(
             print_note(f"{folder}: {name} is {value} from now on, it was {before[name]}")
     network = build_graph(open_graph(folder / START_FILE, **options))
     dataset = _open_run_data(data or description.data, network)
-    names = task_class(network.card.task).networks
+    names = task_class(network.card).networks
     arguments, report = _make_arguments(network, dataset, settings, folder, callbacks)
     _check_data(report, description, data)
     arguments["networks"] = {name: build_graph(open_graph(folder / _start_file(name), **options)) for name in names}
@@ -200,12 +200,12 @@ def _open_run_data(data: str | Path, network: Network) -> Dataset:
         NetbuildError: if it is not there, or its classes are no longer as many as the network's.
     """
     try:
-        dataset = open_for_task(task_class(network.card.task), data)
+        dataset = open_for_task(task_class(network.card), data)
     except NetbuildError as error:
         if not Path(data).exists():
             error.hint = "if the run's data was moved: --data says where it lies now"
         raise
-    if task_class(network.card.task).counts_classes and dataset.nc != network.card.nc:
+    if task_class(network.card).counts_classes and dataset.nc != network.card.nc:
         message = f"{dataset.name} has {dataset.nc} classes now, the run's network {network.card.nc}"
         raise NetbuildError(message, hint="begin a new run, with --weights of this one's last.safetensors")
     return dataset
@@ -262,7 +262,7 @@ def check_network(file: str | Path | None, resume: Path | None, **options: Any) 
     if resume is not None:
         read_description(resume)
     if resume is not None or file is not None:
-        task_class(open_graph(resume / START_FILE if resume else str(file), **options).task)
+        task_class(open_graph(resume / START_FILE if resume else str(file), **options))
 
 
 def _make_arguments(
@@ -275,10 +275,10 @@ def _make_arguments(
     # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()
     report = scan_for_training(network, dataset, ["train", held_out], settings, callbacks)
-    settings = complete_settings(task_class(network.card.task), report, settings)
+    settings = complete_settings(task_class(network.card), report, settings)
     print_note(describe_size_fault(network, settings))
     task = make_training_task(network, report, settings)
-    settings = settings.with_network_defaults(default_settings(network.model[-1]))
+    settings = settings.with_network_defaults(default_settings(network.head))
     print_note(find_further_inputs(network, task, dataset, settings).note)
     train = make_loader(network, task, report, "train", settings, True)
     val = make_loader(network, task, report, held_out, settings, False)

@@ -58,7 +58,7 @@ def check_classes(network: Network, dataset: Dataset) -> None:
         NetbuildError: if the numbers differ.
     """
     card = network.card
-    if card.nc != dataset.nc and task_class(card.task).counts_classes:
+    if card.nc != dataset.nc and task_class(card).counts_classes:
         raise NetbuildError(f"the network has {card.nc} classes, the data set {dataset.name} has {dataset.nc}")
 
 
@@ -128,7 +128,7 @@ def _prepare(
 ) -> tuple[Network, Task, BatchLoader, torch.device]:
     """Return the network, its task, the loader of the split, and the device."""
     network, device, settings = _open_network(file, settings, options)
-    cls = task_class(network.card.task)  # an unknown task is reported before a wrong number of classes
+    cls = task_class(network.card)  # an unknown task is reported before a wrong number of classes
     dataset = open_for_task(cls, data)
     check_classes(network, dataset)
     check_task(cls, dataset)
@@ -154,6 +154,6 @@ def _open_network(
         return build_graph(graph), pick_device(settings.device), settings
     network: OnnxNetwork = open_exported(file, settings.device)
     network.choose_size(settings.imgsz, settings.rect)
-    options = task_class(network.card.task).decode_options(settings)
+    options = task_class(network.card).decode_options(settings)
     network.check({name: options[name] for name in ("conf", "max_det") if name in options})
     return network, torch.device("cpu"), settings
