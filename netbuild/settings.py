@@ -21,6 +21,11 @@ PICTURE_DEFAULTS |= {"crop": True, "policy": "randaugment", "erasing": 0.4, "mos
 DIGIT_DEFAULTS: dict[str, Any] = {"degrees": 15.0, "translate": 0.1, "scale": 0.2, "shear": 10.0, "flip_lr": 0.0}
 DIGIT_DEFAULTS |= {"crop": False, "policy": "off", "erasing": 0.0, "mosaic": 1.0}
 
+# Settings that only some tasks can have; a task names those without effect for it in `Task.unused_settings`.
+BOX_SETTINGS = ("conf", "iou", "max_det")  # of boxes that are predicted
+SCENE_SETTINGS = ("mosaic", "close_mosaic", "copy_paste")  # of pictures that are composed with their targets
+LABEL_SETTINGS = ("crop", "policy", "erasing")  # of pictures with one label
+
 
 @dataclass(frozen=True)
 class Settings:

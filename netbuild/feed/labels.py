@@ -78,6 +78,16 @@ class ClassifySamples:
         return pictures.erase_rectangle(image, rng, s.erasing or 0.0)
 
 
+def find_unused_changes(settings: Settings) -> dict[str, str]:
+    """Return the settings of augmentation that others switch off, each with the reason."""
+    unused: dict[str, str] = {}
+    if settings.policy in pictures.POLICIES:
+        unused |= dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), f"with policy={settings.policy}, only with off")
+    if settings.crop:
+        unused |= dict.fromkeys(("degrees", "translate", "shear"), "with crop=true, only with false")
+    return unused
+
+
 def collate_labels(items: Sequence[tuple[torch.Tensor, Any]]) -> Batch:
     """Make a batch of samples: "images" (B, C, H, W) and "classes" (B,), or (B, nc) of mixed pictures."""
     images, classes = zip(*items, strict=True)

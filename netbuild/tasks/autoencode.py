@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.drawing.annotated import Drawing, Image
+from netbuild.settings import BOX_SETTINGS, SCENE_SETTINGS
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, require_tensor
 from netbuild.tasks.pictures import to_picture
 
@@ -22,7 +23,10 @@ class AutoencodeTask(Task):
     embedded = "digits"
     counts_classes = False
     measures = ("psnr",)
-    unused_settings = ("multi_scale", "copy_paste", "mixup", "cutmix", "label_smoothing", "class_weights")
+    unused_settings = (
+        *("label_smoothing", "class_weights", "multi_scale", "mixup", "cutmix", "rect", "allow_background"),
+        *(*SCENE_SETTINGS, *BOX_SETTINGS),
+    )
     saves = ("pictures", "json")
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:

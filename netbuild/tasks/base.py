@@ -16,7 +16,7 @@ from netbuild.data.overview import draw_labels
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.drawing.charts import Figure
 from netbuild.errors import NetbuildError, shorten
-from netbuild.feed.labels import feed_labels
+from netbuild.feed.labels import feed_labels, find_unused_changes
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.feed.targets import Target
@@ -78,7 +78,7 @@ class Task(ABC):
         learns_from: kinds of data sets (`Dataset.task`) that the task can learn from; empty for all.
         counts_classes: whether the network must have as many classes as the data set.
         measures: the metric's measures that progress and tables show, the main one first.
-        unused_settings: settings without effect for this task; a run that sets one is refused.
+        unused_settings: settings without effect for this task; a run in which one differs from its default is refused.
         head_methods: methods that a module class must have to state this task.
         target_kinds: kinds of targets by their names in a batch; empty if each sample has one class instead.
         fitting: how a picture is fitted to the input size for prediction, a key of `netbuild.data.fitting.FITTINGS`.
@@ -149,6 +149,11 @@ class Task(ABC):
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
         """Return further keywords of ``__init__`` for a run with these settings and training samples."""
         return {}
+
+    def find_unused_settings(self, settings: Settings) -> dict[str, str]:
+        """Return the settings without effect by name, each with the reason as the end of "... has no effect"."""
+        unused = dict.fromkeys(self.unused_settings, f"for the task '{self.name}'")
+        return unused if self.target_kinds else unused | find_unused_changes(settings)
 
     @classmethod
     def default_rate(cls, nc: int) -> float | None:

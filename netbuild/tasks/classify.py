@@ -11,7 +11,7 @@ from netbuild import runtime
 from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
-from netbuild.settings import Settings
+from netbuild.settings import BOX_SETTINGS, SCENE_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Losses, Record, Task, View
 from netbuild.tasks.class_weights import class_weight_option
 from netbuild.tasks.classification_metric import ClassificationMetric
@@ -34,7 +34,7 @@ class ClassifyTask(Task):
     embedded = "digits"
     learns_from = ("classify",)
     measures = ("top1", "top5")
-    unused_settings = ("multi_scale", "copy_paste")
+    unused_settings = ("multi_scale", "rect", "allow_background", *SCENE_SETTINGS, *BOX_SETTINGS)
     gives_probabilities = True
     saves = ("pictures", "txt", "json")
 

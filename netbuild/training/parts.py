@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -115,15 +115,29 @@ def complete_settings(task: type[Task], report: Report, settings: Settings) -> S
     return settings.with_augmentation_defaults(report.dataset.augmentation, report.dataset.task)
 
 
-def check_settings(task: type[Task], samples: Sequence[Sample], settings: Settings) -> None:
-    """Refuse settings that have no effect for a task or on these training samples.
+def check_settings(task: Task, settings: Settings, defaults: Settings, names: Collection[str] | None = None) -> None:
+    """Refuse settings without effect for a task that differ from their defaults.
+
+    Args:
+        task: the task.
+        settings: the settings of a run or a validation.
+        defaults: what they would be if the user had set nothing.
+        names: of the settings to check; None for all.
 
     Raises:
         NetbuildError: for the first such setting.
     """
-    for name in task.unused_settings:
-        if getattr(settings, name):
-            raise NetbuildError(f"{name} has no effect for the task '{task.name}'", hint="leave it out")
+    for name, reason in task.find_unused_settings(settings).items():
+        if getattr(settings, name) != getattr(defaults, name) and (names is None or name in names):
+            raise NetbuildError(f"{name} has no effect {reason}", hint="leave it out")
+
+
+def check_copy_paste(samples: Sequence[Sample], settings: Settings) -> None:
+    """Refuse copy-paste of objects that have no outlines.
+
+    Raises:
+        NetbuildError: if the setting is on and no sample has outlines.
+    """
     if settings.copy_paste and not any(outline for sample in samples for outline in sample.outlines):
         raise NetbuildError(
             "copy_paste needs outlines, the labels are only boxes", hint="label polygons, or leave it out"
@@ -232,9 +246,10 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
         NetbuildError: if the task or its head cannot be trained, or a setting has no effect.
     """
     cls, samples = task_class(network.card), report.samples("train")
-    check_settings(cls, samples, settings)
     options = {**cls.data_options(report.dataset), **cls.options_of(settings, samples, network.card.nc or 0)}
     task = make_task(network, list(report.dataset.names), **options)
+    check_settings(task, settings, complete_settings(cls, report, Settings()))
+    check_copy_paste(samples, settings)
     task.check_loss()
     return task
 

@@ -123,11 +123,11 @@ def overfit_batch(
         message = f"one batch cannot be overfitted: the task '{network.card.task}' also trains {', '.join(others)}"
         raise NetbuildError(message, hint="train for a few epochs instead")
     report = scan_for_training(network, dataset, ["train"], settings, CallbackList(callbacks))
-    settings = replace(complete_settings(task_class(network.card), report, settings), rect=False)
+    settings = complete_settings(task_class(network.card), report, settings)
     device = pick_device(settings.device)
     task = make_training_task(network.to(device), report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
-    samples, collate = make_samples(network, task, report, "train", settings, False)
+    samples, collate = make_samples(network, task, report, "train", replace(settings, rect=False), False)
     loader = BatchLoader(samples, settings.batch, collate, settings.seed, True)
     batch = to_device(next(loader.epoch(0)), device)
     return overfit(network, task, batch, settings.epochs, settings.lr or 0.003)

@@ -16,7 +16,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.prediction.predictor import trained_embeddings
-from netbuild.settings import Settings
+from netbuild.settings import BOX_SETTINGS, Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
@@ -26,6 +26,7 @@ from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merge_metric
 from netbuild.training.parts import (
+    check_settings,
     find_further_inputs,
     make_loader,
     make_task,
@@ -36,6 +37,8 @@ from netbuild.training.parts import (
 )
 from netbuild.training.plotting import MAX_BATCHES, prepare_plot_folder, save_comparison
 from netbuild.weights.building import build_graph
+
+VALIDATION_SETTINGS = (*BOX_SETTINGS, "rect")  # those that only some tasks can have
 
 
 def check_task(task: type[Task], dataset: Dataset) -> None:
@@ -133,6 +136,7 @@ def _prepare(
     check_classes(network, dataset)
     check_task(cls, dataset)
     task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
+    check_settings(task, settings, Settings(), VALIDATION_SETTINGS)
     split = split or dataset.held_out()
     report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # forked workers may hang beside the threads of a runtime
