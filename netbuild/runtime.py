@@ -38,7 +38,9 @@ MAX_TEXT = 2**20  # characters of a value in the metadata
 MAX_NAME = 300  # characters of a class's name
 BOX_TASKS = ("detect", "segment", "pose", "obb")  # tasks whose records have boxes
 PIXEL_TASKS = ("semantic", "depth")  # tasks that predict a value for every pixel
-TASKS = (*BOX_TASKS, *PIXEL_TASKS, "classify", "autoencode")  # autoencode has no records
+PICTURE_TASKS = ("classify", "multilabel", "regress")  # tasks that predict numbers for the whole picture
+TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode")  # autoencode has no records
+LABEL_CONFIDENCE = 0.5  # least probability of a label that is given, where several may hold
 # Shape of the values after a box's classes, for files whose metadata lacks it.
 DEFAULT_EXTRA = {"segment": (32,), "pose": (17, 3), "obb": (1,)}
 BAND_ROWS = 64  # rows of a picture that are classified at once, to bound the memory
@@ -199,7 +201,7 @@ class Model:
         info, shape = self.info, self.session.get_outputs()[0].shape
         if len(shape) == 3 and info.is_dense and isinstance(shape[1], int):
             return shape[1] - 4 - info.extra_count
-        axes = {"classify": 2, "semantic": 4}.get(info.task)
+        axes = {"semantic": 4, **dict.fromkeys(PICTURE_TASKS, 2)}.get(info.task)
         if len(shape) == axes and isinstance(shape[1], int):
             return shape[1]
         return None if info.names is None else len(info.names)
@@ -351,6 +353,8 @@ class Model:
         """
         needless = set(NMS_OPTIONS) if self.info.one2one or self.info.nms is not None else set()
         known = set(Filter.__dataclass_fields__) - needless if self.info.task in BOX_TASKS else set()
+        if self.info.task == "multilabel":
+            known, given = {"conf"}, {"conf": LABEL_CONFIDENCE, **given}
         for name in given:
             if name not in known:
                 where = "without suppression" if name in needless else f"for the task '{self.info.task}'"
@@ -420,6 +424,9 @@ class Model:
             return [{**record, **more} for record, more in zip(records, fields)]
         if task == "classify":
             return self.class_records(self.compute_probabilities(outputs)[0])
+        if task in PICTURE_TASKS:
+            values = self.read_numbers(outputs)[0]
+            return self.label_records(values, limits.conf) if task == "multilabel" else self.number_records(values)
         if task == "semantic":
             labels = classify_pixels(self.check_logits(outputs), placement)
             return [{**self.class_fields(number), **area} for number, area in list_areas(labels)]
@@ -449,11 +456,18 @@ class Model:
 
     def compute_probabilities(self, outputs: Sequence[Array]) -> Array:
         """Return class probabilities (B, nc) from the first output, which may be logits."""
-        y = outputs[0].astype(np.float32, copy=False)
+        y = self.read_numbers(outputs)
+        return y if is_probability(y) else softmax(y)
+
+    def read_numbers(self, outputs: Sequence[Array]) -> Array:
+        """Return the first output, (B, classes)."""
+        y: Array = outputs[0].astype(np.float32, copy=False)
         if y.ndim != 2:
             raise RunError(f"{self.path}: its output has the shape {list(y.shape)}, not (B, classes)")
         self.check_classes(y.shape[1])
-        return y if is_probability(y) else softmax(y)
+        if not np.isfinite(y).all():
+            raise RunError(f"{self.path}: its output has values that are not finite")
+        return y
 
     def check_classes(self, count: int) -> None:
         """Check that the outputs have as many classes as there are names.
@@ -482,6 +496,18 @@ class Model:
             {**self.class_fields(int(i)), "confidence": round(float(p[i]), 5)}
             for i in _argsort_descending(p)[:MAX_GUESSES]
         ]
+
+    def label_records(self, p: Array, conf: float) -> list[dict[str, Any]]:
+        """Return the labels with at least this probability, of probabilities (nc,), likeliest first."""
+        return [
+            {**self.class_fields(int(i)), "confidence": round(float(p[i]), 5)}
+            for i in _argsort_descending(p)
+            if p[i] >= conf and p[i] > 0
+        ]
+
+    def number_records(self, values: Array) -> list[dict[str, Any]]:
+        """Return name and value of each number (n,)."""
+        return [{**self.class_fields(i), "value": round_digits(float(value))} for i, value in enumerate(values)]
 
     def class_fields(self, number: int) -> dict[str, Any]:
         """Return number and name of a class, as records contain them."""
@@ -553,7 +579,7 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
         # The number of classes of a dense output has a message of its own.
         first = ("B", "k", 6 + info.extra_count) if info.one2one else ("B", "4 + classes + extra", "cells")
         return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
-    if info.task == "classify":
+    if info.task in PICTURE_TASKS:
         return (("B", nc),)
     if info.task in PIXEL_TASKS:
         return (("B", 1 if info.task == "depth" else "classes", "h", "w"),)
@@ -1355,6 +1381,11 @@ def softmax(y: Array) -> Array:
     return powers / powers.sum(1, keepdims=True)
 
 
+def round_digits(value: float) -> float:
+    """Return a number with six significant digits, as records have it."""
+    return float(f"{value:.6g}")
+
+
 def _argsort_descending(values: Array) -> Array:
     return np.argsort(-values, kind="stable")
 
@@ -1369,7 +1400,7 @@ def _parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--imgsz", type=_parse_size, help="fit pictures into this size: 640, or 640x384 (height x width)"
     )
-    parser.add_argument("--conf", type=float, help="confidence threshold of boxes (default 0.25)")
+    parser.add_argument("--conf", type=float, help="confidence threshold of boxes (default 0.25) or labels (0.5)")
     parser.add_argument("--iou", type=float, help="IoU threshold of suppression (default 0.7)")
     parser.add_argument("--max-det", type=int, help="largest number of boxes per picture (default 300)")
     parser.add_argument("--classes", help="only these classes: names or numbers, comma-separated")
@@ -1416,6 +1447,8 @@ def _format_result(result: Mapping[str, Any]) -> str:
         summary = ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
     elif records and "median" in records[0]:
         summary = "{nearest} to {farthest}, median {median}".format(**records[0])
+    elif records and "value" in records[0]:
+        summary = ", ".join(f"{r['name']} {r['value']:.4g}" for r in records)
     else:
         summary = ", ".join(f"{r['name']} {r.get('confidence', r.get('share')):.2f}" for r in records)
     text = f"{result['path']} {result['height']}x{result['width']}: {summary or 'nothing'}"

@@ -24,7 +24,8 @@ DIGIT_DEFAULTS |= {"crop": False, "policy": "off", "erasing": 0.0, "mosaic": 1.0
 # Settings that only some tasks can have; a task names those without effect for it in `Task.unused_settings`.
 BOX_SETTINGS = ("conf", "iou", "max_det")  # of boxes that are predicted
 SCENE_SETTINGS = ("mosaic", "close_mosaic", "copy_paste")  # of pictures that are composed with their targets
-LABEL_SETTINGS = ("crop", "policy", "erasing")  # of pictures with one label
+LABEL_SETTINGS = ("crop", "policy", "erasing")  # of pictures that are classified
+NUMBER_SETTINGS = ("regression_loss",)  # of numbers that are predicted
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,16 @@ class Settings:
     )
     label_smoothing: float = setting(0.0, "classification: share of the target that is spread over all classes", 0, 0.9)
     class_weights: float = setting(
-        0.0, "power p of the class weights count^-p, which are 1 on average; 0: all equal", 0, 2
+        0.0,
+        "power p of the class weights count^-p, which are 1 on average; of several labels a picture the weight "
+        "(pictures without / with it)^p of those with it; 0: all equal",
+        0,
+        2,
+    )
+    regression_loss: str = setting(
+        "huber",
+        "regression: error of the numbers in standard deviations; huber: squared below 1, absolute above",
+        choices="huber l1 l2",
     )
     multi_scale: float = setting(0.0, "detection: resize each batch randomly by up to this fraction", 0, 0.9)
     close_mosaic: int = setting(
@@ -215,6 +225,7 @@ class SettingKeywords(TypedDict, total=False):
     class_embeddings: str | None
     label_smoothing: float
     class_weights: float
+    regression_loss: str
     multi_scale: float
     close_mosaic: int
     mosaic: float | None

@@ -40,7 +40,16 @@ def module(ctx: Any, incomplete: str) -> list[str]:
 
 def data(ctx: Any, incomplete: str) -> list[str]:
     """Complete an embedded data set or a file."""
-    names = ("digits", "digits-detect", "shapes", "shapes-segment", "shapes-pose", "shapes-obb")
+    names = (
+        "digits",
+        "digits-detect",
+        "shapes",
+        "shapes-segment",
+        "shapes-pose",
+        "shapes-obb",
+        "shapes-labels",
+        "shapes-numbers",
+    )
     return [*matching(names, incomplete), *files(incomplete, DATA_SUFFIXES)]
 
 

@@ -58,7 +58,9 @@ def predict(
     pictures: Sources,
     imgsz: Annotated[str | None, typer.Option(help="Letterbox pictures to this size: 640, or 640x384.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Largest batch size.")] = 8,
-    conf: Annotated[float | None, typer.Option(help="Lowest confidence of a box: 0.25 unless given.")] = None,
+    conf: Annotated[
+        float | None, typer.Option(help="Lowest confidence of a box (0.25 unless given) or label (0.5).")
+    ] = None,
     iou: Annotated[float | None, typer.Option(help="IoU above which NMS drops a box: 0.7 unless given.")] = None,
     max_det: Annotated[int | None, typer.Option(help="Most boxes per picture: 300 unless given.")] = None,
     agnostic: ClassAgnostic = False,

@@ -336,6 +336,7 @@ def val(
     chosen, code = settings.load(None, flags), {"modules": modules or (), "trusted": may_run(trust)}
     processes.launch("val", chosen.device, str(file), None, **code)
     from netbuild.system.processes import destroy_process_group, is_main_process
+    from netbuild.tasks.metric import UNDEFINED
     from netbuild.training.progress import scan_progress
     from netbuild.training.validation import validate
 
@@ -348,7 +349,7 @@ def val(
     if json:
         write_json({"measures": measures, "classes": classes})
         return
-    known = {name: value for name, value in measures.items() if value >= 0}  # COCO's -1: no object of the kind
+    known = {name: value for name, value in measures.items() if value != UNDEFINED}
     show(_make_table(_list_kinds(known), split=True))
     if classes:
         show(_make_table(classes))

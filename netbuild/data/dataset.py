@@ -1,6 +1,6 @@
 """The common form that every format is read into: samples, problems found while reading, and data sets of splits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from netbuild.system.files import accessing
 Floats = NDArray[np.float64]
 
 DETECT, CLASSIFY, PAIRS = "detect", "classify", "pairs"
+LABELS, NUMBERS = "multilabel", "regress"  # several labels, or numbers, for each picture
 AUGMENTATIONS = ("pictures", "digits")  # digits and letters must not be mirrored or cropped
 EXTRA_KINDS = ("picture", "classes", "values")
 # How severe a problem is: a wrong label stops training unless --lenient is given, an unreadable picture is dropped and
@@ -89,7 +90,10 @@ class Sample:
         boxes: (N, 5) of class, cx, cy, w, h, the last four as fractions of the picture's size; None unless the data
             set is for detection.
         label: the class, in classification.
-        source: the file that the boxes or the label come from; None if the picture has none.
+        labels: (K,) of the data set's K labels that do not exclude each other, 1 for those that hold and 0 for those
+            that do not, NaN where it is not known; None for other data sets.
+        numbers: (K,) numbers to predict of the picture, NaN where they are not known; None for other data sets.
+        source: the file that the boxes or the labels come from; None if the picture has none.
         lines: line of each box in ``source``, from 1; empty where the format has no lines.
         outlines: for each box its polygons, arrays (K, 2) of normalised x, y; empty if the data has none.
         keypoints: (N, K, 2 or 3) of normalised x, y and visibility; None if the data has none.
@@ -117,17 +121,28 @@ class Sample:
     keypoint_swap: tuple[int, ...] = ()
     bands: tuple[int, int] | None = None
     crowd: NDArray[np.bool_] | None = None
+    labels: Floats | None = None
+    numbers: Floats | None = None
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """(N,) the class of each object, in classification of the picture; empty where there are no labels.
+        """(N,) the class of each object, in classification those of the picture; empty where there are no labels.
 
         A crowd is no object.
         """
         if self.boxes is not None:
             rows = self.boxes if self.crowd is None else self.boxes[~self.crowd]
             return rows[:, 0].astype(np.int64)
+        if self.labels is not None:
+            return np.flatnonzero(self.labels == 1)
         return np.array([] if self.label is None else [self.label], np.int64)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether a sample without classes has no label of another kind either."""
+        if self.labels is not None or self.numbers is not None:
+            return False
+        return self.boxes is not None or not self.extras
 
     def only(self, chosen: NDArray[np.bool_]) -> "Sample":
         """Return the sample with those of its boxes that are ``chosen``, (N,)."""
@@ -192,6 +207,12 @@ class Sample:
         return values.reshape(*values.shape[:2], -1)
 
 
+def collect_numbers(samples: Iterable[Sample], count: int) -> Floats:
+    """Return the numbers of samples as one array (S, count), NaN where they are not known."""
+    found = [sample.numbers for sample in samples if sample.numbers is not None]
+    return np.array(found, float).reshape(-1, count)
+
+
 @dataclass(frozen=True)
 class Split:
     """One split as a format has read it.
@@ -217,9 +238,9 @@ class Dataset:
         name: as the user named it.
         root: the folder that it is in.
         format: the name of its format, such as ``yolo``.
-        task: what its labels are for: ``detect``, ``classify`` or ``pairs``, or another word that a task names in
-            ``learns_from``.
-        names: names of the classes; empty where there are none.
+        task: what its labels are for: ``detect``, ``classify``, ``multilabel``, ``regress`` or ``pairs``, or another
+            word that a task names in ``learns_from``.
+        names: names of the classes, or of the labels or the numbers; empty where there are none.
         splits: for each split the function that reads it.
         keypoint_shape: number of keypoints of an object, and of values of each; None without keypoints.
         extras: the extras that every sample has, by name.

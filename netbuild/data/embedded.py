@@ -56,7 +56,9 @@ def open_digits() -> Dataset:
 
 
 def make_data_file(name: str) -> Path:
-    """Return the data file of an embedded data set other than ``digits``; it is made if it does not exist yet.
+    """Return the data file, or the folder of tables, of an embedded data set other than ``digits``.
+
+    It is made if it does not exist yet.
 
     Raises:
         MissingExtraError: if Pillow, or scikit-learn for digits, is not installed.
@@ -64,7 +66,8 @@ def make_data_file(name: str) -> Path:
     if name == DETECTION:
         return _make_folder(f"{DETECTION}-{_LAYOUT}", _write_pictures, "data.yaml") / "data.yaml"
     write = partial(shapes.write_sets, progress=_Progress(shapes.ALL))
-    return _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name / "data.yaml"
+    folder = _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name
+    return folder if name in shapes.TABLES else folder / "data.yaml"
 
 
 def _make_folder(name: str, write: Callable[[Path], None], last: str) -> Path:

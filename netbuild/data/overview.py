@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.data.contours import fill_polygons
-from netbuild.data.dataset import Extra, Floats, Sample
+from netbuild.data.dataset import Extra, Floats, Sample, collect_numbers
 from netbuild.data.fitting import resize
 from netbuild.data.map_faults import DEPTH
 from netbuild.data.maps import IGNORED
@@ -17,6 +17,7 @@ from netbuild.data.oriented import corners_of, has_oriented_boxes
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts, encoding, sheets
 from netbuild.drawing.annotated import Drawing, Image, class_colour
+from netbuild.drawing.numbers import plot_numbers
 from netbuild.system.files import make_folder, writing
 
 Bools = NDArray[np.bool_]
@@ -25,10 +26,14 @@ Bools = NDArray[np.bool_]
 def draw_labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
     """Draw the number of objects of each class; where there are boxes, also their centres, sizes and shapes.
 
+    Of numbers their histograms are drawn.
+
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
     boxes = [s.boxes for s in samples if s.boxes is not None]
+    if any(s.numbers is not None for s in samples):
+        return plot_numbers(collect_numbers(samples, len(names)), names)
     if not boxes:
         return charts.plot_labels(
             np.bincount(np.concatenate([s.classes for s in samples]), minlength=len(names)), names
@@ -78,13 +83,13 @@ def draw_extras(sample: Sample, extras: Mapping[str, Extra]) -> list[Drawing]:
 
 
 def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
-    """Draw a sample's picture with its boxes, polygons, oriented boxes and keypoints, or with its class as caption.
+    """Draw a sample's picture with its boxes, polygons, oriented boxes and keypoints; its classes or numbers below it.
 
     Keypoints that are not annotated are left out. Crowds are marked by their label.
     """
     image = sample.image(3)
     if sample.boxes is None:
-        return Drawing(image, caption="" if sample.label is None else names[sample.label])
+        return Drawing(image, caption=describe_labels(sample, names))
     h, w = image.shape[:2]
     classes = sample.boxes[:, 0].astype(int).tolist()
     centre, half = sample.boxes[:, 1:3], sample.boxes[:, 3:] / 2
@@ -101,6 +106,14 @@ def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
     if sample.keypoints is not None:
         marks["points"] = list(zip(_place_keypoints(sample.keypoints, (w, h)), colours))
     return Drawing(image, boxes, labels, colours, **marks)
+
+
+def describe_labels(sample: Sample, names: Sequence[str]) -> str:
+    """Return the class, the labels that hold, or the numbers of a sample as a line of text."""
+    if sample.numbers is not None:
+        known = zip(names, sample.numbers.tolist(), strict=True)
+        return ", ".join(f"{name} {value:.4g}" for name, value in known if value == value)
+    return ", ".join(names[number] for number in sample.classes.tolist())
 
 
 def _place_keypoints(keypoints: Floats, size: tuple[int, int]) -> list[Floats]:

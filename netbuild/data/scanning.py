@@ -66,7 +66,7 @@ class SplitReport:
         file, ``empty`` a label file without objects.
         """
         objects = [len(sample.classes) for sample in self.samples]
-        bare = [s for s, count in zip(self.samples, objects) if not count and (s.boxes is not None or not s.extras)]
+        bare = [s for s, count in zip(self.samples, objects) if not count and s.is_bare]
         missing = sum(sample.source is None for sample in bare)
         return {
             "pictures": len(self.samples),

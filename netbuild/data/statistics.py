@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from netbuild.data.dataset import Dataset, Sample
+from netbuild.data.dataset import LABELS, NUMBERS, Dataset, Sample, collect_numbers
 from netbuild.data.maps import IGNORED
 from netbuild.data.opening import open_data
 from netbuild.data.oriented import corners_of, has_oriented_boxes
@@ -43,6 +43,8 @@ def check(
 def stats(path: str | Path, *, splits: Sequence[str] | None = None, cache: bool = True) -> dict[str, Any]:
     """Scan a data set and return its statistics by split: objects per class, sizes of boxes and of pictures, extras.
 
+    ``numbers`` has the quantiles of each number of a data set for regression.
+
     Where the data have them, also ``polygons`` (of how many objects, with how many points), ``oriented_boxes``,
     ``keypoints`` (how many of each are annotated and visible) and ``crowds``; ``extras`` has the pixels of each class,
     or the range of what is measured.
@@ -74,11 +76,12 @@ def stats_text(found: dict[str, Any], width: int | None = None) -> str:
         found: the statistics.
         width: columns of the terminal that the tables have to fit; None for a file or a pipe.
     """
-    classes = f", {len(found['names'])} classes" if found["names"] else ""
+    kind = {LABELS: "labels", NUMBERS: "numbers"}.get(found["task"], "classes")
+    classes = f", {len(found['names'])} {kind}" if found["names"] else ""
     lines = [f"{found['dataset']}: {found['task']}{classes}"]
     for name, split in found["splits"].items():
         counts = [f"{split['pictures']['count']:,} pictures"]
-        counts += [f"{split['objects']:,} objects"] if found["names"] else []
+        counts += [f"{split['objects']:,} objects"] if found["names"] and found["task"] != NUMBERS else []
         counts += [f"{split['crowds']:,} crowds"] if "crowds" in split else []
         counts += [f"{split['polygons']['objects']:,} with polygons"] if "polygons" in split else []
         counts += [f"{split['oriented_boxes']['objects']:,} oriented boxes"] if "oriented_boxes" in split else []
@@ -91,6 +94,8 @@ def stats_text(found: dict[str, Any], width: int | None = None) -> str:
             rows = [row for row in rows if len(row) == 1 + len(_PERCENTILES)]
             lines += _table((title.replace("_", " "), "min", "q25", "median", "q75", "max"), rows, width)
         lines += _table_of_keypoints(split.get("keypoints", []), width)
+        quantiles = [tuple(row.values()) for row in split.get("numbers", [])]
+        lines += _table(("number", "known", "min", "q25", "median", "q75", "max"), quantiles, width)
         for kind, extra in split["extras"].items():
             lines += _table_of_maps(kind, extra, found["names"], width)
     return "\n".join(lines)
@@ -122,7 +127,7 @@ def _split_stats(dataset: Dataset, split: SplitReport) -> dict[str, Any]:
     objects = np.bincount(flat, minlength=dataset.nc)
     single = np.concatenate([np.unique(found) for found in classes]) if classes else flat
     pictures = np.bincount(single, minlength=dataset.nc)
-    rows = zip(dataset.names, objects.tolist(), pictures.tolist())
+    rows = zip(dataset.names if dataset.task != NUMBERS else (), objects.tolist(), pictures.tolist())
     result: dict[str, Any] = {
         "objects": len(flat),
         "classes": [{"name": name, "objects": count, "pictures": within} for name, count, within in rows],
@@ -139,6 +144,8 @@ def _split_stats(dataset: Dataset, split: SplitReport) -> dict[str, Any]:
     }
     if any(sample.boxes is not None for sample in samples):
         result["boxes"] = _box_stats(samples)
+    if dataset.task == NUMBERS:
+        result["numbers"] = _number_stats(dataset, samples)
     return result | _label_stats(dataset, samples)
 
 
@@ -182,6 +189,13 @@ def _keypoint_stats(dataset: Dataset, samples: Sequence[Sample], shape: tuple[in
         {"name": name, "annotated": int((seen[:, i] > 0).sum()), "visible": int((seen[:, i] > 1).sum())}
         for i, name in enumerate(names)
     ]
+
+
+def _number_stats(dataset: Dataset, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return for each number in how many pictures it is known, and its quantiles."""
+    values = collect_numbers(samples, len(dataset.names))
+    known = [column[np.isfinite(column)] for column in values.T]
+    return [{"name": name, "known": len(v), **_quantiles(v)} for name, v in zip(dataset.names, known, strict=True)]
 
 
 def _picture_stats(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Drawing:
         areas: masks (H, W), each with its colour.
         outlines: (N, 4, 2) corners of oriented boxes, drawn instead of ``boxes``; labels stay at ``boxes``.
         points: groups of keypoints (K, 2), x and y, each group with its colour.
+        texts: lines of text under the picture, such as predicted numbers.
     """
 
     image: Image
@@ -60,9 +61,10 @@ class Drawing:
     areas: Iterable[tuple[NDArray[np.bool_], Colour]] = ()
     outlines: NDArray[Any] | None = None
     points: Sequence[tuple[NDArray[Any], Colour]] = ()
+    texts: Sequence[str] = ()
 
     def render(self) -> Image:
-        """Draw all annotations and return the picture (H, W, 3); bars make it higher.
+        """Draw all annotations and return the picture (H, W, 3); bars and lines of text make it higher.
 
         Raises:
             MissingExtraError: if Pillow is not installed.
@@ -71,7 +73,8 @@ class Drawing:
         if len(self.boxes):
             image = draw_boxes(image, self.boxes, self.labels, self.colours, self.outlines)
         image = draw_points(image, self.points) if self.points else image
-        return draw_bars(image, self.bars) if self.bars else image
+        image = draw_bars(image, self.bars) if self.bars else image
+        return write_texts(image, self.texts) if self.texts else image
 
     def scale(self, ratio: float) -> "Drawing":
         """Return the drawing with its picture and all annotations ``ratio`` times as large.
@@ -214,19 +217,35 @@ def draw_bars(image: Image, shares: Sequence[tuple[str, float, Colour]]) -> Imag
     Raises:
         MissingExtraError: if Pillow is not installed.
     """
+    texts = [f"{share:.2f}  {' '.join(name.split())}" for name, share, _ in shares]
+    return write_texts(image, texts, [(share, tint) for _, share, tint in shares])
+
+
+def write_texts(image: Image, texts: Sequence[str], bars: Sequence[tuple[float, Colour]] = ()) -> Image:
+    """Return the picture with lines of text under it; it is enlarged if it is too narrow for them.
+
+    Args:
+        image: (H, W, 3).
+        texts: the lines.
+        bars: for each line the length, as a fraction of the width, and the colour of a bar under it; or none at all.
+
+    Raises:
+        MissingExtraError: if Pillow is not installed.
+    """
     pil, draws, _ = pillow()
     times = ceil(MIN_BAR_WIDTH / image.shape[1])
     image = image.repeat(times, 0).repeat(times, 1)
     size = max(round(image.shape[1] * 0.03), 13)
-    font, row = find_font([name for name, _, _ in shares], size), round(size * 1.6)
-    panel = np.full((row * len(shares) + size // 2, image.shape[1], 3), 255, np.uint8)
+    font, row = find_font(texts, size), round(size * 1.6)
+    panel = np.full((row * len(texts) + size // 2, image.shape[1], 3), 255, np.uint8)
     canvas = pil.fromarray(np.concatenate((image, panel)))
     pen = draws.Draw(canvas)
-    for i, (name, share, tint) in enumerate(shares):
+    for i, text in enumerate(texts):
         top = image.shape[0] + size // 4 + i * row
-        end = round((image.shape[1] - 1) * share)
-        pen.rectangle((0, top + row - max(size // 4, 3), end, top + row - 2), fill=tint)
-        pen.text((size // 2, top), f"{share:.2f}  {' '.join(name.split())}", fill=(20, 20, 20), font=font)
+        for share, tint in bars[i : i + 1]:
+            end = round((image.shape[1] - 1) * share)
+            pen.rectangle((0, top + row - max(size // 4, 3), end, top + row - 2), fill=tint)
+        pen.text((size // 2, top), text, fill=(20, 20, 20), font=font)
     return np.asarray(canvas)
 
 

@@ -23,8 +23,8 @@ def cell_side(drawings: Sequence[Drawing]) -> int:
 
 
 def render_cell(drawing: Drawing, side: int) -> Image:
-    """Render a drawing so that the longer side of its picture has ``side`` pixels; bars are left out."""
-    return replace(drawing.scale(side / max(drawing.image.shape[:2])), bars=()).render()
+    """Render a drawing so that the longer side of its picture has ``side`` pixels; bars and texts are left out."""
+    return replace(drawing.scale(side / max(drawing.image.shape[:2])), bars=(), texts=()).render()
 
 
 def make_sheet(drawings: Sequence[Drawing], columns: int = 4, heads: Sequence[str] = ()) -> Image:

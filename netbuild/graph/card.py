@@ -9,6 +9,7 @@ from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.grammar.spec import Spec
 from netbuild.grammar.writing import to_yaml
 from netbuild.graph.options import NetworkConfig
+from netbuild.layers.heads.labels import FINAL_HEADS
 from netbuild.modules.custom import collect_sources
 from netbuild.modules.factory import Factory
 
@@ -91,6 +92,7 @@ def resolved_yaml(config: NetworkConfig) -> str:
         "kpt_shape": list(config.kpt_shape or ()),
         "params": config.spec.params,
         "scales": {scale.name: multiples} if scale.name else None,
+        "task": config.task if "task" in config.spec.root.value or config.task in FINAL_HEADS else None,
     }
     return to_yaml(config.spec.root, {key: value for key, value in changes.items() if value}, without=("imports",))
 

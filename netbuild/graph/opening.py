@@ -27,6 +27,7 @@ class NetworkOptions(TypedDict, total=False):
         kpt_shape: number of keypoints of an object and of values of each, for a file with the key ``kpt_shape``.
         trusted: whether to run code that the file imports or a checkpoint carries, or a function that decides by path.
         set: new values of the file's ``params``, such as ``reduction=8``.
+        task: another task than the file's; ``multilabel`` and ``regress`` of networks that classify.
     """
 
     scale: str | None
@@ -37,6 +38,7 @@ class NetworkOptions(TypedDict, total=False):
     modules: Sequence[str | Path]
     trusted: bool | Callable[[Path], bool]
     set: Sequence[str]
+    task: str | None
 
 
 def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
@@ -58,7 +60,7 @@ def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
     custom = load_custom_modules(spec, options.get("modules", ()), may_run)
     size = expand_size(options.get("imgsz"))
     scale, nc, ch, shape = options.get("scale"), options.get("nc"), options.get("ch"), options.get("kpt_shape")
-    return resolve(spec, Options(scale, letter, nc, ch, size, custom, shape))
+    return resolve(spec, Options(scale, letter, nc, ch, size, custom, shape, options.get("task")))
 
 
 def expand_size(size: Size) -> tuple[int, int] | None:

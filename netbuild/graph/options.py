@@ -14,12 +14,15 @@ from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import ExpressionOnly, parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale
 from netbuild.graph.bind import Scope
+from netbuild.graph.final_row import add_final_row
 from netbuild.layers.activation import default_activation
+from netbuild.layers.heads.labels import FINAL_HEADS
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 
 DEFAULT_SIZE = 640
 CLASSIFY_SIZE = 224
+CLASSIFYING = ("classify", *FINAL_HEADS)  # tasks of networks that give numbers for the whole picture
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Options:
     imgsz: tuple[int, int] | None = None
     modules: Mapping[str, Factory] = field(default_factory=dict)  # custom modules, by the name that rows use
     kpt_shape: tuple[int, int] | None = None  # for a file with the key kpt_shape
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     spec = ultralytics.translate(spec)
     spec = ultralytics.add_text_input(spec, lambda name: _takes_text(name, options.modules))
     settings, notes = _merge_settings(spec, options)
-    task = settings.get("task") or _task_of_head(spec, options.modules)
-    imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task == "classify" else DEFAULT_SIZE),) * 2
+    task = options.task or settings.get("task") or _task_of_head(spec, options.modules)
+    spec = add_final_row(spec, task)
+    imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task in CLASSIFYING else DEFAULT_SIZE),) * 2
     inputs = _input_shapes(spec, _expression_names(spec, settings, scale), imgsz, options.imgsz is not None)
     ch, height, width = next((shape for _, shape in inputs if len(shape) == 3), (settings["ch"], *imgsz))
     # The first image of `inputs:` decides `ch` for the rows, so the names are made anew.

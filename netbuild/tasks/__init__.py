@@ -14,6 +14,8 @@ TASKS: "Registry[Task]" = Registry(
     {
         "detect": "netbuild.tasks.detect:DetectTask",
         "classify": "netbuild.tasks.classify:ClassifyTask",
+        "multilabel": "netbuild.tasks.multilabel:MultiLabelTask",
+        "regress": "netbuild.tasks.regress:RegressTask",
         "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.drawing.annotated import Drawing, Image
-from netbuild.settings import BOX_SETTINGS, SCENE_SETTINGS
+from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, require_tensor
 from netbuild.tasks.pictures import to_picture
 
@@ -25,7 +25,7 @@ class AutoencodeTask(Task):
     measures = ("psnr",)
     unused_settings = (
         *("label_smoothing", "class_weights", "multi_scale", "mixup", "cutmix", "rect", "allow_background"),
-        *(*SCENE_SETTINGS, *BOX_SETTINGS),
+        *(*SCENE_SETTINGS, *BOX_SETTINGS, *NUMBER_SETTINGS),
     )
     saves = ("pictures", "json")
 

@@ -21,7 +21,7 @@ from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
-from netbuild.settings import Settings
+from netbuild.settings import NUMBER_SETTINGS, Settings
 from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
 from netbuild.tasks.pictures import to_picture
@@ -98,7 +98,10 @@ class Task(ABC):
     learns_from: ClassVar[tuple[str, ...]] = ()
     counts_classes: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ()
-    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights", "copy_paste", "multi_scale")
+    unused_settings: ClassVar[tuple[str, ...]] = (
+        *("label_smoothing", "class_weights", "copy_paste", "multi_scale"),
+        *NUMBER_SETTINGS,
+    )
     head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: str = "middle"
@@ -124,6 +127,11 @@ class Task(ABC):
         """
 
     # -- training -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def task_for(cls, dataset: Dataset) -> str:
+        """Return the name of the task that the same network can learn from a data set; by default this one's."""
+        return cls.name
 
     @classmethod
     def prepare_dataset(cls, dataset: Dataset) -> tuple[Dataset, str]:

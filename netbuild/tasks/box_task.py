@@ -16,7 +16,7 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.samples import BOX_KINDS
 from netbuild.feed.targets import Target
 from netbuild.layers.heads.base import traits
-from netbuild.settings import LABEL_SETTINGS, Settings
+from netbuild.settings import LABEL_SETTINGS, NUMBER_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, refuse_options
 from netbuild.tasks.box_math import to_corners
 from netbuild.tasks.class_weights import class_weight_option
@@ -48,7 +48,7 @@ class BoxTask(Task):
     learns_from: ClassVar[tuple[str, ...]] = ("detect",)
     target_kinds: ClassVar[Mapping[str, type[Target]]] = BOX_KINDS
     measures: ClassVar[tuple[str, ...]] = ("mAP50-95", "mAP50", "precision", "recall")
-    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", *LABEL_SETTINGS)
+    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", *LABEL_SETTINGS, *NUMBER_SETTINGS)
     draw_confidence = CONFUSION_CONFIDENCE
     summed = True
     fitting: str = "letterbox"

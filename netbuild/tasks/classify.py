@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netbuild import runtime
-from netbuild.data.dataset import Sample
+from netbuild.data.dataset import LABELS, NUMBERS, Dataset, Sample
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
-from netbuild.settings import BOX_SETTINGS, SCENE_SETTINGS, Settings
+from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Losses, Record, Task, View
 from netbuild.tasks.class_weights import class_weight_option
 from netbuild.tasks.classification_metric import ClassificationMetric
@@ -34,7 +34,7 @@ class ClassifyTask(Task):
     embedded = "digits"
     learns_from = ("classify",)
     measures = ("top1", "top5")
-    unused_settings = ("multi_scale", "rect", "allow_background", *SCENE_SETTINGS, *BOX_SETTINGS)
+    unused_settings = ("multi_scale", "rect", "allow_background", *SCENE_SETTINGS, *BOX_SETTINGS, *NUMBER_SETTINGS)
     gives_probabilities = True
     saves = ("pictures", "txt", "json")
 
@@ -47,6 +47,11 @@ class ClassifyTask(Task):
     ) -> None:
         super().__init__(head, names)
         self.smoothing, self.class_weights = smoothing, class_weights
+
+    @classmethod
+    def task_for(cls, dataset: Dataset) -> str:
+        """Return ``multilabel`` or ``regress`` for data of such a kind: the same networks learn from them."""
+        return dataset.task if dataset.task in (LABELS, NUMBERS) else cls.name
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from netbuild.drawing.annotated import Drawing, Image
 from netbuild.drawing.charts import Figure
 from netbuild.drawing.histogram import plot_values
 from netbuild.feed.targets import DistanceMapTarget, Target
-from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, SCENE_SETTINGS, Settings
+from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Record, View
 from netbuild.tasks.depth_metric import DepthMetric
 from netbuild.tasks.losses.depth import NEAREST
@@ -39,7 +39,7 @@ class DepthTask(MapTask):
     measures: ClassVar[tuple[str, ...]] = ("delta1", "abs-rel", "rmse")
     unused_settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "mixup", "cutmix", "rect", "allow_background"),
-        *(*SCENE_SETTINGS, *BOX_SETTINGS, *LABEL_SETTINGS),
+        *(*SCENE_SETTINGS, *BOX_SETTINGS, *LABEL_SETTINGS, *NUMBER_SETTINGS),
     )
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {DEPTH: DistanceMapTarget}
     extra_name = DEPTH

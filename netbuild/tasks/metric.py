@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+UNDEFINED = -1.0  # a measure of nothing, such as COCO's mAP of large objects where there are none
 Batch = Mapping[str, Any]  # "images" (B, C, H, W), and the keys that the task's class docstring lists
 
 

@@ -20,7 +20,7 @@ from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.outline_maps import draw_class_maps
 from netbuild.feed.samples import BOX_KINDS, feed_scenes
 from netbuild.feed.targets import ClassMapTarget, Target
-from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, Settings
+from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, NUMBER_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Record, View
 from netbuild.tasks.map_task import MapTask
 from netbuild.tasks.pictures import to_picture
@@ -42,7 +42,9 @@ class SemanticTask(MapTask):
     embedded = "shapes"
     learns_from: ClassVar[tuple[str, ...]] = (DETECT,)
     measures: ClassVar[tuple[str, ...]] = ("mIoU", "pixel-accuracy")
-    unused_settings: ClassVar[tuple[str, ...]] = ("label_smoothing", *BOX_SETTINGS, *LABEL_SETTINGS)
+    unused_settings: ClassVar[tuple[str, ...]] = (
+        *("label_smoothing", *BOX_SETTINGS, *LABEL_SETTINGS, *NUMBER_SETTINGS),
+    )
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {MASK: ClassMapTarget}
     extra_name = MASK
     fitting = "letterbox"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from netbuild.system import processes
+from netbuild.tasks.metric import UNDEFINED
 from netbuild.training.callbacks import Callback
 from netbuild.training.folder import read_description
 from netbuild.training.loop import Trainer
@@ -54,7 +55,8 @@ def describe_end(run: Trainer) -> str:
     if not progress.history:
         return f"{folder}: no epoch was finished"
     best = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
-    names = [name for name in run.task.measures if name != run.settings.best and best.get(name, -1.0) >= 0]
+    others = [name for name in run.task.measures if name != run.settings.best]
+    names = [name for name in others if best.get(name, UNDEFINED) != UNDEFINED]
     measures = "".join(f", {name} {best[name]:.4f}" for name in names)
     first = f"{folder}: best {run.settings.best} {progress.best:.4f}{measures} in epoch {progress.best_epoch} of "
     return first + str(progress.epoch)

@@ -11,6 +11,7 @@ from netbuild.graph.opening import NetworkOptions
 from netbuild.report.html import html_table
 from netbuild.settings import FIELDS, SettingKeywords
 from netbuild.system.files import new_folder
+from netbuild.tasks.metric import UNDEFINED
 from netbuild.training.callbacks import Callback
 from netbuild.training.progress import terminal_progress
 from netbuild.training.run import resume as resume_run
@@ -87,7 +88,8 @@ class ValidationResult:
 
         Measures of -1 are left out: COCO gives them where there is no object of the kind.
         """
-        return [{"class": "all", **{name: value for name, value in self.measures.items() if value >= 0}}, *self.classes]
+        known = {name: value for name, value in self.measures.items() if value != UNDEFINED}
+        return [{"class": "all", **known}, *self.classes]
 
     def __str__(self) -> str:
         return "\n".join(

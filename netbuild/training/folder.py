@@ -129,4 +129,6 @@ def hash_data(report: Report) -> str:
 def _describe_sample(sample: Sample) -> bytes:
     boxes: Any = b"" if sample.boxes is None else np.ascontiguousarray(sample.boxes, np.float64).tobytes()
     pixels = b"" if sample.pixels is None else hashlib.blake2b(sample.pixels.tobytes()).digest()
-    return repr((sample.path.name, sample.size, sample.label)).encode(errors="replace") + boxes + pixels
+    values = [found.tobytes() for found in (sample.labels, sample.numbers) if found is not None]
+    found = repr((sample.path.name, sample.size, sample.label)).encode(errors="replace")
+    return b"".join((found, boxes, pixels, *values))

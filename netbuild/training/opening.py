@@ -50,8 +50,14 @@ def open_network_and_data(
             settings, options, graph = replace(settings, imgsz=side), {**options, "imgsz": (side, side)}, smaller
             message += f" at {side} pixels, about the size of its pictures (--imgsz for another)"
         print_note(message)
+    changes: dict[str, Any] = {}
+    if (name := task.task_for(dataset)) != task.name:
+        changes = {"task": name, **task.network_options(dataset)}
+        graph = open_graph(file, **{**options, **changes})
+        task = task_class(graph)
+        print_note(f"note: {dataset.name} is a data set for '{name}', so this becomes the task of the network")
     check_task(task, dataset)
-    changes = find_changes(graph, task.network_options(dataset))
+    changes |= find_changes(graph, task.network_options(dataset))
     if changes:
         graph = open_graph(file, **{**options, **changes})
     for note in graph.notes:

@@ -14,6 +14,7 @@ import torch
 from netbuild.data.scanning import Report
 from netbuild.system.devices import peak_bytes
 from netbuild.system.tables import Line, terminal_width
+from netbuild.tasks.metric import UNDEFINED
 from netbuild.training.callbacks import Callback
 from netbuild.training.loop import Trainer
 
@@ -22,7 +23,9 @@ def epoch_line(trainer: Trainer, epoch: int, epochs: int, measures: Mapping[str,
     """Return an epoch's losses and main metrics in one line."""
     losses = [f"{name[6:]} {value:.4f}" for name, value in measures.items() if name.startswith("train/")]
     scores = [
-        f"{name} {measures[name]:.4f}" for name in ("fitness", *trainer.task.measures) if measures.get(name, -1) >= 0
+        f"{name} {measures[name]:.4f}"
+        for name in ("fitness", *trainer.task.measures)
+        if measures.get(name, UNDEFINED) != UNDEFINED
     ]
     took = f"{trainer.progress.seconds / max(epoch, 1):.1f} s an epoch"
     return f"epoch {epoch}/{epochs}: " + ", ".join([*losses, *scores, took, *(["best so far"] if best else [])])

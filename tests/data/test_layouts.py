@@ -163,7 +163,7 @@ def test_what_stays_ambiguous_is_an_error_with_its_readings(tmp_path, files, rea
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("image,healthy,rust\na.png,0,1\n", "'healthy' is the class"),
+        ("image,who,where\na.png,cat,home\n", "'who' is the class"),
         ('image,bbox,label\na.png,"[1, 2, 5, 6]",cat\n', "a box is x, y, width, height"),
         ("image,xmin,ymin,label\na.png,1,2,cat\n", "do not make up a box"),
         ("a,b,c\n1,2,3\n", "3 columns without names"),

@@ -21,7 +21,7 @@ def digest_scenes():
     digest = hashlib.sha256()
     for number in range(3):
         frame = make_scene((1, 0, number)).frame()
-        rows = [files.label_row(name, found) for name in files.SETS for found in frame.objects]
+        rows = [files.label_row(name, found) for name in files.OBJECT_SETS for found in frame.objects]
         digest.update(frame.picture.tobytes() + frame.classes.tobytes() + "\n".join(rows).encode())
         digest.update(np.rint(frame.depth * 1000).astype("<u2").tobytes())
     return digest.hexdigest()[:16]
@@ -38,7 +38,7 @@ def few_scenes(tmp_path_factory):
     return cache
 
 
-@pytest.mark.parametrize("name", files.SETS)
+@pytest.mark.parametrize("name", files.OBJECT_SETS)
 def test_every_set_opens_without_a_note(name, few_scenes, monkeypatch):
     monkeypatch.setenv("NETBUILD_CACHE", str(few_scenes))
     report = scan(open_data(name))
@@ -55,6 +55,20 @@ def test_every_set_opens_without_a_note(name, few_scenes, monkeypatch):
     if name == "shapes":
         assert (sample.extra("mask", "classes")[..., 0] == frame.classes).all()
         np.testing.assert_allclose(sample.extra("depth", "values")[..., 0], frame.depth, atol=6e-4)
+
+
+@pytest.mark.parametrize(("name", "task"), [("shapes-labels", "multilabel"), ("shapes-numbers", "regress")])
+def test_the_tables_say_what_is_in_the_pictures(name, task, few_scenes, monkeypatch):
+    monkeypatch.setenv("NETBUILD_CACHE", str(few_scenes))
+    report = scan(open_data(name))
+    assert (report.problems(), report.dataset.task) == ([], task)
+    assert [len(report.samples(split)) for split in ("train", "val")] == [12, 4]
+    for number, sample in enumerate(report.samples("train")):
+        frame = make_scene((1, 0, number)).frame()
+        if task == "multilabel":
+            assert sample.classes.tolist() == sorted({found.label for found in frame.objects})
+        else:
+            np.testing.assert_allclose(sample.numbers, (len(frame.objects), frame.depth.mean()), atol=1e-4)
 
 
 def fill(polygons, size):

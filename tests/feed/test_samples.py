@@ -6,7 +6,7 @@ import torch
 
 from netbuild import settings
 from netbuild.data.dataset import Sample
-from netbuild.feed.labels import ClassifySamples
+from netbuild.feed.labels import LabelledSamples
 from netbuild.feed.samples import RectangularSamples, SceneSamples, collate_scenes
 from netbuild.feed.scenes import Scene, flip_randomly, warp
 from netbuild.tasks.box_math import to_corners
@@ -114,7 +114,7 @@ def test_boxes_outside_the_picture_are_dropped():
 def test_classification_pictures_have_the_networks_size(channels, learning):
     sample = Sample("x", (30, 20), label=3, pixels=np.full((20, 30, 3), 77, np.uint8))
     chosen = settings.load(flags={**PLAIN.to_dict(), "scale": 0.5}) if learning else None
-    image, label = ClassifySamples([sample], (16, 12), channels, chosen).get(0, np.random.default_rng(0), 0)
+    image, label = LabelledSamples([sample], (16, 12), channels, chosen).get(0, np.random.default_rng(0), 0)
     assert image.shape == (channels, 16, 12)
     assert label == 3
     assert (image == 77).all()

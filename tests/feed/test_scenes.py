@@ -9,7 +9,7 @@ from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import GREY
 from netbuild.feed import pictures, scenes
-from netbuild.feed.labels import ClassifySamples, collate_labels
+from netbuild.feed.labels import LabelledSamples, collate_labels
 from netbuild.feed.scenes import Scene
 
 STILL = dict.fromkeys(
@@ -153,12 +153,12 @@ def test_erasing_fills_a_rectangle():
 
 def test_mixed_batches_have_class_shares():
     pictures = [Sample("x", (9, 9), label=i, pixels=np.full((9, 9, 3), 100 * i, np.uint8)) for i in range(3)]
-    samples = ClassifySamples(pictures, (8, 8), 3, chosen(mixup=1.0, cutmix=0.5), 3)
+    samples = LabelledSamples(pictures, (8, 8), 3, chosen(mixup=1.0, cutmix=0.5), 3)
     batch = collate_labels([samples.get(i, np.random.default_rng(i), 0) for i in range(3)])
     assert batch["classes"].shape == (3, 3)
     torch.testing.assert_close(batch["classes"].sum(1), torch.ones(3))
     assert (batch["classes"].max(1).values < 1).any()
-    alone = ClassifySamples(pictures, (8, 8), 3, chosen())
+    alone = LabelledSamples(pictures, (8, 8), 3, chosen())
     assert collate_labels([alone.get(2, np.random.default_rng(0), 0)])["classes"].tolist() == [2]
 
 

@@ -21,7 +21,7 @@ TRIED = {
     **{"label_smoothing": 0.1, "class_weights": 1.0, "mosaic": 1.0, "mixup": 1.0, "cutmix": 1.0, "copy_paste": 1.0},
     **{"degrees": 40.0, "translate": 0.4, "scale": 0.5, "shear": 20.0, "hsv_h": 0.5, "hsv_s": 0.9, "hsv_v": 0.9},
     **{"flip_lr": 1.0, "flip_ud": 1.0, "crop": True, "policy": "trivialaugment", "erasing": 1.0, "close_mosaic": 20},
-    **{"rect": False, "conf": 0.3, "iou": 0.3, "max_det": 7},
+    **{"rect": False, "conf": 0.3, "iou": 0.3, "max_det": 7, "regression_loss": "l1"},
 }
 COMBINING = ("mosaic", "close_mosaic", "mixup", "cutmix", "copy_paste")
 
@@ -33,8 +33,11 @@ def scenes(tmp_path_factory):
     write_few_scenes(cache, train=4, val=1)
 
     def opened(name):
-        dataset = open_data(cache / f"shapes-{files.LAYOUT}" / (name if name in files.SETS else "shapes") / "data.yaml")
+        folder = cache / f"shapes-{files.LAYOUT}" / (name if name in files.SETS else "shapes")
+        dataset = open_data(folder if name in files.TABLES else folder / "data.yaml")
         found = scan(dataset, splits=["train"], cache=False).samples("train")
+        if name in files.TABLES:
+            return dataset, found
         small = [s.only(np.argsort(np.argsort(s.boxes[:, 3:].prod(1))) < 1) for s in found]  # CutMix needs free places
         outlined = [replace(s, outlines=s.outlines or tuple((box_outline(row),) for row in s.boxes)) for s in small]
         return dataset, [replace(s, label=0) for s in outlined]
@@ -53,6 +56,7 @@ def trained_tasks():
 def make_task(name, dataset, settings=None, samples=()):
     cls = find(name)
     head = torch.nn.Identity()
+    head.mean, head.deviation = torch.zeros(dataset.nc), torch.ones(dataset.nc)
     head.nc, head.box_form, head.stride, head.ranks = dataset.nc, "corners", [8.0], lambda: False
     head.extra = (4, 3) if name == "pose" else ()
     options = cls.options_of(settings, samples, dataset.nc) if settings else {}

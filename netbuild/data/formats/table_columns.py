@@ -18,6 +18,7 @@ _LABELS = (
     *("label", "class", "classname", "labelname", "category", "categoryname", "target", "species", "breed", "name"),
     *("classid", "labelid", "categoryid"),
 )
+_SEVERAL = ("labels", "tags", "classes", "categories", "attributes")  # columns of several names
 _SPLITS = ("split", "subset", "set", "usage")
 _WIDTHS, _HEIGHTS = ("imagewidth", "imgwidth", "width"), ("imageheight", "imgheight", "height")
 # For each form the names of its four columns, in the order in which the form's numbers stand.
@@ -66,13 +67,16 @@ class Columns:
     Attributes:
         count: how many there are.
         path: of the pictures.
-        label: of the classes; None for boxes without classes.
+        label: of the classes; None for boxes without classes, and where ``values`` are the labels.
         split: of the splits' names, or None.
         box: of the four numbers of a box, or of one text with all four; empty in classification.
         form: ``corners`` (left, top, right, bottom), ``sides`` (left, top, width, height), ``centre`` (its x and y,
             width, height), or ``text`` for one column whose form the numbers decide.
         size: of the picture's width and height, or empty.
         unused: names of the columns that mean nothing here.
+        is_several: whether a cell of ``label`` may have several names.
+        values: columns that may hold a label or a number each, where no single column has the labels.
+        names: of all columns, as the header has them; empty without a header.
     """
 
     count: int
@@ -83,6 +87,9 @@ class Columns:
     form: str = ""
     size: tuple[int, ...] = ()
     unused: tuple[str, ...] = field(default=())
+    is_several: bool = False
+    values: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def read_columns(file: Path, rows: Sequence[Sequence[str]]) -> tuple[Columns, bool]:
@@ -140,7 +147,8 @@ def _read_named(file: Path, shown: Sequence[str], names: Sequence[str], second: 
     """Return the columns by their names in the header; ``second`` is the row below it."""
     box, form = _find_box(file, shown, names)
     size = () if set(box) & _found(names, *_WIDTHS) else _pair(names, _WIDTHS, _HEIGHTS)
-    free = set(range(len(names))) - {*box, *size} - _found(names, *_WIDTHS, *_HEIGHTS)
+    sides = _found(names, *_WIDTHS, *_HEIGHTS)
+    free = set(range(len(names))) - {*box}
     split = _first(names, _SPLITS, free)
     path = _first(names, _PATHS, free)
     if path is None:
@@ -149,26 +157,27 @@ def _read_named(file: Path, shown: Sequence[str], names: Sequence[str], second: 
         message = f"{file}: no column names the pictures; there is {', '.join(shown)}"
         raise NetbuildError(message, hint="name it path, image or filename")
     free -= {path, split} if split is not None else {path}
+    # Width and height of the picture are stated together; alone, or without labels beside them, they are numbers of
+    # what it shows.
+    free -= sides if box or (size and free - sides) else set()
     label = _first(names, _LABELS, free)
-    if label is None and not box:
-        label = _only_column(file, shown, free)
-    unused = tuple(shown[i] for i in sorted(free - {label}))
-    return Columns(len(names), path, label, split, box, form, size, unused)
+    several = None if box or label is not None else _first(names, _SEVERAL, free)
+    values: tuple[int, ...] = ()
+    if label is None and several is None and not box:
+        if not free:
+            raise NetbuildError(f"{file}: no column has the labels; there is {', '.join(shown)}", hint="name it label")
+        label, values = (next(iter(free)), ()) if len(free) == 1 else (None, tuple(sorted(free)))
+    label = several if label is None else label
+    unused = tuple(shown[i] for i in sorted(free - {label, *values}))
+    is_several = several is not None
+    return Columns(len(names), path, label, split, box, form, size, unused, is_several, values, tuple(shown))
 
 
-def _only_column(file: Path, shown: Sequence[str], free: set[int]) -> int:
-    """Return the column that must be the label because there is no other.
-
-    Raises:
-        NetbuildError: if there is none, or several.
-    """
-    if len(free) == 1:
-        return next(iter(free))
-    if not free:
-        raise NetbuildError(f"{file}: no column has the labels; there is {', '.join(shown)}", hint="name it label")
-    readings = {f"'{shown[i]}' is the class": "rename it to label" for i in sorted(free)[:8]}
-    several = "each column is a class, marked with 1 (several labels of a picture are not read)"
-    raise list_readings(file, {**readings, several: "write one column label"})
+def unclear_columns(file: Path, names: Sequence[str]) -> NetbuildError:
+    """Make an error for a file of which no column is known as the labels, and none holds numbers."""
+    readings = {f"'{name}' is the class": "rename it to label" for name in names[:8]}
+    several = "each column is a label of its own"
+    return list_readings(file, {**readings, several: "write 1 where it holds and 0 where it does not"})
 
 
 def _find_box(file: Path, shown: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, ...], str]:

@@ -1,5 +1,8 @@
 """Lists as CSV: columns ``path,label`` and optionally ``split``, or a box per line as TensorFlow and Kaggle write them.
 
+Instead of one label there may be a column for each of several labels, or for each number of a picture
+(`netbuild.data.formats.table_values`).
+
 The first line may name the columns (`netbuild.data.formats.table_columns`). Paths are relative to the file's own
 folder, or to the usual folders of pictures there; names without an ending are completed. If all labels are whole
 numbers, they are the numbers of the classes; otherwise they are names, sorted. In a folder, ``train.csv``, ``val.csv``
@@ -8,16 +11,19 @@ and ``test.csv`` are splits, and so are ``train/_annotations.csv`` and so on.
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from netbuild.data.dataset import CLASSIFY, DETECT, LABEL, NOTE, Dataset, Problem, Sample, Split
+import numpy as np
+
+from netbuild.data.dataset import CLASSIFY, DETECT, LABEL, LABELS, NOTE, NUMBERS, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, find_visible, read_text
 from netbuild.data.formats.table_boxes import BoxCells, BoxReader, find_form
-from netbuild.data.formats.table_columns import Columns, read_columns
+from netbuild.data.formats.table_columns import Columns, read_columns, unclear_columns
+from netbuild.data.formats.table_values import ValueColumns, choose_columns, find_separator, parse_number, split_names
 from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError, shorten
 
@@ -34,6 +40,7 @@ class _Line:
     path: str
     label: str
     box: BoxCells
+    values: tuple[str, ...] = ()  # the cells of columns that may hold labels or numbers
 
 
 class CsvFormat(Format):
@@ -84,6 +91,8 @@ class _Table:
         columns, has_header = read_columns(file, [cells for _, cells in rows[:2]])
         if self.lines and bool(columns.box) != bool(self.columns.box):
             raise NetbuildError(f"{file}: only some of the files have boxes")
+        if self.lines and _value_names(columns) != _value_names(self.columns):
+            raise NetbuildError(f"{file}: its columns differ from those of the other files, or have another order")
         self.columns = columns
         if columns.unused:
             message = f"columns that are not used: {shorten(', '.join(columns.unused))}"
@@ -102,6 +111,7 @@ class _Table:
         split = SPLIT_NAMES.get(named.lower(), "") if named else _split_of(file)
         path = cell(columns.path)
         label = _UNNAMED if columns.label is None else cell(columns.label)
+        values = tuple(map(cell, columns.values))
         box = BoxCells(tuple(map(cell, columns.box)), tuple(map(cell, columns.size)))
         is_bare = bool(columns.box) and not any(box.numbers)  # a picture without objects
         message = ""
@@ -109,7 +119,7 @@ class _Table:
             message = f"{abs(surplus)} column{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}"
         elif surplus:
             message = "1 column too few"
-        elif not path or not (label or is_bare):
+        elif not path or not (label or is_bare or columns.is_several):
             message = "an empty path or label"
         elif not split:
             message = f"split '{shorten(named, 30)}' is none of train, val, test"
@@ -117,7 +127,7 @@ class _Table:
             problem = Problem("columns", LABEL, message, file, number, "picture")
             self.problems.setdefault(split or "train", []).append(problem)
         else:
-            self.lines.setdefault(split, []).append(_Line(file, number, path, "" if is_bare else label, box))
+            self.lines.setdefault(split, []).append(_Line(file, number, path, "" if is_bare else label, box, values))
 
 
 def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -135,6 +145,10 @@ def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise NetbuildError(f"{file}:{reader.line_num}: {error}") from None
 
 
+def _value_names(columns: Columns) -> tuple[str, ...]:
+    return tuple(columns.names[i] for i in columns.values)
+
+
 def open_tables(files: Sequence[Path], name: str) -> Dataset:
     """Return the data set of one file with all splits, or of one file per split.
 
@@ -145,27 +159,56 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
     for file in files:
         table.read(file)
     lines, problems = table.lines, table.problems
-    labels = {line.label for several in lines.values() for line in several} - {""}
-    if not labels:
+    every = [line for several in lines.values() for line in several]
+    if not any(line.label or table.columns.is_several for line in every):
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
-    names = _class_names(labels)
-    numbers = {
-        label: int(label) if names[0] == "0" and label.isascii() and label.isdecimal() else names.index(label)
-        for label in labels
-    }
+    task, names, read = _choose_reader(files[0], table, every)
     order: list[str] = [split for split in SPLITS if split in lines]
     # Problems of splits that have no line to use are reported with the first split.
     elsewhere = [problem for split, found in problems.items() if split not in lines for problem in found]
     problems[order[0]] = [*problems.get(order[0], []), *elsewhere]
-    task, read = CLASSIFY, partial(_read_classes, numbers)
-    if table.columns.box:
-        cells = [line.box for several in lines.values() for line in several]
-        task, read = DETECT, partial(_read_boxes, BoxReader(numbers, *find_form(files[0], table.columns.form, cells)))
     splits: Mapping[str, Callable[[], Split]] = {
         split: partial(read, split, lines[split], problems.get(split, [])) for split in order
     }
-    notes = tuple(table.notes)
-    return Dataset(name, files[0].resolve().parent, "csv", task, names, splits, notes=notes)
+    return Dataset(name, files[0].resolve().parent, "csv", task, names, splits, notes=tuple(table.notes))
+
+
+_Reader = Callable[[str, Sequence[_Line], Sequence[Problem]], Split]  # of a split's name, its lines and their problems
+
+
+def _choose_reader(file: Path, table: _Table, lines: Sequence[_Line]) -> tuple[str, tuple[str, ...], _Reader]:
+    """Return what the labels are for, the names of the classes, and the function that reads a split.
+
+    Raises:
+        NetbuildError: if no column is known to have the labels.
+    """
+    columns, labels = table.columns, {line.label for line in lines} - {""}
+    if columns.values:
+        found = choose_columns(_value_names(columns), [line.values for line in lines])
+        if not found.names:
+            raise unclear_columns(file, found.unused)
+        if found.unused:
+            message = f"columns that are not used, as they are no numbers: {shorten(', '.join(found.unused))}"
+            table.notes.append(Problem("columns", NOTE, message, file, 1))
+        return LABELS if found.are_labels else NUMBERS, found.names, partial(_read_values, found)
+    separator = find_separator([*labels])
+    if columns.is_several and any(len(split_names(label, separator)) != 1 for label in (line.label for line in lines)):
+        parts = {part for label in labels for part in split_names(label, separator)}
+        names = _class_names(parts)
+        if separator == " ":
+            message = f"several labels of a picture are separated by blanks: {shorten(', '.join(names))}"
+            table.notes.append(Problem("separator", NOTE, message, file, 1, hint="names with blanks need | or ;"))
+        return LABELS, names, partial(_read_several, _number_classes(parts, names), separator)
+    if not columns.box and any("." in label for label in labels) and all(parse_number(x) is not None for x in labels):
+        shown = columns.names[columns.label] if columns.names and columns.label is not None else "value"
+        numbers = ValueColumns((shown,), (0,), are_labels=False)
+        return NUMBERS, numbers.names, partial(_read_values, numbers)
+    names = _class_names(labels)
+    by_name = _number_classes(labels, names)
+    if not columns.box:
+        return CLASSIFY, names, partial(_read_classes, by_name)
+    form = find_form(file, columns.form, [line.box for line in lines])
+    return DETECT, names, partial(_read_boxes, BoxReader(by_name, *form))
 
 
 def _class_names(labels: set[str]) -> tuple[str, ...]:
@@ -173,6 +216,14 @@ def _class_names(labels: set[str]) -> tuple[str, ...]:
     if all(label.isascii() and label.isdecimal() and len(label) < 7 for label in labels):
         return tuple(map(str, range(1 + max(map(int, labels)))))
     return tuple(sorted(labels))
+
+
+def _number_classes(labels: Collection[str], names: Sequence[str]) -> dict[str, int]:
+    """Return the number of the class that each label stands for."""
+    return {
+        label: int(label) if names[0] == "0" and label.isascii() and label.isdecimal() else names.index(label)
+        for label in labels
+    }
 
 
 class _Finder:
@@ -205,21 +256,65 @@ class _Finder:
         self.suffixes.insert(0, suffix)
 
 
-def _read_classes(numbers: Mapping[str, int], split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:
-    """Return a split for classification."""
+def _read_pictures(
+    read_line: Callable[[Path, _Line], tuple[Sample | None, list[Problem]]],
+    split: str,
+    lines: Sequence[_Line],
+    problems: Sequence[Problem],
+) -> Split:
+    """Return a split with a line for each picture; ``read_line`` makes a sample of it, or problems."""
     read, finder = Split([], list(problems), found=len(lines) + len(problems)), _Finder(split)
     seen: dict[Path, _Line] = {}
     for line in lines:
         path = finder.find(line)
         if first := seen.get(path):
-            same = first.label == line.label
-            message = f"{line.path} is also in line {first.number}" + ("" if same else f", as '{first.label}'")
+            same = (first.label, first.values) == (line.label, line.values)
+            other = f", as '{first.label}'" if first.label and not first.values else ", with other values"
+            message = f"{line.path} is also in line {first.number}" + ("" if same else other)
             weight = NOTE if same else LABEL
             read.problems.append(Problem("duplicate", weight, message, line.file, line.number, "picture"))
             continue
         seen[path] = line
-        read.samples.append(Sample(path, label=numbers[line.label], source=line.file, lines=(line.number,)))
+        sample, found = read_line(path, line)
+        read.problems.extend(found)
+        if sample is not None:
+            read.samples.append(sample)
     return read
+
+
+def _read_classes(numbers: Mapping[str, int], split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:
+    """Return a split for classification."""
+
+    def read(path: Path, line: _Line) -> tuple[Sample, list[Problem]]:
+        return Sample(path, label=numbers[line.label], source=line.file, lines=(line.number,)), []
+
+    return _read_pictures(read, split, lines, problems)
+
+
+def _read_several(
+    numbers: Mapping[str, int], separator: str, split: str, lines: Sequence[_Line], problems: Sequence[Problem]
+) -> Split:
+    """Return a split for several labels, whose names are in one cell."""
+
+    def read(path: Path, line: _Line) -> tuple[Sample, list[Problem]]:
+        holds = np.zeros(1 + max(numbers.values()))
+        holds[[numbers[part] for part in split_names(line.label, separator)]] = 1
+        return Sample(path, labels=holds, source=line.file, lines=(line.number,)), []
+
+    return _read_pictures(read, split, lines, problems)
+
+
+def _read_values(columns: ValueColumns, split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:
+    """Return a split for several labels or for numbers, with a column for each."""
+
+    def read(path: Path, line: _Line) -> tuple[Sample | None, list[Problem]]:
+        values, found = columns.parse(line.values or (line.label,), line.file, line.number)
+        if found:
+            return None, found
+        kind = {"labels" if columns.are_labels else "numbers": values}
+        return Sample(path, source=line.file, lines=(line.number,), **kind), []
+
+    return _read_pictures(read, split, lines, problems)
 
 
 def _read_boxes(reader: BoxReader, split: str, lines: Sequence[_Line], problems: Sequence[Problem]) -> Split:

@@ -1,12 +1,13 @@
-"""The embedded scenes as data sets in YOLO's format: one folder for each kind of labels, of the same pictures.
+"""The embedded scenes as data sets of YOLO's format or as CSV: a folder for each kind of labels, of the same pictures.
 
 ``shapes`` has polygons, class maps and depth of each picture. Class maps have one class more than the objects, the
 background, so it is among the names of this set. The other sets have the labels of one task, and its names alone.
+Those of whole pictures are tables: which shapes are in it, and how many objects and how far away on average.
 """
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,18 @@ from netbuild.data.shapes.raster import join_loops
 from netbuild.data.shapes.scene import Frame, SeenObject
 
 ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
-SETS = (ALL, SEGMENT, POSE, ORIENTED)
+LABELS, NUMBERS = "shapes-labels", "shapes-numbers"
+OBJECT_SETS, TABLES = (ALL, SEGMENT, POSE, ORIENTED), (LABELS, NUMBERS)
+SETS = (*OBJECT_SETS, *TABLES)
 COUNTS = {"train": 480, "val": 120}  # pictures
 DEPTH_SCALE = 1000  # numbers of the depth files for a metre
 SIGMA = 0.1  # of OKS for all landmarks, which are drawn: about as for the large joints of COCO's people
-LAYOUT = 2  # version of the files: increase it when what is written changes
+LAYOUT = 3  # version of the files: increase it when what is written changes
 _SEED = 1
 
 
 def write_sets(folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the four data sets, each into a folder of its name with ``data.yaml``.
+    """Write the data sets, each into a folder of its name with ``data.yaml``, or ``train.csv`` and ``val.csv``.
 
     Args:
         folder: an empty folder.
@@ -37,14 +40,21 @@ def write_sets(folder: Path, progress: Callable[[int, int], None] | None = None)
     total, done = sum(COUNTS.values()), 0
     for number, (split, count) in enumerate(COUNTS.items()):
         for name in SETS:
-            for kind in ("images", "labels", *(("masks", "depth") if name == ALL else ())):
+            labels = () if name in TABLES else ("labels",)
+            for kind in ("images", *labels, *(("masks", "depth") if name == ALL else ())):
                 (folder / name / kind / split).mkdir(parents=True)
+        lines: dict[str, list[str]] = {LABELS: [",".join(("path", *CLASSES))], NUMBERS: ["path,objects,depth"]}
         for index in range(count):
-            _write_picture(folder, split, f"{index:04}", make_scene((_SEED, number, index)).frame())
+            frame, stem = make_scene((_SEED, number, index)).frame(), f"{index:04}"
+            _write_picture(folder, split, stem, frame)
+            for name in TABLES:
+                lines[name].append(f"images/{split}/{stem}.png,{table_row(name, frame)}")
             done += 1
             if progress:
                 progress(done, total)
-    for name in SETS:
+        for name in TABLES:
+            _write_lines(folder / name / f"{split}.csv", lines[name])
+    for name in OBJECT_SETS:
         (folder / name / "data.yaml").write_text(_describe(name), encoding="utf-8", newline="\n")
 
 
@@ -70,6 +80,22 @@ def label_row(name: str, found: SeenObject, size: tuple[int, int] = SIZE) -> str
     return _join(found.label, (polygon / size).clip(0, 1))
 
 
+def table_row(name: str, frame: Frame) -> str:
+    """Return the cells of a picture in the table of a set.
+
+    They are 1 for each class that can be seen and 0 for the others; or the number of objects and the mean depth of the
+    pixels in metres.
+    """
+    if name == NUMBERS:
+        return f"{len(frame.objects)},{frame.depth.mean():.4f}"
+    there = {found.label for found in frame.objects}
+    return ",".join(str(int(number in there)) for number in range(len(CLASSES)))
+
+
+def _write_lines(file: Path, lines: Sequence[str]) -> None:
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
 def _join(label: int, numbers: Floats) -> str:
     return " ".join((str(label), *(f"{number:.6f}" for number in numbers.ravel().tolist())))
 
@@ -84,8 +110,9 @@ def _write_picture(folder: Path, split: str, stem: str, frame: Frame) -> None:
     for name in SETS:
         if name != ALL:
             _link(first, folder / name / "images" / split / first.name)
-        rows = "".join(f"{label_row(name, found)}\n" for found in frame.objects)
-        (folder / name / "labels" / split / f"{stem}.txt").write_text(rows, encoding="utf-8", newline="\n")
+    for name in OBJECT_SETS:
+        rows = [label_row(name, found) for found in frame.objects]
+        _write_lines(folder / name / "labels" / split / f"{stem}.txt", rows)
 
 
 def _link(file: Path, other: Path) -> None:

@@ -2,6 +2,7 @@
 
 from netbuild.layers.heads.classify import Classify
 from netbuild.layers.heads.detect import DFL, Detect, v10Detect
+from netbuild.layers.heads.labels import MultiLabel, Regress
 from netbuild.layers.heads.obb import OBB, OBB26
 from netbuild.layers.heads.pixels import Depth, SemanticSegment
 from netbuild.layers.heads.pose import Pose, Pose26, RealNVP
@@ -17,12 +18,14 @@ __all__ = [
     "Classify",
     "Depth",
     "Detect",
+    "MultiLabel",
     "Pose",
     "Pose26",
     "Proto",
     "Proto26",
     "RTDETRDecoder",
     "RealNVP",
+    "Regress",
     "Segment",
     "Segment26",
     "SemanticSegment",
