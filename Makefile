@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# Without bytecode each of the processes that the tests start compiles the whole package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Number of test processes: auto is one per core, at most four, because each takes up to 3 GB of memory.
 JOBS ?= auto
 PYTEST = -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --maxprocesses 4 --dist worksteal)

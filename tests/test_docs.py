@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def fences(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+@cache
 def commands() -> list[tuple[str, str, list[str]]]:
     """Each ``$ netbuild ...`` of a page with the lines shown under it."""
     found: list[tuple[str, str, list[str]]] = []

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,12 @@ def name_of(path):
 
 
 MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+parse = cache(ast.parse)  # several tests read each module
 
 
 def imported(source):
     """The dotted names that a module imports, at the top and inside functions; of ``from a import b`` also ``a.b``."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -136,7 +138,7 @@ def test_names_of_the_package_load_when_they_are_used():
 
 def functions(name):
     """The functions of a module, with those of its classes, by name."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{name}.{node.name}", node
 
@@ -171,7 +173,7 @@ def test_no_function_has_many_parameters():
 
 def imported_modules(name):
     """The modules of ours that a module imports; of ``from package import module`` the module alone."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("netbuild."):
             package = node.module.removeprefix("netbuild.")
             for alias in node.names:

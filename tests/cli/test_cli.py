@@ -212,7 +212,7 @@ def test_completion_imports_no_torch():
 
 
 def test_summaries_import_no_heavy_packages():
-    names = ["yolo11n", "yolo11x", "lenet5", "alexnet", "googlenet", "googlenet-2014", "resnet50"]
+    names = ["yolo11n", "lenet5", "googlenet"]
     code = f"import sys, netbuild\nfor name in {names}: str(netbuild.summarize(name + '.yaml', flops='all'))\n"
     done = run_python(code + "print([m for m in ('torch._dynamo', 'sympy', 'torchvision') if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
@@ -242,16 +242,16 @@ def test_terminals_get_colour_unless_no_color_is_set(no_color):
     env.pop("NO_COLOR", None)
     if no_color:
         env["NO_COLOR"] = no_color
-    command = [sys.executable, "-m", "netbuild", "summary", "lenet5.yaml"]
+    command = [sys.executable, "-m", "netbuild", "summary", "--help"]
     process = subprocess.Popen(command, stdout=child, stderr=subprocess.PIPE, env=env)
     os.close(child)
     data = b""
     while chunk := _read(parent):
         data += chunk
     assert process.wait() == 0
-    assert b"60,000 parameters" in data
+    assert b"--columns" in re.sub(rb"\x1b\[[\d;]*m", b"", data)
     # Bold and dim are allowed without colour; colour codes are 30 to 49.
-    assert not (no_color and re.search(rb"\x1b\[(3|4)\d", data))
+    assert bool(re.search(rb"\x1b\[(\d;)*[34]\d", data)) is not bool(no_color)
 
 
 def _read(parent: int) -> bytes:
@@ -262,7 +262,9 @@ def _read(parent: int) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
-@pytest.mark.parametrize("flags", [["zoo"], ["summary", "lenet5.yaml", "--json"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [["zoo"], pytest.param(["summary", "lenet5.yaml", "--json"], marks=pytest.mark.slow)], ids=" ".join
+)
 def test_output_that_cannot_be_written_is_one_line(flags):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -272,7 +274,7 @@ def test_output_that_cannot_be_written_is_one_line(flags):
 
 
 def test_a_closed_pipe_is_no_error():
-    command = f"{shlex.quote(sys.executable)} -m netbuild summary yolo11n.yaml | head -1"
+    command = f"{shlex.quote(sys.executable)} -m netbuild zoo | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert len(done.stdout.splitlines()) == 1

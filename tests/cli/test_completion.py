@@ -1,6 +1,6 @@
 """Completion in a shell."""
 
-import os
+import json
 import subprocess
 import sys
 
@@ -13,19 +13,38 @@ NET = "nc: 3\nscales: {n: [1, 1, 64], tiny: [1, 1, 64]}\nblocks:\n  Own: {rows: 
 NET += "  - {name: stem, module: Own}\n  - {name: body, module: Conv, args: [8]}\n"
 
 
-def complete(folder, words, line):
-    code = "import netbuild.cli as m; m.entry()"
-    variables = {"_NETBUILD_COMPLETE": "complete_bash", "COMP_WORDS": f"netbuild {line}", "COMP_CWORD": str(words)}
-    guard = "import sys; sys.argv = ['netbuild']; sys.modules['torch'] = None; "  # an import of torch would fail
-    done = subprocess.run(
-        [sys.executable, "-c", guard + code],
-        cwd=folder,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout.split()
+# Completes each line of stdin in a process of its own; they share the import of the command line.
+SERVER = """
+import json, os, sys
+sys.argv = ["netbuild"]
+sys.modules["torch"] = None  # an import of torch would fail
+import netbuild.cli
+os.environ["_NETBUILD_COMPLETE"] = "complete_bash"
+for request in sys.stdin:
+    folder, words, line = json.loads(request)
+    if not os.fork():
+        os.chdir(folder)
+        os.environ |= {"COMP_WORDS": f"netbuild {line}", "COMP_CWORD": str(words)}
+        netbuild.cli.entry()
+    os.wait()
+    for stream in (sys.stdout, sys.stderr):
+        print("end", file=stream, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+def complete(server, folder, words, line):
+    print(json.dumps([str(folder), words, line]), file=server.stdin, flush=True)
+    found, errors = (list(iter(stream.readline, "end\n")) for stream in (server.stdout, server.stderr))
+    assert errors == []
+    return "".join(found).split()
 
 
 @pytest.mark.parametrize(
@@ -52,10 +71,10 @@ def complete(folder, words, line):
         ("new mine --from seg", {"segmenter"}),
     ],
 )
-def test_names_and_choices_are_completed(tmp_path, line, expected):
+def test_names_and_choices_are_completed(server, tmp_path, line, expected):
     (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
     (tmp_path / "folder").mkdir()
-    assert set(complete(tmp_path, len(line.split()), line)) == expected
+    assert set(complete(server, tmp_path, len(line.split()), line)) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,11 +86,11 @@ def test_names_and_choices_are_completed(tmp_path, line, expected):
         ("train net.yaml -O ", {f"{name}=" for name in FIELDS}),
     ],
 )
-def test_all_names_are_offered(tmp_path, line, some):
+def test_all_names_are_offered(server, tmp_path, line, some):
     (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
-    assert some <= set(complete(tmp_path, len(line.split(" ")), line))
+    assert some <= set(complete(server, tmp_path, len(line.split(" ")), line))
 
 
-def test_a_wrong_file_completes_nothing(tmp_path):
+def test_a_wrong_file_completes_nothing(server, tmp_path):
     (tmp_path / "net.yaml").write_text("layers: [[", encoding="utf-8")
-    assert complete(tmp_path, 4, "train net.yaml --scale t") == []
+    assert complete(server, tmp_path, 4, "train net.yaml --scale t") == []

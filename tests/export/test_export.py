@@ -426,7 +426,7 @@ def free(tmp_path_factory):
     return network, session(folder / "free.onnx")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(batch=st.integers(1, 5), height=st.integers(1, 14), width=st.integers(1, 14), seed=st.integers(0, 99))
 def test_any_batch_and_size(free, batch, height, width, seed):
     network, opened = free

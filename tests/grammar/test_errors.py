@@ -32,7 +32,12 @@ def check(done, name: str, folder: Path) -> None:
     assert message == golden.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+SLOW = {"repeats-explode"}  # it runs 20,000 operators
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else (), id=p.stem) for p in FILES]
+)
 def test_error_of_file(cli, path):
     first = path.read_text(encoding="utf-8").splitlines()[0]
     flags = first.removeprefix("# flags:").split() if first.startswith("# flags:") else []

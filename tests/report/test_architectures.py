@@ -7,12 +7,12 @@ import copy
 import gzip
 import json
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.filled_weights import fill, image, samples
+from helpers.packaged import resolve_packaged
 from torch import nn
 
 from netbuild.author import zoo
@@ -53,11 +53,6 @@ def find(stem):
     return next(path for path in FILES if path.stem == stem)
 
 
-@cache
-def graph_of(stem, scale=None, **options):
-    return resolve(load(find(stem)), Options(scale=scale, **options))
-
-
 def changed(stem, **params):
     """Return the network with other values of its ``params``."""
     return resolve(load(find(stem), [f"{name}={value}" for name, value in params.items()]))
@@ -91,7 +86,7 @@ def row_outputs(network, *inputs):
 
 @pytest.mark.parametrize(("path", "scale"), SCALED)
 def test_file_resolves_and_states_its_parameters(path, scale):
-    graph = graph_of(path.stem, scale)
+    graph = resolve_packaged(path.stem, scale)
     text = path.read_text()
     count = sum(layer.params for layer in graph.layers)
     assert text.startswith("# ")
@@ -112,7 +107,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize(("path", "scale"), SCALED)
 def test_output_is_what_the_task_needs(path, scale):
-    graph = graph_of(path.stem, scale)
+    graph = resolve_packaged(path.stem, scale)
     height, width = graph.imgsz
     strides = [int(stride) for stride in graph.layers[-1].strides or ()]
     cells = sum(height // stride * (width // stride) for stride in strides)
@@ -238,14 +233,14 @@ def some(stems, quick):
 
 @pytest.mark.parametrize("stem", MEASURED)
 def test_torchvision_size_and_cost(stem):
-    graph, facts = graph_of(stem), TORCHVISION[MEASURED[stem]]
+    graph, facts = resolve_packaged(stem), TORCHVISION[MEASURED[stem]]
     assert (list(graph.imgsz), params(graph.skeleton())) == ([facts["imgsz"]] * 2, facts["params"])
     assert total(graph) == facts["flops_torch"]
 
 
 @pytest.mark.parametrize("stem", MEASURED)
 def test_torchvision_tensors_in_order(stem):
-    shapes = [list(tensor.shape) for tensor in graph_of(stem).skeleton().state_dict().values()]
+    shapes = [list(tensor.shape) for tensor in resolve_packaged(stem).skeleton().state_dict().values()]
     assert shapes == [shape for _, shape in TORCHVISION[MEASURED[stem]]["state_dict"]]
 
 
@@ -258,7 +253,7 @@ def torchvision_key(graph, key):
 
 @pytest.mark.parametrize("stem", ["googlenet", *(stem for stem in MEASURED if re.match("(wide-)?res?net", stem))])
 def test_torchvision_names_follow_from_rows(stem):
-    graph = graph_of(stem)
+    graph = resolve_packaged(stem)
     keys = [torchvision_key(graph, key) for key in graph.skeleton().state_dict()]
     assert keys == [key for key, _ in TORCHVISION[MEASURED[stem]]["state_dict"]]
 
@@ -271,7 +266,7 @@ QUICK = {
 
 @pytest.mark.parametrize("stem", some(MEASURED, QUICK))
 def test_torchvision_output(stem):
-    facts, network = TORCHVISION[MEASURED[stem]], graph_of(stem).build()
+    facts, network = TORCHVISION[MEASURED[stem]], resolve_packaged(stem).build()
     original_keys = dict(zip(network.state_dict(), (key for key, _ in facts["state_dict"]), strict=True))
     fill(network, facts["gain"], original_keys.__getitem__).eval()
     with torch.no_grad():
@@ -284,7 +279,7 @@ def test_torchvision_itself_agrees(stem):
     models = pytest.importorskip("torchvision.models")
     options = {"aux_logits": False, "init_weights": False} if stem in ("googlenet", "inception-v3") else {}
     original = getattr(models, MEASURED[stem])(weights=None, **options).eval()
-    graph = graph_of(stem)
+    graph = resolve_packaged(stem)
     network = graph.build().eval()
     network.load_state_dict(dict(zip(network.state_dict(), original.state_dict().values(), strict=True)))
     images = torch.rand(2, 3, *graph.imgsz, generator=torch.Generator().manual_seed(0))
@@ -331,7 +326,7 @@ ALEXNET = {
 
 @pytest.mark.parametrize(("stem", "rows"), [("lenet5", LENET), ("lenet5-modern", LENET_MODERN), ("alexnet", ALEXNET)])
 def test_rows_are_those_published(stem, rows):
-    graph = graph_of(stem)
+    graph = resolve_packaged(stem)
     assert {name: (named(graph, name).params, named(graph, name).out_shape[1:]) for name in rows} == rows
 
 
@@ -340,7 +335,7 @@ def test_rows_are_those_published(stem, rows):
     [("lenet5", 60_000), ("lenet5-modern", 61_706), ("alexnet", 62_378_344), ("googlenet-2014", 6_998_552)],
 )
 def test_total_is_that_published(stem, count):
-    assert params(graph_of(stem).skeleton()) == count
+    assert params(resolve_packaged(stem).skeleton()) == count
 
 
 def conv(before, after, side):
@@ -375,7 +370,7 @@ DERIVED = {
 
 @pytest.mark.parametrize("stem", DERIVED)
 def test_total_follows_from_the_papers_sizes(stem):
-    assert params(graph_of(stem).skeleton()) == DERIVED[stem]
+    assert params(resolve_packaged(stem).skeleton()) == DERIVED[stem]
 
 
 @pytest.mark.parametrize(
@@ -410,10 +405,10 @@ def test_gradients_reach_every_parameter(stem):
 
 
 def test_siamfc_applies_the_same_weights_to_both_images():
-    network = fill(graph_of("siamfc").build(), 1.0).eval()
-    by_name = {layer.row.name: row for layer, row in zip(graph_of("siamfc").layers, network.model)}
+    network = fill(resolve_packaged("siamfc").build(), 1.0).eval()
+    by_name = {layer.row.name: row for layer, row in zip(resolve_packaged("siamfc").layers, network.model)}
     features = nn.Sequential(*network.model[2:9])
-    exemplar, search = inputs_of(graph_of("siamfc"))
+    exemplar, search = inputs_of(resolve_packaged("siamfc"))
     with torch.no_grad():
         for_exemplar, for_search = features(exemplar), features(search)
         correlation = nn.functional.conv2d(for_search, for_exemplar)
@@ -422,7 +417,7 @@ def test_siamfc_applies_the_same_weights_to_both_images():
 
 
 def test_ddpm_depends_on_the_time_step():
-    network = fill(graph_of("ddpm-unet").build(), 1.0).eval()
+    network = fill(resolve_packaged("ddpm-unet").build(), 1.0).eval()
     images = image(3, 32, 32).expand(2, -1, -1, -1)
     with torch.no_grad():
         early, late = network(images, torch.tensor([10.0, 900.0]))
@@ -433,20 +428,20 @@ def test_ddpm_depends_on_the_time_step():
 
 @pytest.mark.parametrize("stem", ["dncnn", "dcgan-generator", "siamfc"])
 def test_norms_of_other_tasks_keep_torchs_constants(stem):
-    norms = [m for m in graph_of(stem).skeleton().modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in resolve_packaged(stem).skeleton().modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
 
 
 def test_dncnn_subtracts_the_predicted_noise():
-    outputs, clean = row_outputs(fill(graph_of("dncnn").build()).eval(), image(1, 64, 64))
-    noise = outputs[graph_of("dncnn").layers.index(named(graph_of("dncnn"), "noise"))]
+    outputs, clean = row_outputs(fill(resolve_packaged("dncnn").build()).eval(), image(1, 64, 64))
+    noise = outputs[resolve_packaged("dncnn").layers.index(named(resolve_packaged("dncnn"), "noise"))]
     torch.testing.assert_close(clean, image(1, 64, 64) - noise)
 
 
 def test_lenet5_counts_only_connections_of_the_papers_table():
     positions = {"C1": 28 * 28, "C3": 10 * 10, "C5": 1}
     weights = {"C1": 6 * 25, "C3": 60 * 25, "C5": 120 * 16 * 25}
-    layers = {name: named(graph_of("lenet5"), name).tally.macs for name in positions}
+    layers = {name: named(resolve_packaged("lenet5"), name).tally.macs for name in positions}
     assert layers == {name: positions[name] * weights[name] for name in positions}
 
 
@@ -454,7 +449,7 @@ def test_lenet5_counts_only_connections_of_the_papers_table():
 def test_response_norm_is_the_papers_formula(stem, name):
     x = 20 * torch.rand(1, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     squares = torch.stack([x[:, max(0, i - 2) : i + 3].square().sum(1) for i in range(8)], 1)
-    torch.testing.assert_close(named(graph_of(stem), name).make()(x), x / (2 + 1e-4 * squares) ** 0.75)
+    torch.testing.assert_close(named(resolve_packaged(stem), name).make()(x), x / (2 + 1e-4 * squares) ** 0.75)
 
 
 # -- receptive fields -------------------------------------------------------------------------------------------------
@@ -473,7 +468,7 @@ def test_response_norm_is_the_papers_formula(stem, name):
     ],
 )
 def test_receptive_field(stem, row, size):
-    assert named(graph_of(stem), row).field.size == (size, size)
+    assert named(resolve_packaged(stem), row).field.size == (size, size)
 
 
 @pytest.mark.parametrize(("stem", "billions"), [("resnet50", 3.86), ("resnet101", 7.57), ("resnet152", 11.28)])
@@ -481,7 +476,7 @@ def test_resnet_with_strides_as_in_the_paper(stem, billions):
     path = find(stem)
     text = path.read_text()
     graph = resolve(read_spec(text.replace("stride_at: 2", "stride_at: 1"), path))
-    assert params(graph.skeleton()) == params(graph_of(stem).skeleton())
+    assert params(graph.skeleton()) == params(resolve_packaged(stem).skeleton())
     assert total(graph) / 2e9 == pytest.approx(billions, abs=0.01)
     if stem == "resnet50":
         assert named(graph, "layer4").field.size == (483, 483)

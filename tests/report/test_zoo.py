@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.filled_weights import fill, image, samples, text
+from helpers.packaged import resolve_packaged
 
 from netbuild.costs.outputs import tensors_of
 from netbuild.grammar.locate import packaged_architectures
@@ -54,7 +55,11 @@ def resolve_measured(name):
     facts = TABLES[name]
     spec = spec_of(facts["file"])
     scale = facts["scale"] if spec.scales else None
-    return resolve(spec, Options(scale, None, facts["nc"], imgsz=(facts["imgsz"],) * 2)), facts
+    size = (facts["imgsz"],) * 2
+    graph = resolve_packaged(facts["file"], scale)
+    if (graph.nc, graph.imgsz) != (facts["nc"], size):
+        graph = resolve(spec, Options(scale, None, facts["nc"], imgsz=size))
+    return graph, facts
 
 
 def written_sources(index, written):

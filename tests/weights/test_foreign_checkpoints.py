@@ -146,7 +146,10 @@ def test_the_differences_of_its_modules_are_written_into_its_rows_and_said(cli, 
 UNKNOWN = {**ROWS, "backbone": [*ROWS["backbone"][:2], [-1, 1, "Nowhere", [8]]]}
 
 
-@pytest.mark.parametrize("name", ["summary", "check", "show", "build", "predict", "train", "export", "diff", "eject"])
+OTHERS = ["check", "show", "build", "predict", "export", "diff", "eject"]  # they open files like summary and train
+
+
+@pytest.mark.parametrize("name", ["summary", "train", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 @pytest.mark.parametrize(
     ("write", "said"),
     [

@@ -29,6 +29,10 @@ COMMANDS = {
 }
 
 
+# An epoch takes seconds; the self-test of one batch loads weights by the same code.
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "train" else ()) for name in COMMANDS]
+
+
 @pytest.fixture
 def network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -47,7 +51,7 @@ def call(cli, name, weights="w.safetensors"):
     return cli(*("net.yaml" if word == "NET" else word for word in words), "--weights", weights), out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_all_tensors(cli, network, name):
     write(network)
     done, _ = call(cli, name)
@@ -57,7 +61,7 @@ def test_all_tensors(cli, network, name):
     assert "warning" not in done.err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_less_than_half_is_a_warning_and_the_other_rows_are_named(cli, network, name):
     write(network, rows=(0,))
     done, _ = call(cli, name)
@@ -66,7 +70,7 @@ def test_less_than_half_is_a_warning_and_the_other_rows_are_named(cli, network, 
     assert "row 1 Conv" in (done.out if name == "build" else done.err)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("other", ["lenet5", "yolov8n", "resnet18"])
 def test_nothing_is_an_error_and_nothing_is_written(cli, network, tmp_path, name, other):
     netbuild.save(netbuild.build(f"{other}.yaml", nc=3), "other.safetensors")
@@ -75,7 +79,7 @@ def test_nothing_is_an_error_and_nothing_is_written(cli, network, tmp_path, name
     assert not (tmp_path / out).exists()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_values_that_are_not_finite_are_said(cli, network, name):
     value = float("inf") if name == "build" else float("nan")
     write(network, running_mean=torch.full((8,), value), rows=(0,))
