@@ -1,12 +1,13 @@
-"""Images per second in training, and in loading alone, as ratios to a peer measured in the same run.
+"""Images per second in training, and in loading alone, and the memory for it, as ratios to a peer in the same run.
 
-    NETBUILD_DATA=/path/with/bccd NETBUILD_PEER=/path/to/python python benchmarks/training.py
+    NETBUILD_DATA=/path/with/sets NETBUILD_PEER=/path/to/python python benchmarks/training.py [detect segment ...]
 
-The peer's Python has ultralytics installed and is run as a black box. YOLO11n on pictures of BCCD, with default
-augmentation and a mosaic in every picture, batch 16, no worker processes, the same number of threads on both sides.
-Loading: one picture after the other at 640 px. Training: whole epochs at 320 px, with loading and without validation.
-Each side is a process that keeps running; the sides are timed in turn (A B A B ...), so that a noisy machine disturbs
-both alike. Prints medians of ratios.
+The peer's Python has ultralytics installed and is run as a black box. Each task of `TASKS` is a network on pictures of
+a data set, with default augmentation, batch 16, no worker processes, the same number of threads on both sides.
+Training: whole epochs, with loading and without validation. Loading, of detection alone: one picture after the other
+at 640 px, with a mosaic in each. Each side is a process that keeps running; the sides are timed in turn (A B A B ...),
+so that a noisy machine disturbs both alike. Times are the CPU seconds of the process, because other processes change
+them least. Prints medians of ratios, and the ratio of the largest resident memory of the two processes.
 """
 
 import os
@@ -16,45 +17,63 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 PAIRS = int(os.environ.get("NETBUILD_PAIRS", "7"))
-PICTURES = 64
-DATA = (Path(os.environ.get("NETBUILD_DATA", "data")) / "bccd").absolute()
+PICTURES = int(os.environ.get("NETBUILD_PICTURES", "64"))
+SOURCES = Path(os.environ.get("NETBUILD_DATA", "data")).absolute()
+# Network, data set and side of the square input in pixels.
+TASKS = {
+    "detect": ("yolo11n.yaml", "bccd", 320),
+    "segment": ("yolo11n-seg.yaml", "nuclei", 320),
+    "pose": ("yolo11n-pose.yaml", "lsp", 256),
+    "obb": ("yolo11n-obb.yaml", "ore-obb", 320),
+    "semantic": ("yolo26n-sem.yaml", "camvid", 320),
+    "queries": ("yolov8n-rtdetr.yaml", "bccd", 320),
+}
 ENV = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "YOLO_VERBOSE": "false"}
 COMMON = """
-import sys, time
+import resource, sys, time
 import torch
 torch.set_num_threads({threads})
 answers, sys.stdout = sys.stdout, sys.stderr  # a library may print to stdout
 def timed(work):
-    start = time.perf_counter()
+    start = time.process_time()
     count = work()
-    print(count / (time.perf_counter() - start), file=answers, flush=True)
+    answer(count / (time.process_time() - start))
+def answer(speed):
+    print(speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=answers, flush=True)
 """
 OURS = """
 from pathlib import Path
 from netbuild import settings, training
 def trainer(size):
     chosen = settings.load(None, {{"imgsz": size, "epochs": 1000, "workers": 0, "plots": False, "device": "cpu"}})
-    return training.start("yolo11n.yaml", "{data}", chosen, Path("{folder}") / f"run{{size}}")
-loading, learning, epoch = trainer(640), trainer(320), 0
+    return training.start("{network}", "{data}", chosen, Path("{folder}") / f"run{{size}}")
+learning, loading, epoch = trainer({imgsz}), None, 0
 for line in sys.stdin:
     epoch += 1
     if line.strip() == "load":
+        loading = loading or trainer(640)
         timed(lambda: sum(len(batch["images"]) for batch in loading.train.epoch(epoch)))
     else:
-        timed(lambda: learning.one_epoch(epoch) and {count})
+        timed(lambda: learning.train_epoch(epoch) and {count})
 """
 # The training loop is the peer's own: its callbacks wait until an epoch is requested, and report its duration.
 THEIRS = """
-from ultralytics import YOLO
+from ultralytics import RTDETR, YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 cv2_threads = __import__("cv2").setNumThreads({threads})
-data = check_det_dataset("{data}")
-loading = build_yolo_dataset(get_cfg(overrides={{"imgsz": 640}}), data["train"], 16, data, mode="train", stride=32)
 order = torch.Generator().manual_seed(0)
+loading = None
 def load():
+    global loading
+    if not loading:
+        data = check_det_dataset("{data}")
+        options = get_cfg(overrides={{"imgsz": 640}})
+        loading = build_yolo_dataset(options, data["train"], 16, data, mode="train", stride=32)
     for start in range(0, {count}, 16):
         items = [loading[int(i)] for i in torch.randperm({count}, generator=order)[:16]]
         loading.collate_fn(items)
@@ -68,19 +87,19 @@ def start(_):
         timed(load)
     else:
         __import__("os")._exit(0)
-    began = time.perf_counter()
+    began = time.process_time()
 def end(_):
-    print({count} / (time.perf_counter() - began), file=answers, flush=True)
-model = YOLO("yolo11n.yaml", verbose=False)
+    answer({count} / (time.process_time() - began))
+model = RTDETR("{network}") if "rtdetr" in "{network}" else YOLO("{network}", verbose=False)
 model.add_callback("on_train_epoch_start", start)
 model.add_callback("on_train_epoch_end", end)
-model.train(data="{data}", imgsz=320, epochs=1000, batch=16, workers=0, val=False, plots=False, save=False,
+model.train(data="{data}", imgsz={imgsz}, epochs=1000, batch=16, workers=0, val=False, plots=False, save=False,
             device="cpu", project="{folder}", name="peer", amp=False, cos_lr=False, verbose=False)
 """
 
 
 class Side:
-    """A process that runs the tasks that are requested and reports images per second."""
+    """A process that runs the work that is requested and reports images per second, and its memory in KiB."""
 
     def __init__(self, python: str, code: str, log: Path) -> None:
         self.log = log
@@ -93,29 +112,65 @@ class Side:
             text=True,
         )
 
-    def run(self, task: str) -> float:
-        self.process.stdin.write(task + "\n")
+    def run(self, work: str) -> tuple[float, float]:
+        self.process.stdin.write(work + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"failed: {task}\n{self.log.read_text()[-2000:]}")
-        return float(answer)
+            raise SystemExit(f"failed: {work}\n{self.log.read_text()[-2000:]}")
+        speed, memory = map(float, answer.split())
+        return speed, memory
 
 
-def write_data(folder: Path) -> Path:
-    """Copy the first pictures into a data set that both sides use; return its data file."""
-    pictures = sorted((DATA / "images" / "train").iterdir())[:PICTURES]
+def write_data(source: Path, folder: Path) -> Path:
+    """Copy the first training pictures with their labels into a data set that both sides use; return its data file."""
+    pictures = sorted((source / "images" / "train").iterdir())[:PICTURES]
     if len(pictures) < PICTURES:
-        raise SystemExit(f"{DATA}: {len(pictures)} pictures are too few")
+        raise SystemExit(f"{source}: {len(pictures)} pictures are too few")
     # Copies, because a side may write its cache beside the data.
-    for kind, suffix in (("images", None), ("labels", ".txt")):
-        (folder / kind).mkdir()
+    for kind, suffix in (("images", None), ("labels", ".txt"), ("masks", ".png")):
         for picture in pictures:
-            source = DATA / kind / "train" / picture.with_suffix(suffix or picture.suffix).name
-            (folder / kind / source.name).write_bytes(source.read_bytes())
-    file = folder / "data.yaml"
-    file.write_text(f"path: {folder}\ntrain: images\nval: images\nnames: [RBC, WBC, Platelets]\n")
-    return file
+            file = source / kind / "train" / picture.with_suffix(suffix or picture.suffix).name
+            if file.is_file():
+                (folder / kind / "train").mkdir(parents=True, exist_ok=True)
+                (folder / kind / "train" / file.name).write_bytes(file.read_bytes())
+    content = yaml.safe_load((source / "data.yaml").read_text())
+    content |= {"path": str(folder), "train": "images/train", "val": "images/train"}
+    (folder / "data.yaml").write_text(yaml.safe_dump({key: v for key, v in content.items() if key != "test"}))
+    return folder / "data.yaml"
+
+
+def compare(sides: list[Side], work: str, title: str) -> None:
+    """Print the median ratio of images per second of two sides, and the ratio of their memory."""
+    for side in sides:
+        side.run(work)
+    pairs = [[side.run(work) for side in sides] for _ in range(PAIRS)]
+    ratio = statistics.median(a[0] / b[0] for a, b in pairs)
+    (ours, memory), (theirs, their_memory) = (map(statistics.median, zip(*side)) for side in zip(*pairs))
+    print(
+        f"{title:<34} {ratio:5.2f}x   ({ours:.1f} / {theirs:.1f})   memory {memory / their_memory:.2f}x "
+        f"({memory / 2**20:.2f} / {their_memory / 2**20:.2f} GiB)",
+        flush=True,
+    )
+
+
+def measure(task: str, peer: str) -> None:
+    network, data, imgsz = TASKS[task]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        values = {
+            "data": write_data(SOURCES / data, folder), "folder": folder, "count": PICTURES, "network": network,
+            "threads": ENV["OMP_NUM_THREADS"], "imgsz": imgsz,
+        }  # fmt: skip
+        sides = [
+            Side(python, (COMMON + code).format(**values), folder / f"{number}.log")
+            for number, (python, code) in enumerate(((sys.executable, OURS), (peer, THEIRS)))
+        ]
+        compare(sides, "train", f"{task}: training at {imgsz} px")
+        if task == "detect":
+            compare(sides, "load", f"{task}: loading at 640 px, mosaic")
+        for side in sides:
+            side.process.kill()
 
 
 def main() -> None:
@@ -123,22 +178,8 @@ def main() -> None:
     if not peer:
         raise SystemExit("NETBUILD_PEER must name a Python that has the peer")
     print(f"{PAIRS} pairs, {PICTURES} pictures, {ENV['OMP_NUM_THREADS']} thread(s), netbuild / peer, images per second")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        values = {"data": write_data(folder), "folder": folder, "count": PICTURES, "threads": ENV["OMP_NUM_THREADS"]}
-        sides = [
-            Side(python, (COMMON + code).format(**values), folder / f"{number}.log")
-            for number, (python, code) in enumerate(((sys.executable, OURS), (peer, THEIRS)))
-        ]
-        for title, task in (("loading at 640 px, mosaic", "load"), ("training at 320 px", "train")):
-            for side in sides:
-                side.run(task)
-            pairs = [[side.run(task) for side in sides] for _ in range(PAIRS)]
-            ratio = statistics.median(a / b for a, b in pairs)
-            ours, theirs = (statistics.median(figures) for figures in zip(*pairs))
-            print(f"{title:<28} {ratio:5.2f}x   ({ours:.1f} / {theirs:.1f})", flush=True)
-        for side in sides:
-            side.process.kill()
+    for task in sys.argv[1:] or TASKS:
+        measure(task, peer)
 
 
 if __name__ == "__main__":
