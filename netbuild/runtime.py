@@ -98,6 +98,8 @@ class ModelInfo:
             of the image.
         extra: shape of the values after a box's classes: (32,) mask coefficients, (17, 3) keypoints, (1,) angle.
         queries: whether the file has an entry (B, k, 4+classes) for each query of a decoder, which `Model.run` ranks.
+        objectness: whether the file has rows (B, N, 5+classes) with an objectness, by which the class probabilities are
+            multiplied; they need suppression.
     """
 
     task: str
@@ -111,6 +113,7 @@ class ModelInfo:
     boxes: str = "corners"
     extra: tuple[int, ...] = ()
     queries: bool = False
+    objectness: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -199,8 +202,10 @@ class Model:
     def classes(self) -> int | None:
         """Number of classes by the output's shape, else by the names; None if neither is known."""
         info, shape = self.info, self.session.get_outputs()[0].shape
-        if len(shape) == 3 and info.is_dense and isinstance(shape[1], int):
-            return shape[1] - 4 - info.extra_count
+        if len(shape) == 3 and info.is_dense:
+            side, more = (shape[2], 5) if info.objectness else (shape[1], 4)
+            if isinstance(side, int):
+                return side - more - info.extra_count
         axes = {"semantic": 4, **dict.fromkeys(PICTURE_TASKS, 2)}.get(info.task)
         if len(shape) == axes and isinstance(shape[1], int):
             return shape[1]
@@ -445,6 +450,8 @@ class Model:
             if y.ndim != 3 or y.shape[2] != 6 + extra:
                 raise RunError(f"{self.path}: its output has the shape {list(y.shape)}, not (B, k, {6 + extra})")
             return [filter_rows(rows, limits) for rows in convert_boxes(y, info.boxes, size)]
+        if info.objectness:
+            y = join_objectness(y)
         nc = y.shape[1] - 4 - extra if y.ndim == 3 else -1
         self.check_classes(nc)
         return [suppress(image, limits, nc, info.task == "obb") for image in y]
@@ -577,7 +584,8 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
         if info.queries:
             return (("B", "k", f"4 + {nc}"),)
         # The number of classes of a dense output has a message of its own.
-        first = ("B", "k", 6 + info.extra_count) if info.one2one else ("B", "4 + classes + extra", "cells")
+        dense = ("B", "boxes", "5 + classes") if info.objectness else ("B", "4 + classes + extra", "cells")
+        first = ("B", "k", 6 + info.extra_count) if info.one2one else dense
         return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
     if info.task in PICTURE_TASKS:
         return (("B", nc),)
@@ -624,9 +632,11 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
     if len(extra) != len(DEFAULT_EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
         raise RunError(f"{model.path}: the task '{task}' cannot have {list(extra)} values after a box's classes")
+    if values.get("objectness") and task != "detect":
+        raise RunError(f"{model.path}: its metadata says that boxes have an objectness, but its task is '{task}'")
     if values.get("nms") is not None and task not in BOX_TASKS:
         raise RunError(f"{model.path}: its metadata says that it suppresses boxes, but its task is '{task}'")
-    known = {name: values[name] for name in ("one2one", "nms", "boxes") if name in values}
+    known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness") if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
     return info if "netbuild" in metadata or stored == {} else _complete_ultralytics(info, model)
 
@@ -762,6 +772,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "fitting": ("fitting", str),
     "one2one": ("one2one", lambda text: _parse_choice("true", "false")(text) == "true"),
     "boxes": ("boxes", _parse_choice(*BOX_FORMS)),
+    "objectness": ("objectness", lambda text: _parse_choice("true", "false")(text) == "true"),
     "extra": ("extra", _parse_extra),
     "nms": ("nms", _parse_nms),
 }
@@ -1015,6 +1026,11 @@ class Filter:
                 raise RunError(f"{name} {getattr(self, name)}: must be from 0 to 1")
         if self.max_det < 1:
             raise RunError(f"max_det {self.max_det}: must be at least 1")
+
+
+def join_objectness(y: Array) -> Array:
+    """Multiply class probabilities by objectness: rows (B, N, 5+nc) to columns (B, 4+nc, N)."""
+    return np.concatenate((y[..., :4], y[..., 4:5] * y[..., 5:]), -1).transpose(0, 2, 1) if y.ndim == 3 else y
 
 
 def suppress(image: Array, limits: Filter, nc: int | None = None, rotated: bool = False) -> Array:

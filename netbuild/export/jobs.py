@@ -25,6 +25,7 @@ from netbuild.prediction.contract import (
     task_of,
 )
 from netbuild.tasks.base import Task
+from netbuild.tasks.nms import join_objectness
 
 FREE = {"batch": ("batch",), "size": ("height", "width"), "both": ("batch", "height", "width")}
 SUPPRESSED = ("boxes", "scores", "classes", "index")
@@ -35,18 +36,25 @@ SUPPRESSED_LAYOUT = (
 
 
 class FlatOutputs(nn.Module):
-    """A network with a flat tuple of output tensors; of a head's outputs only the prediction is kept."""
+    """A network with a flat tuple of output tensors; of a head's outputs only the prediction is kept.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: the network.
+        columns: whether a prediction (B, N, 5+nc) with objectness becomes (B, 4+nc, N), as suppression takes it.
+    """
+
+    def __init__(self, network: Network, columns: bool = False) -> None:
         super().__init__()
         self.model = network.model  # weights keep the names that checkpoints give them
         self.has_raw_outputs = traits(network.head).returns_raw
+        self.columns = columns and traits(network.head).has_objectness
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(*inputs)
         if self.has_raw_outputs and isinstance(outputs, tuple):
             outputs = outputs[0]
-        return tuple(tensors_of(outputs))
+        found = tuple(tensors_of(outputs))
+        return (join_objectness(found[0]), *found[1:]) if self.columns else found
 
 
 def make_job(network: Network, options: ExportOptions) -> Job:
@@ -62,7 +70,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     height, width = expand_size(options.imgsz) or network.card.imgsz
     check_size(network, (height, width))
     examples = _examples(network, (height, width), options.batch or (2 if "batch" in free else 1))
-    module = FlatOutputs(network).eval()
+    module = FlatOutputs(network, columns=bool(nms)).eval()
     defaults = SUPPRESSED if nms else [f"output{i}" for i in range(_count_outputs(module, examples))]
     inputs = _names("--input-names", options.input_names, _input_names(network))
     outputs = _names("--output-names", options.output_names, defaults)

@@ -3,7 +3,7 @@
 import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ class Step:
     """How a row is called."""
 
     sources: tuple[int, ...]  # rows whose outputs it reads; negative numbers are inputs
-    call_style: str  # "one" value, a "list", or "spread" over forward's parameters; "+text": the last one separately
+    # "one" value, a "list", or "spread" over forward's parameters; "+text": the last one separately; "skip": not at all
+    call_style: str
     frees: tuple[int, ...]  # values that no later row reads
     selections: tuple[int | str | None, ...]  # per source: index or key of the output to read, None for all of it
 
@@ -76,6 +77,8 @@ class Rows(nn.Module):
         """
         values: dict[int, Any] = {INPUT - i: x for i, x in enumerate(inputs)}
         for index, (step, module) in enumerate(zip(self.plan.steps, self.children(), strict=True)):
+            if step.call_style == "skip":
+                continue
             row_inputs = select_inputs(values, step.sources, step.selections)
             keywords = {"targets": targets} if targets is not None and index in self.target_rows else {}
             values[index] = call_module(module, row_inputs, step.call_style, **keywords)
@@ -94,18 +97,54 @@ class Rows(nn.Module):
     def fuse(self) -> None:
         """Fold each batch-norm row into the convolution row that it reads, if no other row reads that convolution.
 
-        A batch norm without running statistics depends on its batch and stays.
+        A batch norm without running statistics depends on its batch and stays. Rows that only training needs are
+        dropped.
         """
+        self.drop_training_rows()
         names, modules = zip(*self.named_children(), strict=True)
         readers = Counter([s for step in self.plan.steps for s in step.sources] + list(self.plan.result))
         for step, name, module in zip(self.plan.steps, names, modules, strict=True):
-            source = step.sources[0]
+            source = step.sources[0] if step.sources else -1
             if type(module) is not nn.BatchNorm2d or source < 0 or readers[source] > 1 or module.running_var is None:
                 continue
             conv = modules[source]
             if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
                 set_weights(conv, *fold_bn(conv, module))
                 setattr(self, name, nn.Identity())  # other rows keep their numbers
+
+    def drop_training_rows(self) -> None:
+        """Leave out sources that a row reads only in training, and the rows that then feed nothing.
+
+        Such a row has a method ``main_sources``: from the number of its sources to the positions of those that remain.
+        The other rows keep their numbers.
+        """
+        steps = [select_main_sources(*pair) for pair in zip(self.plan.steps, self.children(), strict=True)]
+        if steps == list(self.plan.steps):
+            return
+        needed = set(self.plan.result)
+        for index in reversed(range(len(steps))):
+            if index in needed:
+                needed.update(steps[index].sources)
+        for index, name in enumerate(list(self._modules)):
+            if index not in needed:
+                steps[index] = Step((), "skip", (), ())
+                setattr(self, name, nn.Identity())
+        frees = last_readers([step.sources for step in steps], self.plan.result)
+        steps = [replace(step, frees=freed) for step, freed in zip(steps, frees, strict=True)]
+        self.plan = replace(self.plan, steps=tuple(steps))
+
+
+def select_main_sources(step: Step, module: nn.Module) -> Step:
+    """Return a step with the sources that its module needs outside training, see `Rows.drop_training_rows`."""
+    find = getattr(module, "main_sources", None)
+    if find is None:
+        return step
+    kept = find(len(step.sources))
+    return replace(
+        step,
+        sources=tuple(step.sources[i] for i in kept),
+        selections=tuple(step.selections[i] for i in kept),
+    )
 
 
 def select_inputs(

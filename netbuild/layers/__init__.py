@@ -46,9 +46,15 @@ from netbuild.layers.csp import (
 from netbuild.layers.heads import (
     OBB,
     OBB26,
+    AnchorDetect,
     Classify,
+    DDetect,
     Depth,
     Detect,
+    DualDDetect,
+    DualDetect,
+    IAuxDetect,
+    IDetect,
     MultiLabel,
     Pose,
     Pose26,
@@ -57,6 +63,8 @@ from netbuild.layers.heads import (
     Segment,
     Segment26,
     SemanticSegment,
+    TripleDDetect,
+    TripleDetect,
     WorldDetect,
     YOLOEDetect,
     YOLOESegment,
@@ -64,7 +72,7 @@ from netbuild.layers.heads import (
     v10Detect,
 )
 from netbuild.layers.hgnet import HGBlock, HGStem
-from netbuild.layers.legacy import MP, SP, SPPCSPC, AnchorDetect, IDetect
+from netbuild.layers.legacy import MP, SP, SPPCSPC
 from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
@@ -121,15 +129,19 @@ __all__ = [
     "Conv2",
     "ConvTranspose",
     "CrossCorrelation",
+    "DDetect",
     "DWConv",
     "DWConvTranspose2d",
     "Depth",
     "Detect",
+    "DualDDetect",
+    "DualDetect",
     "Focus",
     "GhostBottleneck",
     "GhostConv",
     "HGBlock",
     "HGStem",
+    "IAuxDetect",
     "IDetect",
     "ImagePoolingAttn",
     "Index",
@@ -168,6 +180,8 @@ __all__ = [
     "TransformerBlock",
     "TransformerEncoderLayer",
     "TransformerLayer",
+    "TripleDDetect",
+    "TripleDetect",
     "WindowAttention",
     "WorldDetect",
     "YOLOEDetect",

@@ -39,6 +39,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "fitting": fitting,
         "one2one": format_flag(head.ranks),
         "boxes": head.box_form if head.ranks else "",
+        "objectness": format_flag(head.has_objectness and not head.ranks),
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
     }

@@ -33,6 +33,7 @@ class _FileHead(Head):
         self.nc, self.stride = nc, [float(info.stride)]
         self.box_form = info.boxes or "corners"
         self.fitting = info.fitting
+        self.has_objectness = info.objectness
         self.shape_of_extra = tuple(info.extra)
         # A file that includes non-maximum suppression returns a list of detections, too.
         self.is_ranked = info.one2one or info.nms is not None

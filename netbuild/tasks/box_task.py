@@ -23,7 +23,7 @@ from netbuild.tasks.class_weights import class_weight_option
 from netbuild.tasks.detection_metric import DetectionMetric
 from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import Gains, HeadLoss
-from netbuild.tasks.nms import Filter, filter_rows, suppress
+from netbuild.tasks.nms import Filter, filter_rows, join_objectness, suppress
 from netbuild.tasks.overlap_evaluation import CONFUSION_CONFIDENCE
 from netbuild.tasks.pictures import to_picture
 
@@ -190,8 +190,14 @@ class BoxTask(Task):
         return self.select_rows(outputs[0] if isinstance(outputs, tuple | list) else outputs, Filter(**options))
 
     def select_rows(self, y: Tensor, options: Filter) -> list[Tensor]:
-        """Filter a head's prediction: (B, 4+nc+extra, A), which needs suppression, or detections (B, k, 6+extra)."""
-        return filter_rows(y, options) if traits(self.head).ranks else suppress(y, options, self.nc)
+        """Filter a head's prediction: (B, 4+nc+extra, A), which needs suppression, or detections (B, k, 6+extra).
+
+        That of a head with objectness has rows (B, N, 5+nc) and needs suppression, too.
+        """
+        head = traits(self.head)
+        if head.ranks:
+            return filter_rows(y, options)
+        return suppress(join_objectness(y) if head.has_objectness else y, options, self.nc)
 
     @property
     def stride(self) -> int:

@@ -12,6 +12,14 @@ from netbuild.system.packages import package
 from netbuild.tasks.box_math import to_corners
 
 
+def join_objectness(y: Tensor) -> Tensor:
+    """Multiply class probabilities by objectness: rows (B, N, 5+nc) to columns (B, 4+nc, N) as `suppress` takes them.
+
+    A row is centre, size, objectness, class probabilities.
+    """
+    return torch.cat((y[..., :4], y[..., 4:5] * y[..., 5:]), -1).transpose(1, 2)
+
+
 def suppress(y: Tensor, options: Filter, nc: int | None = None) -> list[Tensor]:
     """Apply non-maximum suppression to predictions (B, 4+nc+extra, A): centre, size, class probabilities, extra values.
 

@@ -1,5 +1,7 @@
 """Heads: the last modules of networks, one file for each task or family."""
 
+from netbuild.layers.heads.anchors import AnchorDetect, IAuxDetect, IDetect
+from netbuild.layers.heads.auxiliary import DDetect, DualDDetect, DualDetect, TripleDDetect, TripleDetect
 from netbuild.layers.heads.classify import Classify
 from netbuild.layers.heads.detect import DFL, Detect, v10Detect
 from netbuild.layers.heads.labels import MultiLabel, Regress
@@ -15,9 +17,15 @@ __all__ = [
     "DFL",
     "OBB",
     "OBB26",
+    "AnchorDetect",
     "Classify",
+    "DDetect",
     "Depth",
     "Detect",
+    "DualDDetect",
+    "DualDetect",
+    "IAuxDetect",
+    "IDetect",
     "MultiLabel",
     "Pose",
     "Pose26",
@@ -29,6 +37,8 @@ __all__ = [
     "Segment",
     "Segment26",
     "SemanticSegment",
+    "TripleDDetect",
+    "TripleDetect",
     "WorldDetect",
     "YOLOEDetect",
     "YOLOESegment",

@@ -29,6 +29,8 @@ class Head(nn.Module):
         box_form: the form of its boxes where it lists detections, one of `BOX_FORMS`; empty for a head whose outputs
             the tasks of boxes cannot decode.
         returns_raw: whether forward in eval gives (prediction, training outputs).
+        has_objectness: whether the prediction has rows (B, N, 5+nc) with an objectness, by which the probabilities of
+            classes are to be multiplied, rather than columns (B, 4+nc, A).
         fitting: how pictures are fitted to the network's input, a key of `netbuild.data.fitting.FITTINGS`; empty for
             the way of the task, which for boxes is "letterbox".
         nc: number of classes; None for a head without classes.
@@ -39,6 +41,7 @@ class Head(nn.Module):
     learns: str = ""
     box_form: str = ""
     returns_raw: bool = False
+    has_objectness: bool = False
     fitting: str = ""
     nc: int | None = None
     stride: Sequence[float] | None = None
@@ -68,6 +71,7 @@ class HeadTraits:
     learns: str
     box_form: str
     returns_raw: bool
+    has_objectness: bool
     fitting: str
     nc: int | None
     stride: tuple[float, ...] | None
@@ -88,7 +92,7 @@ def traits(module: nn.Module) -> HeadTraits:
     it states something else: these were the rules before there was a protocol.
     """
     if not is_head(module):
-        return HeadTraits("", "", False, "", None, None, (), False, "")
+        return HeadTraits("", "", False, False, "", None, None, (), False, "")
     derived = isinstance(module, Head)
     stride = getattr(module, "stride", None)
     ranks, layout = getattr(module, "ranks", None), getattr(module, "layout", None)
@@ -96,6 +100,7 @@ def traits(module: nn.Module) -> HeadTraits:
         learns=str(getattr(module, "learns", "")),
         box_form=str(getattr(module, "box_form", "" if ranks is None else "corners")),
         returns_raw=bool(getattr(module, "returns_raw", not derived)),
+        has_objectness=bool(getattr(module, "has_objectness", False)),
         fitting=str(getattr(module, "fitting", "")),
         nc=getattr(module, "nc", None),
         stride=tuple(map(float, stride)) if isinstance(stride, list | tuple) else None,

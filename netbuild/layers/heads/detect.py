@@ -109,10 +109,13 @@ class Detect(Head):
     def init_bias(self) -> None:
         """Set biases so that training starts from boxes of a few cells and about five objects per 640 x 640 image."""
         for prefix in self.prefixes():
-            boxes, classes = getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3")
-            for box, cls, s in zip(boxes, classes, self.stride, strict=True):
-                box[-1].bias.fill_(2.0)
-                cls[-1].bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
+            self.init_branch_bias(getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3"))
+
+    def init_branch_bias(self, boxes: nn.ModuleList, classes: nn.ModuleList, box: float = 2.0) -> None:
+        """Set the biases of one branch's boxes, to the value ``box``, and of its classes."""
+        for box_branch, class_branch, s in zip(boxes, classes, self.stride, strict=True):
+            box_branch[-1].bias.fill_(box)
+            class_branch[-1].bias.fill_(log(5 / (self.nc * (640 / s) ** 2)))
 
     def prefixes(self) -> dict[str, str]:
         """Return the prefix of each branch's module names, and the branch's name; after fusing there is one."""
@@ -177,10 +180,14 @@ class Detect(Head):
     def boxes(self, raw: Raw, corners: bool) -> torch.Tensor:
         """Decode boxes (B, 4, A) in input pixels, as corners or as centre and size."""
         points, scales = self.cells(raw)
-        before, after = self.dfl(raw["boxes"]).chunk(2, 1)  # distances to left, top and to right, bottom
+        before, after = self.distances(raw).chunk(2, 1)  # to left, top and to right, bottom
         if corners:
             return torch.cat((points - before, points + after), 1) * scales
         return torch.cat((points + (after - before) / 2, before + after), 1) * scales
+
+    def distances(self, raw: Raw) -> torch.Tensor:
+        """Decode the distances (B, 4, A) from the cells' centres to the sides of their boxes, in cells."""
+        return self.dfl(raw["boxes"])
 
     def ranks(self) -> bool:
         """Return whether y is a list of detections, best first, as that of the one-to-one branch."""
