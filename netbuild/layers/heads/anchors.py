@@ -112,19 +112,29 @@ class AnchorDetect(Head):
         return torch.cat([self.decode_level(i, x) for i, x in enumerate(raw)], 1)
 
     def decode_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        """Decode a level's raw values to boxes in pixels: (B, anchors, H, W, 5+nc) -> (B, anchors*H*W, 5+nc).
-
-        As in YOLOv5, centres may lie up to half a cell outside their cell, and sizes are up to four times the anchor's.
-        """
+        """Decode a level's raw values to boxes in pixels: (B, anchors, H, W, 5+nc) -> (B, anchors*H*W, 5+nc)."""
         if not self.stride:
             raise ValueError("the head needs the stride of every source to decode boxes; none are known")
         h, w = x.shape[2:4]
         axes = (torch.arange(side, device=x.device, dtype=x.dtype) for side in (h, w))
         rows, columns = torch.meshgrid(*axes, indexing="ij")
-        xy, wh, rest = x.sigmoid().split((2, 2, self.no - 4), -1)
-        xy = (xy * 2 - 0.5 + torch.stack((columns, rows), -1)) * self.stride[i]
-        wh = (wh * 2).square() * self.anchors[i].view(1, -1, 1, 1, 2) * self.stride[i]
-        return torch.cat((xy, wh, rest), -1).flatten(1, 3)
+        boxes, rest = x.sigmoid().split((4, self.no - 4), -1)
+        boxes = decode_boxes(boxes, torch.stack((columns, rows), -1), self.anchors[i].view(1, -1, 1, 1, 2))
+        return torch.cat((boxes * self.stride[i], rest), -1).flatten(1, 3)
+
+
+def decode_boxes(values: torch.Tensor, cells: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """Decode values (..., 4) from 0 to 1 to centre and size, in cells.
+
+    As in YOLOv5, centres may lie up to half a cell outside their cell, and sizes are up to four times the anchor's.
+
+    Args:
+        values: the sigmoid of the raw values.
+        cells: (..., 2) column and row of each cell.
+        anchors: (..., 2) width and height of each anchor, in cells.
+    """
+    xy, wh = values.split(2, -1)
+    return torch.cat((xy * 2 - 0.5 + cells, (wh * 2).square() * anchors), -1)
 
 
 class Implicit(nn.Module):

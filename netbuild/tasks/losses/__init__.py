@@ -13,6 +13,10 @@ LOSSES: "Registry[HeadLoss]" = Registry(
     "netbuild.tasks.losses.base:HeadLoss",
     {
         "cells": "netbuild.tasks.losses.cells:CellsLoss",
+        "cells-auxiliary": "netbuild.tasks.losses.auxiliary:AuxiliaryCellsLoss",
+        "anchors": "netbuild.tasks.losses.anchors:AnchorLoss",
+        "anchors-cost": "netbuild.tasks.losses.anchors:CostAnchorLoss",
+        "anchors-auxiliary": "netbuild.tasks.losses.anchors:AuxiliaryAnchorLoss",
         "queries": "netbuild.tasks.losses.queries:QueriesLoss",
         "segment": "netbuild.tasks.losses.segment:SegmentLoss",
         "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
@@ -27,6 +28,25 @@ class Gains:
     rle: float = 1.0
     distance: float = 24.0
     angle: float = 1.0
+
+
+class Objects(NamedTuple):
+    """The M objects of a batch: boxes (M, 4) as centre and size in fractions of the image, classes and images (M,)."""
+
+    boxes: Tensor
+    classes: Tensor
+    image: Tensor
+
+
+def read_objects(batch: Batch, like: Tensor) -> Objects:
+    """Return the objects of a batch, on the device and in the precision of ``like``, at least float32."""
+    classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
+    return Objects(to_float32(batch["boxes"].to(like)).view(-1, 4), classes, index)
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or in its own type if that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class HeadLoss(ABC):

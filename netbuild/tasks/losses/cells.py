@@ -13,7 +13,7 @@ from netbuild.layers.heads.detect import anchor_points
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad_targets
 from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 from netbuild.tasks.box_math import ciou, to_corners
-from netbuild.tasks.losses.base import Gains, HeadLoss
+from netbuild.tasks.losses.base import Gains, HeadLoss, to_float32
 
 Raw = Mapping[str, Any]
 
@@ -87,11 +87,6 @@ def decode_distances(sides: Tensor, bins: int) -> Tensor:
     if bins == 1:
         return sides
     return sides.unflatten(-1, (4, bins)).softmax(-1) @ torch.arange(bins, dtype=sides.dtype, device=sides.device)
-
-
-def to_float32(x: Tensor) -> Tensor:
-    """Return a tensor in float32, or in its own type if that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def dfl_loss(bins: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from netbuild.tasks.assign import EPS, rows_by_group
 from netbuild.tasks.base import Batch
-from netbuild.tasks.losses.cells import Cells, to_float32
+from netbuild.tasks.losses.base import to_float32
+from netbuild.tasks.losses.cells import Cells
 
 MAX_VALUES = 2**24  # numbers in the tensors of a chunk of objects; more objects are computed chunk by chunk
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from netbuild.feed.rectangles import fit_rectangles
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad_targets
 from netbuild.tasks.base import Batch
+from netbuild.tasks.losses.base import to_float32
 from netbuild.tasks.losses.cells import (
     Cells,
     CellsLoss,
@@ -19,7 +20,6 @@ from netbuild.tasks.losses.cells import (
     Raw,
     SidesPart,
     read_cells,
-    to_float32,
 )
 from netbuild.tasks.rotated_math import FLOOR, probiou, rotate
 

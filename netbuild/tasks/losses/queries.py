@@ -17,7 +17,7 @@ from netbuild.system.packages import package
 from netbuild.tasks.assign import Assigner, Assignment, Targets, pad_targets
 from netbuild.tasks.base import Batch, Losses
 from netbuild.tasks.box_math import giou, iou, to_corners
-from netbuild.tasks.losses.base import HeadLoss
+from netbuild.tasks.losses.base import HeadLoss, Objects, read_objects, to_float32
 
 # Weights of classes, of L1 distances between boxes in fractions of the image, and of 1 - GIoU; as in DETR.
 CLASS_GAIN, L1_GAIN, GIOU_GAIN = 1.0, 5.0, 2.0
@@ -26,14 +26,6 @@ GAMMA = 1.5  # exponent of a wrong query's probability in the weight of its clas
 WRONG_WEIGHT = 0.25  # weight of the classes of queries without an object
 EMPTY_WEIGHT = 0.75  # the same in a batch without objects: the focal loss with alpha 0.25
 MIN_SIDE = 16.0  # pixels; smaller objects are sought among the proposals as if they had this size
-
-
-class Objects(NamedTuple):
-    """The M objects of a batch: boxes (M, 4) as centre and size in fractions of the image, classes and images (M,)."""
-
-    boxes: Tensor
-    classes: Tensor
-    image: Tensor
 
 
 class Pairs(NamedTuple):
@@ -84,7 +76,7 @@ class QueriesLoss(HeadLoss):
 
     def compute_terms(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by name, times their gains."""
-        boxes, scores, first_boxes, first_scores = map(_to_float32, outputs[:4])
+        boxes, scores, first_boxes, first_scores = map(to_float32, outputs[:4])
         noise, proposals = outputs[4:]
         objects = read_objects(batch, boxes)
         layers, noisy = len(boxes), boxes.shape[2] - first_boxes.shape[1]
@@ -151,7 +143,7 @@ class QueriesLoss(HeadLoss):
             objects: the objects.
             size: height and width of the image in pixels.
         """
-        boxes, scores = map(_to_float32, proposals[:2])
+        boxes, scores = map(to_float32, proposals[:2])
         assigned = assign_proposals(proposals, objects, size)
         fg, weight = assigned.foreground, assigned.scores.sum(-1)
         predicted, true, weight = boxes[fg], objects.boxes[assigned.rows[fg]], weight[fg]
@@ -175,7 +167,7 @@ class QueriesLoss(HeadLoss):
         """
         boxes, scores, first_boxes, _, noise, proposals = outputs
         objects, noisy = read_objects(batch, boxes), boxes.shape[2] - first_boxes.shape[1]
-        least = self.learn_noise(_to_float32(boxes[:, :, :noisy]), _to_float32(scores[:, :, :noisy]), noise, objects)
+        least = self.learn_noise(to_float32(boxes[:, :, :noisy]), to_float32(scores[:, :, :noisy]), noise, objects)
         if proposals is not None:
             target = assign_proposals(proposals, objects, batch["images"].shape[-2:]).scores
             entropy = F.binary_cross_entropy_with_logits(target.logit(1e-7), target, reduction="none")
@@ -183,19 +175,9 @@ class QueriesLoss(HeadLoss):
         return float(least)
 
 
-def _to_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
     """Return the sum of all terms, over all layers."""
     return torch.stack([term.sum() for term in terms.values()]).sum()
-
-
-def read_objects(batch: Batch, like: Tensor) -> Objects:
-    """Return the objects of a batch, on the device and in the precision of ``like``, at least float32."""
-    classes, index = (batch[name].to(like.device).view(-1).long() for name in ("classes", "index"))
-    return Objects(_to_float32(batch["boxes"].to(like)).view(-1, 4), classes, index)
 
 
 def varifocal_loss(scores: Tensor, target: Tensor, wrong: Tensor, empty: bool = False) -> Tensor:
@@ -274,7 +256,7 @@ def pair_noise(noise: NoisyQueries, layers: int) -> Pairs:
 @torch.no_grad()
 def assign_proposals(proposals: Proposals, objects: Objects, size: tuple[int, int]) -> Assignment:
     """Assign objects to the encoder's positions on an image of (height, width) pixels."""
-    boxes, scores = map(_to_float32, proposals[:2])
+    boxes, scores = map(to_float32, proposals[:2])
     sides = boxes.new_tensor([size[1], size[0]] * 2)
     targets = pad_targets(to_corners(objects.boxes) * sides, objects.classes, objects.image, len(boxes))
     points = proposals.points.to(sides) * sides[:2]

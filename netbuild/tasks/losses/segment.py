@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from netbuild.tasks.assign import EPS, Assigner, Assignment, Targets, rows_by_group
 from netbuild.tasks.base import Batch
-from netbuild.tasks.losses.cells import Cells, CellsLoss, DetectionLoss, LossPart, to_float32
+from netbuild.tasks.losses.base import to_float32
+from netbuild.tasks.losses.cells import Cells, CellsLoss, DetectionLoss, LossPart
 from netbuild.tasks.losses.masks import (
     Masks,
     Window,
