@@ -131,6 +131,11 @@ class Settings:
     conf: float = setting(0.001, "confidence threshold of boxes in validation; 0.01 for oriented boxes", 0, 1)
     iou: float = setting(0.7, "IoU threshold of non-maximum suppression", 0, 1)
     max_det: int = setting(300, "largest number of boxes per image", 1, 100_000)
+    anchors: str = setting(
+        "auto",
+        "detection with anchor boxes: auto replaces anchors that fit the training data badly, keep does not",
+        choices="auto keep",
+    )
     plots: bool = setting(
         True, "draw losses, measures, curves, confusion, labels and some batches into the run's folder"
     )
@@ -248,6 +253,7 @@ class SettingKeywords(TypedDict, total=False):
     conf: float
     iou: float
     max_det: int
+    anchors: str
     plots: bool
     tensorboard: bool
     wandb: bool

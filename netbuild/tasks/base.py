@@ -203,6 +203,25 @@ class Task(ABC):
             NetbuildError: if it cannot.
         """
 
+    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str:
+        """Fit values of the head, such as anchor boxes, to the training samples before the first step.
+
+        Args:
+            samples: the training samples.
+            size: height and width of the network's input in pixels.
+            settings: the settings of the run.
+
+        Returns:
+            A note on what was found and changed; "" if there was nothing to fit.
+
+        Raises:
+            NetbuildError: if the settings ask for what the head does not have, or its values cannot be trained.
+        """
+        if settings.anchors != "auto":
+            message = f"anchors has no effect for the head {type(self.head).__name__}, which has no anchor boxes"
+            raise NetbuildError(message, hint="leave it out")
+        return ""
+
     def targets(self, batch: Batch) -> dict[str, Any]:
         """Return the ``targets`` for rows whose forward has a parameter of this name: the batch without its inputs."""
         return {name: value for name, value in batch.items() if name not in ("images", "inputs")}

@@ -136,6 +136,11 @@ class BoxTask(Task):
             message = f"the task '{self.name}' has no loss for the head {type(self.head).__name__}"
             raise NetbuildError(message, hint="a head names its loss by its attribute learns")
 
+    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str:
+        """Let the head's loss fit the head to the training samples, see `HeadLoss.fit_head`."""
+        note = self.criterion.fit_head(samples, size, settings) if self.criterion else None
+        return super().fit_head(samples, size, settings) if note is None else note
+
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
         """Return the smallest loss that any outputs could reach for these targets."""
         return self.criterion.lower_bound(outputs, batch) if self.criterion else 0.0

@@ -14,7 +14,10 @@ from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.inputs import FurtherInputs, find_inputs
 from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
+from netbuild.grammar.nodes import parse
+from netbuild.grammar.writing import to_yaml
 from netbuild.graph.network import Network
+from netbuild.layers.heads.base import traits
 from netbuild.prediction.contract import check_size
 from netbuild.settings import Settings
 from netbuild.system.processes import is_main_process, rank, world_size
@@ -252,6 +255,22 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
     check_copy_paste(samples, settings)
     task.check_loss()
     return task
+
+
+def fit_head(network: Network, task: Task, report: Report, settings: Settings) -> None:
+    """Fit values of the network's head, such as anchor boxes, to the training samples, and print a note on that.
+
+    The text of the network's file, which checkpoints carry, gets the new values.
+
+    Raises:
+        NetbuildError: see `Task.fit_head`.
+    """
+    size = network.card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
+    print_note(task.fit_head(report.samples("train"), size, settings))
+    root = parse(network.card.yaml, network.card.file)
+    values = {key: value for key, value in traits(network.model[-1]).file_values.items() if key in root.value}
+    if values:
+        network.card = replace(network.card, yaml=to_yaml(root, values))
 
 
 def check_best_measure(name: str, task: Task) -> None:

@@ -38,6 +38,7 @@ from netbuild.training.parts import (
     complete_settings,
     describe_size_fault,
     find_further_inputs,
+    fit_head,
     make_loader,
     make_samples,
     make_training_task,
@@ -89,6 +90,7 @@ def start(
         others = open_further_networks(task_class(network.card), networks or {}, **options)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         arguments, report = _make_arguments(network, dataset, settings, folder, hooks)
+        fit_head(network, arguments["task"], report, settings)
         arguments["networks"] = others
     with fail_together():
         trainer = _make_trainer(arguments, report)
@@ -126,6 +128,7 @@ def overfit_batch(
     settings = complete_settings(task_class(network.card), report, settings)
     device = pick_device(settings.device)
     task = make_training_task(network.to(device), report, settings)
+    fit_head(network, task, report, settings)
     print_note(find_further_inputs(network, task, dataset, settings).note)
     samples, collate = make_samples(network, task, report, "train", replace(settings, rect=False), False)
     loader = BatchLoader(samples, settings.batch, collate, settings.seed, True)

@@ -70,6 +70,11 @@ class AnchorDetect(Head):
         return self.anchors * self.level_strides
 
     @property
+    def file_values(self) -> dict[str, Any]:
+        """The key ``anchors`` of a network's file: for each level w1, h1, w2, h2, ... in pixels."""
+        return {"anchors": [[round(side, 2) for side in level] for level in self.anchor_sizes.flatten(1).tolist()]}
+
+    @property
     def level_strides(self) -> torch.Tensor:
         """Pixels per cell of each level (levels, 1, 1); ones where the strides are not known."""
         return self.anchors.new_tensor(self.stride or [1.0] * len(self.anchors)).view(-1, 1, 1)

@@ -51,6 +51,11 @@ class Head(nn.Module):
         """The shape of the values that follow each box's classes, such as (17, 3) for 17 keypoints; () without any."""
         return ()
 
+    @property
+    def file_values(self) -> dict[str, Any]:
+        """The values of keys of a network's file that training may change in the head, such as ``anchors``."""
+        return {}
+
     def ranks(self) -> bool:
         """Return whether the prediction is a list of detections, best first, rather than one entry per cell."""
         return False
@@ -76,6 +81,7 @@ class HeadTraits:
     nc: int | None
     stride: tuple[float, ...] | None
     extra: tuple[int, ...]
+    file_values: dict[str, Any]
     ranks: bool
     layout: str
 
@@ -92,7 +98,7 @@ def traits(module: nn.Module) -> HeadTraits:
     it states something else: these were the rules before there was a protocol.
     """
     if not is_head(module):
-        return HeadTraits("", "", False, False, "", None, None, (), False, "")
+        return HeadTraits("", "", False, False, "", None, None, (), {}, False, "")
     derived = isinstance(module, Head)
     stride = getattr(module, "stride", None)
     ranks, layout = getattr(module, "ranks", None), getattr(module, "layout", None)
@@ -105,6 +111,7 @@ def traits(module: nn.Module) -> HeadTraits:
         nc=getattr(module, "nc", None),
         stride=tuple(map(float, stride)) if isinstance(stride, list | tuple) else None,
         extra=tuple(getattr(module, "extra", ())),
+        file_values=dict(getattr(module, "file_values", {})),
         ranks=bool(ranks()) if callable(ranks) else False,
         layout=str(layout()) if callable(layout) else "",
     )

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netbuild.data.dataset import Sample
+from netbuild.errors import NetbuildError
 from netbuild.layers.heads.anchors import decode_boxes
+from netbuild.settings import Settings
+from netbuild.tasks.anchor_fitting import GOOD_RECALL, best_possible_recall, find_anchors, measure_objects
 from netbuild.tasks.anchor_matching import Matches, match_by_shape, select_by_cost
 from netbuild.tasks.base import Batch, Losses
 from netbuild.tasks.box_math import ciou, iou, to_corners
@@ -75,6 +80,33 @@ class AnchorLoss(HeadLoss):
             terms = self.compute_terms(maps, read_objects(batch, maps[0]))
             total = torch.stack(list(terms.values())).sum()
         return total * len(outputs[0]), {name: term.detach() for name, term in terms.items()}
+
+    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str:
+        """Compare the anchors with the objects, and replace those that fit too few of them unless they are to be kept.
+
+        Raises:
+            NetbuildError: if anchors are kept that fit no object.
+        """
+        levels, count, _ = self.head.anchors.shape
+        sides = measure_objects(samples, size)
+        before = self.head.anchor_sizes.flatten(0, 1).double().cpu().numpy()
+        recall = best_possible_recall(sides, before) if len(sides) else 1.0
+        note = f"anchors: {levels * count} of the network fit {recall:.1%} of {len(sides):,} objects"
+        if recall >= GOOD_RECALL:
+            return note
+        if settings.anchors == "keep":
+            if not recall:
+                raise NetbuildError(f"{note}: nothing can be learnt", hint="leave anchors: keep out")
+            return f"{note}; they are kept (anchors: keep), so the others are not learnt"
+        found = find_anchors(sides, levels * count, settings.seed)
+        better = best_possible_recall(sides, found)
+        if better <= recall:
+            return f"{note}; no better ones were found"
+        # Smallest first, as the levels are by their strides.
+        order = np.argsort(np.argsort(self.head.stride, kind="stable"), kind="stable")
+        self.head.set_anchors(torch.from_numpy(found.reshape(levels, count, 2)[order]))
+        sizes = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in found)
+        return f"{note}: replaced by {sizes} pixels, which fit {better:.1%} (anchors: keep leaves them)"
 
     def compute_terms(self, maps: Sequence[Tensor], objects: Objects) -> dict[str, Tensor]:
         """Return the terms by name, times their gains."""
@@ -199,7 +231,7 @@ def make_objectness(x: Tensor, matches: Matches, overlap: Tensor) -> Tensor:
         matches: the pairs of this level.
         overlap: (P,) of their boxes; negative ones count as 0.
     """
-    target = torch.zeros_like(x[..., 0])
+    target = x.new_zeros(x.shape[:4])
     _, count, h, w = target.shape
     places = ((matches.image * count + matches.anchor) * h + matches.row) * w + matches.column
     target.view(-1).scatter_reduce_(0, places, overlap.clamp(min=0), "amax")

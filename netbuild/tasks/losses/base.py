@@ -1,13 +1,15 @@
 """The base class of losses for a kind of head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from netbuild.data.dataset import Sample
+from netbuild.settings import Settings
 from netbuild.tasks.base import Batch, Losses, Normaliser, local_normaliser
 
 
@@ -82,6 +84,13 @@ class HeadLoss(ABC):
             outputs: the head's outputs in training.
             batch: the task's batch.
         """
+
+    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str | None:
+        """Fit values of the head to the training samples, see `netbuild.tasks.base.Task.fit_head`.
+
+        Return a note; None if there is nothing to fit.
+        """
+        return None
 
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
         """Return the smallest loss that any outputs could reach for these targets; 0 unless the targets are soft."""
