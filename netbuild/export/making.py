@@ -21,10 +21,11 @@ from netbuild.export.base import ANY, FLOAT, Job, Run, Target
 from netbuild.export.parts import Half
 from netbuild.export.proof import Arrays, Comparison, ProofError, Reference, cases, check_outputs, prove
 from netbuild.graph.network import Network
-from netbuild.prediction.contract import task_of
+from netbuild.layers.heads.base import traits
 from netbuild.system.files import cannot_write, temporary_folder, writing
 from netbuild.system.tables import Table
 from netbuild.tasks.nms import Filter
+from netbuild.tasks.nms import suppress as suppress_overlaps
 
 # A float32 file may be off from float64 by this many times what torch's own float32 is, but by no more than the limit.
 NOISE_RATIO, MAX_NOISE = 4, 5 * FLOAT
@@ -296,13 +297,12 @@ class SuppressionReference:
         chosen: Filter,
         raw: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None,
     ) -> None:
-        task = task_of(network)
-        assert task is not None
-        self.task, self.chosen, self.raw = task, chosen, raw or (lambda inputs: job.module(*inputs)[0])
+        self.nc = traits(network.head).nc
+        self.chosen, self.raw = chosen, raw or (lambda inputs: job.module(*inputs)[0])
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Arrays:
         with torch.no_grad():
-            found = self.task.decode(self.raw(inputs), **vars(self.chosen))
+            found = suppress_overlaps(self.raw(inputs), self.chosen, self.nc)
         rows = torch.cat(found).numpy()
         index = np.repeat(np.arange(len(found)), [len(x) for x in found])
         return [rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), index.astype(np.int64)]
