@@ -38,6 +38,8 @@ def translate(spec: Spec) -> Spec:
 def _translate_row(row: Row) -> Row:
     if row.module in _ALIASES:
         return replace(row, module=_ALIASES[row.module])
+    if row.module == "Shortcut":  # its argument is the axis that a sum does not have
+        return replace(row, module="Add", args=())
     if row.module == "Detect" and len(row.args) == 2 and _is_anchors(row.args[1]):
         return replace(row, module="AnchorDetect")
     if row.module == "Conv" and len(row.args) == 6 and not isinstance(row.args[5].value, (int, float)):

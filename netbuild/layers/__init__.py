@@ -72,7 +72,7 @@ from netbuild.layers.heads import (
     v10Detect,
 )
 from netbuild.layers.hgnet import HGBlock, HGStem
-from netbuild.layers.legacy import MP, SP, SPPCSPC
+from netbuild.layers.legacy import MP, SP, SPPCSPC, DownC, ReOrg
 from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
@@ -134,6 +134,7 @@ __all__ = [
     "DWConvTranspose2d",
     "Depth",
     "Detect",
+    "DownC",
     "DualDDetect",
     "DualDetect",
     "Focus",
@@ -156,6 +157,7 @@ __all__ = [
     "Pose",
     "Pose26",
     "RTDETRDecoder",
+    "ReOrg",
     "Regress",
     "RepBottleneck",
     "RepC3",

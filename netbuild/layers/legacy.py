@@ -1,4 +1,4 @@
-"""Poolings of YOLOv7."""
+"""Poolings and reductions of YOLOv7, arXiv 2207.02696."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,36 @@ class SP(nn.MaxPool2d):
 
     def __init__(self, k: int = 3, s: int = 1):
         super().__init__(k, s, k // 2)
+
+
+class ReOrg(nn.Module):
+    """Move each 2x2 block of positions to the channels: (B, c, H, W) -> (B, 4c, H/2, W/2), for even H and W.
+
+    The four phases follow each other: even rows and columns, odd rows, odd columns, both odd.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)], 1)
+
+
+class DownC(nn.Module):
+    """Half of the channels by a strided convolution, half by max pooling: (B, c1, H, W) -> (B, c2, H/k, W/k).
+
+    Args:
+        c1, c2: channels of input and output.
+        n: without effect; rows of YOLOv7 state it.
+        k: stride.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, k: int = 2):
+        super().__init__()
+        self.cv1 = Conv(c1, c1)
+        self.cv2 = Conv(c1, c2 // 2, 3, k)
+        self.cv3 = Conv(c1, c2 // 2)
+        self.mp = nn.MaxPool2d(k, k)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.cv2(self.cv1(x)), self.cv3(self.mp(x))), 1)
 
 
 class SPPCSPC(nn.Module):
