@@ -234,6 +234,28 @@ def test_images_without_objects_learn_objectness_alone(head):
     assert maps[0].grad[..., :4].abs().sum() == 0
 
 
+@pytest.mark.parametrize("cls", [AnchorDetect, IAuxDetect])
+def test_two_processes_together_have_the_loss_of_one(cls):
+    head, maps, batch = scene(cls, counts=(4, 0, 3, 1))
+    whole, _ = DetectTask(head).loss(maps, batch)
+    shards, counts = [], []
+    for rank in (0, 1):
+        own = batch["index"] % 2 == rank
+        shard = {"boxes": batch["boxes"][own], "classes": batch["classes"][own], "index": batch["index"][own] // 2}
+        shards.append(([x[rank::2] for x in maps], shard))
+        task, seen = DetectTask(head), []
+        task.normaliser = lambda total, least, seen=seen: seen.append(total) or total.clamp(min=least)
+        task.loss(*shards[-1])
+        counts.append(seen)
+    shared = [max((a + b).item(), 1) / 2 for a, b in zip(*counts, strict=True)]
+    total = 0
+    for shard in shards:
+        task, left = DetectTask(head), iter(shared)
+        task.normaliser = lambda *_, left=left: next(left)
+        total += task.loss(*shard)[0].item()
+    assert total == pytest.approx(whole.item())
+
+
 def test_class_weights_weigh_the_classes():
     head, maps, batch = scene(AnchorDetect)
     batch = {**batch, "classes": torch.zeros_like(batch["classes"])}

@@ -149,7 +149,7 @@ class AnchorLoss(HeadLoss):
         boxes, values = self.read(maps, matches)
         overlap = ciou(boxes, self.target_boxes(maps, objects, matches))
         classes = self.class_errors(values[:, 5:], objects.classes[matches.target])
-        zero = torch.stack([x.sum() for x in maps]).sum() * 0  # keeps the graph where nothing is matched
+        zero = values.new_zeros(())
         terms = {"box": zero, "obj": zero, "cls": zero}
         for level, (x, balance) in enumerate(zip(maps, self.balance(len(maps)), strict=True)):
             of_level = matches.level == level
@@ -158,7 +158,7 @@ class AnchorLoss(HeadLoss):
             target = make_objectness(x, matches.select(of_level), overlap[of_level].detach())
             objectness = F.binary_cross_entropy_with_logits(x[..., 4], target, reduction="sum")
             terms["box"] = terms["box"] + (1 - overlap[of_level]).sum() / count
-            terms["obj"] = terms["obj"] + balance * objectness / self.normaliser(zero.detach() + target.numel(), 1)
+            terms["obj"] = terms["obj"] + balance * objectness / self.normaliser(zero + target.numel(), 1)
             terms["cls"] = terms["cls"] + classes[of_level].sum() / count
         gains = self.base_gains.scale(len(maps), values.shape[1] - 5, float(self.image_size(maps).prod().sqrt()))
         return {name: term * getattr(gains, name) for name, term in terms.items()}
@@ -169,7 +169,7 @@ class AnchorLoss(HeadLoss):
         It is 0 with a single class, of which objectness says everything.
         """
         if logits.shape[1] == 1:
-            return logits[:, 0] * 0
+            return logits.new_zeros(len(logits))
         target = F.one_hot(classes, logits.shape[1]).to(logits)
         errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (errors if self.class_weights is None else errors * self.class_weights.to(errors)).mean(1)
