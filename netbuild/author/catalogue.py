@@ -80,7 +80,9 @@ def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int =
             break
         channels = {Role.WIDTH: c2, Role.IN: c1}
         values.append(channels.get(p.role, _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)))
-    sources = "[-1]" if any(p.role is Role.IN and p.takes_list for p in factory.parameters) else "-1"
+    # A head with auxiliary branches needs a map for each branch.
+    several = ", ".join(["-1"] * getattr(factory.make, "branches", 1))
+    sources = f"[{several}]" if any(p.role is Role.IN and p.takes_list for p in factory.parameters) else "-1"
     sources = "[-1, text]" if factory.takes_text else sources
     return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
 

@@ -187,11 +187,14 @@ def _memory_line(summary: Report) -> str:
 
 
 def _describe_strides(summary: Report) -> str:
-    row = summary.top_rows[-1]
-    if summary.graph.layers[-1].strides is None or None in row.stride:
+    row, head = summary.top_rows[-1], summary.graph.layers[-1]
+    if head.strides is None or None in row.stride:
         return ""
-    cells = sum(h * w for _, _, h, w in _map_shapes(row.in_shapes))
-    return f"strides {row.stride}, {cells:,} anchor points"
+    # Maps that the head reads only in training predict nothing.
+    kept = getattr(head.module, "main_sources", range)(len(row.stride))
+    shapes = list(_map_shapes(row.in_shapes))
+    cells = sum(h * w for _, _, h, w in (shapes[i] for i in kept))
+    return f"strides {[row.stride[i] for i in kept]}, {cells:,} anchor points"
 
 
 def _map_shapes(shape: Any) -> Iterator[list[int]]:

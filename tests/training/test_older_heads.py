@@ -112,7 +112,7 @@ def test_exported_files_find_the_same_objects(cli, tmp_path, scenes, head):
 
 
 @pytest.mark.parametrize(("head", "rows"), [("IAuxDetect", (5, 6)), ("DualDDetect", (5, 6)), ("TripleDDetect", (5, 6))])
-def test_rows_that_only_auxiliary_branches_read_are_cut(tmp_path, head, rows):
+def test_rows_that_only_auxiliary_branches_read_are_cut(cli, tmp_path, head, rows):
     network = netbuild.build(write_network(tmp_path, head)).eval()
     x, count = torch.rand(2, 3, 64, 64), sum(p.numel() for p in network.parameters())
     with torch.no_grad():
@@ -122,6 +122,8 @@ def test_rows_that_only_auxiliary_branches_read_are_cut(tmp_path, head, rows):
         torch.testing.assert_close(network(x)[0], before, atol=1e-4, rtol=1e-4)
         network.fuse()
         torch.testing.assert_close(network(x)[0], before, atol=1e-4, rtol=1e-4)
+    done = cli("summary", tmp_path / "n.yaml", "--fuse")
+    assert "strides [8, 16], 80 anchor points" in done.out
     main = "IDetect" if head == "IAuxDetect" else "DDetect"
     plain = netbuild.build(write_network(tmp_path, main)).fuse()
     for row in (4, 5, 6):  # the plain network still has them

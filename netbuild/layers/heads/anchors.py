@@ -199,6 +199,7 @@ class IAuxDetect(IDetect):
     """
 
     learns = "anchors-auxiliary"
+    branches = 2
 
     def __init__(
         self,

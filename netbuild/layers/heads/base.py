@@ -31,6 +31,7 @@ class Head(nn.Module):
         returns_raw: whether forward in eval gives (prediction, training outputs).
         has_objectness: whether the prediction has rows (B, N, 5+nc) with an objectness, by which the probabilities of
             classes are to be multiplied, rather than columns (B, 4+nc, A).
+        branches: number of groups of maps that it reads; all but one are used in training only.
         fitting: how pictures are fitted to the network's input, a key of `netbuild.data.fitting.FITTINGS`; empty for
             the way of the task, which for boxes is "letterbox".
         nc: number of classes; None for a head without classes.
@@ -42,6 +43,7 @@ class Head(nn.Module):
     box_form: str = ""
     returns_raw: bool = False
     has_objectness: bool = False
+    branches: int = 1
     fitting: str = ""
     nc: int | None = None
     stride: Sequence[float] | None = None
