@@ -34,6 +34,8 @@ class AnchorDetect(Head):
     box_form = "corners"
     returns_raw = True
     has_objectness = True
+    anchors: torch.Tensor
+    stride: list[float]
 
     def __init__(
         self,

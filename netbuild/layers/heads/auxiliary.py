@@ -72,7 +72,8 @@ class BranchedDetect(Detect):
     @torch.no_grad()
     def init_bias(self) -> None:
         for i in range(self.branches):
-            self.init_branch_bias(*(getattr(self, name) for name in self.branch_names(i)), box=1.0)
+            boxes, scores = (getattr(self, name) for name in self.branch_names(i))
+            self.init_branch_bias(boxes, scores, 1.0)
 
     def main_sources(self, count: int) -> range:
         """Return the positions of the main branch's maps among this number of sources."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netbuild.data.dataset import Sample
 from netbuild.errors import NetbuildError
-from netbuild.layers.heads.anchors import decode_boxes
+from netbuild.layers.heads.anchors import AnchorDetect, decode_boxes
 from netbuild.settings import Settings
 from netbuild.tasks.anchor_fitting import GOOD_RECALL, best_possible_recall, find_anchors, measure_objects
 from netbuild.tasks.anchor_matching import Matches, match_by_shape, select_by_cost
@@ -64,6 +64,7 @@ class AnchorLoss(HeadLoss):
         base_gains: the weights of the terms, before they are scaled to levels, classes and image size.
     """
 
+    head: AnchorDetect
     base_gains: ClassVar[AnchorGains] = AnchorGains()
 
     def __call__(self, outputs: Sequence[Tensor], batch: Batch) -> Losses:
