@@ -89,6 +89,7 @@ class Task(ABC):
         networks: names of further networks that are trained together with the run's own.
         learner: the `netbuild.training.learners.Learner` that trains on a batch; None for the usual one.
         summed: whether the loss is a sum over the batch, not a mean.
+        fits_anchors: whether `fit_head` fits anchor boxes, so that the setting ``anchors`` has an effect.
         normaliser: returns what the loss is divided by; a run of several processes replaces it.
     """
 
@@ -112,6 +113,7 @@ class Task(ABC):
     networks: ClassVar[tuple[str, ...]] = ()
     learner: ClassVar[type[Any] | None] = None
     summed = False
+    fits_anchors = False
     normaliser: Normaliser = staticmethod(local_normaliser)
 
     def __init__(self, head: nn.Module, names: list[str] | None = None) -> None:
@@ -161,6 +163,8 @@ class Task(ABC):
     def find_unused_settings(self, settings: Settings) -> dict[str, str]:
         """Return the settings without effect by name, each with the reason as the end of "... has no effect"."""
         unused = dict.fromkeys(self.unused_settings, f"for the task '{self.name}'")
+        if not self.fits_anchors:
+            unused["anchors"] = f"for the head {type(self.head).__name__}, which has no anchor boxes"
         return unused if self.target_kinds else unused | find_unused_changes(settings)
 
     @classmethod
@@ -215,11 +219,8 @@ class Task(ABC):
             A note on what was found and changed; "" if there was nothing to fit.
 
         Raises:
-            NetbuildError: if the settings ask for what the head does not have, or its values cannot be trained.
+            NetbuildError: if its values cannot be trained and are to be kept.
         """
-        if settings.anchors != "auto":
-            message = f"anchors has no effect for the head {type(self.head).__name__}, which has no anchor boxes"
-            raise NetbuildError(message, hint="leave it out")
         return ""
 
     def targets(self, batch: Batch) -> dict[str, Any]:

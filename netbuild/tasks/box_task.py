@@ -73,6 +73,7 @@ class BoxTask(Task):
             self.fitting = read.fitting
         self.criterion = self.make_loss(gains, class_weights)
         self.summed = self.criterion.summed if self.criterion else True
+        self.fits_anchors = self.criterion.fits_anchors if self.criterion else False
 
     @property
     def nc(self) -> int:
@@ -138,8 +139,7 @@ class BoxTask(Task):
 
     def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str:
         """Let the head's loss fit the head to the training samples, see `HeadLoss.fit_head`."""
-        note = self.criterion.fit_head(samples, size, settings) if self.criterion else None
-        return super().fit_head(samples, size, settings) if note is None else note
+        return self.criterion.fit_head(samples, size, settings) if self.criterion else ""
 
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
         """Return the smallest loss that any outputs could reach for these targets."""

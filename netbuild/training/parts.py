@@ -268,7 +268,7 @@ def fit_head(network: Network, task: Task, report: Report, settings: Settings) -
     size = network.card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
     print_note(task.fit_head(report.samples("train"), size, settings))
     root = parse(network.card.yaml, network.card.file)
-    values = {key: value for key, value in traits(network.model[-1]).file_values.items() if key in root.value}
+    values = {key: value for key, value in traits(network.head).file_values.items() if key in root.value}
     if values:
         network.card = replace(network.card, yaml=to_yaml(root, values))
 

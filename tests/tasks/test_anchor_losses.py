@@ -389,8 +389,6 @@ def test_small_anchors_go_to_the_finest_level():
     assert "fit 100.0%" in fit(head, long, imgsz=320)
     with pytest.raises(NetbuildError, match="nothing can be learnt"):
         fit(AnchorDetect(NC, 3, ch=[4, 4], stride=[8, 16]), long, "keep", 640)
-    with pytest.raises(NetbuildError, match="anchors has no effect for the head DDetect"):
-        fit(DDetect(NC, [8], [8]), long, "keep")
     assert fit(DDetect(NC, [8], [8]), long) == ""
 
 

@@ -153,7 +153,7 @@ def test_anchors_that_fit_badly_are_replaced_and_are_in_the_checkpoint(cli, tmp_
     assert (done.code, "6 of the network fit 0.0% of" in note, "replaced by" in note) == (0, True, True), note
     assert done.err.count("anchors: 6") == 1
     network = netbuild.build("run/last.safetensors")
-    head = network.model[-1]
+    head = network.head
     sizes = head.anchor_sizes.flatten(0, 1)
     assert f"{sizes[0, 0]:.0f}x{sizes[0, 1]:.0f}" in note
     torch.testing.assert_close(head.anchor_grid.flatten(), sizes.flatten())
@@ -167,7 +167,7 @@ def test_anchors_that_fit_badly_are_replaced_and_are_in_the_checkpoint(cli, tmp_
     write_network(tmp_path, "AnchorDetect", "[[5,5, 412,412, 518,518], [516,524, 530,530, 548,548]]")
     kept = cli("train", "n.yaml", *flags[:-1], "-Oplots=false", "-Oanchors=keep", "-o", "kept")
     assert (kept.code, "they are kept" in kept.err) == (0, True), kept.err
-    assert netbuild.build("kept/last.safetensors").model[-1].anchor_sizes[0, 0].tolist() == [5, 5]
+    assert netbuild.build("kept/last.safetensors").head.anchor_sizes[0, 0].tolist() == [5, 5]
 
 
 def test_the_setting_anchors_needs_a_head_with_anchors(cli, tmp_path, scenes):
@@ -204,7 +204,7 @@ def test_an_imported_yolov5_predicts_and_is_measured(cli, tmp_path, scenes, form
     (tmp_path / "rows.yaml").write_text(json.dumps({**ROWS, "imgsz": 64}))
     network = netbuild.build("rows.yaml").eval()
     with torch.no_grad():
-        network.model[-1].anchors.mul_(1.1)  # as those that were fitted to data, which no row says
+        network.head.anchors.mul_(1.1)  # as those that were fitted to data, which no row says
     if form == "state":
         torch.save(network.state_dict(), "v5.pt")
         flags = ("weights", "import", "v5.pt", "--model", "rows.yaml", "-o", "v5.safetensors")
@@ -214,7 +214,7 @@ def test_an_imported_yolov5_predicts_and_is_measured(cli, tmp_path, scenes, form
         save_model(network, ROWS, "v5.pt", change=add_grid if form == "early" else None)
         name = "v5.pt"
     loaded = netbuild.build(name)
-    torch.testing.assert_close(loaded.model[-1].anchors, network.model[-1].anchors)
+    torch.testing.assert_close(loaded.head.anchors, network.head.anchors)
     done = cli("val", name, *VALIDATE, "--imgsz", 64)
     assert (done.code, "mAP50" in json.loads(done.out)["measures"]) == (0, True), done.err
     done = cli("predict", name, scenes, "--conf", 0.0001, "--json", "-o", "seen")

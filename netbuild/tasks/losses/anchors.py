@@ -64,6 +64,7 @@ class AnchorLoss(HeadLoss):
         base_gains: the weights of the terms, before they are scaled to levels, classes and image size.
     """
 
+    fits_anchors = True
     head: AnchorDetect
     base_gains: ClassVar[AnchorGains] = AnchorGains()
 

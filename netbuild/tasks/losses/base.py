@@ -64,6 +64,7 @@ class HeadLoss(ABC):
     name: ClassVar[str] = ""  # the name that heads give in ``learns``; set by the decorator
     # Values of settings that suit the heads of this loss, for a run that leaves them at ``auto`` or null.
     default_settings: ClassVar[Mapping[str, Any]] = {}
+    fits_anchors = False  # whether `fit_head` fits anchor boxes, by the setting ``anchors``
     summed = True  # whether the loss grows with the batch, rather than being a mean over it
 
     def __init__(
@@ -85,12 +86,9 @@ class HeadLoss(ABC):
             batch: the task's batch.
         """
 
-    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str | None:
-        """Fit values of the head to the training samples, see `netbuild.tasks.base.Task.fit_head`.
-
-        Return a note; None if there is nothing to fit.
-        """
-        return None
+    def fit_head(self, samples: Sequence[Sample], size: tuple[int, int], settings: Settings) -> str:
+        """Fit values of the head to the training samples and return a note, see `netbuild.tasks.base.Task.fit_head`."""
+        return ""
 
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
         """Return the smallest loss that any outputs could reach for these targets; 0 unless the targets are soft."""
