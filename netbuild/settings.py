@@ -108,11 +108,18 @@ class Settings:
         None, "largest change of size, as a fraction; null: 0.5, for single digits 0.2", 0, 0.95
     )
     shear: float | None = setting(None, "largest shear in degrees; null: 0, for single digits 10", 0, 90)
+    perspective: float = setting(
+        0.0,
+        "largest perspective: how much smaller or larger things get from the middle to an edge, as a fraction",
+        0,
+        0.4,
+    )
     hsv_h: float = setting(0.015, "largest change of hue, as a fraction of the circle", 0, 0.5)
     hsv_s: float = setting(0.7, "largest change of saturation, as a factor", 0, 1)
     hsv_v: float = setting(0.4, "largest change of brightness, as a factor", 0, 1)
     flip_lr: float | None = setting(None, "probability of a horizontal flip; null: 0.5, for digits 0", 0, 1)
     flip_ud: float = setting(0.0, "probability of a vertical flip", 0, 1)
+    rot90: float = setting(0.0, "probability of a turn by 90, 180 or 270 degrees", 0, 1)
     crop: bool | None = setting(
         None, "classification: random crops instead of whole images rotated and shifted; null: yes, except for digits"
     )
@@ -241,11 +248,13 @@ class SettingKeywords(TypedDict, total=False):
     translate: float | None
     scale: float | None
     shear: float | None
+    perspective: float
     hsv_h: float
     hsv_s: float
     hsv_v: float
     flip_lr: float | None
     flip_ud: float
+    rot90: float
     crop: bool | None
     policy: str | None
     erasing: float | None

@@ -1,6 +1,6 @@
-"""Random rectangles and affine matrices, and warping pictures and maps by them."""
+"""Random rectangles and matrices of warps, and warping points, pictures and maps by them."""
 
-from math import cos, pi, sin, tan
+from math import cos, pi, sin, sqrt, tan
 from typing import Any
 
 import numpy as np
@@ -45,17 +45,22 @@ def clip_polygon(points: NDArray[np.float64], rectangle: tuple[float, float, flo
     return points
 
 
-def random_affine(
+MIN_DEPTH = 0.05  # of a point in perspective; one that is nearer, far outside of its picture, is taken as here
+
+
+def random_warp(
     shape: tuple[int, int], size: tuple[int, int], fit: float, rng: Generator, s: Settings
 ) -> tuple[Any, float]:
-    """Return a random affine matrix (2, 3) that maps the centre of a picture near the centre of a size, and its scale.
+    """Return a random matrix that maps the centre of a picture near the centre of a size, and its scale there.
+
+    It is (2, 3) for an affine map, and (3, 3) with perspective.
 
     Args:
         shape: height and width of the picture.
         size: height and width of the result.
         fit: scale to which the random scale is applied.
         rng: random generator.
-        s: bounds of rotation, scale, shear and shift.
+        s: bounds of rotation, scale, shear, shift and perspective.
     """
     scaling, degrees, translation, shear = (value or 0.0 for value in (s.scale, s.degrees, s.translate, s.shear))
     angle = rng.uniform(-degrees, degrees) * pi / 180
@@ -64,24 +69,70 @@ def random_affine(
     shift = [rng.uniform(0.5 - translation, 0.5 + translation) * side for side in reversed(size)]
     rotation = scale * np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
     matrix = np.array([[1, shear_x], [shear_y, 1]]) @ rotation
-    offset = np.array(shift) - matrix @ (shape[1] / 2, shape[0] / 2)
-    return np.concatenate((matrix, offset[:, None]), 1), scale
+    if not s.perspective:
+        offset = np.array(shift) - matrix @ (shape[1] / 2, shape[0] / 2)
+        return np.concatenate((matrix, offset[:, None]), 1), scale
+    # The depth of a point relative to the centre: 1 plus so much at the middle of the right and the lower edge.
+    slope = rng.uniform(-s.perspective, s.perspective, 2) / (shape[1] / 2, shape[0] / 2)
+    centre, tilt, placed = np.eye(3), np.eye(3), np.eye(3)
+    centre[:2, 2], tilt[2, :2] = (-shape[1] / 2, -shape[0] / 2), slope
+    placed[:2, :2], placed[:2, 2] = matrix, shift
+    return placed @ tilt @ centre, scale
+
+
+def move_points(points: NDArray[np.float64], matrix: Any) -> NDArray[np.float64]:
+    """Map points (..., 2) by a matrix (2, 3), or (3, 3) with perspective."""
+    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
+    return moved if len(matrix) == 2 else moved / depth_of(points, matrix)[..., None]
+
+
+def depth_of(points: NDArray[np.float64], matrix: Any) -> NDArray[np.float64]:
+    """Return by how much a matrix makes points (..., 2) smaller than in the middle: 1 for each without perspective."""
+    if len(matrix) == 2:
+        return np.ones(points.shape[:-1])
+    return (points @ matrix[2, :2] + matrix[2, 2]).clip(MIN_DEPTH)
+
+
+def measure_enlargement(matrix: Any, size: tuple[int, int]) -> Any:
+    """Return by how much a map enlarges lengths: a number, or with perspective (height, width) at each result pixel."""
+    determinant = abs(float(np.linalg.det(matrix if len(matrix) == 3 else matrix[:, :2])))
+    if len(matrix) == 2:
+        return sqrt(determinant)
+    back = np.linalg.inv(matrix)
+    x, y = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+    # The determinant of the derivative is det / depth^3; of the inverse map the depth is the inverse.
+    return np.sqrt(determinant * (back[2, 0] * x + back[2, 1] * y + back[2, 2]).clip(0, 1 / MIN_DEPTH) ** 3)
 
 
 def warp_image(image: NDArray[Any], matrix: Any, size: tuple[int, int], *, smooth: bool = True, **border: Any) -> Any:
-    """Warp a picture or map by an affine map of its points.
+    """Warp a picture or map by a map of its points.
 
     Args:
         image: (H, W) or (H, W, C).
-        matrix: (2, 3), from points of the image to points of the result.
+        matrix: (2, 3), or (3, 3) with perspective, from points of the image to points of the result.
         size: height and width of the result.
         smooth: whether values are interpolated; otherwise the nearest pixel's are taken.
         border: OpenCV's ``borderMode`` and ``borderValue``.
     """
-    linear, offset = matrix[:, :2], matrix[:, 2]
-    # OpenCV's coordinates begin at the centre of the first pixel, those of boxes and polygons at its corner.
-    offset = offset + linear @ (0.5, 0.5) - 0.5
     cv = cv2()
     method = cv.INTER_LINEAR if smooth else cv.INTER_NEAREST
+    # OpenCV's coordinates begin at the centre of the first pixel, those of boxes and polygons at its corner.
+    if len(matrix) == 3:
+        corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+        out = cv.warpPerspective(image, np.linalg.inv(corner) @ matrix @ corner, size[::-1], flags=method, **border)
+        return out.reshape(*size, -1)
+    linear, offset = matrix[:, :2], matrix[:, 2]
+    offset = offset + linear @ (0.5, 0.5) - 0.5
     out = cv.warpAffine(image, np.column_stack((linear, offset)), size[::-1], flags=method, **border)
     return out.reshape(*size, -1)
+
+
+def make_turn(quarters: int, size: tuple[int, int]) -> Any:
+    """Return the matrix (2, 3) of turning a picture of (height, width) by so many quarters counter-clockwise.
+
+    It is that of `numpy.rot90`.
+    """
+    h, w = size
+    return np.array(
+        {1: [[0, 1, 0], [-1, 0, w]], 2: [[-1, 0, w], [0, -1, h]], 3: [[0, -1, h], [1, 0, 0]]}[quarters], float
+    )

@@ -108,7 +108,7 @@ def find_unused_changes(settings: Settings) -> dict[str, str]:
     if settings.policy in pictures.POLICIES:
         unused |= dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), f"with policy={settings.policy}, only with off")
     if settings.crop:
-        unused |= dict.fromkeys(("degrees", "translate", "shear"), "with crop=true, only with false")
+        unused |= dict.fromkeys(("degrees", "translate", "shear", "perspective"), "with crop=true, only with false")
     return unused
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.random import Generator
 
 from netbuild.data.fitting import Image, resize
-from netbuild.feed.geometry import random_affine, random_rectangle, warp_image
+from netbuild.feed.geometry import random_rectangle, random_warp, warp_image
 from netbuild.settings import Settings
 from netbuild.system.packages import cv2, package
 
@@ -44,9 +44,9 @@ def crop_randomly(image: Image, size: tuple[int, int], rng: Generator, s: Settin
 
 
 def warp_mildly(image: Image, size: tuple[int, int], rng: Generator, s: Settings) -> Image:
-    """Randomly rotate, scale, shear and shift the whole picture; edge pixels fill what it does not cover."""
+    """Randomly rotate, scale, shear, tilt and shift the whole picture; edge pixels fill what it does not cover."""
     h, w = image.shape[:2]
-    matrix, _ = random_affine((h, w), size, max(size[0] / h, size[1] / w), rng, s)
+    matrix, _ = random_warp((h, w), size, max(size[0] / h, size[1] / w), rng, s)
     return warp_image(image, matrix, size, borderMode=cv2().BORDER_REPLICATE)
 
 

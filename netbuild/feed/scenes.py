@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from netbuild.data.fitting import GREY, Image
-from netbuild.feed.geometry import random_affine, random_rectangle, warp_image
+from netbuild.feed.geometry import depth_of, random_rectangle, random_warp, warp_image
 from netbuild.feed.targets import BoxTarget, PolygonTarget, Target
 from netbuild.feed.targets.base import Floats
 from netbuild.feed.targets.boxes import MIN_VISIBLE
@@ -169,22 +169,22 @@ def copy_paste(scene: Scene, share: float) -> Scene:
 
 
 def warp(scene: Scene, size: int, rng: Generator, s: Settings) -> Scene:
-    """Center a scene on a square of ``size`` pixels and randomly rotate, scale, shear and shift it."""
-    matrix, scale = random_affine(scene.size, (size, size), 1.0, rng, s)
+    """Center a scene on a square of ``size`` pixels and randomly rotate, scale, shear, tilt and shift it."""
+    matrix, scale = random_warp(scene.size, (size, size), 1.0, rng, s)
     image = warp_image(scene.image, matrix, (size, size), borderValue=(GREY,) * 4)
     return replace(move_objects(scene, matrix, size, scale), image=image)
 
 
 def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
-    """Move a scene's targets by an affine map, clip them to the square, and drop objects of which too little is left.
+    """Move a scene's targets by a map, clip them to the square, and drop objects of which too little is left.
 
     A box becomes the smallest one around its moved polygons, or around its moved corners if it has none.
 
     Args:
         scene: the scene; its picture stays as it is.
-        matrix: (2, 3).
+        matrix: (2, 3), or (3, 3) with perspective.
         size: side of the square in pixels.
-        scale: by which the map enlarges, for comparing areas.
+        scale: by which the map enlarges lengths, with perspective in the middle, for comparing areas.
     """
     moved = scene.map(lambda target: target.move(matrix, (size, size)))
     boxes, polygons = moved.targets.get("boxes"), moved.targets.get("polygons")
@@ -193,7 +193,8 @@ def move_objects(scene: Scene, matrix: Any, size: int, scale: float) -> Scene:
     if isinstance(polygons, PolygonTarget):
         boxes = replace(boxes, rows=polygons.tighten(boxes.rows))
     boxes = boxes.clip((0, 0, size, size))
-    chosen = boxes.visible(scene.boxes, scale)
+    middles = (scene.boxes[:, 1:3] + scene.boxes[:, 3:]) / 2
+    chosen = boxes.visible(scene.boxes, scale / depth_of(middles, matrix) ** 1.5)
     return replace(moved, targets={**moved.targets, "boxes": boxes}).select(chosen)
 
 
@@ -208,7 +209,20 @@ def flip_up_down(scene: Scene) -> Scene:
 
 
 def flip_randomly(scene: Scene, rng: Generator, s: Settings) -> Scene:
-    """Mirror a scene left to right and upside down, each with its probability from the settings."""
+    """Mirror a scene left to right and upside down, and turn it, each with its probability from the settings."""
     if rng.random() < (s.flip_lr or 0.0):
         scene = flip_left_right(scene)
-    return flip_up_down(scene) if rng.random() < s.flip_ud else scene
+    scene = flip_up_down(scene) if rng.random() < s.flip_ud else scene
+    return turn_randomly(scene, rng) if s.rot90 and rng.random() < s.rot90 else scene
+
+
+def turn_randomly(scene: Scene, rng: Generator) -> Scene:
+    """Turn a scene by one, two or three quarters; by two if its picture is no square, so that it keeps its size."""
+    is_square = scene.size[0] == scene.size[1]
+    return turn(scene, int(rng.integers(1, 4)) if is_square else 2)
+
+
+def turn(scene: Scene, quarters: int) -> Scene:
+    """Turn a scene by 1 to 3 quarters counter-clockwise."""
+    size = scene.size
+    return replace(scene, image=np.rot90(scene.image, quarters)).map(lambda target: target.turn(quarters, size))

@@ -1,7 +1,9 @@
 """Kinds of targets follow their picture through augmentation; a new kind is one class."""
 
 import hashlib
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,19 +12,25 @@ from PIL import Image
 
 from netbuild import settings
 from netbuild.data import open_data
+from netbuild.data.contours import fill_polygons
 from netbuild.data.dataset import Sample
+from netbuild.data.shapes import make_scene
 from netbuild.errors import NetbuildError
 from netbuild.feed import scenes
+from netbuild.feed.geometry import move_points, random_warp, warp_image
 from netbuild.feed.loader import BatchLoader, FeedOptions
+from netbuild.feed.rectangles import fit_rectangles
 from netbuild.feed.samples import BOX_KINDS, SceneSamples, collate_scenes, feed_scenes
 from netbuild.feed.scenes import Scene
 from netbuild.feed.targets import (
     BoxTarget,
     ClassMapTarget,
+    DistanceMapTarget,
     InputPictureTarget,
     KeypointTarget,
     PictureTarget,
     PolygonTarget,
+    RotatedBoxTarget,
     ValueMapTarget,
 )
 
@@ -50,8 +58,8 @@ def scene(value=200):
     )
 
 
-def warped(rng):
-    flags = {"degrees": 0.0, "translate": 0.1, "scale": 0.3, "shear": 0.0}
+def warped(rng, **more):
+    flags = {"degrees": 0.0, "translate": 0.1, "scale": 0.3, "shear": 0.0, **more}
     return scenes.warp(scene(), SIDE, rng, settings.load(flags=flags))
 
 
@@ -59,6 +67,7 @@ CHANGES = {
     "left right": lambda rng: scenes.flip_left_right(scene()),
     "up down": lambda rng: scenes.flip_up_down(scene()),
     "warp": warped,
+    "turn": lambda rng: scenes.turn_randomly(scene(), rng),
     "mosaic": lambda rng: scenes.make_mosaic([scene() for _ in range(4)], SIDE, rng),
 }
 
@@ -85,8 +94,95 @@ def test_targets_move_with_their_picture(change, seed):
         seen = (points[:, :2] >= 0).all(-1) & (points[:, :2] <= w).all(-1)
         assert ((points[:, 2] > 0) == seen).all()
     assert (inside ^ bright).mean() < 0.02
-    if change in ("left right", "up down"):
+    if change in ("left right", "up down", "turn"):
         np.testing.assert_allclose(found.targets["centre"].points, (found.boxes[:, 1:3] + found.boxes[:, 3:]) / 2)
+
+
+def test_a_turn_is_that_of_numpy_for_every_kind_of_target():
+    x1, y1, x2, y2 = RECTANGLE
+    for quarters, box in ((1, (y1, SIDE - x2, y2, SIDE - x1)), (3, (SIDE - y2, x1, SIDE - y1, x2))):
+        made = scenes.turn(scene(), quarters)
+        assert made.boxes.tolist() == [[0, *box]]
+        assert (made.image == np.rot90(scene().image, quarters)).all()
+        assert (made.targets["fine"].values == np.rot90(scene().targets["fine"].values, quarters)).all()
+    wide = Scene(np.zeros((4, 6, 3), np.uint8), {"boxes": BoxTarget(np.array([[0, 1.0, 1, 3, 2]]))})
+    made = scenes.turn(wide, 1)
+    assert (made.size, made.boxes.tolist()) == ((6, 4), [[0, 1, 3, 2, 5]])
+    assert scenes.turn_randomly(wide, np.random.default_rng(0)).size == (4, 6)
+    always = settings.load(flags={"rot90": 1.0, "flip_lr": 0.0})
+    turned = [scenes.flip_randomly(scene(), np.random.default_rng(i), always).image for i in range(8)]
+    assert not any((image == scene().image).all() for image in turned)
+    assert len({image.tobytes() for image in turned}) == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_targets_keep_to_their_picture_in_perspective(seed):
+    """The object is no rectangle any more: it is compared with what is drawn, pixel by pixel."""
+    flags = {"degrees": 60.0, "translate": 0.0, "scale": 0.2, "shear": 10.0, "perspective": 0.4}
+    matrix, scale = random_warp((SIDE,) * 2, (SIDE,) * 2, 1.0, np.random.default_rng(seed), settings.load(flags=flags))
+    assert matrix.shape == (3, 3)
+    plain = scene()
+    plain = replace(plain, targets={name: t for name, t in plain.targets.items() if name != "centre"})
+    made = scenes.move_objects(plain, matrix, SIDE, scale)
+    image = warp_image(plain.image, matrix, (SIDE, SIDE))
+    bright = image[..., 0] > 100
+    drawn = fill_polygons([made.outlines[0][0]], (SIDE, SIDE))
+    assert (drawn ^ bright).mean() < 0.01
+    assert ((made.targets["mask"].values[..., 0] == 1) ^ bright).mean() < 0.01
+    fine = cv2.resize(image[..., 0], (2 * SIDE, 2 * SIDE)) > 100
+    assert ((made.targets["fine"].values[..., 0] == 1) ^ fine).mean() < 0.01
+    points, outline = made.targets["keypoints"].points[0], made.outlines[0][0]
+    np.testing.assert_allclose(points[:, :2], outline)
+    ((_, *box),) = made.boxes
+    np.testing.assert_allclose(box, np.concatenate((outline.min(0), outline.max(0))).clip(0, SIDE))
+    oriented = RotatedBoxTarget(plain.outlines, plain.outlines).move(matrix, (SIDE, SIDE)).tensors((SIDE, SIDE))
+    corners = (oriented["corners"] * SIDE).double()
+    if (outline > 0).all() and (outline < SIDE).all():  # the smallest rectangle around the moved corners
+        np.testing.assert_allclose(corners[0], outline, atol=1e-3)
+        box = fit_rectangles(corners)[0]
+        assert box[2] * box[3] == pytest.approx(np.prod(cv2.minAreaRect(outline.astype(np.float32))[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize("perspective", [0.0, 0.4])
+def test_distances_follow_the_local_enlargement(perspective):
+    """A thing is drawn as large as one so far away would be: area times squared distance stays what it was."""
+    flags = {"degrees": 20.0, "translate": 0.0, "scale": 0.3, "shear": 0.0, "perspective": perspective}
+    matrix, _ = random_warp((SIDE,) * 2, (SIDE,) * 2, 1.0, np.random.default_rng(3), settings.load(flags=flags))
+    for x, y in ((30, 40), (60, 60), (80, 30)):
+        small = np.array([[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]], float)
+        moved = move_points(small, matrix)
+        (a, b), (c, d) = moved[2] - moved[0], moved[3] - moved[1]
+        enlargement = np.sqrt(abs(a * d - b * c) / 2)
+        depth = np.zeros((SIDE, SIDE, 1), np.float32)
+        depth[y - 1 : y + 3, x - 1 : x + 3] = 10
+        made = DistanceMapTarget(depth, "depth").move(matrix, (SIDE, SIDE)).values
+        column, row = np.floor(moved.mean(0)).astype(int)
+        assert made[row, column, 0] == pytest.approx(10 / enlargement, rel=0.02)
+        fine = DistanceMapTarget(depth.repeat(2, 0).repeat(2, 1), "depth", 2).move(matrix, (SIDE, SIDE)).values
+        assert fine[2 * row, 2 * column, 0] == pytest.approx(10 / enlargement, rel=0.03)
+
+
+def test_tracks_of_a_scene_turn_and_tilt_with_it():
+    frame = make_scene((3, 1)).frame()
+    target = ClassMapTarget(frame.tracks[..., None].astype(np.uint8), "tracks")
+    objects = [found for found in frame.objects if found.visible > 0.99]
+    whole = Scene(
+        frame.picture,
+        {
+            "boxes": BoxTarget(np.array([[found.track, *found.box] for found in objects])),
+            "polygons": PolygonTarget(tuple(found.polygons for found in objects)),
+            "tracks": target,
+        },
+    )
+    size = frame.picture.shape[0]
+    flags = {"degrees": 30.0, "translate": 0.0, "scale": 0.1, "shear": 0.0, "perspective": 0.3}
+    matrix, scale = random_warp((size,) * 2, (size,) * 2, 1.0, np.random.default_rng(0), settings.load(flags=flags))
+    for made in (scenes.turn(whole, 1), scenes.turn(whole, 3), scenes.move_objects(whole, matrix, size, scale)):
+        assert len(made.boxes)
+        for track, outline in zip(made.boxes[:, 0], made.outlines, strict=True):
+            mine = made.targets["tracks"].values[..., 0] == track
+            drawn = fill_polygons(list(outline), (size, size))
+            assert (mine & drawn).sum() / (mine | drawn).sum() > 0.9
 
 
 def test_each_kind_has_its_own_collate():

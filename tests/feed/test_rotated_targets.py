@@ -10,7 +10,7 @@ import torch
 from netbuild import settings
 from netbuild.data.dataset import Sample
 from netbuild.feed import scenes
-from netbuild.feed.geometry import clip_polygon, random_affine
+from netbuild.feed.geometry import clip_polygon, random_warp
 from netbuild.feed.rectangles import find_corners, fit_rectangles
 from netbuild.feed.samples import SceneSamples, collate_scenes
 from netbuild.feed.scenes import Scene
@@ -68,7 +68,7 @@ def assert_on_picture(made):
 def test_rotated_boxes_are_exact_after_any_rotation(seed):
     chosen = settings.load(flags={"degrees": 180.0, "translate": 0.0, "scale": 0.2, "shear": 0.0})
     rng = np.random.default_rng(seed)
-    matrix, scale = random_affine((SIDE, SIDE), (2 * SIDE, 2 * SIDE), 1.0, rng, chosen)
+    matrix, scale = random_warp((SIDE, SIDE), (2 * SIDE, 2 * SIDE), 1.0, rng, chosen)
     made = scenes.move_objects(scene(), matrix, 2 * SIDE, scale)
     assert len(made.boxes) == 3  # all is on the larger canvas
     expected = BOXES.copy()
@@ -85,7 +85,7 @@ def test_rotated_boxes_are_exact_after_any_rotation(seed):
 def test_sheared_boxes_get_the_smallest_rectangle(seed):
     rng = np.random.default_rng(seed)
     chosen = settings.load(flags={"degrees": 90.0, "translate": 0.0, "scale": 0.2, "shear": 25.0})
-    matrix, scale = random_affine((SIDE, SIDE), (2 * SIDE, 2 * SIDE), 1.0, rng, chosen)
+    matrix, scale = random_warp((SIDE, SIDE), (2 * SIDE, 2 * SIDE), 1.0, rng, chosen)
     made = scenes.move_objects(scene(), matrix, 2 * SIDE, scale)
     for own, box in zip(corners_of(BOXES), found_boxes(made), strict=True):
         moved = own @ matrix[:, :2].T + matrix[:, 2]

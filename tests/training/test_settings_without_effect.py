@@ -19,7 +19,17 @@ BASE = {"epochs": 20, "crop": False, "policy": "off", "translate": 0.0, "scale":
 BASE |= {"degrees": 0.0, "shear": 0.0, "erasing": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
 TRIED = {
     **{"label_smoothing": 0.1, "class_weights": 1.0, "mosaic": 1.0, "mixup": 1.0, "cutmix": 1.0, "copy_paste": 1.0},
-    **{"degrees": 40.0, "translate": 0.4, "scale": 0.5, "shear": 20.0, "hsv_h": 0.5, "hsv_s": 0.9, "hsv_v": 0.9},
+    **{
+        "degrees": 40.0,
+        "translate": 0.4,
+        "scale": 0.5,
+        "shear": 20.0,
+        "perspective": 0.3,
+        "rot90": 1.0,
+        "hsv_h": 0.5,
+        "hsv_s": 0.9,
+        "hsv_v": 0.9,
+    },
     **{"flip_lr": 1.0, "flip_ud": 1.0, "crop": True, "policy": "trivialaugment", "erasing": 1.0, "close_mosaic": 20},
     **{"rect": False, "conf": 0.3, "iou": 0.3, "max_det": 7, "regression_loss": "l1"},
 }

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Sample
+from netbuild.feed.geometry import make_turn
 
 Floats = NDArray[np.float64]
 Size = tuple[int, int]  # height and width in pixels
@@ -42,7 +43,11 @@ class Target(ABC):
 
     @abstractmethod
     def move(self, matrix: Floats, size: Size) -> Self:
-        """The target after an affine map (2, 3) of points, on a canvas of (height, width)."""
+        """The target after a map of points, on a canvas of (height, width); see `netbuild.feed.geometry.move_points`.
+
+        The matrix is (2, 3) for an affine map, and (3, 3) with perspective, which only the setting ``perspective`` asks
+        for.
+        """
 
     @abstractmethod
     def shift(self, left: int, top: int, size: Size) -> Self:
@@ -51,6 +56,10 @@ class Target(ABC):
     @abstractmethod
     def mirror(self, axis: int, size: Size) -> Self:
         """The target on the flipped picture of (height, width): vertically for axis 0, horizontally for axis 1."""
+
+    def turn(self, quarters: int, size: Size) -> Self:
+        """The target after its picture of (height, width) was turned by 1 to 3 quarters counter-clockwise."""
+        return self.move(make_turn(quarters, size), size[::-1] if quarters % 2 else size)
 
     @abstractmethod
     def join(self, others: Sequence[Self]) -> Self:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Sample
+from netbuild.feed.geometry import move_points
 from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 MIN_SIDE = 2.0  # pixels; a narrower box is dropped after a warp
@@ -41,7 +42,7 @@ class BoxTarget(Target):
 
     def move(self, matrix: Floats, size: Size) -> Self:
         """Return the smallest boxes around the moved corners, not yet clipped to the canvas."""
-        corners = self.rows[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2) @ matrix[:, :2].T + matrix[:, 2]
+        corners = move_points(self.rows[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 4, 2), matrix)
         return replace(self, rows=np.concatenate((self.rows[:, :1], corners.min(1), corners.max(1)), 1))
 
     def shift(self, left: int, top: int, size: Size) -> Self:
@@ -81,8 +82,13 @@ class BoxTarget(Target):
         index = torch.cat([torch.full((len(item["boxes"]),), i) for i, item in enumerate(items)])
         return {**super().collate(items), "index": index}
 
-    def visible(self, whole: Floats, scale: float) -> NDArray[np.bool_]:
-        """Return (N,) whether enough is left of each box, compared with ``whole`` (N, 5) before it was clipped."""
+    def visible(self, whole: Floats, scale: float | Floats) -> NDArray[np.bool_]:
+        """Return (N,) whether enough is left of each box, compared with ``whole`` (N, 5) before it was moved.
+
+        Args:
+            whole: the boxes before.
+            scale: by which the map enlarges lengths; or (N,) that of each box.
+        """
         sides = self.rows[:, 3:] - self.rows[:, 1:3]
         area = np.prod(whole[:, 3:] - whole[:, 1:3], 1) * scale**2
         aspect = np.maximum(sides[:, 0] / (sides[:, 1] + 1e-9), sides[:, 1] / (sides[:, 0] + 1e-9))

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Sample
+from netbuild.feed.geometry import move_points
 from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 
@@ -36,8 +37,7 @@ class KeypointTarget(Target):
         return cls(points * (size[1], size[0], 1), sample.keypoint_swap)
 
     def move(self, matrix: Floats, size: Size) -> Self:
-        moved = self.points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
-        return self._at(moved).clip((0, 0, size[1], size[0]))
+        return self._at(move_points(self.points[..., :2], matrix)).clip((0, 0, size[1], size[0]))
 
     def shift(self, left: int, top: int, size: Size) -> Self:
         return self._at(self.points[..., :2] + (left, top))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from netbuild.data.dataset import Sample
 from netbuild.data.fitting import GREY
-from netbuild.feed.geometry import warp_image
+from netbuild.feed.geometry import measure_enlargement, warp_image
 from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 
@@ -41,7 +40,9 @@ class MapTarget(Target):
 
     def move(self, matrix: Floats, size: Size) -> Self:
         # The map's pixels are finer than the picture's by the scale: M (p / scale) * scale = A p + scale * b.
-        scaled = np.column_stack((matrix[:, :2], matrix[:, 2] * self.scale))
+        scaled = np.column_stack((matrix[:2, :2], matrix[:2, 2] * self.scale))
+        if len(matrix) == 3:
+            scaled = np.concatenate((scaled, [matrix[2] / (self.scale, self.scale, 1)]))
         fill = (self.fill,) * 4
         values = warp_image(self.values, scaled, self._scaled(size), smooth=self.smooth, borderValue=fill)
         return replace(self, values=values)
@@ -56,6 +57,9 @@ class MapTarget(Target):
 
     def mirror(self, axis: int, size: Size) -> Self:
         return replace(self, values=np.flip(self.values, axis))
+
+    def turn(self, quarters: int, size: Size) -> Self:
+        return replace(self, values=np.rot90(self.values, quarters))
 
     def clip(self, rectangle: tuple[int, int, int, int]) -> Self:
         x1, y1, x2, y2 = (edge * self.scale for edge in rectangle)
@@ -116,8 +120,10 @@ class DistanceMapTarget(ValueMapTarget):
 
     def move(self, matrix: Floats, size: Size) -> Self:
         moved = super().move(matrix, size)
-        enlargement = sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
-        return replace(moved, values=moved.values / np.float32(enlargement))
+        enlargement = np.float32(measure_enlargement(matrix, size))
+        if enlargement.ndim:  # of each pixel of the picture, which the map's may be finer than
+            enlargement = enlargement.repeat(self.scale, 0).repeat(self.scale, 1)[..., None]
+        return replace(moved, values=moved.values / enlargement)
 
 
 class PictureTarget(MapTarget):

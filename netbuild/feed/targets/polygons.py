@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Sample
+from netbuild.feed.geometry import move_points
 from netbuild.feed.targets.base import Floats, ReadExtra, Size, Target, Tensors
 
 Outline = tuple[Floats, ...]  # polygons (K, 2) of one object; empty where only its box is known
@@ -30,7 +31,7 @@ class PolygonTarget(Target):
         return cls(((),) * (0 if sample.boxes is None else len(sample.boxes)))
 
     def move(self, matrix: Floats, size: Size) -> Self:
-        return self._map(lambda polygon: polygon @ matrix[:, :2].T + matrix[:, 2])
+        return self._map(lambda polygon: move_points(polygon, matrix))
 
     def shift(self, left: int, top: int, size: Size) -> Self:
         return self._map(lambda polygon: polygon + (left, top))

@@ -23,7 +23,8 @@ class RotatedBoxTarget(PolygonTarget):
     """The smallest rectangle around each object, at any angle.
 
     The polygons themselves are augmented, and a rectangle is fitted to the result. So it is exact after any affine
-    map: a rotated rectangle keeps its sides, a sheared one becomes the smallest rectangle around the parallelogram.
+    map: a rotated rectangle keeps its sides, a sheared one becomes the smallest rectangle around the parallelogram, and
+    one in perspective that around its moved corners.
 
     An object that the edge of the canvas cuts gets the smallest rectangle around what is left of it, with the
     direction of the whole object's rectangle. So both its sides and its angle are those that can be seen.
