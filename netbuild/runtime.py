@@ -100,6 +100,7 @@ class ModelInfo:
         queries: whether the file has an entry (B, k, 4+classes) for each query of a decoder, which `Model.run` ranks.
         objectness: whether the file has rows (B, N, 5+classes) with an objectness, by which the class probabilities are
             multiplied; they need suppression.
+        numbers: whether the file has the number of each pixel's class (B, h, w), which `Model.run` converts to scores.
     """
 
     task: str
@@ -114,6 +115,7 @@ class ModelInfo:
     extra: tuple[int, ...] = ()
     queries: bool = False
     objectness: bool = False
+    numbers: bool = False
 
     @property
     def is_dense(self) -> bool:
@@ -240,6 +242,8 @@ class Model:
         self._check_arrays(found, step)
         if self.info.queries:
             found = [rank_queries(found[0])]
+        if self.info.numbers:
+            found = [score_classes(found[0], len(self.info.names or ()))]
         if self.info.nms is None:
             return [output[: step - missing] for output in found]
         return [*found[:3], found[3] + start]
@@ -261,6 +265,8 @@ class Model:
             self._check_numbers(found[1], found[2])
         elif self.info.one2one and not self.info.queries:
             self._check_numbers(found[0][..., 4], found[0][..., 5])
+        elif self.info.numbers:
+            self._check_numbers(np.ones_like(found[0]), found[0])
 
     def _check_numbers(self, scores: Array, classes: Array) -> None:
         """Check that detections with a score have the number of a class."""
@@ -590,7 +596,7 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
     if info.task in PICTURE_TASKS:
         return (("B", nc),)
     if info.task in PIXEL_TASKS:
-        return (("B", 1 if info.task == "depth" else "classes", "h", "w"),)
+        return (("B", "h", "w") if info.numbers else ("B", 1 if info.task == "depth" else "classes", "h", "w"),)
     return ()
 
 
@@ -642,10 +648,16 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
 
 
 def _complete_ultralytics(info: ModelInfo, model: Model) -> ModelInfo:
-    """Tell a list of detections (B, k, 6+extra) of Ultralytics from dense outputs (B, 4+classes+extra, cells)."""
+    """Complete the info of a file of Ultralytics by the shape of its output.
+
+    It tells a list of detections (B, k, 6+extra) from dense outputs (B, 4+classes+extra, cells), and numbers of classes
+    (B, h, w) from their scores (B, classes, h, w).
+    """
     shape = model.session.get_outputs()[0].shape
+    if info.task == "depth":
+        return replace(info, fitting="stretch")
     if info.task not in BOX_TASKS:
-        return info
+        return replace(info, numbers=info.task == "semantic" and len(shape) == 3 and info.names is not None)
     row, dense = 6 + info.extra_count, None if info.names is None else 4 + len(info.names) + info.extra_count
     is_list = info.one2one
     if len(shape) == 3 and all(isinstance(side, int) for side in shape[1:]):
@@ -1083,6 +1095,11 @@ def rank_queries(entries: Array) -> Array:
     scores, classes = entries[..., 4:].max(-1), entries[..., 4:].argmax(-1)
     found = np.concatenate((entries[..., :4], scores[..., None], classes[..., None]), -1, dtype=entries.dtype)
     return np.take_along_axis(found, np.argsort(-scores, kind="stable")[..., None], 1)
+
+
+def score_classes(numbers: Array, nc: int) -> Array:
+    """Convert numbers of classes (B, h, w) to scores (B, nc, h, w): 1 for a pixel's class, 0 for the others."""
+    return (numbers[:, None] == np.arange(nc).reshape(1, nc, 1, 1)).astype(np.float32)
 
 
 def to_corners(boxes: Array) -> Array:

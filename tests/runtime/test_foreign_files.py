@@ -92,6 +92,36 @@ def test_a_file_of_ultralytics_is_predicted(tmp_path, cli, picture, name):
     assert (row.target, row.median_ms > 0, row.difference) == ("u.onnx", True, None)
 
 
+def test_class_numbers_of_pixels_of_ultralytics_are_predicted_and_measured(tmp_path, cli, picture):
+    """Ultralytics writes the number of each pixel's class instead of scores of all classes."""
+    numbers = np.zeros((1, 64, 64))
+    numbers[:, :, 48:] = 1
+    file = write(tmp_path / "s.onnx", {**ULTRALYTICS, "task": "semantic"}, numbers)
+    found = {record["name"]: record["share"] for record in runtime.load(file).predict(picture)["records"]}
+    assert found == {"cat": 0.75, "dog's": 0.25}
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    (tmp_path / "d" / "masks").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "d" / "images" / f"{i}.png")
+        Image.fromarray(numbers[0].astype(np.uint8)).save(tmp_path / "d" / "masks" / f"{i}.png")
+    data = {"path": str(tmp_path / "d"), "train": "images", "val": "images", "masks_dir": "masks"}
+    (tmp_path / "d.yaml").write_text(json.dumps({**data, "names": ["cat", "dog's"]}))
+    done = cli("val", file, "--data", tmp_path / "d.yaml", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["measures"]["mIoU"] == 1
+    numbers[0, 0, 0] = 2
+    with pytest.raises(RunError, match="class 2"):
+        runtime.load(write(tmp_path / "s.onnx", {**ULTRALYTICS, "task": "semantic"}, numbers)).predict(picture)
+
+
+def test_a_file_of_ultralytics_measures_depth_on_stretched_pictures(tmp_path):
+    Image.fromarray(np.full((32, 128, 3), 90, np.uint8)).save(tmp_path / "wide.png")
+    ramp = np.broadcast_to(np.arange(64)[:, None], (1, 1, 64, 64))
+    file = runtime.load(write(tmp_path / "d.onnx", {**ULTRALYTICS, "task": "depth", "names": "{0: 'depth'}"}, ramp))
+    (record,) = file.predict(tmp_path / "wide.png")["records"]
+    assert (record["nearest"], record["farthest"]) == (0.5, 62.5)  # of all rows: a letterbox would use 16 of them
+
+
 def test_a_classifier_of_ultralytics_is_measured(tmp_path, cli):
     file = write(tmp_path / "c.onnx", {**ULTRALYTICS, "task": "classify"}, [[0.2, 0.8]])
     for name in ("cat", "dog's"):
