@@ -150,7 +150,10 @@ def _adaptive_max_pool(rank: int, x: torch.Tensor, size: Sequence[int]) -> tuple
 def _constant_pad(x: torch.Tensor, pad: Sequence[int], value: Any = 0) -> torch.Tensor:
     if not any(pad):
         raise NoRule
-    return _pad(x, pad, 0)
+    padded = _pad(x, pad, 0)
+    if not padded.numel():  # whether a side of 0 is accepted depends on torch's version
+        raise NoRule
+    return padded
 
 
 def _pad(x: torch.Tensor, pad: Sequence[int], min_size: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from netbuild.errors import MissingExtraError, NetbuildError, Where
-from netbuild.system.packages import install_hint
+from netbuild.system.packages import find_older_version, install_hint, least_versions
 from netbuild.system.plugins import Registry
 
 # Flags that only some targets take; `Target.takes` names them.
@@ -84,6 +84,7 @@ class Target(ABC):
             for a target that writes one file.
         extra: extra of netbuild that installs its packages.
         packages: modules that it imports; they are checked before any work.
+        least_torch: the least version of torch that it works with; by default that of netbuild.
         takes: those of `FLAGS` that it supports; others are refused by name.
         needs: those that it requires.
     """
@@ -93,6 +94,7 @@ class Target(ABC):
     holds: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = "export"
     packages: ClassVar[tuple[str, ...]] = ()
+    least_torch: ClassVar[str] = ""
     takes: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -170,15 +172,22 @@ def file_in(folder: Path, suffix: str) -> Path:
 
 
 def check_packages(chosen: Target) -> None:
-    """Refuse a target whose packages are not installed.
+    """Refuse a target whose packages are not installed, or too old.
 
     Raises:
-        MissingExtraError: with the extra that installs them.
+        MissingExtraError: with the command that installs them.
     """
     missing = [PIP_NAMES.get(package, package) for package in chosen.packages if not is_installed(package)]
     if missing:
         message = f"the target '{chosen.name}' needs {', '.join(missing)}, which is not installed"
         raise MissingExtraError(message, hint=install_hint(chosen.extra, missing))
+    known = {"torch": chosen.least_torch, **least_versions(chosen.extra)}
+    used = ["torch", *(PIP_NAMES.get(package, package).replace("_", "-") for package in chosen.packages)]
+    older = {name: version for name in used if (version := find_older_version(name, known.get(name, "")))}
+    if older:
+        found = ", ".join(f"{name} {known[name]} (here is {version})" for name, version in older.items())
+        hint = "pip install " + " ".join(f"'{name}>={known[name]}'" for name in older)
+        raise MissingExtraError(f"the target '{chosen.name}' needs {found}", hint=hint)
 
 
 def check_flags(chosen: Target, options: Mapping[str, Any]) -> None:

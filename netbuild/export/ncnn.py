@@ -21,7 +21,7 @@ import torch
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, file_in, target
-from netbuild.export.onnx import OPSET, convert, save_model, set_metadata
+from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
 from netbuild.export.torch_export import METADATA
 from netbuild.export.torchscript import trace
 
@@ -39,6 +39,7 @@ class NcnnTarget(Target):
     holds = (".param", ".bin", ".json")
     extra = "ncnn"
     packages = ("onnx", "onnxscript", "pnnx", "ncnn", "PIL")
+    least_torch = OnnxTarget.least_torch
     takes = frozenset({"half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:

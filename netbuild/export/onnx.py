@@ -26,6 +26,7 @@ class OnnxTarget(Target):
     name = "onnx"
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime", "PIL")
+    least_torch = "2.8"  # below it the graph that torch writes has functions that no version converter takes
     takes = frozenset({"dynamic", "half", "opset", "simplify", "nms"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
 from netbuild.export.base import Job, Run, Target, file_in, target
-from netbuild.export.onnx import OPSET, convert, save_model, set_metadata
+from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
 
 METADATA = "netbuild"  # key of netbuild's metadata in rt_info
 # Some CPUs would use bfloat16 by default; the proof is about the file, not about a machine's precision.
@@ -32,6 +32,7 @@ class OpenvinoTarget(Target):
     holds = (".xml", ".bin")
     extra = "openvino"
     packages = ("onnx", "onnxscript", "openvino", "PIL")
+    least_torch = OnnxTarget.least_torch
     takes = frozenset({"dynamic", "half"})
 
     def write(self, job: Job, path: Path) -> Sequence[str]:

@@ -73,6 +73,27 @@ def list_packages(extra: str) -> tuple[str, ...]:
     )
 
 
+def least_versions(extra: str) -> dict[str, str]:
+    """Return the least version that an extra states for each of its packages."""
+    bounds = (re.match(r"([\w.-]+)>=([\d.]+)", requirement) for requirement in list_packages(extra))
+    return {bound[1]: bound[2] for bound in bounds if bound}
+
+
+def find_older_version(name: str, least: str) -> str:
+    """Return the version of an installed package if it is older than the least one; else, or without it, nothing."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+    return version if _release(version) < _release(least) else ""
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version without zeros at their end: (2, 8) for "2.8.0+cpu"."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, re.sub(r"(\.0)+$", "", numbers[0]).split("."))) if numbers else ()
+
+
 def cv2() -> Any:
     """Import OpenCV, which resizes and transforms images several times faster than Pillow.
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,25 @@ def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name)
     assert done.code == 3
     assert f"the target '{name}' needs " in done.err
     assert install_hint(chosen.extra) in done.err
+
+
+@pytest.mark.parametrize(
+    ("target", "versions", "found", "hint"),
+    [
+        ("onnx", {"onnxscript": "0.5.1"}, "onnxscript 0.7 (here is 0.5.1)", "'onnxscript>=0.7'"),
+        ("openvino", {"torch": "2.4.1+cpu"}, "torch 2.8 (here is 2.4.1+cpu)", "'torch>=2.8'"),
+        ("onnx", {"torch": "2.4", "onnx": "1.9"}, "torch 2.8 (here is 2.4), onnx 1.17 (here is 1.9)", "'torch>=2.8' 'o"),
+        ("onnx", {"torch": "2.8.0+cpu", "onnxruntime": "1.31rc1"}, "", ""),
+        ("torchscript", {"torch": "2.4", "onnx": "1.1"}, "", ""),
+    ],
+)  # fmt: skip
+def test_a_package_that_is_too_old_is_named_with_both_versions(cli, here, monkeypatch, target, versions, found, hint):
+    find_or_skip(target, runs=False)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name) or version(name))
+    done = cli("export", "no-such-file.yaml", "--target", target)
+    assert (done.code, f"the target '{target}' needs {found}" in done.err) == ((3, True) if found else (2, False))
+    assert f"hint: pip install {hint}" in done.err if found else "no-such-file.yaml" in done.err
 
 
 @pytest.mark.slow

@@ -29,7 +29,11 @@ def check(done, name: str, folder: Path) -> None:
     golden = HERE / "errors" / f"{name}.txt"
     if os.environ.get("NETBUILD_UPDATE_GOLDEN"):
         golden.write_text(message, encoding="utf-8")
-    assert message == golden.read_text(encoding="utf-8")
+    # The signature of nn.BatchNorm2d ends in "bias=True" only in a newer torch.
+    texts = [
+        text.replace("stats=True, bias=True", "stats=True") for text in (message, golden.read_text(encoding="utf-8"))
+    ]
+    assert texts[0] == texts[1]
 
 
 SLOW = {"repeats-explode"}  # it runs 20,000 operators
