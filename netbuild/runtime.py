@@ -644,20 +644,24 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
         raise RunError(f"{model.path}: its metadata says that it suppresses boxes, but its task is '{task}'")
     known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness") if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
-    return info if "netbuild" in metadata or stored == {} else _complete_ultralytics(info, model)
+    if "netbuild" in metadata or stored == {}:
+        return info
+    return _complete_ultralytics(info, model, metadata.get("head", ""))
 
 
-def _complete_ultralytics(info: ModelInfo, model: Model) -> ModelInfo:
+def _complete_ultralytics(info: ModelInfo, model: Model, head: str) -> ModelInfo:
     """Complete the info of a file of Ultralytics by the shape of its output.
 
     It tells a list of detections (B, k, 6+extra) from dense outputs (B, 4+classes+extra, cells), and numbers of classes
-    (B, h, w) from their scores (B, classes, h, w).
+    (B, h, w) from their scores (B, classes, h, w). ``head`` is the name of the head's class, which newer files have.
     """
     shape = model.session.get_outputs()[0].shape
     if info.task == "depth":
         return replace(info, fitting="stretch")
     if info.task not in BOX_TASKS:
         return replace(info, numbers=info.task == "semantic" and len(shape) == 3 and info.names is not None)
+    if head == "RTDETRDecoder" and len(shape) == 3 and shape[2] == 6:
+        return replace(info, one2one=True, boxes="parts", fitting="stretch")
     row, dense = 6 + info.extra_count, None if info.names is None else 4 + len(info.names) + info.extra_count
     is_list = info.one2one
     if len(shape) == 3 and all(isinstance(side, int) for side in shape[1:]):

@@ -5,7 +5,7 @@ import os
 import sys
 from importlib import import_module
 
-from netbuild.cli.flags import app, is_distributed
+from netbuild.cli.flags import app
 from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError, forget_notes
 
@@ -17,6 +17,8 @@ for _file in _FILES.split():
 def main() -> None:
     """Run the command line; a NetbuildError becomes one message on stderr and an exit code."""
     forget_notes()
+    if _is_one_of_several():  # an error of ours says why a connection failed, not a backtrace of torch's C++ code
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         app()
     except NetbuildError as error:
@@ -26,7 +28,7 @@ def main() -> None:
             say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if "netbuild.system.processes" not in sys.modules or not sys.modules["netbuild.system.processes"].is_launched():
+        if "netbuild.system.launching" not in sys.modules or not sys.modules["netbuild.system.launching"].is_launched():
             say("interrupted")
         sys.exit(130)
     except BrokenPipeError:
@@ -51,6 +53,10 @@ def entry() -> None:
         code = _end_of_pipe()
     except OSError as error:
         code = _refused(error)
+    if code and isinstance(code, int) and {"train", "val"} & set(sys.argv[1:2]) and _is_one_of_several():
+        from netbuild.system.processes import report_early_failure
+
+        report_early_failure(code)
     if _may_have_joined() and isinstance(code, int):
         atexit._run_exitfuncs()
         os._exit(code)  # gloo's threads now and then abort a process that ends in an orderly way
@@ -59,9 +65,14 @@ def entry() -> None:
     sys.exit(code)  # type: ignore[arg-type]
 
 
+def _is_one_of_several() -> bool:
+    """Whether the environment is that of one of several processes; found out without torch."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("0", "1") or "SLURM_PROCID" in os.environ
+
+
 def _may_have_joined() -> bool:
     """Whether this process may have joined a process group; must not import torch to find out."""
-    return "netbuild.system.processes" in sys.modules and is_distributed()
+    return "netbuild.system.processes" in sys.modules and _is_one_of_several()
 
 
 def _refused(error: OSError) -> int:

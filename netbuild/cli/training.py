@@ -63,18 +63,18 @@ class _Processes:
             device: the device setting of the run.
             file, resume, options: the network, which is opened here once, so that its errors are reported once.
         """
-        from netbuild.system import processes
+        from netbuild.system import launching
 
-        if self.nproc * self.nnodes == 1 or processes.is_launched():
+        if self.nproc * self.nnodes == 1 or launching.is_launched():
             return
         from netbuild.training.run import check_network
 
         where = (self.nproc, self.nnodes, self.node_rank, self.rdzv)
-        processes.check_launch(*where, device)
+        launching.check_launch(*where, device)
         check_network(file, resume, **options)
         # The user has been asked for trust here already, so the processes get --trust and do not ask again.
-        rerun = processes.build_rerun_arguments(sys.argv, command, "--trust")
-        raise typer.Exit(processes.launch(processes.build_torchrun_arguments(*where, rerun), state.debug))
+        rerun = launching.build_rerun_arguments(sys.argv, command, "--trust")
+        raise typer.Exit(launching.launch(launching.build_torchrun_arguments(*where, rerun), state.debug))
 
 
 def _amp_setting(amp: str | None, no_amp: bool) -> str | None:

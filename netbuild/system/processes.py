@@ -1,18 +1,19 @@
-"""Distributed training: start processes, form their process group, and exchange values and errors between ranks.
+"""Distributed training: form the process group of several processes, and exchange values and errors between ranks.
 
-The processes are started by torchrun (which `launch` calls) or by SLURM's srun, which set each one's rank and the world
-size in its environment. Everything else is torch.distributed.
+The processes are started by torchrun (which `netbuild.system.launching` calls), by SLURM's srun or by hand; each one's
+rank and the world size are in its environment. Everything else is torch.distributed.
 """
 
 import os
 import re
 import shutil
-import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,10 @@ from torch import Tensor
 from netbuild.errors import NetbuildError
 
 T = TypeVar("T")
-LAUNCHED = "NETBUILD_LAUNCHED"  # set in the environment of processes that `launch` starts
+_state = SimpleNamespace(has_tried=False)  # whether this process has tried to connect to the others
+CONNECTION_TIMEOUT = 300  # seconds to wait for the other processes when a run starts
+EARLY_TIMEOUT = 60  # the same for a process that failed already
+REMINDER = 10  # seconds after which a process says that it waits
 
 
 class PeerLostError(NetbuildError):
@@ -31,14 +35,22 @@ class PeerLostError(NetbuildError):
 
 
 class PeerFailedError(NetbuildError):
-    """Raised on the ranks that did not fail: they exit silently with the failing rank's exit code."""
+    """Raised on the ranks that did not fail: they exit with the failing rank's exit code.
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("another process of the run failed")
+    Args:
+        number: rank of the process that failed.
+        message: of its error.
+        exit_code: its exit code.
+    """
+
+    def __init__(self, number: int, message: str, exit_code: int) -> None:
+        reason = f": {message.splitlines()[0].removeprefix('error: ')}" if message else ""
+        super().__init__(f"process {number} of {world_size()} of the run failed{reason}")
         self.exit_code = exit_code
 
     def __str__(self) -> str:
-        return ""  # the failing rank prints the error
+        # Under torchrun all processes print to one terminal, where the failing one has printed its error.
+        return "" if _has_launcher() else super().__str__()
 
 
 # -- the process group ------------------------------------------------------------------------------------------------
@@ -46,27 +58,103 @@ class PeerFailedError(NetbuildError):
 
 def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun or SLURM started this process as one of several; the process group need not exist yet."""
-    return int(environment.get("WORLD_SIZE", "1")) > 1 or bool(read_slurm_environment(environment))
+    return _read_number(environment, "WORLD_SIZE", "1") > 1 or bool(read_slurm_environment(environment))
 
 
-def init_process_group() -> None:
+def _read_number(environment: Mapping[str, str], name: str, default: str) -> int:
+    """Read a number of the environment.
+
+    Raises:
+        NetbuildError: if it is none.
+    """
+    text = environment.get(name, default)
+    if not text.isdecimal():
+        message = f"the environment has {name}={text!r}, which is no number"
+        raise NetbuildError(message, hint=f"unset {name}, or let torchrun or srun set it")
+    return int(text)
+
+
+def _read_place() -> tuple[int, int, str]:
+    """Read the rank of this process, the number of processes, and the address of rank 0 from the environment.
+
+    Raises:
+        NetbuildError: if one is missing or no number.
+    """
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        message = f"the environment has WORLD_SIZE={os.environ['WORLD_SIZE']} but no {', '.join(missing)}"
+        raise NetbuildError(message, hint="start the processes by --nproc, torchrun or srun, or unset WORLD_SIZE")
+    number, count, port = (_read_number(os.environ, name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    if number >= count:
+        message = f"the environment has RANK={number} and WORLD_SIZE={count}: ranks are from 0 to {count - 1}"
+        raise NetbuildError(message)
+    return number, count, f"{os.environ['MASTER_ADDR']}:{port}"
+
+
+def _has_launcher() -> bool:
+    """Whether torchrun started this process; it ends the other processes when one fails."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def init_process_group(patience: float | None = None) -> None:
     """Form the process group if torchrun or SLURM started several processes; do nothing otherwise.
+
+    Args:
+        patience: seconds to wait for the other processes, at the start and later; by default `CONNECTION_TIMEOUT` at
+            the start, and then as long as torch does.
 
     Raises:
         NetbuildError: if the other processes cannot be reached.
     """
     if torch.distributed.is_initialized() or not is_distributed():
         return
+    _state.has_tried = True
     os.environ.update(read_slurm_environment(os.environ))
+    number, count, place = _read_place()
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(choose_local_device(os.environ))
+    reminder = threading.Timer(REMINDER, print_waiting, (number, count, place))
+    reminder.daemon = True
+    reminder.start()
     try:
+        start = timedelta(seconds=patience or CONNECTION_TIMEOUT)
+        later = timedelta(seconds=patience) if patience else torch.distributed.constants.default_pg_timeout
+        store, *_ = next(torch.distributed.rendezvous("env://", timeout=start))
+        store.set_timeout(later)
         # CPU tensors and Python objects go through gloo, also on machines with GPUs.
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=number, world_size=count, timeout=later)
     except (ValueError, RuntimeError) as error:  # DistNetworkError, DistStoreError among them
         reason = str(error).splitlines()[0]
-        raise NetbuildError(f"the processes of the run cannot connect to each other: {reason}") from error
+        message = f"process {number} of {count} cannot connect to the others at {place}: {reason}"
+        raise NetbuildError(message, hint="start all of them, or unset RANK and WORLD_SIZE for a single one") from error
+    finally:
+        reminder.cancel()
+
+
+def print_waiting(number: int, count: int, place: str) -> None:
+    """Print that this process waits for others to start."""
+    print(
+        f"process {number} of {count} waits for the others at {place} (at most {CONNECTION_TIMEOUT} s)",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def report_early_failure(exit_code: int) -> None:
+    """Tell the other processes that this one failed before the group was formed, so that they do not wait for it.
+
+    It does nothing where torchrun, which ends them, is the launcher, and gives up if they cannot be reached soon.
+    """
+    if _state.has_tried or _has_launcher():
+        return
+    try:
+        if is_distributed():
+            init_process_group(EARLY_TIMEOUT)
+            all_gather(("its own output has the reason", exit_code))  # the others are in `fail_together`
+    except Exception:  # its own error has been printed
+        return
 
 
 def destroy_process_group() -> None:
@@ -87,15 +175,16 @@ def read_slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
     Returns an empty dict for a process that srun did not start as one of several, or torchrun started.
     """
-    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
-    if int(tasks) < 2 or "SLURM_PROCID" not in environment or "WORLD_SIZE" in environment:
+    name = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    tasks = _read_number(environment, name, "1")
+    if tasks < 2 or "SLURM_PROCID" not in environment or "WORLD_SIZE" in environment:
         return {}
     # Ports below the ephemeral range; the job and step numbers keep steps on one host apart.
-    job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    job, step = (_read_number(environment, name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     address = environment.get("MASTER_ADDR") or find_first_host(environment.get("SLURM_JOB_NODELIST", "localhost"))
     return {
         "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": tasks,
+        "WORLD_SIZE": str(tasks),
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
         "MASTER_ADDR": address,
         "MASTER_PORT": environment.get("MASTER_PORT") or str(12_000 + (job + step) % 20_000),
@@ -138,7 +227,8 @@ def broadcast(value: T) -> T:
     if world_size() == 1:
         return value
     values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
+    with detect_lost_peers():
+        torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
 
 
@@ -147,7 +237,8 @@ def all_gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value)
+    with detect_lost_peers():
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
@@ -175,7 +266,7 @@ def fail_together() -> Iterator[None]:
 
     Raises:
         Exception: on the lowest rank that raised this exception.
-        PeerFailedError: on all other ranks, silently, so that the message is printed once.
+        PeerFailedError: on all other ranks; under torchrun without a text, so that the message is printed once.
     """
     error: Exception | None = None
     try:
@@ -188,7 +279,7 @@ def fail_together() -> Iterator[None]:
     if error is not None and outcomes.index(outcome) == rank():
         raise error
     if failures:
-        raise PeerFailedError(failures[0][1])
+        raise PeerFailedError(outcomes.index(failures[0]), *failures[0])
 
 
 @contextmanager
@@ -211,133 +302,3 @@ def _is_lost(error: RuntimeError) -> bool:
     # gloo and NCCL raise a plain RuntimeError for most of these.
     known = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "/gloo/")
     return isinstance(error, torch.distributed.DistError) or any(text in str(error) for text in known)
-
-
-# -- starting ---------------------------------------------------------------------------------------------------------
-
-
-def check_launch(nproc: int, nnodes: int, node_rank: int | None, rdzv: str | None, device: str) -> None:
-    """Check the flags of a distributed run before anything is started.
-
-    Raises:
-        NetbuildError: if a flag is missing or wrong, or there are too few devices.
-    """
-    if is_distributed():
-        raise NetbuildError(
-            "--nproc: torchrun or srun started this process already", hint="use either --nproc or torchrun"
-        )
-    if nnodes > 1 and not rdzv:
-        raise NetbuildError(f"--nnodes {nnodes}: --rdzv is missing", hint="--rdzv HOST:PORT, on one of the machines")
-    if rdzv and not re.fullmatch(r"[\w.:\[\]-]+:\d{1,5}", rdzv):
-        raise NetbuildError(f"--rdzv {rdzv}: must be HOST:PORT")
-    if node_rank is not None and not 0 <= node_rank < nnodes:
-        raise NetbuildError(f"--node-rank {node_rank}: must be from 0 to {nnodes - 1}, below --nnodes")
-    devices = torch.cuda.device_count()
-    if devices and device in ("auto", "cuda") and nproc > devices:
-        raise NetbuildError(
-            f"--nproc {nproc}: this machine has {devices} GPU(s)", hint="fewer processes, or --device cpu"
-        )
-
-
-def build_torchrun_arguments(
-    nproc: int, nnodes: int, node_rank: int | None, rdzv: str | None, command: Sequence[str]
-) -> list[str]:
-    """Build the arguments of torchrun.
-
-    Args:
-        nproc: processes on this machine.
-        nnodes: machines.
-        node_rank: this machine's number; None lets the machines agree on their numbers.
-        rdzv: HOST:PORT of the rendezvous; None for one machine.
-        command: what torchrun starts, from `build_rerun_arguments`.
-    """
-    # Port 0 is any free port, which will do for the processes of one machine.
-    static = node_rank is not None and rdzv is not None
-    rendezvous = [f"--rdzv-backend={'static' if static else 'c10d'}", f"--rdzv-endpoint={rdzv or 'localhost:0'}"]
-    number = [f"--node-rank={node_rank}"] if static else []
-    return [
-        f"--nnodes={nnodes}", f"--nproc-per-node={nproc}", *rendezvous, *number, f"--rdzv-id={_run_id(rdzv)}", *command,
-    ]  # fmt: skip
-
-
-def _run_id(rdzv: str | None) -> str:
-    # On several machines the id must be equal; on one it must differ from that of another run beside it.
-    return "netbuild" if rdzv else f"netbuild-{os.getpid()}"
-
-
-def launch(arguments: Sequence[str], debug: bool = False) -> int:
-    """Run torchrun in this process and return the exit code of the processes that it started.
-
-    Args:
-        arguments: from `build_torchrun_arguments`.
-        debug: whether torchrun logs.
-
-    Raises:
-        KeyboardInterrupt: if it was interrupted.
-        NetbuildError: if the machines cannot connect to each other, or a process was killed.
-    """
-    import logging
-
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    if not debug:  # the failing process prints its own error; torchrun's log would bury it
-        for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ[LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun sets it too, but with a warning
-    try:
-        with tempfile.TemporaryDirectory(prefix="netbuild-") as logs:  # by default torchrun leaves a folder behind
-            run.run(run.parse_args([f"--log-dir={logs}", *arguments]))
-    except ChildFailedError as error:
-        return _get_exit_code(error)
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        return 128 + int(error.sigval)
-    except (torch.distributed.DistError, ConnectionError, TimeoutError) as error:
-        reason = str(error).splitlines()[0]
-        raise NetbuildError(f"the machines of the run cannot connect to each other: {reason}") from error
-    finally:
-        del os.environ[LAUNCHED]
-    return 0
-
-
-def _get_exit_code(error: Any) -> int:
-    """Return the exit code of the process that failed first.
-
-    Raises:
-        NetbuildError: if it was killed by a signal.
-    """
-    number, failure = error.get_first_failure()
-    if failure.exitcode >= 0:
-        return int(failure.exitcode)
-    name = signal.Signals(-failure.exitcode).name
-    hint = (
-        "the system kills processes when memory runs out: try a smaller --batch or fewer --workers"
-        if name == "SIGKILL"
-        else ""
-    )
-    killed = NetbuildError(f"process {number} was killed by {name}", hint=hint)
-    killed.exit_code = 1
-    raise killed from None
-
-
-def build_rerun_arguments(arguments: Sequence[str], command: str, *flags: str) -> list[str]:
-    """Return the arguments with which torchrun starts this command again, by the same script or as a module.
-
-    Args:
-        arguments: ``sys.argv``.
-        command: the name of the command.
-        flags: further flags, put after the command's name.
-    """
-    script, position = Path(arguments[0]), list(arguments).index(command) + 1
-    # After the dashes nothing is taken for an option of torchrun.
-    program = ["--", str(script)] if script.is_file() and script.name != "__main__.py" else ["-m", "--", "netbuild"]
-    return [*program, *arguments[1:position], *flags, *arguments[position:]]
-
-
-def is_launched() -> bool:
-    """Whether `launch` started this process; the parent then prints what concerns all ranks."""
-    return LAUNCHED in os.environ

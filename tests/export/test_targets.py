@@ -196,7 +196,7 @@ def test_a_missing_package_is_named_with_its_extra(cli, here, monkeypatch, name)
     [
         ("onnx", {"onnxscript": "0.5.1"}, "onnxscript 0.7 (here is 0.5.1)", "'onnxscript>=0.7'"),
         ("openvino", {"torch": "2.4.1+cpu"}, "torch 2.8 (here is 2.4.1+cpu)", "'torch>=2.8'"),
-        ("onnx", {"torch": "2.4", "onnx": "1.9"}, "torch 2.8 (here is 2.4), onnx 1.17 (here is 1.9)", "'torch>=2.8' 'o"),
+        ("onnx", {"torch": "2.4", "onnx": "1.9"}, "torch 2.8 (here is 2.4), onnx 1.17 (here is 1.9)", "'torch>=2.8' "),
         ("onnx", {"torch": "2.8.0+cpu", "onnxruntime": "1.31rc1"}, "", ""),
         ("torchscript", {"torch": "2.4", "onnx": "1.1"}, "", ""),
     ],

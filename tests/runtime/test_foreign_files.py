@@ -65,6 +65,7 @@ CASES = {
         {"names": "['cat', \"dog's\", 'fox']"},
         [[[[0.5, 0.375, 0.25, 0.125, 0.1, 0.9, 0.2], *[[0.5] * 4 + [0.01] * 3] * 9]]],
     ),
+    "list of a decoder": ({"head": "RTDETRDecoder"}, [[[[0.5, 0.375, 0.25, 0.125, 0.9, 1], [0] * 6]]]),
     "obb": ({"task": "obb"}, [dense([*BOX, 0.1, 0.9, 0])]),
     "obb list": ({"task": "obb"}, [[[[*BOX, 0.9, 1, 0], [0] * 7]]]),
 }
@@ -82,7 +83,7 @@ def test_a_file_of_ultralytics_is_predicted(tmp_path, cli, picture, name):
     file = write(tmp_path / "u.onnx", {**ULTRALYTICS, **metadata}, *outputs)
     (record,) = runtime.load(file).predict(picture)["records"]
     assert (record["class"], record["box"], record["confidence"]) == (1, LIST, 0.9)
-    assert record["name"] == ("dog" if "list" in name and "names" in metadata else "dog's")
+    assert record["name"] == ("dog" if name == "names as a list" else "dog's")
     done = cli("predict", file, picture, "--json")
     assert done.code == 0, done.err
     (theirs,) = json.loads(done.out)["pictures"][0]["records"]

@@ -17,6 +17,7 @@ from helpers.small_networks import TINY, network_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import netbuild
 from netbuild import runtime
@@ -580,7 +581,7 @@ def test_inspect_counts_einsum(tmp_path, equation, shapes, count):
     found = inspect_graph(tmp_path, [node], [value(n, *shape) for n, shape in zip(names, shapes, strict=True)])
     assert (found.flops, found.uncounted, found.unknown) == (2 * count, {}, 0)
     if len(shapes) == 2 and "..." not in equation:
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:
             torch.einsum(equation.replace(" ", ""), *map(torch.ones, shapes))
         assert counter.get_total_flops() in (2 * count, 0)  # an outer product is none of torch's matrix products
 

@@ -14,6 +14,7 @@ import torch
 
 import netbuild
 from netbuild import settings
+from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader
 from netbuild.system import processes
 from netbuild.tasks.autoencode import ReconstructionMetric
@@ -387,7 +388,7 @@ def test_mistakes_are_reported_once(here):
         assert done.returncode == 2, done.stderr
         assert (done.stderr.count("error:"), done.stderr.count(message)) == (1, 1), done.stderr
         assert "Traceback" not in done.stderr
-        assert len(done.stderr.splitlines()) <= 2, done.stderr
+        assert len(done.stderr[done.stderr.index("error:") :].splitlines()) <= 2, done.stderr
     assert not (here / "run").exists()
 
 
@@ -603,6 +604,74 @@ def test_without_a_launcher_a_failing_process_ends_all(here):
     assert codes == [1, 1], message
     assert "the loss is not finite" in message[1]
     assert "process 0 of 2 lost the connection to the others" in message[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("broken", "arguments"), [(1, ["nt.yaml"]), (0, ["net.yaml", "--no-such-flag"])])
+def test_ranks_that_are_started_by_hand_do_not_wait_for_one_that_fails_early(here, broken, arguments):
+    """Before the processes are connected: the one that fails tells the other."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "netbuild", "train", *(arguments if rank == str(broken) else ["net.yaml"]), *QUICK],
+            cwd=here, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env=environment(**place, RANK=rank),
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    messages = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [2, 2], messages
+    assert f"error: process {broken} of 2 of the run failed: " in messages[1 - broken]
+    assert arguments[-1] in messages[broken]
+    assert "Traceback" not in "".join(messages)
+
+
+def lose_the_other():
+    processes.init_process_group()
+    if processes.rank() == 1:
+        os._exit(0)
+    try:
+        for _ in range(3):
+            processes.all_gather(0)
+    except processes.PeerLostError as error:
+        print(error.message)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_the_others_prepare_is_named(tmp_path):
+    first, _ = run_ranks(2, tmp_path, "lose_the_other()")
+    assert "process 0 of 2 lost the connection to the others" in first
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc', which is no number"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 but no RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK=2 and WORLD_SIZE=2: ranks"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "y"}, "MASTER_PORT='y', which is"),
+        ({"SLURM_NTASKS": "x", "SLURM_PROCID": "0"}, "SLURM_NTASKS='x', which is no number"),
+    ],
+)  # fmt: skip
+def test_an_environment_of_half_a_launcher_is_explained(cli, here, monkeypatch, place, message):
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    done = cli("train", here / "net.yaml", *QUICK, "-o", here / "run")
+    assert (done.code, message in done.err) == (2, True), done.err
+
+
+def test_a_process_that_waits_says_so_and_gives_up(here, monkeypatch, capfd):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setattr(processes, "REMINDER", 0.1)
+    monkeypatch.setattr(processes, "CONNECTION_TIMEOUT", 1)
+    with pytest.raises(NetbuildError, match="process 0 of 2 cannot connect to the others") as caught:
+        processes.init_process_group()
+    assert "unset RANK" in caught.value.hint
+    assert "process 0 of 2 waits for the others at 127.0.0.1:" in capfd.readouterr().err
+    monkeypatch.setattr(processes.torch.distributed, "rendezvous", None)
+    processes.report_early_failure(2)  # does not try again
 
 
 @pytest.mark.slow
