@@ -28,6 +28,9 @@ class ReOrg(nn.Module):
     The four phases follow each other: even rows and columns, odd rows, odd columns, both odd.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)], 1)
 

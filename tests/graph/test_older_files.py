@@ -11,6 +11,7 @@ from netbuild.grammar.locate import packaged_architectures
 from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
+from netbuild.layers import DownC, ReOrg
 
 ANCHORS = "anchors:\n  - [10,13, 16,30, 33,23]\n  - [30,61, 62,45, 59,119]\n  - [116,90, 156,198, 373,326]\n"
 # As published for 80 classes: depth multiple, width multiple, parameters
@@ -74,6 +75,19 @@ def test_rows_of_yolov7():
         after = network.fuse()(x)[0]
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
     assert shape_of(network.train()(x))[0] == [1, 3, 16, 16, 8]
+
+
+def test_reductions_of_yolov7():
+    text = YOLOV7.replace("SP, [5]", "ReOrg, []").replace("Conv, [64, 3, 2]", "DownC, [64]")
+    text = text.replace("[-1, 1, MP, []]\n  - [[3, 5, 7]", "[[-1, -1], 1, Shortcut, [1]]\n  - [[3, 4, 5]")
+    names = [type(layer.module).__name__ for layer in resolve_text(text).layers]
+    assert (names[3:5], names[7]) == (["ReOrg", "DownC"], "Add")
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert ReOrg()(x)[0, :, 0, 0].tolist() == [0, 4, 1, 5]
+    block = DownC(8, 12).eval()
+    y = block(torch.rand(1, 8, 6, 6))
+    assert y.shape == (1, 12, 3, 3)
+    assert [name for name, _ in block.named_children()][:3] == ["cv1", "cv2", "cv3"]
 
 
 def test_anchor_boxes_are_decoded():
