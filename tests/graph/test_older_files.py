@@ -12,6 +12,7 @@ from netbuild.grammar.spec import read_spec
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.layers import DownC, ReOrg
+from netbuild.layers.fuse import fuse
 
 ANCHORS = "anchors:\n  - [10,13, 16,30, 33,23]\n  - [30,61, 62,45, 59,119]\n  - [116,90, 156,198, 373,326]\n"
 # As published for 80 classes: depth multiple, width multiple, parameters
@@ -75,6 +76,39 @@ def test_rows_of_yolov7():
         after = network.fuse()(x)[0]
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
     assert shape_of(network.train()(x))[0] == [1, 3, 16, 16, 8]
+
+
+# The auxiliary branch of yolov9-c, whose main branch is that of the packaged file.
+YOLOV9_AUXILIARY = """
+  - [p3, 1, CBLinear, [[256]]]
+  - [p4, 1, CBLinear, [[256, 512]]]
+  - [8, 1, CBLinear, [[256, 512, 512]]]
+  - [input, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [-1, 1, RepNCSPELAN4, [256, 128, 64, 1]]
+  - [-1, 1, ADown, [256]]
+  - [[22, 23, 24, -1], 1, CBFuse, [[0, 0, 0]]]
+  - [-1, 1, RepNCSPELAN4, [512, 256, 128, 1]]
+  - [-1, 1, ADown, [512]]
+  - [[23, 24, -1], 1, CBFuse, [[1, 1]]]
+  - [-1, 1, RepNCSPELAN4, [512, 512, 256, 1]]
+  - [-1, 1, ADown, [512]]
+  - [[24, -1], 1, CBFuse, [[2]]]
+  - [-1, 1, RepNCSPELAN4, [512, 512, 256, 1]]
+  - [[30, 33, 36, out3, out4, out5], 1, DualDDetect, [nc]]
+"""
+
+
+@pytest.mark.slow
+def test_yolov9_c_has_the_published_parameters_and_loses_its_auxiliary_branch():
+    rows = packaged_architectures()["yolov9c.yaml"].read_text().splitlines()
+    *shared, head = [line for line in rows if line]
+    main = resolve_text("\n".join([*shared, head.replace(" Detect", " DDetect")]))
+    assert sum(layer.params for layer in main.layers) == 25_498_752  # gelan-c
+    found = resolve_text("\n".join(shared) + YOLOV9_AUXILIARY)
+    assert sum(layer.params for layer in found.layers) == 51_182_080
+    counts = [sum(p.numel() for p in fuse(graph.skeleton()).parameters()) for graph in (main, found)]
+    assert counts == [25_288_768] * 2
 
 
 def test_reductions_of_yolov7():
