@@ -101,6 +101,7 @@ class ModelInfo:
         objectness: whether the file has rows (B, N, 5+classes) with an objectness, by which the class probabilities are
             multiplied; they need suppression.
         numbers: whether the file has the number of each pixel's class (B, h, w), which `Model.run` converts to scores.
+        skeleton: pairs of keypoints, by number, that drawings join with a line.
     """
 
     task: str
@@ -116,6 +117,7 @@ class ModelInfo:
     queries: bool = False
     objectness: bool = False
     numbers: bool = False
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -642,7 +644,7 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
         raise RunError(f"{model.path}: its metadata says that boxes have an objectness, but its task is '{task}'")
     if values.get("nms") is not None and task not in BOX_TASKS:
         raise RunError(f"{model.path}: its metadata says that it suppresses boxes, but its task is '{task}'")
-    known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness") if name in values}
+    known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness", "skeleton") if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
     if "netbuild" in metadata or stored == {}:
         return info
@@ -731,6 +733,15 @@ def _check_names(names: Sequence[Any]) -> list[str] | None:
     return list(names) or None
 
 
+def _parse_pairs(text: str) -> tuple[tuple[int, int], ...]:
+    """Read pairs of keypoints.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    return tuple((_number(first, 0, MAX_SIDE), _number(second, 0, MAX_SIDE)) for first, second in json.loads(text))
+
+
 def _parse_names(text: str) -> list[str] | None:
     names = json.loads(text)
     if not isinstance(names, list):
@@ -791,6 +802,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "objectness": ("objectness", lambda text: _parse_choice("true", "false")(text) == "true"),
     "extra": ("extra", _parse_extra),
     "nms": ("nms", _parse_nms),
+    "skeleton": ("skeleton", _parse_pairs),
 }
 _ULTRALYTICS_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "task": ("task", _parse_task),

@@ -16,11 +16,12 @@ from netbuild.data.maps import IGNORED
 from netbuild.data.oriented import corners_of, has_oriented_boxes
 from netbuild.data.scanning import Report
 from netbuild.drawing import charts, encoding, sheets
-from netbuild.drawing.annotated import Drawing, Image, class_colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour, join_keypoints
 from netbuild.drawing.numbers import plot_numbers
 from netbuild.system.files import make_folder, writing
 
 Bools = NDArray[np.bool_]
+Skeleton = Sequence[tuple[int, int]]  # pairs of keypoints that are joined
 
 
 def draw_labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figure:
@@ -46,7 +47,11 @@ def draw_labels(samples: Sequence[Sample], names: Sequence[str]) -> charts.Figur
 
 
 def draw_samples(
-    samples: Sequence[Sample], names: Sequence[str], seed: int = 0, extras: Mapping[str, Extra] | None = None
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    seed: int = 0,
+    extras: Mapping[str, Extra] | None = None,
+    skeleton: Skeleton = (),
 ) -> Image:
     """Draw a sheet (H, W, 3) of randomly chosen samples with their labels, each followed by its extras.
 
@@ -55,7 +60,9 @@ def draw_samples(
     """
     count = max(sheets.MAX_PICTURES // (1 + len(extras or {})), 1)
     chosen = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))[:count]]
-    cells = [cell for sample in chosen for cell in (draw_sample(sample, names), *draw_extras(sample, extras or {}))]
+    cells = [
+        cell for sample in chosen for cell in (draw_sample(sample, names, skeleton), *draw_extras(sample, extras or {}))
+    ]
     width = 1 + len(extras or {})  # cells of a sample, which stay in one row
     return sheets.make_sheet(cells, max(4 // width, 1) * width)
 
@@ -82,7 +89,7 @@ def draw_extras(sample: Sample, extras: Mapping[str, Extra]) -> list[Drawing]:
     return drawn
 
 
-def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
+def draw_sample(sample: Sample, names: Sequence[str], skeleton: Skeleton = ()) -> Drawing:
     """Draw a sample's picture with its boxes, polygons, oriented boxes and keypoints; its classes or numbers below it.
 
     Keypoints that are not annotated are left out. Crowds are marked by their label.
@@ -104,7 +111,11 @@ def draw_sample(sample: Sample, names: Sequence[str]) -> Drawing:
         scaled = [[polygon * (w, h) for polygon in outline] for outline in sample.outlines]
         marks["areas"] = [(fill_polygons(outline, (h, w)), tint) for outline, tint in zip(scaled, colours)]
     if sample.keypoints is not None:
-        marks["points"] = list(zip(_place_keypoints(sample.keypoints, (w, h)), colours))
+        places = sample.keypoints[..., :2] * (w, h)
+        seen = _find_annotated(sample.keypoints)
+        found = list(zip(places, seen, colours))
+        marks["points"] = [(points[chosen], tint) for points, chosen, tint in found]
+        marks["lines"] = [(join_keypoints(points, chosen, skeleton), tint) for points, chosen, tint in found]
     return Drawing(image, boxes, labels, colours, **marks)
 
 
@@ -116,10 +127,9 @@ def describe_labels(sample: Sample, names: Sequence[str]) -> str:
     return ", ".join(names[number] for number in sample.classes.tolist())
 
 
-def _place_keypoints(keypoints: Floats, size: tuple[int, int]) -> list[Floats]:
-    """Return for each object its annotated keypoints (K, 2) in pixels."""
-    seen: Bools = keypoints[..., 2] > 0 if keypoints.shape[2] == 3 else np.all(keypoints >= 0, -1)
-    return [keypoints[i, seen[i], :2] * size for i in range(len(keypoints))]
+def _find_annotated(keypoints: Floats) -> Bools:
+    """Return (N, K) whether each keypoint is annotated."""
+    return keypoints[..., 2] > 0 if keypoints.shape[2] == 3 else np.all(keypoints >= 0, -1)
 
 
 def write_overview(report: Report, folder: Path, seed: int = 0) -> list[Path]:
@@ -144,5 +154,7 @@ def write_overview(report: Report, folder: Path, seed: int = 0) -> list[Path]:
             figures[f"pictures_{split}"] = lambda s=sizes: charts.plot_sizes(s)
             written += charts.save_all(figures, folder)
             written.append(folder / f"samples_{split}.png")
-            encoding.save(draw_samples(found.samples, names, seed, report.dataset.extras), written[-1])
+            encoding.save(
+                draw_samples(found.samples, names, seed, report.dataset.extras, report.dataset.skeleton), written[-1]
+            )
     return written

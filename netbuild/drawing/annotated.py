@@ -50,6 +50,7 @@ class Drawing:
         outlines: (N, 4, 2) corners of oriented boxes, drawn instead of ``boxes``; labels stay at ``boxes``.
         points: groups of keypoints (K, 2), x and y, each group with its colour.
         texts: lines of text under the picture, such as predicted numbers.
+        lines: groups of lines (N, 2, 2) between two points x, y, such as skeletons, each group with its colour.
     """
 
     image: Image
@@ -62,6 +63,7 @@ class Drawing:
     outlines: NDArray[Any] | None = None
     points: Sequence[tuple[NDArray[Any], Colour]] = ()
     texts: Sequence[str] = ()
+    lines: Sequence[tuple[NDArray[Any], Colour]] = ()
 
     def render(self) -> Image:
         """Draw all annotations and return the picture (H, W, 3); bars and lines of text make it higher.
@@ -72,6 +74,7 @@ class Drawing:
         image = tint_masks(self.image, self.areas)
         if len(self.boxes):
             image = draw_boxes(image, self.boxes, self.labels, self.colours, self.outlines)
+        image = draw_lines(image, self.lines) if self.lines else image
         image = draw_points(image, self.points) if self.points else image
         image = draw_bars(image, self.bars) if self.bars else image
         return write_texts(image, self.texts) if self.texts else image
@@ -91,6 +94,7 @@ class Drawing:
             areas=[(_resize(mask.astype(np.uint8) * 255, ratio) >= 128, tint) for mask, tint in self.areas],
             outlines=None if self.outlines is None else np.asarray(self.outlines) * ratio,
             points=[(np.asarray(places) * ratio, tint) for places, tint in self.points],
+            lines=[(np.asarray(places) * ratio, tint) for places, tint in self.lines],
         )
 
 
@@ -127,6 +131,29 @@ def tint_masks(image: Image, areas: Iterable[tuple[NDArray[np.bool_], Colour]]) 
         blended = blended.copy() if blended is image else blended
         blended[mask] = (image[mask].astype(np.uint16) + np.array(tint, np.uint16)) // 2
     return blended
+
+
+def join_keypoints(
+    places: NDArray[Any], seen: NDArray[np.bool_], skeleton: Sequence[tuple[int, int]]
+) -> NDArray[np.float64]:
+    """Return the lines (N, 2, 2) of a skeleton between those keypoints (K, 2) of an object that are ``seen``, (K,)."""
+    pairs = [pair for pair in skeleton if max(pair) < len(places) and all(seen[list(pair)])]
+    return np.array([places[list(pair)] for pair in pairs], float).reshape(-1, 2, 2)
+
+
+def draw_lines(image: Image, groups: Sequence[tuple[NDArray[Any], Colour]]) -> Image:
+    """Return a copy of a picture (H, W, 3) with lines; a group (N, 2, 2) of them has one colour.
+
+    Raises:
+        MissingExtraError: if Pillow is not installed.
+    """
+    pil, draws, _ = pillow()
+    canvas = pil.fromarray(np.ascontiguousarray(image))
+    pen, width = draws.Draw(canvas), max(round(_text_size(canvas.size) / 7), 1)
+    for lines, tint in groups:
+        for ends in np.asarray(lines).reshape(-1, 4).tolist():
+            pen.line(ends, fill=tint, width=width)
+    return np.asarray(canvas)
 
 
 def draw_points(image: Image, points: Sequence[tuple[NDArray[Any], Colour]]) -> Image:

@@ -50,6 +50,7 @@ class CheckpointInfo:
         aliases: names of tensors that share another's memory, with the name under which that one is stored.
         versions: versions of netbuild and torch that wrote the file.
         training: settings and measures of the run that wrote it; empty without one.
+        skeleton: pairs of keypoints that drawings join with a line; empty where there are none.
     """
 
     yaml: str
@@ -67,6 +68,7 @@ class CheckpointInfo:
     aliases: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    skeleton: tuple[tuple[int, int], ...] = ()
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -182,8 +184,10 @@ def _make_info(data: dict[str, Any]) -> CheckpointInfo:
     height, width = data.get("imgsz", (640, 640))
     # Keys of later versions with the same schema are ignored.
     known = {key: value for key, value in data.items() if key in CheckpointInfo.__dataclass_fields__}
+    skeleton = tuple((first, second) for first, second in data.get("skeleton", ()))
+    requires = tuple(data.get("requires", ()))
     return CheckpointInfo(
-        **{**known, "modules": modules, "imgsz": (height, width), "requires": tuple(data.get("requires", ()))}
+        **{**known, "modules": modules, "imgsz": (height, width), "requires": requires, "skeleton": skeleton}
     )
 
 
@@ -256,5 +260,6 @@ CHECKPOINT = metadata.record(
         "aliases": mapping_of(text(10_000)),
         "versions": mapping_of(_NAME),
         "training": mapping_of(json_value),
+        "skeleton": list_of(list_of(integer(0, MAX_INTEGER), length=2)),
     },
 )

@@ -36,6 +36,7 @@ class NetworkCard:
         yaml: the text of a YAML file that builds exactly this network.
         modules: the source files of the custom modules that the rows use.
         requires: top-level packages, torch excepted, that the rows name.
+        skeleton: pairs of keypoints, by number, that drawings join with a line.
     """
 
     name: str
@@ -55,6 +56,7 @@ class NetworkCard:
     yaml: str = ""
     modules: tuple[tuple[CodeFile, ...], ...] = ()
     requires: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
@@ -78,6 +80,7 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
         modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec),
+        skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (),
     )  # fmt: skip
 
 

@@ -18,9 +18,19 @@ def task_of(network: Network) -> Task | None:
     if network.card.task is None:
         return None
     try:
-        return class_for(network.card)(network.head, network.card.names)
+        return make_task(network)
     except NetbuildError:
         return None
+
+
+def make_task(network: Network) -> Task:
+    """Make the task of a network from what its card states, for prediction; it must have one.
+
+    Raises:
+        NetbuildError: if there is no such task, or it cannot read the head.
+    """
+    card, cls = network.card, class_for(network.card)
+    return cls(network.head, card.names, **cls.card_options(card))
 
 
 def make_metadata(network: Network, size: tuple[int, int], task: Task | None) -> dict[str, str]:
@@ -28,6 +38,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
     card, head = network.card, traits(network.head)
     names = card.names or [str(i) for i in range(card.nc or 0)]
     fitting = task.fitting if task else head.fitting or ("letterbox" if head.stride or head.ranks else "middle")
+    skeleton = {"skeleton": json.dumps(card.skeleton)} if card.skeleton else {}
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
@@ -42,6 +53,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "objectness": format_flag(head.has_objectness and not head.ranks),
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
+        **skeleton,
     }
 
 

@@ -70,6 +70,7 @@ class OnnxNetwork(Network):
             imgsz=info.size,
             names=names,
             canvas=file.fixed_size,
+            skeleton=info.skeleton,
         )
         self.file, self.task = file, task_of(self)
 

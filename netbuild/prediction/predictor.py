@@ -19,13 +19,13 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, expand_size, open_graph
 from netbuild.prediction import sources
+from netbuild.prediction.contract import make_task
 from netbuild.prediction.in_memory import collect
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
 from netbuild.prediction.result import Result
 from netbuild.prediction.sources import Shot, Source
 from netbuild.prediction.trackers import find as find_tracker
 from netbuild.system.devices import pick_device
-from netbuild.tasks import class_for
 from netbuild.tasks.base import FrameState, Task, View, refuse_options
 from netbuild.weights.building import build_graph
 
@@ -340,4 +340,4 @@ def _task(network: Network) -> Task:
         raise NetbuildError("the network has no task, so its outputs cannot be decoded", hint=hint)
     if channels not in (1, 3, 4):
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
-    return class_for(network.card)(network.head, network.card.names)
+    return make_task(network)

@@ -101,9 +101,8 @@ class Writer:
         if "pictures" in self.kinds:
             self._write_picture(result, stem)
         if "txt" in self.kinds or "labels" in self.kinds:
-            rows = result.task.rows(result.records, result.size)
-            if "labels" in self.kinds:  # labels to train on have no confidence, which is the last column
-                rows = [row.rpartition(" ")[0] for row in rows]
+            make_rows = result.task.label_rows if "labels" in self.kinds else result.task.rows
+            rows = make_rows(result.records, result.size)
             _write(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows).encode())
         if "crops" in self.kinds:
             for number, (name, part) in enumerate(result.task.crops(result.view.image, result.records), 1):

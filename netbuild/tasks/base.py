@@ -20,6 +20,7 @@ from netbuild.feed.labels import feed_labels, find_unused_changes
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.feed.targets import Target
+from netbuild.graph.card import NetworkCard
 from netbuild.layers.heads.base import traits
 from netbuild.settings import NUMBER_SETTINGS, Settings
 from netbuild.tasks.metric import Batch as Batch
@@ -153,6 +154,11 @@ class Task(ABC):
     @classmethod
     def data_options(cls, dataset: Dataset) -> dict[str, Any]:
         """Return further keywords of ``__init__`` that are facts of the data set, for training and validation."""
+        return {}
+
+    @classmethod
+    def card_options(cls, card: NetworkCard) -> dict[str, Any]:
+        """Return further keywords of ``__init__`` that a network's card states, for prediction."""
         return {}
 
     @classmethod
@@ -323,6 +329,10 @@ class Task(ABC):
     def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
         """Return the lines of a picture's label file; ``size`` is the picture's height and width."""
         return []
+
+    def label_rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """Return the lines of a label file to train on: those of `rows` without the confidence, which is last."""
+        return [row.rpartition(" ")[0] for row in self.rows(records, size)]
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Draw the records into a copy of the picture."""

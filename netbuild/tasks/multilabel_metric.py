@@ -92,8 +92,7 @@ class MultiLabelMetric(Metric):
         """Return the chart of precision, recall and F1 by label."""
         p, truth = self.stack()
         known = np.isfinite(truth)
-        classes = np.nonzero(known)[1]
-        objects = np.nonzero(truth == 1)[1]
+        classes, objects = (np.nonzero(places)[1].astype(float) for places in (known, truth == 1))
         found = PrecisionCurves((truth[known] == 1).astype(float), p[known], classes, objects)
         names = [self.names[number] for number in found.classes]
         draw = partial(charts.plot_curves, found.confidence, found.precision, found.recall, names, find_best_f1(found))

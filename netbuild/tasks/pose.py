@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from netbuild import runtime
 from netbuild.data.dataset import Dataset, Sample
-from netbuild.drawing.annotated import Drawing, Image, class_colour
+from netbuild.drawing.annotated import Colour, Drawing, Image, join_keypoints
 from netbuild.errors import NetbuildError
 from netbuild.feed.samples import BOX_KINDS
 from netbuild.feed.targets import KeypointTarget, Target
+from netbuild.graph.card import NetworkCard
 from netbuild.layers.heads.base import traits
 from netbuild.settings import Settings
 from netbuild.tasks.base import Batch, Metric, Record, View
@@ -35,6 +36,7 @@ class PoseTask(BoxTask):
         head, names, gains, class_weights: see `BoxTask`.
         sigmas: (K,) standard deviations of the keypoints, as fractions of the square root of an object's area; COCO's
             for 17 keypoints, else 1 / K for each, unless given.
+        skeleton: pairs of keypoints, by number, that drawings join with a line.
 
     Raises:
         NetbuildError: if the sigmas are of another number than the head's keypoints; see also `BoxTask`.
@@ -45,6 +47,7 @@ class PoseTask(BoxTask):
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {**BOX_KINDS, "keypoints": KeypointTarget}
     measures = ("pose-mAP50-95", "PCK", "point-error", "mAP50-95", "mAP50")
     record_fields = ("box", "keypoints")
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     def __init__(
         self,
@@ -53,7 +56,9 @@ class PoseTask(BoxTask):
         gains: Gains | None = None,
         class_weights: Tensor | None = None,
         sigmas: Sequence[float] | None = None,
+        skeleton: Sequence[tuple[int, int]] = (),
     ) -> None:
+        self.skeleton = tuple(skeleton)
         shape = traits(head).extra
         self.sigmas = choose_sigmas(shape[0], sigmas) if len(shape) == 2 else ()
         super().__init__(head, names, gains, class_weights)
@@ -68,8 +73,13 @@ class PoseTask(BoxTask):
 
     @classmethod
     def data_options(cls, dataset: Dataset) -> dict[str, Any]:
-        """Return the sigmas that the data set states."""
-        return {"sigmas": dataset.keypoint_sigmas}
+        """Return the sigmas and the skeleton that the data set states."""
+        return {"sigmas": dataset.keypoint_sigmas, "skeleton": dataset.skeleton}
+
+    @classmethod
+    def card_options(cls, card: NetworkCard) -> dict[str, Any]:
+        """Return the skeleton of the data that the network was trained on."""
+        return {"skeleton": card.skeleton}
 
     @classmethod
     def adapt_settings(cls, settings: Settings, dataset: Dataset) -> Settings:
@@ -118,8 +128,21 @@ class PoseTask(BoxTask):
         drawing, chosen = super().draw_truth(batch, i), batch["index"].view(-1) == i
         h, w = batch["images"].shape[-2:]
         points = batch["keypoints"][chosen].detach().cpu().float().numpy()
-        dots = [p[p[:, 2] > 0, :2] * (w, h) for p in points]
-        return replace(drawing, points=list(zip(dots, drawing.colours, strict=True)))
+        found = [(p[:, :2] * (w, h), p[:, 2] > 0) for p in points]
+        return replace(drawing, **self.draw_keypoints(found, drawing.colours))
+
+    def draw_keypoints(self, found: Sequence[tuple[Any, Any]], colours: Sequence[Colour]) -> dict[str, Any]:
+        """Return the fields of a drawing for keypoints: dots, and the lines of the skeleton.
+
+        Args:
+            found: for each object its keypoints (K, 2) in pixels, and which of them are drawn, (K,).
+            colours: of the objects.
+        """
+        dots, lines = [], []
+        for (places, seen), tint in zip(found, colours, strict=True):
+            dots.append((places[seen], tint))
+            lines.append((join_keypoints(places, seen, self.skeleton), tint))
+        return {"points": dots, "lines": lines}
 
     # -- prediction ---------------------------------------------------------------------------------------------------
 
@@ -138,10 +161,31 @@ class PoseTask(BoxTask):
             lines.append(" ".join((box, *points, confidence)))
         return lines
 
+    def label_rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """Return lines ``class cx cy w h x y visibility ...`` to train on, visibility 2 or 0.
+
+        It is 0, as are x and y, where a keypoint is likely hidden, or outside the picture. Of keypoints of two values
+        these have negative places, as data sets mark them.
+        """
+        (h, w), values, lines = size, self.extra[1], []
+        for record, line in zip(records, super().rows(records, size), strict=True):
+            words = [line.rsplit(" ", 1)[0]]
+            for (x, y), seen in zip(*read_keypoints(record), strict=True):
+                is_inside = bool(seen) and 0 <= x <= w and 0 <= y <= h
+                place = (x / w, y / h) if is_inside else (0.0, 0.0) if values == 3 else (-1.0, -1.0)
+                words += [f"{value:.6f}" for value in place] + ([str(2 * is_inside)] if values == 3 else [])
+            lines.append(" ".join(words))
+        return lines
+
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
-        """Draw boxes, and the keypoints that are likely visible."""
-        dots = []
-        for record in records:
-            visible = [p[:2] for p in record["keypoints"] if len(p) < 3 or p[2] >= MIN_VISIBILITY]
-            dots.append((np.array(visible).reshape(-1, 2), class_colour(record["class"])))
-        return Drawing(image, *self.label_boxes(records), points=dots)
+        """Draw boxes, the keypoints that are likely visible, and the lines of the skeleton between them."""
+        boxes, labels, colours = self.label_boxes(records)
+        found = [read_keypoints(record) for record in records]
+        return Drawing(image, boxes, labels, colours, **self.draw_keypoints(found, colours))
+
+
+def read_keypoints(record: Record) -> tuple[Any, Any]:
+    """Return the keypoints (K, 2) of a record, and which of them are likely visible, (K,)."""
+    points = np.array(record["keypoints"])
+    seen = points[:, 2] >= MIN_VISIBILITY if points.shape[1] == 3 else np.ones(len(points), bool)
+    return points[:, :2], seen

@@ -8,7 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from netbuild import runtime
+from netbuild.data.contours import trace_mask
 from netbuild.data.dataset import Dataset, Sample
+from netbuild.data.shapes.raster import join_loops
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
@@ -34,7 +36,6 @@ class SegmentTask(BoxTask):
     measures: ClassVar[tuple[str, ...]] = ("mask-mAP50-95", "mask-mAP50", "mAP50-95", "mAP50")
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {"boxes": BoxTarget, "polygons": MaskTarget}
     record_fields = ("box", "mask")
-    saves = ("pictures", "json", "crops")
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,23 @@ class SegmentTask(BoxTask):
         rows, prototypes = prediction
         fields = runtime.mask_fields(rows.cpu().numpy(), prototypes.cpu().numpy(), view.letterbox)
         return self.add_fields(super().records(rows, view), fields)
+
+    def rows(self, records: Sequence[Record], size: tuple[int, int]) -> list[str]:
+        """Return lines ``class x1 y1 x2 y2 ... confidence``: a polygon around the mask, in fractions of the picture.
+
+        Its parts are joined by bridges without width. An object without a pixel has the corners of its box.
+        """
+        h, w = size
+        lines = []
+        for record in records:
+            parts = trace_mask(runtime.mask_of(record["mask"]))
+            x1, y1, x2, y2 = record["box"]
+            polygon = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]) if not parts else parts[0]
+            for part in parts[1:]:
+                polygon = join_loops(polygon, part)
+            numbers = [f"{value:.6f}" for value in (polygon / (w, h)).ravel().tolist()]
+            lines.append(" ".join([str(record["class"]), *numbers, f"{record['confidence']:.6f}"]))
+        return lines
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Draw boxes and masks in the colours of their classes."""

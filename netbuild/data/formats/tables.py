@@ -12,7 +12,7 @@ and ``test.csv`` are splits, and so are ``train/_annotations.csv`` and so on.
 import csv
 import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -311,8 +311,8 @@ def _read_values(columns: ValueColumns, split: str, lines: Sequence[_Line], prob
         values, found = columns.parse(line.values or (line.label,), line.file, line.number)
         if found:
             return None, found
-        kind = {"labels" if columns.are_labels else "numbers": values}
-        return Sample(path, source=line.file, lines=(line.number,), **kind), []
+        sample = Sample(path, source=line.file, lines=(line.number,))
+        return replace(sample, labels=values) if columns.are_labels else replace(sample, numbers=values), []
 
     return _read_pictures(read, split, lines, problems)
 
