@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netbuild.data import band_tiff
 from netbuild.data.integrity import find_missing_pixels
 from netbuild.errors import MissingExtraError, NetbuildError, shorten
 from netbuild.system.files import refuse_special
@@ -129,6 +130,8 @@ def read_file(path: Path) -> bytes:
 
 def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Bytes:
     """Decode the bytes of a picture file, see `read_image`."""
+    if (header := band_tiff.read_header(data)) is not None:
+        return _read_bands(header, data, name, channels)
     image = _load(_open(data, name), name)
     if check:
         _check_complete(data, name, image.format or "")
@@ -136,7 +139,7 @@ def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Byt
         return _read_pages(image, name, channels)
     if channels not in _MODES:
         message = f"{name}: pictures of one page are read with 1, 3 or 4 channels, not {channels}"
-        raise UnreadableImageError(message, hint="bands are read from a TIFF with one grey page for each")
+        raise UnreadableImageError(message, hint="bands are read from a TIFF, all in one page or in one grey page each")
     level = _to_8_bits(_upright(image), name, channels)
     return np.ascontiguousarray(level).reshape(*level.shape[:2], channels)
 
@@ -165,6 +168,9 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
         numbers: whether it is a map, whose values need not be representable in 8 bits.
     """
     try:
+        if (header := band_tiff.read_header(data)) is not None:
+            _read_bands(header, data, name, header.bands)
+            return ImageFacts(header.size, "", "", header.bands)
         image = _open(data, name)
         width, height = image.size
         if not numbers:
@@ -179,6 +185,17 @@ def inspect_image(data: bytes, name: str, numbers: bool = False) -> ImageFacts:
     channels = {"P": 3, "PA": 3, "CMYK": 3, "LA": 1, "RGBX": 3}.get(image.mode, len(image.getbands()))
     size = (height, width) if turned in _sideways() else (width, height)
     return ImageFacts(size, "", remark, channels, _count_pages(image))
+
+
+def _read_bands(header: band_tiff.BandTiff, data: bytes, name: str, channels: int) -> Bytes:
+    """Return the bands of a TIFF page as the channels of a picture in 8 bits."""
+    if header.bands != channels:
+        raise UnreadableImageError(f"{name}: has {header.bands} bands, not {channels}")
+    try:
+        values = header.read(data)
+    except band_tiff.BandTiffError as error:
+        raise UnreadableImageError(f"{name}: {error}") from None
+    return values if values.dtype == np.uint8 else ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _count_pages(image: "Image") -> int:
