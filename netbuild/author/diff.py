@@ -13,6 +13,7 @@ from netbuild.author import differences
 from netbuild.author.changes import COSTS, Changes, Row, RowDiff
 from netbuild.errors import NetbuildError
 from netbuild.graph.layers import Layer
+from netbuild.report.activations import activation_in_use
 from netbuild.report.summary import Summary, summarize
 from netbuild.weights.align import align_in_order, pair_unique
 
@@ -73,7 +74,7 @@ def _collect_properties(summary: Summary) -> dict[str, Any]:
     inputs = {name: list(shape) for name, shape in g.inputs}
     return {
         "task": g.task, "nc": g.nc, "ch": g.ch, "imgsz": list(g.imgsz), "inputs": inputs if g.spec.inputs else None,
-        "activation": g.activation, "init": g.spec.settings.get("init"), "fused": summary.fused,
+        "activation": activation_in_use(g), "init": g.spec.settings.get("init"), "fused": summary.fused,
     }  # fmt: skip
 
 

@@ -85,6 +85,25 @@ def columns(ctx: Any, incomplete: str) -> list[str]:
     return [plus + name for name in found]
 
 
+def family(ctx: Any, incomplete: str) -> list[str]:
+    """Complete the folder of packaged networks."""
+    from netbuild.author.zoo import load_entries
+
+    return matching(sorted({entry.family for entry in load_entries()}), incomplete)
+
+
+def task(ctx: Any, incomplete: str) -> list[str]:
+    """Complete a task that packaged networks have."""
+    from netbuild.author.zoo import load_entries
+
+    return matching(sorted({entry.task for entry in load_entries() if entry.task}), incomplete)
+
+
+def python_file(ctx: Any, incomplete: str) -> list[str]:
+    """Complete a file of Python code, or a folder."""
+    return files(incomplete, (".py",))
+
+
 def files(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
     """List the files of some kinds and the folders that begin with what was typed."""
     folder, prefix = os.path.split(incomplete)
@@ -121,10 +140,16 @@ def _spec_of(ctx: Any) -> Any:
         return None
 
 
+# The names are written out, because their classes import torch; a test compares them.
+TARGETS = (
+    "onnx", "onnx-int8", "openvino", "ncnn", "coreml", "executorch", "litert", "torch-export", "torchscript",
+)  # fmt: skip
 # Completions by the name of a command's parameter; `command` in `netbuild.cli.flags` gives them to its parameters.
 COMPLETIONS: dict[str, Complete] = {
     "file": network, "files": network, "a": network, "b": network, "weights": network, "data": data, "scale": scale,
-    "option": setting, "freeze": row, "columns": columns,
+    "option": setting, "freeze": row, "columns": columns, "family": family, "task": task, "modules": python_file,
+    "target": choices(*TARGETS), "save": choices("pictures", "txt", "labels", "json", "crops", "none"),
+    "split": choices("train", "val", "test"),
     "flops": choices("torch", "thop", "thop-stride", "all"), "device": choices("auto", "cpu", "cuda", "mps"),
     "amp": choices("auto", "off", "bf16", "fp16"), "optimizer": choices("auto", "sgd", "adamw", "adam", "musgd"),
     "view": choices("textbook"), "dynamic": choices("batch", "size", "both"),

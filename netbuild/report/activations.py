@@ -30,6 +30,13 @@ def describe_activation(graph: Graph) -> str:
     return f"{text} (no module takes the file's {graph.activation})" if written else text
 
 
+def activation_in_use(graph: Graph) -> str:
+    """Return the network's default activation if a module takes it, else the class names of those there are."""
+    if graph.uses_activation:
+        return str(graph.activation)
+    return ", ".join(find_activations(graph.layers)) or "none"
+
+
 def find_activations(layers: Sequence[Layer]) -> list[str]:
     """List the class names of all activations in a network, the most frequent first."""
     counts: Counter[str] = Counter()

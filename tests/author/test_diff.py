@@ -196,6 +196,15 @@ def test_own_modules_of_equal_cost_are_compared_by_their_code(folder):
     assert diff(found[0], found[2]).equal
 
 
+def test_an_activation_that_no_module_takes_is_no_difference(folder):
+    plain = "layers: [[-1, 1, nn.Conv2d, [3, 8, 3]], [-1, 1, nn.Tanh, []]]\n"
+    (folder / "a.yaml").write_text(plain)
+    (folder / "b.yaml").write_text(f"activation: nn.ReLU()\n{plain}")
+    assert diff(folder / "a.yaml", folder / "b.yaml", imgsz=32).facts == {}
+    (folder / "b.yaml").write_text(plain.replace("nn.Tanh, []", "nn.GELU, []"))
+    assert diff(folder / "a.yaml", folder / "b.yaml", imgsz=32).facts == {"activation": ("Tanh", "GELU")}
+
+
 def test_another_default_activation_is_a_difference(folder):
     rows = "ch: 8\nlayers: [[-1, 1, Conv, [8, 3]]]\n"
     (folder / "a.yaml").write_text(rows)

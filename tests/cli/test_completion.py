@@ -69,11 +69,19 @@ def complete(server, folder, words, line):
         ("summary net.yaml --columns i,pa", {"i,params"}),
         ("summary net.yaml --columns +str", {"+stride"}),
         ("new mine --from seg", {"segmenter"}),
+        ("export net.yaml --target openvino,torch", {"openvino,torch-export", "openvino,torchscript"}),
+        ("benchmark net.yaml --target onnx-", {"onnx-int8"}),
+        ("predict net.yaml a.png --save txt,j", {"txt,json"}),
+        ("zoo --family yolov1", {"yolov10"}),
+        ("zoo --task seg", {"segment"}),
+        ("val net.yaml --split t", {"train", "test"}),
+        ("train net.yaml --modules own", {"own.py"}),
     ],
 )
 def test_names_and_choices_are_completed(server, tmp_path, line, expected):
     (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "own.py").write_text("")
     assert set(complete(server, tmp_path, len(line.split()), line)) == expected
 
 
@@ -89,6 +97,15 @@ def test_names_and_choices_are_completed(server, tmp_path, line, expected):
 def test_all_names_are_offered(server, tmp_path, line, some):
     (tmp_path / "net.yaml").write_text(NET, encoding="utf-8")
     assert some <= set(complete(server, tmp_path, len(line.split(" ")), line))
+
+
+def test_the_names_that_are_written_out_are_all_there_are():
+    from netbuild.cli import completion
+    from netbuild.export import base
+    from netbuild.prediction.saving import KINDS
+
+    assert sorted(completion.TARGETS) == sorted(base.TARGETS.built_in)
+    assert set(completion.COMPLETIONS["save"](None, "")) == {*KINDS, "none"}
 
 
 def test_a_wrong_file_completes_nothing(server, tmp_path):
