@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.modules.factory import Factory, Parameter, from_class
@@ -234,9 +235,32 @@ def build_torchvision(
 
 
 def _build_without_weights(model: str, options: Mapping[str, Any]) -> nn.Module:
-    with _building_offline(f"torchvision's {model}"):
+    with _building_offline(f"torchvision's {model}"), _computing_widths_on_cpu(model):
         network: nn.Module = _get_torchvision_builder(model)(weights=None, **options)
     return network
+
+
+@contextmanager
+def _computing_widths_on_cpu(model: str) -> Iterator[None]:
+    """Let a RegNet compute its widths, which it does with tensors, on the CPU: on ``meta`` they have no values.
+
+    They are no operators of the network, so no mode that measures it may see them either.
+    """
+    if not model.startswith("regnet"):
+        yield
+        return
+    params = package("torchvision.models.regnet").BlockParams
+    compute = params.from_init_params
+
+    def compute_on_cpu(*args: Any, **options: Any) -> Any:
+        with _disable_current_modes(), torch.device("cpu"):
+            return compute(*args, **options)
+
+    params.from_init_params = compute_on_cpu
+    try:
+        yield
+    finally:
+        params.from_init_params = classmethod(compute.__func__)
 
 
 def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]) -> dict[str, Any]:

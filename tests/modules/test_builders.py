@@ -1,6 +1,7 @@
 """Rows that call the model builder of another package: stages as outputs, its weights, no unrequested download."""
 
 import contextlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -183,9 +184,18 @@ def test_no_builder_downloads_when_a_file_is_read(model):
     """Each either builds on meta or is refused, with every default, also where downloads are permitted."""
     with torch.device("meta"), builders.pretrained_mode("download"):
         for build in (lambda: builders.build_torchvision(model), lambda: builders.TorchVision(model, truncate=1)):
-            # RegNet computes its widths with torch, so it cannot be built there.
-            with contextlib.suppress(*([NotImplementedError] if model.startswith("regnet") else [])):
-                assert isinstance(build(), torch.nn.Module)
+            network = build()
+            assert isinstance(network, torch.nn.Module)
+            assert {p.device.type for p in network.parameters()} == {"meta"}
+
+
+def test_a_regnet_computes_its_widths_on_the_cpu(cli, tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    (tmp_path / "net.yaml").write_text("layers: [[-1, 1, torchvision.models.regnet_y_400mf, []]]")
+    done = cli("summary", tmp_path / "net.yaml", "--json", "--imgsz", 64)
+    assert done.code == 0, done.err
+    expected = sum(p.numel() for p in models.regnet_y_400mf().parameters())
+    assert json.loads(done.out)["totals"]["params"] == expected
 
 
 OPTIONS = {
