@@ -95,7 +95,7 @@ class MultiLabelTask(Task):
         logits, target, known = self.read_targets(outputs, batch)
         weights = None if self.positive_weights is None else self.positive_weights.to(logits)
         terms = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
-        total = (terms * known).sum() / known.sum().clamp(min=1)
+        total = (terms * known).sum() / self.normaliser(known.sum().to(terms), 1.0)
         return total, {"cls": total.detach()}
 
     def read_targets(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -132,7 +132,7 @@ class RegressTask(Task):
         target = ((truth - mean) / deviation).float()
         known = target.isfinite()
         terms = self.error(predicted, target.where(known, predicted.detach()), reduction="none")
-        total = (terms * known).sum() / known.sum().clamp(min=1)
+        total = (terms * known).sum() / self.normaliser(known.sum().to(terms), 1.0)
         return total, {self.name: total.detach()}
 
     def metric(self) -> RegressionMetric:

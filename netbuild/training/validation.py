@@ -20,6 +20,8 @@ from netbuild.settings import BOX_SETTINGS, Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
+from netbuild.tasks import TASKS
+from netbuild.tasks import find as find_task
 from netbuild.tasks.base import Task
 from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
@@ -49,7 +51,9 @@ def check_task(task: type[Task], dataset: Dataset) -> None:
     """
     if task.learns_from and dataset.task not in task.learns_from:
         folders = dataset.format == "yolo" and "classify" in task.learns_from
-        hint = f"if its classes are folders, name the folder itself: --data {dataset.root}" if folders else ""
+        fitting = [name for name in TASKS.names() if dataset.task in find_task(name).learns_from]
+        hint = f"it is for networks of the task {' or '.join(fitting)}" if fitting else "name another data set"
+        hint = f"if its classes are folders, name the folder itself: --data {dataset.root}" if folders else hint
         message = f"{dataset.name} is a data set for '{dataset.task}', the network's task is '{task.name}'"
         raise NetbuildError(message, hint=hint)
 

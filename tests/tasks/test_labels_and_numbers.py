@@ -48,6 +48,25 @@ def test_the_loss_of_labels_is_the_mean_over_those_that_are_known():
     assert float(total) == pytest.approx(expected / count, rel=1e-5) == float(parts["cls"])
 
 
+def test_several_processes_average_to_the_loss_of_one():
+    """Labels that are not known are not the same in each share of a batch."""
+    values = torch.randn(6, 2)
+    values[0, 1] = values[4, 0] = values[5, 0] = values[5, 1] = NAN
+    labels = torch.where(values.isnan(), values, (values > 0).float())
+    predicted = torch.randn(6, 2)
+    for task, batch in (
+        (MultiLabelTask(torch.nn.Identity(), [*"ab"]), {"labels": labels}),
+        (RegressTask(numbers_head(2), [*"ab"], "l1"), {"numbers": values}),
+    ):
+        whole = task.loss(predicted, batch)[0]
+        task.normaliser = lambda total, least: torch.tensor(8 / 2)  # known values of all processes, in the mean of two
+        parts = [
+            task.loss(predicted[rows], {name: found[rows] for name, found in batch.items()})[0]
+            for rows in (slice(0, None, 2), slice(1, None, 2))
+        ]
+        torch.testing.assert_close(sum(parts) / 2, whole)
+
+
 def test_the_lower_bound_of_soft_labels_is_reached():
     labels = torch.tensor([[0.3, 1.0], [0.0, NAN]])
     task = MultiLabelTask(torch.nn.Identity(), [*"ab"], 0.2, torch.tensor([2.0, 1.0]))

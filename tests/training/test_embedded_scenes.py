@@ -3,25 +3,12 @@
 import json
 
 import pytest
-from helpers.scenes import write_few_scenes
+from helpers.scenes import smallest_network, write_few_scenes
 
-from netbuild.author.zoo import load_entries
 from netbuild.data.shapes import files
-from netbuild.grammar.locate import scaled_name
 from netbuild.tasks import TASKS, find
 
 QUICK = ("--batch", 4, "--device", "cpu", "-Oworkers=0", "-Oplots=false")
-
-
-def smallest_network(task):
-    """The packaged network of a task with the fewest parameters."""
-    sizes = {
-        scaled_name(entry.name, scale): size[0]
-        for entry in load_entries()
-        for scale, size in entry.sizes.items()
-        if entry.task == task and entry.imgsz[0] > 160
-    }
-    return f"{min(sizes, key=sizes.get)}.yaml"
 
 
 @pytest.mark.slow
@@ -33,7 +20,7 @@ def test_a_task_runs_without_data(cli, tmp_path, monkeypatch, task):
     monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
     write_few_scenes(tmp_path / "cache")
     name = find(task).embedded
-    done = cli("train", smallest_network(task), "--epochs", 1, "-o", "run", *QUICK)
+    done = cli("train", smallest_network(task, tmp_path), "--epochs", 1, "-o", "run", *QUICK)
     assert done.code == 0, done.err
     assert f"the embedded demonstration set '{name}' at 160 pixels" in done.err
     assert json.loads((tmp_path / "run/run.json").read_text())["data"] == name

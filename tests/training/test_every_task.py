@@ -1,0 +1,105 @@
+"""Each task alike: killed and resumed, in two processes, compiled, and with data that it cannot learn from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from helpers.scenes import smallest_network, write_few_scenes
+from safetensors.torch import load_file
+
+from netbuild.data import open_data
+from netbuild.data.shapes import files
+from netbuild.tasks import TASKS, find
+
+SCENE_TASKS = [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
+QUICK = ("--imgsz", "64", "--batch", "4", "--device", "cpu", "-Oworkers=0", "-Oplots=false")
+KILLER = """
+import os, signal
+from netbuild.training.callbacks import Callback
+class Killer(Callback):
+    def on_batch_end(self, run, epoch, number, parts, rate):
+        if epoch == 1 and number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with few embedded scenes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
+    write_few_scenes(tmp_path / "cache", 12, 5)
+    return tmp_path
+
+
+def run_apart(*words):
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "netbuild", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SCENE_TASKS)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, task):
+    network, data = smallest_network(task, here), find(task).embedded
+    (here / "killer.py").write_text(KILLER)
+    flags = ("--data", data, "--epochs", 3, *QUICK)
+    assert cli("train", network, *flags, "-o", "whole").code == 0
+    done = run_apart("train", network, *flags, "-o", "killed", "--callbacks", "killer.py")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = cli("train", "--resume", "killed")
+    assert done.code == 0, done.err
+    found, expected = (load_file(here / folder / "last.safetensors") for folder in ("killed", "whole"))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    rows = [(here / folder / "results.csv").read_text() for folder in ("killed", "whole")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SCENE_TASKS)
+def test_two_processes_train_and_measure_as_one(cli, here, task):
+    network, data = smallest_network(task, here), find(task).embedded
+    done = run_apart("train", network, "--data", data, "--epochs", 1, *QUICK, "-o", "two", "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    flags = ("two/last.safetensors", "--data", data, "--device", "cpu", "-Oworkers=0", "--batch", 2, "--json")
+    one = json.loads(cli("val", *flags).out)
+    done = run_apart("val", *flags, "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+    assert two["measures"] == pytest.approx(one["measures"], abs=1e-6)
+    assert [row["class"] for row in two["classes"]] == [row["class"] for row in one["classes"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SCENE_TASKS)
+def test_a_compiled_network_trains(cli, here, monkeypatch, task):
+    # Without inductor's code, which takes minutes: what fails is what cannot be traced, forward or backward.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    flags = ("--data", find(task).embedded, "--epochs", 1, *QUICK, "-Ocompile=true", "-o", "run")
+    done = cli("train", smallest_network(task, here), *flags)
+    assert done.code == 0, done.err
+    assert (here / "run/last.safetensors").is_file()
+
+
+@pytest.mark.parametrize("task", SCENE_TASKS)
+def test_data_that_a_task_cannot_learn_from_are_errors_with_a_hint(cli, here, task):
+    cls, network = find(task), smallest_network(task, here)
+    kinds = {name: open_data(name).task for name in ("digits", "shapes-segment", "shapes-labels", "shapes-numbers")}
+    wrong = next(name for name, kind in kinds.items() if kind not in cls.learns_from)
+    done = cli("train", network, "--data", wrong, "--epochs", 1, *QUICK, "-o", "no")
+    expected = f"{wrong} is a data set for '{kinds[wrong]}', the network's task is '{task}'"
+    assert (done.code, expected in done.err, "hint: " in done.err) == (2, True, True), done.err
+    if set(cls.target_kinds) - {"boxes"} and task != "detect":  # which boxes alone do not have
+        for split in ("train", "val"):
+            for path in (here / f"cache/shapes-{files.LAYOUT}/shapes-segment/labels/{split}").iterdir():
+                path.write_text("0 0.5 0.5 0.4 0.4\n")
+        done = cli("train", network, "--data", "shapes-segment", "--epochs", 1, *QUICK, "-o", "no")
+        assert (done.code, "hint: " in done.err) == (2, True), done.err
+    assert not (here / "no").exists()
