@@ -22,11 +22,12 @@ class DepthMetric(Metric):
     no "originals", in the network's image. Pixels with a true distance from 1 mm to 100 m count; pictures with fewer
     than 10 of them do not. Before the comparison the prediction is multiplied by the ratio of the medians of truth and
     prediction, picture by picture, since one picture does not show the scale. The measures that end in "-metric" are
-    without this.
+    without this; those that end in "-affine" multiply and shift the prediction by the least squares fit to the truth
+    (arXiv 1907.01341), for networks that know neither the scale nor the distance of what is nearest.
     """
 
     lists = ("errors",)
-    lower_is_better = ("abs-rel", "rmse", "silog", "abs-rel-metric", "rmse-metric")
+    lower_is_better = ("abs-rel", "rmse", "silog", "abs-rel-metric", "rmse-metric", "abs-rel-affine", "rmse-affine")
 
     def __init__(self) -> None:
         self.errors: list[dict[str, float]] = []  # of each picture; empty if it does not count
@@ -60,7 +61,17 @@ def compare(found: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
         **_errors(scaled, truth, (1, 2, 3)),
         "silog": float(100 * np.std(np.log(found / truth))),
         **{f"{name}-metric": value for name, value in _errors(found, truth, (1,)).items()},
+        **{f"{name}-affine": value for name, value in _errors(fit_affine(found, truth), truth, (1,)).items()},
     }
+
+
+def fit_affine(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
+    """Return predictions (N,) times a factor plus a constant that make their squared errors least, at least 1 mm."""
+    centred = found - found.mean()
+    spread = float((centred**2).sum())
+    factor = float((centred * truth).sum()) / spread if spread > 0 else 0.0
+    fitted: NDArray[Any] = np.maximum(factor * centred + truth.mean(), NEAREST)
+    return fitted
 
 
 def _errors(found: NDArray[Any], truth: NDArray[Any], powers: Sequence[int]) -> dict[str, float]:

@@ -26,5 +26,5 @@ def smallest_network(task, folder):
     }
     if sizes:
         return f"{min(sizes, key=sizes.get)}.yaml"
-    (folder / f"{task}.yaml").write_text(f"extends: yolo11-cls.yaml\ntask: {task}\n")
+    (folder / f"{task}.yaml").write_text(f"extends: resnet18.yaml\ntask: {task}\n")
     return folder / f"{task}.yaml"

@@ -282,6 +282,7 @@ def test_depth_metric_scales_each_picture_by_its_median():
         s = p * np.median(g) / np.median(p)
         ratios = np.maximum(s / g, g / s)
         logs = np.log(p) - np.log(g)
+        fitted = np.polyval(np.polyfit(p, g, 1), p).clip(1e-3)
         rows.append(
             {
                 **{f"delta{i}": (ratios < 1.25**i).mean() for i in (1, 2, 3)},
@@ -291,6 +292,9 @@ def test_depth_metric_scales_each_picture_by_its_median():
                 "delta1-metric": (np.maximum(p / g, g / p) < 1.25).mean(),
                 "abs-rel-metric": (abs(p - g) / g).mean(),
                 "rmse-metric": sqrt(((p - g) ** 2).mean()),
+                "delta1-affine": (np.maximum(fitted / g, g / fitted) < 1.25).mean(),
+                "abs-rel-affine": (abs(fitted - g) / g).mean(),
+                "rmse-affine": sqrt(((fitted - g) ** 2).mean()),
             }
         )
     wanted = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
