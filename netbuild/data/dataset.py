@@ -73,11 +73,13 @@ class Extra:
             ``values`` (a number for each pixel, such as a distance).
         scale: how many times as wide and as high as the sample's picture it is.
         unnamed: of a class map, classes below the number of names that the data set does not name.
+        names: of a class map, the names of its classes; empty where they are those of the data set.
     """
 
     kind: str = "picture"
     scale: int = 1
     unnamed: frozenset[int] = frozenset()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,7 @@ class Sample:
         bands: channels of the picture's file, and pages that may be channels; None before the scan.
         crowd: (N,) whether a box marks a crowd of objects, which is no object itself: training leaves it out, and
             metrics count nothing that is found in it; None if the data mark no crowds.
+        part: the name of the data set that it is from, where a data set consists of several; else empty.
     """
 
     path: Path
@@ -123,6 +126,7 @@ class Sample:
     crowd: NDArray[np.bool_] | None = None
     labels: Floats | None = None
     numbers: Floats | None = None
+    part: str = ""
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -222,12 +226,23 @@ class Split:
         problems: what was wrong with the labels.
         label_place: where the label of one picture was looked for; shown when there are no labels at all.
         found: the number of pictures, with those that are dropped.
+        partial: samples that lack an extra of the data set, each with the number of ``samples`` before it. They are
+            used where several heads learn from what each picture has; otherwise a problem says that they are dropped.
     """
 
     samples: list[Sample]
     problems: list[Problem] = field(default_factory=list)
     label_place: str = ""
     found: int = 0
+    partial: list[tuple[int, Sample]] = field(default_factory=list)
+
+    def all_samples(self) -> list[Sample]:
+        """Return the samples with those that lack an extra, in their order."""
+        places = [i for i, _ in self.partial]
+        found = [*self.samples]
+        for i, (_, sample) in zip(reversed(places), reversed(self.partial)):
+            found.insert(i, sample)
+        return found
 
 
 @dataclass(frozen=True)
@@ -254,6 +269,7 @@ class Dataset:
         keypoint_sigmas: for each keypoint the standard deviation of its annotation, relative to the size of the object,
             by which OKS weighs errors (arXiv 1405.0312); empty if the data set does not state them.
         skeleton: pairs of keypoints, by number, that drawings join with a line.
+        parts: the data sets that this one consists of, by name; empty for a single one.
     """
 
     name: str
@@ -271,6 +287,7 @@ class Dataset:
     keypoint_names: tuple[str, ...] = ()
     keypoint_sigmas: tuple[float, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+    parts: Mapping[str, "Dataset"] = field(default_factory=dict)
 
     @property
     def nc(self) -> int:

@@ -11,6 +11,7 @@ from netbuild.data.dataset import LABEL, NOTE, PICTURE, Extra, Problem, Sample
 from netbuild.data.images import ImageFacts, MapFacts
 from netbuild.data.maps import DEPTH_SCALE, IGNORED, ClassMapFile, DepthFile, MapFile
 
+MISSING_EXTRA = "extra"  # the kind of problem of a picture that lacks an extra
 MASK, DEPTH = "mask", "depth"  # the extras whose values are classes of the data set, and metres
 SHOWN = 8  # values of a map that a message lists
 
@@ -85,7 +86,7 @@ def find_faults_of_extras(
     for name, extra in extras.items():
         there = sample.extras.get(name)
         if there is None:
-            yield Problem("extra", LABEL, f"there is no '{name}' for this picture", sample.path, drops="picture")
+            yield Problem(MISSING_EXTRA, LABEL, f"there is no '{name}' for this picture", sample.path, drops="picture")
             continue
         file, facts = _file_of(there, sample), found[name]
         if facts.fault:
@@ -96,7 +97,7 @@ def find_faults_of_extras(
             message = f"{name} is {width} x {height}, its picture is {w} x {h}: it must be {wanted}"
             yield Problem("extra size", LABEL, message, file, drops="picture")
         elif facts.map and extra.kind == "classes":
-            yield from _find_faults_of_classes(name, there, facts, file, nc, extra.unnamed)
+            yield from _find_faults_of_classes(name, there, facts, file, extra, len(extra.names) or nc)
         elif facts.map and name == DEPTH and extra.kind == "values":
             yield from _find_faults_of_depth(facts.map, file)
 
@@ -139,12 +140,12 @@ def _class_of(value: int | float, extra: Path | MapFile | NDArray[Any]) -> int |
 
 
 def _find_faults_of_classes(
-    name: str, extra: Path | MapFile | NDArray[Any], facts: ImageFacts, file: Path, nc: int, unnamed: frozenset[int]
+    name: str, there: Path | MapFile | NDArray[Any], facts: ImageFacts, file: Path, stated: Extra, nc: int
 ) -> Iterator[Problem]:
     """Yield a problem if a class map has colours in place of numbers, values that no name has, or no class at all."""
     assert facts.map is not None
-    is_mapped = isinstance(extra, ClassMapFile)
-    if facts.map.has_colours and not (isinstance(extra, ClassMapFile) and extra.has_colours):
+    is_mapped, unnamed = isinstance(there, ClassMapFile), stated.unnamed
+    if facts.map.has_colours and not (isinstance(there, ClassMapFile) and there.has_colours):
         colours = ", ".join(f"'#{int(value):06x}'" for value in [*facts.map.counts][:SHOWN])
         message = f"{name}: has {facts.channels} channels, a map of numbers has one; its colours are {colours}"
         hint = "label_mapping in the data file takes colours to classes: label_mapping: {'#804080': 0}"
@@ -152,13 +153,13 @@ def _find_faults_of_classes(
         return
     wrong, classes = [], set[int | None]()
     for value, count in _list_values(facts.map):
-        number = _class_of(value, extra)
+        number = _class_of(value, there)
         classes.add(number)
         # With a single name 1 is its class, and 0 what is not of it.
         has_name = number == IGNORED or (
             number is not None and number < (2 if nc == 1 else nc) and number not in unnamed
         )
-        if not has_name and (is_mapped or (name == MASK and nc)):
+        if not has_name and (is_mapped or ((name == MASK or stated.names) and nc)):
             shown = f"'#{int(value):06x}'" if facts.map.has_colours else f"{value:g}"
             wrong.append(f"{shown} ({count:,} pixel{'s' * (count != 1)})")
     if wrong:

@@ -14,30 +14,14 @@ from typing import Any
 
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Dataset, Extra, Problem, Sample
 from netbuild.data.formats.labels import COUNTED_FROM_1
-from netbuild.data.images import ImageFacts
-from netbuild.data.map_faults import MapTotals, find_faults_of_extras, note_guessed_scale, note_totals
-from netbuild.data.oriented import note_no_rectangles
+from netbuild.data.map_faults import MISSING_EXTRA, MapTotals, note_guessed_scale
 from netbuild.data.scan_cache import ScanCache
+from netbuild.data.usable import Inspection, UsableSamples
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.system.tables import Table
 
 _BACKGROUND = "are the labels elsewhere? --allow-background learns from background alone"
 SHOWN = 10  # problems of each kind that the text lists; the dict has all
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What decoding found out about a sample's picture and its extras.
-
-    Attributes:
-        digest: hash of the picture's file; empty where it is no file or cannot be read.
-        facts: of the picture.
-        extras: of each extra, by name.
-    """
-
-    digest: str
-    facts: ImageFacts
-    extras: dict[str, ImageFacts]
 
 
 @dataclass(frozen=True)
@@ -205,6 +189,7 @@ def scan(
     cache: bool = True,
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    partial: bool = False,
 ) -> Report:
     """Read all labels and decode all pictures and extras.
 
@@ -218,33 +203,61 @@ def scan(
         cache: whether what earlier scans found out about pictures is used, and new facts are written.
         workers: number of threads that decode; the number of processors, at most 16, unless given.
         progress: called after each picture with the split, the number done, and the total.
+        partial: whether pictures that lack an extra are used: for a network whose heads learn from what each picture
+            has. Otherwise they are label errors.
 
     Raises:
         NetbuildError: if a split cannot be read at all.
     """
     if nc is not None and nc < 1:
         raise NetbuildError(f"a network has at least 1 class, not {nc}")
+    if dataset.parts:
+        return _scan_parts(dataset, splits, cache=cache, workers=workers, progress=progress, partial=partial)
     known = ScanCache(dataset, cache)
     seen: dict[str, tuple[str, Path]] = {}
     reports: dict[str, SplitReport] = {}
     for name in splits if splits is not None else tuple(dataset.splits):
         split = dataset.split(name)
         classes = dataset.nc if nc is None else nc
-        samples, out_of_range = _drop_out_of_range(split.samples, classes, dataset.nc)
+        found_samples = split.all_samples() if partial else split.samples
+        samples, out_of_range = _drop_out_of_range(found_samples, classes, dataset.nc)
         with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
             inspected = pool.map(lambda sample: _inspect(sample, dataset.extras, known), samples)
             counted = _report_progress(inspected, name, len(samples), progress)
-            usable = _Usable(dataset, name, min(classes, dataset.nc), seen)
+            usable = UsableSamples(dataset, name, min(classes, dataset.nc), seen, partial)
             for sample, found in zip(samples, counted):
                 usable.add(sample, found)
         whole = () if reports else (*dataset.notes, *_note_no_val(dataset, splits))
         is_guess_noted = any(totals.guessed for report in reports.values() for totals in report.maps.values())
         guessed = () if is_guess_noted else note_guessed_scale(usable.maps)
-        problems = [*whole, *guessed, *split.problems, *out_of_range, *usable.list_problems()]
+        of_labels = [p for p in split.problems if not partial or p.kind != MISSING_EXTRA]
+        problems = [*whole, *guessed, *of_labels, *out_of_range, *usable.list_problems()]
         count = max(split.found, len(split.samples))
         reports[name] = SplitReport(usable.samples, problems, count, split.label_place, usable.maps)
     known.save()
     return Report(dataset, _drop_false_hints(reports))
+
+
+def _scan_parts(dataset: Dataset, splits: Sequence[str] | None, **options: Any) -> Report:
+    """Scan each of the data sets that a data set consists of, and join what was found by split.
+
+    A part without a split ``val`` is measured on its split ``test``, as it would be alone.
+    """
+    joined: dict[str, SplitReport] = {}
+    for name in splits if splits is not None else tuple(dataset.splits):
+        found = []
+        for part, inner in dataset.parts.items():
+            chosen = inner.held_out() if name == "val" else name
+            if chosen in inner.splits:
+                report = scan(inner, splits=[chosen], **options).splits[chosen]
+                found.append(replace(report, samples=[replace(s, part=part) for s in report.samples]))
+        joined[name] = SplitReport(
+            [sample for report in found for sample in report.samples],
+            [problem for report in found for problem in report.problems],
+            sum(report.found for report in found),
+            "\n  ".join(report.label_place for report in found if report.label_place),
+        )
+    return Report(dataset, joined)
 
 
 def _note_no_val(dataset: Dataset, splits: Sequence[str] | None) -> Iterator[Problem]:
@@ -294,63 +307,6 @@ def _report_progress(
         if progress:
             progress(split, done, total)
         yield found
-
-
-class _Usable:
-    """The samples of a split that can be used, with their sizes, and the problems of all.
-
-    Args:
-        dataset: the data set.
-        split: the split's name.
-        nc: the number of classes.
-        seen: by hash, the split and path where a picture was first met; it is filled here.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, nc: int, seen: dict[str, tuple[str, Path]]) -> None:
-        self.dataset, self.split, self.nc, self.seen = dataset, split, nc, seen
-        self.samples: list[Sample] = []
-        self.problems: list[Problem] = []
-        self.maps = {name: MapTotals(extra.kind) for name, extra in dataset.extras.items()}
-
-    def add(self, sample: Sample, found: Inspection) -> None:
-        """Add a sample, unless one of its problems drops it; ``found`` is what decoding found out about it."""
-        faults = list(_find_faults(sample, found.facts))
-        faults += find_faults_of_extras(sample, found.facts.size, found.extras, self.dataset.extras, self.nc)
-        self.problems += faults
-        if found.digest and not found.facts.fault:
-            first = self.seen.setdefault(found.digest, (self.split, sample.path))
-            self.problems += _note_repeated(self.split, sample, first)
-        if any(problem.drops == "picture" for problem in faults):
-            return
-        self.samples.append(replace(sample, size=found.facts.size, bands=(found.facts.channels, found.facts.pages)))
-        for name, totals in self.maps.items():
-            totals.add(sample.extras[name], found.extras[name].map)
-
-    def list_problems(self) -> list[Problem]:
-        """Return the problems of the samples, then those of all of them together."""
-        of_maps = note_totals(self.maps, self.nc, self.split, self.dataset.root)
-        return [*self.problems, *of_maps, *note_no_rectangles(self.split, self.samples)]
-
-
-def _find_faults(sample: Sample, facts: ImageFacts) -> Iterator[Problem]:
-    """Yield a problem if the sample's picture cannot be read, has another size than stated, or is unusual."""
-    if facts.fault:
-        yield Problem("unreadable", PICTURE, facts.fault, sample.path, drops="picture")
-    elif sample.size and sample.size != facts.size and facts.size:
-        stated, real = (f"{width} x {height}" for width, height in (sample.size, facts.size))
-        message = f"its size is stated as {stated}, the picture is {real}: the boxes may not fit"
-        hint = "was it turned by its EXIF orientation?" if sample.size == facts.size[::-1] else ""
-        yield Problem("picture size", LABEL, message, sample.path, drops="picture", hint=hint)
-    elif facts.remark:
-        yield Problem("picture", NOTE, facts.remark, sample.path)
-
-
-def _note_repeated(split: str, sample: Sample, first: tuple[str, Path]) -> Iterator[Problem]:
-    """Yield a note if the same picture was met before: in two splits it makes the measured results too good."""
-    if first[1] != sample.path or first[0] != split:
-        where = f" of '{first[0]}'" if first[0] != split else ""
-        kind = "duplicate picture" if first[0] == split else "shared picture"
-        yield Problem(kind, NOTE, f"the same picture as {first[1]}{where}", sample.path)
 
 
 def _drop_false_hints(reports: dict[str, SplitReport]) -> dict[str, SplitReport]:

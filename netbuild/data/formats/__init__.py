@@ -13,6 +13,7 @@ FORMATS: "Registry[Format]" = Registry(
     "format",
     "netbuild.data.formats.base:Format",
     {
+        "several": "netbuild.data.formats.several:SeveralFormat",
         "yolo": "netbuild.data.formats.yolo:YoloFormat",
         "voc": "netbuild.data.formats.voc:VocFormat",
         "coco": "netbuild.data.formats.coco:CocoFormat",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from netbuild.data.dataset import EXTRA_KINDS, LABEL, NOTE, Extra, Problem, Sample
 from netbuild.data.formats.label_places import replace_images
+from netbuild.data.formats.yolo_names import read_names
 from netbuild.data.images import SUFFIXES
-from netbuild.data.map_faults import DEPTH, MASK
+from netbuild.data.map_faults import DEPTH, MASK, MISSING_EXTRA
 from netbuild.data.maps import IGNORED, ClassMapFile, DepthFile, MapFile
 from netbuild.grammar.nodes import Node
 
@@ -50,20 +51,20 @@ class ExtraFolder:
         return next((path for path in (wanted, *map(wanted.with_suffix, suffixes)) if path.is_file()), None)
 
 
-def find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample | None:
-    """Return the sample with its extras; None if one is missing, with a problem that says so."""
+def find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample:
+    """Return the sample with its extras; for each that is missing a problem says that the picture is dropped."""
     found: dict[str, Path | MapFile] = {}
     for name, place in folders.items():
         wanted = replace_images(sample.path, place.folder)
         if wanted == sample.path:
             message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
+            problems.append(Problem(MISSING_EXTRA, LABEL, message, sample.path, drops="picture"))
+            continue
         file = place.find(sample.path)
         if file is None:
             message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
-            problems.append(Problem("extra", LABEL, message, sample.path, drops="picture"))
-            return None
+            problems.append(Problem(MISSING_EXTRA, LABEL, message, sample.path, drops="picture"))
+            continue
         found[name] = place.open(name, file)
     return replace(sample, extras=found)
 
@@ -139,8 +140,8 @@ def _read_folder(node: Node, key: str, name: str, kind: str) -> dict[str, ExtraF
 def _read_extra(name: str, item: Node) -> ExtraFolder:
     fields = item.value if isinstance(item.value, dict) else {"kind": item}
     for key, entry in fields.items():
-        if key not in ("kind", "folder", "scale"):
-            raise entry.error(f"unknown key '{key}'; an extra has kind, folder and scale")
+        if key not in ("kind", "folder", "scale", "names"):
+            raise entry.error(f"unknown key '{key}'; an extra has kind, folder, scale and names")
     plain = {key: entry.plain() for key, entry in fields.items()}
     kind, folder, scale = plain.get("kind"), plain.get("folder", name), plain.get("scale", 1)
     if kind not in EXTRA_KINDS:
@@ -149,7 +150,10 @@ def _read_extra(name: str, item: Node) -> ExtraFolder:
         raise fields["scale"].error(f"scale must be a whole number above 0, not {scale!r}")
     if not isinstance(folder, str) or folder == "images":
         raise fields.get("folder", item).error(f"folder must be a name other than images, not {folder!r}")
-    return ExtraFolder(Extra(kind, scale), folder.strip("/"))
+    names = read_names(item)[0] if "names" in fields else ()
+    if names and kind != "classes":
+        raise fields["names"].error(f"names are those of classes; the kind of this extra is {kind}")
+    return ExtraFolder(Extra(kind, scale, names=names), folder.strip("/"))
 
 
 def _read_mapping(node: Node, extras: dict[str, ExtraFolder], count: int) -> dict[str, ExtraFolder]:

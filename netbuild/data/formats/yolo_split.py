@@ -55,13 +55,18 @@ def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapp
     for picture in pictures:
         path = labels.path(picture)
         sample = _read_sample(picture, path, rules, read.problems) if has_objects else Sample(picture)
-        complete = sample and find_extras(sample, extras, read.problems)
-        if complete:
-            read.samples.append(replace(complete, keypoint_swap=rules.keypoint_swap))
+        if sample is None:
+            continue
+        complete = replace(find_extras(sample, extras, read.problems), keypoint_swap=rules.keypoint_swap)
+        if complete.extras.keys() == extras.keys():
+            read.samples.append(complete)
+        else:
+            read.partial.append((len(read.samples), complete))
     if all(source.path.is_dir() for source in sources):  # a list may omit pictures on purpose
         read.problems.extend(_find_unused_labels(list(pictures), labels))
     first = next(iter(pictures))
-    return Split(read.samples, read.problems, f"{first}: labels looked for in {labels.path(first)}", len(pictures))
+    place = f"{first}: labels looked for in {labels.path(first)}"
+    return replace(read, label_place=place, found=len(pictures))
 
 
 def _has_maps(extras: Mapping[str, ExtraFolder]) -> bool:
