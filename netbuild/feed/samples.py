@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -54,6 +55,8 @@ class SceneSamples:
         picture_channels: number of channels of second pictures, by name; 3 unless given.
         short_side: whether the shorter side of a picture is resized to the network's, rather than the longer one.
         originals: names of targets that are also given for the picture in its original size, if it is not augmented.
+        groups: the group of each sample, of which alone the pictures are taken that it is mixed with; empty if all
+            samples are one group.
     """
 
     samples: Sequence[Sample]
@@ -65,6 +68,7 @@ class SceneSamples:
     picture_channels: Mapping[str, int] = field(default_factory=dict)
     short_side: bool = False
     originals: tuple[str, ...] = ()
+    groups: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -144,17 +148,31 @@ class SceneSamples:
         scene = self.compose(index, rng, composing)
         for probability, mix in ((s.mixup, scenes.mix_up), (s.cutmix, scenes.cut_mix)):
             if composing and probability and rng.random() < probability:
-                scene = mix(scene, self.compose(int(rng.integers(len(self))), rng, composing), rng)
+                (other,) = self.choose_others(index, rng, 1)
+                scene = mix(scene, self.compose(other, rng, composing), rng)
         if not any(target.fixes_colors for target in scene.targets.values()):
             scene = replace(scene, image=pictures.jitter_colors(scene.image, rng, s))
         return scenes.flip_randomly(scene, rng, s)
+
+    @cached_property
+    def members(self) -> dict[int, NDArray[np.int64]]:
+        """The samples of each group."""
+        groups = np.asarray(self.groups)
+        return {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+
+    def choose_others(self, index: int, rng: Generator, count: int) -> list[int]:
+        """Return ``count`` random samples that may be mixed with a sample."""
+        if not len(self.groups):
+            return rng.integers(len(self), size=count).tolist()
+        members = self.members[int(self.groups[index])]
+        return members[rng.integers(len(members), size=count)].tolist()
 
     def compose(self, index: int, rng: Generator, composing: bool) -> Scene:
         """Return one sample or, if ``composing``, perhaps a mosaic of four, randomly warped into the square."""
         s = self.settings
         assert s is not None
         if rng.random() < (1.0 if s.mosaic is None else s.mosaic) and composing:
-            loaded = [self.load(int(i)) for i in (index, *rng.integers(len(self), size=3))]
+            loaded = [self.load(i) for i in (index, *self.choose_others(index, rng, 3))]
             scene = scenes.make_mosaic(loaded, self.size, rng)
         else:
             scene = self.load(index)
@@ -281,6 +299,7 @@ def feed_scenes(
     stride: int = 32,
     short_side: bool = False,
     originals: tuple[str, ...] = (),
+    groups: Sequence[int] = (),
 ) -> tuple[SceneSamples, Collate]:
     """Return samples with targets for a network, and the function that makes batches of them.
 
@@ -291,6 +310,7 @@ def feed_scenes(
         stride: both sides of the images in validation are multiples of it, in pixels.
         short_side: whether pictures for training are resized by their shorter side and then cropped by the warp.
         originals: names of targets that batches for validation also have for the picture in its original size.
+        groups: the group of each sample: pictures of different groups are not mixed. All are one group unless given.
 
     Raises:
         NetbuildError: if a sample lacks an extra that one of the kinds needs.
@@ -305,7 +325,7 @@ def feed_scenes(
         samples = [sample.without_crowds() for sample in samples]
     side, channels = max(options.imgsz), options.channels
     common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
-    common |= {"short_side": short_side} if options.learning else {"originals": originals}
+    common |= {"short_side": short_side, "groups": groups} if options.learning else {"originals": originals}
     if options.fitting == "stretch":
         if options.settings.rect:
             raise NetbuildError("rect has no effect: the network takes stretched pictures", hint="leave it out")

@@ -12,6 +12,7 @@ from netbuild.feed.targets.maps import (
     ValueMapTarget,
 )
 from netbuild.feed.targets.masks import MaskKind, MaskTarget
+from netbuild.feed.targets.partial import OptionalMapKind, TruthTarget
 from netbuild.feed.targets.polygons import PolygonTarget
 from netbuild.feed.targets.rotated import RotatedBoxTarget
 
@@ -24,10 +25,12 @@ __all__ = [
     "MapTarget",
     "MaskKind",
     "MaskTarget",
+    "OptionalMapKind",
     "PictureTarget",
     "PolygonTarget",
     "RotatedBoxTarget",
     "Target",
     "TargetKind",
+    "TruthTarget",
     "ValueMapTarget",
 ]

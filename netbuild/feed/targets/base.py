@@ -27,6 +27,7 @@ class Target(ABC):
 
     needs_extra: ClassVar[bool] = False  # whether a sample must have the extra of the target's name
     fixes_colors: ClassVar[bool] = False  # whether changing the picture's colours would make the target wrong
+    object_names: ClassVar[tuple[str, ...]] = ()  # names of those of its tensors that have an entry per object
 
     @classmethod
     @abstractmethod

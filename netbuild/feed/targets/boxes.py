@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class BoxTarget(Target):
 
     rows: Floats
     crowd: NDArray[np.bool_] | None = None
+    object_names: ClassVar[tuple[str, ...]] = ("boxes", "classes", "crowd", "index")
 
     @classmethod
     def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class KeypointTarget(Target):
 
     points: Floats
     swap: tuple[int, ...] = ()
+    object_names: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     @classmethod
     def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:

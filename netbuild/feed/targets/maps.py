@@ -38,6 +38,14 @@ class MapTarget(Target):
         values = read_extra(name, cls.kind)
         return cls(values, name, values.shape[0] // size[0])
 
+    @classmethod
+    def make_unknown(cls, name: str, size: Size, scale: int) -> Self:
+        """Return a map of a picture of (height, width), in which no pixel is known."""
+        channels = 3 if cls.kind == "picture" else 1
+        # One byte holds 255 and 0; OpenCV cannot warp the whole numbers of batches.
+        dtype = np.float32 if cls.dtype is np.float32 else np.uint8
+        return cls(np.full((size[0] * scale, size[1] * scale, channels), cls.fill, dtype), name, scale)
+
     def move(self, matrix: Floats, size: Size) -> Self:
         # The map's pixels are finer than the picture's by the scale: M (p / scale) * scale = A p + scale * b.
         scaled = np.column_stack((matrix[:2, :2], matrix[:2, 2] * self.scale))

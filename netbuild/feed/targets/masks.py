@@ -30,6 +30,7 @@ class MaskTarget(PolygonTarget):
     stride: int = 4
     gives_outlines: bool = False
     layers: tuple[int, ...] = ()
+    object_names: ClassVar[tuple[str, ...]] = ("has_outline", "outlines")
 
     def select(self, chosen: NDArray[np.bool_]) -> Self:
         layers = tuple(self.layers[i] for i in chosen.nonzero()[0]) if self.layers else ()
@@ -86,6 +87,7 @@ class MaskKind:
     stride: int = 4
     gives_outlines: bool = False
     needs_extra: ClassVar[bool] = False
+    object_names: ClassVar[tuple[str, ...]] = MaskTarget.object_names
 
     def from_sample(self, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> MaskTarget:
         """Build the target of a sample, see `netbuild.feed.targets.Target.from_sample`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class RotatedBoxTarget(PolygonTarget):
     """
 
     visible: tuple[Outline, ...] = ()
+    object_names: ClassVar[tuple[str, ...]] = ("corners",)
 
     @classmethod
     def from_sample(cls, name: str, sample: Sample, size: Size, read_extra: ReadExtra) -> Self:
