@@ -75,6 +75,7 @@ def _collect_properties(summary: Summary) -> dict[str, Any]:
     return {
         "task": g.task, "nc": g.nc, "ch": g.ch, "imgsz": list(g.imgsz), "inputs": inputs if g.spec.inputs else None,
         "activation": activation_in_use(g), "init": g.spec.settings.get("init"), "fused": summary.fused,
+        "heads": {head.name: head.to_entry() for head in g.heads} or None,
     }  # fmt: skip
 
 

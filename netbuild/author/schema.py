@@ -14,6 +14,7 @@ from netbuild.author import index
 from netbuild.grammar.blocks import BLOCK_KEYS
 from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.expressions import WORDS
+from netbuild.grammar.heads import HEAD_KEYS, MAX_WEIGHT
 from netbuild.grammar.keys import INITIAL, KNOWN_KEYS, MAX_SIDE, SETTINGS
 from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME_PATTERN, ROW_KEYS, SECTIONS
 from netbuild.system.files import write_text
@@ -43,7 +44,8 @@ KEYS = {
     "inputs": "Several inputs by name: [channels], [channels, height, width], [count, width] of features, [] a number.",
     "extends": "The base file: a path, or a packaged network.",
     "edits": "Changes of the base file's rows: insert_before, insert_after, replace, remove.",
-    "lr_factors": "Factors of the learning rate by a row's name, number, range such as 0-9, or section.",
+    "heads": "Several heads by name: {boxes: {row: detect, weight: 1.0}}, each with a task and data of its own.",
+    "lr_factors": "Factors of the learning rate by a row's or head's name, a number, range such as 0-9, or section.",
     "layers": "The rows of a plain network, instead of backbone and head.",
     "backbone": "The first rows, which read the image.",
     "neck": "Rows between backbone and head.",
@@ -127,6 +129,25 @@ _PIXELS = _integer(1, MAX_SIDE)
 _MULTIPLE = {"type": "number", "exclusiveMinimum": 0, "maximum": 100}
 
 
+def _head() -> dict[str, Any]:
+    """Return the schema of an entry of ``heads``."""
+    found = {
+        "row": {"type": ["string", "integer"], "description": "The name or number of its row."},
+        "task": {"type": ["string", "null"], "description": "Its task, if the row's module does not state one."},
+        "weight": {
+            **{"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_WEIGHT},
+            "description": "Weight of its loss and of its fitness, 1.0 unless given.",
+        },
+        "data": {
+            "type": ["string", "null"],
+            "description": "What it learns from: a data set among the datasets of the data file, or an extra.",
+        },
+        "nc": {"type": ["integer", "null"], "minimum": 1, "description": "Number of its classes, if not the file's."},
+    }
+    properties = {key: found[key] for key in HEAD_KEYS}
+    return {"type": "object", "properties": properties, "required": ["row"], "additionalProperties": False}
+
+
 def _properties() -> dict[str, Any]:
     """Return the schemas of the top-level keys, in the order of `KNOWN_KEYS`."""
     boxes = _list({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SIDE}, 2)
@@ -154,6 +175,7 @@ def _properties() -> dict[str, Any]:
         "extends": _TEXT,
         "edits": _list(_ref("edit")),
         "inputs": _mapping(_list({"type": ["integer", "string"]}, 0, 3), {**name, "not": {"const": "input"}}, 1),
+        "heads": _mapping(_head(), {**name, "not": {"const": "input"}}, 1),
         "lr_factors": _mapping({"type": "number", "minimum": 0, "maximum": 100}),
     }
     return {key: found[key] for key in KNOWN_KEYS}

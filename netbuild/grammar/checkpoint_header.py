@@ -46,6 +46,7 @@ class CheckpointInfo:
         file: the name of the YAML file that it was built from.
         name: the network's name, such as ``yolo11n``.
         scale, task, nc, ch, imgsz, params, names, requires: as in `netbuild.graph.card.NetworkCard`.
+        heads: description of each of several heads by name: row, task, weight, data, nc, names; empty for one head.
         modules: source files of custom modules; each entry is a single file, or the files of a package.
         aliases: names of tensors that share another's memory, with the name under which that one is stored.
         versions: versions of netbuild and torch that wrote the file.
@@ -63,6 +64,7 @@ class CheckpointInfo:
     imgsz: tuple[int, int] = (640, 640)
     params: dict[str, Any] = field(default_factory=dict)
     names: list[str] | None = None
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     modules: tuple[tuple[CodeFile, ...], ...] = ()
     requires: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
@@ -240,6 +242,16 @@ def _check_module(value: Any, key: str) -> None:
 
 
 _NAME = text(255, line=True)
+_HEAD = metadata.record(
+    {"row": integer(0, MAX_INTEGER), "task": _NAME},
+    {
+        "name": _NAME,
+        "weight": metadata.number,
+        "data": optional(_NAME),
+        "nc": optional(integer(1, MAX_INTEGER)),
+        "names": optional(list_of(text(10_000))),
+    },
+)
 CHECKPOINT = metadata.record(
     {
         "schema": integer(1, SCHEMA),
@@ -255,6 +267,7 @@ CHECKPOINT = metadata.record(
         "imgsz": list_of(integer(1, MAX_INTEGER), length=2),
         "params": mapping_of(json_value),
         "names": optional(list_of(text(10_000))),
+        "heads": mapping_of(_HEAD),
         "modules": list_of(_check_module),
         "requires": list_of(text(1000)),
         "aliases": mapping_of(text(10_000)),

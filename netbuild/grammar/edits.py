@@ -28,7 +28,7 @@ def apply_edits(values: Mapping[str, Node], edits: Node) -> dict[str, Node]:
         edits: the value of ``edits``.
 
     Returns:
-        The sections with their rows after all edits, by key.
+        The sections with their rows after all edits, by key; and ``heads`` of the base, whose row numbers are adjusted.
 
     Raises:
         NetbuildError: for an edit of a missing row, or edits that contradict each other.
@@ -39,7 +39,10 @@ def apply_edits(values: Mapping[str, Node], edits: Node) -> dict[str, Node]:
     for edit in edits.value:
         editor.apply(edit)
     rows = editor.renumbered_rows()
-    return {section: values[section].with_value(nodes) for section, nodes in rows.items()}
+    changed = {section: values[section].with_value(nodes) for section, nodes in rows.items()}
+    if "heads" in values:
+        changed["heads"] = editor.renumber_heads(values["heads"])
+    return changed
 
 
 class _Editor:
@@ -109,6 +112,22 @@ class _Editor:
         for slot in self.slots:
             rows[slot.section].append(self._renumber(slot, numbers))
         return rows
+
+    def renumber_heads(self, heads: Node) -> Node:
+        """Return the base's ``heads`` with row numbers for the new order; a head may name its row instead."""
+        if not isinstance(heads.value, dict):
+            return heads
+        return heads.with_value({name: self._renumber_head(name, head) for name, head in heads.value.items()})
+
+    def _renumber_head(self, name: str, head: Node) -> Node:
+        row = head.value.get("row") if isinstance(head.value, dict) else None
+        if row is None or type(row.value) is not int or not 0 <= row.value < len(self.base):
+            return head
+        slot = self.base[row.value]
+        if slot not in self.slots:
+            message = f"the base's head '{name}' is row {row.value}, which an edit removes"
+            raise self.changed[id(slot)].error(message, "write the heads that remain: heads: {...}")
+        return head.with_value({**head.value, "row": row.with_value(self.slots.index(slot))})
 
     def _renumber(self, slot: _Slot, numbers: Mapping[int, int]) -> Node:
         """Write a row with new source numbers and with the name of its slot."""

@@ -105,6 +105,11 @@ def _merge(root: Node, base: Node) -> Node:
     """Merge a file into its base: its keys replace the base's, entries of `MERGED` one by one, edits change rows."""
     value, keys = dict(base.value), dict(base.keys)
     own = [key for key in root.value if key not in ("extends", "edits")]
+    # A network has one task, or several heads with a task each: what the file states replaces the other of its base.
+    for stated, replaced in (("heads", "task"), ("task", "heads")):
+        if stated in own:
+            value.pop(replaced, None)
+            keys.pop(replaced, None)
     for key in own:
         if key in MERGED and key in value and all(isinstance(n.value, dict) for n in (value[key], root.value[key])):
             value[key] = _merge_entries(value[key], root.value[key])
@@ -114,7 +119,9 @@ def _merge(root: Node, base: Node) -> Node:
     if "edits" in root.value:
         if set(own) & set(SECTIONS):
             raise root.keys["edits"].error("a file with rows of its own cannot edit those of its base")
-        value.update(apply_edits(value, root.value["edits"]))
+        # Row numbers of the base's heads are adjusted; those of the file's own count the rows after the edits.
+        values = {key: node for key, node in value.items() if key != "heads" or "heads" not in own}
+        value.update(apply_edits(values, root.value["edits"]))
     return root.with_value(value, keys)
 
 

@@ -100,4 +100,6 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
     "anchors": _read_anchors,
 }
 
-KNOWN_KEYS = (*SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "lr_factors")
+KNOWN_KEYS = (
+    *SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "heads", "lr_factors",
+)  # fmt: skip

@@ -12,6 +12,7 @@ from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
+from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
 from netbuild.grammar.locate import resolve_run_folder
 from netbuild.grammar.nodes import Node, parse, read_text
@@ -97,6 +98,7 @@ class Spec:
     width_divisor: int  # scaled widths are rounded up to a multiple of it
     imports: tuple[Import, ...] = ()
     inputs: tuple[Input, ...] = ()
+    heads: tuple[HeadEntry, ...] = ()  # those of a network with several
     lr_factors: Mapping[int, float] = field(default_factory=dict)  # factors of the learning rate by row
     warnings: tuple[NetbuildError, ...] = ()
     checkpoint: Path | None = None  # the checkpoint that the file was read from, and its metadata
@@ -165,17 +167,26 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     inputs = attempt(errors, _read_inputs, root.value.get("inputs")) or ()
     inputs_named = tuple(item.name for item in inputs)
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
-    factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows) or {}
+    heads = attempt(errors, read_heads, root.value.get("heads"), rows) or ()
+    if heads and "task" in root.value:
+        hint = "leave it out; an entry of heads may have a task"
+        errors.append(root.keys["task"].error("'task' has no effect: each of the heads has its own", hint))
+    factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows, heads) or {}
     raise_all(errors)  # every mistake of the file at once
     root = _select_known_keys(root)
     # Ultralytics' files expect scaled widths to be multiples of 8; in a plain file numbers are exact.
     plain = "layers" in root.value and not scales
     divisor = settings.get("width_divisor") or (1 if plain else 8)
-    return Spec(path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, factors, tuple(warnings))
+    return Spec(
+        path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, tuple(warnings)
+    )
 
 
-def _read_lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]:
-    """Read learning-rate factors by row; keys are row names, numbers, ranges (0-9) or sections, and the last wins."""
+def _read_lr_factors(node: Node | None, rows: Sequence[Row], heads: Sequence[HeadEntry]) -> dict[int, float]:
+    """Read learning-rate factors by row; the last wins.
+
+    Keys are row names, numbers, ranges (0-9), sections or names of heads.
+    """
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
@@ -184,12 +195,12 @@ def _read_lr_factors(node: Node | None, rows: Sequence[Row]) -> dict[int, float]
     for key, value in node.value.items():
         if type(value.value) not in (int, float) or not 0 <= value.value <= 100:
             raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.describe()}")
-        found |= dict.fromkeys(_find_rows(str(key), rows, node.keys[key]), float(value.value))
+        found |= dict.fromkeys(_find_rows(str(key), rows, heads, node.keys[key]), float(value.value))
     return found
 
 
-def _find_rows(key: str, rows: Sequence[Row], node: Node) -> list[int]:
-    """Find the numbers of the rows that a name, a number, a range or a section stands for."""
+def _find_rows(key: str, rows: Sequence[Row], heads: Sequence[HeadEntry], node: Node) -> list[int]:
+    """Find the numbers of the rows that a name, a number, a range, a section or a head stands for."""
     first, dash, last = key.partition("-")
     if first.isdecimal() and (last.isdecimal() or not dash):
         found = [row.index for row in rows if int(first) <= row.index <= int(last or first)]
@@ -197,8 +208,9 @@ def _find_rows(key: str, rows: Sequence[Row], node: Node) -> list[int]:
             raise node.error(f"'lr_factors': rows are 0 to {len(rows) - 1}, this is {key}")
     else:
         found = [row.index for row in rows if key in (row.name, row.section)]
+        found += [head.row for head in heads if head.name == key and head.row not in found]
     if not found:
-        known = {name for row in rows for name in (row.name, row.section) if name}
+        known = {name for row in rows for name in (row.name, row.section) if name} | {head.name for head in heads}
         raise node.error(f"'lr_factors': no row or section '{key}'", did_you_mean(key, known))
     return found
 

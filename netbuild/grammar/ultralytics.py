@@ -97,7 +97,7 @@ def add_text_input(spec: Spec, takes_text: Callable[[str], bool]) -> Spec:
 
 
 # Tasks whose networks have other batch-norm constants than torch's defaults.
-_DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic"}
+_DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic", "several"}
 
 
 def apply_scale(module: str, values: dict[str, Any], scale: Scale) -> None:

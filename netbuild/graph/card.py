@@ -8,6 +8,7 @@ from typing import Any
 from netbuild.grammar.checkpoint_header import CodeFile
 from netbuild.grammar.spec import Spec
 from netbuild.grammar.writing import to_yaml
+from netbuild.graph.heads import HeadCard
 from netbuild.graph.options import NetworkConfig
 from netbuild.layers.heads.labels import FINAL_HEADS
 from netbuild.modules.custom import collect_sources
@@ -21,7 +22,8 @@ class NetworkCard:
     Attributes:
         name: the file's stem with its scale, such as ``yolo11n-seg``.
         scale: the entry of the file's ``scales`` that was built; empty where the file has none.
-        task: the name of the network's task, None where neither the file nor the head states one.
+        task: the name of the network's task, None where neither the file nor the head states one; ``several`` for a
+            network with several heads.
         nc: number of classes, None where the file has none.
         ch: channels of the (first) image.
         imgsz: height and width of the (first) image in pixels.
@@ -37,6 +39,7 @@ class NetworkCard:
         modules: the source files of the custom modules that the rows use.
         requires: top-level packages, torch excepted, that the rows name.
         skeleton: pairs of keypoints, by number, that drawings join with a line.
+        heads: the descriptions of several heads; empty for a network with one.
     """
 
     name: str
@@ -57,10 +60,12 @@ class NetworkCard:
     modules: tuple[tuple[CodeFile, ...], ...] = ()
     requires: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
+    heads: tuple[HeadCard, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        known = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**known, "heads": {head.name: head.to_dict() for head in self.heads}}
 
 
 def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Iterable[Factory]) -> NetworkCard:
@@ -79,7 +84,7 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         names=spec.checkpoint_info.names if spec.checkpoint_info else None, rows=rows,
         inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
-        modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec),
+        modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec), heads=config.heads,
         skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (),
     )  # fmt: skip
 
@@ -96,6 +101,7 @@ def resolved_yaml(config: NetworkConfig) -> str:
         "params": config.spec.params,
         "scales": {scale.name: multiples} if scale.name else None,
         "task": config.task if "task" in config.spec.root.value or config.task in FINAL_HEADS else None,
+        "heads": {head.name: head.to_entry() for head in config.heads},
     }
     return to_yaml(config.spec.root, {key: value for key, value in changes.items() if value}, without=("imports",))
 

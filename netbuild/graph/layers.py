@@ -106,6 +106,12 @@ class Graph(NetworkConfig):
             return self.spec.checkpoint_info.name
         return scaled_name(self.spec.stem, self.scale.name if len(self.spec.scales) > 1 else "")
 
+    @property
+    def out_shape(self) -> Any:
+        """The shape of the network's output; of several heads a list of theirs."""
+        shapes = [self.layers[row].out_shape for row in self.plan.result]
+        return shapes if self.plan.listed else shapes[0]
+
     def skeleton(self) -> Rows:
         """Return the rows on ``meta``: modules with shapes and no storage."""
         return Rows({str(i): layer.module for i, layer in enumerate(self.layers)}, self.plan)

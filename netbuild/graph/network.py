@@ -11,6 +11,7 @@ from torch import nn
 
 from netbuild.grammar.rows import INPUT
 from netbuild.graph.card import NetworkCard
+from netbuild.graph.heads import HeadGroup
 from netbuild.layers.fuse import fold_bn, set_weights
 from netbuild.layers.fuse import fuse as fuse_modules
 
@@ -172,7 +173,7 @@ def takes_targets(module: nn.Module) -> bool:
 
 
 class Network(nn.Module):
-    """A built network: an image (B, ch, H, W) to the last row's output.
+    """A built network: an image (B, ch, H, W) to the output of its last row, or to those of several heads.
 
     State-dict keys are ``model.<row>.<...>``, the layout of existing checkpoints.
     """
@@ -189,11 +190,18 @@ class Network(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The module whose outputs the network returns: its last row."""
-        return self.model[-1]
+        """The module whose outputs the network returns: its last row, or the group of several heads."""
+        heads = self.card.heads
+        return HeadGroup(heads, [self.model[head.row] for head in heads]) if heads else self.model[-1]
+
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """The modules whose outputs the network returns, in their order."""
+        head = self.head
+        return head.members if isinstance(head, HeadGroup) else (head,)
 
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
-        """Return the last row's output.
+        """Return the last row's output; of several heads a list with the output of each.
 
         Args:
             images: the image, or several inputs in the order of the file.

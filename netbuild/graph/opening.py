@@ -1,6 +1,6 @@
 """Open a network by name: a YAML file, a packaged architecture or a checkpoint becomes a resolved graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -25,6 +25,7 @@ class NetworkOptions(TypedDict, total=False):
         imgsz: image side, or (height, width), in pixels.
         modules: Python files or folders whose module classes the rows may use; their code is run.
         kpt_shape: number of keypoints of an object and of values of each, for a file with the key ``kpt_shape``.
+        head_nc: numbers of classes of heads, by name, for a file with several heads.
         trusted: whether to run code that the file imports or a checkpoint carries, or a function that decides by path.
         set: new values of the file's ``params``, such as ``reduction=8``.
         task: another task than the file's; ``multilabel`` and ``regress`` of networks that classify.
@@ -35,6 +36,7 @@ class NetworkOptions(TypedDict, total=False):
     ch: int | None
     imgsz: Size
     kpt_shape: tuple[int, int] | None
+    head_nc: Mapping[str, int]
     modules: Sequence[str | Path]
     trusted: bool | Callable[[Path], bool]
     set: Sequence[str]
@@ -60,7 +62,8 @@ def open_graph(file: str | Path, **options: Unpack[NetworkOptions]) -> Graph:
     custom = load_custom_modules(spec, options.get("modules", ()), may_run)
     size = expand_size(options.get("imgsz"))
     scale, nc, ch, shape = options.get("scale"), options.get("nc"), options.get("ch"), options.get("kpt_shape")
-    return resolve(spec, Options(scale, letter, nc, ch, size, custom, shape, options.get("task")))
+    head_nc = options.get("head_nc") or {}
+    return resolve(spec, Options(scale, letter, nc, ch, size, custom, shape, options.get("task"), head_nc))
 
 
 def expand_size(size: Size) -> tuple[int, int] | None:

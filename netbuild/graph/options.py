@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from netbuild.grammar.expressions import ExpressionOnly, parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale
 from netbuild.graph.bind import Scope
 from netbuild.graph.final_row import add_final_row
+from netbuild.graph.heads import SEVERAL, HeadCard, describe_heads, task_of_row
 from netbuild.layers.activation import default_activation
 from netbuild.layers.heads.labels import FINAL_HEADS
 from netbuild.modules import registry
@@ -37,6 +38,7 @@ class Options:
     modules: Mapping[str, Factory] = field(default_factory=dict)  # custom modules, by the name that rows use
     kpt_shape: tuple[int, int] | None = None  # for a file with the key kpt_shape
     task: str | None = None
+    head_nc: Mapping[str, int] = field(default_factory=dict)  # numbers of classes of heads, by name
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class NetworkConfig:
         spec: the network file.
         scale: the chosen scale; its name is empty where the file has none.
         scale_from: origin of the scale: ``flag``, ``name`` or ``default``; None where the file has none.
-        task: the file's task, else that of its head, else None.
+        task: the file's task, else that of its head, else None; ``several`` for a file with several heads.
+        heads: the descriptions of several heads; empty for a file with one.
         nc: number of classes, None where the file has none.
         kpt_shape: number of keypoints of an object and of values of each, None where the file has no such key.
         ch: channels of the first image.
@@ -62,6 +65,7 @@ class NetworkConfig:
     scale: Scale
     scale_from: str | None
     task: str | None
+    heads: tuple[HeadCard, ...]
     nc: int | None
     kpt_shape: tuple[int, int] | None
     ch: int
@@ -70,6 +74,24 @@ class NetworkConfig:
     scope: Scope
     notes: tuple[str, ...]
     make_activation: Callable[[], nn.Module] = field(repr=False)
+
+    @property
+    def head_nc(self) -> dict[str, int]:
+        """The numbers of classes of the heads whose number is not the network's, by name."""
+        return {head.name: head.nc for head in self.heads if head.nc is not None}
+
+    @property
+    def result_rows(self) -> tuple[int, ...]:
+        """The rows whose outputs the network returns: the heads, else the last row."""
+        return tuple(head.row for head in self.heads) or (self.spec.rows[-1].index,)
+
+    def scope_of(self, row: int) -> Scope:
+        """The values that a row of the file may refer to: of a head with its own number of classes, ``nc`` is that."""
+        nc = next((head.nc for head in self.heads if head.row == row), None)
+        if nc is None:
+            return self.scope
+        names, settings = ({**known, "nc": nc} for known in (self.scope.names, self.scope.settings))
+        return replace(self.scope, names=names, settings=settings, file_names=names)
 
     def make_inputs(self, batch: int = 1, imgsz: tuple[int, int] | None = None) -> list[torch.Tensor]:
         """Uninitialised input tensors on torch's default device; images carry the start of their receptive field.
@@ -97,7 +119,11 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     spec = ultralytics.translate(spec)
     spec = ultralytics.add_text_input(spec, lambda name: _takes_text(name, options.modules))
     settings, notes = _merge_settings(spec, options)
-    task = options.task or settings.get("task") or _task_of_head(spec, options.modules)
+    heads = describe_heads(spec, options.modules, options.head_nc)
+    if heads and options.task:
+        hint = "a head's task is stated by its row, or in its entry of heads"
+        raise NetbuildError("another task has no effect on a network with several heads", hint=hint)
+    task = SEVERAL if heads else options.task or settings.get("task") or _task_of_head(spec, options.modules)
     spec = add_final_row(spec, task)
     imgsz = options.imgsz or settings.get("imgsz") or ((CLASSIFY_SIZE if task in CLASSIFYING else DEFAULT_SIZE),) * 2
     inputs = _input_shapes(spec, _expression_names(spec, settings, scale), imgsz, options.imgsz is not None)
@@ -109,7 +135,7 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     size, make_activation = (height, width), _activation_maker(spec)
     shape = tuple(settings["kpt_shape"]) if "kpt_shape" in settings else None
     return NetworkConfig(
-        spec, scale, scale_from, task, settings.get("nc"), shape, ch, size, inputs, scope, notes, make_activation
+        spec, scale, scale_from, task, heads, settings.get("nc"), shape, ch, size, inputs, scope, notes, make_activation
     )
 
 
@@ -173,14 +199,7 @@ def _expression_names(spec: Spec, settings: Mapping[str, Any], scale: Scale) -> 
 
 def _task_of_head(spec: Spec, custom: Mapping[str, Factory]) -> str | None:
     """The task of the last row whose module has one."""
-    for row in reversed(spec.rows):
-        try:
-            task = (custom.get(row.module) or registry.get_factory(row.module)).task
-        except NetbuildError:
-            continue  # resolving the row reports the unknown module
-        if task:
-            return task
-    return None
+    return next((task for row in reversed(spec.rows) if (task := task_of_row(row.module, custom))), None)
 
 
 def _activation_maker(spec: Spec) -> Callable[[], nn.Module]:

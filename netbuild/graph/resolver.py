@@ -48,15 +48,15 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
         inputs = config.make_inputs()
         for x in inputs:  # they count towards the peak of memory
             resolver.observer.live.add(x)
-        result = (config.spec.rows[-1].index,)
-        layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope, result)
+        result = config.result_rows
+        layers, _ = resolver.resolve_rows(config.spec.rows, inputs, config.scope_of, result)
     resolver.raise_errors(layers)
     return Graph(
         **{**vars(config), "notes": (*config.notes, *dict.fromkeys(resolver.notes))},
         activation=type(activation).__name__,
         uses_activation=any(module is activation for layer in layers for module in layer.module.modules()),
         layers=tuple(layers),
-        plan=Plan(tuple(layer.step for layer in layers), result),
+        plan=Plan(tuple(layer.step for layer in layers), result, listed=bool(config.heads)),
         peak_bytes=resolver.observer.live.peak,
         custom_modules=_used_modules(spec, options.modules),
     )
@@ -95,7 +95,12 @@ class _Resolver:
         raise_all([*find_doubts(layers), *self.errors] if self.errors else [])
 
     def resolve_rows(
-        self, rows: Sequence[Row], inputs: Sequence[Any], scope: Scope, result: Sequence[int], nested: bool = False
+        self,
+        rows: Sequence[Row],
+        inputs: Sequence[Any],
+        scope_of: Callable[[int], Scope],
+        result: Sequence[int],
+        nested: bool = False,
     ) -> tuple[list[Layer], dict[int, Any]]:
         """Resolve rows in order.
 
@@ -105,7 +110,7 @@ class _Resolver:
         Args:
             rows: the rows of the file or of a block.
             inputs: the network's or the block's inputs.
-            scope: the values that the rows may refer to.
+            scope_of: returns the values that a row may refer to, by the row's number.
             result: rows whose outputs are returned.
             nested: whether the rows are those of a block.
 
@@ -119,7 +124,7 @@ class _Resolver:
             try:
                 if not nested:
                     self._start_row(row)
-                layer = self._resolve_row(row, values, free, scope, layers)
+                layer = self._resolve_row(row, values, free, scope_of(row.index), layers)
                 layers.append(layer)
             except NetbuildError as error:
                 if nested:
@@ -266,7 +271,7 @@ class _Resolver:
         names = {**scope.file_names, **block_names}
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
         try:
-            layers, values = self.resolve_rows(block.rows, block_inputs, inner, block.result, nested=True)
+            layers, values = self.resolve_rows(block.rows, block_inputs, lambda _: inner, block.result, nested=True)
         except NetbuildError as error:
             error.message += f"\n  in block {block.name}, used at line {row.where.line} by {row.label}"
             raise

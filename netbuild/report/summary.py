@@ -122,9 +122,9 @@ def _trace_strided(graph: Graph, model: Rows) -> tuple[dict[str, ModuleTrace], t
 
 
 def strided_side(graph: Graph) -> int:
-    """Return the side in pixels of the image for thop-stride: the head's largest stride, at least 32."""
-    head = graph.layers[-1]
-    return int(max([MIN_STRIDED_SIDE, *(s for s in head.strides or () if s)]))
+    """Return the side in pixels of the image for thop-stride: the largest stride of a head, at least 32."""
+    heads = [graph.layers[row] for row in graph.plan.result]
+    return int(max([MIN_STRIDED_SIDE, *(s for head in heads for s in head.strides or () if s)]))
 
 
 def _count_flops(

@@ -168,6 +168,7 @@ def foot_lines(summary: Report) -> list[str]:
     for name, count in t.get("flops_all", {}).items():
         lines.append(f"  {name:<12}{count:>20,} FLOPs  {CONVENTIONS[name]}")
     lines.append(_memory_line(summary))
+    lines += _head_lines(summary)
     strides = _describe_strides(summary)
     if strides:
         lines.append(strides)
@@ -175,6 +176,15 @@ def foot_lines(summary: Report) -> list[str]:
         found = ", ".join(f"{name} (row {', '.join(map(str, rows))})" for name, rows in summary.unknown.items())
         lines.append(f"operators without a FLOPs rule, counted as 0: {found}")
     return lines + [f"note: {note}" for note in summary.notes]
+
+
+def _head_lines(summary: Report) -> list[str]:
+    """Return a line for each of several heads with what it alone needs, and one for what heads share."""
+    return [
+        f"{cost.title}: {len(cost.rows)} row{'s' * (len(cost.rows) != 1)}, {cost.params:,} parameters, "
+        f"{giga(cost.flops[summary.convention])} GFLOPs"
+        for cost in summary.head_costs
+    ]
 
 
 def _memory_line(summary: Report) -> str:
@@ -187,8 +197,12 @@ def _memory_line(summary: Report) -> str:
 
 
 def _describe_strides(summary: Report) -> str:
-    row, head = summary.top_rows[-1], summary.graph.layers[-1]
-    if head.strides is None or None in row.stride:
+    graph = summary.graph
+    index = next((row for row in graph.plan.result if graph.layers[row].strides is not None), None)
+    if index is None:
+        return ""
+    row, head = summary.top_rows[index], graph.layers[index]
+    if None in row.stride:
         return ""
     # Maps that the head reads only in training predict nothing.
     kept = getattr(head.module, "main_sources", range)(len(row.stride))

@@ -46,7 +46,7 @@ class ClassWriter:
         arriving = [f"{n} ({', '.join(map(str, ('B', *s)))})" for n, (_, s) in zip(names or ["image"], g.inputs)]
         lines = [
             f"class {self.name}(nn.Module):",
-            *to_docstring(f"{display_name(g)}: {', '.join(arriving)} to {describe_shape(g.layers[-1].out_shape)}."),
+            *to_docstring(f"{display_name(g)}: {', '.join(arriving)} to {describe_shape(g.out_shape)}."),
             "",
             "    def __init__(self) -> None:",
             *self._before(),
@@ -57,7 +57,7 @@ class ClassWriter:
             "        )",
             *self._afterwards(),
             "",
-            *self._forward(body, is_tensor(g.layers[-1].out_shape), [True] * len(body.inputs)),
+            *self._forward(body, is_tensor(g.out_shape), [True] * len(body.inputs)),
             *self._fuse(),
         ]
         return "\n".join(lines) + "\n"

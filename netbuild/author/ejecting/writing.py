@@ -138,7 +138,7 @@ class _FileWriter:
     def write(self) -> EjectedSource:
         classes = ClassWriter(self.graph, self.name, self.names, self.rows, self.default)
         written = [*map(classes.write_block, self.blocks.classes), classes.write_network()]
-        written += [] if is_tensor(self.graph.layers[-1].out_shape) else [_SHAPES]
+        written += [] if is_tensor(self.graph.out_shape) else [_SHAPES]
         if any(re.search(r"\bAny\b", text) for text in written):
             self.gathered.take(ANY)
         body = [*self._definitions(), *written, self._check()]
@@ -194,7 +194,7 @@ class _FileWriter:
 
     def _check(self) -> str:
         inputs = [f"torch.rand({', '.join(map(str, (1, *shape)))})" for _, shape in self.graph.inputs]
-        shown = "tuple(y.shape)" if is_tensor(self.graph.layers[-1].out_shape) else "shapes(y)"
+        shown = "tuple(y.shape)" if is_tensor(self.graph.out_shape) else "shapes(y)"
         lines = [
             'if __name__ == "__main__":',
             f"    model = {self.name}().eval()",
