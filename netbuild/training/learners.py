@@ -75,10 +75,15 @@ class Trainee:
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
 
     def train(self) -> None:
-        """Set training mode, but eval mode in frozen rows, so that their batch norms keep their statistics."""
+        """Set training mode, but eval mode in frozen rows, so that their batch norms keep their statistics.
+
+        A frozen head itself stays in training mode, in which it gives what its loss reads; its parts do not.
+        """
         self.model.train()
         for row in self.frozen:
             self.network.model[row].eval()
+            if self.network.model[row] in self.network.heads:
+                self.network.model[row].training = True
 
     def step(self) -> None:
         """Step the optimiser, with clipped gradients if the setting is on, clear the gradients and update the EMA."""

@@ -82,8 +82,9 @@ class DepthLoss(HeadLoss):
 
     @torch.no_grad()
     def calibrate(self, mean: Tensor) -> None:
-        """Move the head's calibration towards this mean logarithm of the ratio of prediction and truth."""
-        if self.invariance == 1 and self.head.training:
+        """Move the calibration of a head that is not frozen towards this mean logarithm of prediction over truth."""
+        is_frozen = not any(parameter.requires_grad for parameter in self.head.parameters())
+        if self.invariance == 1 and self.head.training and not is_frozen:
             buffer: Tensor = self.head.cal_b  # type: ignore[assignment]
             buffer.lerp_(-mean.to(buffer), CALIBRATION_RATE)
 
