@@ -6,6 +6,7 @@ as ``netbuild predict`` on the same file.
 
 import argparse
 import ast
+import copy
 import json
 import os
 import re
@@ -39,7 +40,8 @@ MAX_NAME = 300  # characters of a class's name
 BOX_TASKS = ("detect", "segment", "pose", "obb")  # tasks whose records have boxes
 PIXEL_TASKS = ("semantic", "depth")  # tasks that predict a value for every pixel
 PICTURE_TASKS = ("classify", "multilabel", "regress")  # tasks that predict numbers for the whole picture
-TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode")  # autoencode has no records
+SEVERAL = "several"  # the task of a file with several heads, each of which has a task of its own
+TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode", SEVERAL)  # autoencode has no records
 LABEL_CONFIDENCE = 0.5  # least probability of a label that is given, where several may hold
 # Shape of the values after a box's classes, for files whose metadata lacks it.
 DEFAULT_EXTRA = {"segment": (32,), "pose": (17, 3), "obb": (1,)}
@@ -102,6 +104,7 @@ class ModelInfo:
             multiplied; they need suppression.
         numbers: whether the file has the number of each pixel's class (B, h, w), which `Model.run` converts to scores.
         skeleton: pairs of keypoints, by number, that drawings join with a line.
+        heads: the heads of a file with several, in the order of their outputs; empty for a file with one.
     """
 
     task: str
@@ -118,6 +121,7 @@ class ModelInfo:
     objectness: bool = False
     numbers: bool = False
     skeleton: tuple[tuple[int, int], ...] = ()
+    heads: "tuple[HeadInfo, ...]" = ()
 
     @property
     def is_dense(self) -> bool:
@@ -130,13 +134,36 @@ class ModelInfo:
         return prod(self.extra) if self.extra else 0
 
 
+@dataclass(frozen=True)
+class HeadInfo:
+    """One of several heads of a file.
+
+    Args:
+        name: its name.
+        info: how its outputs are decoded.
+        outputs: number of its outputs.
+        weight: its share in a fitness.
+        data: name of the data that it was trained on, among several; None for the data set itself.
+    """
+
+    name: str
+    info: ModelInfo
+    outputs: int = 1
+    weight: float = 1.0
+    data: str | None = None
+
+
 class Model:
     """An open ONNX file; `load` opens one.
 
     Attributes:
         info: how its input is prepared and its outputs are decoded.
         fixed_shape: batch, height and width of its input, None where they are free.
+        heads: for each of several heads, by its name, the file as if it had this head alone; empty for one head.
     """
+
+    first = 0  # place of its first output among those of the file
+    heads: "dict[str, Model]"
 
     def __init__(self, session: Any, path: Path, given: Mapping[str, Any]) -> None:
         self.session, self.path = session, path
@@ -156,14 +183,38 @@ class Model:
         batch, channels, height, width = sides
         self.fixed_shape = batch, height, width
         self.info = read_info(self, channels, session.get_modelmeta().custom_metadata_map, given)
+        self.heads = self._open_heads()
         self.check_outputs(
             [
                 [side if isinstance(side, int) else None for side in output.shape] if output.shape else None
                 for output in session.get_outputs()
             ]
         )
-        if self.classes is not None:
-            self.check_classes(self.classes)
+        for model in self.heads.values() or [self]:
+            if model.classes is not None:
+                model.check_classes(model.classes)
+
+    def _open_heads(self) -> "dict[str, Model]":
+        """Return for each of several heads the file as if it had this head alone.
+
+        Raises:
+            RunError: if the heads have not as many outputs as the file.
+        """
+        heads, found, first = self.info.heads, {}, 0
+        if heads and sum(head.outputs for head in heads) != len(self.outputs):
+            counts = ", ".join(f"{head.name} {head.outputs}" for head in heads)
+            raise RunError(f"{self.path}: its metadata gives its heads {counts} outputs, it has {len(self.outputs)}")
+        for head in heads:
+            part = copy.copy(self)
+            part.info, part.first, part.heads = head.info, first, {}
+            part.outputs = self.outputs[first : first + head.outputs]
+            found[head.name], first = part, first + head.outputs
+        return found
+
+    def split_outputs(self, outputs: Sequence[Any]) -> "Iterator[tuple[str, Model, Sequence[Any]]]":
+        """Yield the name of each of several heads, the file with this head alone, and its part of the outputs."""
+        for name, head in self.heads.items():
+            yield name, head, outputs[head.first : head.first + len(head.outputs)]
 
     def check_outputs(self, shapes: Sequence[Sequence[int | None] | None]) -> None:
         """Check that the outputs' shapes are those that the metadata promises.
@@ -174,6 +225,8 @@ class Model:
         Raises:
             RunError: with the metadata and the shape that does not fit it.
         """
+        for _, head, of_head in self.split_outputs(shapes):
+            head.check_outputs(of_head)
         info = self.info
         if info.nms is not None and len(shapes) != 4:
             message = f"its metadata says that it suppresses boxes, so it must have 4 outputs, not {self.outputs}"
@@ -205,7 +258,7 @@ class Model:
     @property
     def classes(self) -> int | None:
         """Number of classes by the output's shape, else by the names; None if neither is known."""
-        info, shape = self.info, self.session.get_outputs()[0].shape
+        info, shape = self.info, self.session.get_outputs()[self.first].shape
         if len(shape) == 3 and info.is_dense:
             side, more = (shape[2], 5) if info.objectness else (shape[1], 4)
             if isinstance(side, int):
@@ -257,7 +310,9 @@ class Model:
                 raise RunError(f"{self.path}: its output '{name}' is not a tensor of numbers with a batch axis")
             if self.info.nms is None and len(output) != count:
                 raise RunError(f"{self.path}: its output '{name}' has {len(output)} rows for a batch of {count} images")
-        if self.info.task not in TASKS:
+        for _, head, of_head in self.split_outputs(found):
+            head._check_arrays(of_head, count)
+        if self.info.task not in TASKS or self.heads:
             return
         self.check_outputs([output.shape for output in found])
         if self.info.nms is not None:
@@ -283,6 +338,8 @@ class Model:
     def predict(self, picture: str | Path | Array, **options: Any) -> dict[str, Any]:
         """Predict a picture; return its width, height and records, and its path if it is a file.
 
+        The records of several heads are a dict by their names.
+
         Args:
             picture: a file, or uint8 (H, W), (H, W, 3) RGB, or (H, W, 4).
             options: ``imgsz`` and ``rect`` as for `choose_size`; for tasks with boxes also fields of `Filter`.
@@ -302,15 +359,17 @@ class Model:
             RunError: as `predict`, and for a task that is not one of `PIXEL_TASKS`.
         """
         if self.info.task not in PIXEL_TASKS:
-            raise RunError(
-                f"the task '{self.info.task}' has no value for every pixel", hint="predict returns its records"
-            )
+            hint = "predict returns its records"
+            pixels = [name for name, head in self.heads.items() if head.info.task in PIXEL_TASKS]
+            if pixels:
+                hint = f"one of its heads has: Model.heads['{pixels[0]}'].map(picture)"
+            raise RunError(f"the task '{self.info.task}' has no value for every pixel", hint=hint)
         _, outputs, placement, _ = self._run_on_picture(picture, options)
         return PIXEL_MAPS[self.info.task](outputs[0][0], placement)
 
     def _run_on_picture(
         self, picture: str | Path | Array, options: dict[str, Any]
-    ) -> tuple[str | None, list[Array], "Placement", "Filter"]:
+    ) -> tuple[str | None, list[Array], "Placement", "Filters"]:
         """Return the path of a picture, the outputs for it, its placement in the input, and the filter."""
         if self.info.task not in TASKS:
             hint = "Model.run returns the raw outputs"
@@ -330,8 +389,11 @@ class Model:
                 found.append(self.predict(picture, **options))
             except PictureError as error:
                 failed.append({"path": str(picture), "reason": error.message})
-        names = None if self.info.names is None else list(self.info.names)
-        return {"task": self.info.task, "names": names, "pictures": found, "failed": failed}
+        heads = {name: head._describe() for name, head in self.heads.items()}
+        return {**self._describe(), **({"heads": heads} if heads else {}), "pictures": found, "failed": failed}
+
+    def _describe(self) -> dict[str, Any]:
+        return {"task": self.info.task, "names": None if self.info.names is None else list(self.info.names)}
 
     def choose_size(
         self, imgsz: int | tuple[int, int] | None = None, rect: bool | None = None
@@ -358,20 +420,35 @@ class Model:
             raise RunError(f"rect has no effect on a file {kind}", hint="leave it out")
         return size, self.fixed_size is None and rect is not False
 
-    def make_filter(self, given: Mapping[str, Any]) -> "Filter":
-        """Make a filter from options by name; ``classes`` are numbers or names.
+    @property
+    def option_names(self) -> set[str]:
+        """The names of the options of `make_filter` that have an effect on this file."""
+        if self.heads:
+            return set().union(*(head.option_names for head in self.heads.values()))
+        if self.info.task == "multilabel":
+            return {"conf"}
+        needless = set(NMS_OPTIONS) if self.info.one2one or self.info.nms is not None else set()
+        return set(Filter.__dataclass_fields__) - needless if self.info.task in BOX_TASKS else set()
+
+    def make_filter(self, given: Mapping[str, Any]) -> "Filters":
+        """Make a filter from options by name; ``classes`` are numbers or names. For several heads one each, by name.
 
         Raises:
             RunError: for an option without effect on this file, or a wrong value.
         """
-        needless = set(NMS_OPTIONS) if self.info.one2one or self.info.nms is not None else set()
-        known = set(Filter.__dataclass_fields__) - needless if self.info.task in BOX_TASKS else set()
+        known = self.option_names
         if self.info.task == "multilabel":
-            known, given = {"conf"}, {"conf": LABEL_CONFIDENCE, **given}
+            given = {"conf": LABEL_CONFIDENCE, **given}
         for name in given:
             if name not in known:
-                where = "without suppression" if name in needless else f"for the task '{self.info.task}'"
+                is_box = self.info.task in BOX_TASKS and name in NMS_OPTIONS
+                where = "without suppression" if is_box else f"for the task '{self.info.task}'"
                 raise RunError(f"{name} has no effect {where}", hint="leave it out")
+        if self.heads:
+            return {
+                name: head.make_filter({key: value for key, value in given.items() if key in head.option_names})
+                for name, head in self.heads.items()
+            }
         wanted = given.get("classes")
         limits = Filter(**{**given, **({} if wanted is None else {"classes": self.class_numbers(wanted)})})
         return self.restrict_filter(limits, given)
@@ -425,8 +502,11 @@ class Model:
             return stretch(pixels, size, 1 if self.fixed_size else self.info.stride)
         return letterbox(pixels, size, 1 if self.fixed_size else self.info.stride, rect)
 
-    def make_records(self, outputs: Sequence[Array], placement: "Placement", limits: "Filter") -> list[dict[str, Any]]:
+    def make_records(self, outputs: Sequence[Array], placement: "Placement", limits: "Filters") -> Any:
         """Decode the outputs for one picture to records: JSON data, in pixels of the original picture."""
+        if self.heads:
+            found = self.split_outputs(outputs)
+            return {name: head.make_records(of_head, placement, limits[name]) for name, head, of_head in found}
         task = self.info.task
         if task in BOX_TASKS:
             rows = self.decode_rows(outputs, 1, limits, placement.input_size)[0]
@@ -638,17 +718,38 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     names = values.get("names")
     names = None if names is None else tuple(map(str, names))
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
-    if len(extra) != len(DEFAULT_EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
-        raise RunError(f"{model.path}: the task '{task}' cannot have {list(extra)} values after a box's classes")
-    if values.get("objectness") and task != "detect":
-        raise RunError(f"{model.path}: its metadata says that boxes have an objectness, but its task is '{task}'")
-    if values.get("nms") is not None and task not in BOX_TASKS:
-        raise RunError(f"{model.path}: its metadata says that it suppresses boxes, but its task is '{task}'")
+    _check_task(model.path, task, extra, values)
     known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness", "skeleton") if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
+    if task == SEVERAL:
+        return replace(info, heads=tuple(_make_head(info, fields) for fields in values["heads"]))
     if "netbuild" in metadata or stored == {}:
         return info
     return _complete_ultralytics(info, model, metadata.get("head", ""))
+
+
+def _check_task(path: Path, task: str, extra: tuple[int, ...], values: Mapping[str, Any]) -> None:
+    """Check that the metadata of a file fits its task.
+
+    Raises:
+        RunError: if it does not.
+    """
+    heads = values.get("heads", ())
+    if (task == SEVERAL) != bool(heads):
+        raise RunError(f"{path}: its metadata has the task '{task}' and describes {len(heads)} heads")
+    if len(extra) != len(DEFAULT_EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
+        raise RunError(f"{path}: the task '{task}' cannot have {list(extra)} values after a box's classes")
+    if values.get("objectness") and task != "detect":
+        raise RunError(f"{path}: its metadata says that boxes have an objectness, but its task is '{task}'")
+    if values.get("nms") is not None and task not in BOX_TASKS:
+        raise RunError(f"{path}: its metadata says that it suppresses boxes, but its task is '{task}'")
+
+
+def _make_head(info: ModelInfo, fields: Mapping[str, Any]) -> HeadInfo:
+    """Make the info of one of several heads, whose input is that of the file."""
+    read = {name: fields[name] for name in ("one2one", "boxes", "extra", "objectness")}
+    head = replace(info, task=fields["task"], names=fields["names"], **read)
+    return HeadInfo(fields["name"], head, fields["outputs"], fields["weight"], fields["data"])
 
 
 def _complete_ultralytics(info: ModelInfo, model: Model, head: str) -> ModelInfo:
@@ -784,6 +885,45 @@ def _parse_nms(text: str) -> dict[str, Any]:
     return {name: _number(value, *known[name]) for name, value in dict(json.loads(text)).items()}
 
 
+def _parse_heads(text: str) -> list[dict[str, Any]]:
+    """Read the heads of a file.
+
+    Raises:
+        ValueError, TypeError, KeyError: for anything else.
+    """
+    found = [_parse_head(fields) for fields in json.loads(text)]
+    if len({fields["name"] for fields in found}) != len(found):
+        raise ValueError
+    return found
+
+
+def _parse_head(fields: Mapping[str, Any]) -> dict[str, Any]:
+    task, extra, data = fields["task"], tuple(fields.get("extra", ())), fields.get("data")
+    flags = {name: fields.get(name, False) for name in ("one2one", "objectness")}
+    if task not in TASKS or task == SEVERAL or any(type(value) is not bool for value in flags.values()):
+        raise ValueError
+    if flags["objectness"] and task != "detect":
+        raise ValueError
+    if len(extra) != len(DEFAULT_EXTRA.get(task, ())) or (task == "pose" and extra[1] not in (2, 3)):
+        raise ValueError
+    if any(not isinstance(text, str) for text in (fields["name"], data) if text is not None):
+        raise ValueError
+    if data is not None:
+        _parse_task(data)
+    names = _check_names(fields.get("names") or ())
+    return {
+        "name": _parse_task(fields["name"]),
+        "task": task,
+        "names": None if names is None else tuple(names),
+        **flags,
+        "boxes": _parse_choice(*BOX_FORMS)(fields.get("boxes") or "corners"),
+        "extra": tuple(_number(value, 1, MAX_STRIDE) for value in extra),
+        "outputs": _number(fields.get("outputs", 1), 1, 100),
+        "weight": _number(fields.get("weight", 1.0), 0, 1e6, float),
+        "data": data,
+    }
+
+
 def _parse_task(text: str) -> str:
     if not text.isprintable() or len(text) > MAX_NAME:
         raise ValueError
@@ -803,6 +943,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "extra": ("extra", _parse_extra),
     "nms": ("nms", _parse_nms),
     "skeleton": ("skeleton", _parse_pairs),
+    "heads": ("heads", _parse_heads),
 }
 _ULTRALYTICS_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "task": ("task", _parse_task),
@@ -1059,6 +1200,9 @@ class Filter:
 def join_objectness(y: Array) -> Array:
     """Multiply class probabilities by objectness: rows (B, N, 5+nc) to columns (B, 4+nc, N)."""
     return np.concatenate((y[..., :4], y[..., 4:5] * y[..., 5:]), -1).transpose(0, 2, 1) if y.ndim == 3 else y
+
+
+Filters = Any  # a Filter, or for several heads one each by name
 
 
 def suppress(image: Array, limits: Filter, nc: int | None = None, rotated: bool = False) -> Array:
@@ -1488,20 +1632,27 @@ def _parse_sides(text: str) -> tuple[int, ...]:
 def _format_result(result: Mapping[str, Any]) -> str:
     """Format path, height x width and records as one line."""
     records = result["records"]
+    if isinstance(records, dict):
+        summary = "; ".join(f"{name}: {_summarize(of_head)}" for name, of_head in records.items())
+    else:
+        summary = _summarize(records)
+    text = f"{result['path']} {result['height']}x{result['width']}: {summary}"
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _summarize(records: Sequence[Mapping[str, Any]]) -> str:
+    """Summarise the records of a picture in a few words."""
     if records and "box" in records[0]:
         counts: dict[tuple[int, str], int] = {}
         for record in records:
             key = record["class"], record["name"]
             counts[key] = counts.get(key, 0) + 1
-        summary = ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
-    elif records and "median" in records[0]:
-        summary = "{nearest} to {farthest}, median {median}".format(**records[0])
-    elif records and "value" in records[0]:
-        summary = ", ".join(f"{r['name']} {r['value']:.4g}" for r in records)
-    else:
-        summary = ", ".join(f"{r['name']} {r.get('confidence', r.get('share')):.2f}" for r in records)
-    text = f"{result['path']} {result['height']}x{result['width']}: {summary or 'nothing'}"
-    return "".join(c if c.isprintable() else " " for c in text)
+        return ", ".join(f"{count} {name}" for (_, name), count in sorted(counts.items()))
+    if records and "median" in records[0]:
+        return "{nearest} to {farthest}, median {median}".format(**records[0])
+    if records and "value" in records[0]:
+        return ", ".join(f"{r['name']} {r['value']:.4g}" for r in records)
+    return ", ".join(f"{r['name']} {r.get('confidence', r.get('share')):.2f}" for r in records) or "nothing"
 
 
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:

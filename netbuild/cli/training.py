@@ -179,7 +179,8 @@ def _settings_of_network(file: str, chosen: Any, trust: bool, **options: Any) ->
     from netbuild.tasks.losses import default_settings
 
     graph = open_graph(file, **options, trusted=may_run(trust))
-    return chosen.with_network_defaults(default_settings(graph.layers[-1].factory.make))
+    heads = [graph.layers[row].factory.make for row in graph.plan.result]
+    return chosen.with_network_defaults({n: v for head in heads for n, v in default_settings(head).items()})
 
 
 def _named_files(texts: Sequence[str]) -> dict[str, str]:
@@ -296,8 +297,7 @@ class _Run:
                 say(describe_interruption(trainer))
             raise
         if is_main_process():
-            if classes.rows:
-                show(_make_table(classes.rows))
+            _show_rows(classes.rows)
             write(describe_end(trainer))
             say(describe_next(trainer))
         destroy_process_group()
@@ -350,9 +350,8 @@ def val(
         write_json({"measures": measures, "classes": classes})
         return
     known = {name: value for name, value in measures.items() if value != UNDEFINED}
-    show(_make_table(_list_kinds(known), split=True))
-    if classes:
-        show(_make_table(classes))
+    _show_rows(_list_measures(known), split=True)
+    _show_rows(classes)
 
 
 def _make_table(rows: Sequence[Mapping[str, Any]], split: bool = False) -> "Table":
@@ -366,6 +365,23 @@ def _make_table(rows: Sequence[Mapping[str, Any]], split: bool = False) -> "Tabl
     for name in () if split else ("F1", "recall", "precision"):  # on a narrow terminal average precision stays longest
         steps += [(index, 0) for index, column in enumerate(columns) if column.endswith(name)]
     return Table(cells, steps=steps, split=split)
+
+
+def _show_rows(rows: Sequence[Mapping[str, Any]], split: bool = False) -> None:
+    """Print rows of metrics as a table, or as one for each of several heads, whose measures differ."""
+    for head in dict.fromkeys(row.get("head") for row in rows):
+        show(_make_table([row for row in rows if row.get("head") == head], split))
+
+
+def _list_measures(measures: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the rows of `_list_kinds`; of several heads, whose measures are named ``boxes/mAP50``, for each."""
+    heads: dict[str, dict[str, float]] = {}
+    for name, value in measures.items():
+        head, _, measure = name.rpartition("/")
+        heads.setdefault(head, {})[measure] = value
+    own = heads.pop("", {})
+    rows = [{"head": head, **row} for head, inner in heads.items() for row in _list_kinds(inner)]
+    return [*rows, *([{"head": "all", **own}] if heads else _list_kinds(own))]
 
 
 def _list_kinds(measures: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.export.options import ExportOptions
+from netbuild.graph.heads import HeadCard
 from netbuild.graph.network import Network
 from netbuild.graph.opening import expand_size
 from netbuild.layers.heads.base import traits
@@ -46,15 +47,22 @@ class FlatOutputs(nn.Module):
     def __init__(self, network: Network, columns: bool = False) -> None:
         super().__init__()
         self.model = network.model  # weights keep the names that checkpoints give them
-        self.has_raw_outputs = traits(network.head).returns_raw
+        self.has_raw_outputs = [traits(head).returns_raw for head in network.heads]
+        self.is_listed = bool(network.card.heads)
         self.columns = columns and traits(network.head).has_objectness
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor for found in self.run_heads(*inputs) for tensor in found)
+
+    def run_heads(self, *inputs: Tensor) -> list[list[Tensor]]:
+        """Return the output tensors of each head."""
         outputs = self.model(*inputs)
-        if self.has_raw_outputs and isinstance(outputs, tuple):
-            outputs = outputs[0]
-        found = tuple(tensors_of(outputs))
-        return (join_objectness(found[0]), *found[1:]) if self.columns else found
+        found = []
+        for output, is_raw in zip(outputs if self.is_listed else [outputs], self.has_raw_outputs, strict=True):
+            found.append(list(tensors_of(output[0] if is_raw and isinstance(output, tuple) else output)))
+        if self.columns:
+            found[0][0] = join_objectness(found[0][0])
+        return found
 
 
 def make_job(network: Network, options: ExportOptions) -> Job:
@@ -71,7 +79,8 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     check_size(network, (height, width))
     examples = _examples(network, (height, width), options.batch or (2 if "batch" in free else 1))
     module = FlatOutputs(network, columns=bool(nms)).eval()
-    defaults = SUPPRESSED if nms else [f"output{i}" for i in range(_count_outputs(module, examples))]
+    counts = _count_outputs(module, examples)
+    defaults = SUPPRESSED if nms else _output_names(network, task, counts)
     inputs = _names("--input-names", options.input_names, _input_names(network))
     outputs = _names("--output-names", options.output_names, defaults)
     if twice := set(inputs) & set(outputs):
@@ -79,6 +88,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     axes = tuple(_free_axes(example, free) for example in examples)
     metadata = {
         **make_metadata(network, (height, width), task),
+        "heads": json.dumps(_describe_heads(network, task, counts)) if network.card.heads else "",
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
         "half": format_flag(flags.get("half")),
         **({"tolerance": str(flags["tolerance"])} if "tolerance" in flags else {}),
@@ -86,7 +96,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
         "layout": SUPPRESSED_LAYOUT if nms else describe_layout(network, len(outputs)),
     }
     given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
-    lists = (0,) if returns_detections(network.head) else ()
+    lists = tuple(sum(counts[:i]) for i, head in enumerate(network.heads) if returns_detections(head))
     return Job(
         module, examples, inputs, outputs, free, axes, metadata, given, multiple=size_multiple(network), lists=lists
     )
@@ -137,16 +147,65 @@ def _free_axes(example: Tensor, free: frozenset[str]) -> dict[int, str]:
     return {axis: name for axis, name in named.items() if name in free}
 
 
-def _count_outputs(module: nn.Module, examples: Sequence[Tensor]) -> int:
+def _output_names(network: Network, task: Task | None, counts: Sequence[int]) -> list[str]:
+    """Return the names of the outputs; of several heads the first output of each has its name.
+
+    Raises:
+        NetbuildError: if a head has another number of outputs than its task reads.
+    """
+    if not network.card.heads:
+        return [f"output{i}" for i in range(sum(counts))]
+    names = []
+    for card, count in zip(network.card.heads, counts, strict=True):
+        wanted = task.parts[card.name].output_count if task else count
+        if count != wanted:
+            message = f"the head '{card.name}' gives {count} tensors, its task '{card.task}' reads {wanted}"
+            raise NetbuildError(message, card.where)
+        name = card.name.replace("-", "_")
+        names += [name, *(f"{name}_{i}" for i in range(1, count))]
+    return names
+
+
+def _describe_heads(network: Network, task: Task | None, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Return what a runtime must know of each head to decode its outputs: they come in this order."""
+    found = []
+    for card, head, count in zip(network.card.heads, network.heads, counts, strict=True):
+        known = task.parts[card.name] if task else None
+        read = traits(head)
+        found.append(
+            {
+                "name": card.name,
+                "task": card.task,
+                "weight": card.weight,
+                "data": card.data,
+                "names": _head_names(card, network) if known is None or known.counts_classes else [],
+                "one2one": read.ranks,
+                "boxes": read.box_form if read.ranks else "",
+                "objectness": read.has_objectness and not read.ranks,
+                "extra": list(known.extra if known else ()),
+                "outputs": count,
+            }
+        )
+    return found
+
+
+def _head_names(card: HeadCard, network: Network) -> list[str]:
+    """Return the names of a head's classes, or their numbers where they are not known."""
+    names = card.names if card.names is not None else None if card.nc is not None else network.card.names
+    return list(names or map(str, range(card.nc or network.card.nc or 0)))
+
+
+def _count_outputs(module: FlatOutputs, examples: Sequence[Tensor]) -> list[int]:
+    """Return the number of output tensors of each head."""
     try:
         with torch.no_grad():
-            count = len(module(*examples))
+            counts = list(map(len, module.run_heads(*examples)))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join("x".join(map(str, example.shape)) for example in examples)
         raise NetbuildError(f"the network fails on inputs {shapes}: {' '.join(str(error).split())[:300]}") from error
-    if not count:
+    if not sum(counts):
         raise NetbuildError("the network's last row outputs no tensor: there is nothing to export")
-    return count
+    return counts
 
 
 def _names(flag: str, given: Sequence[str] | None, defaults: Sequence[str]) -> tuple[str, ...]:

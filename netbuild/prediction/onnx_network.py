@@ -12,6 +12,7 @@ from torch import nn
 from netbuild import runtime
 from netbuild.errors import MissingExtraError, NetbuildError
 from netbuild.graph.card import NetworkCard
+from netbuild.graph.heads import HeadCard
 from netbuild.graph.network import Network
 from netbuild.layers.heads.base import Head
 from netbuild.prediction.contract import task_of
@@ -61,7 +62,8 @@ class OnnxNetwork(Network):
         nn.Module.__init__(self)
         info, nc = file.info, file.classes or 0
         names = None if info.names is None else list(info.names)
-        self.model = nn.ModuleList([_FileHead(info, nc)])  # type: ignore[assignment]
+        models = list(file.heads.values()) or [file]
+        self.model = nn.ModuleList([_FileHead(m.info, m.classes or 0) for m in models])  # type: ignore[assignment]
         self.card = NetworkCard(
             file.path.name,
             task=info.task,
@@ -71,6 +73,7 @@ class OnnxNetwork(Network):
             names=names,
             canvas=file.fixed_size,
             skeleton=info.skeleton,
+            heads=_head_cards(file),
         )
         self.file, self.task = file, task_of(self)
 
@@ -111,6 +114,14 @@ class OnnxNetwork(Network):
             _raise_error(error)
 
 
+def _head_cards(file: runtime.Model) -> tuple[HeadCard, ...]:
+    """Return the descriptions of a file's heads; their rows are their places among them."""
+    return tuple(
+        HeadCard(head.name, i, head.info.task, head.weight, head.data, file.heads[head.name].classes, head.info.names)
+        for i, head in enumerate(file.info.heads)
+    )
+
+
 class RunNetwork(Network):
     """A runtime that takes batches of a fixed size as a network, so that any export target can be validated.
 
@@ -122,9 +133,10 @@ class RunNetwork(Network):
 
     def __init__(self, network: Network, run: Callable[[list[Any]], list[Any]], shape: tuple[int, ...]) -> None:
         nn.Module.__init__(self)
-        self.model = nn.ModuleList([network.head])  # type: ignore[assignment]
+        self.model = nn.ModuleList(network.heads)  # type: ignore[assignment]
         size = shape[2], shape[3]
-        self.card = replace(network.card, canvas=size, imgsz=size)
+        heads = tuple(replace(head, row=i) for i, head in enumerate(network.card.heads))
+        self.card = replace(network.card, canvas=size, imgsz=size, heads=heads)
         self.run, self.batch, self.task = run, shape[0], task_of(network)
 
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:

@@ -80,7 +80,7 @@ class Predictor:
                 yield self._result(item, prediction, state)
 
     def _new_state(self) -> FrameState | None:
-        return self.tracker() if self.tracker else self.task.frame_state()
+        return self.task.start_video(self.tracker)
 
     def _batches(self, source: Iterable[Source], unreadable: Unreadable | None) -> Iterator[list["_Input"]]:
         waiting: list[_Input] = []

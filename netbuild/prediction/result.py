@@ -4,7 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from netbuild import runtime
 from netbuild.data.fitting import Image
 from netbuild.drawing.encoding import encode, save
-from netbuild.tasks.base import Record, Task, View
+from netbuild.tasks.base import Task, View
 
 Array = NDArray[Any]
 
@@ -69,12 +69,14 @@ class OrientedBoxes(Boxes):
 class Result:
     """What a network predicts for a picture, or for a frame of a video.
 
-    ``len`` is the number of records. `boxes`, `masks`, `keypoints`, `obb` and `probs` are None where the task has none.
+    ``len`` is the number of records. Of a network with several heads, `heads` has a result for each. `boxes`,
+    `masks`, `keypoints`, `obb` and `probs` are None where the task has none.
 
     Attributes:
         path: the picture's file; ``image-1``, ``image-2``, ... for pictures that were given as data.
         size: height and width in pixels of the upright picture (after its EXIF orientation).
-        records: the predictions as JSON data; the task says what a record has.
+        records: the predictions as JSON data; the task says what a record has. Of several heads a dict with the records
+            of each by name.
         frame: number of the frame in its video, from 1; None for a picture.
         fps: frames per second of the video.
         prediction: the output of the task's ``decode``, in the coordinates of the network's input.
@@ -84,7 +86,7 @@ class Result:
 
     path: Path
     size: tuple[int, int]
-    records: list[Record]
+    records: Any
     frame: int | None
     fps: float | None
     prediction: Any = field(repr=False)
@@ -100,6 +102,14 @@ class Result:
     def names(self) -> list[str] | None:
         """The names of the classes, None where they are not known."""
         return self.task.names
+
+    @cached_property
+    def heads(self) -> dict[str, "Result"]:
+        """The result of each of several heads, by its name; empty for a network with one."""
+        return {
+            name: replace(self, records=self.records[name], prediction=self.prediction[name], task=part)
+            for name, part in self.task.parts.items()
+        }
 
     @cached_property
     def boxes(self) -> Boxes | None:
@@ -184,7 +194,7 @@ class Result:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return sum(map(len, self.records.values())) if self.heads else len(self.records)
 
     def __bool__(self) -> bool:
         return True  # a result without predictions is still a result: `if result` must not depend on its length

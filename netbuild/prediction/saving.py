@@ -66,7 +66,9 @@ def make_document(
         results: `Result.to_dict` of each picture.
         failed: path and error of each picture that could not be read.
     """
-    return {"task": task.name, "names": task.names, "pictures": list(results), "failed": list(failed)}
+    heads = {name: {"task": part.name, "names": part.names} for name, part in task.parts.items()}
+    found = {"task": task.name, "names": task.names, **({"heads": heads} if heads else {})}
+    return {**found, "pictures": list(results), "failed": list(failed)}
 
 
 class Writer:
@@ -100,18 +102,25 @@ class Writer:
         stem = self.names.make(name)
         if "pictures" in self.kinds:
             self._write_picture(result, stem)
-        if "txt" in self.kinds or "labels" in self.kinds:
-            make_rows = result.task.label_rows if "labels" in self.kinds else result.task.rows
-            rows = make_rows(result.records, result.size)
-            _write(self.folder / "labels" / f"{stem}.txt", "".join(f"{row}\n" for row in rows).encode())
-        if "crops" in self.kinds:
-            for number, (name, part) in enumerate(result.task.crops(result.view.image, result.records), 1):
-                encoding.save(part, self.folder / "crops" / safe_folder_name(name) / f"{stem}-{number}.png")
+        for head, part in (result.heads or {"": result}).items():  # each head has a folder in those of its kinds
+            if "txt" in part.task.saves and ("txt" in self.kinds or "labels" in self.kinds):
+                self._write_labels(part, self.folder / "labels" / head / f"{stem}.txt")
+            if "crops" in part.task.saves and "crops" in self.kinds:
+                self._write_crops(part, self.folder / "crops" / head, stem)
 
     def end(self, data: Mapping[str, Any]) -> None:
         """Write the JSON document of all results, if JSON is among the kinds."""
         if "json" in self.kinds:
             _write(self.folder / "results.json", json.dumps(data, indent=1).encode())
+
+    def _write_labels(self, result: Result, file: Path) -> None:
+        make_rows = result.task.label_rows if "labels" in self.kinds else result.task.rows
+        rows = make_rows(result.records, result.size)
+        _write(file, "".join(f"{row}\n" for row in rows).encode())
+
+    def _write_crops(self, result: Result, folder: Path, stem: str) -> None:
+        for number, (name, part) in enumerate(result.task.crops(result.view.image, result.records), 1):
+            encoding.save(part, folder / safe_folder_name(name) / f"{stem}-{number}.png")
 
     def _write_picture(self, result: Result, stem: str) -> None:
         if self.video:

@@ -6,6 +6,7 @@ from netbuild.layers.heads.base import REQUIRED_METHODS
 from netbuild.system.plugins import Registry
 
 if TYPE_CHECKING:
+    from netbuild.graph.heads import HeadCard
     from netbuild.tasks.base import Task
 
 TASKS: "Registry[Task]" = Registry(
@@ -22,6 +23,7 @@ TASKS: "Registry[Task]" = Registry(
         "obb": "netbuild.tasks.obb:OrientedBoxTask",
         "semantic": "netbuild.tasks.semantic:SemanticTask",
         "depth": "netbuild.tasks.depth:DepthTask",
+        "several": "netbuild.tasks.several:SeveralTask",
     },
 )
 T = TypeVar("T", bound="type[Task]")
@@ -50,12 +52,19 @@ class TaskDescription(Protocol):
     def task(self) -> str | None:
         """The name of the task, None for a network without one."""
 
+    @property
+    def heads(self) -> "tuple[HeadCard, ...]":
+        """The descriptions of several heads; empty for a network with one."""
+
 
 def class_for(network: TaskDescription) -> type["Task"]:
     """Return the class of a network's task; the network must have one.
+
+    That of a network with several heads is a subclass of `netbuild.tasks.several.SeveralTask` for these heads.
 
     Raises:
         NetbuildError: if there is no task of its name, or the package's class does not load.
     """
     assert network.task is not None
-    return find(network.task)
+    found = find(network.task)
+    return found.for_heads(network.heads)

@@ -2,16 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from netbuild.costs.outputs import first_tensor
 from netbuild.data.dataset import Dataset, Sample
-from netbuild.data.fitting import Letterbox
 from netbuild.data.overview import draw_labels
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.drawing.charts import Figure
@@ -19,48 +18,21 @@ from netbuild.errors import NetbuildError, shorten
 from netbuild.feed.labels import feed_labels, find_unused_changes
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
-from netbuild.feed.targets import Target
+from netbuild.feed.targets import Target, TargetKind
 from netbuild.graph.card import NetworkCard
+from netbuild.graph.heads import HeadCard
 from netbuild.layers.heads.base import traits
 from netbuild.settings import NUMBER_SETTINGS, Settings
 from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
+from netbuild.tasks.normaliser import Normaliser as Normaliser
+from netbuild.tasks.normaliser import local_normaliser as local_normaliser
 from netbuild.tasks.pictures import to_picture
+from netbuild.tasks.view import FrameState as FrameState
+from netbuild.tasks.view import Record as Record
+from netbuild.tasks.view import View as View
 
 Losses = tuple[Tensor, dict[str, Tensor]]  # the value to minimise, and its terms by name without gradient
-Record = dict[str, Any]  # one finding in a picture (a box, a class, a value), as JSON data
-
-
-@dataclass(frozen=True)
-class View:
-    """A picture in its original size, and its placement in the network's input.
-
-    Args:
-        image: (H, W, 3), RGB, upright.
-        letterbox: maps coordinates of the network's input back to pixels of the picture.
-    """
-
-    image: Image
-    letterbox: Letterbox
-
-
-class FrameState(Protocol):
-    """State that prediction carries through the frames of one video, such as a tracker."""
-
-    def update(self, records: list[Record], view: View) -> list[Record]:
-        """Return the records of the next frame, changed by what the state knows of the earlier ones.
-
-        Called once per frame, in the order of the video.
-        """
-
-
-# Returns what a loss is divided by: the batch's total over all ranks, at least the second argument, per rank.
-Normaliser = Callable[[Tensor, float], Tensor]
-
-
-def local_normaliser(total: Tensor, least: float) -> Tensor:
-    """The loss's normaliser in a single process: the batch's total, at least ``least``."""
-    return total.clamp(min=least)
 
 
 class Task(ABC):
@@ -89,6 +61,10 @@ class Task(ABC):
         draw_confidence: pictures drawn during validation show the records above this confidence.
         networks: names of further networks that are trained together with the run's own.
         learner: the `netbuild.training.learners.Learner` that trains on a batch; None for the usual one.
+        option_names: names of the prediction options that the task takes.
+        output_count: number of tensors that a head of the task gives in eval, as exported files have them.
+        partial_labels: whether pictures may lack an extra of the data set: then they teach other heads.
+        parts: of a task composed of those of several heads, the task of each by the head's name.
         summed: whether the loss is a sum over the batch, not a mean.
         fits_anchors: whether `fit_head` fits anchor boxes, so that the setting ``anchors`` has an effect.
         normaliser: returns what the loss is divided by; a run of several processes replaces it.
@@ -113,6 +89,10 @@ class Task(ABC):
     draw_confidence: ClassVar[float] = 0.0
     networks: ClassVar[tuple[str, ...]] = ()
     learner: ClassVar[type[Any] | None] = None
+    option_names: Collection[str] = ()
+    output_count: ClassVar[int] = 1
+    partial_labels: ClassVar[bool] = False
+    parts: Mapping[str, "Task"] = MappingProxyType({})
     summed = False
     fits_anchors = False
     normaliser: Normaliser = staticmethod(local_normaliser)
@@ -128,6 +108,11 @@ class Task(ABC):
             outputs: the head's outputs in training mode.
             batch: the images with their targets.
         """
+
+    @classmethod
+    def for_heads(cls, heads: Sequence[HeadCard]) -> type["Task"]:
+        """Return the class of the task for a network with these heads; empty for a network with one."""
+        return cls
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -189,8 +174,21 @@ class Task(ABC):
     def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
         """Return the source of augmented samples of a split, and the function that collates them into a batch."""
         if self.target_kinds:
-            return feed_scenes(samples, options, self.target_kinds, self.stride)
+            return feed_scenes(samples, options, self.make_kinds(options.learning), self.stride)
         return feed_labels(samples, options)
+
+    def make_kinds(self, learning: bool) -> Mapping[str, TargetKind]:
+        """Return the kinds of targets by name, for training or for validation; by default ``target_kinds``."""
+        return self.target_kinds
+
+    @classmethod
+    def has_truth(cls, sample: Sample) -> bool:
+        """Whether a picture has what the task learns from; one of several heads does not learn from the others."""
+        return True
+
+    def complete_samples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return samples, all of which have a truth, with what the task makes of their labels."""
+        return list(samples)
 
     @classmethod
     def decode_options(cls, settings: Settings) -> dict[str, Any]:
@@ -228,6 +226,10 @@ class Task(ABC):
             NetbuildError: if its values cannot be trained and are to be kept.
         """
         return ""
+
+    def complete_card(self, card: NetworkCard) -> NetworkCard:
+        """Return the card of the network in training with what the task knows of its data, for its checkpoints."""
+        return card
 
     def targets(self, batch: Batch) -> dict[str, Any]:
         """Return the ``targets`` for rows whose forward has a parameter of this name: the batch without its inputs."""
@@ -275,6 +277,10 @@ class Task(ABC):
     def draw_labels(self, samples: Sequence[Sample]) -> Figure | None:
         """Draw statistics of the labels of training samples; None if the task has no classes."""
         return draw_labels(samples, self.names) if self.names else None
+
+    def label_charts(self, samples: Sequence[Sample]) -> dict[str, Callable[[], Figure | None]]:
+        """Return functions that draw statistics of the labels of training samples, by the name of the chart's file."""
+        return {"labels": lambda: self.draw_labels(samples)}
 
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
         """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
@@ -345,6 +351,14 @@ class Task(ABC):
     def frame_state(self) -> FrameState | None:
         """Return new state for the frames of one video; None if the frames are independent."""
         return None
+
+    def start_video(self, tracker: Callable[[], FrameState] | None) -> FrameState | None:
+        """Return new state for the frames of one video: that of a tracker, if there is one, else `frame_state`."""
+        return tracker() if tracker else self.frame_state()
+
+    def select_confident(self, records: Any, confidence: float) -> Any:
+        """Return the records above a confidence, and those without one."""
+        return [record for record in records if record.get("confidence", 1.0) > confidence]
 
     def class_name(self, number: int) -> str:
         """Return the name of a class, or its number if it has no name."""

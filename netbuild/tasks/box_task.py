@@ -1,6 +1,6 @@
 """The base class of tasks that predict boxes: loss, decoding, metric, records, label files and drawing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import ceil, floor
 from typing import Any, ClassVar
 
@@ -154,6 +154,14 @@ class BoxTask(Task):
         labels, colours = [self.class_name(c) for c in classes], [class_colour(c) for c in classes]
         return Drawing(to_picture(batch["images"][i]), boxes.numpy(), labels, colours)
 
+    @classmethod
+    def has_truth(cls, sample: Sample) -> bool:
+        """Whether a picture has a label file of objects, or is known to have none.
+
+        A picture without a label file is background. Where it has a map, the objects were perhaps not labelled.
+        """
+        return sample.boxes is not None and not (sample.source is None and sample.extras)
+
     def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:
         """Check that there are label files of objects, not only maps.
 
@@ -203,6 +211,12 @@ class BoxTask(Task):
         if head.ranks:
             return filter_rows(y, options)
         return suppress(join_objectness(y) if head.has_objectness else y, options, self.nc)
+
+    @property
+    def option_names(self) -> Collection[str]:  # type: ignore[override]
+        """The fields of `Filter`, without those of suppression if the head needs none."""
+        unused = runtime.NMS_OPTIONS if traits(self.head).ranks else ()
+        return [name for name in Filter.__dataclass_fields__ if name not in unused]
 
     @property
     def stride(self) -> int:

@@ -79,8 +79,8 @@ class DepthTask(MapTask):
     def draw(self, image: Image, prediction: Tensor, records: Sequence[Record]) -> Drawing:
         """Draw the distances in grey; near is bright."""
         values = prediction.cpu().numpy()
-        shape = image.shape[0], image.shape[1]
-        place = Letterbox(shape, (values.shape[1], values.shape[2]), (0, 0))
+        shape, size = (image.shape[0], image.shape[1]), (values.shape[1], values.shape[2])
+        place = Letterbox(shape, size, (0, 0)) if self.fitting == "stretch" else Letterbox.fit(shape, size)
         return draw_depth(runtime.resample_depth(values, place))
 
 

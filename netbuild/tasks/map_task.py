@@ -58,10 +58,15 @@ class MapTask(Task):
             NetbuildError: if one has not.
         """
         kind = self.target_kinds[self.extra_name].kind  # type: ignore[attr-defined]
-        if any(self.extra_name not in sample.extras for sample in samples):
+        if not all(map(self.has_truth, samples)):
             message = f"{dataset.name} has no '{self.extra_name}', which the task '{self.name}' learns from"
             hint = f"name its folder in the data file: extras: {{{self.extra_name}: {kind}}}; see docs/data.md"
             raise NetbuildError(message, hint=hint)
+
+    @classmethod
+    def has_truth(cls, sample: Sample) -> bool:
+        """Whether a picture has the map that the task learns from."""
+        return cls.extra_name in sample.extras
 
     def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
         """Return the source of samples with their maps; for validation also in the pictures' original size."""

@@ -13,9 +13,7 @@ from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.shapes.raster import join_loops
 from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
-from netbuild.feed.loader import Collate, FeedOptions, SampleSource
-from netbuild.feed.samples import feed_scenes
-from netbuild.feed.targets import BoxTarget, MaskKind, MaskTarget, Target
+from netbuild.feed.targets import BoxTarget, MaskKind, MaskTarget, Target, TargetKind
 from netbuild.feed.targets.masks import draw_instances
 from netbuild.layers.heads.base import traits
 from netbuild.tasks.base import Batch, Metric, Record, View
@@ -36,6 +34,7 @@ class SegmentTask(BoxTask):
     measures: ClassVar[tuple[str, ...]] = ("mask-mAP50-95", "mask-mAP50", "mAP50-95", "mAP50")
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {"boxes": BoxTarget, "polygons": MaskTarget}
     record_fields = ("box", "mask")
+    output_count = 2  # the detections and the prototypes
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -45,10 +44,9 @@ class SegmentTask(BoxTask):
         strides = traits(self.head).stride
         return max(round(min(strides) / 2), 1) if strides else MaskTarget.stride
 
-    def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
-        """Return the source of samples with masks as fine as the prototypes, and the function that collates them."""
-        masks = MaskKind(self.mask_stride, gives_outlines=not options.learning)
-        return feed_scenes(samples, options, {**self.target_kinds, "polygons": masks}, self.stride)
+    def make_kinds(self, learning: bool) -> Mapping[str, TargetKind]:
+        """Return the kinds of targets, with masks as fine as the prototypes."""
+        return {**self.target_kinds, "polygons": MaskKind(self.mask_stride, gives_outlines=not learning)}
 
     def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str:
         """Return a note if some objects have only boxes, which train no masks.

@@ -89,10 +89,7 @@ class SemanticTask(MapTask):
             NetbuildError: if one has neither.
         """
         for sample in samples:
-            if MASK in sample.extras:
-                continue
-            count = 0 if sample.boxes is None else len(sample.boxes)
-            if len(sample.outlines) < count or not all(sample.outlines):
+            if not self.has_truth(sample):
                 message = f"{sample.path}: has neither a class map '{MASK}' nor outlines of its objects"
                 raise NetbuildError(message, hint="name the folder of the class maps in the data file: masks: FOLDER")
         if not any(MASK in sample.extras or len(sample.outlines) for sample in samples):
@@ -101,13 +98,24 @@ class SemanticTask(MapTask):
                 hint="name the folder of the class maps in the data file: masks: FOLDER",
             )
 
+    @classmethod
+    def has_truth(cls, sample: Sample) -> bool:
+        """Whether a picture has a class map, or outlines of all its objects."""
+        count = 0 if sample.boxes is None else len(sample.boxes)
+        return MASK in sample.extras or (len(sample.outlines) >= count and all(sample.outlines))
+
+    def complete_samples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return the samples with class maps, which are drawn from outlines where there are none."""
+        return draw_class_maps(samples, self.background)
+
     def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
         """Return the source of samples with class maps; copy-paste needs their boxes and outlines, too."""
         # Objects are listed only where copy-paste needs them: they would keep CutMix from covering them.
         with_objects = options.learning and options.settings.copy_paste
         kinds = {**(BOX_KINDS if with_objects else {}), **self.target_kinds}
-        drawn = draw_class_maps(samples, self.background)
-        return feed_scenes(drawn, options, kinds, self.stride, short_side=True, originals=(MASK,))
+        return feed_scenes(
+            self.complete_samples(samples), options, kinds, self.stride, short_side=True, originals=(MASK,)
+        )
 
     def metric(self) -> SemanticMetric:
         """Return a metric of the mean IoU and the accuracy of pixels.
@@ -130,7 +138,7 @@ class SemanticTask(MapTask):
 
     def draw_labels(self, samples: Sequence[Sample]) -> charts.Figure:
         """Draw the number of pixels of each class."""
-        names, drawn = self.names or [], draw_class_maps(samples, self.background)
+        names, drawn = self.names or [], self.complete_samples(samples)
         if len(names) == 1:
             return charts.plot_labels(count_pixels(drawn, 2), [BACKGROUND, *names], unit="pixels")
         return charts.plot_labels(count_pixels(drawn, len(names)), names, unit="pixels")

@@ -97,7 +97,7 @@ def choose_embedded_size(graph: Graph, name: str) -> int | None:
 def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options, of those that a task wants for its data, by which a network must be opened again.
 
-    A note is printed for each but the number of classes, which the run's description tells. An option that the file
+    A note is printed for each but the numbers of classes, which the run's description tells. An option that the file
     does not have is left out: if the head does not fit the data, `Task.check_samples` refuses it.
     """
     changes = {}
@@ -106,7 +106,7 @@ def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if stated == value or (stated is None and name != "nc"):
             continue
         changes[name] = value
-        if name != "nc":
+        if name not in ("nc", "head_nc"):
             value, stated = (list(x) if isinstance(x, tuple) else x for x in (value, stated))
             print_note(f"note: {name} is {value} as in the data set; the network's file has {stated}")
     return changes

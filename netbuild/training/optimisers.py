@@ -175,12 +175,13 @@ def freeze(network: Network, rows_text: str) -> list[int]:
 
     Args:
         network: the network.
-        rows_text: the setting ``freeze``: indices, ranges such as 0-9, and names of rows, separated by commas.
+        rows_text: the setting ``freeze``: indices, ranges such as 0-9, and names of rows or heads, separated by commas.
 
     Raises:
         NetbuildError: if the network has no such row.
     """
     names = {name: i for i, (_, name) in enumerate(network.card.rows) if name}
+    names |= {head.name: head.row for head in network.card.heads}
     parts = [part.strip() for part in rows_text.split(",") if part.strip()]
     rows = sorted({row for part in parts for row in _parse_rows(part, names, len(network.model))})
     for row in rows:

@@ -16,6 +16,7 @@ from netbuild.feed.inputs import FurtherInputs, find_inputs
 from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.writing import to_yaml
+from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
 from netbuild.prediction.contract import check_size
@@ -29,11 +30,12 @@ from netbuild.weights.transfer import Transfer
 
 
 def scan_splits(
-    dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList, **allowed: bool
+    task: type[Task], dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList, **allowed: bool
 ) -> Report:
     """Scan splits of a data set and return the report.
 
     Args:
+        task: the task, which may learn from pictures that have a part of the labels.
         dataset: the data set.
         splits: the names of the splits.
         settings: its ``lenient``, ``strict`` and ``allow_background`` say which faults are tolerated.
@@ -44,7 +46,8 @@ def scan_splits(
         NetbuildError: if the data has faults that the settings do not tolerate.
     """
     allowed = {"allow_empty": settings.allow_background, **allowed}
-    report = scan(dataset, splits=splits, progress=partial(callbacks.call, "on_scan_picture"))
+    progress = partial(callbacks.call, "on_scan_picture")
+    report = scan(dataset, splits=splits, progress=progress, partial=task.partial_labels)
     report.raise_for_faults(lenient=settings.lenient, strict=settings.strict, **allowed)
     callbacks.call("on_scan_end", report)
     return report
@@ -58,10 +61,11 @@ def scan_for_training(
     Raises:
         NetbuildError: if the data has faults that the settings do not tolerate.
     """
-    kinds = task_class(network.card).target_kinds
+    task = task_class(network.card)
+    kinds = task.target_kinds
     only_extras = bool(kinds) and all(kind.needs_extra and name in dataset.extras for name, kind in kinds.items())
     allowed = {"allow_empty": True} if only_extras else {}
-    return scan_splits(dataset, splits, settings, callbacks, **allowed)
+    return scan_splits(task, dataset, splits, settings, callbacks, **allowed)
 
 
 def task_class(network: TaskDescription) -> type[Task]:
@@ -83,6 +87,23 @@ def task_class(network: TaskDescription) -> type[Task]:
 
 def _trainable_tasks() -> str:
     return f"trainable tasks: {', '.join(name for name in TASKS.names() if find_task(name).trainable)}"
+
+
+def find_class_difference(card: NetworkCard, dataset: Dataset) -> tuple[str, Any] | None:
+    """Return how many classes the network, or one of its heads, has, and the number of the data; None if they agree.
+
+    The first is a text such as "network 80", the second is the number of the data.
+    """
+    task = task_class(card)
+    if not task.counts_classes:
+        return None
+    wanted = task.network_options(dataset)
+    own = wanted.get("head_nc", {})
+    for head in card.heads:
+        if head.name in own and own[head.name] != (head.nc or card.nc):
+            return f"head '{head.name}' {head.nc or card.nc}", own[head.name]
+    nc = wanted.get("nc", card.nc)
+    return None if nc == card.nc else (f"network {card.nc}", nc)
 
 
 def make_task(network: Network, names: list[str], **options: Any) -> Task:
@@ -254,6 +275,7 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
     check_settings(task, settings, complete_settings(cls, report, Settings()))
     check_copy_paste(samples, settings)
     task.check_loss()
+    network.card = task.complete_card(network.card)
     return task
 
 

@@ -36,7 +36,7 @@ class PlotCallback(TolerantCallback):
     def on_run_begin(self, run: Trainer) -> None:
         """Draw statistics of the training labels."""
         with self.tolerate_errors():
-            list(charts.save_all({"labels": lambda: run.task.draw_labels(self.samples)}, run.folder))
+            list(charts.save_all(run.task.label_charts(self.samples), run.folder))
 
     def on_batch_begin(self, run: Trainer, epoch: int, number: int, batch: Batch) -> None:
         """Draw the first training batches as the network sees them."""
@@ -126,7 +126,7 @@ def draw_prediction(task: Task, image: Image, prediction: Any) -> Drawing:
     """Draw a prediction on a picture (H, W, 3) as the network saw it, with the records above the task's threshold."""
     size = image.shape[0], image.shape[1]
     records = task.records(prediction, View(image, Letterbox.fit(size, size)))
-    return task.draw(image, prediction, [r for r in records if r.get("confidence", 1.0) > task.draw_confidence])
+    return task.draw(image, prediction, task.select_confident(records, task.draw_confidence))
 
 
 def prepare_plot_folder(folder: Path) -> None:

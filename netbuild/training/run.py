@@ -37,6 +37,7 @@ from netbuild.training.overfitting import overfit
 from netbuild.training.parts import (
     complete_settings,
     describe_size_fault,
+    find_class_difference,
     find_further_inputs,
     fit_head,
     make_loader,
@@ -208,8 +209,9 @@ def _open_run_data(data: str | Path, network: Network) -> Dataset:
         if not Path(data).exists():
             error.hint = "if the run's data was moved: --data says where it lies now"
         raise
-    if task_class(network.card).counts_classes and dataset.nc != network.card.nc:
-        message = f"{dataset.name} has {dataset.nc} classes now, the run's network {network.card.nc}"
+    if difference := find_class_difference(network.card, dataset):
+        has, count = difference
+        message = f"{dataset.name} has {count} classes now, the run's {has}"
         raise NetbuildError(message, hint="begin a new run, with --weights of this one's last.safetensors")
     return dataset
 
@@ -283,7 +285,8 @@ def _make_arguments(
     settings = complete_settings(task_class(network.card), report, settings)
     print_note(describe_size_fault(network, settings))
     task = make_training_task(network, report, settings)
-    settings = settings.with_network_defaults(default_settings(network.head))
+    defaults = {name: value for head in network.heads for name, value in default_settings(head).items()}
+    settings = settings.with_network_defaults(defaults)
     print_note(find_further_inputs(network, task, dataset, settings).note)
     train = make_loader(network, task, report, "train", settings, True)
     val = make_loader(network, task, report, held_out, settings, False)

@@ -29,6 +29,7 @@ from netbuild.training.callbacks import Callback
 from netbuild.training.loop import merge_metric
 from netbuild.training.parts import (
     check_settings,
+    find_class_difference,
     find_further_inputs,
     make_loader,
     make_task,
@@ -62,11 +63,12 @@ def check_classes(network: Network, dataset: Dataset) -> None:
     """Refuse a data set whose number of classes differs from the network's, if the task depends on it.
 
     Raises:
-        NetbuildError: if the numbers differ.
+        NetbuildError: if the numbers differ, of the network or of one of several heads.
     """
-    card = network.card
-    if card.nc != dataset.nc and task_class(card).counts_classes:
-        raise NetbuildError(f"the network has {card.nc} classes, the data set {dataset.name} has {dataset.nc}")
+    if difference := find_class_difference(network.card, dataset):
+        has, data = difference
+        kind, _, count = has.rpartition(" ")
+        raise NetbuildError(f"the {kind} has {count} classes, the data set {dataset.name} has {data}")
 
 
 def validate(
@@ -142,7 +144,7 @@ def _prepare(
     task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
     check_settings(task, settings, Settings(), VALIDATION_SETTINGS)
     split = split or dataset.held_out()
-    report = scan_splits(dataset, [split], settings, callbacks, allow_empty=True)
+    report = scan_splits(cls, dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # forked workers may hang beside the threads of a runtime
         settings = replace(settings, workers=0)
     print_note(find_further_inputs(network, task, dataset, settings).note)
