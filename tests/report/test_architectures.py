@@ -109,22 +109,23 @@ OUTPUTS = {
 def test_output_is_what_the_task_needs(path, scale):
     graph = resolve_packaged(path.stem, scale)
     height, width = graph.imgsz
-    strides = [int(stride) for stride in graph.layers[-1].strides or ()]
-    cells = sum(height // stride * (width // stride) for stride in strides)
     kpts = 1
     for count in graph.spec.settings.get("kpt_shape", ()):
         kpts *= count
     boxes = {"detect": 0, "segment": 32, "pose": kpts, "obb": 1}  # what follows box and classes
-    shapes = list(leaves(graph.layers[-1].out_shape))
-    if path.stem in OUTPUTS:
-        wanted = [1, *OUTPUTS[path.stem]]
-    elif graph.task in boxes:
-        # A decoder returns its queries, every other head all cells.
-        wanted = [1, 4 + graph.nc + boxes[graph.task], cells] if strides else [1, 300, 6]
-    else:
-        quarter, eighth = [height // 4, width // 4], [height // 8, width // 8]
-        wanted = {"classify": [1, graph.nc], "depth": [1, 1, *quarter], "semantic": [1, graph.nc, *eighth]}[graph.task]
-    assert shapes[0] == wanted
+    for row, task in [(head.row, head.task) for head in graph.heads] or [(-1, graph.task)]:
+        layer = graph.layers[row]
+        strides = [int(stride) for stride in layer.strides or ()]
+        cells = sum(height // stride * (width // stride) for stride in strides)
+        if path.stem in OUTPUTS:
+            wanted = [1, *OUTPUTS[path.stem]]
+        elif task in boxes:
+            # A decoder returns its queries, every other head all cells.
+            wanted = [1, 4 + graph.nc + boxes[task], cells] if strides else [1, 300, 6]
+        else:
+            quarter, eighth = [height // 4, width // 4], [height // 8, width // 8]
+            wanted = {"classify": [1, graph.nc], "depth": [1, 1, *quarter], "semantic": [1, graph.nc, *eighth]}[task]
+        assert next(leaves(layer.out_shape)) == wanted
 
 
 def leaves(shape):

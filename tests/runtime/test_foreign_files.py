@@ -136,6 +136,7 @@ def test_a_classifier_of_ultralytics_is_measured(tmp_path, cli):
     assert (done.code, "no effect on an exported file" in done.err) == (2, True)
 
 
+HEAD = '{"name": "boxes", "task": "detect", "names": ["a", "b"]}'
 OK = [dense([*BOX, 0.1, 0.9])]
 WRONG = [
     ({**ULTRALYTICS, "names": "{0: 'a', 1: 'b', 2: 'c'}"}, OK, "output has 2 classes, names are given for 3"),
@@ -174,6 +175,35 @@ WRONG = [
     ({**OURS, "one2one": "true"}, OK, "the file has (1, 6, 84)"),
     ({**OURS, "task": "depth"}, [np.zeros((1, 2, 4, 4))], "the file has (1, 2, 4, 4)"),
     ({**OURS, "task": "semantic"}, OK, "the file has (1, 6, 84)"),
+    *(
+        ({**OURS, "task": "several", "heads": text}, OK, "'heads'")
+        for text in (
+            "3",
+            "{",
+            "[1]",
+            '[{"name": "a"}]',
+            '[{"name": 1, "task": "detect"}]',
+            '[{"name": "a", "task": "several"}]',
+            f"[{HEAD}, {HEAD}]",
+            '[{"name": "a", "task": "pose", "extra": [1]}]',
+            *(
+                f'[{{"name": "a", "task": "detect", {text}}}]'
+                for text in (
+                    '"outputs": 0',
+                    '"weight": NaN',
+                    '"one2one": 1',
+                    '"boxes": "round"',
+                    '"names": [1]',
+                    '"data": 5',
+                )
+            ),
+        )
+    ),
+    ({**OURS, "task": "several"}, OK, "the task 'several' and describes 0 heads"),
+    ({**OURS, "heads": f"[{HEAD}]"}, OK, "the task 'detect' and describes 1 heads"),
+    ({**OURS, "task": "several", "heads": f"[{HEAD}]"}, OK * 2, "gives its heads boxes 1 outputs, it has 2"),
+    ({**OURS, "task": "several", "heads": f"[{HEAD}]".replace("detect", "depth")}, OK, "the file has (1, 6, 84)"),
+    ({**OURS, "task": "several", "heads": f"[{HEAD}]".replace('"b"', '"b", "c"')}, OK, "names are given for 3"),
 ]
 
 
