@@ -91,6 +91,8 @@ def test_wrong_cells_are_errors_at_their_lines(table):
     lines = "".join(f"{i}.png,{i / 2},{i}\n" for i in range(29))
     (error,) = scan(open_data(table(f"image,a,b\n{lines}29.png,1,many\n")), cache=False).faults()
     assert "data.csv:31: 'b' is 'many', expected a number" in error.message
+    with pytest.raises(Exception, match="no line with a path and a label"):
+        open_data(table("image,labels\n0.png,\n1.png,\n"))
     table("image,a,b\n0.png,1,0\n", "train.csv")
     path = table("image,b,a\n1.png,1,0\n", "val.csv")
     with pytest.raises(Exception, match=r"val.csv: its columns differ from those of the other files"):

@@ -160,7 +160,7 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
         table.read(file)
     lines, problems = table.lines, table.problems
     every = [line for several in lines.values() for line in several]
-    if not any(line.label or table.columns.is_several for line in every):
+    if not any(line.label for line in every):
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
     task, names, read = _choose_reader(files[0], table, every)
     order: list[str] = [split for split in SPLITS if split in lines]
