@@ -88,7 +88,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     axes = tuple(_free_axes(example, free) for example in examples)
     metadata = {
         **make_metadata(network, (height, width), task),
-        "heads": json.dumps(_describe_heads(network, task, counts)) if network.card.heads else "",
+        **({"heads": json.dumps(_describe_heads(network, task, counts))} if network.card.heads else {}),
         "nms": json.dumps({name: getattr(nms, name) for name in ("conf", "iou", "max_det")}) if nms else "",
         "half": format_flag(flags.get("half")),
         **({"tolerance": str(flags["tolerance"])} if "tolerance" in flags else {}),

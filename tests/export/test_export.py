@@ -205,7 +205,7 @@ def test_names_types_shapes_and_metadata(cli, here):
     facts = metadata("n.onnx")
     assert set(facts) == {
         "netbuild", "torch", "task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "boxes",
-        "extra", "nms", "half", "dynamic", "yaml", "layout",
+        "objectness", "extra", "nms", "half", "dynamic", "yaml", "layout",
     }  # fmt: skip
     assert (facts["stride"], facts["task"], facts["imgsz"], facts["channels"]) == ("4", "detect", "[64, 64]", "3")
     assert len(json.loads(facts["names"])) == 80
