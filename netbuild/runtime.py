@@ -652,9 +652,11 @@ def load(
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime's exceptions have no common base class
         message = f"{path}: onnxruntime cannot open the file: {_shorten(error)}"
-        raise RunError(
-            message, hint="it may be no ONNX file, or truncated: compare its size with the original"
-        ) from None
+        hint = "it may be no ONNX file, or truncated: compare its size with the original"
+        if re.search(r"opset \d|IR version", str(error)):
+            message = f"{path}: onnxruntime {onnxruntime.__version__} is too old for the file's opset"
+            hint = "pip install -U onnxruntime, or export it with --opset 18"
+        raise RunError(message, hint=hint) from None
     try:
         return Model(session, path, given)
     except RunError:

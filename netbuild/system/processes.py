@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from netbuild.errors import NetbuildError
 
@@ -120,7 +121,7 @@ def init_process_group(patience: float | None = None) -> None:
     try:
         start = timedelta(seconds=patience or CONNECTION_TIMEOUT)
         later = timedelta(seconds=patience) if patience else torch.distributed.constants.default_pg_timeout
-        store, *_ = next(torch.distributed.rendezvous("env://", timeout=start))
+        store, *_ = next(rendezvous("env://", timeout=start))
         store.set_timeout(later)
         # CPU tensors and Python objects go through gloo, also on machines with GPUs.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

@@ -231,6 +231,17 @@ def test_numbers_of_classes_that_do_not_exist_are_an_error(tmp_path, cli, pictur
     assert (done.code, message in done.err) == (2, True)
 
 
+@pytest.mark.parametrize(("versions", "hint"), [({"opset": 99}, "--opset 18"), ({"ir": 99}, "--opset 18")])
+def test_a_file_that_is_too_new_for_onnxruntime_is_not_called_damaged(tmp_path, versions, hint):
+    model = onnx.load(write(tmp_path / "new.onnx", OURS, *OK))
+    model.opset_import[0].version = versions.get("opset", 18)
+    model.ir_version = versions.get("ir", 8)
+    (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(RunError, match="is too old for the file's opset") as caught:
+        runtime.load(tmp_path / "new.onnx")
+    assert hint in caught.value.hint
+
+
 def test_what_is_no_file_is_named_quickly(tmp_path, cli, picture):
     os.mkfifo(tmp_path / "fifo.onnx")
     with (tmp_path / "sparse.onnx").open("wb") as file:

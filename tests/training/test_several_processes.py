@@ -670,7 +670,7 @@ def test_a_process_that_waits_says_so_and_gives_up(here, monkeypatch, capfd):
         processes.init_process_group()
     assert "unset RANK" in caught.value.hint
     assert "process 0 of 2 waits for the others at 127.0.0.1:" in capfd.readouterr().err
-    monkeypatch.setattr(processes.torch.distributed, "rendezvous", None)
+    monkeypatch.setattr(processes, "rendezvous", None)
     processes.report_early_failure(2)  # does not try again
 
 
