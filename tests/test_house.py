@@ -154,6 +154,11 @@ def test_the_root_holds_few_files():
     assert len(list(ROOT.glob("*.py"))) <= 8
 
 
+def test_files_of_tests_have_names_of_their_own():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))  # pytest imports them by name alone
+
+
 def test_no_file_is_long():
     long = {name for name, path in MODULES.items() if len(path.read_text(encoding="utf-8").splitlines()) > 400}
     assert long - {"runtime"} == set()  # runtime is one file, since it may be copied

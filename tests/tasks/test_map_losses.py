@@ -1,11 +1,11 @@
 """The losses and metrics of class maps and depth, compared with plain loops; their gradients in double precision."""
 
 from math import exp, log, sqrt
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from netbuild.data.fitting import Letterbox
 from netbuild.errors import NetbuildError
@@ -138,7 +138,7 @@ def test_depth_loss_equals_a_plain_one(unknown, calibrated):
     truth[0] *= torch.rand(truth.shape[1:], generator=random) >= unknown
     truth[1] *= unknown < 1
     predicted = (torch.rand(truth.shape, generator=random, dtype=torch.float64) * 5 + 0.1).requires_grad_()
-    head = Depth(8, ch=[4]) if calibrated else SimpleNamespace(training=True)
+    head = Depth(8, ch=[4]) if calibrated else nn.Identity()
     loss, batch = DepthLoss(head), {"images": torch.zeros(2, 3, 18, 17), "depth": truth}
     total, terms = loss({"depth": predicted}, batch)
     wanted = depth_plainly(predicted.detach().numpy()[:, 0], truth.numpy()[:, 0], 1.0 if calibrated else 0.5)
@@ -191,7 +191,7 @@ def test_gradients_of_several_processes_are_those_of_the_whole_batch(cls, monkey
     def gradient(share, normaliser=None):
         """The gradient of the loss of some pictures."""
         x = values.clone().requires_grad_()
-        loss = cls(SimpleNamespace(training=False))
+        loss = cls(nn.Identity().eval())
         loss.normaliser = normaliser or loss.normaliser
         loss(x[share], {"images": IMAGES[share], **{k: v[share] for k, v in target.items()}})[0].backward()
         return x.grad

@@ -26,7 +26,7 @@ def test_an_own_task_trains_resumes_validates_and_predicts(cli, here):
     quick = ["--device", "cpu", "-O", "workers=0", "-O", "plots=false"]
     done = cli("train", "counter.yaml", "--trust", "--epochs", 1, "-o", "run", *quick)
     assert done.code == 0, done.err
-    assert re.search(r"epoch 1/1: count \d+\.\d+, error \d+\.\d+", done.err)
+    assert re.search(r"epoch 1/1: count \d+\.\d+, fitness -\d+\.\d+, error \d+\.\d+", done.err)
     (here / "counting.py").unlink()  # the checkpoint carries the task's code
     done = cli("train", "--resume", "run", "--trust", "-O", "epochs=2")
     assert done.code == 0, done.err
