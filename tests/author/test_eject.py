@@ -156,6 +156,7 @@ def own(tmp_path):
     return tmp_path / "mine.yaml"
 
 
+@pytest.mark.slow
 def test_own_modules_blocks_inputs(own, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()

@@ -267,7 +267,7 @@ def run_or_message(run, *args):
 
 
 @every_net
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_saved_for_backward_is_what_a_real_training_step_saves(text, batch):
     graph = resolve_text(text)
     expected = run_or_message(count_bytes_saved, graph.build().train(), make_inputs(graph, batch))

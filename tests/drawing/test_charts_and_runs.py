@@ -191,6 +191,7 @@ def test_val_draws_into_the_given_folder(cli, tmp_path):
 # -- charts -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 80, 200))])
 def test_charts_have_room_for_their_classes(n):
     names = [*NAMES, *map(str, range(200))][:n]

@@ -52,7 +52,7 @@ layers:
   - [-1, 1, Conv, [16, 3, 2]]
   - [-1, 1, Classify, [nc]]
 """
-SLOW = {"executorch", "litert"}  # converters of seconds, which `make test-targets` installs
+SLOW = {"executorch", "litert", "ncnn"}  # converters of seconds, which `make test-targets` installs
 FREE = {"executorch": ("batch", [1, 3, 64, 64], [8, 3, 64, 64])}  # what may be free, two shapes; of most all may
 ALL = ("both", [1, 3, 32, 64], [4, 3, 96, 40])
 FLAGS = {

@@ -178,7 +178,7 @@ def shut(monkeypatch):
 @pytest.mark.usefixtures("shut")
 @pytest.mark.parametrize(
     "model",
-    [name if i % 6 == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(torchvision_names())],
+    [name if i % 24 == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(torchvision_names())],
 )
 def test_no_builder_downloads_when_a_file_is_read(model):
     """Each either builds on meta or is refused, with every default, also where downloads are permitted."""

@@ -208,7 +208,10 @@ def assert_rows(rows, facts):
             assert not first or samples(tensor)[:4] == pytest.approx(first[0], rel=0, abs=0.02 * mean), f"row {index}"
 
 
-@pytest.mark.parametrize("name", ["yolo26n-pose", "yolo26n-seg", "yolo26n-obb", "yolov10n", "yoloe-26n"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("yolo26n-pose", "yolo26n-obb", "yoloe-26n")]
+
+
+@pytest.mark.parametrize("name", ["yolo26n-seg", "yolov10n", *SLOW])
 @pytest.mark.parametrize("end2end", [False, True])
 def test_a_fused_dual_head_computes_the_chosen_branch(name, end2end):
     network = (

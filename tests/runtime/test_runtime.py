@@ -46,9 +46,6 @@ def files(tmp_path_factory):
     detector = network_of(folder, "detector", TINY, NAMES)
     classifier = network_of(folder, "classifier", PLAIN.format(ch=1), ["a", "b", "c", "d"])
     double = network_of(folder, "double", TINY + "end2end: true\n", NAMES)
-    decoder = network_of(folder, "decoder", QUERIES, NAMES)
-    netbuild.save(fill(netbuild.build(decoder)), decoder, names=NAMES)
-    export(decoder, folder / "decoder.onnx")
     export(detector, folder / "free.onnx", dynamic="both")
     export(detector, folder / "fixed.onnx", imgsz=(64, 96), batch=3)
     export(detector, folder / "nms.onnx", dynamic="batch", nms={"conf": 0.3, "iou": 0.6, "max_det": 20})
@@ -65,6 +62,14 @@ def files(tmp_path_factory):
         coarse = rng.integers(0, 256, (h // 8 + 1, w // 8 + 1, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((w, h)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def decoder(files):
+    """The checkpoint of a decoder and its exported file, in the same folder."""
+    checkpoint = network_of(files, "decoder", QUERIES, NAMES)
+    netbuild.save(fill(netbuild.build(checkpoint)), checkpoint, names=NAMES)
+    export(checkpoint, files / "decoder.onnx")
 
 
 @pytest.fixture
@@ -118,7 +123,9 @@ def predict_to_dicts(file, pictures=PICTURES, **options):
         ("classifier", "classifier", {}, {}),
     ],
 )
-def test_records_are_those_of_predict(here, file, checkpoint, options, reference):
+def test_records_are_those_of_predict(request, here, file, checkpoint, options, reference):
+    if file == "decoder":
+        request.getfixturevalue("decoder")
     wanted = predict_to_dicts(f"{checkpoint}.safetensors", **reference)
     assert any(row["records"] for row in wanted)
     model = runtime.load(f"{file}.onnx", threads=1)
@@ -180,7 +187,7 @@ def validate(cli, file, data, *settings):
     return json.loads(done.out)["measures"]
 
 
-def test_boxes_as_fractions_of_the_image_are_measured_alike(here, cli):
+def test_boxes_as_fractions_of_the_image_are_measured_alike(decoder, here, cli):
     best = netbuild.predict("decoder.safetensors", PICTURES, device="cpu", conf=0.0, max_det=4)
     for kind in ("images", "labels"):
         (here / "own" / kind).mkdir(parents=True)

@@ -202,6 +202,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "data", "measure"), [("multilabel", "shapes-labels", "mAP"), ("regress", "shapes-numbers", "R2")]
 )

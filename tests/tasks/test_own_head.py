@@ -69,6 +69,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_head_names_its_loss_and_rows_get_targets(cli, here):
     quick = ["--device", "cpu", "-O", "workers=0", "-O", "plots=false", "-O", "warmup=0", "--imgsz", 32, "--batch", 64]
     done = cli("train", "net.yaml", "--trust", "--epochs", 1, "-o", "run", *quick)

@@ -82,6 +82,7 @@ def test_a_head_is_trained_resumed_and_measured(cli, tmp_path, scenes, head):
     assert measured["mAP50"] == pytest.approx(history[-1]["mAP50"], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", slow_but("AnchorDetect"))
 def test_exported_files_find_the_same_objects(cli, tmp_path, scenes, head):
     network = netbuild.build(write_network(tmp_path, head))

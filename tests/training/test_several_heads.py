@@ -102,6 +102,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(run, scenes, cli, tmp_pa
     assert last_row(tmp_path / "run") == last_row(run.folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_its_export_agree(run, scenes, cli, tmp_path):
     picture, file = scenes / "images/val/0000.png", tmp_path / "net.onnx"
     done = cli("export", run.last, "-o", file)
@@ -169,6 +170,7 @@ def write_lanes(folder):
     )
 
 
+@pytest.mark.slow
 def test_heads_learn_from_several_data_sets(scenes, cli, tmp_path):
     write_lanes(tmp_path / "lanes")
     (tmp_path / "both.yaml").write_text(f"datasets:\n  scenes: {scenes}/data.yaml\n  lanes: lanes/data.yaml\n")

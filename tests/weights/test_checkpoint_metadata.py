@@ -100,7 +100,10 @@ def is_refused(done, file, key):
     return True
 
 
-@pytest.mark.parametrize(("key", "place", "value"), WRONG, ids=lambda value: ascii(value)[:40])
+CASES = [pytest.param(*case, marks=pytest.mark.slow if i % 3 else ()) for i, case in enumerate(WRONG)]
+
+
+@pytest.mark.parametrize(("key", "place", "value"), CASES, ids=lambda value: ascii(value)[:40])
 def test_a_value_of_another_type_is_an_error_with_its_key(cli, tmp_path, key, place, value):
     file = write_checkpoint(tmp_path / "bad.safetensors", **{key: value})
     assert is_refused(cli("summary", file, "--trust"), file, place)
