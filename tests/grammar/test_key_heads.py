@@ -1,22 +1,13 @@
 """The key ``heads`` of a network's file: entries, mistakes at their place, files that extend others, writing."""
 
 import pytest
+from helpers.small_networks import TWO_HEADS
 
 import netbuild
 from netbuild.errors import NetbuildError
 from netbuild.grammar.spec import load, read_spec
 
-ROWS = """\
-nc: 3
-imgsz: 64
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2], fine]
-  - [-1, 1, Conv, [16, 3, 2], coarse]
-  - [[fine, coarse], 1, Detect, [nc], detect]
-  - [[fine, coarse], 1, SemanticSegment, [nc], semantic]
-  - [fine, 1, nn.Conv2d, [8, 1, 1], map]
-"""
+ROWS = f"nc: 3\nimgsz: 64\n{TWO_HEADS}  - [fine, 1, nn.Conv2d, [8, 1, 1], map]\n"
 HEADS = "heads:\n  boxes: {row: detect}\n  lanes: {row: 4, weight: 0.5, data: lanes, nc: 2}\n"
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.small_networks import TWO_HEADS
 
 import netbuild
 from netbuild.errors import NetbuildError
@@ -20,14 +21,8 @@ heads:
   boxes: {row: detect}
   lanes: {row: semantic, weight: 0.5, data: lanes, nc: 2}
   far: {row: 5, task: depth, weight: 0.2}
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2], fine]
-  - [-1, 1, Conv, [16, 3, 2], coarse]
-  - [[fine, coarse], 1, Detect, [nc], detect]
-  - [[fine, coarse], 1, SemanticSegment, [nc], semantic]
-  - [fine, 1, nn.Conv2d, [8, 1, 1]]
 """
+TEXT += TWO_HEADS + "  - [fine, 1, nn.Conv2d, [8, 1, 1]]\n"
 
 
 @pytest.fixture

@@ -14,6 +14,16 @@ layers:
   - [[-1], 1, Detect, [nc]]
 """
 
+# The rows of networks with several heads: two of them, on maps of two sizes; a test may add a third one.
+TWO_HEADS = """\
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2], fine]
+  - [-1, 1, Conv, [16, 3, 2], coarse]
+  - [[fine, coarse], 1, Detect, [nc], detect]
+  - [[fine, coarse], 1, SemanticSegment, [nc], semantic]
+"""
+
 
 def network_of(folder, name, text, names, spread=("cv3",), times=5.0):
     """A checkpoint whose scores are far apart, as those of a network that has learnt are; so are other parts named."""

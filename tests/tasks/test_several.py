@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.small_networks import TWO_HEADS
 
 import netbuild
 from netbuild.data.dataset import Dataset, Extra, Sample
@@ -23,14 +24,8 @@ heads:
   boxes: {row: detect, weight: 2.0}
   sem: {row: semantic, weight: 0.5}
   depth: {row: depth, weight: 0.2}
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2], fine]
-  - [-1, 1, Conv, [16, 3, 2], coarse]
-  - [[fine, coarse], 1, Detect, [nc], detect]
-  - [[fine, coarse], 1, SemanticSegment, [nc], semantic]
-  - [[fine, coarse], 1, Depth, [16], depth]
 """
+NET += TWO_HEADS + "  - [[fine, coarse], 1, Depth, [16], depth]\n"
 NAMES = ["a", "b", "c"]
 KNOWN = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=torch.bool)
 

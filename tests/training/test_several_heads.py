@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.scenes import write_few_scenes
+from helpers.small_networks import TWO_HEADS
 from PIL import Image
 
 import netbuild
@@ -26,14 +27,8 @@ heads:
   boxes: {row: detect}
   SECOND
   depth: {row: depth, weight: 0.2}
-layers:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2], fine]
-  - [-1, 1, Conv, [16, 3, 2], coarse]
-  - [[fine, coarse], 1, Detect, [nc], detect]
-  - [[fine, coarse], 1, SemanticSegment, [nc], semantic]
-  - [[fine, coarse], 1, Depth, [16], depth]
 """
+NET += TWO_HEADS + "  - [[fine, coarse], 1, Depth, [16], depth]\n"
 SEM = "sem: {row: semantic, weight: 0.5}"
 LANES = "lanes: {row: semantic, data: lanes}"
 FLAGS = ("--batch", 4, "--imgsz", 64, "--device", "cpu", "-Oworkers=0")
