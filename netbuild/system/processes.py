@@ -115,11 +115,12 @@ def init_process_group(patience: float | None = None) -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(choose_local_device(os.environ))
-    reminder = threading.Timer(REMINDER, print_waiting, (number, count, place))
+    seconds = patience or CONNECTION_TIMEOUT
+    reminder = threading.Timer(REMINDER, print_waiting, (number, count, place, seconds))
     reminder.daemon = True
     reminder.start()
     try:
-        start = timedelta(seconds=patience or CONNECTION_TIMEOUT)
+        start = timedelta(seconds=seconds)
         later = timedelta(seconds=patience) if patience else torch.distributed.constants.default_pg_timeout
         store, *_ = next(rendezvous("env://", timeout=start))
         store.set_timeout(later)
@@ -134,10 +135,10 @@ def init_process_group(patience: float | None = None) -> None:
         reminder.cancel()
 
 
-def print_waiting(number: int, count: int, place: str) -> None:
-    """Print that this process waits for others to start."""
+def print_waiting(number: int, count: int, place: str, seconds: float) -> None:
+    """Print that this process waits for others to start, and for how long at most."""
     print(
-        f"process {number} of {count} waits for the others at {place} (at most {CONNECTION_TIMEOUT} s)",
+        f"process {number} of {count} waits for the others at {place} (at most {seconds:g} s)",
         file=sys.stderr,
         flush=True,
     )

@@ -669,7 +669,12 @@ def test_a_process_that_waits_says_so_and_gives_up(here, monkeypatch, capfd):
     with pytest.raises(NetbuildError, match="process 0 of 2 cannot connect to the others") as caught:
         processes.init_process_group()
     assert "unset RANK" in caught.value.hint
-    assert "process 0 of 2 waits for the others at 127.0.0.1:" in capfd.readouterr().err
+    waits = capfd.readouterr().err
+    assert "process 0 of 2 waits for the others at 127.0.0.1:" in waits
+    assert "(at most 1 s)" in waits
+    with pytest.raises(NetbuildError, match="cannot connect"):
+        processes.init_process_group(patience=0.5)
+    assert "(at most 0.5 s)" in capfd.readouterr().err
     monkeypatch.setattr(processes, "rendezvous", None)
     processes.report_early_failure(2)  # does not try again
 
