@@ -116,10 +116,11 @@ def select_by_cost(matches: Matches, overlap: Tensor, cost: Tensor, most: int = 
         return matches
     counts = torch.zeros(int(matches.target.max()) + 1, device=cost.device, dtype=overlap.dtype)
     counts.index_add_(0, matches.target, overlap * (rank_in_group(-overlap, matches.target) < most))
-    counts = counts.int().clamp(min=1)  # objects without candidates are not asked for
-    chosen = matches.select(rank := rank_in_group(cost, matches.target) < counts[matches.target])
-    cheapest = rank_in_group(cost[rank], number_places(chosen)) == 0
-    return chosen.select(cheapest)
+    counts = counts.int().clamp(min=1)
+    is_kept = rank_in_group(cost, matches.target) < counts[matches.target]
+    kept = matches.select(is_kept)
+    is_cheapest = rank_in_group(cost[is_kept], number_places(kept)) == 0
+    return kept.select(is_cheapest)
 
 
 def number_places(matches: Matches) -> Tensor:

@@ -19,13 +19,7 @@ from netbuild.graph.network import takes_targets
 from netbuild.settings import Settings
 from netbuild.tasks import find
 from netbuild.tasks.base import Task
-from netbuild.tasks.head_data import (
-    Source,
-    extra_of,
-    find_source,
-    merge_kind,
-    view_dataset,
-)
+from netbuild.tasks.head_data import Source, extra_of, find_source, merge_kind, view_dataset
 
 SAVES = ("pictures", "txt", "labels", "json", "crops")
 
@@ -134,13 +128,13 @@ class HeadTasks(Task):
         Raises:
             NetbuildError: at a head whose data is not there, or of a kind that its task does not learn from.
         """
-        notes = []
+        notes, sources = [], cls.find_sources(dataset)
         for card, view in zip(cls.cards, cls.view_datasets(dataset).values(), strict=True):
             task = cls.classes[card.name]
             if task.learns_from and view.task not in task.learns_from:
                 message = f"the head '{card.name}': {view.name} is a data set for '{view.task}'"
                 raise NetbuildError(f"{message}, its task is '{card.task}'", card.where)
-            inner = dataset.parts[cls.find_sources(dataset)[card.name].part] if dataset.parts else dataset
+            inner = dataset.parts[sources[card.name].part] if dataset.parts else dataset
             notes.append(task.prepare_dataset(inner)[1])
         return dataset, "\n".join(dict.fromkeys(filter(None, notes)))
 

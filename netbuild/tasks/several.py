@@ -1,7 +1,7 @@
 """Several heads of one network, each with the loss, decoding and metric of its own task."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,16 +15,11 @@ from netbuild.feed.targets import TargetKind
 from netbuild.feed.targets.partial import TRUTHS
 from netbuild.graph.heads import HeadCard
 from netbuild.tasks.base import Batch, FrameState, Losses, Record, Task, View, refuse_options
-from netbuild.tasks.head_data import (
-    select_batch,
-    select_outputs,
-)
+from netbuild.tasks.head_data import select_batch, select_outputs
 from netbuild.tasks.head_tasks import HeadTasks
 from netbuild.tasks.pictures import to_picture
 from netbuild.tasks.several_drawing import merge_drawings
 from netbuild.tasks.several_metric import SeveralMetric
-
-SAVES = ("pictures", "txt", "labels", "json", "crops")
 
 
 class SeveralTask(HeadTasks):
@@ -48,8 +43,14 @@ class SeveralTask(HeadTasks):
         keys = {
             target: self.sources[name].key(target) for target, kind in task.target_kinds.items() if kind.needs_extra
         }
-        objects = {n for part in self.parts.values() for kind in part.make_kinds(True).values() for n in _names(kind)}
-        return select_batch(batch, pictures, keys, objects, empty)
+        return select_batch(batch, pictures, keys, self.object_names, empty)
+
+    @cached_property
+    def object_names(self) -> set[str]:
+        """The names of the tensors of a batch that have an entry per object."""
+        return {
+            name for part in self.parts.values() for kind in part.make_kinds(True).values() for name in _names(kind)
+        }
 
     def shares(self, outputs: Sequence[Any], batch: Batch) -> Iterator[tuple[HeadCard, Task, Any, Batch, Any]]:
         """Yield for each head its card, task, outputs and share of the batch, and the factor of its loss.
