@@ -8,36 +8,15 @@ repeated, and interrupted runs are resumed. `benchmarks/README.md` has the resul
 """
 
 import csv
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from heads import BOXES, SOURCES, Row, measure, train_netbuild
+
 SEEDS = [int(seed) for seed in os.environ.get("NETBUILD_SEEDS", "0,1,2").split(",")]
-DATA = Path(os.environ.get("NETBUILD_DATA", "data")) / "bccd" / "data.yaml"
-ENV = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-SIZE = ["--imgsz", "320"]
-
-
-def netbuild(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "netbuild", *arguments], check=True, text=True, env=ENV, **options)  # type: ignore[call-overload, no-any-return]
-
-
-def train(folder: Path, seed: int) -> None:
-    run = ["--resume", str(folder)]
-    if not (folder / "run.json").is_file():
-        settings = ["--epochs", "40", "--batch", "16", "--device", "cpu", "--seed", str(seed), *SIZE]
-        run = ["yolo11n.yaml", "--data", str(DATA), "--out", str(folder), *settings]
-    netbuild("train", *run, stdout=sys.stderr)
-
-
-def measure(folder: Path, split: str) -> dict[str, float]:
-    done = netbuild(
-        "val", str(folder / "best.safetensors"), "--data", str(DATA), "--split", split, *SIZE, "--device", "cpu",
-        "--json", stdout=subprocess.PIPE,
-    )  # fmt: skip
-    return json.loads(done.stdout)["measures"]  # type: ignore[no-any-return]
+DATA = SOURCES / "bccd" / "data.yaml"
+ROW = Row("yolo11n.yaml", "bccd", 320, 40, BOXES)
 
 
 def main(out: Path) -> None:
@@ -45,8 +24,9 @@ def main(out: Path) -> None:
     table = []
     for seed in SEEDS:
         folder = out / f"seed{seed}"
-        train(folder, seed)
-        row = [m[key] for m in (measure(folder, "val"), measure(folder, "test")) for key in ("mAP50", "mAP50-95")]
+        checkpoint = train_netbuild(ROW, DATA, folder, seed)
+        found = [measure(ROW, checkpoint, DATA, split) for split in ("val", "test")]
+        row = [measures[key] for measures in found for key in ("mAP50", "mAP50-95")]
         table.append(row)
         print(
             f"| {seed} | {row[0]:.3f} / {row[1]:.3f} | {row[2]:.3f} / {row[3]:.3f} | {best_epoch(folder)} |", flush=True

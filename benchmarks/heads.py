@@ -92,8 +92,8 @@ def train_peer(row: Row, data: Path, folder: Path, seed: int) -> Path:
 TRAINERS: dict[str, Callable[[Row, Path, Path, int], Path]] = {"netbuild": train_netbuild, "peer": train_peer}
 
 
-def measure(row: Row, checkpoint: Path, data: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "netbuild", "val", str(checkpoint), "--data", str(data)]
+def measure(row: Row, checkpoint: Path, data: Path, split: str = "val") -> dict[str, float]:
+    command = [sys.executable, "-m", "netbuild", "val", str(checkpoint), "--data", str(data), "--split", split]
     options = ["--imgsz", str(row.imgsz), "--device", "cpu", "--json"]
     done = subprocess.run([*command, *options], check=True, env=ENV, text=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout)["measures"]  # type: ignore[no-any-return]
