@@ -323,4 +323,6 @@ class Dataset:
         for split in ("val", "test"):
             if split in self.splits:
                 return split
-        raise NetbuildError(f"{self.name}: neither a split 'val' nor 'test'; there is: {', '.join(self.splits)}")
+        message = f"{self.name}: neither a split 'val' nor 'test'; there is: {', '.join(self.splits)}"
+        hint = "keep pictures for validation: val: in data.yaml, a folder val, or the column split of a CSV file"
+        raise NetbuildError(message, hint=hint)

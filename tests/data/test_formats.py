@@ -817,3 +817,10 @@ def test_importing_data_loads_no_torch():
 def test_real_data_sets(name, counts):
     report = scan(open_data(DATA / name)).raise_for_faults(strict=True)
     assert {split: found.counts["objects"] for split, found in report.splits.items()} == counts
+
+
+def test_data_without_pictures_for_validation_are_an_error_with_a_hint(tmp_path):
+    (tmp_path / "ages.csv").write_text("image,age,height\na.png,30,1.7\n")
+    with pytest.raises(NetbuildError, match="neither a split 'val' nor 'test'; there is: train") as caught:
+        open_data(tmp_path / "ages.csv").held_out()
+    assert "the column split of a CSV file" in caught.value.hint
