@@ -84,7 +84,7 @@ def transfer(network: Network, weights: str | Path) -> Transfer:
     if not source:
         raise NetbuildError(f"{path}: no tensor belongs to a row: keys of the form model.<row>.<...> are expected")
     report = transfer_rows(source, rows_of_network(network))
-    if not report.counts()["tensors_loaded"]:
+    if not report.has_weights:
         message = f"{path}: nothing was loaded: none of its {len(source)} rows has the structure of one of the network"
         raise NetbuildError(message, hint=f"is it of the network {network.card.name}, at the same scale?")
     return report

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from netbuild.errors import NetbuildError, shorten
-from netbuild.graph.layers import Graph
+from netbuild.graph.layers import Graph, Layer
 from netbuild.weights.pickles.stubs import Stub
 
 MAX_DEPTH = 64  # levels of nested modules
 MAX_ATTEMPTS = 100  # networks that are resolved to find the edits
 MAX_LISTED = 5  # rows that an error names
+MAX_NUMBERS = 16  # values of a tensor that is compared with a list of numbers
 
 # Attributes that no output of eval depends on, or that follow from the tensors' shapes, which are compared anyway.
 _IRRELEVANT = {
@@ -34,6 +36,8 @@ _SAME_CLASS = {
     "SyncBatchNorm": "BatchNorm2d", "Dropout": "Identity", "Dropout2d": "Identity", "AlphaDropout": "Identity",
     "DropPath": "Identity",
 }  # fmt: skip
+# Attributes that replace what the class of a module computes: hooks, as old weight norms have them, and methods.
+_CODE = ("_forward_hooks", "_forward_pre_hooks", "forward")
 _WRAPPERS = ("ModuleList", "Sequential", "ModuleDict", "Module")
 
 
@@ -43,8 +47,8 @@ class ModuleDifference:
 
     Attributes:
         path: the module, such as ``model.5.conv``.
-        attribute: its name; ``class`` for another class.
-        file_value, network_value: the two values; for a class its name.
+        attribute: its name; ``class`` for another class, ``sources`` for the rows that a row reads.
+        file_value, network_value: the two values; for a class its name, None if the network has no such module.
     """
 
     path: str
@@ -58,6 +62,8 @@ class ModuleDifference:
         return int(self.path.split(".")[1])
 
     def __str__(self) -> str:
+        if self.attribute == "class" and self.network_value is None:
+            return f"{self.path} is a {self.file_value} in the file, and missing in the network"
         if self.attribute == "class":
             return f"{self.path} is a {self.file_value} in the file, a {self.network_value} in the network"
         return f"{self.path}: {self.attribute} is {self.file_value} in the file, {self.network_value} in the network"
@@ -69,11 +75,13 @@ class Comparison:
 
     Attributes:
         differences: the attributes that differ.
+        extra: the modules of the file that compute something and have no counterpart in the network.
         compared: number of modules that both sides have.
         notes: what was not compared, in sentences.
     """
 
     differences: tuple[ModuleDifference, ...]
+    extra: tuple[ModuleDifference, ...]
     compared: int
     notes: tuple[str, ...] = ()
 
@@ -82,7 +90,8 @@ def compare_modules(model: Stub, graph: Graph) -> Comparison:
     """Compare each module of a pickled model with the module of the same path that the rows build.
 
     Compared are the classes of modules without children (convolutions, norms, activations, poolings, upsampling), and
-    the numbers, texts and flags that both modules have under the same name, such as ``kernel_size`` or ``add``.
+    the numbers, texts and flags that both modules have under the same name, such as ``kernel_size`` or ``add``; and the
+    rows that each row reads. Hooks and a ``forward`` of an object's own are differences, since they are code.
 
     Args:
         model: the pickled model, whose child ``model`` has the rows.
@@ -94,17 +103,19 @@ def compare_modules(model: Stub, graph: Graph) -> Comparison:
     modules = {path: module for path, module in named if path != "model"}
     shared = [path for path in modules if path in stubs]
     differences = [d for path in shared for d in _compare(path, stubs[path], modules[path])]
+    differences += [d for layer in graph.layers for d in _compare_sources(layer, stubs.get(f"model.{layer.row.index}"))]
+    extra = [
+        ModuleDifference(path, "class", _call_text(stub), None)
+        for path, stub in stubs.items()
+        if path.startswith("model.") and path.split(".")[1].isdecimal() and path not in modules and _acts(stub)
+    ]
     notes = []
-    if own := sorted(
-        path for path in stubs if path.startswith("model.") and path not in modules and _acts(stubs[path])
-    ):
-        notes.append(f"{len(own)} modules of the file have no counterpart to compare: {_list_some(own)}")
     pairs = [(stubs[path], modules[path]) for path in shared]
     others = {(_class_name(stub), type(module).__name__) for stub, module in pairs if _is_other(stub, module)}
     if others:
         names = _list_some(sorted(f"{file} for {network}" for file, network in others))
         notes.append(f"classes of other names in the file, of which the parts were compared: {names}")
-    return Comparison(tuple(differences), len(shared), tuple(notes))
+    return Comparison(tuple(differences), tuple(extra), len(shared), tuple(notes))
 
 
 def _walk(module: Stub, path: str = "", depth: int = 0) -> Iterator[tuple[str, Stub]]:
@@ -144,15 +155,38 @@ def _compare(path: str, stub: Stub, module: nn.Module) -> Iterator[ModuleDiffere
         if len(set(same)) > 1:
             yield ModuleDifference(path, "class", _call_text(stub), network_class)
             return
+    for name in _CODE:
+        if stub.get(name):
+            yield ModuleDifference(path, name.strip("_").replace("_", " "), "changed", "that of its class")
     for name, value in vars(module).items():
         if name.startswith("_") or name in _IRRELEVANT or not _is_plain(value):
             continue
-        found = stub.get(name, _MISSING)
+        found = _to_numbers(stub.get(name, _MISSING))
         if found is not _MISSING and _is_plain(found) and not _is_equal(found, value):
             yield ModuleDifference(path, name, found, value)
 
 
+def _compare_sources(layer: Layer, stub: Stub | None) -> Iterator[ModuleDifference]:
+    """Compare the rows that a row reads with those that are recorded in the pickled module, as its attribute ``f``."""
+    recorded = stub.get("f") if stub else None
+    numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
+    if not numbers or not all(type(number) is int for number in numbers):
+        return
+    row = layer.row
+    sources = tuple(number if number >= 0 else row.index + number for number in numbers)
+    # A row of the dialect may read the text features as well, without stating them.
+    if sources != row.sources[: len(sources)]:
+        yield ModuleDifference(f"model.{row.index}", "sources", list(sources), list(row.sources))
+
+
 _MISSING = object()
+
+
+def _to_numbers(value: Any) -> Any:
+    """A list of numbers for a small tensor, such as the strides of a head; other values as they are."""
+    if isinstance(value, torch.Tensor) and value.numel() <= MAX_NUMBERS and not value.is_complex():
+        return value.tolist()
+    return value
 
 
 def _is_plain(value: Any) -> bool:
@@ -320,8 +354,8 @@ def fit_rows(
     editor = _Editor(model, keys, resolve)
     if editor.found.differences:
         editor.edit()
-    if editor.found.differences:
-        raise differences_error(editor.found.differences, path)
+    if remaining := editor.found.differences + editor.found.extra:
+        raise differences_error(remaining, path)
     return CheckedRows(editor.graph, tuple(editor.edits), editor.found.compared, editor.found.notes)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +21,9 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import builders
 from netbuild.weights.hyperparameters import CheckedRows, compare_modules, differences_error, fit_rows
-from netbuild.weights.matching import Match, match
+from netbuild.weights.matching import LEAVES, Match, is_counter, match
 from netbuild.weights.reading import WeightsFile, read_weights
-from netbuild.weights.transfer import describe_non_finite
+from netbuild.weights.transfer import describe_bad_values
 
 # Keys that Ultralytics adds to a network's YAML when it builds it; they are no keys of the file.
 _ADDED_KEYS = ("scale", "yaml_file", "channels", "text_model")
@@ -83,14 +83,22 @@ def import_weights(
         network = graph.build()
     found = match(source.tensors, network.state_dict(), mapping)
     _check_not_fused(found, path)
-    if strict or not found.tensors:
+    _check_computing_tensors(found, network, path)
+    # Rows of the file itself must take all of its tensors: nobody asked for another network.
+    if strict or not found.weights or (not model and (found.missing or found.mismatched)):
         found.require(path)
     network.load_state_dict(dict(found.tensors), strict=False)
-    if 2 * len(found.tensors) < len(network.state_dict()):
+    if 2 * len(found.weights) < len([key for key in network.state_dict() if not is_counter(key)]):
         notes.append("warning: less than half of the network's tensors were loaded, the rest is as initialised")
-    notes += [f"warning: {text}" for text in describe_non_finite(found.tensors)]
+    state = network.state_dict()
+    notes += [f"warning: {text}" for text in describe_bad_values({key: state[key] for key in found.tensors})]
     origin = {key: source.metadata[key] for key in _ORIGIN_KEYS if key in source.metadata}
     names = list_class_names(source.metadata.get("names"))
+    if names and network.card.nc is not None and len(names) != network.card.nc:
+        notes.append(f"the file names {len(names)} classes, the network has {network.card.nc}: the names are left out")
+        names = None
+    elif names is None and source.metadata.get("names"):
+        notes.append("the file's names of classes are no list of texts: they are left out")
     return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}}, tuple(notes))
 
 
@@ -115,14 +123,17 @@ def fit_network(source: WeightsFile) -> CheckedRows:
 
     keys = rows_to_keys(rows, source.metadata)
     if source.model is None:
-        return CheckedRows(resolve_keys(keys), (), 0, ())
-    return fit_rows(source.model, keys, resolve_keys, source.path)
+        fitted = CheckedRows(resolve_keys(keys), (), 0, ())
+    else:
+        fitted = fit_rows(source.model, keys, resolve_keys, source.path)
+    return replace(fitted, notes=(*fitted.notes, *_describe_dropped(rows, source.metadata)))
 
 
 def describe_fit(fitted: CheckedRows) -> list[str]:
     """Describe in sentences how the rows of a checkpoint were edited, and what was not compared."""
     if not fitted.compared:
-        return ["the file has no modules: whether its rows are those of its tensors could not be compared"]
+        unsure = "the file has no modules: whether its rows are those of its tensors could not be compared"
+        return [unsure, *fitted.notes]
     edits = [f"the file's modules differ from its rows; the new file says {edit}" for edit in fitted.edits]
     return [*edits, *fitted.notes]
 
@@ -140,7 +151,30 @@ def _check_modules(source: WeightsFile, graph: Graph) -> list[str]:
         raise differences_error(found.differences, source.path)
     if not found.compared:
         return ["the file's modules have other names than the network's: their hyper-parameters were not compared"]
-    return list(found.notes)
+    notes = list(found.notes)
+    if found.extra:
+        notes.append(f"warning: {len(found.extra)} modules have no counterpart: {found.extra[0]}")
+    return notes
+
+
+def _check_computing_tensors(found: Match, network: Network, path: str | Path) -> None:
+    """Refuse tensors of the file that a module of the network would have to compute with, but does not have.
+
+    Such is the bias of a convolution that has none in the network. Tensors of modules that the network does not have,
+    and buffers of no known name, are only reported.
+
+    Raises:
+        NetbuildError: for such tensors.
+    """
+    modules = {source.rpartition(".")[0]: key.rpartition(".")[0] for key, source in found.sources.items()}
+    extra = [key for key in found.unexpected if key.rpartition(".")[0] in modules and key.rpartition(".")[2] in LEAVES]
+    if extra:
+        module = network.get_submodule(modules[extra[0].rpartition(".")[0]])
+        text = f"{len(extra)} tensors that their modules in the network do not have: {extra[0]}"
+        raise NetbuildError(
+            f"{path}: {text} (a {type(module).__name__})",
+            hint="write a network file with these modules, and give it by --model",
+        )
 
 
 def _check_not_fused(found: Match, path: str | Path) -> None:
@@ -172,9 +206,25 @@ def rows_to_keys(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[s
     size = metadata.get("imgsz")
     if type(channels) is int:
         keys["ch"] = channels
-    if type(size) is int and 1 <= size <= MAX_SIDE:
+    if _is_size(size):
         keys["imgsz"] = size
     return keys
+
+
+def _is_size(size: Any) -> bool:
+    """Whether a value is the side of a square, or height and width, in pixels."""
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    return all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)
+
+
+def _describe_dropped(rows: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
+    """Name what a foreign checkpoint states of its network and the new file will not."""
+    notes = []
+    if unknown := [shorten(str(key), 40) for key in rows if key not in KNOWN_KEYS and key not in _ADDED_KEYS]:
+        notes.append(f"keys of its rows that networks here do not have are left out: {', '.join(unknown[:8])}")
+    if (size := metadata.get("imgsz")) is not None and not _is_size(size):
+        notes.append(f"its imgsz is no image size, and is left out: {shorten(repr(size), 40)}")
+    return notes
 
 
 def _to_text(keys: Mapping[str, Any]) -> str:
@@ -190,16 +240,25 @@ def _to_text(keys: Mapping[str, Any]) -> str:
 
 
 def list_class_names(names: Any) -> list[str] | None:
-    """Class names in order, from a list or a mapping of class numbers 0, 1, ... to names; None for anything else."""
+    """Class names in order, from a list, or a mapping of class numbers 0, 1, ... to names; None for anything else."""
     if isinstance(names, dict):
-        numbers = sorted(key for key in names if type(key) is int)
-        return [str(names[i]) for i in numbers] if numbers == list(range(len(names))) else None
-    return [str(name) for name in names] if isinstance(names, list) else None
+        numbers = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+        names = [numbers[i] for i in sorted(numbers)] if sorted(numbers) == list(range(len(names))) else None
+    if isinstance(names, list) and all(isinstance(name, (str, int, float)) for name in names):
+        return [str(name) for name in names]
+    return None
 
 
 def convert_to_half(network: Network) -> Network:
-    """Convert floating-point tensors to float16 in place, which halves the saved file; a loaded network is float32."""
-    for tensor in (*network.parameters(), *network.buffers()):
+    """Convert floating-point tensors to float16 in place, which halves the saved file; a loaded network is float32.
+
+    Raises:
+        NetbuildError: if a value is too large for float16 and would become infinite.
+    """
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_floating_point():
+            largest = tensor.detach().abs().nan_to_num(0, 0).max().item() if tensor.numel() else 0
+            if largest > torch.finfo(torch.float16).max:
+                raise NetbuildError(f"--half: {name} has the value {largest:g}, and float16 ends at 65504")
             tensor.data = tensor.data.to(torch.float16)
     return network

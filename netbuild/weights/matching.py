@@ -68,6 +68,11 @@ class Match:
     stopped: str = ""
 
     @property
+    def weights(self) -> list[str]:
+        """The matched keys without those of counters, which say nothing about a network."""
+        return [key for key in self.tensors if not is_counter(key)]
+
+    @property
     def is_complete(self) -> bool:
         """Whether every tensor of either side is matched or ignored."""
         return not (self.missing or self.unexpected or self.mismatched or self.stopped)
@@ -196,8 +201,8 @@ def _match_in_order(
 ) -> Match:
     """Match the n-th tensor of the file to the network's n-th; first key parts in `skipped` are left out."""
     # Batch norm counters are left out at first, since either side may lack them.
-    sources = [key for key in tensors if _leaf(key) != COUNTER and key.partition(".")[0] not in skipped]
-    keys = [key for key in network_state if _leaf(key) != COUNTER]
+    sources = [key for key in tensors if not is_counter(key) and key.partition(".")[0] not in skipped]
+    keys = [key for key in network_state if not is_counter(key)]
     count, stop = _count_agreeing(keys, sources, tensors, network_state)
     stopped, differences = "", []
     if stop:
@@ -212,7 +217,7 @@ def _match_in_order(
     modules = {_module(key): _module(source) for key, source in pairs.items()}
     for key in network_state:  # add the counters of the batch norms that were paired
         source = _join(modules.get(_module(key)), COUNTER)
-        if _leaf(key) == COUNTER and source in tensors and not _compare(key, source, tensors, network_state):
+        if is_counter(key) and source in tensors and not _compare(key, source, tensors, network_state):
             pairs[key] = source
     pairs = {key: pairs[key] for key in network_state if key in pairs}
     return _make_match(pairs, differences, tensors, network_state, "in order", stopped, skipped)
@@ -277,7 +282,7 @@ def _compare(
     a, b = network_state[key], tensors[source]
     if a.shape != b.shape:
         return _difference(key, source, tensors, network_state, "shapes differ")
-    if a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
+    if not is_same_kind(a, b):
         return _difference(key, source, tensors, network_state, f"types differ, {a.dtype} and {b.dtype}")
     if _leaf(key) != _leaf(source) and {_leaf(key), _leaf(source)} <= LEAVES:
         return _difference(key, source, tensors, network_state, "kinds differ")
@@ -309,7 +314,7 @@ def _make_match(
     seen = {*sources.values(), *(difference.source for difference in differences)}
     missing = [key for key in network_state if key not in sources and key not in wrong]
     unexpected = [key for key in tensors if key not in seen]
-    ignored = [key for key in (*missing, *unexpected) if _leaf(key) == COUNTER]
+    ignored = [key for key in (*missing, *unexpected) if is_counter(key)]
     ignored += [key for key in unexpected if key.partition(".")[0] in skipped and key not in ignored]
     return Match(
         {key: tensors[source] for key, source in sources.items()},
@@ -321,6 +326,16 @@ def _make_match(
         how,
         stopped,
     )
+
+
+def is_same_kind(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are both of floating-point numbers, or complex ones, or whole ones."""
+    return a.is_floating_point() == b.is_floating_point() and a.is_complex() == b.is_complex()
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key is that of a batch norm's step counter."""
+    return _leaf(key) == COUNTER
 
 
 def _leaf(key: str) -> str:

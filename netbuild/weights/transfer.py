@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from netbuild.weights.align import align_in_order, pair_unique
+from netbuild.weights.matching import is_counter, is_same_kind
 
 _ROW = re.compile(r"(?:.*?\bmodel\.)?(\d+)\.(.+)")
 _LIST_ITEM = re.compile(r"((?:.*?\.)?)(\d+)\.(.+)")  # a key inside a numbered child, as of a ModuleList
@@ -86,6 +87,11 @@ class Transfer:
             "values": sum(r.row.params for r in self.rows),
         }
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether anything was loaded but the step counters of batch norms, which say nothing about a network."""
+        return any(not is_counter(key) for row in self.rows for key in row.loaded)
+
     def brief(self) -> str:
         """Return one line: what was loaded, and the rows that were not loaded or only in part."""
         new = [_label(r.row) for r in self.rows if not r.loaded]
@@ -99,7 +105,7 @@ class Transfer:
         loaded = {f"model.{r.row.index}.{key}": r.row.tensors[key] for r in self.rows for key in r.loaded}
         few = [kind for kind in ("values", "tensors") if 2 * counts[f"{kind}_loaded"] < counts[kind]]
         found = ["less than half of the network's weights were loaded, the rest is as initialised"] if few else []
-        return [*found, *describe_non_finite(loaded)]
+        return [*found, *describe_bad_values(loaded)]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -119,10 +125,12 @@ class Transfer:
         return "\n".join([*_format_rows(self.rows), *map(_format_unused, self.unused), _format_total(self.counts())])
 
 
-def describe_non_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return a sentence that names tensors with values that are NaN or infinite; nothing if there are none."""
+def describe_bad_values(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return sentences about tensors with values that give NaN: not finite ones, and negative variances of norms."""
     wrong = [key for key, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
-    return [f"{len(wrong)} tensors have values that are not finite: {_list_some(wrong)}"] if wrong else []
+    negative = [key for key, value in tensors.items() if key.endswith("running_var") and bool((value < 0).any())]
+    kinds = (("that are not finite", wrong), ("that are negative, as no variance is", negative))
+    return [f"{len(keys)} tensors have values {kind}: {_list_some(keys)}" for kind, keys in kinds if keys]
 
 
 def group_by_row(state: Mapping[str, torch.Tensor], labels: Mapping[int, tuple[str, str | None]]) -> list[RowTensors]:
@@ -244,6 +252,8 @@ def _copy_row(result: RowTransfer) -> RowTransfer:
             result.skipped[key] = "not in the source row"
         elif source.shape != tensor.shape:
             result.skipped[key] = f"{list(source.shape)} in the source, {list(tensor.shape)} in the network"
+        elif not is_same_kind(source, tensor):
+            result.skipped[key] = f"{source.dtype} in the source, {tensor.dtype} in the network"
         else:
             tensor.copy_(source)
             result.loaded.append(key)

@@ -114,14 +114,81 @@ def test_what_the_modules_are_is_written_into_the_file(cli, tmp_path, network, n
             "row 8: model.8.cv2.0.0.conv: groups is 2 in the file, 1 in the network",
         ),
         (replace("model.7.0", lambda: nn.MaxPool2d(3, 1, 1)), "row 7: model.7.0 is a nn.MaxPool2d(kernel_size=3"),
+        (replace("model.2.act2", nn.ReLU), "row 2: model.2.act2 is a nn.ReLU() in the file, and missing"),
+        (replace("model.9", nn.ReLU), "row 9: model.9 is a nn.ReLU() in the file, and missing in the network"),
+        (at("model.5", f=[-1, 0]), "row 5: model.5: sources is [4, 0] in the file, [4, 1] in the network"),
+        (at("model.8", stride=torch.tensor([4.0, 8.0])), "row 8: model.8: stride is [4.0, 8.0] in the file"),
+        (
+            lambda model: nn.utils.spectral_norm(model.get_submodule("model.0.conv")),
+            "row 0: model.0.conv: forward pre hooks is changed in the file",
+        ),
+        (
+            at("model.0.conv", bias=nn.Parameter(torch.ones(8))),
+            "1 tensors that their modules in the network do not have: model.0.conv.bias (a Conv2d)",
+        ),
     ],
 )
 def test_what_rows_cannot_say_is_refused_by_row(cli, tmp_path, network, change, message):
     save_model(network, ROWS, tmp_path / "x.pt", change)
     for more in ([], ["--model", tmp_path / "rows.yaml"]):
         done = cli("weights", "import", tmp_path / "x.pt", "-o", tmp_path / "x.safetensors", *more)
+        if more and "missing" in message:  # a network of another shape may be meant
+            assert (done.code, "warning: 1 modules have no counterpart" in done.out) == (0, True), done
+            continue
         assert (done.code, message in done.err) == (2, True), done.err
         assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_rows_that_are_not_those_of_the_tensors_are_refused(cli, tmp_path, network):
+    change = at("model.8", reg_max=8)  # written into the rows, whose head has other tensors then
+    save_model(network, ROWS, tmp_path / "x.pt", change)
+    done = cli("weights", "import", tmp_path / "x.pt", "-o", tmp_path / "x.safetensors")
+    assert (done.code, "the weights do not fit the network: 104 fit, shapes differ" in done.err) == (2, True), done.err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "note"),
+    [
+        ({"names": {0: "a"}}, "the file names 1 classes, the network has 3: the names are left out"),
+        ({"names": {0: "a", 2: "b"}}, "the file's names of classes are no list of texts: they are left out"),
+        ({"names": {"0": "a", "1": "b", "2": "c"}}, ""),
+        ({"names": [["a"], None, {}]}, "the file's names of classes are no list of texts: they are left out"),
+        ({"imgsz": "640"}, "its imgsz is no image size, and is left out: '640'"),
+        ({"imgsz": [64, 32]}, ""),
+        ({"yaml": {**ROWS, "password": 1}}, "keys of its rows that networks here do not have are left out: password"),
+    ],
+)
+def test_metadata_that_are_not_kept_are_named(cli, tmp_path, network, attributes, note):
+    save_model(network, ROWS, tmp_path / "x.pt", lambda model: [setattr(model, *pair) for pair in attributes.items()])
+    done = cli("weights", "import", tmp_path / "x.pt", "-o", tmp_path / "x.safetensors", "--json")
+    assert (done.code, json.loads(done.out)["notes"]) == (0, [note] if note else []), done.err
+    card = netbuild.build(tmp_path / "x.safetensors").card
+    assert card.names == (["a", "b", "c"] if not note and "names" in attributes else card.names)
+    assert card.names is None or len(card.names) == 3
+    assert note or list(card.imgsz) == attributes.get("imgsz", [64, 64])
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "code", "message"),
+    [
+        (lambda t: (t * 10).to(torch.int8), [], 2, "do not fit the network: 20 fit, types differ, torch.float32"),
+        (lambda t: t.to(torch.float8_e4m3fn), [], 0, "129 tensors loaded"),
+        (lambda t: t.double() * 1e300, [], 0, "warning: 109 tensors have values that are not finite"),
+        (lambda t: t * 1e6, ["--half"], 2, "float16 ends at 65504"),
+        (lambda t: -t.abs(), [], 0, "warning: 20 tensors have values that are negative, as no variance is"),
+    ],
+)
+def test_values_that_cannot_be_weights(cli, tmp_path, network, change, more, code, message):
+    state = {key: change(t) if t.is_floating_point() else t for key, t in network.state_dict().items()}
+    torch.save(state, tmp_path / "x.pth")
+    import_ = ["weights", "import", tmp_path / "x.pth", "--model", tmp_path / "rows.yaml"]
+    done = cli(*import_, "-o", tmp_path / "x.safetensors", *more)
+    assert (done.code, message in done.out + done.err) == (code, True), done
+    if not more:  # and for training the same
+        done = cli("build", tmp_path / "rows.yaml", "--weights", tmp_path / "x.pth", "-o", tmp_path / "y.safetensors")
+        assert done.code == code, done.err
+        assert ("nothing was loaded" in done.err) == (code == 2)
 
 
 def test_a_file_named_by_the_user_is_compared_and_not_edited(cli, tmp_path, network):

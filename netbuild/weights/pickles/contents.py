@@ -76,7 +76,7 @@ def _find_weights(foreign: ForeignCheckpoint, prefer: str) -> tuple[tuple[str, .
     if found is None:
         content = "nothing in it has a state dict"
         if isinstance(foreign.root, dict) and foreign.root:
-            keys = [shorten(key, 40) for key in foreign.root if isinstance(key, str)]
+            keys = [shorten(str(key), 40) for key in foreign.root if isinstance(key, (str, int))]
             content += f"; its keys are {', '.join(keys[:12])}"
         raise NetbuildError(f"{foreign.path}: holds no weights: {content}")
     return found
