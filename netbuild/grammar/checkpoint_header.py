@@ -159,6 +159,7 @@ def find_info(path: Path) -> CheckpointInfo | None:
         data = json.loads(text)
         _check_schema_version(data, path)
         CHECKPOINT(data, "")
+        _check_names(data)
     except (ValueError, TypeError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else shorten(error, 200)
         raise NetbuildError(f"{path}: its metadata cannot be read: {reason}") from None
@@ -175,6 +176,14 @@ def _check_schema_version(data: Any, path: Path) -> None:
     if type(version) is int and version > SCHEMA:
         message = f"{path}: written by a newer netbuild (schema {shorten(version, 20)}, this one reads up to {SCHEMA})"
         raise NetbuildError(message, hint="update netbuild")
+
+
+def _check_names(data: dict[str, Any]) -> None:
+    """Refuse names of classes that are not as many as the classes, of the network or of one of its heads."""
+    for place, facts in (("", data), *((f"heads.{name}.", facts) for name, facts in data.get("heads", {}).items())):
+        names, count = facts.get("names"), facts.get("nc")
+        if names and count is not None and len(names) != count:
+            raise ValueError(f"'{place}names' has {len(names)} names, and '{place}nc' is {count}")
 
 
 def _make_info(data: dict[str, Any]) -> CheckpointInfo:
@@ -203,6 +212,7 @@ def to_json(info: CheckpointInfo) -> str:
     try:
         written = json.dumps({"schema": SCHEMA, **data})
         CHECKPOINT(json.loads(written), "")
+        _check_names(data)
     except (ValueError, TypeError, RecursionError) as error:
         raise NetbuildError(f"the checkpoint's metadata cannot be written: {shorten(error, 200)}") from None
     return written

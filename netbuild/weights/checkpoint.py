@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from netbuild import __version__
-from netbuild.errors import NetbuildError, shorten
+from netbuild.errors import NetbuildError, print_note_once, shorten
 from netbuild.grammar.checkpoint_header import KEY, SUFFIX, CheckpointInfo, find_info, read_header, to_json
 from netbuild.graph.network import Network
 from netbuild.system.files import atomic_path, cannot_write, check_parent
+from netbuild.weights.matching import is_same_kind
+from netbuild.weights.transfer import describe_bad_values
 
 
 def save(
@@ -155,7 +157,8 @@ def load_state(network: Network, tensors: Mapping[str, torch.Tensor], path: str 
     """Load tensors into a network, strictly; ``path`` is the file that they are from.
 
     Raises:
-        NetbuildError: if a tensor is missing, unexpected or has another shape; the first three are named.
+        NetbuildError: if a tensor is missing, unexpected, or has another shape or kind of number; the first three are
+            named.
     """
     state = network.state_dict()
     problems = [f"'{name}' is missing" for name in state if name not in tensors]
@@ -165,9 +168,16 @@ def load_state(network: Network, tensors: Mapping[str, torch.Tensor], path: str 
         for name, tensor in state.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
+    problems += [
+        f"'{name}' has {tensors[name].dtype} in the file, {tensor.dtype} in the network"
+        for name, tensor in state.items()
+        if name in tensors and not is_same_kind(tensors[name], tensor)
+    ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise NetbuildError(f"{path}: its tensors do not fit its network: {'; '.join(problems[:3])}{more}")
     # Copied, not assigned: a float16 file is loaded into a float32 network.
     network.load_state_dict(tensors, assign=False)
+    for remark in describe_bad_values(state):  # the state dict shares memory with the network
+        print_note_once(f"{path}: {remark}")
     return network

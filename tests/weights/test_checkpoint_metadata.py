@@ -54,6 +54,7 @@ WRONG += [
     ("names", "names[1]", ["a", 5]), ("names", "names[0]", [None]), ("names", "names", {"0": "a"}),
     ("names", "names[0]", ["\udfff"]), ("requires", "requires[0]", [["a"]]), ("aliases", "aliases.b", {"b": 5}),
     ("aliases", "aliases.b", {"b": None}), ("versions", "versions.torch", {"torch": 2.4}),
+    ("names", "names", ["a", "b"]), ("nc", "names", 3),
     ("training", "training", {"settings": {"\ud800": 1}}), ("params", "params.a", {"a": "\ud800"}),
     ("modules", "modules[0]", [[]]), ("modules", "modules[0]", [FILE]), ("modules", "modules[0][0]", [["gate.py"]]),
     ("modules", "modules[0][0].text", [[{"path": "a.py"}]]), ("modules", "modules[0][0].path", [[{"text": ""}]]),
@@ -158,10 +159,32 @@ def test_what_no_reader_would_take_is_not_written(tmp_path):
     network = netbuild.build("lenet5.yaml")
     path = netbuild.save(network, tmp_path / "a.safetensors", names=[7, None, *"abcdefgh"])
     assert checkpoint_header.read_info(path).names[:2] == ["7", "None"]
+    with pytest.raises(NetbuildError, match="'names' has 2 names, and 'nc' is 10"):
+        netbuild.save(network, tmp_path / "b.safetensors", names=["a", "b"])
     for training in ({"a": "\ud800"}, {"a": object()}, {5: {6: {7: "\udfff"}}}):
         with pytest.raises(NetbuildError, match="metadata cannot be written"):
             netbuild.save(network, tmp_path / "b.safetensors", training=training)
     assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.int(), "'model.0.weight' has torch.int32 in the file, torch.float32 in the network"),
+        (lambda t: t.to(torch.complex64), "'model.0.weight' has torch.complex64 in the file, torch.float32"),
+        (lambda t: t / 0, "2 tensors have values that are not finite: model.0.weight, model.0.bias"),
+        (lambda t: t.to(torch.float8_e5m2), ""),
+    ],
+)
+def test_tensors_of_another_kind_or_without_a_value_are_said(cli, tmp_path, change, message):
+    file = write(
+        tmp_path / "bad.safetensors",
+        {"netbuild": json.dumps({**GOOD, "yaml": "layers:\n  - [-1, 1, nn.Conv2d, [3, 4, 1]]\n", "modules": []})},
+        {"model.0.weight": change(torch.ones(4, 3, 1, 1)), "model.0.bias": change(torch.ones(4))},
+    )
+    done = cli("build", file, "-o", tmp_path / "o.safetensors")
+    assert (done.code, message in done.err) == (2 if "network" in message else 0, True), done.err
+    assert bool(done.err) == bool(message)
 
 
 PROGRESS = {"epoch": 1, "best": 0.5, "best_epoch": 1, "seconds": 2.0, "history": [{"epoch": 1, "loss": 2.0}]}
