@@ -45,7 +45,7 @@ def mark_slow(name):
     return pytest.param(name, marks=() if Path(name).stem in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", map(mark_slow, sorted(packaged_architectures())))
+@pytest.mark.parametrize("name", [mark_slow(name) for name in sorted(packaged_architectures())])
 def test_packaged_files_have_no_finding(name):
     first = next((scale.name for scale in load(packaged_architectures()[name]).scales), None)
     assert check(name, Options(scale=first)) == []

@@ -17,7 +17,6 @@ from helpers.small_networks import TINY, network_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 import netbuild
 from netbuild import runtime
@@ -41,19 +40,12 @@ QUERIES = TINY.replace("[[-1], 1, Detect, [nc]]", "[[-1], 1, RTDETRDecoder, [nc,
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with checkpoints, their exported files, and pictures of different shapes."""
+    """A folder with a detector, its exported files, and pictures of different shapes."""
     folder = tmp_path_factory.mktemp("made")
     detector = network_of(folder, "detector", TINY, NAMES)
-    classifier = network_of(folder, "classifier", PLAIN.format(ch=1), ["a", "b", "c", "d"])
-    double = network_of(folder, "double", TINY + "end2end: true\n", NAMES)
     export(detector, folder / "free.onnx", dynamic="both")
     export(detector, folder / "fixed.onnx", imgsz=(64, 96), batch=3)
     export(detector, folder / "nms.onnx", dynamic="batch", nms={"conf": 0.3, "iou": 0.6, "max_det": 20})
-    export(classifier, folder / "classifier.onnx")
-    network = netbuild.build(double)
-    network.model[-1].end2end = True
-    network.card = replace(network.card, names=NAMES)
-    export(network, folder / "double.onnx")
     foreign = onnx.load(folder / "free.onnx")
     del foreign.metadata_props[:]
     onnx.save(foreign, folder / "foreign.onnx")
@@ -62,6 +54,21 @@ def files(tmp_path_factory):
         coarse = rng.integers(0, 256, (h // 8 + 1, w // 8 + 1, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((w, h)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(files):
+    """The checkpoint of a classifier and its exported file, in the same folder."""
+    export(network_of(files, "classifier", PLAIN.format(ch=1), ["a", "b", "c", "d"]), files / "classifier.onnx")
+
+
+@pytest.fixture(scope="module")
+def double(files):
+    """The checkpoint of a detector with two branches, and the exported file of the branch that ranks."""
+    network = netbuild.build(network_of(files, "double", TINY + "end2end: true\n", NAMES))
+    network.model[-1].end2end = True
+    network.card = replace(network.card, names=NAMES)
+    export(network, files / "double.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +131,8 @@ def predict_to_dicts(file, pictures=PICTURES, **options):
     ],
 )
 def test_records_are_those_of_predict(request, here, file, checkpoint, options, reference):
-    if file == "decoder":
-        request.getfixturevalue("decoder")
+    if file in ("decoder", "classifier"):
+        request.getfixturevalue(file)
     wanted = predict_to_dicts(f"{checkpoint}.safetensors", **reference)
     assert any(row["records"] for row in wanted)
     model = runtime.load(f"{file}.onnx", threads=1)
@@ -135,7 +142,7 @@ def test_records_are_those_of_predict(request, here, file, checkpoint, options, 
     assert_same_results(predict_to_dicts(f"{file}.onnx", batch=2, **options), wanted)
 
 
-def test_a_head_that_ranks_needs_no_suppression(here):
+def test_a_head_that_ranks_needs_no_suppression(double, here):
     network = netbuild.build("double.safetensors")
     network.model[-1].end2end = True
     wanted = predict_to_dicts(network, conf=0.3, rect=False)
@@ -209,7 +216,7 @@ def test_a_fixed_batch_is_filled_up(here):
     assert np.array_equal(whole[3:], model.run(images[3:])[0])
 
 
-def test_pictures_may_be_arrays(here):
+def test_pictures_may_be_arrays(classifier, here):
     model = runtime.load("classifier.onnx", threads=1)
     rgb = read_image("0.png")
     assert model.predict(rgb)["records"] == model.predict("0.png")["records"]
@@ -342,7 +349,7 @@ def test_an_output_that_cannot_be_written_is_an_error(here):
 
 
 @pytest.fixture
-def broken(here):
+def broken(classifier, double, here):
     whole = (here / "free.onnx").read_bytes()
     (here / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     (here / "empty.onnx").write_bytes(b"")
@@ -583,6 +590,8 @@ def inspect_graph(folder, nodes, inputs, constants=()):
     ],
 )
 def test_inspect_counts_einsum(tmp_path, equation, shapes, count):
+    from torch.utils.flop_counter import FlopCounterMode  # half a second, with triton
+
     names = [f"x{i}" for i in range(len(shapes))]
     node = onnx.helper.make_node("Einsum", names, ["y"], equation=equation)
     found = inspect_graph(tmp_path, [node], [value(n, *shape) for n, shape in zip(names, shapes, strict=True)])

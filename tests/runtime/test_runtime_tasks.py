@@ -52,22 +52,30 @@ SPREAD = ("cv2", "cv3", "cv4")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with two pictures and, for each task, a checkpoint and its file."""
+    """A folder with two pictures."""
     folder = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
     for name, (w, h) in zip(PICTURES, ((150, 97), (61, 140)), strict=True):
         coarse = rng.integers(0, 256, (h // 12 + 1, w // 12 + 1, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((w, h)).save(folder / name)
-    for task, text in HEADS.items():
-        checkpoint = network_of(folder, task, text, NAMES if "nc" in text else None, SPREAD)
-        if task in ("semantic", "depth"):
-            netbuild.save(fill(netbuild.build(checkpoint)), checkpoint, names=NAMES if "nc" in text else None)
-        export(checkpoint, folder / f"{task}.onnx", dynamic="size" if task == "segment" else None)
     return folder
 
 
+def write_files(folder, task):
+    """Write a checkpoint of a task and its exported file, unless an earlier test did."""
+    if (folder / f"{task}.onnx").exists():
+        return
+    names = NAMES if "nc" in HEADS[task] else None
+    checkpoint = network_of(folder, task, HEADS[task], names, SPREAD)
+    if task in ("semantic", "depth"):
+        netbuild.save(fill(netbuild.build(checkpoint)), checkpoint, names=names)
+    export(checkpoint, folder / f"{task}.onnx", dynamic="size" if task == "segment" else None)
+
+
 @pytest.fixture
-def here(files, monkeypatch):
+def here(files, request, monkeypatch):
+    """The folder as working directory, with the files of the test's ``task``."""
+    write_files(files, request.node.callspec.params["task"])
     monkeypatch.chdir(files)
     return files
 
@@ -318,12 +326,13 @@ def test_real_networks_are_decoded_alike(tmp_path, files, monkeypatch, task):
 
 
 @pytest.mark.slow
-def test_boxes_of_a_transformer_are_fractions_of_the_image(here):
+def test_boxes_of_a_transformer_are_fractions_of_the_image(files, monkeypatch):
+    monkeypatch.chdir(files)
     text = BODY.replace("imgsz: 64", "nc: 3\nimgsz: 64\ntask: detect") + (
         "  - [[2, 3], 1, RTDETRDecoder, [nc, 32, 30, 4, 4, 2, 64]]\n"
     )
-    checkpoint = network_of(here, "decoder", text, NAMES, ())
-    model = runtime.load(export(checkpoint, here / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
+    checkpoint = network_of(files, "decoder", text, NAMES, ())
+    model = runtime.load(export(checkpoint, files / "decoder.onnx", imgsz=(64, 96)).path, threads=1)
     assert (model.info.boxes, model.info.fitting) == ("parts", "stretch")
     outputs, place = run_network(netbuild.build(checkpoint).eval(), "wide.png", (64, 96), stretch)
     rows = outputs[0][:10]
