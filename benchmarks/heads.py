@@ -15,12 +15,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
 import yaml
+from PIL import Image
 
 SOURCES = Path(os.environ.get("NETBUILD_DATA", "data"))
 PEER = os.environ.get("NETBUILD_PEER")
@@ -49,6 +52,8 @@ class Row:
 BOXES = ("mAP50-95", "mAP50")
 POINTS = (*BOXES, "pose-mAP50-95", "PCK", "point-error")
 MAPS = ("mIoU", "pixel-accuracy")
+DEPTHS = ("delta1", "abs-rel", "rmse")
+SCENES = "scenes-depth"  # made here
 ROWS = {
     "fly-pose": Row("yolo11n-pose.yaml", "fly-pose", 192, 100, POINTS),
     "ore-obb": Row("yolo11n-obb.yaml", "ore-obb", 320, 40, (*BOXES, "polygon-mAP50-95")),
@@ -56,6 +61,7 @@ ROWS = {
     "camvid": Row("yolo26n-sem.yaml", "camvid", 320, 40, MAPS),
     "lsp": Row("yolo11n-pose.yaml", "lsp", 256, 40, POINTS),
     "camvid-unet": Row("unet.yaml", "camvid", 320, 40, MAPS, sides=("netbuild",)),
+    "scenes-depth": Row("yolo26n-depth.yaml", SCENES, 160, 20, DEPTHS),
     "bccd-rtdetr": Row("yolov8n-rtdetr.yaml", "bccd", 320, 60, BOXES),
 }
 
@@ -63,13 +69,28 @@ ROWS = {
 def copy_data(name: str, out: Path) -> Path:
     """Copy a data set, because a side may write its cache beside the data; return its data file."""
     folder = (out / "data" / name).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder / "data.yaml"
     if not file.is_file():
-        shutil.copytree(SOURCES / name, folder, dirs_exist_ok=True)
+        write_scenes(folder) if name == SCENES else shutil.copytree(SOURCES / name, folder, dirs_exist_ok=True)
         content = yaml.safe_load(file.read_text())
         # The peer reads a relative path as one relative to the working directory.
         file.write_text(yaml.safe_dump({**content, "path": str(folder)}, sort_keys=False))
     return file
+
+
+def write_scenes(folder: Path) -> None:
+    """Write the embedded scenes with their depth as the peer reads it: an NPY file for each picture, and one class."""
+    from netbuild.data.shapes.files import ALL, DEPTH_SCALE, write_sets
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as whole:
+        write_sets(Path(whole))
+        shutil.copytree(Path(whole) / ALL / "images", folder / "images")
+        for file in sorted((Path(whole) / ALL / "depth").rglob("*.png")):
+            target = (folder / file.relative_to(Path(whole) / ALL)).with_suffix(".npy")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, np.asarray(Image.open(file), np.float32) / DEPTH_SCALE)
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [depth]\nnc: 1\ndepth: depth\n")
 
 
 def train_netbuild(row: Row, data: Path, folder: Path, seed: int) -> Path:
