@@ -207,7 +207,7 @@ class PoseLoss(CellsLoss):
     """Loss of pose heads: that of `CellsLoss` with the places and the visibility of keypoints.
 
     Points are learnt from coarse to fine: narrow sigmas are widened at first, see `PoseBranch`, and a term of the
-    distance is added, see `KeypointPart`. With ``Gains(distance=0)`` it is the published loss, without either.
+    distance is added, see `KeypointPart`. With ``Gains(pose=12, distance=0)`` it is the published loss.
 
     Args:
         head, gains, class_weights, normaliser, parts: see `CellsLoss`; the head has ``kpt_shape``, (K, 2 or 3).
@@ -303,7 +303,7 @@ class LikelihoodPoseBranch(PoseBranch):
 class LikelihoodPoseLoss(PoseLoss):
     """Loss of `Pose26`: objects are assigned to cells by their keypoints and boxes, and RLE is added.
 
-    With ``Gains(distance=0)`` it is the published loss, which assigns by keypoints alone.
+    With ``Gains(pose=12, distance=0)`` it is the published loss, which assigns by keypoints alone.
     """
 
     branch_class = LikelihoodPoseBranch
