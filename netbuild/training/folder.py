@@ -52,7 +52,7 @@ def read_description(folder: Path) -> RunDescription:
         values = [facts["data"], facts.get("data_hash", "")]
         if not all(isinstance(value, str) for value in values):
             raise ValueError("data and data_hash must be texts")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         hint = "start the run anew, with --weights of its last.safetensors if there is one"
         raise NetbuildError(f"{path}: is damaged: {shorten(error)}", hint=hint) from None
     return RunDescription(*values)

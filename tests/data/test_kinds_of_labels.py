@@ -138,12 +138,18 @@ FAULTS_OF_OUTLINES = [
     ({"segmentation": {"size": [20, 40], "counts": "\n"}}, "mask", "label", "box"),
     ({"segmentation": {"size": [20, 40], "counts": [1.5]}}, "mask", "label", "box"),
     ({"segmentation": {"size": [20, 40], "counts": [800]}}, "polygon area", "label", "box"),
+    ({"segmentation": [[10**400, 1, 2, 3, 4, 5]]}, "polygon points", "label", "box"),
+    ({"segmentation": [SQUARE], "bbox": [30, 12, 9, 8]}, "bbox", "note", ""),
+    ({"segmentation": [SQUARE], "bbox": [True, 2, 20, 10]}, "columns", "label", "box"),
+    ({"segmentation": [SQUARE], "bbox": [10**400, 2, 20, 10]}, "columns", "label", "box"),
+    ({"segmentation": [SQUARE], "iscrowd": "0"}, "columns", "label", "box"),
+    ({"segmentation": [SQUARE], "category_id": True}, "class range", "label", "box"),
 ]
 
 
 @pytest.mark.parametrize(("annotation", "kind", "weight", "drops"), FAULTS_OF_OUTLINES)
 def test_faults_of_outlines_in_coco(tmp_path, annotation, kind, weight, drops):
-    report = scan(open_data(coco(tmp_path, annotation, {"bbox": [0, 0, 9, 9], "segmentation": [SQUARE]})))
+    report = scan(open_data(coco(tmp_path, annotation, {"bbox": [4, 2, 19, 10], "segmentation": [SQUARE]})))
     (problem,) = report.problems("label", "note")
     assert (problem.kind, problem.weight, problem.drops) == (kind, weight, drops), problem
     assert "annotation 0" in problem.message

@@ -80,10 +80,12 @@ def _load_annotations(file: Path) -> dict[str, Any]:
         raise NetbuildError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
         raise NetbuildError(f"{file}: too deeply nested for annotations") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise NetbuildError(f"{file}: cannot be read: {shorten(error)}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise NetbuildError(f"{file}: not in COCO's format: it needs a list '{key}'")
-        if bad := next((item for item in data[key] if not isinstance(item, dict)), None):
+        for bad in (item for item in data[key] if not isinstance(item, dict)):
             raise NetbuildError(f"{file}: an entry of '{key}' is not a mapping: {shorten(bad)}")
     return data
 
@@ -124,7 +126,7 @@ def _read_split(data: Mapping[str, Any], file: Path, categories: Categories) -> 
     annotations: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     for entry in data["annotations"]:
         owner = entry.get("image_id")
-        if isinstance(owner, int) and owner in annotations:
+        if type(owner) is int and owner in annotations:
             annotations[owner].append(entry)
         else:
             message = f"annotation {entry.get('id')}: there is no image with the id {shorten(owner)}"

@@ -1,5 +1,6 @@
 """COCO's annotations as objects: boxes, polygons, run-length masks, crowds and keypoints, in fractions of a picture."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from netbuild.data.formats.labels import (
 )
 from netbuild.errors import NetbuildError, shorten
 
+MIN_OVERLAP = 0.5  # IoU of an object's bbox with the box around its polygons, below which one of them is doubtful
 Size = tuple[int, int]  # width and height of the picture in pixels
 Entry = Mapping[str, Any]
 
@@ -105,8 +107,8 @@ class _Reader:
     def add(self, entry: Entry) -> None:
         """Add the object of an annotation, unless it is wrong or repeats another one."""
         place = f"annotation {entry.get('id')}"
-        is_crowd = bool(entry.get("iscrowd"))
         try:
+            is_crowd = read_crowd(entry)
             row, over = clip_box(read_row(entry, self.size, self.categories.classes))
             if row in self._seen and not is_crowd:
                 return self._note("duplicate", f"{place}: repeats another one, which is kept", drops="box")
@@ -117,6 +119,9 @@ class _Reader:
             return self.problems.append(Problem(error.kind, LABEL, message, self.file, None, "box", error.hint))
         if over * max(self.size) > 1:  # a pixel
             self._note("clipped", f"{place}: an edge lies outside: the box is clipped to the picture")
+        if outline and not is_crowd and (overlap := measure_overlap(row, outline)) < MIN_OVERLAP:
+            message = f"{place}: its bbox and its polygons are at different places (IoU {overlap:.2f})"
+            self._note("bbox", f"{message}: boxes are learnt from the bbox, masks from the polygons")
         if is_crowd:
             message = f"{place}: marks a crowd: training leaves it out, and metrics ignore what is found in it"
             self._note("crowd", message)
@@ -152,6 +157,27 @@ class _Reader:
         return tuple(found)
 
 
+def measure_overlap(row: Sequence[float], outlines: Sequence[Floats]) -> float:
+    """Return the IoU of a box, as class, cx, cy, w and h, with the upright box around polygons."""
+    centre, half = np.array(row[1:3]), np.array(row[3:5]) / 2
+    points = np.concatenate(outlines).clip(0, 1)
+    common = np.minimum(centre + half, points.max(0)) - np.maximum(centre - half, points.min(0))
+    both = float(common.clip(0).prod())
+    return both / float((4 * half.prod()) + np.ptp(points, 0).prod() - both)
+
+
+def read_crowd(entry: Entry) -> bool:
+    """Return whether an annotation marks a crowd.
+
+    Raises:
+        WrongObjectError: if its ``iscrowd`` is neither 0 nor 1.
+    """
+    value = entry.get("iscrowd") or 0
+    if value not in (0, 1):
+        raise WrongObjectError("columns", f"iscrowd is 0 or 1, not {shorten(repr(value))}")
+    return bool(value)
+
+
 def read_row(entry: Entry, size: Size, classes: Mapping[int, int]) -> tuple[float, ...]:
     """Return class and normalised cx, cy, w, h of an annotation.
 
@@ -159,7 +185,7 @@ def read_row(entry: Entry, size: Size, classes: Mapping[int, int]) -> tuple[floa
         WrongObjectError: if its category does not exist, or its box is not four numbers.
     """
     number, box = entry.get("category_id"), entry.get("bbox")
-    if not isinstance(number, int) or number not in classes:
+    if type(number) is not int or number not in classes:
         message = f"there is no category with the id {shorten(number)}"
         raise WrongObjectError("class range", message, hint_text(number))
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
@@ -228,4 +254,4 @@ def hint_text(number: object) -> str:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]

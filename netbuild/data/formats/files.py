@@ -31,22 +31,34 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
         NetbuildError: if it cannot be read, has more than ``limit`` bytes, or is not UTF-8.
     """
     try:
-        if reason := refuse_special(path, limit):
-            raise NetbuildError(f"{path}: {reason}")
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise unreadable_error(path, error) from None
+        return read_whole(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NetbuildError(f"{path}: byte {error.start} is not UTF-8 text", hint="save the file as UTF-8") from None
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        NetbuildError: if it cannot be read, is no regular file, or has more than ``limit`` bytes.
+    """
+    try:
+        if reason := refuse_special(path, limit):
+            raise NetbuildError(f"{path}: {reason}")
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable_error(path, error) from None
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return a file's first ``limit`` bytes, decompressed if its name ends in ``.gz``.
 
     Raises:
-        NetbuildError: if it cannot be read or decompressed.
+        NetbuildError: if it cannot be read or decompressed, or is no regular file.
     """
     try:
+        if reason := refuse_special(path):
+            raise NetbuildError(f"{path}: {reason}")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(limit)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

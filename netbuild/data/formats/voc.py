@@ -5,16 +5,19 @@ are read as edges in pixels; files of the VOC challenge itself, known by the tex
 from 1, and their corners are the first and last pixel inside the box.
 """
 
+import codecs
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 from xml.parsers import expat
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import find_visible, read_text
+from netbuild.data.formats.files import find_visible, read_text, read_whole
 from netbuild.data.formats.labels import ROUNDING, Objects, WrongObjectError, clip_box, problem_if_none_left
 from netbuild.data.images import is_picture
 from netbuild.errors import NetbuildError, shorten
@@ -22,6 +25,7 @@ from netbuild.errors import NetbuildError, shorten
 MAX_XML = 16 * 2**20  # bytes
 MAX_DEPTH = 50
 _FOLDERS = ("JPEGImages", "images", "Images")
+_UNREAD = ("polygon", "part", "segm", "mask", "robndbox", "keypoints")  # of objects, as annotation tools write them
 
 
 @dataclass
@@ -128,16 +132,42 @@ def open_voc(folder: Path) -> Dataset:
     lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
     plain = [path for path in lists if path.stem in ("train", "val", "trainval", "test")]
     splits = {path.stem: partial(_read_listed, folder, path, files, names) for path in plain}
+    notes: list[Problem] = []
     if not splits:
         splits = {"train": partial(_read_split, folder, list(files), files, names)}
-    return Dataset(str(folder), folder.resolve(), "voc", DETECT, names, splits)
+        if bare := [path for path in _find_pictures(folder) if path.stem not in files]:
+            message = f"{len(bare)} pictures have no annotation file, and are left out: {shorten(bare[0].name, 40)}"
+            notes.append(Problem("no labels", NOTE, message, bare[0].parent))
+    return Dataset(str(folder), folder.resolve(), "voc", DETECT, names, splits, notes=tuple(notes))
 
 
 def _read_file(path: Path) -> _AnnotationFile:
     try:
-        return _AnnotationFile(path, parse_xml(read_text(path, MAX_XML), str(path)))
+        return _AnnotationFile(path, parse_xml(_read_xml(path), str(path)))
     except NetbuildError as error:
         return _AnnotationFile(path, None, error.message.removeprefix(str(path)).lstrip(": "))
+
+
+def _read_xml(path: Path) -> str:
+    """Return the text of an XML file in the encoding that its byte order mark or its first line states, or in UTF-8.
+
+    Raises:
+        NetbuildError: if it cannot be read, or is not in that encoding.
+    """
+    data = read_whole(path, MAX_XML)
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    stated = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)", data)
+    encoding = "utf-16" if is_wide else stated[1].decode() if stated else "utf-8-sig"
+    if encoding.lower() in ("utf-8", "utf8") or data.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise NetbuildError(f"{path}: byte {error.start} is not {name} text", hint="save the file as UTF-8") from None
+    except LookupError:  # no such encoding, or none of texts
+        raise NetbuildError(f"{path}: the encoding '{encoding}' is unknown", hint="save the file as UTF-8") from None
+    return re.sub(r"^\s*<\?xml.*?\?>", "", text, count=1, flags=re.DOTALL)  # the text is decoded already
 
 
 def _class_names(folder: Path, files: Sequence[_AnnotationFile]) -> tuple[str, ...]:
@@ -161,18 +191,46 @@ def _read_listed(folder: Path, listing: Path, files: dict[str, _AnnotationFile],
 
 def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _AnnotationFile], names: Sequence[str]) -> Split:
     pictures = {path.stem: path for path in _find_pictures(folder)}
-    stems = list(dict.fromkeys(stems))
+    repeated, stems = len(stems), list(dict.fromkeys(stems))
     read = Split([], [], f"{folder}: annotations looked for in {_annotation_folder(folder)}", len(stems))
     for stem in stems:
         file = files.get(stem, _AnnotationFile(_annotation_folder(folder) / f"{stem}.xml", None))
         # As a rule the picture has the stem of the annotation; otherwise the annotation names its file.
-        named = Path(file.root.text_at("filename")).name if file.root else ""
+        named = PureWindowsPath(file.root.text_at("filename")).name if file.root else ""
         picture = pictures.get(stem) or pictures.get(Path(named).stem, folder / _FOLDERS[0] / f"{stem}.jpg")
         if sample := _read_sample(picture, file, names, read.problems):
             read.samples.append(sample)
     if not stems:
         raise NetbuildError(f"{folder}: the split is empty")
+    if repeated > len(stems):
+        message = f"{repeated - len(stems)} of {repeated} pictures are listed a second time: each is used once"
+        read.problems.append(Problem("listed twice", NOTE, message, folder))
+    read.problems.extend(_describe_unread([files[stem] for stem in stems if stem in files]))
     return read
+
+
+def _describe_unread(files: Sequence[_AnnotationFile]) -> Iterator[Problem]:
+    """Yield a note for each thing in annotations that is not used, or used although it may not be meant."""
+    roots = [(file, file.root) for file in files if file.root]
+    items = [item for _, root in roots for item in root.children("object")]
+    unread = Counter(element.tag for item in items for element in item.inner if element.tag in _UNREAD)
+    unread["bndbox"] = sum(max(0, len(item.children("bndbox")) - 1) for item in items)
+    folder = files[0].path.parent if files else Path()
+    for tag, count in unread.items():
+        if count:
+            further = "further " if tag == "bndbox" else ""
+            yield Problem("not read", NOTE, f"{count} {further}elements <{tag}> in objects are not read", folder)
+    difficult = sum(item.text_at("difficult") == "1" for item in items)
+    if difficult:
+        message = f"{difficult} objects are marked difficult: they are learnt and measured like the others"
+        yield Problem("difficult", NOTE, message, folder)
+    for file, root in roots:
+        named = PureWindowsPath(root.text_at("filename")).stem
+        if named and named != file.path.stem:
+            message = (
+                f"it is taken for the annotation of {file.path.stem}, and names {shorten(named, 40)} as its picture"
+            )
+            yield Problem("filename", NOTE, message, file.path, root.line)
 
 
 def _find_pictures(folder: Path) -> Iterator[Path]:
@@ -233,6 +291,8 @@ def _read_row(item: Element, size: tuple[int, int], names: Sequence[str], first:
     name = item.text_at("name")
     if name not in names:
         raise WrongObjectError("class", f"the name '{shorten(name, 40)}' is not among the classes")
+    if item.find("bndbox") is None:
+        raise WrongObjectError("no box", "the object has no <bndbox>")
     left, top, right, bottom = (_read_number(item, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     left, top = (left - first) / size[0], (top - first) / size[1]
     right, bottom = right / size[0], bottom / size[1]

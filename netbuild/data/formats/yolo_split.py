@@ -14,6 +14,8 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node
 
 MAX_LABELS = 16 * 2**20  # bytes of a label file
+# Marks of other programs in the lines of a list, which has one path a line.
+_SIGNS = {"\\": "write / for the backslash", '"': "write the path without quotes", "\t": "write the path alone"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,13 @@ def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapp
     for source in sources:
         found = _find_pictures(source, root, read.problems)
         if not found:
-            raise source.error(f"no pictures in {source.path}")
-        pictures.update(dict.fromkeys(found))
+            lines = [problem for problem in read.problems if problem.file == source.path]
+            raise source.error(f"no pictures in {source.path}", _describe_line(lines[0]) if lines else "")
+        new = dict.fromkeys(path for path in found if path not in pictures)
+        if len(new) < len(found):
+            message = f"{len(found) - len(new)} of {len(found)} pictures are listed a second time: each is used once"
+            read.problems.append(Problem("listed twice", NOTE, message, source.path))
+        pictures.update(new)
     labels = LabelPlaces(pictures, root)
     # Where there are maps and no label file at all, the pictures have no objects, rather than only background.
     has_objects = not _has_maps(extras) or any(os.path.lexists(labels.path(picture)) for picture in pictures)
@@ -93,8 +100,15 @@ def _find_pictures(source: Source, root: Path, problems: list[Problem]) -> list[
             if picture:
                 found.append(picture)
             else:
-                problems.append(Problem("no picture", PICTURE, f"there is no {tried[0]}", path, number, "picture"))
+                hint = next((hint for sign, hint in _SIGNS.items() if sign in text), "")
+                message = f"{tried[0]} is a folder" if tried[0].is_dir() else f"there is no {tried[0]}"
+                problems.append(Problem("no picture", PICTURE, message, path, number, "picture", hint))
     return found
+
+
+def _describe_line(problem: Problem) -> str:
+    """Say which line of a list was tried first, where none names a picture."""
+    return f"line {problem.line}: {problem.message}" + (f" ({problem.hint})" if problem.hint else "")
 
 
 def _read_sample(picture: Path, path: Path, rules: Rules, problems: list[Problem]) -> Sample | None:
