@@ -31,6 +31,7 @@ MAX_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: protects from decom
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 FITTINGS = ("letterbox", "middle", "stretch")
+RESIZINGS = ("area", "linear")
 BOX_FORMS = ("corners", "centres", "parts")
 MAX_BYTES = 2**31  # of an ONNX file: protobuf reads no larger one
 MAX_SIDE = 2**16  # of a picture or an input
@@ -94,6 +95,8 @@ class ModelInfo:
         channels: channels of the input: 1, 3 or 4.
         fitting: how pictures are brought to the size: ``letterbox``, ``middle`` for a centre crop, or ``stretch``,
             which does not keep their aspect ratio.
+        resizing: how pictures are resized, as in the training of the network: ``area`` for area means where they become
+            smaller, ``linear`` for bilinear interpolation in any case, as Ultralytics does.
         one2one: whether the outputs are detections, best first, that need no suppression: box, score, class.
         nms: options of the suppression inside the file; None if there is none.
         boxes: form of these boxes: ``corners``, ``centres`` (and sizes), or ``parts``: centres and sizes as fractions
@@ -113,6 +116,7 @@ class ModelInfo:
     size: tuple[int, int]
     channels: int
     fitting: str
+    resizing: str = "area"
     one2one: bool = False
     nms: Mapping[str, Any] | None = None
     boxes: str = "corners"
@@ -496,11 +500,12 @@ class Model:
 
     def fit(self, pixels: Array, size: tuple[int, int], rect: bool) -> tuple[Array, "Placement"]:
         """Fit a picture (H, W, C) to the input size; return it and its placement."""
+        resizing, stride = self.info.resizing, 1 if self.fixed_size else self.info.stride
         if self.info.fitting == "middle":
-            return center_crop(pixels, size)
+            return center_crop(pixels, size, resizing)
         if self.info.fitting == "stretch":
-            return stretch(pixels, size, 1 if self.fixed_size else self.info.stride)
-        return letterbox(pixels, size, 1 if self.fixed_size else self.info.stride, rect)
+            return stretch(pixels, size, stride, resizing)
+        return letterbox(pixels, size, stride, rect, resizing)
 
     def make_records(self, outputs: Sequence[Array], placement: "Placement", limits: "Filters") -> Any:
         """Decode the outputs for one picture to records: JSON data, in pixels of the original picture."""
@@ -721,8 +726,11 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     names = None if names is None else tuple(map(str, names))
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
     _check_task(model.path, task, extra, values)
-    known = {name: values[name] for name in ("one2one", "nms", "boxes", "objectness", "skeleton") if name in values}
+    optional = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton")
+    known = {name: values[name] for name in optional if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
+    if info.resizing not in RESIZINGS:
+        raise RunError(f"{model.path}: its metadata 'resizing' is '{info.resizing}'; known are {', '.join(RESIZINGS)}")
     if task == SEVERAL:
         return replace(info, heads=tuple(_make_head(info, fields) for fields in values["heads"]))
     if "netbuild" in metadata or stored == {}:
@@ -761,6 +769,8 @@ def _complete_ultralytics(info: ModelInfo, model: Model, head: str) -> ModelInfo
     (B, h, w) from their scores (B, classes, h, w). ``head`` is the name of the head's class, which newer files have.
     """
     shape = model.session.get_outputs()[0].shape
+    if info.task != "classify":  # classifiers are trained with a filter that is nearer to area means
+        info = replace(info, resizing="linear")
     if info.task == "depth":
         return replace(info, fitting="stretch")
     if info.task not in BOX_TASKS:
@@ -939,6 +949,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "imgsz": ("size", _parse_pair),
     "channels": ("channels", _parse_integer(MAX_SIDE)),
     "fitting": ("fitting", str),
+    "resizing": ("resizing", str),
     "one2one": ("one2one", lambda text: _parse_choice("true", "false")(text) == "true"),
     "boxes": ("boxes", _parse_choice(*BOX_FORMS)),
     "objectness": ("objectness", lambda text: _parse_choice("true", "false")(text) == "true"),
@@ -1034,16 +1045,17 @@ def _convert_channels(image: Array, channels: int) -> Array:
     return np.asarray(picture.convert(PILLOW_MODES[channels])).reshape(*image.shape[:2], channels)
 
 
-def resize(image: Array, h: int, w: int) -> Array:
+def resize(image: Array, h: int, w: int, resizing: str = "area") -> Array:
     """Resize a picture (H, W, C) to (h, w, C): area means if it becomes smaller, else bilinear interpolation.
 
+    With ``resizing="linear"`` pixels are interpolated in any case.
     Bilinear interpolation equals OpenCV's INTER_LINEAR; area means differ by at most 1 of 255 from its INTER_AREA.
     """
     height, width = image.shape[:2]
     if (h, w) == (height, width):
         return image
-    if h > height or w > width:
-        return _interpolate(image, h, w)
+    if resizing == "linear" or h > height or w > width:
+        return _interpolate(image, h, w, resizing)
     rows = _average(image, h)
     means = _average(rows.swapaxes(0, 1), w).swapaxes(0, 1)
     return (means + np.float32(0.5)).clip(0, 255).astype(np.uint8)
@@ -1064,10 +1076,10 @@ def _average(values: Array, count: int) -> Array:
     return sums * np.float32(count / length)
 
 
-def _interpolate(image: Array, h: int, w: int) -> Array:
+def _interpolate(image: Array, h: int, w: int, resizing: str) -> Array:
     """Interpolate each pixel from the four nearest, in OpenCV's integer arithmetic for bytes: weights of 11 bits."""
     height, width = image.shape[:2]
-    smaller = h < height or w < width
+    smaller = resizing == "area" and (h < height or w < width)
     (top, below, down), (left, right, across) = (
         _find_neighbours(height, h, smaller),
         _find_neighbours(width, w, smaller),
@@ -1129,7 +1141,9 @@ def map_to_picture(points: Array, placement: Any) -> Array:
     return (points - np.array(placement.corner[::-1], np.float32)) / ratio
 
 
-def letterbox(image: Array, size: tuple[int, int], stride: int, rect: bool) -> tuple[Array, Placement]:
+def letterbox(
+    image: Array, size: tuple[int, int], stride: int, rect: bool, resizing: str = "area"
+) -> tuple[Array, Placement]:
     """Resize a picture (H, W, C) to fit into a size, keep its aspect ratio and pad it with grey; return its placement.
 
     Args:
@@ -1137,6 +1151,7 @@ def letterbox(image: Array, size: tuple[int, int], stride: int, rect: bool) -> t
         size: height and width that it is fitted into.
         stride: both sides of the padded picture are multiples of it.
         rect: whether to pad only up to the next multiple of the stride, not to the whole size.
+        resizing: as for `resize`.
     """
     original = image.shape[0], image.shape[1]
     ratio = min(size[0] / original[0], size[1] / original[1])
@@ -1144,11 +1159,11 @@ def letterbox(image: Array, size: tuple[int, int], stride: int, rect: bool) -> t
     height, width = (ceil(side / stride) * stride for side in (inner if rect else size))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     padded = np.full((height, width, image.shape[2]), GREY, np.uint8)
-    padded[top : top + inner[0], left : left + inner[1]] = image if inner == original else resize(image, *inner)
+    padded[top : top + inner[0], left : left + inner[1]] = resize(image, *inner, resizing)
     return padded, Placement(original, inner, (top, left), (height, width))
 
 
-def center_crop(image: Array, size: tuple[int, int]) -> tuple[Array, Placement]:
+def center_crop(image: Array, size: tuple[int, int], resizing: str = "area") -> tuple[Array, Placement]:
     """Crop the middle of a picture (H, W, C) and resize it to a size; the placement is exact to a pixel."""
     h, w = image.shape[:2]
     ratio = min(h / size[0], w / size[1])
@@ -1158,14 +1173,14 @@ def center_crop(image: Array, size: tuple[int, int]) -> tuple[Array, Placement]:
     larger = max(size[0] / h, size[1] / w)
     inner = round(h * larger), round(w * larger)
     placement = Placement((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2), size)
-    return cut if cut.shape[:2] == tuple(size) else resize(cut, *size), placement
+    return resize(cut, *size, resizing), placement
 
 
-def stretch(image: Array, size: tuple[int, int], stride: int) -> tuple[Array, Placement]:
+def stretch(image: Array, size: tuple[int, int], stride: int, resizing: str = "area") -> tuple[Array, Placement]:
     """Resize a picture (H, W, C) to a (height, width), rounded up to the stride, whatever its aspect ratio is."""
     original = image.shape[0], image.shape[1]
     inner = ceil(size[0] / stride) * stride, ceil(size[1] / stride) * stride
-    return image if inner == original else resize(image, *inner), Placement(original, inner, (0, 0), inner)
+    return resize(image, *inner, resizing), Placement(original, inner, (0, 0), inner)
 
 
 # -- detections -------------------------------------------------------------------------------------------------------

@@ -58,21 +58,28 @@ class Letterbox:
         return like.new_tensor([x, y, x, y]), like.new_tensor([left, top, left, top])
 
 
-def resize(image: Image, h: int, w: int) -> Image:
-    """Resize a picture to (h, w, C)."""
+def resize(image: Image, h: int, w: int, resizing: str = "area") -> Image:
+    """Resize a picture to (h, w, C).
+
+    Args:
+        image: the picture.
+        h, w: the new height and width.
+        resizing: ``area`` for area means where it becomes smaller, ``linear`` for interpolation in any case, as in
+            `netbuild.runtime.ModelInfo`.
+    """
     cv = cv2()
-    smaller = h < image.shape[0] or w < image.shape[1]
+    smaller = resizing == "area" and (h < image.shape[0] or w < image.shape[1])
     out = cv.resize(image, (w, h), interpolation=cv.INTER_AREA if smaller else cv.INTER_LINEAR)
     return out.reshape(h, w, -1)
 
 
-def center_crop(image: Image, size: tuple[int, int]) -> Image:
+def center_crop(image: Image, size: tuple[int, int], resizing: str = "area") -> Image:
     """Return the largest center crop with the aspect ratio of ``size`` (height, width), resized to it."""
     h, w = image.shape[:2]
     ratio = min(h / size[0], w / size[1])
     ch, cw = (max(min(round(side * ratio), full), 1) for side, full in zip(size, (h, w), strict=True))
     top, left = (h - ch) // 2, (w - cw) // 2
-    return resize(image[top : top + ch, left : left + cw], *size)
+    return resize(image[top : top + ch, left : left + cw], *size, resizing)
 
 
 def pad(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image:
@@ -84,7 +91,9 @@ def pad(image: Image, canvas: tuple[int, int], corner: tuple[int, int]) -> Image
     return out
 
 
-def letterbox(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+def letterbox(
+    image: Image, size: tuple[int, int], stride: int, rect: bool, resizing: str = "area"
+) -> tuple[Image, Letterbox]:
     """Resize a picture (H, W, C) to fit into a size without distortion and pad it with grey; return also its place.
 
     Args:
@@ -92,24 +101,29 @@ def letterbox(image: Image, size: tuple[int, int], stride: int, rect: bool) -> t
         size: height and width that it is fitted into.
         stride: both sides of the result are multiples of it.
         rect: whether it is padded only to the next multiples of the stride, not to the whole size.
+        resizing: as for `resize`.
     """
     original = image.shape[0], image.shape[1]
     inner = Letterbox.fit(original, size).inner
     h, w = (ceil(side / stride) * stride for side in (inner if rect else size))
     place = Letterbox(original, inner, ((h - inner[0]) // 2, (w - inner[1]) // 2))
-    return pad(image if inner == original else resize(image, *inner), (h, w), place.corner), place
+    return pad(image if inner == original else resize(image, *inner, resizing), (h, w), place.corner), place
 
 
-def fit_center_crop(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+def fit_center_crop(
+    image: Image, size: tuple[int, int], stride: int, rect: bool, resizing: str = "area"
+) -> tuple[Image, Letterbox]:
     """Center-crop a picture (H, W, C) to exactly this (height, width); return also its place, exact to a pixel."""
     h, w = image.shape[:2]
     ratio = max(size[0] / h, size[1] / w)
     inner = round(h * ratio), round(w * ratio)
     place = Letterbox((h, w), inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
-    return center_crop(image, size), place
+    return center_crop(image, size, resizing), place
 
 
-def stretch(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tuple[Image, Letterbox]:
+def stretch(
+    image: Image, size: tuple[int, int], stride: int, rect: bool, resizing: str = "area"
+) -> tuple[Image, Letterbox]:
     """Resize a picture (H, W, C) to a (height, width) without keeping its aspect ratio; return also its place.
 
     Args:
@@ -117,10 +131,12 @@ def stretch(image: Image, size: tuple[int, int], stride: int, rect: bool) -> tup
         size: height and width of the network's image.
         stride: both sides of the result are multiples of it.
         rect: without effect, since nothing is padded.
+        resizing: as for `resize`.
     """
     h, w = (ceil(side / stride) * stride for side in size)
     original = image.shape[0], image.shape[1]
-    return image if original == (h, w) else resize(image, h, w), Letterbox(original, (h, w), (0, 0))
+    fitted = image if original == (h, w) else resize(image, h, w, resizing)
+    return fitted, Letterbox(original, (h, w), (0, 0))
 
 
 # By `netbuild.tasks.base.Task.fitting`.

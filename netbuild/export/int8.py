@@ -161,7 +161,8 @@ def _calibration_batches(job: Job, data: Dataset | str, most: int) -> Iterator[n
     for i in np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)):
         sample: Any = samples[i]
         pixels = read_image(sample, channels) if isinstance(sample, Path) else sample.image(channels)
-        fitted, _ = fit(pixels.reshape(*pixels.shape[:2], channels), (height, width), job.multiple, False)
+        pixels = pixels.reshape(*pixels.shape[:2], channels)
+        fitted, _ = fit(pixels, (height, width), job.multiple, False, job.metadata["resizing"])
         image = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
         yield np.repeat(image, batch, 0)
 

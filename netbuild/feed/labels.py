@@ -36,6 +36,7 @@ class LabelledSamples:
         truth: what the samples have: ``classes``, ``labels`` or ``numbers``.
         stretched: whether whole pictures are stretched to the network's image; otherwise those that are not augmented
             are cropped in the middle.
+        resizing: how pictures are resized, see `netbuild.data.fitting.resize`.
     """
 
     samples: Sequence[Sample]
@@ -46,6 +47,7 @@ class LabelledSamples:
     cache: ImageCache = field(default_factory=ImageCache)
     truth: str = CLASSES
     stretched: bool = False
+    resizing: str = "area"
     policy: Callable[[Image, Generator], Image] | None = field(default=None, init=False)
 
     def __len__(self) -> int:
@@ -55,7 +57,9 @@ class LabelledSamples:
         """Return a picture (C, H, W) and its truth; with MixUp or CutMix that is the mean of two pictures'."""
         s, target = self.settings, self.read_target(index)
         if s is None:
-            return image_to_tensor(fitting.center_crop(self.cache.get(index, self.read), self.size)), target
+            return image_to_tensor(
+                fitting.center_crop(self.cache.get(index, self.read), self.size, self.resizing)
+            ), target
         image = self.augment(index, rng, s)
         if not s.mixup and not s.cutmix:
             return image_to_tensor(image), target
@@ -87,7 +91,9 @@ class LabelledSamples:
     def read(self, index: int) -> Image:
         """Decode a sample's picture, and resize it if it is to be stretched."""
         image = self.samples[index].image(self.channels)
-        return fitting.resize(image, *self.size) if self.stretched and image.shape[:2] != self.size else image
+        if self.stretched and image.shape[:2] != self.size:
+            return fitting.resize(image, *self.size, self.resizing)
+        return image
 
     def augment(self, index: int, rng: Generator, s: Settings) -> Image:
         """Return a picture with random augmentation, as training sees it."""
@@ -139,6 +145,14 @@ def feed_labels(
         raise NetbuildError(f"samples with one class have one picture, the network also takes '{name}'", hint=hint)
     cache, stretched = options.cache(), options.fitting == "stretch"
     made = LabelledSamples(
-        samples, options.imgsz, options.channels, options.augmentation, options.nc, cache, truth, stretched
+        samples,
+        options.imgsz,
+        options.channels,
+        options.augmentation,
+        options.nc,
+        cache,
+        truth,
+        stretched,
+        options.resizing,
     )
     return made, partial(collate_labels, truth=truth)

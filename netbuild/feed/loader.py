@@ -44,6 +44,7 @@ class FeedOptions:
         pictures: channels of each second picture that the network takes, by the name of the samples' extra.
         fitting: how pictures are fitted to ``imgsz`` where the source of samples knows several ways, see
             `netbuild.data.fitting.FITTINGS`.
+        resizing: how pictures are resized, see `netbuild.data.fitting.resize`.
     """
 
     imgsz: tuple[int, int]
@@ -55,6 +56,7 @@ class FeedOptions:
     batch: int
     pictures: Mapping[str, int] = field(default_factory=dict)
     fitting: str = "letterbox"
+    resizing: str = "area"
 
     @property
     def augmentation(self) -> Settings | None:

@@ -57,6 +57,7 @@ class SceneSamples:
         originals: names of targets that are also given for the picture in its original size, if it is not augmented.
         groups: the group of each sample, of which alone the pictures are taken that it is mixed with; empty if all
             samples are one group.
+        resizing: how pictures are resized, see `netbuild.data.fitting.resize`.
     """
 
     samples: Sequence[Sample]
@@ -69,6 +70,7 @@ class SceneSamples:
     short_side: bool = False
     originals: tuple[str, ...] = ()
     groups: Sequence[int] = ()
+    resizing: str = "area"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -92,7 +94,7 @@ class SceneSamples:
         image = self.samples[index].image(self.channels)
         ratio = self.size / (min if self.short_side else max)(image.shape[:2])
         h, w = (max(round(side * ratio), 1) for side in image.shape[:2])
-        return image if ratio == 1 else resize(image, h, w)
+        return image if ratio == 1 else resize(image, h, w, self.resizing)
 
     def read_extra(self, index: int, size: tuple[int, int], name: str, kind: str) -> NDArray[Any]:
         """Return one of a sample's extras, cached, resized as its picture was to (height, width).
@@ -108,7 +110,7 @@ class SceneSamples:
             if values.shape[:2] == (h, w):
                 return values
             if kind == "picture":
-                return resize(values, h, w)
+                return resize(values, h, w, self.resizing)
             return cv2().resize(values, (w, h), interpolation=cv2().INTER_NEAREST_EXACT).reshape(h, w, -1)
 
         return self.cache.get((index, name), read)
@@ -223,7 +225,7 @@ class FixedSizeSamples(SceneSamples):
     def read_image(self, index: int) -> Image:
         image = self.samples[index].image(self.channels)
         h, w = Letterbox.fit((image.shape[0], image.shape[1]), self.shape).inner
-        return image if image.shape[:2] == (h, w) else resize(image, h, w)
+        return image if image.shape[:2] == (h, w) else resize(image, h, w, self.resizing)
 
     def canvas_size(self, index: int) -> tuple[int, int]:
         return self.shape
@@ -250,7 +252,7 @@ class StretchedSamples(FixedSizeSamples):
 
     def read_image(self, index: int) -> Image:
         image = self.samples[index].image(self.channels)
-        return image if image.shape[:2] == self.shape else resize(image, *self.shape)
+        return image if image.shape[:2] == self.shape else resize(image, *self.shape, self.resizing)
 
 
 def _aspect(sample: Sample) -> float:
@@ -325,6 +327,7 @@ def feed_scenes(
         samples = [sample.without_crowds() for sample in samples]
     side, channels = max(options.imgsz), options.channels
     common: dict[str, Any] = {"cache": options.cache(), "kinds": kinds, "picture_channels": options.pictures}
+    common["resizing"] = options.resizing
     common |= {"short_side": short_side, "groups": groups} if options.learning else {"originals": originals}
     if options.fitting == "stretch":
         if options.settings.rect:

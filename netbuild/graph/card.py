@@ -40,6 +40,7 @@ class NetworkCard:
         requires: top-level packages, torch excepted, that the rows name.
         skeleton: pairs of keypoints, by number, that drawings join with a line.
         heads: the descriptions of several heads; empty for a network with one.
+        resizing: how the pictures are resized that it was trained on, see `netbuild.runtime.ModelInfo`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class NetworkCard:
     requires: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
     heads: tuple[HeadCard, ...] = ()
+    resizing: str = "area"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
@@ -85,8 +87,14 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         inputs=config.inputs, stride=stride, lr_factors={str(row): f for row, f in spec.lr_factors.items()},
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
         modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec), heads=config.heads,
-        skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (),
+        skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (), resizing=_find_resizing(spec),
     )  # fmt: skip
+
+
+def _find_resizing(spec: Spec) -> str:
+    """Find how the pictures are resized that a network was trained on: for imported checkpoints it is recorded."""
+    imported = spec.checkpoint_info.training.get("imported") if spec.checkpoint_info else None
+    return "linear" if isinstance(imported, dict) and imported.get("resizing") == "linear" else "area"
 
 
 def resolved_yaml(config: NetworkConfig) -> str:

@@ -48,6 +48,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "imgsz": json.dumps(list(size)),
         "channels": str(card.ch),
         "fitting": fitting,
+        "resizing": card.resizing,
         "one2one": format_flag(head.ranks),
         "boxes": head.box_form if head.ranks else "",
         "objectness": format_flag(head.has_objectness and not head.ranks),

@@ -74,6 +74,7 @@ class OnnxNetwork(Network):
             canvas=file.fixed_size,
             skeleton=info.skeleton,
             heads=_head_cards(file),
+            resizing=info.resizing,
         )
         self.file, self.task = file, task_of(self)
 

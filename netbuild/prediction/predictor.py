@@ -101,7 +101,8 @@ class Predictor:
             try:
                 for shot in sources.read_shots(one, channels == 4):
                     pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
-                    fitted, place = FITTINGS[self.task.fitting](pixels, self.size, self.stride, self.rect)
+                    fit, resizing = FITTINGS[self.task.fitting], self.network.card.resizing
+                    fitted, place = fit(pixels, self.size, self.stride, self.rect, resizing)
                     yield _Input(shot, fitted, View(shot.pixels[..., :3], place))
             except UnreadableImageError as error:
                 if unreadable is None:

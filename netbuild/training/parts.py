@@ -198,6 +198,7 @@ def make_samples(
         settings.batch,
         further.pictures,
         task.fitting,
+        card.resizing,
     )
     print_note(task.check_samples(report.dataset, report.samples(split)) or "")
     samples, collate = task.feed(report.samples(split), options)

@@ -168,8 +168,8 @@ def _compare(path: str, stub: Stub, module: nn.Module) -> Iterator[ModuleDiffere
 
 def _compare_sources(layer: Layer, stub: Stub | None) -> Iterator[ModuleDifference]:
     """Compare the rows that a row reads with those that are recorded in the pickled module, as its attribute ``f``."""
-    recorded = stub.get("f") if stub else None
-    numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
+    recorded: Any = stub.get("f") if stub else None
+    numbers: Any = recorded if isinstance(recorded, (list, tuple)) else [recorded]
     if not numbers or not all(type(number) is int for number in numbers):
         return
     row = layer.row

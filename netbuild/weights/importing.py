@@ -99,6 +99,8 @@ def import_weights(
         names = None
     elif names is None and source.metadata.get("names"):
         notes.append("the file's names of classes are no list of texts: they are left out")
+    if isinstance(source.metadata.get("yaml"), dict) and network.card.task != "classify":
+        origin["resizing"] = "linear"  # as Ultralytics resizes the pictures of all tasks but this one
     return ImportedWeights(network, found, names, {"imported": {"file": Path(path).name, **origin}}, tuple(notes))
 
 

@@ -204,7 +204,7 @@ def test_names_types_shapes_and_metadata(cli, here):
     assert "centre x, centre y, width, height in pixels, then 80 class scores from 0 to 1" in done.out
     facts = metadata("n.onnx")
     assert set(facts) == {
-        "netbuild", "torch", "task", "names", "stride", "imgsz", "channels", "fitting", "one2one", "boxes",
+        "netbuild", "torch", "task", "names", "stride", "imgsz", "channels", "fitting", "resizing", "one2one", "boxes",
         "objectness", "extra", "nms", "half", "dynamic", "yaml", "layout",
     }  # fmt: skip
     assert (facts["stride"], facts["task"], facts["imgsz"], facts["channels"]) == ("4", "detect", "[64, 64]", "3")

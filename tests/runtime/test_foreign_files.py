@@ -5,12 +5,15 @@ import os
 
 import numpy as np
 import pytest
+from helpers.foreign_models import save_model
 from PIL import Image
 
+import netbuild
 from netbuild import runtime
 from netbuild.errors import NetbuildError
 from netbuild.export.benchmark import benchmark
 from netbuild.export.inspection.inspect import inspect
+from netbuild.prediction.contract import make_metadata
 from netbuild.prediction.onnx_network import open_exported
 from netbuild.runtime import RunError
 
@@ -91,6 +94,71 @@ def test_a_file_of_ultralytics_is_predicted(tmp_path, cli, picture, name):
     assert cli("inspect", file).code == 0
     (row,) = benchmark(file, rounds=2)
     assert (row.target, row.median_ms > 0, row.difference) == ("u.onnx", True, None)
+
+
+def interpolate(image, h, w):
+    """Bilinear interpolation between pixel centres, in floating point."""
+    found = image.astype(float)
+    for axis, side in enumerate((h, w)):
+        place = ((np.arange(side) + 0.5) * found.shape[axis] / side - 0.5).clip(0, found.shape[axis] - 1)
+        low = place.astype(int).clip(0, found.shape[axis] - 2)
+        share = (place - low).reshape(-1, *[1] * (2 - axis))
+        found = found.take(low, axis) * (1 - share) + found.take(low + 1, axis) * share
+    return found
+
+
+@pytest.mark.parametrize("fitting", ["letterbox", "stretch"])
+@pytest.mark.parametrize("metadata", [ULTRALYTICS, OURS, {**OURS, "resizing": "linear"}])
+def test_pictures_are_resized_as_the_networks_were_trained(tmp_path, cli, monkeypatch, metadata, fitting):
+    """Ultralytics interpolates linearly; netbuild takes area means, which differ unless a picture is halved."""
+    pixels = np.random.default_rng(0).integers(0, 256, (93, 90, 3), dtype=np.uint8)  # no corner is cut
+    h, w = (64, 62) if fitting == "letterbox" else (64, 64)
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "d.yaml").write_text("path: .\nval: images\nnames: [cat, dog]\n")
+    metadata = {**metadata, "fitting": fitting} if "netbuild" in metadata else metadata
+    if fitting == "stretch" and "netbuild" not in metadata:
+        metadata = {**metadata, "head": "RTDETRDecoder"}
+    file = write(
+        tmp_path / "u.onnx", metadata, [[[*BOX, 0.9, 1]] if fitting == "stretch" else dense([*BOX, 0.1, 0.9])[0]]
+    )
+    if fitting == "stretch" and "netbuild" in metadata:
+        metadata = {**metadata, "one2one": "true", "boxes": "corners"}
+        file = write(tmp_path / "u.onnx", metadata, [[[*LIST, 0.9, 1]]])
+    seen, run = [], runtime.Model.run
+
+    def keep(model, images):
+        seen.append(np.array(images[0]))
+        return run(model, images)
+
+    monkeypatch.setattr(runtime.Model, "run", keep)
+    runtime.load(file).predict(str(tmp_path / "images" / "a.png"))
+    for command in (
+        ["predict", file, tmp_path / "images" / "a.png", "--json"],
+        ["val", file, "--data", tmp_path / "d.yaml"],
+    ):
+        done = cli(*command)
+        assert done.code == 0, done.err
+    assert len(seen) == 3
+    is_linear = "netbuild" not in metadata or metadata.get("resizing") == "linear"
+    expected = interpolate(pixels, h, w)
+    for image in seen:
+        image = image if image.dtype == np.uint8 else np.rint(image * 255)
+        left = (64 - w) // 2
+        difference = np.abs(image[:, :, left : left + w].transpose(1, 2, 0) - expected)
+        assert (difference.max() <= 1) if is_linear else (difference.max() > 30)
+
+
+def test_a_checkpoint_of_ultralytics_is_resized_as_it_was_trained(tmp_path):
+    rows = {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": [[[0], 1, "Detect", ["nc"]]]}
+    (tmp_path / "rows.yaml").write_text(json.dumps(rows))
+    save_model(netbuild.build(tmp_path / "rows.yaml"), rows, tmp_path / "x.pt")
+    card = netbuild.build(tmp_path / "x.pt").card
+    assert card.resizing == "linear"
+    assert make_metadata(netbuild.build(tmp_path / "x.pt"), (64, 64), None)["resizing"] == "linear"
+    assert netbuild.build("yolo11n.yaml").card.resizing == "area"
 
 
 def test_class_numbers_of_pixels_of_ultralytics_are_predicted_and_measured(tmp_path, cli, picture):

@@ -133,5 +133,5 @@ def load_input(network: Network, image: str | Path) -> Tensor:
         raise NetbuildError(f"the network's input has {channels} channels, pictures have 1, 3 or 4")
     size = card.imgsz
     fit = FITTINGS[make_metadata(network, size, task_of(network))["fitting"]]
-    pixels, _ = fit(read_image(Path(image), channels), size, size_multiple(network), True)
+    pixels, _ = fit(read_image(Path(image), channels), size, size_multiple(network), True, card.resizing)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
