@@ -156,6 +156,13 @@ def own(tmp_path):
     return tmp_path / "mine.yaml"
 
 
+def test_a_deep_network_stays_finite(tmp_path):
+    deep = tmp_path / "deep.yaml"
+    deep.write_text("imgsz: 16\nlayers:\n  - [-1, 1, Conv, [64, 3]]\n  - [-1, 64, Conv, [64, 3]]\n")
+    (proof,) = prove([ejected(open_graph(deep), tmp_path, "deep")])
+    assert proof.difference == 0
+
+
 @pytest.mark.slow
 def test_own_modules_blocks_inputs(own, tmp_path):
     folder = tmp_path / "out"

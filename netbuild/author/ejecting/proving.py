@@ -21,6 +21,7 @@ from netbuild.graph.network import Network
 TOLERANCE = 1e-6  # largest |difference| / max(1, |reference|)
 BATCH = 2  # a batch norm in training needs more than one value per channel
 SEED = 20_240_501
+NOISE = 0.02  # of the size of a tensor
 
 Outputs = dict[str, list[torch.Tensor]]
 
@@ -99,9 +100,11 @@ def _run(network: Network, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]
 
 @torch.no_grad()
 def _perturb(network: Network, generator: torch.Generator) -> None:
+    """Add noise of mean 0 to all tensors, in proportion to their own size, so that deep networks stay finite."""
     for tensor in network.state_dict().values():
         if tensor.is_floating_point():
-            tensor.add_(0.02 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+            size = tensor.abs().mean().item() or 1.0
+            tensor.add_(NOISE * size * (2 * torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) - 1))
 
 
 def prove(cases: Sequence[Case]) -> list[Proof]:
