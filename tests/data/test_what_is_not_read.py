@@ -1,4 +1,4 @@
-"""What a data set has and netbuild does not use, or may not have meant, is said: in VOC's files, and in lists."""
+"""What a data set has and netbuild does not use, or may not have meant, is said: in VOC's files, lists and tables."""
 
 import os
 import re
@@ -120,3 +120,55 @@ def test_an_annotation_that_is_a_pipe_is_not_opened(tmp_path):
     root = voc(tmp_path, voc_object("nut", 10, 5, 30, 15))
     os.mkfifo(root / "Annotations" / "b.xml")
     assert "a FIFO, not a file" in [p.message for p in scan(open_data(root)).problems()]
+
+
+BOXES = "filename,xmin,ymin,xmax,ymax,class\n0.png,1,1,9,9,cat\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "task"),
+    [
+        ('path,label\n0.png,"cat\n1.png,dog\n', "unexpected end of data", None),
+        ("path,label\n0.png,cat\0\n1.png,dog\n", "a control character in a cell", "classify"),
+        ('path,label\n0.png,"c\nat"\n1.png,dog\n', "a line break or a control character in a cell", "classify"),
+        ("path\tlabel\n0.png\tcat\n1.png\tdog\n", "", "classify"),
+        ("path;age\n0.png;3,5\n1.png;4,5\n", "numbers with a decimal comma, such as 3,5", None),
+        ("path,age\n0.png,inf\n1.png,3.5\n", "'age' is 'inf', expected a number", "regress"),
+        ("path,age\n0.png,1e400\n1.png,3.5\n", "'age' is '1e400', expected a number", "regress"),
+        ("path,label\n0.png,1\n1.png,3\n", "classes that occur in no line: 0, 2", "classify"),
+        ("path,label\n0.png,-1\n1.png,0\n", "labels below 0, such as -1, are read as names", "classify"),
+        ("path,label\n./0.png,cat\nsub\\\\1.png,dog\n", "such as sub\\1.png, are no separators here", "classify"),
+        (
+            BOXES + "1.png,0.1,0.1,0.5,0.5,cat\n",
+            "fractions of the picture's size, where other lines have pix",
+            "detect",
+        ),
+    ],
+)
+def test_what_a_table_may_not_mean_is_said(tmp_path, text, words, task):
+    for i in range(2):
+        picture(tmp_path / f"{i}.png", seed=i)
+    (tmp_path / "a.csv").write_text(text.replace("\\\\", "\\"))
+    if task is None:
+        with pytest.raises(NetbuildError, match=words):
+            open_data(tmp_path / "a.csv")
+        return
+    report = scan(open_data(tmp_path / "a.csv"))
+    assert report.dataset.task == task
+    found = [str(problem) for problem in report.problems()]
+    assert any(words in message for message in found) if words else not found
+
+
+@pytest.mark.parametrize("name", ["Cat", "cat ", "ba\u0308r"])
+def test_folders_of_classes_that_differ_in_writing_alone_get_a_hint(tmp_path, name):
+    right = "bär" if name.startswith("b") else "cat"
+    hint = f"rename it to '{right}', as the folder in the training split is written"
+    for seed, place in enumerate(("train/cat/0", "train/bär/1", "train/2", f"val/{name}/3")):
+        picture(tmp_path / f"{place}.png", seed=seed)
+    with pytest.raises(NetbuildError) as error:
+        scan(open_data(tmp_path))
+    assert error.value.hint == hint
+    picture(tmp_path / "val" / ("cat" if right == "bär" else "bär") / "4.png", seed=4)
+    found = {problem.kind: problem for problem in scan(open_data(tmp_path)).problems()}
+    assert found["class"].hint == hint
+    assert found["no class"].message == "1 pictures beside the folders of the classes are left out: 2.png"

@@ -687,3 +687,31 @@ def test_suppression_is_proven_for_scores_below_float_noise(cli, here):
     proof = json.loads(done.out)["proof"]
     assert {"raw", "boxes", "scores", "classes", "index"} == {row["output"] for row in proof}
     assert any(row["output"] == "boxes" and row["shape"][0] > 0 for row in proof)
+
+
+RTDETR = """
+nc: 3
+imgsz: 64
+backbone:
+  - [-1, 1, Conv, [8, 3, 4]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+head:
+  - [[1, 2], 1, RTDETRDecoder, [nc, 32, 30, 2, 4, 1]]
+"""
+
+
+@pytest.mark.slow
+def test_a_decoder_of_queries_is_exported_with_free_axes(tmp_path, cli):
+    (tmp_path / "net.yaml").write_text(RTDETR)
+    network = fill(netbuild.build(tmp_path / "net.yaml")).eval()
+    netbuild.save(network, tmp_path / "net.safetensors")
+    done = cli("export", tmp_path / "net.safetensors", "--dynamic", "both", "-o", tmp_path / "net.onnx")
+    assert (done.code, "proven equal to torch" in done.out) == (0, True), done.err
+    model = netbuild.runtime.load(tmp_path / "net.onnx")
+    for shape in ((1, 64, 64), (3, 96, 128), (2, 32, 48)):  # the last has fewer positions than the decoder queries
+        images = torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(0))
+        expected = network(images)[0]
+        (found,) = model.run(images.numpy())
+        assert found.shape == tuple(expected.shape)
+        np.testing.assert_allclose(found[..., 4], expected[..., 4].detach(), atol=1e-5)

@@ -1,5 +1,6 @@
 """A folder per class, with pictures in it: ``train/cat/1.jpg``, ``val/cat/2.jpg``; or the classes without splits."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from netbuild.data.formats.files import (
     note_unread_formats,
 )
 from netbuild.data.formats.yolo_layout import has_label_files
+from netbuild.data.images import is_picture
 from netbuild.errors import NetbuildError, shorten
 
 
@@ -131,14 +133,29 @@ def _list_names(folders: Sequence[Path]) -> str:
     return shorten(", ".join(path.name for path in folders))
 
 
+def _find_same(name: str, names: Sequence[str]) -> str:
+    """Return a hint if a name is that of a class in other letters, with blanks, or with accents written otherwise."""
+
+    def simplify(text: str) -> str:
+        return unicodedata.normalize("NFC", text).casefold().strip()
+
+    same = next((other for other in names if simplify(other) == simplify(name)), None)
+    return f"rename it to '{same}', as the folder in the training split is written" if same else ""
+
+
 def _read_split(folder: Path, names: Sequence[str]) -> Split:
     samples: list[Sample] = []
     problems = note_unread_formats(folder)
+    if loose := [path for path in find_visible(folder, "*") if is_picture(path) and path.is_file()]:
+        message = f"{len(loose)} pictures beside the folders of the classes are left out: {shorten(loose[0].name, 40)}"
+        problems.append(Problem("no class", NOTE, message, folder))
     for place in list_subfolders(folder):
         pictures = find_pictures(place)
         if place.name not in names:
             message = f"the class '{place.name}' is not in the training split ({len(pictures)} pictures)"
-            problems.append(Problem("class", LABEL, message, place, drops="picture"))
+            problems.append(
+                Problem("class", LABEL, message, place, drops="picture", hint=_find_same(place.name, names))
+            )
             continue
         if not pictures:
             problems.append(Problem("empty class", NOTE, "no pictures in this class", place))
@@ -146,6 +163,7 @@ def _read_split(folder: Path, names: Sequence[str]) -> Split:
     missing = sorted(set(names) - {place.name for place in list_subfolders(folder)})
     problems += [Problem("empty class", NOTE, "no folder for this class", folder / name) for name in missing]
     if not samples:
-        raise NetbuildError(f"{folder.resolve()}: no pictures in the folders of its classes")
+        hint = next((problem.hint for problem in problems if problem.hint), "")
+        raise NetbuildError(f"{folder.resolve()}: no pictures in the folders of its classes", hint=hint)
     strays = sum(len(find_pictures(place)) for place in list_subfolders(folder) if place.name not in names)
     return Split(samples, problems, found=len(samples) + strays)

@@ -165,7 +165,13 @@ class BoxReader:
         return (width, height) if min(width, height) > 0 else None
 
     def _normalise(self, box: Corners, size: tuple[int, int]) -> Corners:
-        """Return cx, cy, w, h as fractions of the picture's size."""
+        """Return cx, cy, w, h as fractions of the picture's size.
+
+        Raises:
+            WrongObjectError: if they are fractions already, unlike those of other lines.
+        """
+        if not self.fractions and max(box) <= 1 and any(number % 1 for number in box):
+            raise WrongObjectError("fractions", "fractions of the picture's size, where other lines have pixels")
         width, height = (1, 1) if self.fractions else size
         x, y, w, h = box[0] / width, box[1] / height, box[2] / width, box[3] / height
         if self.form == "centre":

@@ -88,6 +88,19 @@ def is_number(cell: str) -> bool:
     return is_flag(cell) or parse_number(cell) is not None
 
 
+def are_numbers(cells: Sequence[str]) -> bool:
+    """Whether cells are meant as numbers: nearly all are such, also infinite ones, which are errors later."""
+    return _share(cells, _is_any_number) >= USUAL_SHARE
+
+
+def _is_any_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return cell.isascii()
+
+
 def parse_number(cell: str) -> float | None:
     """Return a cell's number; None if it is none, or not finite."""
     try:

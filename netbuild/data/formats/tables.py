@@ -11,6 +11,7 @@ and ``test.csv`` are splits, and so are ``train/_annotations.csv`` and so on.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ from netbuild.data.formats.base import Format
 from netbuild.data.formats.files import SPLIT_NAMES, SPLITS, find_visible, read_text
 from netbuild.data.formats.table_boxes import BoxCells, BoxReader, find_form
 from netbuild.data.formats.table_columns import Columns, read_columns, unclear_columns
-from netbuild.data.formats.table_values import ValueColumns, choose_columns, find_separator, parse_number, split_names
+from netbuild.data.formats.table_values import ValueColumns, are_numbers, choose_columns, find_separator, split_names
 from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError, shorten
 
@@ -121,6 +122,8 @@ class _Table:
             message = "1 column too few"
         elif not path or not (label or is_bare or columns.is_several):
             message = "an empty path or label"
+        elif any(mark < " " for mark in path + label):
+            message = "a line break or a control character in a cell: is a quotation mark missing?"
         elif not split:
             message = f"split '{shorten(named, 30)}' is none of train, val, test"
         if message:
@@ -133,9 +136,9 @@ class _Table:
 def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield number and cells of each line that is not blank."""
     text = read_text(file)
-    # Spreadsheets of some languages write semicolons.
-    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Spreadsheets of some languages write semicolons, and others tabs.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
@@ -160,6 +163,9 @@ def open_tables(files: Sequence[Path], name: str) -> Dataset:
         table.read(file)
     lines, problems = table.lines, table.problems
     every = [line for several in lines.values() for line in several]
+    if line := next((line for line in every if "\\" in line.path), None):
+        message = f"backslashes in the names of pictures, such as {shorten(line.path, 40)}, are no separators here"
+        table.notes.append(Problem("backslash", NOTE, message, line.file, line.number, hint="write /"))
     if not any(line.label for line in every):
         raise NetbuildError(f"{name}: no line with a path and a label", hint="write lines such as: images/1.jpg,cat")
     task, names, read = _choose_reader(files[0], table, every)
@@ -199,16 +205,30 @@ def _choose_reader(file: Path, table: _Table, lines: Sequence[_Line]) -> tuple[s
             message = f"several labels of a picture are separated by blanks: {shorten(', '.join(names))}"
             table.notes.append(Problem("separator", NOTE, message, file, 1, hint="names with blanks need | or ;"))
         return LABELS, names, partial(_read_several, _number_classes(parts, names), separator)
-    if not columns.box and any("." in label for label in labels) and all(parse_number(x) is not None for x in labels):
+    if not columns.box and all(re.fullmatch(r"-?\d+,\d+", label) for label in labels):
+        message = f"{file}: numbers with a decimal comma, such as {min(labels)}"
+        raise NetbuildError(message, hint="write a point, or name the classes without a comma")
+    if not columns.box and any("." in label for label in labels) and are_numbers([line.label for line in lines]):
         shown = columns.names[columns.label] if columns.names and columns.label is not None else "value"
         numbers = ValueColumns((shown,), (0,), are_labels=False)
         return NUMBERS, numbers.names, partial(_read_values, numbers)
     names = _class_names(labels)
     by_name = _number_classes(labels, names)
+    table.notes += _describe_numbers(file, labels, names)
     if not columns.box:
         return CLASSIFY, names, partial(_read_classes, by_name)
     form = find_form(file, columns.form, [line.box for line in lines])
     return DETECT, names, partial(_read_boxes, BoxReader(by_name, *form))
+
+
+def _describe_numbers(file: Path, labels: set[str], names: Sequence[str]) -> Iterator[Problem]:
+    """Yield notes on labels that are numbers, and may not be meant as the numbers of classes."""
+    if len(names) > len(labels):
+        missing = shorten(", ".join(name for name in names if name not in labels))
+        yield Problem("class numbers", NOTE, f"classes that occur in no line: {missing}", file)
+    elif any(re.fullmatch(r"-\d+", label) for label in labels):
+        message = f"labels below 0, such as {min(labels)}, are read as names of classes like the others"
+        yield Problem("class numbers", NOTE, message, file)
 
 
 def _class_names(labels: set[str]) -> tuple[str, ...]:
