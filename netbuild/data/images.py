@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from netbuild.data import band_tiff
 from netbuild.data.integrity import find_missing_pixels
-from netbuild.errors import MissingExtraError, NetbuildError, shorten
+from netbuild.errors import MissingExtraError, NetbuildError, print_note_once, shorten
 from netbuild.system.files import refuse_special
 from netbuild.system.packages import install_hint
 
@@ -137,6 +137,8 @@ def decode(data: bytes, name: str, channels: int = 3, check: bool = True) -> Byt
         _check_complete(data, name, image.format or "")
     if channels > 1 and _count_pages(image) == channels:
         return _read_pages(image, name, channels)
+    if check and (remark := _describe_frames(image)):
+        print_note_once(f"{name}: {remark}")
     if channels not in _MODES:
         message = f"{name}: pictures of one page are read with 1, 3 or 4 channels, not {channels}"
         raise UnreadableImageError(message, hint="bands are read from a TIFF, all in one page or in one grey page each")
@@ -337,6 +339,11 @@ def _remark(image: "Image", name: str) -> str:
         top = int(_deep_values(image, name).max())
         return f"16 bits, but no value is above {top}: it will be dark in 8 bits" if 0 < top < 4096 else ""
     _to_8_bits(image.crop((0, 0, 1, 1)), name, 3)  # raises if the mode cannot be converted
+    return _describe_frames(image)
+
+
+def _describe_frames(image: "Image") -> str:
+    """Say that a picture has several frames; empty if it has one."""
     try:
         frames = getattr(image, "n_frames", 1)
     except Exception:

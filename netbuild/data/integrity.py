@@ -17,6 +17,8 @@ import numpy as np
 _ARBITRARY = np.random.default_rng(0).integers(1, 250, 256, dtype=np.uint8).tobytes()
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by PNG's colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_COMPRESSED = ("WEBP", "JPEG2000", "AVIF", "GIF")
+MIN_ZEROS = 256  # bytes
 _SOF, _SOS, _EOI = (0xC0, 0xC1, 0xC2), 0xDA, 0xD9  # Huffman-coded frames: baseline, extended, progressive
 
 
@@ -25,12 +27,22 @@ def find_missing_pixels(data: bytes, form: str, decode: Callable[[bytes, bool], 
 
     Args:
         data: the file's bytes.
-        form: Pillow's name of the format; other formats than PNG and JPEG are not looked at.
+        form: Pillow's name of the format; of other formats than PNG and JPEG, the end of compressed ones is looked at.
         decode: returns a file's pixels; its second argument allows an eighth of the resolution.
     """
     if form == "PNG":
         return _check_png(data)
-    return _check_jpeg(data, decode) if form in ("JPEG", "MPO") else ""
+    if form in ("JPEG", "MPO"):
+        return _check_jpeg(data, decode)
+    return _check_tail(data, form) if form in _COMPRESSED else ""
+
+
+def _check_tail(data: bytes, form: str) -> str:
+    """Look for a part at the end that was never written: compressed data have no long runs of zeros."""
+    if form == "WEBP":  # what follows its container is not part of the picture
+        data = data[: 8 + int.from_bytes(data[4:8], "little")]
+    zeros = len(data) - len(data.rstrip(b"\0"))
+    return f"its last {zeros:,} bytes are zeros" if zeros > max(MIN_ZEROS, len(data) // 8) else ""
 
 
 def _check_png(data: bytes) -> str:
@@ -82,6 +94,8 @@ def _check_jpeg(data: bytes, decode: Callable[[bytes, bool], Any]) -> str:
     parts = _read_jpeg(data)
     if parts is None:
         return ""
+    if not parts:
+        return "its end mark is missing"
     padded, is_progressive, missing = parts
     if missing:
         return "scans of it are missing"
@@ -93,10 +107,11 @@ def _check_jpeg(data: bytes, decode: Callable[[bytes, bool], Any]) -> str:
     return "" if same else "its coded data end before its last pixel"
 
 
-def _read_jpeg(data: bytes) -> tuple[bytes, bool, bool] | None:
+def _read_jpeg(data: bytes) -> tuple[bytes, bool, bool] | tuple[()] | None:
     """Return a JPEG with arbitrary bytes after each run of coded data, whether it is progressive, and lacks scans.
 
-    None for a file that has no end, which decoders notice, or is coded in another way.
+    Nothing, (), for a file without an end mark, for whose missing part decoders may take bytes of zero; None for one
+    that is coded in another way.
     """
     pieces, components, done = [data[:2]], list[int](), dict[int, set[int]]()
     place, is_progressive = 2, False
@@ -119,8 +134,10 @@ def _read_jpeg(data: bytes) -> tuple[bytes, bool, bool] | None:
             _record_scan(content, done)
             end = _copy_coded(data, end, pieces)
         place = end
-    if not components or data[place : place + 2] != b"\xff\xd9":
+    if not components:
         return None
+    if data[place : place + 2] != b"\xff\xd9":
+        return ()
     missing = any(len(done.get(number, ())) < 64 for number in components)
     return b"".join([*pieces, b"\xff\xd9"]), is_progressive, missing
 

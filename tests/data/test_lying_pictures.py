@@ -43,6 +43,17 @@ def taller(data):
     return data[: place + 5] + struct.pack(">H", 128) + data[place + 7 :]
 
 
+def zeroed(data, share):
+    """A file whose length was reserved, and whose end was never written."""
+    return data[: int(len(data) * share)] + bytes(len(data) - int(len(data) * share))
+
+
+def webp():
+    file = io.BytesIO()
+    Image.fromarray(NOISE).save(file, "WEBP")
+    return file.getvalue()
+
+
 def without_last_scan(data):
     return data[: data.rfind(b"\xff\xda")] + b"\xff\xd9"
 
@@ -58,6 +69,9 @@ GOOD = {
     "odd size": jpeg(NOISE[:57, :49]),
     "thumbnail": jpeg(exif=b"Exif\0\0" + jpeg(NOISE[:8, :8])),
     "PNG": png(64),
+    "WebP": webp(),
+    "WebP in a larger file": webp() + bytes(5000),
+    "JPEG in a larger file": jpeg() + bytes(5000),
 }
 LYING = {
     **{
@@ -70,6 +84,7 @@ LYING = {
     "taller": taller(GOOD["baseline"]),
     "taller progressive": taller(GOOD["progressive"]),
     "last scan": without_last_scan(GOOD["progressive"]),
+    **{f"zeroed {kind}": zeroed(GOOD[kind], 0.6) for kind in ("baseline", "grey", "progressive", "restarts", "WebP")},
     "10 rows": png(10),
     "63 rows": png(63),
     "no end": png(64, b""),
@@ -88,6 +103,15 @@ def test_pictures_without_all_their_pixels_are_unreadable(kind):
     assert inspect_image(LYING[kind], "a").fault
     with pytest.raises(UnreadableImageError, match=r"cut off|broken"):
         decode(LYING[kind], "a")
+
+
+def test_prediction_says_that_a_picture_has_several_frames(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.yaml").write_text(TINY)
+    first, *others = (Image.fromarray(np.roll(NOISE, i, 0)) for i in range(3))
+    first.save("a.gif", save_all=True, append_images=others)
+    done = cli("predict", "net.yaml", "a.gif", "--save", "none", "--device", "cpu")
+    assert (done.code, "a.gif: 3 frames: only the first is used" in done.err) == (0, True), done.err
 
 
 def test_prediction_names_pictures_without_all_their_pixels(cli, tmp_path, monkeypatch):
