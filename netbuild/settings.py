@@ -331,6 +331,12 @@ def suggest(name: str) -> str:
     return did_you_mean(name, FIELDS) or "netbuild train --print-config lists all"
 
 
+def list_unstated(path: Path) -> list[str]:
+    """List the settings that a file does not state."""
+    stated = _from_file(path)
+    return [name for name in FIELDS if name not in stated]
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     root = parse(read_text(path), str(path))
     if root.value is None:

@@ -59,12 +59,18 @@ def read_description(folder: Path) -> RunDescription:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Refuse a folder for a new run that has something in it, before any work is done.
+    """Refuse a folder for a new run that has something in it, or cannot be created, before any work is done.
 
     Raises:
-        NetbuildError: for such a folder, or a path that is no folder.
+        NetbuildError: for such a folder, a path that is no folder, or one below a file or a read-only folder.
     """
     with writing(folder):
+        if folder.is_symlink() and not folder.exists():
+            raise NetbuildError(f"{folder}: is a link to {os.readlink(folder)}, which does not exist")
+        above = next(path for path in folder.absolute().parents if path.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            reason = "cannot be written to" if above.is_dir() else "is no folder"
+            raise NetbuildError(f"{folder}: cannot be created: {above} {reason}", hint="name another folder")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             what = "the folder is not empty" if folder.is_dir() else "is no folder"
             raise NetbuildError(f"{folder}: {what}", hint=f"name a new folder, or --resume {folder}")

@@ -168,9 +168,11 @@ def resume(
         if trainer.state_path.is_file():
             trainer.resume()
             _check_epochs(trainer)
+            _forget_lost_best(trainer)
             if is_main_process():  # so that resuming it once more keeps the settings that were given now
                 write_text(folder / "args.yaml", trainer.settings.to_yaml(comments=True) + "\n")
         else:
+            _check_state_is_not_lost(trainer)
             print_note(f"{folder}: no epoch was finished, so the run begins with the first one")
     return trainer
 
@@ -185,6 +187,8 @@ def _restore_arguments(
     """Return the arguments of the `Trainer` of a run to resume, and the report of its data."""
     description = read_description(folder)
     before, settings = settings_of.load(folder / "args.yaml").to_dict(), settings_of.load(folder / "args.yaml", flags)
+    if unstated := settings_of.list_unstated(folder / "args.yaml"):  # cut off, or of an earlier version
+        print_note(f"{folder / 'args.yaml'}: does not state these settings, which are the defaults: {_list(unstated)}")
     for name, value in settings.to_dict().items():
         if value != before[name]:
             print_note(f"{folder}: {name} is {value} from now on, it was {before[name]}")
@@ -244,6 +248,37 @@ def _check_epochs(trainer: Trainer) -> None:
         raise NetbuildError(f"--epochs {epochs}: the run in {trainer.folder} has finished {done} epochs", hint=hint)
     if epochs == done:
         print_note(f"{trainer.folder}: all {done} epochs are finished; --epochs with a larger number goes on")
+
+
+def _forget_lost_best(trainer: Trainer) -> None:
+    """Choose the best epoch anew, with a note, if the checkpoint of the one so far is lost or damaged."""
+    path = trainer.folder / "best.safetensors"
+    if not trainer.progress.best_epoch or trainer.progress.epoch >= trainer.settings.epochs:
+        return
+    try:
+        checkpoint.load_tensors(path)
+    except NetbuildError as error:
+        reason = error.message.removeprefix(f"{path}: ")
+        print_note(f"{path}: {reason}: the best epoch is chosen anew from the next one on")
+        trainer.progress.best, trainer.progress.best_epoch = None, 0
+
+
+def _check_state_is_not_lost(trainer: Trainer) -> None:
+    """Refuse to begin a run anew whose folder has the results of finished epochs: its state was lost.
+
+    One epoch is no proof: its results are written before the first state.
+
+    Raises:
+        NetbuildError: for such a folder.
+    """
+    results = trainer.folder / "results.csv"
+    if results.is_file() and len(results.read_bytes().splitlines()) > 2:
+        hint = "begin a new run, with --weights of this one's last.safetensors"
+        raise NetbuildError(f"{trainer.state_path}: is missing, and the run has finished epochs", hint=hint)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _start_file(name: str) -> str:

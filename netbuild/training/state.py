@@ -125,6 +125,7 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
     Raises:
         NetbuildError: if the file is not the state of a run, or was saved with other networks or optimisers.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -139,6 +140,9 @@ def load(path: Path, trainees: Mapping[str, Trainee]) -> Progress:
             _restore(trainee, selected, facts[name])
         known = {key: value for key, value in metadata["progress"].items() if key in Progress.__dataclass_fields__}
         return Progress(**known)
+    except SafetensorError as error:
+        hint = "begin a new run, with --weights of this one's last.safetensors"
+        raise NetbuildError(f"{path}: damaged or incomplete: {shorten(error)}", hint=hint) from None
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         hint = "the state was saved with another network or other settings"
         raise NetbuildError(

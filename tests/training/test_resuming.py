@@ -94,9 +94,12 @@ def test_changed_data_is_said_and_another_class_is_refused(cli, run):
         (["--resume", "data"], "there is no run to resume"),
         (["net.yaml", "--data", "data", "-o", "run"], "run: the folder is not empty"),
         (["net.yaml", "--data", "missing", "-o", "run"], "run: the folder is not empty"),  # before the data is opened
+        (["net.yaml", "--data", "missing", "-o", "net.yaml/deep/run"], "net.yaml is no folder"),
+        (["net.yaml", "--data", "missing", "-o", "link"], "link: is a link to nowhere, which does not exist"),
     ],
 )
 def test_what_cannot_be_resumed_or_begun_is_said(cli, run, flags, message):
+    os.symlink("nowhere", "link")
     done = cli("train", *flags)
     assert (done.code, message in done.err) == (2, True), done.err
 
@@ -112,6 +115,29 @@ def test_a_damaged_description_is_an_error_with_its_file(cli, run, text):
     (run / "run.json").write_text(text)
     done = cli("train", "--resume", run)
     assert (done.code, "run.json: is damaged" in done.err, "Traceback" in done.err) == (2, True, False)
+
+
+def test_lost_and_damaged_files_of_a_run_are_said(cli, run):
+    assert cli("train", "--resume", run, "--epochs", 2).code == 0
+    best, state, settings = run / "best.safetensors", run / "state.safetensors", run / "args.yaml"
+    best.write_bytes(best.read_bytes()[:-8])
+    text = settings.read_text()
+    settings.write_text(text[: text.index("patience")])
+    done = cli("train", "--resume", run, "--epochs", 3)
+    assert done.code == 0, done.err
+    assert "best.safetensors: damaged or incomplete" in done.err
+    assert "the best epoch is chosen anew" in done.err
+    assert "args.yaml: does not state these settings, which are the defaults: patience" in done.err
+    assert "in epoch 3 of 3" in done.out
+    assert cli("build", best, "-o", "b.safetensors").code == 0
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-8])
+    done = cli("train", "--resume", run, "--epochs", 4)
+    assert (done.code, "state.safetensors: damaged or incomplete" in done.err) == (2, True), done.err
+    state.unlink()
+    done = cli("train", "--resume", run, "--epochs", 4)
+    assert (done.code, "is missing, and the run has finished epochs" in done.err) == (2, True), done.err
+    assert "--weights of this one's last" in done.err
 
 
 def test_a_run_without_a_finished_epoch_begins(cli, run):
