@@ -5,6 +5,7 @@ YOLO's trace, Gather in a ConvNeXt's ONNX graph. So it gets netbuild's ONNX grap
 """
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -177,7 +178,7 @@ def _unknown_error(missing: Counter[str], job: Job) -> NetbuildError:
     """The error for operators that ncnn lacks; at the row of the rarest one, if only that row can have caused it."""
     kind, count = missing.most_common()[-1]
     message = f"ncnn has no operator for {', '.join(sorted(missing))}"
-    rows = tracing.rows_with(tracing.capture(job), kind.rpartition(".")[2])
+    rows = tracing.rows_with(tracing.capture(job), re.split(r"::|\.", kind)[-1])
     if rows and (len(rows) == count or len(set(rows)) == 1):
         return tracing.row_error(message, rows[0], job.rows, "use another module there, or another --target")
     return NetbuildError(message, hint="use another --target")

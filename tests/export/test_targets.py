@@ -156,9 +156,7 @@ def test_free_axes_take_other_sizes(here, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "onnx" else pytest.mark.slow) for n in targets_with("half")]
-)
+@pytest.mark.parametrize("name", targets_with("half"))
 def test_half_files_are_half_the_size(here, name):
     find_or_skip(name)
     Path("broad.yaml").write_text(TINY.replace("[16,", "[256,"))
@@ -235,13 +233,17 @@ def test_an_operator_that_a_target_lacks_is_an_error_at_its_row(cli, here, name,
     Path("odd.yaml").write_text("ch: 3\nimgsz: 32\nlayers:\n  - [-1, 1, Conv, [4, 3, 1]]\n  - [-1, 1, Odd, []]\n")
     done = cli("export", "odd.yaml", "--target", name, "--modules", "own.py")
     assert done.code == 2
-    assert "odd.yaml:5:5: row 1 Odd: the operator aten." in done.err
-    assert "cannot be written as" in done.err
+    if name == "ncnn":  # its converter is another program, which crashes on the second
+        expected = "odd.yaml:5:5: row 1 Odd: ncnn has no operator" if "bessel" in operator else "pnnx cannot convert"
+        assert expected in done.err
+    else:
+        assert "odd.yaml:5:5: row 1 Odd: the operator aten." in done.err
+        assert "cannot be written as" in done.err
     assert sorted(os.listdir(here)) == ["odd.yaml", "own.py"]
 
 
 SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32}
-BEYOND = {("executorch", "ddpm-unet")}
+BEYOND = {("executorch", "ddpm-unet"), *(("ncnn", net) for net in ("lenet5", "rtdetr-l", "swin-t"))}
 NETS = """
 alexnet convnext-tiny ddpm-unet densenet121 efficientnet-b0 googlenet inception-v3 lenet5 mobilenet-v2
 mobilenet-v3-small resnet18 rtdetr-l siamfc swin-t unet vit-b-16 yolo11 yolo11-cls yolo11-obb yolo11-pose yolo11-seg
@@ -258,7 +260,7 @@ def test_architectures_are_proven(here, name, net):
     if net == "yolov10n":
         network.model[-1].end2end = True
     if (name, net) in BEYOND:
-        with pytest.raises(ProofError):
+        with pytest.raises(NetbuildError):
             export(network, target=name, imgsz=SIZES.get(net, 64))
         return
     done = export(network, target=name, imgsz=SIZES.get(net, 64))
