@@ -32,6 +32,7 @@ PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
 FITTINGS = ("letterbox", "middle", "stretch")
 RESIZINGS = ("area", "linear")
+SCORE_MARGIN = 0.01  # by which rounding, as in float16 and int8, may take a score out of 0 to 1
 BOX_FORMS = ("corners", "centres", "parts")
 MAX_BYTES = 2**31  # of an ONNX file: protobuf reads no larger one
 MAX_SIDE = 2**16  # of a picture or an input
@@ -308,10 +309,13 @@ class Model:
         return [*found[:3], found[3] + start]
 
     def _check_arrays(self, found: Sequence[Any], count: int) -> None:
-        """Check types and shapes of the outputs for ``count`` images, and the numbers of classes in them."""
+        """Check types, shapes and values of the outputs for ``count`` images."""
         for output, name in zip(found, self.outputs):
             if not isinstance(output, np.ndarray) or output.ndim == 0 or output.dtype.kind not in "fiub":
                 raise RunError(f"{self.path}: its output '{name}' is not a tensor of numbers with a batch axis")
+            if output.dtype.kind == "f" and not np.isfinite(output).all():
+                hint = "the network has diverged, or its values are too large for the type of the file"
+                raise RunError(f"{self.path}: its output '{name}' has values that are NaN or infinite", hint)
             if self.info.nms is None and len(output) != count:
                 raise RunError(f"{self.path}: its output '{name}' has {len(output)} rows for a batch of {count} images")
         for _, head, of_head in self.split_outputs(found):
@@ -328,9 +332,20 @@ class Model:
             self._check_numbers(found[0][..., 4], found[0][..., 5])
         elif self.info.numbers:
             self._check_numbers(np.ones_like(found[0]), found[0])
+        elif self.info.is_dense:
+            # Rows are (B, cells, 5+classes) with objectness, else (B, 4+classes+extra, cells).
+            last = found[0].shape[1] - self.info.extra_count
+            self._check_scores(found[0][..., 4:] if self.info.objectness else found[0][:, 4:last])
+
+    def _check_scores(self, scores: Array) -> None:
+        """Check that scores are probabilities."""
+        if scores.size and not (scores.min() >= -SCORE_MARGIN and scores.max() <= 1 + SCORE_MARGIN):
+            message = f"its scores are from {scores.min():.4g} to {scores.max():.4g}, and not probabilities from 0 to 1"
+            raise RunError(f"{self.path}: {message}", hint="are they logits, or in another order?")
 
     def _check_numbers(self, scores: Array, classes: Array) -> None:
-        """Check that detections with a score have the number of a class."""
+        """Check that detections have scores from 0 to 1, and those with a score the number of a class."""
+        self._check_scores(scores)
         most = len(self.info.names) if self.info.names else MAX_SIDE
         seen = classes[scores > 0]
         wrong = seen[~((seen >= 0) & (seen < most))]  # NaN is neither

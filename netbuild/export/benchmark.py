@@ -209,7 +209,7 @@ def benchmark_files(
 
 
 def _file_run(network: OnnxNetwork) -> Run:
-    return lambda arrays: network.file.run(arrays[0])
+    return lambda arrays: network.run(arrays[0])
 
 
 def _finish_file(runner: _Runner, batch: int, path: str | Path, data: str | None) -> Row:

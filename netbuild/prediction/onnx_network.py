@@ -84,13 +84,21 @@ class OnnxNetwork(Network):
         Raises:
             NetbuildError: if the file fails on them.
         """
-        try:
-            outputs = self.file.run(images[0].cpu().numpy())
-        except RunError as error:
-            _raise_error(error)
+        outputs = self.run(images[0].cpu().numpy())
         if self.file.info.nms is not None:
             return _stack_detections(runtime.split_detections(outputs, len(images[0])))
         return outputs_for(self.task, outputs)
+
+    def run(self, images: Any) -> list[Any]:
+        """Return the file's output arrays for an array of images (B, C, H, W), see `runtime.Model.run`.
+
+        Raises:
+            NetbuildError: if the file fails on them.
+        """
+        try:
+            return self.file.run(images)
+        except RunError as error:
+            _raise_error(error)
 
     def choose_size(self, imgsz: int | tuple[int, int] | None, rect: bool | None) -> tuple[tuple[int, int], bool]:
         """Choose the input size, and whether inputs are padded only up to the stride; see `runtime.Model.choose_size`.

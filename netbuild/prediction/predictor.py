@@ -113,6 +113,9 @@ class Predictor:
         """Run the network on a batch and return the task's prediction for each image."""
         stacked = np.stack([item.pixels for item in batch]).transpose(0, 3, 1, 2)
         outputs = self.outputs(torch.from_numpy(np.ascontiguousarray(stacked)))
+        if not _are_finite(outputs):
+            hint = "it has diverged, or was trained further with too high a rate"
+            raise NetbuildError("the network's outputs are NaN or infinite", hint=hint)
         found = self.task.postprocess(outputs, stacked.shape[2:], **self.options)
         return [found[i] for i in range(len(batch))]
 
@@ -286,6 +289,15 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     if (given := expand_size(imgsz)) is not None:
         return given
     return (max(size),) * 2 if letterbox else size
+
+
+def _are_finite(outputs: Any) -> bool:
+    """Whether the decoded outputs of a network have no values that are NaN or infinite; raw maps are not looked at."""
+    if isinstance(outputs, Mapping):
+        return all(map(_are_finite, outputs.values()))
+    if isinstance(outputs, (list, tuple)):
+        return all(map(_are_finite, outputs)) if isinstance(outputs, list) else _are_finite(outputs[0])
+    return not isinstance(outputs, torch.Tensor) or bool(torch.isfinite(outputs).all())
 
 
 def _further_inputs(network: Network, values: Sequence[Any]) -> tuple[torch.Tensor, ...]:

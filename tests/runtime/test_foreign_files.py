@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from helpers.foreign_models import save_model
 from PIL import Image
 
@@ -94,6 +95,38 @@ def test_a_file_of_ultralytics_is_predicted(tmp_path, cli, picture, name):
     assert cli("inspect", file).code == 0
     (row,) = benchmark(file, rounds=2)
     assert (row.target, row.median_ms > 0, row.difference) == ("u.onnx", True, None)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ([dense([*BOX, 0.1, 0.9]) * np.nan], "its output 'output0' has values that are NaN or infinite"),
+        ([dense([*BOX, 0.1, np.inf])], "its output 'output0' has values that are NaN or infinite"),
+        ([dense([*BOX, 0.1, 5])], "its scores are from 0 to 5, and not probabilities"),
+        ([dense([*BOX, 0.1, -5])], "its scores are from -5 to 0.1, and not probabilities"),
+        ([[[[*LIST, 9, 1], [0] * 6]]], "its scores are from 0 to 9, and not probabilities"),
+        ([np.concatenate([dense([*BOX, 0.1, 0.9])] * 2)], "its output 'output0' has 2 rows for a batch of 1 images"),
+    ],
+)
+def test_outputs_that_can_be_no_detections_are_errors(tmp_path, cli, picture, outputs, words):
+    file = write(tmp_path / "u.onnx", ULTRALYTICS, *outputs)
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "d.yaml").write_text("path: .\nval: [a.txt.lst.txt]\nnames: [cat, dog]\n")
+    (tmp_path / "a.txt.lst.txt").write_text("a.png\n")
+    for command in (["predict", file, picture], ["val", file, "--data", tmp_path / "d.yaml"], ["benchmark", file]):
+        done = cli(*command)
+        assert (done.code, words in done.err) == (2, True), (command, done)
+    with pytest.raises(RunError, match=words.split("(")[0]):
+        runtime.load(file).predict(picture)
+
+
+def test_a_network_that_has_diverged_is_not_one_that_finds_nothing(tmp_path, cli, picture):
+    network = netbuild.build("yolo11n.yaml")
+    with torch.no_grad():
+        network.model[0].conv.weight.fill_(torch.nan)
+    netbuild.save(network, tmp_path / "n.safetensors")
+    done = cli("predict", tmp_path / "n.safetensors", picture, "--imgsz", 64)
+    assert (done.code, "error: the network's outputs are NaN or infinite" in done.err) == (2, True), done.err
 
 
 def interpolate(image, h, w):
@@ -289,7 +322,7 @@ def test_metadata_that_does_not_fit_is_an_error_at_opening(tmp_path, cli, pictur
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [([*LIST, 0.9, 5], "class 5.0"), ([*LIST, 0.9, -1], "class -1.0"), ([*LIST, 0.9, np.nan], "class nan")],
+    [([*LIST, 0.9, 5], "class 5.0"), ([*LIST, 0.9, -1], "class -1.0"), ([*LIST, 0.9, np.nan], "NaN")],
 )
 def test_numbers_of_classes_that_do_not_exist_are_an_error(tmp_path, cli, picture, row, message):
     file = write(tmp_path / "n.onnx", {**OURS, "one2one": "true", "boxes": "corners"}, [[row]])
