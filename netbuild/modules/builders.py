@@ -349,7 +349,8 @@ def _unwrap(network: nn.Module, truncate: int) -> nn.Sequential:
     """Return the network's children in sequence, without the last ``truncate``.
 
     Raises:
-        NetbuildError: if none is left, which would silently be the identity.
+        ValueError: if none is left, which would silently be the identity. Ejected files have this function too, and
+            know no class of netbuild.
     """
     # As Ultralytics counts them: a leading Sequential, such as VGG's features, is taken apart, too.
     layers = list(network.children())
@@ -357,8 +358,7 @@ def _unwrap(network: nn.Module, truncate: int) -> nn.Sequential:
         layers = [*layers[0].children(), *layers[1:]]
     if truncate >= len(layers):
         names = ", ".join(name for name, _ in network.named_children())
-        message = f"truncate {truncate} drops all {len(layers)} parts of the network: {names}"
-        raise NetbuildError(message, hint=f"give less than {len(layers)}")
+        raise ValueError(f"truncate {truncate} drops all {len(layers)} parts of the network: {names}; give less")
     return nn.Sequential(*(layers[:-truncate] if truncate else layers))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.packaged import resolve_packaged
 
 import netbuild
 from netbuild.author.ejecting import build_network, has_shared_tensors
@@ -56,6 +57,7 @@ class ChannelGate(nn.Module):
         return self.conv(x) * gate.sigmoid()[..., None, None]
 
 import torch
+from helpers.packaged import resolve_packaged
 '''
 OWN = """\
 imports: [./gate.py]
@@ -137,6 +139,23 @@ def assert_no_leftovers(text):
 def test_some_packaged_networks(tmp_path):
     prove([ejected(smallest(stem), tmp_path, stem) for stem in SOME])
     assert_clean(tmp_path)
+
+
+def files_with_new_modules():
+    """Return stems of packaged files that together have every module that any of them has."""
+    seen, stems = set(), []
+    for name, path in sorted(packaged_architectures().items()):
+        modules = {row.module for row in load(path).all_rows}
+        if modules - seen:
+            stems.append(Path(name).stem)
+            seen |= modules
+    return stems
+
+
+@pytest.mark.parametrize("stem", files_with_new_modules())
+def test_the_code_of_every_packaged_module_can_be_copied(stem):
+    """The slow tests prove what the files compute."""
+    assert "import netbuild" not in write_source(resolve_packaged(stem)).text
 
 
 @pytest.mark.slow
