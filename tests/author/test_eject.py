@@ -145,7 +145,7 @@ def files_with_new_modules():
     """Return stems of packaged files that together have every module that any of them has."""
     seen, stems = set(), []
     for name, path in sorted(packaged_architectures().items()):
-        modules = {row.module for row in load(path).all_rows}
+        modules = {row.module for row in load(path).all_rows()}
         if modules - seen:
             stems.append(Path(name).stem)
             seen |= modules
