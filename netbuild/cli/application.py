@@ -20,6 +20,8 @@ def main() -> None:
     if _is_one_of_several():  # an error of ours says why a connection failed, not a backtrace of torch's C++ code
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
+        if "" in sys.argv[1:]:  # as a path it would be the working directory
+            raise NetbuildError("an argument is empty", hint="is a variable of the shell not set?")
         app()
     except NetbuildError as error:
         if state.debug:

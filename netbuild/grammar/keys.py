@@ -79,7 +79,7 @@ def _read_anchors(node: Node) -> int | list[list[float]]:
 def _read_init(node: Node) -> str:
     """Read the initialisation of weights; without it each module keeps torch's own."""
     if node.value not in INITIAL:
-        raise node.error(f"'init' is {' or '.join(INITIAL)}, not {node.value}", did_you_mean(str(node.value), INITIAL))
+        raise node.error(f"must be {' or '.join(INITIAL)}, not {node.value}", did_you_mean(str(node.value), INITIAL))
     return str(node.value)
 
 

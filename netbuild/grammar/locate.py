@@ -147,3 +147,27 @@ def scaled_name(stem: str, scale: str) -> str:
         return stem  # the file is one of a single scale, with its letter in the name
     separator = "" if len(scale) == 1 and stem[:end][-1:].isdigit() else "-"
     return stem[:end] + separator + scale + stem[end:]
+
+
+# Kinds of files that are often named in the place of a network.
+_OTHERS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "a picture"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv", ".webm"), "a video"),
+    **dict.fromkeys((".zip", ".gz", ".tar", ".tgz"), "an archive"),
+    ".csv": "a table",
+}
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Refuse a file whose ending says that it is no network's file.
+
+    Raises:
+        NetbuildError: for an ONNX file, a picture, a video, an archive or a table.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        hint = "use the checkpoint or the network file that it was exported from; predict, val and inspect take ONNX"
+        raise NetbuildError(f"{path}: an ONNX file has no rows to build a network from", hint=hint)
+    if suffix in _OTHERS and path.is_file():
+        hint = "a network's file or checkpoint comes first, as in netbuild predict best.safetensors one.jpg"
+        raise NetbuildError(f"{path}: is {_OTHERS[suffix]}, and no network", hint=hint)

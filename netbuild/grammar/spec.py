@@ -14,7 +14,7 @@ from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.extends import expand
 from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
-from netbuild.grammar.locate import resolve_run_folder
+from netbuild.grammar.locate import refuse_other_kinds, resolve_run_folder
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
@@ -138,9 +138,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     info = checkpoint_header.read_network(path)
     if info is not None:
         return replace(read_spec(info.yaml, Path(info.file), overrides), checkpoint=path, checkpoint_info=info)
-    if path.suffix.lower() == ".onnx":
-        hint = "use the checkpoint or the network file that it was exported from; predict, val and inspect take ONNX"
-        raise NetbuildError(f"{path}: an ONNX file has no rows to build a network from", hint=hint)
+    refuse_other_kinds(path)
     return read_spec(read_text(path), path, overrides)
 
 

@@ -27,10 +27,19 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)  # torch.device() itself accepts devices that are not there
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError:
         hint = "for several devices, run one process on each: --nproc 2" if "," in name else "--device cpu always works"
-        raise NetbuildError(f"--device {name}: {str(error).splitlines()[0]}", hint=hint) from None
+        raise NetbuildError(
+            f"--device {name}: must be auto, cpu, cuda, mps, or a GPU such as cuda:1", hint=hint
+        ) from None
+    if device.type == "meta":
+        raise NetbuildError("--device meta: has no values, so nothing can be computed on it")
+    try:
+        torch.empty(1, device=device)  # torch.device() itself accepts devices that are not there
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        is_there = device.type == "cuda" and torch.cuda.device_count() > (device.index or 0)
+        reason = str(error).splitlines()[0] if is_there else f"torch {torch.__version__} has no such device here"
+        raise NetbuildError(f"--device {name}: {reason}", hint="--device cpu always works") from None
     return device
 
 

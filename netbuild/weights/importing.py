@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from netbuild.errors import NetbuildError, shorten
+from netbuild.grammar.checkpoint_header import find_info, is_checkpoint
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE
 from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.nodes import parse
@@ -112,6 +113,9 @@ def fit_network(source: WeightsFile) -> CheckedRows:
     """
     rows = source.metadata.get("yaml")
     if not isinstance(rows, dict) or "backbone" not in rows:
+        if is_checkpoint(source.path) and find_info(source.path):
+            hint = "use it as it is; it has its network"
+            raise NetbuildError(f"{source.path}: is a checkpoint of netbuild already", hint=hint)
         raise NetbuildError(
             f"{source.path}: the checkpoint does not contain its network's rows",
             hint="name the network's file: netbuild weights import FILE --model NETWORK, or give FILE as --weights",

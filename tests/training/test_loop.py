@@ -491,7 +491,7 @@ def test_weights_are_initialised_as_the_file_says(tmp_path):
         assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
         assert not module.bias.any()
     (tmp_path / "he.yaml").write_text(text.replace("init: he", "init: hee"))
-    with pytest.raises(NetbuildError, match="'init' is he, not hee") as found:
+    with pytest.raises(NetbuildError, match="'init' must be he, not hee") as found:
         netbuild.build(tmp_path / "he.yaml")
     assert "did you mean 'he'" in str(found.value)
 
