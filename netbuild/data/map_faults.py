@@ -129,14 +129,14 @@ def _list_values(facts: MapFacts) -> Iterator[tuple[int | float, int]]:
     """Yield each value of a class map, a whole number where it is one, and the number of its pixels."""
     for text, count in facts.counts.items():
         value = float(text)
-        yield (int(value) if value == int(value) else value), count
+        yield (int(value) if value.is_integer() else value), count
 
 
 def _class_of(value: int | float, extra: Path | MapFile | NDArray[Any]) -> int | None:
     """Return the class that a value in a map stands for; None if it can be none."""
     if isinstance(extra, ClassMapFile):
-        return extra.class_of(int(value)) if value == int(value) else None
-    return int(value) if value >= 0 and value == int(value) else None
+        return extra.class_of(int(value)) if float(value).is_integer() else None
+    return int(value) if value >= 0 and float(value).is_integer() else None
 
 
 def _find_faults_of_classes(

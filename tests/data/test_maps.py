@@ -155,6 +155,15 @@ FAULTS = {  # values, keys, options, then kind, weight, what is dropped, words o
         "picture",
         "mask is 5 x 4, its picture is 6 x 4",
     ),
+    "not a number": (
+        np.where(CLASSES == 2, np.nan, np.minimum(CLASSES, 2)),
+        "masks: masks\n",
+        {"suffix": ".npy"},
+        "mask class",
+        "label",
+        "picture",
+        "no name has (there are 3 names): nan (4 pixels)",
+    ),
     "nothing": (np.full((4, 6), 255, np.uint8), "masks: masks\n", {}, "mask empty", "note", "", "every pixel is 255"),
     "no array": (
         np.zeros((4, 6, 2)),
@@ -216,6 +225,7 @@ def test_masks_of_0_and_255_are_noted_once(tmp_path):
         ("masks: masks\nlabel_mapping: {0: 1, '#ff0000': 1}\n", "numbers and colours"),
         ("masks: masks\nextras: {mask: classes}\n", "extras has a mask, and masks names it again"),
         ("depth_scale: 0\n", "depth_scale must be a number above 0"),
+        ("depth_scale: 1.0e-300\n", "depth_scale must be a number above 0, from 1e-06 to"),
     ],
 )
 def test_faults_of_the_keys_of_maps(tmp_path, keys, words):

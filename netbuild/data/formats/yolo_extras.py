@@ -17,6 +17,7 @@ from netbuild.data.maps import IGNORED, ClassMapFile, DepthFile, MapFile
 from netbuild.grammar.nodes import Node
 
 KEYS = ("extras", "masks", "label_mapping", "depth", "depth_scale")
+MIN_SCALE, MAX_SCALE = 1e-6, 1e9  # the numbers in a metre; beyond, float32 would not hold the distances
 _COLOUR = re.compile(r"#([0-9a-fA-F]{6})|\(?(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})\)?")
 
 
@@ -192,7 +193,8 @@ def _read_depth_scale(node: Node, extras: dict[str, ExtraFolder]) -> dict[str, E
     entry = _find_entry(node, "depth_scale")
     if entry is None:
         return extras
-    if type(entry.value) not in (int, float) or not 0 < entry.value < float("inf"):
-        raise entry.error(f"depth_scale must be a number above 0, not {entry.describe()}")
+    if type(entry.value) not in (int, float) or not MIN_SCALE <= entry.value <= MAX_SCALE:
+        message = f"depth_scale must be a number above 0, from {MIN_SCALE:g} to {MAX_SCALE:g}, not {entry.describe()}"
+        raise entry.error(message)
     place = extras.get(DEPTH, ExtraFolder(Extra("values"), DEPTH))
     return {**extras, DEPTH: replace(place, scale=float(entry.value))}
