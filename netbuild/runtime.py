@@ -313,7 +313,7 @@ class Model:
         for output, name in zip(found, self.outputs):
             if not isinstance(output, np.ndarray) or output.ndim == 0 or output.dtype.kind not in "fiub":
                 raise RunError(f"{self.path}: its output '{name}' is not a tensor of numbers with a batch axis")
-            if output.dtype.kind == "f" and not np.isfinite(output).all():
+            if self.info.task in TASKS and output.dtype.kind == "f" and not np.isfinite(output).all():
                 hint = "the network has diverged, or its values are too large for the type of the file"
                 raise RunError(f"{self.path}: its output '{name}' has values that are NaN or infinite", hint)
             if self.info.nms is None and len(output) != count:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netbuild.data.formats.files import SPLIT_NAMES, list_readings
+from netbuild.data.formats.table_values import is_any_number
 from netbuild.data.images import SUFFIXES
 from netbuild.errors import NetbuildError, shorten
 
@@ -126,21 +127,13 @@ def _is_picture(file: Path, cell: str) -> bool:
 
 def _read_unnamed(file: Path, first: Sequence[str]) -> Columns:
     """Return the columns of a file without a header: path,label[,split] or path,x1,y1,x2,y2[,class]."""
-    if len(first) in (5, 6) and all(_is_number(cell) or not cell for cell in first[1:5]):
+    if len(first) in (5, 6) and all(is_any_number(cell) or not cell for cell in first[1:5]):
         return Columns(len(first), label=5 if len(first) == 6 else None, box=(1, 2, 3, 4), form="corners")
     if len(first) < 2 or len(first) > 3 or (len(first) == 3 and first[2] and first[2].lower() not in SPLIT_NAMES):
         expected = "path,label[,split] or path,x1,y1,x2,y2,class"
         message = f"{file}: {len(first)} columns without names: {shorten(','.join(first))}; expected {expected}"
         raise NetbuildError(message, hint="name the columns in the first line")
     return Columns(len(first), split=2 if len(first) == 3 else None)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.isascii()
 
 
 def _read_named(file: Path, shown: Sequence[str], names: Sequence[str], second: Sequence[str]) -> Columns:

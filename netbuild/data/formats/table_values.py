@@ -90,10 +90,11 @@ def is_number(cell: str) -> bool:
 
 def are_numbers(cells: Sequence[str]) -> bool:
     """Whether cells are meant as numbers: nearly all are such, also infinite ones, which are errors later."""
-    return _share(cells, _is_any_number) >= USUAL_SHARE
+    return _share(cells, is_any_number) >= USUAL_SHARE
 
 
-def _is_any_number(cell: str) -> bool:
+def is_any_number(cell: str) -> bool:
+    """Whether a cell is a number, be it infinite or NaN."""
     try:
         float(cell)
     except ValueError:
