@@ -16,7 +16,7 @@ from netbuild.tasks import anchor_fitting
 from netbuild.tasks.anchor_fitting import best_possible_recall, compute_fit, find_anchors, measure_objects
 from netbuild.tasks.anchor_matching import Matches, match_by_shape, select_by_cost
 from netbuild.tasks.detect import DetectTask
-from netbuild.tasks.losses.anchors import AnchorLoss, AuxiliaryAnchorLoss, CostAnchorLoss
+from netbuild.tasks.losses.anchors import LOSS_FACTOR, AnchorLoss, AuxiliaryAnchorLoss, CostAnchorLoss
 from netbuild.tasks.losses.auxiliary import AuxiliaryCellsLoss
 from netbuild.tasks.losses.base import read_objects
 from netbuild.tasks.losses.cells import CellsLoss
@@ -151,7 +151,7 @@ def test_the_loss_of_yolov5_equals_plain_loops(nc):
     assert len({pair[5] for pair in pairs}) >= 5
     expected = plain_terms(maps, batch, pairs, (0.05, 1.0, 0.5))
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
-    assert total.item() == pytest.approx(len(COUNTS) * sum(expected.values()), rel=1e-5)
+    assert total.item() == pytest.approx(LOSS_FACTOR * len(COUNTS) * sum(expected.values()), rel=1e-5)
 
 
 def test_the_loss_of_yolov7_equals_plain_loops():
@@ -170,7 +170,7 @@ def test_the_loss_of_yolov7_equals_plain_loops():
     total, terms = DetectTask(head).loss(maps, batch)
     expected["aux"] = 0.25 * sum(further.values())
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
-    assert total.item() == pytest.approx(len(COUNTS) * sum(expected.values()), rel=1e-5)
+    assert total.item() == pytest.approx(LOSS_FACTOR * len(COUNTS) * sum(expected.values()), rel=1e-5)
 
 
 @pytest.mark.parametrize("reach", [0.5, 1.0])
@@ -262,6 +262,15 @@ def test_class_weights_weigh_the_classes():
     plain = DetectTask(head).loss(maps, batch)[1]["cls"]
     weighed = DetectTask(head, class_weights=torch.full((NC,), 3.0)).loss(maps, batch)[1]["cls"]
     assert weighed.item() == pytest.approx(3 * plain.item())
+
+
+def test_gradients_are_about_as_large_as_those_of_an_anchor_free_head():
+    """Then both are clipped alike: gradients that are never clipped leave those of the first steps in AdamW's state."""
+    _, maps, batch = scene(AnchorDetect)
+    free, feats, objects = branched_scene(DDetect)
+    with_anchors = DetectTask(AnchorDetect(NC, ANCHORS, ch=[4, 4], stride=list(STRIDES)).double()).loss(maps, batch)[0]
+    without = DetectTask(free).loss(free(feats), objects)[0]
+    assert 0.2 < with_anchors.item() / without.item() < 5
 
 
 # -- auxiliary branches of YOLOv9 -------------------------------------------------------------------------------------
