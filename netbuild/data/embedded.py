@@ -30,7 +30,11 @@ NAMES = (CLASSIFICATION, DETECTION, *shapes.SETS)
 TEST_COUNT = 360  # digits in the test split
 SIDE = 128  # of the pictures of digits-detect, in pixels
 # The side in pixels of the pictures of sets for networks that usually take larger ones: a demonstration in minutes.
-SIDES = {DETECTION: SIDE, **dict.fromkeys(shapes.SETS, SCENE_SIZE[0])}
+SIDES = {
+    DETECTION: SIDE,
+    **dict.fromkeys(shapes.OBJECT_SETS, SCENE_SIZE[0]),
+    **dict.fromkeys(shapes.TABLES, shapes.TABLE_SIZE[0]),
+}
 COUNTS = {"train": 640, "val": 160}  # pictures of digits-detect
 AUGMENTATION = "augmentation: digits\n"  # in the data file: digits must not be mirrored
 _SEED = 1
@@ -65,9 +69,11 @@ def make_data_file(name: str) -> Path:
     """
     if name == DETECTION:
         return _make_folder(f"{DETECTION}-{_LAYOUT}", _write_pictures, "data.yaml") / "data.yaml"
+    if name in shapes.TABLES:
+        write = partial(shapes.write_tables, progress=_Progress(name))
+        return _make_folder(f"{shapes.TABLES_FOLDER}-{shapes.LAYOUT}", write, name) / name
     write = partial(shapes.write_sets, progress=_Progress(shapes.ALL))
-    folder = _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name
-    return folder if name in shapes.TABLES else folder / "data.yaml"
+    return _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name / "data.yaml"
 
 
 def _make_folder(name: str, write: Callable[[Path], None], last: str) -> Path:

@@ -64,7 +64,9 @@ def test_the_tables_say_what_is_in_the_pictures(name, task, few_scenes, monkeypa
     assert (report.problems(), report.dataset.task) == ([], task)
     assert [len(report.samples(split)) for split in ("train", "val")] == [12, 4]
     for number, sample in enumerate(report.samples("train")):
-        frame = make_scene((1, 0, number)).frame()
+        frame = files.make_table_scene((1, 0, number)).frame()
+        assert (len(frame.objects), frame.picture.shape) in [(count, (64, 64, 3)) for count in (1, 2, 3)]
+        assert (sample.image(3) == frame.picture).all()
         if task == "multilabel":
             assert sample.classes.tolist() == sorted({found.label for found in frame.objects})
         else:

@@ -7,13 +7,15 @@ from netbuild.grammar.locate import scaled_name
 
 def write_few_scenes(cache, train=8, val=4):
     """Write the embedded sets of shapes with so many pictures into a cache folder, where commands find them."""
-    counts, folder = files.COUNTS, cache / f"shapes-{files.LAYOUT}"
-    files.COUNTS = {"train": train, "val": val}
+    before = files.COUNTS, files.TABLE_COUNTS
+    files.COUNTS = files.TABLE_COUNTS = {"train": train, "val": val}
+    writers = {"shapes": files.write_sets, files.TABLES_FOLDER: files.write_tables}
     try:
-        folder.mkdir(parents=True)
-        files.write_sets(folder)
+        for name, write in writers.items():
+            (cache / f"{name}-{files.LAYOUT}").mkdir(parents=True)
+            write(cache / f"{name}-{files.LAYOUT}")
     finally:
-        files.COUNTS = counts
+        files.COUNTS, files.TABLE_COUNTS = before
 
 
 def smallest_network(task, folder):

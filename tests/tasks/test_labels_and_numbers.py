@@ -219,7 +219,7 @@ def test_a_network_that_classifies_learns_what_the_data_have(cli, here, task, da
     assert (done.code, "proven equal to torch" in done.out) == (0, True)
     of_file = json.loads(cli("val", "net.onnx", "--data", data, "-Oworkers=0", "--json").out)
     assert of_file["measures"][measure] == pytest.approx(of_torch["measures"][measure], abs=1e-3)
-    picture = here / f"cache/shapes-{files.LAYOUT}/{data}/images/val/0000.png"
+    picture = here / f"cache/{files.TABLES_FOLDER}-{files.LAYOUT}/{data}/images/val/0000.png"
     flags = ["--conf", "0.2"] if task == "multilabel" else []
     found = [
         json.loads(cli("predict", file, picture, "--json", *flags).out)["pictures"][0]["records"]

@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers.scenes import smallest_network, write_few_scenes
 
+from netbuild.data.embedded import SIDES
 from netbuild.data.shapes import files
 from netbuild.tasks import TASKS, find
 
@@ -22,7 +23,7 @@ def test_a_task_runs_without_data(cli, tmp_path, monkeypatch, task):
     name = find(task).embedded
     done = cli("train", smallest_network(task, tmp_path), "--epochs", 1, "-o", "run", *QUICK)
     assert done.code == 0, done.err
-    assert f"the embedded demonstration set '{name}' at 160 pixels" in done.err
+    assert f"the embedded demonstration set '{name}' at {SIDES[name]} pixels" in done.err
     assert json.loads((tmp_path / "run/run.json").read_text())["data"] == name
     done = cli("train", "--resume", "run", "--epochs", 2)
     assert done.code == 0, done.err
@@ -32,7 +33,8 @@ def test_a_task_runs_without_data(cli, tmp_path, monkeypatch, task):
     exported = json.loads(cli("val", "net.onnx", "--data", name, "-Oworkers=0", "--json").out)["measures"]
     # After two steps scores are all but equal, so the measures of the two may differ; what is exported is proven.
     assert exported.keys() == measured.keys()
-    picture = tmp_path / f"cache/shapes-{files.LAYOUT}/{name}/images/val/0000.png"
+    made = files.TABLES_FOLDER if name in files.TABLES else files.ALL
+    picture = tmp_path / f"cache/{made}-{files.LAYOUT}/{name}/images/val/0000.png"
     for file in ("run/last.safetensors", "net.onnx"):
         done = cli("predict", file, picture, "-o", f"of-{file[:3]}", "--json")
         assert done.code == 0, done.err

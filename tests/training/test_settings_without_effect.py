@@ -43,8 +43,11 @@ def scenes(tmp_path_factory):
     write_few_scenes(cache, train=4, val=1)
 
     def opened(name):
-        folder = cache / f"shapes-{files.LAYOUT}" / (name if name in files.SETS else "shapes")
-        dataset = open_data(folder if name in files.TABLES else folder / "data.yaml")
+        if name in files.TABLES:
+            dataset = open_data(cache / f"{files.TABLES_FOLDER}-{files.LAYOUT}" / name)
+        else:
+            folder = cache / f"shapes-{files.LAYOUT}" / (name if name in files.SETS else "shapes")
+            dataset = open_data(folder / "data.yaml")
         found = scan(dataset, splits=["train"], cache=False).samples("train")
         if name in files.TABLES:
             return dataset, found

@@ -1,13 +1,19 @@
-"""The embedded scenes as data sets of YOLO's format or as CSV: a folder for each kind of labels, of the same pictures.
+"""The embedded scenes as data sets of YOLO's format or as CSV: a folder for each kind of labels.
 
 ``shapes`` has polygons, class maps and depth of each picture. Class maps have one class more than the objects, the
-background, so it is among the names of this set. The other sets have the labels of one task, and its names alone.
-Those of whole pictures are tables: which shapes are in it, and how many objects and how far away on average.
+background, so it is among the names of this set. The other sets with objects have the same pictures with the labels of
+one task, and its names alone.
+
+The sets of whole pictures are tables: which shapes are in it, and how many objects and how far away on average. Such
+labels say far less of a picture than boxes do: hardly anything is learnt of six labels from 480 pictures with up to
+seven objects. So these sets have more pictures, with fewer objects each. The pictures are smaller, so that they are
+learnt as quickly, but the shapes in them are not.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +23,84 @@ from netbuild.data.images import pillow
 from netbuild.data.shapes.outlines import CLASSES, FLIP_INDEX, LANDMARKS
 from netbuild.data.shapes.placing import SIZE, make_scene
 from netbuild.data.shapes.raster import join_loops
-from netbuild.data.shapes.scene import Frame, SeenObject
+from netbuild.data.shapes.scene import Frame, Scene, SeenObject
 
 ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
 LABELS, NUMBERS = "shapes-labels", "shapes-numbers"
 OBJECT_SETS, TABLES = (ALL, SEGMENT, POSE, ORIENTED), (LABELS, NUMBERS)
 SETS = (*OBJECT_SETS, *TABLES)
 COUNTS = {"train": 480, "val": 120}  # pictures
+TABLES_FOLDER = "shapes-tables"  # beside that of the sets with objects
+TABLE_COUNTS = {"train": 1600, "val": 200}  # pictures of tables
+TABLE_SIZE = (64, 64)  # of these, in pixels
+TABLE_THINGS = (1, 3)  # least and largest number of objects in these
 DEPTH_SCALE = 1000  # numbers of the depth files for a metre
 SIGMA = 0.1  # of OKS for all landmarks, which are drawn: about as for the large joints of COCO's people
 LAYOUT = 3  # version of the files: increase it when what is written changes
 _SEED = 1
 
+Progress = Callable[[int, int], None]
 
-def write_sets(folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the data sets, each into a folder of its name with ``data.yaml``, or ``train.csv`` and ``val.csv``.
+
+def write_sets(folder: Path, progress: Progress | None = None) -> None:
+    """Write the data sets with objects, each into a folder of its name with ``data.yaml``.
 
     Args:
         folder: an empty folder.
         progress: called after each picture with the number done and the total.
     """
-    total, done = sum(COUNTS.values()), 0
-    for number, (split, count) in enumerate(COUNTS.items()):
-        for name in SETS:
-            labels = () if name in TABLES else ("labels",)
-            for kind in ("images", *labels, *(("masks", "depth") if name == ALL else ())):
+    for split in COUNTS:
+        for name in OBJECT_SETS:
+            for kind in ("images", "labels", *(("masks", "depth") if name == ALL else ())):
                 (folder / name / kind / split).mkdir(parents=True)
-        lines: dict[str, list[str]] = {LABELS: [",".join(("path", *CLASSES))], NUMBERS: ["path,objects,depth"]}
+    for split, stem, frame in _make_frames(COUNTS, partial(make_scene, size=SIZE), progress):
+        _write_picture(folder, split, stem, frame)
+    for name in OBJECT_SETS:
+        (folder / name / "data.yaml").write_text(_describe(name), encoding="utf-8", newline="\n")
+
+
+def write_tables(folder: Path, progress: Progress | None = None) -> None:
+    """Write the data sets of whole pictures, each into a folder of its name with ``train.csv`` and ``val.csv``.
+
+    Arguments are as of `write_sets`.
+    """
+    heads = {LABELS: ",".join(("path", *CLASSES)), NUMBERS: "path,objects,depth"}
+    lines = {(name, split): [head] for name, head in heads.items() for split in TABLE_COUNTS}
+    for name, split in lines:
+        (folder / name / "images" / split).mkdir(parents=True)
+    for split, stem, frame in _make_frames(TABLE_COUNTS, make_table_scene, progress):
+        first, *others = (folder / name / "images" / split / f"{stem}.png" for name in TABLES)
+        pillow().fromarray(frame.picture).save(first, compress_level=1)
+        for other in others:
+            _link(first, other)
+        for name in TABLES:
+            lines[name, split].append(f"images/{split}/{stem}.png,{table_row(name, frame)}")
+    for (name, split), rows in lines.items():
+        _write_lines(folder / name / f"{split}.csv", rows)
+
+
+def make_table_scene(seed: tuple[int, ...]) -> Scene:
+    """Return the scene of a picture of the tables."""
+    return make_scene(seed, TABLE_SIZE, things=TABLE_THINGS)
+
+
+def _make_frames(
+    counts: Mapping[str, int], make: Callable[[tuple[int, ...]], Scene], progress: Progress | None
+) -> Iterator[tuple[str, str, Frame]]:
+    """Make still scenes and yield split, name without suffix, and what is seen of each.
+
+    Args:
+        counts: pictures of each split.
+        make: makes the scene of a seed.
+        progress: called after each picture.
+    """
+    total, done = sum(counts.values()), 0
+    for number, (split, count) in enumerate(counts.items()):
         for index in range(count):
-            frame, stem = make_scene((_SEED, number, index)).frame(), f"{index:04}"
-            _write_picture(folder, split, stem, frame)
-            for name in TABLES:
-                lines[name].append(f"images/{split}/{stem}.png,{table_row(name, frame)}")
+            yield split, f"{index:04}", make((_SEED, number, index)).frame()
             done += 1
             if progress:
                 progress(done, total)
-        for name in TABLES:
-            _write_lines(folder / name / f"{split}.csv", lines[name])
-    for name in OBJECT_SETS:
-        (folder / name / "data.yaml").write_text(_describe(name), encoding="utf-8", newline="\n")
 
 
 def label_row(name: str, found: SeenObject, size: tuple[int, int] = SIZE) -> str:
@@ -107,10 +152,9 @@ def _write_picture(folder: Path, split: str, stem: str, frame: Frame) -> None:
     library.fromarray(frame.classes).save(folder / ALL / "masks" / split / f"{stem}.png", compress_level=1)
     depth = library.fromarray(np.rint(frame.depth * DEPTH_SCALE).astype(np.uint16))
     depth.save(folder / ALL / "depth" / split / f"{stem}.png", compress_level=1)
-    for name in SETS:
+    for name in OBJECT_SETS:
         if name != ALL:
             _link(first, folder / name / "images" / split / first.name)
-    for name in OBJECT_SETS:
         rows = [label_row(name, found) for found in frame.objects]
         _write_lines(folder / name / "labels" / split / f"{stem}.txt", rows)
 

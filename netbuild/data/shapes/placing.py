@@ -11,12 +11,18 @@ from netbuild.data.shapes.things import FAR, FINE, NEAR, Thing, add_haze, find_o
 
 SIZE = (160, 160)  # width and height of a picture, in pixels
 MIN_VISIBLE = 0.3  # of the area of each object in a still scene
+STILL_THINGS = (2, 7)  # least and largest number of objects of a still scene
 _SEEN_FOR = 110  # frames in which an object crosses a picture of this size, on average
 
 Random = np.random.Generator
 
 
-def make_scene(seed: int | tuple[int, ...], size: tuple[int, int] = SIZE, count: int = 1) -> Scene:
+def make_scene(
+    seed: int | tuple[int, ...],
+    size: tuple[int, int] = SIZE,
+    count: int = 1,
+    things: tuple[int, int] = STILL_THINGS,
+) -> Scene:
     """Return a scene, the same for the same arguments on every machine.
 
     Args:
@@ -24,6 +30,7 @@ def make_scene(seed: int | tuple[int, ...], size: tuple[int, int] = SIZE, count:
         size: width and height of its frames, in pixels.
         count: of its frames. In a scene of a single frame each object's centre is in the picture, and at least
             `MIN_VISIBLE` of its area is seen; in a longer one objects enter, hide each other and leave.
+        things: least and largest number of objects of a scene of a single frame; fewer where they find no place.
     """
     seed = seed if isinstance(seed, tuple) else (seed,)
     # All numbers are made from `random()`, which gives the same in every version of numpy, unlike other distributions.
@@ -31,10 +38,11 @@ def make_scene(seed: int | tuple[int, ...], size: tuple[int, int] = SIZE, count:
     ground, depth, haze = _make_ground(random, size)
     mean = ground.mean((0, 1))
     while True:
-        things = _place_still(random, size, mean) if count == 1 else _place_moving(random, size, mean, count)
-        things.sort(key=lambda thing: -thing.distance)
-        if count > 1 or _shows_all(things, size):
-            return Scene(size, ground, depth, haze, tuple(things), seed)
+        still = count == 1
+        placed = _place_still(random, size, mean, things) if still else _place_moving(random, size, mean, count)
+        placed.sort(key=lambda thing: -thing.distance)
+        if not still or _shows_all(placed, size):
+            return Scene(size, ground, depth, haze, tuple(placed), seed)
 
 
 def _shows_all(things: list[Thing], size: tuple[int, int]) -> bool:
@@ -102,10 +110,10 @@ def _make_thing(random: Random, track: int, place: tuple[float, float], time: fl
     return Thing(track, label, distance, start, velocity, angle - spin * time, spin, colour)
 
 
-def _place_still(random: Random, size: tuple[int, int], mean: Floats) -> list[Thing]:
-    """Return 2 to 7 things at places where they overlap little."""
+def _place_still(random: Random, size: tuple[int, int], mean: Floats, limits: tuple[int, int]) -> list[Thing]:
+    """Return things at places where they overlap little; ``limits`` are the least and largest number of them."""
     things: list[Thing] = []
-    wanted = 2 + int(random.random() * 6)
+    wanted = limits[0] + int(random.random() * (limits[1] - limits[0] + 1))
     for _ in range(60):
         place = (size[0] * _uniform(random, 0.04, 0.96), size[1] * _uniform(random, 0.04, 0.96))
         thing = _make_thing(random, len(things) + 1, place, 0, mean)
