@@ -146,7 +146,7 @@ def test_unreadable_pictures_are_reported_and_skipped(cli, here, detector):
         (["one.png", "--max-det", "0"], "--max-det 0: must be at least 1"),
         (["one.png", "--classes", "screw,wahser"], "did you mean 'washer'"),
         (["one.png", "--classes", "3"], "there is 0 to 2"),
-        (["one.png", "--classes", ""], "there is no class ''"),
+        (["one.png", "--classes", ""], "an argument is empty"),
         (["one.png", "--save", "pitcures"], "did you mean 'pictures'"),
         (["one.png", "--save", "none,txt"], "none excludes all other kinds"),
         (["one.png", "--save", "none", "-o", "new"], "--out has no effect where nothing is saved"),
