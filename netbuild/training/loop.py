@@ -60,7 +60,7 @@ class Trainer:
         train, val: the loaders of training and validation batches.
         settings: the settings of the run.
         folder: the run's folder, which must exist.
-        names: the names of the classes.
+        names: the names of the classes, which checkpoints state; None if the network has no classes.
         callbacks: the callbacks of the run, which only rank 0 calls.
         decode_options: keyword arguments of `Task.postprocess` in validation.
         networks: the further networks that the task trains, by name.

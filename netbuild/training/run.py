@@ -333,7 +333,7 @@ def _make_arguments(
         "val": val,
         "settings": settings,
         "folder": folder,
-        "names": list(dataset.names),
+        "names": list(dataset.names) if task.counts_classes else None,
         "decode_options": task.decode_options(settings),
         "callbacks": callbacks,
     }
