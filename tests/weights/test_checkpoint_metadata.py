@@ -155,6 +155,12 @@ def test_every_command_checks_the_metadata(cli, tmp_path, monkeypatch, name, key
     assert not out.exists()
 
 
+def test_names_of_a_network_without_classes_are_not_compared(tmp_path):
+    """Earlier versions gave checkpoints of depth the names of their data set."""
+    path = netbuild.save(netbuild.build("yolo26n-depth.yaml"), tmp_path / "a.safetensors", names=["disc", "bar"])
+    assert checkpoint_header.read_info(path).nc == 1
+
+
 def test_what_no_reader_would_take_is_not_written(tmp_path):
     network = netbuild.build("lenet5.yaml")
     path = netbuild.save(network, tmp_path / "a.safetensors", names=[7, None, *"abcdefgh"])
