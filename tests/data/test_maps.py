@@ -202,6 +202,13 @@ def test_faults_of_maps(tmp_path, fault):
     assert depth is None or (np.isfinite(depth).all() and depth.min() == 0)
 
 
+def test_of_two_masks_of_a_picture_one_is_read_and_the_other_is_noted(tmp_path):
+    root = make(tmp_path, CLASSES.astype(np.uint8))
+    (root / "masks/train/1.tif").write_bytes(b"another")
+    (problem,) = scan(open_data(root)).problems()
+    assert (problem.kind, problem.message) == ("extra twice", "its 'mask' is 1.png; 1.tif is not read")
+
+
 def test_masks_of_0_and_255_are_noted_once(tmp_path):
     root = make(tmp_path, np.where(CLASSES > 0, 255, 0).astype(np.uint8))
     (root / "masks/train/1.png").write_bytes((root / "masks/train/0.png").read_bytes())

@@ -45,11 +45,11 @@ class ExtraFolder:
             return ClassMapFile(path, self.mapping, self.has_colours)
         return DepthFile(path, self.scale) if self.extra.kind == "values" and name == DEPTH else path
 
-    def find(self, picture: Path) -> Path | None:
-        """Return the file that belongs to a picture, by its name without suffix; None if there is none."""
+    def find(self, picture: Path) -> list[Path]:
+        """Return the files that may belong to a picture, by its name without suffix; the first is used."""
         wanted = replace_images(picture, self.folder)
         suffixes = sorted(SUFFIXES) if self.extra.kind == "picture" else [*sorted(SUFFIXES), ".npy"]
-        return next((path for path in (wanted, *map(wanted.with_suffix, suffixes)) if path.is_file()), None)
+        return [path for path in dict.fromkeys((wanted, *map(wanted.with_suffix, suffixes))) if path.is_file()]
 
 
 def find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: list[Problem]) -> Sample:
@@ -61,12 +61,15 @@ def find_extras(sample: Sample, folders: Mapping[str, ExtraFolder], problems: li
             message = f"its '{name}' is looked for in a folder {place.folder} beside images: the path has no images"
             problems.append(Problem(MISSING_EXTRA, LABEL, message, sample.path, drops="picture"))
             continue
-        file = place.find(sample.path)
-        if file is None:
+        files = place.find(sample.path)
+        if not files:
             message = f"there is no '{name}': looked for {wanted.with_suffix('.*')}"
             problems.append(Problem(MISSING_EXTRA, LABEL, message, sample.path, drops="picture"))
             continue
-        found[name] = place.open(name, file)
+        if files[1:]:
+            message = f"its '{name}' is {files[0].name}; {', '.join(path.name for path in files[1:])} is not read"
+            problems.append(Problem("extra twice", NOTE, message, sample.path))
+        found[name] = place.open(name, files[0])
     return replace(sample, extras=found)
 
 
