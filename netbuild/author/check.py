@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netbuild.author.findings import Finding, convert_errors, find_hiding_blocks, find_text_warnings, sort_findings
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.grammar import ultralytics
 from netbuild.grammar.locate import locate
 from netbuild.grammar.spec import Spec, load
@@ -15,6 +15,7 @@ from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.loading import load_custom_modules
+from netbuild.tasks import TASKS
 
 
 def check(
@@ -59,6 +60,7 @@ def _check_scale(spec: Spec, options: Options) -> Iterator[Finding]:
     yield from find_text_warnings(spec)
     yield from find_hiding_blocks(spec, set(registry.packaged_names()))
     yield from _find_hiding_modules(spec, options)
+    yield from _find_unknown_tasks(spec)
     try:
         graph = resolve(spec, options)
     except NetbuildError as error:
@@ -77,6 +79,15 @@ def _find_hiding_modules(spec: Spec, options: Options) -> Iterator[Finding]:
         if row.module in options.modules and row.module in packaged:
             message = f"{row.label}: the custom module in {options.modules[row.module].file} hides the packaged one"
             yield Finding("warning", message, row.module_node.where)
+
+
+def _find_unknown_tasks(spec: Spec) -> Iterator[Finding]:
+    """Warn of tasks that are not installed: the network can be built, and nothing can be done with it."""
+    nodes = [spec.root, *(head.node for head in spec.heads)]
+    for node in [node.value["task"] for node in nodes if "task" in node.value]:
+        if node.value is not None and node.value not in TASKS.names():
+            hint = did_you_mean(str(node.value), TASKS.names())
+            yield Finding("warning", f"there is no task '{shorten(node.value, 40)}' here", node.where, hint)
 
 
 def _find_unread_rows(graph: Graph) -> Iterator[Finding]:

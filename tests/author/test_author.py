@@ -136,6 +136,18 @@ def test_a_check_without_shapes(cli, tmp_path, row, expected):
     assert with_shapes["line"] == 3
 
 
+@pytest.mark.parametrize(
+    "stated", ["task: klassify\n", "heads: {kind: {row: classify, task: klassify}}\n"], ids=["task", "heads"]
+)
+def test_a_task_that_is_not_installed_is_a_warning(cli, tmp_path, stated):
+    rows = "  - [-1, 1, Conv, [8]]\n  - [-1, 1, Classify, [nc], classify]\n"
+    (tmp_path / "net.yaml").write_text(f"{stated}nc: 3\nlayers:\n{rows}")
+    done = cli("check", tmp_path / "net.yaml")
+    assert "net.yaml:1:" in done.err
+    assert "there is no task 'klassify' here" in done.err
+    assert "did you mean 'classify'?" in done.err
+
+
 @pytest.mark.parametrize("flags", [[], ["--no-shapes"]])
 def test_a_check_with_other_values_of_params(cli, tmp_path, flags):
     (tmp_path / "net.yaml").write_text("params: {k: 3}\nlayers:\n  - [-1, 1, Conv, [8, k]]\n")
