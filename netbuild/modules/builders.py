@@ -149,7 +149,7 @@ def _download_errors(model: str) -> Iterator[None]:
 
 
 def _timm_factory() -> Factory:
-    package("timm")
+    import_on_cpu("timm")
     parameters = (
         Parameter("model_name", Plain, (str,), REQUIRED, False),
         Parameter("pretrained", Plain, (bool,), False, False),
@@ -174,7 +174,7 @@ def build_timm(
     Raises:
         NetbuildError: for an unknown name, an option that names a file or an address, or a refused download.
     """
-    timm = package("timm")
+    timm = import_on_cpu("timm")
     # A colon separates a scheme, such as that of a hub, from the name.
     _check_known(model_name, ":" not in model_name and timm.is_model(model_name), timm.list_models, "timm")
     _check_options(options)
@@ -188,6 +188,16 @@ def _check_known(name: str, known: bool, names: Callable[[], Sequence[str]], pac
     if not known:
         hint = did_you_mean(name, names(), 0.7) or f"see the documentation of {package_name} for its models"
         raise NetbuildError(f"{package_name} has no model '{name}'", hint=hint)
+
+
+def import_on_cpu(name: str) -> Any:
+    """Import an optional package where tensors are on the CPU: on ``meta``, torch 2.8 fails in importing torchvision.
+
+    Raises:
+        MissingExtraError: see `netbuild.system.packages.package`.
+    """
+    with torch.device("cpu"):
+        return package(name)
 
 
 # -- torchvision ------------------------------------------------------------------------------------------------------
@@ -208,7 +218,7 @@ def _torchvision_factory(model: str, name: str) -> Factory:
 
 
 def _get_torchvision_builder(model: str) -> Any:
-    models = package("torchvision.models")
+    models = import_on_cpu("torchvision.models")
     known = models.list_models()
     _check_known(model, model in known, lambda: known, "torchvision")
     return models.get_model_builder(model)
@@ -249,7 +259,7 @@ def _computing_widths_on_cpu(model: str) -> Iterator[None]:
     if not model.startswith("regnet"):
         yield
         return
-    params = package("torchvision.models.regnet").BlockParams
+    params = import_on_cpu("torchvision.models.regnet").BlockParams
     compute = params.from_init_params
 
     def compute_on_cpu(*args: Any, **options: Any) -> Any:
@@ -280,7 +290,7 @@ def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]
 
 
 def _load_published(network: nn.Module, model: str) -> None:
-    weights = package("torchvision.models").get_model_weights(model).DEFAULT
+    weights = import_on_cpu("torchvision.models").get_model_weights(model).DEFAULT
     with _download_errors(model):
         state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     fit = network.load_state_dict(state, strict=False)  # published files may hold auxiliary heads that are not built
@@ -289,7 +299,7 @@ def _load_published(network: nn.Module, model: str) -> None:
 
 
 def _extract_features(network: nn.Module, features: Sequence[str]) -> nn.Module:
-    extraction = package("torchvision.models.feature_extraction")
+    extraction = import_on_cpu("torchvision.models.feature_extraction")
     known, _ = extraction.get_graph_node_names(network)
     for layer in features:
         if not any(name == layer or name.startswith(f"{layer}.") for name in known):

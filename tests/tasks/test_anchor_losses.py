@@ -350,8 +350,8 @@ def test_objects_are_measured_in_pixels_of_the_input():
 
 
 def test_the_fit_of_anchors():
-    sides, anchors = np.array([[10.0, 10], [10, 41], [30, 20]]), np.array([[10.0, 10], [0, 1], [40, 40]])
-    np.testing.assert_allclose(compute_fit(sides, anchors), [1, 0.25, 0.5])
+    sides, anchors = np.array([[10.0, 10], [11, 41], [30, 20]]), np.array([[10.0, 10], [0, 1], [40, 40]])
+    np.testing.assert_allclose(compute_fit(sides, anchors), [1, 0.275, 0.5])
     assert best_possible_recall(np.array([[10.0, 10], [10, 41]]), anchors[:2]) == 0.5
     assert best_possible_recall(sides, np.array([[np.e, 0.0]])) == 0
 
