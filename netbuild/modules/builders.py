@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -149,7 +150,7 @@ def _download_errors(model: str) -> Iterator[None]:
 
 
 def _timm_factory() -> Factory:
-    import_on_cpu("timm")
+    import_without_modes("timm")
     parameters = (
         Parameter("model_name", Plain, (str,), REQUIRED, False),
         Parameter("pretrained", Plain, (bool,), False, False),
@@ -174,7 +175,7 @@ def build_timm(
     Raises:
         NetbuildError: for an unknown name, an option that names a file or an address, or a refused download.
     """
-    timm = import_on_cpu("timm")
+    timm = import_without_modes("timm")
     # A colon separates a scheme, such as that of a hub, from the name.
     _check_known(model_name, ":" not in model_name and timm.is_model(model_name), timm.list_models, "timm")
     _check_options(options)
@@ -190,14 +191,17 @@ def _check_known(name: str, known: bool, names: Callable[[], Sequence[str]], pac
         raise NetbuildError(f"{package_name} has no model '{name}'", hint=hint)
 
 
-def import_on_cpu(name: str) -> Any:
-    """Import an optional package where tensors are on the CPU: on ``meta``, torch 2.8 fails in importing torchvision.
+def import_without_modes(name: str) -> Any:
+    """Import an optional package in a thread of its own, in which no mode of torch is active.
+
+    Rows are resolved under such modes, as that of the device ``meta``, under which torchvision fails to load with
+    torch 2.8, and leaves torch._dynamo half loaded.
 
     Raises:
         MissingExtraError: see `netbuild.system.packages.package`.
     """
-    with torch.device("cpu"):
-        return package(name)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(package, name).result()
 
 
 # -- torchvision ------------------------------------------------------------------------------------------------------
@@ -218,7 +222,7 @@ def _torchvision_factory(model: str, name: str) -> Factory:
 
 
 def _get_torchvision_builder(model: str) -> Any:
-    models = import_on_cpu("torchvision.models")
+    models = import_without_modes("torchvision.models")
     known = models.list_models()
     _check_known(model, model in known, lambda: known, "torchvision")
     return models.get_model_builder(model)
@@ -259,7 +263,7 @@ def _computing_widths_on_cpu(model: str) -> Iterator[None]:
     if not model.startswith("regnet"):
         yield
         return
-    params = import_on_cpu("torchvision.models.regnet").BlockParams
+    params = import_without_modes("torchvision.models.regnet").BlockParams
     compute = params.from_init_params
 
     def compute_on_cpu(*args: Any, **options: Any) -> Any:
@@ -290,7 +294,7 @@ def torchvision_options(model: str, pretrained: bool, options: Mapping[str, Any]
 
 
 def _load_published(network: nn.Module, model: str) -> None:
-    weights = import_on_cpu("torchvision.models").get_model_weights(model).DEFAULT
+    weights = import_without_modes("torchvision.models").get_model_weights(model).DEFAULT
     with _download_errors(model):
         state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     fit = network.load_state_dict(state, strict=False)  # published files may hold auxiliary heads that are not built
@@ -299,7 +303,7 @@ def _load_published(network: nn.Module, model: str) -> None:
 
 
 def _extract_features(network: nn.Module, features: Sequence[str]) -> nn.Module:
-    extraction = import_on_cpu("torchvision.models.feature_extraction")
+    extraction = import_without_modes("torchvision.models.feature_extraction")
     known, _ = extraction.get_graph_node_names(network)
     for layer in features:
         if not any(name == layer or name.startswith(f"{layer}.") for name in known):
