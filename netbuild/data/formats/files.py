@@ -36,6 +36,14 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
         raise NetbuildError(f"{path}: byte {error.start} is not UTF-8 text", hint="save the file as UTF-8") from None
 
 
+def note_repeats(count: int, total: int, file: Path) -> list[Problem]:
+    """Return a note if ``count`` of ``total`` listed pictures are repetitions."""
+    if not count:
+        return []
+    message = f"{count} of {total} pictures are listed a second time: each is used once"
+    return [Problem("listed twice", NOTE, message, file)]
+
+
 def read_whole(path: Path, limit: int) -> bytes:
     """Return the bytes of a file.
 

@@ -17,7 +17,7 @@ from xml.parsers import expat
 
 from netbuild.data.dataset import DETECT, LABEL, NOTE, Dataset, Problem, Sample, Split
 from netbuild.data.formats.base import Format
-from netbuild.data.formats.files import find_visible, read_text, read_whole
+from netbuild.data.formats.files import find_visible, note_repeats, read_text, read_whole
 from netbuild.data.formats.labels import ROUNDING, Objects, WrongObjectError, clip_box, problem_if_none_left
 from netbuild.data.images import is_picture
 from netbuild.errors import NetbuildError, shorten
@@ -191,7 +191,7 @@ def _read_listed(folder: Path, listing: Path, files: dict[str, _AnnotationFile],
 
 def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _AnnotationFile], names: Sequence[str]) -> Split:
     pictures = {path.stem: path for path in _find_pictures(folder)}
-    repeated, stems = len(stems), list(dict.fromkeys(stems))
+    listed, stems = len(stems), list(dict.fromkeys(stems))
     read = Split([], [], f"{folder}: annotations looked for in {_annotation_folder(folder)}", len(stems))
     for stem in stems:
         file = files.get(stem, _AnnotationFile(_annotation_folder(folder) / f"{stem}.xml", None))
@@ -202,9 +202,7 @@ def _read_split(folder: Path, stems: Sequence[str], files: dict[str, _Annotation
             read.samples.append(sample)
     if not stems:
         raise NetbuildError(f"{folder}: the split is empty")
-    if repeated > len(stems):
-        message = f"{repeated - len(stems)} of {repeated} pictures are listed a second time: each is used once"
-        read.problems.append(Problem("listed twice", NOTE, message, folder))
+    read.problems.extend(note_repeats(listed - len(stems), listed, folder))
     read.problems.extend(_describe_unread([files[stem] for stem in stems if stem in files]))
     return read
 

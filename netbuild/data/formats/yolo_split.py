@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netbuild.data.dataset import LABEL, NOTE, PICTURE, Problem, Sample, Split
-from netbuild.data.formats.files import find_pictures, find_visible, note_unread_formats, read_text
+from netbuild.data.formats.files import find_pictures, find_visible, note_repeats, note_unread_formats, read_text
 from netbuild.data.formats.label_places import LabelPlaces
 from netbuild.data.formats.labels import LabelFile, Rules, problem_if_none_left
 from netbuild.data.formats.yolo_extras import ExtraFolder, find_extras
@@ -50,9 +50,7 @@ def read_split(sources: Sequence[Source], root: Path, rules: Rules, extras: Mapp
             lines = [problem for problem in read.problems if problem.file == source.path]
             raise source.error(f"no pictures in {source.path}", _describe_line(lines[0]) if lines else "")
         new = dict.fromkeys(path for path in found if path not in pictures)
-        if len(new) < len(found):
-            message = f"{len(found) - len(new)} of {len(found)} pictures are listed a second time: each is used once"
-            read.problems.append(Problem("listed twice", NOTE, message, source.path))
+        read.problems.extend(note_repeats(len(found) - len(new), len(found), source.path))
         pictures.update(new)
     labels = LabelPlaces(pictures, root)
     # Where there are maps and no label file at all, the pictures have no objects, rather than only background.

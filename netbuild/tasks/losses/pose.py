@@ -111,7 +111,8 @@ class KeypointPart(LossPart):
     Args:
         head: the head.
         sigmas: (K,) of the keypoints.
-        gains: weights of the terms; ``distance=0`` leaves that term out, which is the loss of YOLO-Pose.
+        gains: weights of the terms; ``distance=0`` leaves that term out, as the loss of YOLO-Pose does, whose ``pose``
+            is 12.
     """
 
     head: Any
