@@ -315,6 +315,12 @@ def val(
         int | None, typer.Option(min=1, help="Training batch size; validation uses twice as many images per batch.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = None,
+    iou: Annotated[
+        str | None,
+        typer.Option(
+            help="Oriented boxes: the overlap of mAP50-95, probiou (unless given) or polygon, which is exact.",
+        ),
+    ] = None,
     option: Option = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for curves, the confusion matrix and pictures.")
@@ -341,7 +347,7 @@ def val(
     from netbuild.training.validation import validate
 
     with scan_progress(brief=True) as scanning:
-        measures, classes = validate(file, data, split, chosen, out, callbacks=[scanning], **code)
+        measures, classes = validate(file, data, split, chosen, out, overlap=iou, callbacks=[scanning], **code)
     is_printing = is_main_process()
     destroy_process_group()
     if not is_printing:

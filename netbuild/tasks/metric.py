@@ -13,12 +13,14 @@ class Metric(ABC):
 
     To merge the metrics of several processes, a subclass names its attributes: ``lists`` are lists with one entry per
     picture, in the order of `update`; ``counts`` are numbers or arrays that are summed. ``lower_is_better``
-    names the measures of which a smaller value is better.
+    names the measures of which a smaller value is better, ``overlaps`` the kinds of overlap of which `choose_overlap`
+    makes one the main one.
     """
 
     lists: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
     lower_is_better: tuple[str, ...] = ()
+    overlaps: tuple[str, ...] = ()
 
     @abstractmethod
     def update(self, predictions: Any, batch: Batch) -> None:
@@ -32,6 +34,9 @@ class Metric(ABC):
     @abstractmethod
     def result(self) -> dict[str, float]:
         """Return the measures by name; "fitness" (larger is better) selects the best epoch."""
+
+    def choose_overlap(self, name: str) -> None:  # noqa: B027  most metrics have no choice
+        """Measure by one of ``overlaps`` what is measured by the first one otherwise, before any result is taken."""
 
     def classes(self) -> list[dict[str, Any]]:
         """Return one row of measures per class; empty for a metric without classes."""

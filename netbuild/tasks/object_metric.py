@@ -64,6 +64,11 @@ class ObjectMetric(Metric):
         self.detections: list[Floats] = []  # for each image (n, 6): corners, score, class
         self.truths: list[Floats] = []  # for each image (m, 6): corners, class, 1 for a crowd
         self._evaluations: list[OverlapEvaluation] = []  # of the present state, made when first needed
+        self.main_overlap = next(iter(self.overlaps), "")
+
+    def choose_overlap(self, name: str) -> None:
+        """Make one of ``overlaps`` the main kind of overlap, see `Metric.choose_overlap`."""
+        self.main_overlap, self._evaluations = name, []
 
     @abstractmethod
     def evaluations(self) -> Sequence[OverlapEvaluation]:

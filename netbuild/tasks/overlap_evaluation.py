@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class OverlapEvaluation(ABC):
         prefix: the beginning of the figures' names, such as "mask-"; empty for a metric's main kind of overlap.
     """
 
-    prefix: ClassVar[str] = ""
+    prefix: str = ""
 
     def __init__(self, names: Sequence[str], detections: Sequence[Floats], truths: Sequence[Floats]) -> None:
         self.names, self.detections, self.truths = list(names), detections, truths

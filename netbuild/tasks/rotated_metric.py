@@ -26,6 +26,7 @@ class RotatedEvaluation(OverlapEvaluation):
         found: for each picture (n, 5), the detected oriented boxes.
         corners: for each picture (m, 4, 2), the corners of the objects as they are labelled.
         scales: for each picture the area in the network's input of one square pixel of the original.
+        prefix: see `OverlapEvaluation`; only the evaluation without one adds to the fitness.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class RotatedEvaluation(OverlapEvaluation):
         found: Sequence[Floats],
         corners: Sequence[Floats],
         scales: Sequence[float],
+        prefix: str = "",
     ) -> None:
         super().__init__(names, detections, truths)
-        self.found, self.corners, self.scales = found, corners, scales
+        self.found, self.corners, self.scales, self.prefix = found, corners, scales, prefix
         self._overlaps: dict[int, Floats] = {}
 
     def overlap(self, picture: int, found: Ints, true: Ints) -> Floats:
@@ -60,28 +62,28 @@ class RotatedEvaluation(OverlapEvaluation):
         """Return the areas (m,) of a picture's objects in square pixels."""
         return runtime.polygon_areas(self.corners[picture]) / self.scales[picture]
 
+    def fitness(self) -> float:
+        """Return mAP50-95 by the main overlap; the further one adds nothing, because it compares the same boxes."""
+        return 0.0 if self.prefix else super().fitness()
+
 
 class PolygonEvaluation(RotatedEvaluation):
     """Oriented boxes, compared with the objects' corners as they are labelled by the exact IoU of the polygons."""
-
-    prefix = "polygon-"
 
     def compare(self, boxes: Floats, corners: Floats) -> Floats:
         """Return the IoU (n, m) of oriented boxes (n, 5) with polygons of these corners (m, 4, 2)."""
         rows = [runtime.polygon_iou(box, corners) for box in boxes]
         return np.nan_to_num(np.array(rows)).reshape(len(boxes), len(corners))  # a box without area overlaps nothing
 
-    def fitness(self) -> float:
-        """Return 0: the fitness is the mAP50-95 by ProbIoU."""
-        return 0.0
-
 
 class RotatedMetric(ObjectMetric):
     """COCO's figures, precision, recall and F1 of oriented boxes by ProbIoU and by the exact IoU of polygons.
 
-    The figures by the IoU of polygons have the prefix "polygon-". See `ObjectMetric`.
+    The names of the figures by the overlap that is not the main one begin with "polygon-" or "probiou-". See
+    `ObjectMetric`.
     """
 
+    overlaps = ("probiou", "polygon")
     lists = (*ObjectMetric.lists, "found", "corners", "scales")
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -91,9 +93,12 @@ class RotatedMetric(ObjectMetric):
         self.scales: list[float] = []  # for each picture the area of one of its pixels in the network's input
 
     def evaluations(self) -> list[RotatedEvaluation]:
-        """Return the evaluations by ProbIoU and by the IoU of polygons."""
+        """Return the evaluations by ProbIoU and by the IoU of polygons, the main one first."""
         lists = self.detections, self.truths, self.found, self.corners, self.scales
-        return [RotatedEvaluation(self.names, *lists), PolygonEvaluation(self.names, *lists)]
+        kinds = {"probiou": RotatedEvaluation, "polygon": PolygonEvaluation}
+        main = kinds.pop(self.main_overlap)
+        further = [kind(self.names, *lists, prefix=f"{name}-") for name, kind in kinds.items()]
+        return [main(self.names, *lists), *further]
 
     def update(self, predictions: Sequence[Tensor], batch: Batch) -> None:
         """Add a batch.

@@ -25,9 +25,16 @@ class SeveralMetric(Metric):
     def __init__(self, metrics: Mapping[str, Metric], weights: Mapping[str, float], view: View) -> None:
         self.metrics, self.weights, self.view = dict(metrics), dict(weights), view
         self.pictures: list[list[str]] = []  # for each picture the heads whose truth it has
+        self.overlaps = tuple(dict.fromkeys(name for metric in self.metrics.values() for name in metric.overlaps))
         self.lower_is_better = tuple(
             f"{name}/{measure}" for name, metric in self.metrics.items() for measure in metric.lower_is_better
         )
+
+    def choose_overlap(self, name: str) -> None:
+        """Choose the main kind of overlap of the heads that have it."""
+        for metric in self.metrics.values():
+            if name in metric.overlaps:
+                metric.choose_overlap(name)
 
     def update(self, predictions: Sequence[Mapping[str, Any]], batch: Batch) -> None:
         """Add a batch.

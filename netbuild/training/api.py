@@ -173,11 +173,13 @@ class ValKeywords(SettingKeywords, total=False):
 
     Attributes:
         modules, trusted: custom modules that the checkpoint needs or carries, as for `netbuild.build`.
+        overlap: of oriented boxes, ``probiou`` or ``polygon``: by which the measures without a prefix are.
         progress: whether to show a progress bar, if stderr is a terminal; True by default.
     """
 
     modules: Sequence[str | Path]
     trusted: bool | Callable[[Path], bool]
+    overlap: str
     progress: bool
 
 
@@ -202,7 +204,7 @@ def val(
         KeywordError: for an unknown keyword.
         NetbuildError: if network, data or settings have an error or do not fit together.
     """
-    settings, options = split_keywords(keywords, {"modules", "trusted", "progress"})
+    settings, options = split_keywords(keywords, {"modules", "trusted", "overlap", "progress"})
     chosen, folder = settings_file.load(None, settings), Path(out) if out else None
     with terminal_progress(options.pop("progress", True)) as callbacks:
         return ValidationResult(*validate(file, data, split, chosen, folder, callbacks=callbacks, **options))

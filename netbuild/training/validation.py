@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from netbuild.data.dataset import Dataset
 from netbuild.drawing import charts
-from netbuild.errors import NetbuildError
+from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.loader import BatchLoader
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
@@ -22,7 +22,7 @@ from netbuild.system.files import write_text
 from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
-from netbuild.tasks.base import Task
+from netbuild.tasks.base import Metric, Task
 from netbuild.training.batches import network_inputs, to_device
 from netbuild.training.callback_list import CallbackList
 from netbuild.training.callbacks import Callback
@@ -78,6 +78,7 @@ def validate(
     settings: Settings | None = None,
     out: Path | None = None,
     *,
+    overlap: str | None = None,
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -91,6 +92,8 @@ def validate(
         settings: the settings of validation.
         out: a folder for curves and confusion matrix, as charts and as numbers in ``measures.json``, and for pictures
             of the first batches; None draws nothing.
+        overlap: which kind of overlap the measures without a prefix are by, one of `Metric.overlaps`; None for the
+            first one.
         callbacks: their scan hooks and ``on_validation_batch`` are called.
         options: ``modules`` and ``trusted``, for a network with custom modules.
 
@@ -105,8 +108,7 @@ def validate(
     with fail_together():
         if out is not None and is_main_process():
             prepare_plot_folder(out)
-        network, task, loader, device = _prepare(file, data, split, settings, hooks, options)
-    metric = task.metric()
+        network, task, metric, loader, device = _prepare(file, data, split, settings, overlap, hooks, options)
     with torch.no_grad():
         for number, batch in enumerate(loader.epoch(0)):
             batch = to_device(batch, device)
@@ -127,15 +129,40 @@ def validate(
     return broadcast(measures)
 
 
+def make_metric(task: Task, overlap: str | None) -> Metric:
+    """Return a metric of a task, whose main kind of overlap is the one of this name, unless that is None.
+
+    Raises:
+        NetbuildError: if the metric has no such kind of overlap.
+    """
+    metric = task.metric()
+    if overlap is not None:
+        if overlap not in metric.overlaps:
+            _refuse_overlap(task, overlap, metric.overlaps)
+        metric.choose_overlap(overlap)
+    return metric
+
+
+def _refuse_overlap(task: Task, overlap: str, known: Sequence[str]) -> NoReturn:
+    if overlap.replace(".", "", 1).isdigit():
+        hint = f"the threshold of non-maximum suppression is the setting iou: -O iou={overlap}"
+    elif known:
+        hint = did_you_mean(overlap, known) or f"it is {' or '.join(known)}"
+    else:
+        hint = "only oriented boxes have a choice: probiou or polygon"
+    raise NetbuildError(f"the task '{task.name}' has no measures by the overlap '{overlap}'", hint=hint)
+
+
 def _prepare(
     file: str | Path | Network,
     data: str | Path,
     split: str | None,
     settings: Settings,
+    overlap: str | None,
     callbacks: CallbackList,
     options: Mapping[str, Any],
-) -> tuple[Network, Task, BatchLoader, torch.device]:
-    """Return the network, its task, the loader of the split, and the device."""
+) -> tuple[Network, Task, Metric, BatchLoader, torch.device]:
+    """Return the network, its task, an empty metric, the loader of the split, and the device."""
     network, device, settings = _open_network(file, settings, options)
     cls = task_class(network.card)  # an unknown task is reported before a wrong number of classes
     dataset = open_for_task(cls, data)
@@ -143,12 +170,13 @@ def _prepare(
     check_task(cls, dataset)
     task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
     check_settings(task, settings, Settings(), VALIDATION_SETTINGS)
+    metric = make_metric(task, overlap)
     split = split or dataset.held_out()
     report = scan_splits(cls, dataset, [split], settings, callbacks, allow_empty=True)
     if isinstance(network, OnnxNetwork | RunNetwork):  # forked workers may hang beside the threads of a runtime
         settings = replace(settings, workers=0)
     print_note(find_further_inputs(network, task, dataset, settings).note)
-    return network, task, make_loader(network, task, report, split, settings, False), device
+    return network, task, metric, make_loader(network, task, report, split, settings, False), device
 
 
 def _open_network(

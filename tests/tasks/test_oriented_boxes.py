@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.plain_assignment import choose_cells
 
+import netbuild
 from netbuild import runtime, settings
 from netbuild.data import open_data
 from netbuild.data.fitting import Letterbox
@@ -346,6 +347,12 @@ def test_upright_boxes_are_measured_as_the_metric_of_boxes_does():
     assert 0.2 < theirs["mAP50-95"] < ours["mAP50-95"] == ours["fitness"]  # ProbIoU forgives more
     assert (rotated.current_evaluations()[1].confusion() == upright.confusion()).all()
     assert rotated.plots().keys() == {"curves", "confusion", "polygon-curves", "polygon-confusion"}
+    rotated.choose_overlap("polygon")  # exchanges the two
+    chosen = rotated.result()
+    assert chosen["fitness"] == chosen["mAP50-95"] == ours["polygon-mAP50-95"]
+    assert chosen["probiou-mAP50-95"] == ours["mAP50-95"]
+    assert (rotated.confusion() == upright.confusion()).all()
+    assert [row["AP50-95"] for row in rotated.classes()] == [row["AP50-95"] for row in upright.classes()]
 
 
 def test_the_metric_of_oriented_boxes_depends_on_their_angles():
@@ -428,6 +435,29 @@ def test_data_of_oriented_boxes_are_drawn_and_upright_boxes_refused(tilted):
     assert len(drawing.labels) == 7
     assert task.decode_options(settings.load())["conf"] == 0.01
     assert task.decode_options(settings.load(flags={"conf": 0.2}))["conf"] == 0.2
+
+
+def test_val_measures_by_the_overlap_that_is_chosen(cli, tilted):
+    (tilted / "tiny.yaml").write_text(TINY.format(head="OBB"))
+    assert cli("build", "tiny.yaml", "-o", "tiny.safetensors").code == 0
+    flags = ("tiny.safetensors", "--data", "data.yaml", "--device", "cpu", "-O", "workers=0", "-O", "conf=0", "--json")
+    usual, chosen = (json.loads(cli("val", *flags, *more).out)["measures"] for more in ((), ("--iou", "polygon")))
+    for name, value in usual.items():
+        if name.startswith("polygon-"):
+            assert chosen[name.removeprefix("polygon-")] == value, name
+            assert chosen[name.replace("polygon", "probiou")] == usual[name.removeprefix("polygon-")], name
+    assert not any(name.startswith("polygon-") for name in chosen)
+    assert (
+        netbuild.val("tiny.safetensors", "data.yaml", overlap="polygon", conf=0.0, workers=0)["mAP50"]
+        == chosen["mAP50"]
+    )
+    for value, hint in (("0.5", "-O iou=0.5"), ("polgon", "did you mean 'polygon'"), ("x", "it is probiou or polygon")):
+        done = cli("val", *flags, "--iou", value)
+        assert (done.code, hint in done.err) == (2, True), done.err
+    (tilted / "upright.yaml").write_text(TINY.format(head="Detect").replace("[nc, 1]", "[nc]"))
+    assert cli("build", "upright.yaml", "-o", "upright.safetensors").code == 0
+    done = cli("val", "upright.safetensors", *flags[1:], "--iou", "polygon")
+    assert (done.code, "only oriented boxes have a choice" in done.err) == (2, True), done.err
 
 
 @pytest.mark.slow
