@@ -18,7 +18,8 @@ from netbuild.layers.heads.base import Head
 from netbuild.prediction.contract import task_of
 from netbuild.runtime import PackageError, RunError
 from netbuild.system.packages import install_hint
-from netbuild.tasks.base import Task, read_exported
+from netbuild.tasks.base import Task
+from netbuild.tasks.outputs import read_exported
 
 
 def is_exported(file: object) -> bool:

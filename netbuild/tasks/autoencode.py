@@ -9,7 +9,8 @@ from torch import Tensor
 
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS
-from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View, require_tensor
+from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View
+from netbuild.tasks.outputs import require_tensor
 from netbuild.tasks.pictures import to_picture
 
 

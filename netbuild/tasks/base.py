@@ -2,14 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from netbuild.costs.outputs import first_tensor
 from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.overview import draw_labels
 from netbuild.drawing.annotated import Drawing, Image
@@ -27,6 +26,8 @@ from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
 from netbuild.tasks.normaliser import Normaliser as Normaliser
 from netbuild.tasks.normaliser import local_normaliser as local_normaliser
+from netbuild.tasks.outputs import read_exported
+from netbuild.tasks.outputs import require_tensor as require_tensor
 from netbuild.tasks.pictures import to_picture
 from netbuild.tasks.view import FrameState as FrameState
 from netbuild.tasks.view import Record as Record
@@ -282,6 +283,20 @@ class Task(ABC):
         """Return functions that draw statistics of the labels of training samples, by the name of the chart's file."""
         return {"labels": lambda: self.draw_labels(samples)}
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether `calibrate` has something to fit."""
+        return False
+
+    def calibrate(self, head: nn.Module, predictions: Iterable[tuple[Batch, Any]]) -> None:  # noqa: B027
+        """Fit values of the head that the loss does not teach; called before each validation in training.
+
+        Args:
+            head: the head of the averaged network, whose buffers may be changed in place.
+            predictions: batches of training pictures without augmentation, and what `postprocess` gives for them. In a
+                run of several processes each has its share of a batch.
+        """
+
     def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
         """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
 
@@ -363,23 +378,6 @@ class Task(ABC):
     def class_name(self, number: int) -> str:
         """Return the name of a class, or its number if it has no name."""
         return self.names[number] if self.names and number < len(self.names) else str(number)
-
-
-def require_tensor(outputs: Any) -> Tensor:
-    """Return the first tensor among a network's outputs.
-
-    Raises:
-        NetbuildError: if there is none.
-    """
-    found = first_tensor(outputs)
-    if found is None:
-        raise NetbuildError("the network has no tensor among its outputs")
-    return found
-
-
-def read_exported(outputs: Sequence[Tensor]) -> Any:
-    """Return the tensor of a file with one output, a tuple for one with several."""
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def refuse_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Depth: the distance of every pixel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild import runtime
 from netbuild.data.dataset import DETECT, Dataset, Sample
@@ -19,9 +20,11 @@ from netbuild.feed.targets import DistanceMapTarget, Target
 from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS, Settings
 from netbuild.tasks.base import Batch, Record, View
 from netbuild.tasks.depth_metric import DepthMetric
-from netbuild.tasks.losses.depth import NEAREST
+from netbuild.tasks.losses.depth import MIN_PIXELS, NEAREST, has_calibration
+from netbuild.tasks.losses.maps import match_sizes
 from netbuild.tasks.map_task import MapTask
 
+LEAST_SLOPE = 0.2  # of a calibration; 1 / LEAST_SLOPE is the largest. A network that has learnt little may fit anything
 COUNTED = 200  # training pictures whose distances are drawn, evenly spread over all
 
 
@@ -51,6 +54,28 @@ class DepthTask(MapTask):
     def adapt_settings(cls, settings: Settings, dataset: Dataset) -> Settings:
         """Return the settings without mosaic unless they ask for one, which is refused later."""
         return settings if settings.mosaic is not None else replace(settings, mosaic=0.0)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the head has calibration buffers and is trained."""
+        return has_calibration(self.head) and any(p.requires_grad for p in self.head.parameters())
+
+    def calibrate(self, head: nn.Module, predictions: Iterable[tuple[Batch, Any]]) -> None:
+        """Fit ln(metres) = cal_a * ln(prediction) + cal_b at the known pixels of training pictures by least squares.
+
+        The loss leaves a common factor out of account, and augmentation makes predictions less extreme than the truth.
+        """
+        sums = torch.zeros(5, dtype=torch.float64)
+        for batch, maps in predictions:
+            found, truth = match_sizes(maps, batch[DEPTH], batch["images"].shape[-2:], align_corners=True)
+            known = (truth > NEAREST) & truth.isfinite()
+            x, y = (values[known].double().clamp(min=NEAREST).log().cpu() for values in (found, truth.to(found)))
+            sums += torch.stack((torch.ones_like(x), x, y, x * x, x * y)).sum(1)
+        # The mean over the processes: a factor of all sums does not change the fit.
+        device = head.cal_b.device  # type: ignore[union-attr]
+        slope, offset = fit_line(self.normaliser(sums.to(device) if device.type == "cuda" else sums, float("-inf")))
+        head.cal_b.mul_(slope).add_(offset)  # type: ignore[operator, union-attr]
+        head.cal_a.mul_(slope)  # type: ignore[operator, union-attr]
 
     def metric(self) -> DepthMetric:
         """Return a metric of the ratios of predicted and true distances."""
@@ -82,6 +107,23 @@ class DepthTask(MapTask):
         shape, size = (image.shape[0], image.shape[1]), (values.shape[1], values.shape[2])
         place = Letterbox(shape, size, (0, 0)) if self.fitting == "stretch" else Letterbox.fit(shape, size)
         return draw_depth(runtime.resample_depth(values, place))
+
+
+def fit_line(sums: Tensor) -> tuple[float, float]:
+    """Return slope and offset of the least squares fit y = slope * x + offset.
+
+    Where y does not grow with x the slope is 1; it is 1 and the offset 0 for fewer than `MIN_PIXELS` points.
+
+    Args:
+        sums: (5,) the number of points, and the sums of x, y, x^2 and x*y.
+    """
+    count = float(sums[0])
+    if count < MIN_PIXELS:
+        return 1.0, 0.0
+    x, y, xx, xy = (sums[1:] / count).tolist()
+    variance, covariance = xx - x * x, xy - x * y
+    slope = min(max(covariance / variance, LEAST_SLOPE), 1 / LEAST_SLOPE) if variance > 1e-9 and covariance > 0 else 1.0
+    return slope, y - slope * x
 
 
 def draw_depth(values: NDArray[Any]) -> Drawing:

@@ -13,9 +13,10 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.samples import feed_scenes
 from netbuild.layers.heads.base import traits
-from netbuild.tasks.base import Batch, Losses, Task, require_tensor
+from netbuild.tasks.base import Batch, Losses, Task
 from netbuild.tasks.losses import find as find_loss
 from netbuild.tasks.losses.base import HeadLoss
+from netbuild.tasks.outputs import require_tensor
 
 
 class MapTask(Task):

@@ -17,8 +17,9 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.labels import feed_labels
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS, Settings
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, require_tensor
+from netbuild.tasks.base import Batch, Losses, Record, Task, View
 from netbuild.tasks.multilabel_metric import MultiLabelMetric
+from netbuild.tasks.outputs import require_tensor
 from netbuild.tasks.pictures import to_picture
 
 # Augmentation that hides no part of a picture that a label may be about, unless the settings say otherwise.

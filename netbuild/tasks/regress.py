@@ -19,8 +19,9 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.labels import feed_labels
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.settings import BOX_SETTINGS, SCENE_SETTINGS, Settings
-from netbuild.tasks.base import Batch, Losses, Record, Task, View, require_tensor
+from netbuild.tasks.base import Batch, Losses, Record, Task, View
 from netbuild.tasks.multilabel import adapt_augmentation
+from netbuild.tasks.outputs import require_tensor
 from netbuild.tasks.pictures import to_picture
 from netbuild.tasks.regression_metric import RegressionMetric
 

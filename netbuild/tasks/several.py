@@ -1,11 +1,11 @@
 """Several heads of one network, each with the loss, decoding and metric of its own task."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild.data.dataset import Sample
 from netbuild.drawing.annotated import Drawing, Image
@@ -103,6 +103,26 @@ class SeveralTask(HeadTasks):
         """Return the pictures of a batch that have the truth of a head, and the head's share of the batch."""
         chosen = self.pictures_of(name, batch)
         return chosen, self.view_batch(name, batch, None if len(chosen) == len(batch["images"]) else chosen)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a head has something to calibrate."""
+        return any(task.calibrates for task in self.parts.values())
+
+    def calibrate(self, head: nn.Module, predictions: Iterable[tuple[Batch, Any]]) -> None:
+        """Calibrate each head that can be, with the pictures that have its truth."""
+        batches = list(predictions)
+        for member, (name, task) in zip(head.members, self.parts.items(), strict=True):  # type: ignore[arg-type]
+            if task.calibrates:
+                task.calibrate(member, self.select_predictions(name, batches))
+
+    def select_predictions(self, name: str, batches: Iterable[tuple[Batch, Any]]) -> Iterator[tuple[Batch, Any]]:
+        """Yield the share of each batch that has the truth of a head, with the head's predictions."""
+        for batch, predictions in batches:
+            chosen, share = self.view_truth(name, batch)
+            if chosen:
+                found = [predictions[i][name] for i in chosen]
+                yield share, torch.stack(found) if isinstance(found[0], Tensor) else found
 
     def epoch_end(self, finished: int, epochs: int) -> None:
         """Pass the epoch on to the tasks of the heads."""

@@ -1,5 +1,6 @@
 """The folder of a run: created whole, described by ``run.json``, and checked when the run is resumed."""
 
+import csv
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import numpy as np
 from netbuild.data.dataset import Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, shorten
-from netbuild.system.files import make_folder, writing
+from netbuild.system.files import atomic_path, make_folder, writing
 
 DESCRIPTION = "run.json"
 
@@ -138,3 +139,17 @@ def _describe_sample(sample: Sample) -> bytes:
     values = [found.tobytes() for found in (sample.labels, sample.numbers) if found is not None]
     found = repr((sample.path.name, sample.size, sample.label)).encode(errors="replace")
     return b"".join((found, boxes, pixels, *values))
+
+
+def write_results(path: Path, history: list[dict[str, float]]) -> None:
+    """Write the numbers of all epochs as a CSV table, atomically.
+
+    Raises:
+        NetbuildError: if it cannot be written.
+    """
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

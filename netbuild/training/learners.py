@@ -112,6 +112,13 @@ class Trainee:
         """The tensors to validate and save: the averaged weights, or the current ones of a run without EMA."""
         return self.average.tensors if self.settings.ema else self.network.state_dict()
 
+    @torch.no_grad()
+    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
+        """Set buffers, by name, of the network that is validated and saved."""
+        for name, tensor in self.final_tensors.items():
+            if name in values:
+                tensor.copy_(values[name])
+
     def averaged(self) -> Network:
         """Return a copy of the network in eval mode, with the weights to save.
 

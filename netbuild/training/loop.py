@@ -5,7 +5,6 @@ averages the gradients (`netbuild.training.parallel`); rank 0 computes the metri
 """
 
 import copy
-import csv
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from netbuild.graph.network import Network
 from netbuild.settings import Settings
 from netbuild.system import processes
 from netbuild.system.devices import pick_device
-from netbuild.system.files import atomic_path
 from netbuild.tasks.base import Metric, Task
 from netbuild.training import parallel, state
 from netbuild.training.batches import (
@@ -34,6 +32,7 @@ from netbuild.training.batches import (
     to_device,
 )
 from netbuild.training.callback_list import CallbackList
+from netbuild.training.folder import write_results
 from netbuild.training.learners import Learner, NonFiniteLossError
 from netbuild.training.memory import explain_out_of_memory
 from netbuild.training.parts import check_best_measure
@@ -69,6 +68,7 @@ class Trainer:
         learner: the networks in training with their optimisers.
         progress: how far the run has come.
         metric: the metric of the latest validation.
+        calibration: the loader of training pictures for `Task.calibrate`, without augmentation; None for none.
         stop: a callback may set it to True: the run then ends after the epoch.
     """
 
@@ -94,6 +94,7 @@ class Trainer:
         )
         self.progress = Progress()
         self.stop = False
+        self.calibration: BatchLoader | None = None
 
     @property
     def state_path(self) -> Path:
@@ -136,7 +137,7 @@ class Trainer:
                 self.call_hook("on_run_end", None)
             else:  # the other ranks may have ended
                 self.callbacks.call("on_run_end", self, error)
-            for loader in (self.train, self.val):
+            for loader in filter(None, (self.train, self.val, self.calibration)):
                 loader.close()
         return self.progress
 
@@ -286,11 +287,24 @@ class Trainer:
     @torch.no_grad()
     def iterate_predictions(self, network: Network, loader: BatchLoader | None = None) -> Iterator[tuple[Batch, Any]]:
         """Yield each batch of this rank's validation data (or of ``loader``) and the network's predictions for it."""
-        for batch in (loader or self.val).epoch(0):
+        loader = loader or self.val
+        for batch in loader.epoch(0):
             batch = to_device(batch, self.device)
             with self.learner.autocast():
                 outputs = network(*network_inputs(self.task, batch))
             yield batch, self.task.postprocess(outputs, batch["images"].shape[-2:], **self.decode_options)
+        if self.learner.main.sharded and len(loader) < len(loader.steps(0)):
+            self.dummy_forward(network)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Fit the values of the averaged network that no loss teaches, if the task has some."""
+        if self.calibration is None or not self.task.calibrates:
+            return
+        with self.learner.main.validated() as network:
+            self.task.calibrate(network.head, self.iterate_predictions(network, self.calibration))
+            fitted = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        self.learner.main.set_buffers(fitted)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -299,12 +313,11 @@ class Trainer:
         metric = self.task.metric()
         for trainee in self.learner.trainees.values():
             parallel.sync_buffers(trainee.network, trainee.average.tensors)
+        self.calibrate()
         with self.learner.main.validated() as network:
             for number, (batch, predictions) in enumerate(self.iterate_predictions(network), 1):
                 metric.update(predictions, batch)
                 self.callbacks.call("on_validation_batch", number, len(self.val))
-            if self.learner.main.sharded and len(self.val) < len(self.val.steps(0)):
-                self.dummy_forward(network)
         self.metric = merge_metric(metric, self.val)
         with processes.fail_together():
             measures = self.metric.result() if processes.is_main_process() else {}
@@ -355,7 +368,7 @@ class Trainer:
             for path in (self.folder / f"{stem}{suffix}.safetensors" for stem in stems):
                 checkpoint.save(network, path, names=self.names, training=training)
                 paths.append(path)
-        _write_results(self.folder / "results.csv", self.progress.history)
+        write_results(self.folder / "results.csv", self.progress.history)
         return paths
 
 
@@ -375,17 +388,3 @@ def merge_metric(metric: Metric, loader: BatchLoader) -> Metric:
     shards = processes.all_gather((metric.state(), loader.indices(0)))
     metric.merge([state for state, _ in shards], [indices for _, indices in shards])
     return metric
-
-
-def _write_results(path: Path, history: list[dict[str, float]]) -> None:
-    """Write the numbers of all epochs as a CSV table, atomically.
-
-    Raises:
-        NetbuildError: if it cannot be written.
-    """
-    columns = list(dict.fromkeys(key for row in history for key in row))
-    rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)

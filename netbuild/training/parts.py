@@ -28,6 +28,8 @@ from netbuild.tasks.base import Task
 from netbuild.training.callback_list import CallbackList
 from netbuild.weights.transfer import Transfer
 
+CALIBRATION_PICTURES = 64  # at most, spread evenly over the training pictures
+
 
 def scan_splits(
     task: type[Task], dataset: Dataset, splits: list[str], settings: Settings, callbacks: CallbackList, **allowed: bool
@@ -175,6 +177,17 @@ def make_loader(
     batch = settings.batch if learning else 2 * settings.batch
     samples, collate = make_samples(network, task, report, split, replace(settings, batch=batch), learning)
     return BatchLoader(samples, batch, collate, settings.seed, learning, settings.workers, rank(), world_size())
+
+
+def make_calibration_loader(network: Network, task: Task, report: Report, settings: Settings) -> BatchLoader | None:
+    """Construct the loader of the training pictures for `Task.calibrate`; None for a task that calibrates nothing."""
+    if not task.calibrates:
+        return None
+    samples = report.samples("train")
+    chosen = samples[:: -(-len(samples) // CALIBRATION_PICTURES)]
+    print_note(f"note: the head is calibrated with {len(chosen)} training pictures before each validation")
+    part = replace(report, splits={"train": replace(report.splits["train"], samples=chosen)})
+    return make_loader(network, task, part, "train", replace(settings, workers=0), False)
 
 
 def make_samples(

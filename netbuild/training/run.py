@@ -40,6 +40,7 @@ from netbuild.training.parts import (
     find_class_difference,
     find_further_inputs,
     fit_head,
+    make_calibration_loader,
     make_loader,
     make_samples,
     make_training_task,
@@ -343,6 +344,7 @@ def _make_arguments(
 def _make_trainer(arguments: dict[str, Any], report: Report) -> Trainer:
     """Construct the trainer; on rank 0 with the callbacks that the settings turn on, before the user's own."""
     trainer = Trainer(**arguments)
+    trainer.calibration = make_calibration_loader(trainer.network, trainer.task, report, trainer.settings)
     if is_main_process():
         trainer.callbacks[:0] = make_configured_callbacks(trainer.settings, report.samples("train"))
     return trainer

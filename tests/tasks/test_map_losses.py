@@ -11,6 +11,7 @@ from netbuild.data.fitting import Letterbox
 from netbuild.errors import NetbuildError
 from netbuild.layers.heads.pixels import Depth, SemanticSegment
 from netbuild.tasks import find
+from netbuild.tasks.depth import DepthTask
 from netbuild.tasks.losses.depth import DepthLoss
 from netbuild.tasks.losses.maps import match_sizes
 from netbuild.tasks.losses.semantic import SemanticLoss
@@ -156,15 +157,32 @@ def test_gradients_of_the_depth_loss(calibrated):
     assert torch.autograd.gradcheck(lambda x: loss({"depth": x}, batch)[0], predicted.requires_grad_())
 
 
-def test_the_calibration_of_a_depth_head_becomes_the_mean_ratio():
-    head = Depth(8, ch=[4, 4])
-    truth = torch.rand(2, 1, 16, 16) + 0.5
-    for _ in range(150):
-        DepthLoss(head)({"depth": truth * 3}, {"images": torch.zeros(2, 3, 16, 16), "depth": truth})
-    assert float(head.cal_b) == pytest.approx(-log(3), rel=0.25)
-    head.eval()
-    DepthLoss(head)({"depth": truth * 9}, {"images": torch.zeros(2, 3, 16, 16), "depth": truth})
-    assert float(head.cal_b) == pytest.approx(-log(3), rel=0.25)  # only training moves it
+@pytest.mark.parametrize(
+    ("slope", "offset", "found"),
+    [(1.3, -0.4, (1.3, -0.4)), (-1.0, 0.5, (1.0, None)), (9.0, 0.0, (5.0, None)), (0.15, 0.0, (0.2, None))],
+)
+def test_a_depth_head_is_calibrated_by_a_line_through_the_logarithms(slope, offset, found):
+    """A slope against all sense is not taken over, so that a network that has learnt little is not spoiled."""
+    task, head = DepthTask(Depth(8, ch=[4, 4])), Depth(8, ch=[4, 4])
+    assert task.calibrates
+    head.cal_a.fill_(0.5), head.cal_b.fill_(0.1)
+    batches = []
+    for i in range(3):
+        truth = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(i)) * 4 + 0.5
+        maps = ((truth.log() - offset) / slope).exp()
+        truth[0, 0, :4] = 0  # not known
+        batches.append(({"images": torch.zeros(2, 3, 16, 16), "depth": truth}, maps))
+    task.calibrate(head, batches)
+    wanted_slope, wanted_offset = found
+    assert float(head.cal_a) == pytest.approx(0.5 * wanted_slope, rel=1e-4)
+    if wanted_offset is not None:
+        assert float(head.cal_b) == pytest.approx(wanted_slope * 0.1 + wanted_offset, rel=1e-3)
+    before = head.cal_b.clone()
+    task.calibrate(head, [({"images": torch.zeros(2, 3, 16, 16), "depth": torch.zeros(2, 1, 16, 16)}, maps)])
+    assert torch.equal(head.cal_b, before)  # nothing is known
+    task.head.requires_grad_(False)
+    assert not task.calibrates  # frozen
+    assert not DepthTask(nn.Identity()).calibrates
     with pytest.raises(NetbuildError, match="learns from a map"):
         DepthLoss(head)(torch.zeros(2, 3, 4, 4), {"images": IMAGES, "depth": truth})
 

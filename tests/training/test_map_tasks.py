@@ -16,6 +16,7 @@ from netbuild.feed.loader import FeedOptions
 from netbuild.feed.outline_maps import draw_class_maps
 from netbuild.training import run
 from netbuild.training.overfitting import is_overfit
+from netbuild.training.validation import validate
 
 BODY = """imgsz: 64
 layers:
@@ -102,6 +103,24 @@ def names_in(data):
     """The names of the classes in the class maps of the validation pictures, in their order."""
     numbers = {int(v) for path in (data / "masks/val").iterdir() for v in np.unique(np.asarray(Image.open(path)))}
     return [NAMES[number] for number in sorted(numbers)]
+
+
+def test_depth_is_calibrated_with_training_pictures(cli, here, data):
+    """After each epoch the network that is saved has, on training pictures, the mean distance of the truth."""
+    done = cli("train", "depth.yaml", "--data", data, "--epochs", 2, "-o", "run", *QUICK)
+    assert done.code == 0, done.err
+    assert "calibrated with 6 training pictures before each validation" in done.err
+    start, last = (netbuild.build(here / f"run/{name}.safetensors").head for name in ("start", "last"))
+    assert not torch.equal(last.cal_b, start.cal_b)
+    network, errors = netbuild.build(here / "run/last.safetensors"), []
+    for _ in range(2):
+        errors.append(validate(network, data, "train")[0]["rmse-metric"])
+        network.head.cal_a.fill_(1), network.head.cal_b.fill_(0)
+    assert errors[0] < errors[1]
+    done = cli("train", "run/last.safetensors", "--data", data, "--epochs", 1, "-o", "frozen", "--freeze", "3", *QUICK)
+    assert done.code == 0, done.err
+    assert "calibrated" not in done.err
+    assert torch.equal(netbuild.build(here / "frozen/last.safetensors").head.cal_b, last.cal_b)
 
 
 def test_settings_and_data_that_a_task_cannot_have_are_refused(cli, here, data, tmp_path):

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError
@@ -15,7 +15,6 @@ MIN_PIXELS = 10  # a batch with fewer known pixels is not learnt from
 SCALES = 4  # at which differences between neighbours are compared, each half as large as the one before
 MIN_FILL = 0.7  # least share of known pixels in the cells of a coarser scale that have any
 EPSILON = 1e-6
-CALIBRATION_RATE = 0.01  # share of each batch in the running mean of the calibration
 
 
 class DepthLoss(HeadLoss):
@@ -25,8 +24,8 @@ class DepthLoss(HeadLoss):
     "silog" = sqrt(variance of g + (1 - invariance) * mean(g)^2 + 1e-6) (arXiv 1406.2283) and "gradient", half the mean
     absolute difference of g between neighbours, summed over four scales (MiDaS, arXiv 1907.01341).
 
-    A head with the buffer ``cal_b`` learns distances up to a factor (``invariance`` 1); the buffer is set to the
-    running mean of -g, so that its predictions in eval are metres. For other networks ``invariance`` is 0.5.
+    A head with calibration buffers learns distances up to a factor (``invariance`` 1); `DepthTask.calibrate` then fits
+    the buffers, so that its predictions in eval are metres. For other networks ``invariance`` is 0.5.
     """
 
     name = "depth"
@@ -35,7 +34,7 @@ class DepthLoss(HeadLoss):
     @property
     def invariance(self) -> float:
         """How far a common factor of all predictions is left out of account."""
-        return 1.0 if isinstance(getattr(self.head, "cal_b", None), Tensor) else 0.5
+        return 1.0 if has_calibration(self.head) else 0.5
 
     def __call__(self, outputs: object, batch: Batch) -> Losses:
         """Return the sum of the terms times the batch size, and the terms.
@@ -76,17 +75,7 @@ class DepthLoss(HeadLoss):
             share_sum(local, self.normaliser(local.detach(), float("-inf"))) / count
             for local in (centred.square().sum(), centred.sum())
         )
-        if count >= MIN_PIXELS:
-            self.calibrate(mean)
         return (squares - offset**2 + (1 - self.invariance) * (mean + offset) ** 2 + EPSILON).sqrt()
-
-    @torch.no_grad()
-    def calibrate(self, mean: Tensor) -> None:
-        """Move the calibration of a head that is not frozen towards this mean logarithm of prediction over truth."""
-        is_frozen = not any(parameter.requires_grad for parameter in self.head.parameters())
-        if self.invariance == 1 and self.head.training and not is_frozen:
-            buffer: Tensor = self.head.cal_b  # type: ignore[assignment]
-            buffer.lerp_(-mean.to(buffer), CALIBRATION_RATE)
 
     def gradients(self, ratio: Tensor, known: Tensor) -> Tensor:
         """Return half the mean absolute difference between known neighbours, across and down, summed over the scales.
@@ -107,6 +96,11 @@ class DepthLoss(HeadLoss):
                 total = total + (difference.abs() * both).sum() / count
             ratio, weight = halve(ratio, weight)
         return self.gradient_gain * total
+
+
+def has_calibration(head: nn.Module) -> bool:
+    """Whether a head has buffers that turn its logarithms of distances into those of metres."""
+    return all(isinstance(getattr(head, name, None), Tensor) for name in ("cal_a", "cal_b"))
 
 
 def halve(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
