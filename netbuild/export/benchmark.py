@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,6 +25,7 @@ from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exporte
 from netbuild.report.html import html_table
 from netbuild.system.tables import Table
 from netbuild.tasks.base import refuse_options
+from netbuild.tasks.metric import main_measures
 from netbuild.training.parts import task_class
 from netbuild.training.validation import check_classes, check_task, validate
 from netbuild.weights.building import build_graph
@@ -44,7 +45,7 @@ class Row:
         images_per_s: computed from the median.
         size: size of the file or folder in bytes.
         difference: largest |difference| / max(1, |torch|) on packaged pictures.
-        accuracy: name and value of the task's main measure.
+        accuracy: the task's main measure by name, of several heads that of each; empty without data.
         remark: why measurements are missing.
         failed: whether the target's file differs from torch.
     """
@@ -55,17 +56,17 @@ class Row:
     images_per_s: float | None = None
     size: int | None = None
     difference: float | None = None
-    accuracy: tuple[str, float] | None = None
+    accuracy: Mapping[str, float] = field(default_factory=dict)
     remark: str = ""
     failed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
-        return {**vars(self), "accuracy": dict([self.accuracy]) if self.accuracy else None}
+        return {**vars(self), "accuracy": dict(self.accuracy) or None}
 
     def cells(self) -> dict[str, str]:
         """The row as text cells, by column."""
-        measure = {self.accuracy[0]: f"{self.accuracy[1]:.4f}"} if self.accuracy else {}
+        measure = {name: f"{value:.4f}" for name, value in self.accuracy.items()}
         return {
             "target": self.target,
             "median ms": _text(self.median_ms, ".2f"),
@@ -218,8 +219,7 @@ def _finish_file(runner: _Runner, batch: int, path: str | Path, data: str | None
     if data is None:
         return row
     measures, _ = validate(path, data)
-    shown = task_class(open_exported(path, "cpu").card).measures
-    return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
+    return replace(row, accuracy=main_measures(task_class(open_exported(path, "cpu").card).measures, measures))
 
 
 def _timed_row(runner: _Runner, batch: int) -> Row:
@@ -346,8 +346,7 @@ class _Benchmark:
         shape = tuple(self.job.examples[0].shape)
         network = RunNetwork(self.network, lambda arrays: list(runner.run(arrays)), shape)
         measures, _ = validate(network, self.options.data)
-        shown = task_class(self.network.card).measures
-        return replace(row, accuracy=next(((m, measures[m]) for m in shown if measures.get(m, -1) >= 0), None))
+        return replace(row, accuracy=main_measures(task_class(self.network.card).measures, measures))
 
 
 def _target_of(path: Path) -> Target:

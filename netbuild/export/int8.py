@@ -19,6 +19,7 @@ from netbuild.export.base import ANY, Job, target
 from netbuild.export.onnx import OPSET, OnnxTarget, convert, save_model, set_metadata
 from netbuild.prediction.onnx_network import open_exported
 from netbuild.prediction.sources import natural_key
+from netbuild.tasks.metric import main_measures
 from netbuild.training.parts import task_class
 from netbuild.training.validation import validate
 
@@ -189,7 +190,6 @@ def _accuracy_note(source: Path, path: Path, name: str, data: Dataset | None) ->
         float32, int8 = (validate(file, name)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]
-    known = task_class(open_exported(source, "cpu").card).measures[:2]
-    measures = [measure for measure in known if float32.get(measure, -1) >= 0]
-    shown = [f"{measure} {int8[measure]:.4f} (float32 {float32[measure]:.4f})" for measure in measures]
+    known = main_measures(task_class(open_exported(source, "cpu").card).measures, float32, count=2)
+    shown = [f"{name} {int8[name]:.4f} (float32 {value:.4f})" for name, value in known.items()]
     return [f"accuracy of int8 on {data.held_out()}: {', '.join(shown)}"]

@@ -210,7 +210,9 @@ class HeadTasks(Task):
         return {"heads": {name: task.decode_options(settings) for name, task in cls.classes.items()}}
 
     def complete_card(self, card: NetworkCard) -> NetworkCard:
-        """Return the network's card with the names of the classes of each head."""
+        """Return the card with the names of the classes of each head, and what the heads' tasks know of their data."""
+        for part in self.parts.values():
+            card = part.complete_card(card)
         heads = [
             replace(head, names=None if part.names is None or part.names == self.names else tuple(part.names))
             for head, part in zip(card.heads, self.parts.values(), strict=True)

@@ -67,3 +67,19 @@ class Metric(ABC):
             setattr(self, name, [e for _, e in sorted(zip(order, entries, strict=True), key=lambda pair: pair[0])])
         for name in self.counts:
             setattr(self, name, sum(state[name] for state in states))
+
+
+def main_measures(names: Sequence[str], found: Mapping[str, float], count: int = 1) -> dict[str, float]:
+    """Return the first measures that are not undefined; of several heads, named ``boxes/mAP50``, those of each.
+
+    Args:
+        names: the task's measures, the main one first, see `Task.measures`.
+        found: all measures of a data set by name.
+        count: how many are returned at most, of each head.
+    """
+    chosen: dict[str, dict[str, float]] = {}
+    for name in names:
+        of_head = chosen.setdefault(name.rpartition("/")[0], {})
+        if len(of_head) < count and found.get(name, UNDEFINED) != UNDEFINED:
+            of_head[name] = found[name]
+    return {name: value for of_head in chosen.values() for name, value in of_head.items()}

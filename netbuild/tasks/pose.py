@@ -96,6 +96,10 @@ class PoseTask(BoxTask):
                 raise NetbuildError(message, hint="write flip_idx into the data file, or leave it out")
         return replace(settings, flip_lr=0.0)
 
+    def complete_card(self, card: NetworkCard) -> NetworkCard:
+        """Return the card with the data set's skeleton, so that drawings of predictions join keypoints by it."""
+        return replace(super().complete_card(card), skeleton=self.skeleton)
+
     def make_loss(self, gains: Gains | None, class_weights: Tensor | None) -> HeadLoss | None:
         """Return the loss that the head names, with the sigmas of the keypoints."""
         loss = super().make_loss(gains, class_weights)

@@ -34,6 +34,8 @@ def merge_drawings(image: Image, drawings: Mapping[str, Drawing]) -> Drawing:
         [(_widen(mask, width), tint) for drawing in marks.values() for mask, tint in drawing.areas],
         np.concatenate(outlines) if outlines else None,
         [group for drawing in marks.values() for group in drawing.points],
+        [f"{name}: {text}" for name, drawing in marks.items() for text in drawing.texts],
+        [group for drawing in marks.values() for group in drawing.lines],
     )
 
 

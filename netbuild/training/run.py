@@ -313,8 +313,6 @@ def _make_arguments(
     parallel.check_settings(settings, pick_device(settings.device))
     if settings.class_embeddings:  # a run may be resumed, or validated, from another folder
         settings = replace(settings, class_embeddings=str(Path(settings.class_embeddings).absolute()))
-    if dataset.keypoint_shape:  # drawings of the checkpoint's predictions join keypoints as the data set's do
-        network.card = replace(network.card, skeleton=dataset.skeleton)
     network.card = replace(network.card, resizing="area")  # whatever an imported checkpoint was trained on
     # All labels and pictures are read before the first step, so that no fault ends the run hours later.
     held_out = dataset.held_out()

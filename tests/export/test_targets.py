@@ -526,12 +526,17 @@ def test_a_benchmarks_result_prints_itself_in_a_terminal_and_in_a_notebook():
     from rich.console import Console
 
     rows = BenchmarkResult(
-        [Row("x<y>", remark="needs onnx"), Row("torch", 2.5, 3.0, 400.0, 2_000_000, 0.0, ("top1", 0.5))]
+        [
+            Row("x<y>", remark="needs onnx"),
+            Row("torch", 2.5, 3.0, 400.0, 2_000_000, 0.0, {"boxes/mAP50": 0.5, "sem/mIoU": 0.25}),
+        ]
     )
     head, *lines = str(rows).splitlines()
     assert head.split("  ")[0] == "target"
     assert head.endswith("remark")  # last, although the first row has it before the others have their accuracy
     assert [line.split()[0] for line in lines] == ["x<y>", "torch"]
+    assert head.split()[-3:-1] == ["boxes/mAP50", "sem/mIoU"]
+    assert lines[1].split()[-2:] == ["0.5000", "0.2500"]
     console = Console(width=300, color_system=None)
     with console.capture() as capture:
         console.print(rows)

@@ -15,6 +15,7 @@ from netbuild.errors import NetbuildError
 from netbuild.feed.targets.partial import TRUTHS
 from netbuild.tasks import class_for, find
 from netbuild.tasks.base import View
+from netbuild.tasks.metric import main_measures
 from netbuild.tasks.several_drawing import merge_drawings
 
 NET = """\
@@ -138,6 +139,12 @@ def test_measures_have_the_name_of_their_head(made):
     halves[0].merge(states, [[0, 2], [1, 3]])
     assert halves[0].result() == pytest.approx(result)
     assert halves[0].pictures == metric.pictures
+
+
+def test_the_main_measures_are_those_of_each_head():
+    names, found = ("a/R2", "a/MAE", "a/RMSE", "b/mIoU"), {"a/R2": -1.0, "a/MAE": 0.2, "a/RMSE": 0.3, "b/mIoU": 0.5}
+    assert main_measures(names, found) == {"a/MAE": 0.2, "b/mIoU": 0.5}
+    assert main_measures(names[:3], {**found, "a/R2": -0.5}, count=2) == {"a/R2": -0.5, "a/MAE": 0.2}
 
 
 def test_records_and_drawings_are_those_of_all_heads(made):

@@ -18,6 +18,7 @@ from netbuild.data import open_data, scan
 from netbuild.data.shapes import files
 from netbuild.errors import NetbuildError
 from netbuild.grammar.checkpoint_header import read_info
+from netbuild.training.callbacks import Callback
 from netbuild.weights.checkpoint import load_tensors
 
 NET = """\
@@ -123,6 +124,8 @@ def test_a_checkpoint_and_its_export_agree(run, scenes, cli, tmp_path):
         assert done.code == 0, done.err
         measured.append(json.loads(done.out)["measures"])
     assert measured[0] == pytest.approx(measured[1], abs=0.02)
+    rows = json.loads(cli("benchmark", file, "--data", scenes, "--rounds", 1, "--json").out)
+    assert list(rows[0]["accuracy"]) == ["boxes/mAP50-95", "sem/mIoU", "depth/delta1"]
     table = cli("val", run.last, "--data", scenes, "--imgsz", 64, "-Oworkers=0").out
     assert [line.split()[0] for line in table.splitlines() if " fitness" in line] == ["head"] * 4
     done = cli(
@@ -203,6 +206,40 @@ def test_a_head_learns_from_an_extra(scenes, cli, tmp_path):
     assert done.code == 0, done.err
     heads = read_info(tmp_path / "run/last.safetensors").heads
     assert (heads["lanes"]["names"], heads["sem"]["names"]) == (["thing", "ground"], None)
+
+
+def test_the_skeleton_of_a_head_is_drawn_in_sheets_and_predictions(scenes, cli, tmp_path):
+    (tmp_path / "net.yaml").write_text(
+        "nc: 6\nkpt_shape: [4, 3]\nimgsz: 64\n"
+        "heads: {boxes: {row: detect, data: scenes}, pose: {row: pose, data: things}}\n"
+        + TWO_HEADS.replace("SemanticSegment, [nc], semantic", "Pose, [nc, kpt_shape], pose")
+    )
+    (tmp_path / "both.yaml").write_text(f"datasets: {{scenes: {scenes}, things: {scenes.parent}/shapes-pose}}\n")
+    sheets = []
+
+    class Sheets(Callback):
+        def on_batch_end(self, trainer, epoch, number, parts, rate):
+            sheets.append((trainer.task, trainer.train))
+
+    run = netbuild.train(
+        tmp_path / "net.yaml", tmp_path / "both.yaml", out=tmp_path / "run", epochs=1, batch=16, imgsz=64, device="cpu",
+        workers=0, plots=False, progress=False, callbacks=[Sheets()],
+    )  # fmt: skip
+    task, loader = sheets[0]
+    batch = next(iter(loader.epoch(0)))
+    joined = [sum(len(group) for group, _ in task.draw_truth(batch, i).lines) for i in range(16)]
+    has_pose = [i in task.pictures_of("pose", batch) for i in range(16)]
+    assert any(joined)
+    assert not any(count for count, posed in zip(joined, has_pose, strict=True) if not posed)
+    assert cli("export", run.last, "-o", tmp_path / "net.onnx").code == 0
+    skeleton = ((0, 1), (0, 2), (3, 1), (3, 2))
+    assert runtime.load(tmp_path / "net.onnx").heads["pose"].info.skeleton == skeleton
+    for file in (run.last, tmp_path / "net.onnx"):
+        result = next(netbuild.Model(file).predict(scenes / "images/val/0000.png", conf=0.0, max_det=1))
+        records = {**result.records, "boxes": []}
+        records["pose"][0]["keypoints"] = [[20, 20, 1.0], [60, 20, 1.0], [20, 60, 1.0], [60, 60, 0.1]]
+        lines = result.task.draw(result.view.image, {"boxes": None, "pose": None}, records).lines
+        assert [group.tolist() for group, _ in lines] == [[[[20, 20], [60, 20]], [[20, 20], [20, 60]]]]
 
 
 @pytest.mark.parametrize(
