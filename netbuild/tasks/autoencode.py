@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netbuild.costs.shape_rules import shape_text
 from netbuild.drawing.annotated import Drawing, Image
+from netbuild.errors import NetbuildError
 from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS
 from netbuild.tasks.base import Batch, Losses, Metric, Record, Task, View
 from netbuild.tasks.outputs import require_tensor
@@ -32,7 +34,8 @@ class AutoencodeTask(Task):
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
         """Return the mean over pixels, channels and batch."""
-        total = F.mse_loss(require_tensor(outputs).float(), read_images(batch))
+        found = require_tensor(outputs).float()
+        total = F.mse_loss(found, target_images(batch, found))
         return total, {"mse": total.detach()}
 
     def decode(self, outputs: Any, **options: Any) -> Tensor:
@@ -68,7 +71,7 @@ class ReconstructionMetric(Metric):
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Add the ratio of each picture of a batch."""
-        error = (predictions - read_images(batch)).square().flatten(1).mean(1).double().cpu()
+        error = (predictions - target_images(batch, predictions)).square().flatten(1).mean(1).double().cpu()
         self.ratios += (-10 * error.clamp(min=1e-10).log10()).tolist()
 
     def result(self) -> dict[str, float]:
@@ -77,7 +80,15 @@ class ReconstructionMetric(Metric):
         return {"psnr": mean, "fitness": mean}
 
 
-def read_images(batch: Batch) -> Tensor:
-    """Return the images of a batch as floats from 0 to 1."""
+def target_images(batch: Batch, outputs: Tensor) -> Tensor:
+    """Return the images of a batch as floats from 0 to 1.
+
+    Raises:
+        NetbuildError: if the network's outputs have another shape.
+    """
     images: Tensor = batch["images"]
+    if outputs.shape != images.shape:
+        message = f"the network returns {shape_text(outputs.shape)} for images {shape_text(images.shape)}"
+        hint = "a network of the task 'autoencode' returns pictures of the same channels and size"
+        raise NetbuildError(message, hint=hint)
     return images.float() / 255 if images.dtype is torch.uint8 else images.float()

@@ -1,8 +1,12 @@
 """A few of the embedded scenes in place of all 600, for tests that train on them."""
 
+import numpy as np
+from PIL import Image
+
 from netbuild.author.zoo import load_entries
 from netbuild.data.shapes import files
 from netbuild.grammar.locate import scaled_name
+from netbuild.tasks import TASKS, find
 
 
 def write_few_scenes(cache, train=8, val=4):
@@ -30,3 +34,66 @@ def smallest_network(task, folder):
         return f"{min(sizes, key=sizes.get)}.yaml"
     (folder / f"{task}.yaml").write_text(f"extends: resnet18.yaml\ntask: {task}\n")
     return folder / f"{task}.yaml"
+
+
+BACKBONE = """\
+nc: 6
+imgsz: 64
+kpt_shape: [4, 3]
+anchors: [[8,8, 12,12, 18,18], [16,24, 30,30, 48,48]]
+HEADS
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2], fine]
+  - [-1, 1, Conv, [32, 3, 2], coarse]
+"""
+# Heads that have a loss of their own: rows, and the embedded set that they learn from.
+ROWS = {
+    "anchors": "  - [[fine, coarse], 1, AnchorDetect, [nc, anchors], old]\n",
+    "auxiliary": "  - [[fine, coarse, fine, coarse], 1, DualDDetect, [nc], auxiliary]\n",
+    "queries": "  - [[fine, coarse], 1, RTDETRDecoder, [nc, 32, 20, 4, 4, 2], detr]\n",
+}
+MIXED = "heads: {old: {row: old}, detr: {row: detr, weight: 0.5}, pose: {row: pose}}"
+AUTOENCODER = """\
+task: autoencode
+imgsz: 64
+layers:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, nn.ConvTranspose2d, [8, 3, 2, 2]]
+"""
+POSE = "  - [[fine, coarse], 1, Pose, [nc, kpt_shape], pose]\n"
+
+
+def scene_tasks():
+    """The names of the tasks that learn from embedded scenes."""
+    return [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
+
+
+# What is trained, resumed and so on: each task with embedded scenes, further losses, and networks of several heads.
+CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", "classify", "autoencode"]
+
+
+def open_case(name, folder):
+    """The network and the data of one of `CASES`, whose files are written into a folder."""
+    if name in ("classify", "autoencode"):
+        write_class_folders(folder / "classes")
+        (folder / "autoencode.yaml").write_text(AUTOENCODER)
+        return smallest_network(name, folder) if name == "classify" else folder / "autoencode.yaml", folder / "classes"
+    if name in ROWS or name == "mixed":
+        rows = ROWS["anchors"] + ROWS["queries"] + POSE if name == "mixed" else ROWS[name]
+        text = BACKBONE.replace("HEADS", MIXED if name == "mixed" else "") + rows
+        (folder / f"{name}.yaml").write_text(text)
+        return folder / f"{name}.yaml", "shapes-pose" if name == "mixed" else "shapes-segment"
+    return smallest_network(name, folder), "shapes-segment" if name == "detect" else find(name).embedded
+
+
+def write_class_folders(folder, train=12, val=5):
+    """Write pictures of noise of two classes, whose brightness differs."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            kind = number % 2
+            path = folder / split / ("dark", "bright")[kind] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(100 * kind, 100 * kind + 150, (64, 64, 3), np.uint8)).save(path)

@@ -3,19 +3,17 @@
 import json
 
 import pytest
-from helpers.scenes import smallest_network, write_few_scenes
+from helpers.scenes import scene_tasks, smallest_network, write_few_scenes
 
 from netbuild.data.embedded import SIDES
 from netbuild.data.shapes import files
-from netbuild.tasks import TASKS, find
+from netbuild.tasks import find
 
 QUICK = ("--batch", 4, "--device", "cpu", "-Oworkers=0", "-Oplots=false")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "task", [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
-)
+@pytest.mark.parametrize("task", [*scene_tasks(), "several"])
 def test_a_task_runs_without_data(cli, tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))

@@ -9,14 +9,21 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.scenes import smallest_network, write_few_scenes
+from helpers.scenes import (
+    AUTOENCODER,
+    CASES,
+    open_case,
+    scene_tasks,
+    smallest_network,
+    write_class_folders,
+    write_few_scenes,
+)
 from safetensors.torch import load_file
 
 from netbuild.data import open_data
 from netbuild.data.shapes import files
-from netbuild.tasks import TASKS, find
+from netbuild.tasks import find
 
-SCENE_TASKS = [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
 QUICK = ("--imgsz", "64", "--batch", "4", "--device", "cpu", "-Oworkers=0", "-Oplots=false")
 KILLER = """
 import os, signal
@@ -44,9 +51,9 @@ def run_apart(*words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", SCENE_TASKS)
-def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, task):
-    network, data = smallest_network(task, here), find(task).embedded
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, case):
+    network, data = open_case(case, here)
     (here / "killer.py").write_text(KILLER)
     flags = ("--data", data, "--epochs", 3, *QUICK)
     assert cli("train", network, *flags, "-o", "whole").code == 0
@@ -63,9 +70,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", SCENE_TASKS)
-def test_two_processes_train_and_measure_as_one(cli, here, task):
-    network, data = smallest_network(task, here), find(task).embedded
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_and_measure_as_one(cli, here, case):
+    network, data = open_case(case, here)
     done = run_apart("train", network, "--data", data, "--epochs", 1, *QUICK, "-o", "two", "--nproc", 2)
     assert done.returncode == 0, done.stderr
     flags = ("two/last.safetensors", "--data", data, "--device", "cpu", "-Oworkers=0", "--batch", 2, "--json")
@@ -78,17 +85,17 @@ def test_two_processes_train_and_measure_as_one(cli, here, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", SCENE_TASKS)
-def test_a_compiled_network_trains(cli, here, monkeypatch, task):
+@pytest.mark.parametrize("case", CASES)
+def test_a_compiled_network_trains(cli, here, monkeypatch, case):
     # Without inductor's code, which takes minutes: what fails is what cannot be traced, forward or backward.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    flags = ("--data", find(task).embedded, "--epochs", 1, *QUICK, "-Ocompile=true", "-o", "run")
-    done = cli("train", smallest_network(task, here), *flags)
+    network, data = open_case(case, here)
+    done = cli("train", network, "--data", data, "--epochs", 1, *QUICK, "-Ocompile=true", "-o", "run")
     assert done.code == 0, done.err
     assert (here / "run/last.safetensors").is_file()
 
 
-@pytest.mark.parametrize("task", SCENE_TASKS)
+@pytest.mark.parametrize("task", scene_tasks())
 def test_data_that_a_task_cannot_learn_from_are_errors_with_a_hint(cli, here, task):
     cls, network = find(task), smallest_network(task, here)
     kinds = {name: open_data(name).task for name in ("digits", "shapes-segment", "shapes-labels", "shapes-numbers")}
@@ -103,3 +110,10 @@ def test_data_that_a_task_cannot_learn_from_are_errors_with_a_hint(cli, here, ta
         done = cli("train", network, "--data", "shapes-segment", "--epochs", 1, *QUICK, "-o", "no")
         assert (done.code, "hint: " in done.err) == (2, True), done.err
     assert not (here / "no").exists()
+
+
+def test_an_autoencoder_whose_output_is_no_picture_is_an_error(cli, here):
+    write_class_folders(here / "classes", 2, 2)
+    (here / "net.yaml").write_text(AUTOENCODER.replace("8, 3, 2, 2", "8, 6, 2, 2"))
+    done = cli("train", "net.yaml", "--data", "classes", "--epochs", 1, *QUICK, "--batch", 2, "-o", "run")
+    assert (done.code, "returns [2, 6, 64, 64] for images [2, 3, 64, 64]" in done.err) == (2, True), done.err
