@@ -1,4 +1,4 @@
-"""Each task alike: killed and resumed, in two processes, compiled, and with data that it cannot learn from."""
+"""Each task alike: killed and resumed, in two processes, compiled, drawn and logged, and with data that do not suit."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +94,40 @@ def test_a_compiled_network_trains(cli, here, monkeypatch, case):
     done = cli("train", network, "--data", data, "--epochs", 1, *QUICK, "-Ocompile=true", "-o", "run")
     assert done.code == 0, done.err
     assert (here / "run/last.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_is_drawn_logged_measured_and_exported(cli, here, case):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    network, data = open_case(case, here)
+    done = cli("train", network, "--data", data, "--epochs", 1, *QUICK[:-1], "-Otensorboard=true", "-o", "run")
+    assert (done.code, "left out:" in done.err) == (0, False), done.err  # an error in a plot or log is only a note
+    drawn = {path.name for path in (here / "run").glob("*.png")}
+    assert {"losses.png", "metrics.png", "train_batch0.png", "val_batch0.png"} <= drawn
+    assert case == "autoencode" or any(name.startswith("labels") for name in drawn)
+    scalars = events.EventAccumulator(str(here / "run/tensorboard")).Reload().Tags()["scalars"]
+    measured = []
+    assert cli("export", "run/last.safetensors", "-o", "net.onnx").code == 0
+    for file in ("run/last.safetensors", "net.onnx"):
+        done = cli("val", file, "--data", data, "--device", "cpu", "-Oworkers=0", "--json", "-o", f"val-{file[:3]}")
+        assert done.code == 0, done.err
+        measured.append(json.loads(done.out)["measures"])
+        assert (here / f"val-{file[:3]}/val_batch0.png").is_file()
+        done = cli("predict", file, picture_of(data, here),
+                   "--save", "pictures,json", "-o", f"found-{file[:3]}")  # fmt: skip
+        assert done.code == 0, done.err
+        assert list((here / f"found-{file[:3]}").glob("*.png"))
+    assert measured[0].keys() == measured[1].keys()
+    assert {f"val/{name}" for name in measured[0]} <= {*scalars}
+
+
+def picture_of(data, here):
+    """A picture of the validation data."""
+    if isinstance(data, Path):
+        return next((data / "val").rglob("*.png"))
+    made = files.TABLES_FOLDER if data in files.TABLES else files.ALL
+    return here / f"cache/{made}-{files.LAYOUT}/{data}/images/val/0000.png"
 
 
 @pytest.mark.parametrize("task", scene_tasks())
