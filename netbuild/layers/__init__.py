@@ -73,7 +73,7 @@ from netbuild.layers.heads import (
 )
 from netbuild.layers.hgnet import HGBlock, HGStem
 from netbuild.layers.legacy import MP, SP, SPPCSPC, DownC, ReOrg
-from netbuild.layers.merge import Add, CBFuse, CBLinear, Concat, Index, Multiply, Slice
+from netbuild.layers.merge import Add, CBFuse, CBLinear, CenterCrop, Concat, Index, Multiply, Slice
 from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.text import C2fAttn, ImagePoolingAttn, MaxSigmoidAttnBlock
@@ -122,6 +122,7 @@ __all__ = [
     "C3x",
     "CBFuse",
     "CBLinear",
+    "CenterCrop",
     "ChannelAttention",
     "Classify",
     "Concat",

@@ -71,6 +71,27 @@ class Slice(nn.Module):
         return x[:, self.begin : self.end]
 
 
+class CenterCrop(nn.Module):
+    """The middle of the first map, as high and wide as the second: (B, c1, H, W), (B, c2, h, w) -> (B, c1, h, w).
+
+    Of an odd difference one more row is cut at the bottom, and one more column at the right. U-Net, arXiv 1505.04597.
+    Raises ValueError if the first map is smaller than the second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        check_several(xs)
+        x, other = xs
+        h, w = other.shape[2:]
+        top, left = (x.shape[2] - h) // 2, (x.shape[3] - w) // 2
+        if top < 0 or left < 0:
+            sides = "x".join(map(str, x.shape[2:]))
+            raise ValueError(f"a map of {sides} cells cannot be cropped to {h}x{w}: write the larger source first")
+        return x[:, :, top : top + h, left : left + w]
+
+
 class Index(nn.Module):
     """One output of a module that returns several, by number."""
 

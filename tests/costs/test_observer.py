@@ -311,6 +311,7 @@ FIELDS = [
     ("Bottleneck, [8]", 16, (5, 5), 1),
     ("DWConv, [8, 7]; nn.GroupNorm, [2, 8]; nn.LayerNorm, [16]; nn.Dropout, []", 16, (7, 7), 1),  # statistics aside
     ("nn.ZeroPad2d, [2]; " + CONV3, 16, (3, 3), 1),
+    ("nn.Conv2d, [8, 8, 6]; [[input, -1], 1, CenterCrop, []]; [[-1, 0], 1, Concat, [1]]", 16, (6, 6), 1),
     (f"{CONV3}; [input, 1, nn.Conv2d, [8, 8, 5, 1, 1]]; [[0, 1], 1, Concat, [1]]", 16, (5, 5), 1),
     ("ConvTranspose, [8]", 16, (1, 1), 0.5),
     ("nn.ConvTranspose2d, [8, 8, 4, 2, 1]", 16, (2, 2), 0.5),

@@ -90,7 +90,7 @@ def test_operators_with_outputs_by_the_thousand_are_bounded(tmp_path, name):
         netbuild.build(spec.path, **options)
 
 
-@pytest.mark.parametrize("module", ["Add", "Multiply"])
+@pytest.mark.parametrize("module", ["Add", "CenterCrop", "Multiply"])
 def test_a_single_tensor_is_not_taken_for_several_inputs(tmp_path, module):
     (tmp_path / "net.yaml").write_text(
         f"imgsz: 4096\nlayers:\n  - [-1, 1, nn.Flatten, [0]]\n  - [-1, 1, {module}, []]\n"

@@ -322,6 +322,13 @@ def test_concat_and_index():
     assert L.Index(1)([a, b]) is b
 
 
+def test_center_crop_is_the_middle():
+    x, other = torch.randn(2, 3, 9, 6), torch.randn(2, 5, 4, 6)
+    assert torch.equal(L.CenterCrop()([x, other]), x[:, :, 2:6])  # three rows are cut below
+    with pytest.raises(ValueError, match="a map of 4x6 cells cannot be cropped to 9x6"):
+        L.CenterCrop()([other, x])
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_encoder_layer_masks_and_norms(before):
     layer, x = L.TransformerEncoderLayer(8, 16, 2, normalize_before=before).eval(), torch.randn(2, 5, 8)
