@@ -65,14 +65,15 @@ class Trainee:
         self.frozen = optimisers.freeze(network, settings.freeze)
         self.sharded = settings.parallel == "fsdp"
         self.skeleton = parallel.cpu_copy(network) if self.sharded else None
-        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(network, task)
+        precision = mixed_precision(settings.amp, device)
+        is_half = precision is not None
+        self.format = torch.contiguous_format if self.sharded else fastest_memory_format(network, task, is_half)
         self.model = parallel.wrap_model(network, settings, device)
         # FSDP replaces the parameters, so the optimiser is made after it.
         default_rate = task.default_rate(network.card.nc or 0) if task else None
         self.plan = optimisers.make_plan(network, settings, batches, default_rate)
         self.average = optimisers.EMA(network, settings.ema, self.plan.steps)
-        half = mixed_precision(settings.amp, device) is torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
 
     def train(self) -> None:
         """Set training mode, but eval mode in frozen rows, so that their batch norms keep their statistics.
