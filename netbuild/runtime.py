@@ -108,6 +108,8 @@ class ModelInfo:
             multiplied; they need suppression.
         numbers: whether the file has the number of each pixel's class (B, h, w), which `Model.run` converts to scores.
         skeleton: pairs of keypoints, by number, that drawings join with a line.
+        map_step: pixels per cell of a map that covers only the middle of the image: pictures are fitted into it, and
+            mirrored in the margin around it. 0 for a map that covers the whole image.
         heads: the heads of a file with several, in the order of their outputs; empty for a file with one.
     """
 
@@ -126,6 +128,7 @@ class ModelInfo:
     objectness: bool = False
     numbers: bool = False
     skeleton: tuple[tuple[int, int], ...] = ()
+    map_step: int = 0
     heads: "tuple[HeadInfo, ...]" = ()
 
     @property
@@ -513,9 +516,31 @@ class Model:
             raise RunError(f"pictures must have 1, 3 or 4 channels, this one has {image.shape[2]}")
         return _convert_channels(image, self.info.channels), None
 
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the map in the first output.
+
+        Raises:
+            RunError: if they are not fixed.
+        """
+        shape = self.session.get_outputs()[self.first].shape
+        if len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]):
+            raise RunError(f"{self.path}: its metadata 'map_step' needs an output of a fixed size, not {list(shape)}")
+        return shape[2], shape[3]
+
     def fit(self, pixels: Array, size: tuple[int, int], rect: bool) -> tuple[Array, "Placement"]:
-        """Fit a picture (H, W, C) to the input size; return it and its placement."""
-        resizing, stride = self.info.resizing, 1 if self.fixed_size else self.info.stride
+        """Fit a picture (H, W, C) to the input size; return it and its placement.
+
+        Of a file whose map covers the middle of the input, it is the placement in this middle.
+        """
+        if not self.info.map_step:
+            return self._fit(pixels, size, rect, 1 if self.fixed_size else self.info.stride)
+        h, w = self.map_size
+        fitted, placement = self._fit(pixels, (h * self.info.map_step, w * self.info.map_step), False, 1)
+        return mirror_margin(fitted, size), placement
+
+    def _fit(self, pixels: Array, size: tuple[int, int], rect: bool, stride: int) -> tuple[Array, "Placement"]:
+        resizing = self.info.resizing
         if self.info.fitting == "middle":
             return center_crop(pixels, size, resizing)
         if self.info.fitting == "stretch":
@@ -741,7 +766,7 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     names = None if names is None else tuple(map(str, names))
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
     _check_task(model.path, task, extra, values)
-    optional = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton")
+    optional = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton", "map_step")
     known = {name: values[name] for name in optional if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
     if info.resizing not in RESIZINGS:
@@ -971,6 +996,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "extra": ("extra", _parse_extra),
     "nms": ("nms", _parse_nms),
     "skeleton": ("skeleton", _parse_pairs),
+    "map_step": ("map_step", _parse_integer(MAX_STRIDE)),
     "heads": ("heads", _parse_heads),
 }
 _ULTRALYTICS_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -1196,6 +1222,21 @@ def stretch(image: Array, size: tuple[int, int], stride: int, resizing: str = "a
     original = image.shape[0], image.shape[1]
     inner = ceil(size[0] / stride) * stride, ceil(size[1] / stride) * stride
     return resize(image, *inner, resizing), Placement(original, inner, (0, 0), inner)
+
+
+def mirror_margin(image: Array, size: tuple[int, int]) -> Array:
+    """Put a picture (H, W, C) into the middle of an image of a size and fill the margin by mirroring it at its edges.
+
+    It is mirrored as often as needed. Of an odd margin the larger half is at the right or bottom.
+    """
+    rows, columns = (mirror_indices(count, length) for count, length in zip(image.shape, size))
+    return image[rows[:, None], columns]
+
+
+def mirror_indices(count: int, length: int) -> Array:
+    """Return which of ``count`` pixels each of ``length`` pixels is, if they are mirrored at both ends: (length,)."""
+    position = (np.arange(length) - (length - count) // 2) % (2 * count)
+    return np.minimum(position, 2 * count - 1 - position)
 
 
 # -- detections -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from netbuild.runtime import mirror_margin
 from netbuild.system.packages import cv2
 
 Image = NDArray[np.uint8]  # (H, W, C)
@@ -141,3 +142,32 @@ def stretch(
 
 # By `netbuild.tasks.base.Task.fitting`.
 FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop, "stretch": stretch}
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How pictures become images of a network.
+
+    Args:
+        name: a key of `FITTINGS`.
+        size: height and width that pictures are fitted into.
+        stride: both sides of an image are multiples of it.
+        rect: whether letterboxed pictures are padded only to the next multiples of the stride.
+        resizing: as for `resize`.
+        window: height and width of the middle of the image that the network's map covers: pictures are fitted into it,
+            and mirrored in the margin around it. None where the map covers the whole image.
+    """
+
+    name: str
+    size: tuple[int, int]
+    stride: int = 1
+    rect: bool = False
+    resizing: str = "area"
+    window: tuple[int, int] | None = None
+
+    def apply(self, image: Image) -> tuple[Image, Letterbox]:
+        """Return the image of a picture (H, W, C), and its place in the image or, if there is one, in the window."""
+        if self.window is None:
+            return FITTINGS[self.name](image, self.size, self.stride, self.rect, self.resizing)
+        fitted, place = FITTINGS[self.name](image, self.window, 1, False, self.resizing)
+        return mirror_margin(fitted, self.size), place

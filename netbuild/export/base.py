@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from netbuild.data.fitting import Fitting
 from netbuild.errors import MissingExtraError, NetbuildError, Where
 from netbuild.system.packages import find_older_version, install_hint, least_versions
 from netbuild.system.plugins import Registry
@@ -54,6 +55,7 @@ class Job:
         rows: label of each row in messages, and its place in the network's file, if known.
         multiple: free heights and widths are multiples of this many pixels.
         lists: places of the outputs that are lists of detections, best first, in which a tie may exchange rows.
+        fitting: how pictures become the network's images; None for a network without a picture as input.
     """
 
     module: nn.Module
@@ -67,6 +69,7 @@ class Job:
     rows: tuple[tuple[str, Where | None], ...] = ()
     multiple: int = 1
     lists: tuple[int, ...] = ()
+    fitting: Fitting | None = None
 
     @property
     def half(self) -> bool:

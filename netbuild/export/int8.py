@@ -11,7 +11,6 @@ import numpy as np
 
 from netbuild.data import open_data
 from netbuild.data.dataset import Dataset
-from netbuild.data.fitting import FITTINGS
 from netbuild.data.images import SUFFIXES, read_image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
@@ -152,18 +151,18 @@ def _calibration_batches(job: Job, data: Dataset | str, most: int) -> Iterator[n
     Raises:
         NetbuildError: if there is no picture, or one cannot be read.
     """
-    if len(job.examples) != 1 or job.examples[0].ndim != 4:
+    fitting = job.fitting
+    if len(job.examples) != 1 or job.examples[0].ndim != 4 or fitting is None:
         raise NetbuildError("--calibrate takes pictures, but the network's input is not one image")
-    batch, channels, height, width = job.examples[0].shape
+    batch, channels = job.examples[0].shape[:2]
     samples = _list_pictures(data) if isinstance(data, str) else data.split(_calibration_split(data)).samples
     if not samples:
         raise NetbuildError("--calibrate: the folder contains no picture")
-    fit = FITTINGS[job.metadata["fitting"]]
     for i in np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)):
         sample: Any = samples[i]
         pixels = read_image(sample, channels) if isinstance(sample, Path) else sample.image(channels)
         pixels = pixels.reshape(*pixels.shape[:2], channels)
-        fitted, _ = fit(pixels, (height, width), job.multiple, False, job.metadata["resizing"])
+        fitted, _ = fitting.apply(pixels)
         image = np.ascontiguousarray(fitted.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
         yield np.repeat(image, batch, 0)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from netbuild.costs.outputs import tensors_of
+from netbuild.data.fitting import Fitting
 from netbuild.errors import NetbuildError
 from netbuild.export.base import Job
 from netbuild.export.options import ExportOptions
@@ -18,6 +19,7 @@ from netbuild.layers.heads.base import traits
 from netbuild.prediction.contract import (
     check_size,
     describe_layout,
+    find_window,
     format_flag,
     input_shapes,
     make_metadata,
@@ -97,9 +99,12 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     }
     given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
     lists = tuple(sum(counts[:i]) for i, head in enumerate(network.heads) if returns_detections(head))
+    multiple, window = size_multiple(network), find_window(network, task, (height, width))
+    fitting = Fitting(metadata["fitting"], (height, width), multiple, False, network.card.resizing, window)
     return Job(
-        module, examples, inputs, outputs, free, axes, metadata, given, multiple=size_multiple(network), lists=lists
-    )
+        module, examples, inputs, outputs, free, axes, metadata, given,
+        multiple=multiple, lists=lists, fitting=fitting,
+    )  # fmt: skip
 
 
 def _free_names(options: ExportOptions) -> tuple[str, ...]:
@@ -119,6 +124,9 @@ def _check_free_size(network: Network, free: frozenset[str]) -> None:
     if "height" in free and len(sizes) != 1:
         inputs = "images of different sizes" if sizes else "no image"
         raise NetbuildError(f"the size cannot stay free: the network takes {inputs}", hint="try --dynamic batch")
+    if "height" in free and network.card.map_step:
+        message = "the size cannot stay free: the network's map leaves out a border of the image, which differs by size"
+        raise NetbuildError(message, hint="try --dynamic batch")
 
 
 def _suppression(network: Network, task: Task | None, thresholds: Mapping[str, Any] | None) -> Any:

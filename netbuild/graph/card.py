@@ -41,6 +41,8 @@ class NetworkCard:
         skeleton: pairs of keypoints, by number, that drawings join with a line.
         heads: the descriptions of several heads; empty for a network with one.
         resizing: how the pictures are resized that it was trained on, see `netbuild.runtime.ModelInfo`.
+        map_step: pixels per cell of the map that it returns, where the map covers only the middle of the image, since
+            convolutions without padding cut off a border; 0 where it covers the whole image or there is no map.
     """
 
     name: str
@@ -63,6 +65,7 @@ class NetworkCard:
     skeleton: tuple[tuple[int, int], ...] = ()
     heads: tuple[HeadCard, ...] = ()
     resizing: str = "area"
+    map_step: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
@@ -70,7 +73,9 @@ class NetworkCard:
         return {**known, "heads": {head.name: head.to_dict() for head in self.heads}}
 
 
-def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Iterable[Factory]) -> NetworkCard:
+def make_card(
+    name: str, config: NetworkConfig, stride: int, custom_modules: Iterable[Factory], map_step: int = 0
+) -> NetworkCard:
     """Make the card of a resolved network.
 
     Args:
@@ -78,6 +83,7 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         config: the values that its rows were resolved with.
         stride: the largest stride of its rows in pixels.
         custom_modules: factories of the custom modules that its rows use.
+        map_step: see `NetworkCard`.
     """
     spec = config.spec
     rows = tuple((row.module, row.name) for row in spec.rows)
@@ -88,6 +94,7 @@ def make_card(name: str, config: NetworkConfig, stride: int, custom_modules: Ite
         params=dict(spec.params), file=spec.path.name, yaml=resolved_yaml(config),
         modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec), heads=config.heads,
         skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (), resizing=_find_resizing(spec),
+        map_step=map_step,
     )  # fmt: skip
 
 

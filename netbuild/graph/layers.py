@@ -127,7 +127,8 @@ class Graph(NetworkConfig):
             for layer, module in zip(self.layers, modules.values(), strict=True):
                 if layer.uses_init:
                     INITIAL[init](module)
-        return Network(Rows(modules, self.plan), make_card(self.name, self, self.stride, self.custom_modules))
+        card = make_card(self.name, self, self.stride, self.custom_modules, self.map_step)
+        return Network(Rows(modules, self.plan), card)
 
     @property
     def stride(self) -> int:
@@ -136,6 +137,22 @@ class Graph(NetworkConfig):
         # Pooling to a fixed size can give fractional strides, which no image size must be a multiple of.
         known = [max(f.stride) for f in fields if all(float(s).is_integer() for s in f.stride)]
         return int(max(known, default=1))
+
+    @property
+    def map_step(self) -> int:
+        """Pixels per cell of the map that the network returns, see `NetworkCard.map_step`; 0 for several heads."""
+        layer = self.layers[self.plan.result[0]]
+        shape, field = layer.out_shape, layer.field
+        is_map = isinstance(shape, list) and len(shape) == 4 and all(isinstance(side, int) for side in shape)
+        if self.plan.listed or not is_map or field is None or not field.known:
+            return 0
+        (step, other), (height, width) = field.stride, shape[2:]
+        # Training takes square images, whose middle must be square.
+        if step != other or not float(step).is_integer() or (self.imgsz[0] == self.imgsz[1]) > (height == width):
+            return 0
+        # Rounding alone leaves out less than a cell.
+        borders = [(side - step * count) // 2 for side, count in zip(self.imgsz, (height, width), strict=True)]
+        return int(step) if min(borders) >= step else 0
 
 
 def _build_layer(layer: Layer) -> nn.Module:

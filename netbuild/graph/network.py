@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from netbuild.costs.outputs import tensors_of
+from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.rows import INPUT
 from netbuild.graph.card import NetworkCard
 from netbuild.graph.heads import HeadGroup
@@ -208,6 +210,31 @@ class Network(nn.Module):
             targets: in training, the batch's targets by name, for rows whose ``forward`` has a parameter ``targets``.
         """
         return self.model(*images, targets=targets) if self.model.target_rows else self.model(*images)
+
+    def find_window(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Return height and width of the middle of an image of a size that the network's map covers.
+
+        Pictures are fitted into it, and mirrored in the margin around it. None where the map covers the whole image.
+
+        Raises:
+            NetbuildError: if the image is too small for the network.
+        """
+        if not self.card.map_step:
+            return None
+        try:
+            h, w = self.find_map_size(size)
+        except (RuntimeError, ValueError) as error:
+            message = f"the network fails on images of {size[0]}x{size[1]} pixels: {shorten(error, 200)}"
+            raise NetbuildError(message, hint="try a larger --imgsz") from None
+        return h * self.card.map_step, w * self.card.map_step
+
+    def find_map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the map for an image of a size, by a run on meta tensors."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        image = torch.empty(2, self.card.ch, *size, device="meta")
+        outputs = torch.func.functional_call(self, {name: x.to("meta") for name, x in tensors.items()}, image)
+        found = next(tensors_of(outputs))
+        return found.shape[2], found.shape[3]
 
     def fuse(self) -> "Network":
         """Merge batch norms and parallel branches for inference, in place, and return the network itself."""

@@ -49,6 +49,7 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "channels": str(card.ch),
         "fitting": fitting,
         "resizing": card.resizing,
+        "map_step": str(card.map_step) if task and task.fills_border and card.map_step else "",
         "one2one": format_flag(head.ranks),
         "boxes": head.box_form if head.ranks else "",
         "objectness": format_flag(head.has_objectness and not head.ranks),
@@ -56,6 +57,15 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "yaml": card.yaml,
         **skeleton,
     }
+
+
+def find_window(network: Network, task: Task | None, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the middle of an image that pictures are fitted into, see `Network.find_window`; None for all of it.
+
+    Raises:
+        NetbuildError: if the image is too small for the network.
+    """
+    return network.find_window(size) if task and task.fills_border else None
 
 
 def returns_detections(head: nn.Module) -> bool:

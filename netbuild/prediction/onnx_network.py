@@ -19,7 +19,7 @@ from netbuild.prediction.contract import task_of
 from netbuild.runtime import PackageError, RunError
 from netbuild.system.packages import install_hint
 from netbuild.tasks.base import Task
-from netbuild.tasks.outputs import read_exported
+from netbuild.tasks.outputs import read_exported, require_tensor
 
 
 def is_exported(file: object) -> bool:
@@ -76,6 +76,7 @@ class OnnxNetwork(Network):
             skeleton=info.skeleton,
             heads=_head_cards(file),
             resizing=info.resizing,
+            map_step=info.map_step,
         )
         self.file, self.task = file, task_of(self)
 
@@ -89,6 +90,9 @@ class OnnxNetwork(Network):
         if self.file.info.nms is not None:
             return _stack_detections(runtime.split_detections(outputs, len(images[0])))
         return outputs_for(self.task, outputs)
+
+    def find_map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.file.map_size
 
     def run(self, images: Any) -> list[Any]:
         """Return the file's output arrays for an array of images (B, C, H, W), see `runtime.Model.run`.
@@ -154,6 +158,10 @@ class RunNetwork(Network):
         values = images[0].cpu().numpy()
         parts = [self._run_batch(values[i : i + self.batch]) for i in range(0, len(values), self.batch)]
         return outputs_for(self.task, [np.concatenate(arrays) for arrays in zip(*parts)])
+
+    def find_map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        found = require_tensor(self(torch.zeros(1, self.card.ch, *size)))
+        return found.shape[2], found.shape[3]
 
     def _run_batch(self, values: Any) -> list[Any]:
         missing = self.batch - len(values)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from netbuild.data.fitting import FITTINGS, Image
+from netbuild.data.fitting import Fitting, Image
 from netbuild.data.images import UnreadableImageError, from_pixels
 from netbuild.errors import NetbuildError, check_keywords, did_you_mean, shorten
 from netbuild.feed.inputs import find_inputs
@@ -19,7 +19,7 @@ from netbuild.graph.layers import Graph
 from netbuild.graph.network import Network
 from netbuild.graph.opening import Size, expand_size, open_graph
 from netbuild.prediction import sources
-from netbuild.prediction.contract import make_task
+from netbuild.prediction.contract import find_window, make_task
 from netbuild.prediction.in_memory import collect
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
 from netbuild.prediction.result import Result
@@ -39,10 +39,8 @@ class Predictor:
     Args:
         network: the network, on its device.
         task: the task that decodes its outputs.
-        size: height and width that pictures are fitted into.
-        stride: both sides of a letterboxed input are multiples of it, in pixels.
+        fitting: how pictures are fitted to the network's input.
         batch: largest number of pictures in a batch.
-        rect: whether letterboxed inputs are padded only up to the stride, not to the whole size.
         options: keyword arguments of the task's ``decode``.
         inputs: the network's further inputs, after the image, without the batch.
         tracker: makes the tracker of a video; None for the task's own `Task.frame_state`.
@@ -50,13 +48,16 @@ class Predictor:
 
     network: Network
     task: Task
-    size: tuple[int, int]
-    stride: int
+    fitting: Fitting
     batch: int
-    rect: bool
     options: dict[str, Any]
     inputs: tuple[torch.Tensor, ...] = ()
     tracker: Callable[[], FrameState] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that pictures are fitted into."""
+        return self.fitting.size
 
     def run(self, source: Iterable[Source], unreadable: Unreadable | None = None) -> Iterator[Result]:
         """Yield results in the order of the pictures, one for each frame of a video.
@@ -101,8 +102,7 @@ class Predictor:
             try:
                 for shot in sources.read_shots(one, channels == 4):
                     pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
-                    fit, resizing = FITTINGS[self.task.fitting], self.network.card.resizing
-                    fitted, place = fit(pixels, self.size, self.stride, self.rect, resizing)
+                    fitted, place = self.fitting.apply(pixels)
                     yield _Input(shot, fitted, View(shot.pixels[..., :3], place))
             except UnreadableImageError as error:
                 if unreadable is None:
@@ -248,8 +248,10 @@ def prepare(
         size, rect = network.choose_size(imgsz, rect)
         stride = 1 if network.file.fixed_size else task.stride
     else:
-        size, stride = _input_size(task, size, imgsz, rect), task.stride
-    return Predictor(network, task, size, stride, batch, rect is not False, decode_options, further, states)
+        size, stride = _input_size(task, size, imgsz, rect, network.card.map_step), task.stride
+    window, resizing = find_window(network, task, size), network.card.resizing
+    fitting = Fitting(task.fitting, size, stride, rect is not False, resizing, window)
+    return Predictor(network, task, fitting, batch, decode_options, further, states)
 
 
 def _task_options(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,9 +282,11 @@ def _open(
     return network.to(pick_device(device or "auto")), trained_size(graph) or graph.imgsz, features
 
 
-def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | None) -> tuple[int, int]:
+def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | None, map_step: int) -> tuple[int, int]:
     """Return the height and width that pictures are fitted into."""
     letterbox = task.fitting == "letterbox"
+    if rect is not None and letterbox and map_step and task.fills_border:
+        refuse_options({"rect" if rect else "no-rect": rect}, "on pictures that are mirrored around themselves")
     if rect is not None and not letterbox:
         reason = "on stretched pictures" if task.fitting == "stretch" else f"for the task '{task.name}'"
         refuse_options({"rect" if rect else "no-rect": rect}, reason)

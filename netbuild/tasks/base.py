@@ -28,7 +28,7 @@ from netbuild.tasks.normaliser import Normaliser as Normaliser
 from netbuild.tasks.normaliser import local_normaliser as local_normaliser
 from netbuild.tasks.outputs import read_exported
 from netbuild.tasks.outputs import require_tensor as require_tensor
-from netbuild.tasks.pictures import to_picture
+from netbuild.tasks.pictures import mirror_images, to_picture
 from netbuild.tasks.view import FrameState as FrameState
 from netbuild.tasks.view import Record as Record
 from netbuild.tasks.view import View as View
@@ -56,6 +56,7 @@ class Task(ABC):
         head_methods: methods that a module class must have to state this task.
         target_kinds: kinds of targets by their names in a batch; empty if each sample has one class instead.
         fitting: how a picture is fitted to the input size for prediction, a key of `netbuild.data.fitting.FITTINGS`.
+        fills_border: whether pictures are fitted into the window of `Network.find_window` and mirrored around it.
         saves: the forms in which predictions can be saved, the default first.
         record_fields: which of "box", "corners", "mask" and "keypoints" each record has.
         gives_probabilities: whether `decode` returns class probabilities (nc,) for each image.
@@ -84,6 +85,7 @@ class Task(ABC):
     head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: str = "middle"
+    fills_border: ClassVar[bool] = False
     saves: ClassVar[tuple[str, ...]] = ("json",)
     record_fields: ClassVar[tuple[str, ...]] = ()
     gives_probabilities: ClassVar[bool] = False
@@ -167,9 +169,10 @@ class Task(ABC):
     def inputs(self, batch: Batch) -> list[Tensor]:
         """Return the network's inputs for a batch, in the order of its file: the images, then the batch's "inputs".
 
-        Bytes become numbers from 0 to 1. A task that overrides this supplies all inputs itself.
+        Bytes become numbers from 0 to 1. Images are mirrored around themselves to the batch's "image_size", if it has
+        one. A task that overrides this supplies all inputs itself.
         """
-        values = (batch["images"], *batch.get("inputs", ()))
+        values = mirror_images([batch["images"], *batch.get("inputs", ())], batch.get("image_size"))
         return [value.float() / 255 if value.dtype is torch.uint8 else value for value in values]
 
     def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
@@ -234,7 +237,7 @@ class Task(ABC):
 
     def targets(self, batch: Batch) -> dict[str, Any]:
         """Return the ``targets`` for rows whose forward has a parameter of this name: the batch without its inputs."""
-        return {name: value for name, value in batch.items() if name not in ("images", "inputs")}
+        return {name: value for name, value in batch.items() if name not in ("images", "inputs", "image_size")}
 
     def lower_bound(self, outputs: Any, batch: Batch) -> float:
         """Return the smallest loss that any outputs could reach for these targets.

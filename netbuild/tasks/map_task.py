@@ -32,6 +32,7 @@ class MapTask(Task):
         class_weights: (nc,) factors of the classes.
     """
 
+    fills_border = True
     saves = ("pictures", "json")
     summed = True
     extra_name: ClassVar[str]  # of the samples' extra that the task learns from

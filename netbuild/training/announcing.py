@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from netbuild.prediction.contract import find_window
 from netbuild.system import processes
 from netbuild.tasks.metric import UNDEFINED
 from netbuild.training.callbacks import Callback
@@ -33,6 +34,9 @@ def describe_start(run: Trainer) -> str:
     card, settings, plan = run.network.card, run.settings, run.learner.main.plan
     params = sum(parameter.numel() for parameter in run.network.parameters())
     size = settings.imgsz or "x".join(map(str, card.imgsz))
+    side = settings.imgsz or max(card.imgsz)
+    window = find_window(run.network, run.task, (side, side))
+    middle = f": pictures fill the middle {window[0]}x{window[1]} and are mirrored around it" if window else ""
     classes = f", {card.nc} classes" if card.nc else ""
     batches = len(run.train)
     steps = -(-batches // plan.accumulate) * settings.epochs
@@ -41,7 +45,8 @@ def describe_start(run: Trainer) -> str:
     plan_text = f"{settings.epochs} epochs of {batches} batches of {settings.batch} ({steps:,} steps)"
     return "\n".join(
         [
-            f"network: {card.name}, {params:,} parameters, task {run.task.name}{classes}, images of {size} pixels",
+            f"network: {card.name}, {params:,} parameters, task {run.task.name}{classes}, images of {size} pixels"
+            f"{middle}",
             f"data: {read_description(run.folder).data}, {len(run.train.samples):,} samples to train on, "
             f"{len(run.val.samples):,} to validate",
             f"training: {plan_text}, {plan.name}, rate {plan.rate:.4g}, {precision}, on {run.device}{several}",

@@ -20,6 +20,8 @@ from netbuild.training.parts import embedded_data, open_for_task, print_note, pr
 from netbuild.training.validation import check_task
 from netbuild.weights.building import build_for_classes, build_graph, transfer
 
+DEMO_WINDOW = 64  # pixels of the middle of an image that is left to the pictures of an embedded data set
+
 
 def open_network_and_data(
     file: str | Path,
@@ -48,7 +50,8 @@ def open_network_and_data(
         smaller = _open_at_size(file, side, options) if side is not None else None
         if smaller is not None and side is not None:
             settings, options, graph = replace(settings, imgsz=side), {**options, "imgsz": (side, side)}, smaller
-            message += f" at {side} pixels, about the size of its pictures (--imgsz for another)"
+            about = "for a quick demonstration" if graph.map_step else "about the size of its pictures"
+            message += f" at {side} pixels, {about} (--imgsz for another)"
         print_note(message)
     changes: dict[str, Any] = {}
     if (name := task.task_for(dataset)) != task.name:
@@ -78,20 +81,27 @@ def _open_at_size(file: str | Path, side: int, options: Mapping[str, Any]) -> Gr
     """Return the graph of a network's file for pictures of another size; None if its rows do not fit that size."""
     try:
         return open_graph(file, **{**options, "imgsz": (side, side)})
-    except NetbuildError:  # U-Net's convolutions without padding need much larger pictures, for instance
+    except NetbuildError:  # convolutions without padding need larger pictures, for instance
         return None
 
 
 def choose_embedded_size(graph: Graph, name: str) -> int | None:
     """Return the side for the pictures of an embedded data set; None for the network's own.
 
-    The pictures are small: enlarged to the usual size of a detector they only make a run many times longer.
+    The pictures are small: enlarged to the usual size of a detector they only make a run many times longer. Where the
+    map leaves out a border of the image, which costs as much as its middle, they are shrunk into a middle of at least
+    `DEMO_WINDOW` pixels.
     """
     side = embedded.SIDES.get(name)
     if side is None or graph.spec.checkpoint is not None:
         return None
-    side = math.ceil(side / graph.stride) * graph.stride
-    return side if min(graph.imgsz) > side else None
+    own = min(graph.imgsz)
+    if graph.map_step:
+        covered = graph.map_step * min(graph.out_shape[2:])
+        side = own - (covered - DEMO_WINDOW) // graph.stride * graph.stride
+    else:
+        side = math.ceil(side / graph.stride) * graph.stride
+    return side if own > side else None
 
 
 def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from netbuild.data.dataset import Dataset, Sample
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.feed.inputs import FurtherInputs, find_inputs
-from netbuild.feed.loader import BatchLoader, Collate, FeedOptions, SampleSource
+from netbuild.feed.loader import Batch, BatchLoader, Collate, FeedOptions, SampleSource
 from netbuild.grammar.nodes import parse
 from netbuild.grammar.writing import to_yaml
 from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
-from netbuild.prediction.contract import check_size
+from netbuild.prediction.contract import check_size, find_window
 from netbuild.settings import Settings
 from netbuild.system.processes import is_main_process, rank, world_size
 from netbuild.tasks import TASKS, TaskDescription, class_for
@@ -201,11 +201,15 @@ def make_samples(
     card, further = network.card, find_further_inputs(network, task, report.dataset, settings)
     check_channels(report, split, card.ch)
     imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
+    size = card.canvas or (max(imgsz), max(imgsz))
+    window = find_window(network, task, size)
+    if window:
+        settings = adapt_to_window(settings)
     options = FeedOptions(
-        imgsz,
+        window or imgsz,
         card.ch,
         card.nc or 0,
-        card.canvas,
+        window if window and card.canvas else card.canvas,
         settings,
         learning,
         settings.batch,
@@ -215,7 +219,26 @@ def make_samples(
     )
     print_note(task.check_samples(report.dataset, report.samples(split)) or "")
     samples, collate = task.feed(report.samples(split), options)
-    return samples, further.wrap(collate)
+    collate = further.wrap(collate)
+    return samples, partial(collate_with_size, collate, size) if window else collate
+
+
+def adapt_to_window(settings: Settings) -> Settings:
+    """Return settings for a network whose map covers only the middle of a square image.
+
+    Raises:
+        NetbuildError: for a setting that asks for images of other shapes.
+    """
+    reason = "on a network whose map leaves out a border of the image, which has one size"
+    for name in ("rect", "multi_scale"):
+        if getattr(settings, name):
+            raise NetbuildError(f"{name} has no effect {reason}", hint="leave it out")
+    return replace(settings, rect=False)
+
+
+def collate_with_size(collate: Collate, size: tuple[int, int], items: Any) -> Batch:
+    """Return a batch of another collate function with "image_size", to which `Task.inputs` mirrors its images."""
+    return {**collate(items), "image_size": size}
 
 
 def check_channels(report: Report, split: str, count: int) -> None:

@@ -19,13 +19,13 @@ from netbuild.author.seeing.tiles import (
     resize,
 )
 from netbuild.costs.outputs import tensors_of
-from netbuild.data.fitting import FITTINGS
+from netbuild.data.fitting import Fitting
 from netbuild.data.images import read_image
 from netbuild.drawing.annotated import Image
 from netbuild.drawing.encoding import encode
 from netbuild.errors import NetbuildError, shorten
 from netbuild.graph.network import Network
-from netbuild.prediction.contract import make_metadata, size_multiple, task_of
+from netbuild.prediction.contract import find_window, make_metadata, size_multiple, task_of
 from netbuild.prediction.predictor import evaluating
 
 
@@ -131,7 +131,8 @@ def load_input(network: Network, image: str | Path) -> Tensor:
         )
     if channels not in (1, 3, 4):
         raise NetbuildError(f"the network's input has {channels} channels, pictures have 1, 3 or 4")
-    size = card.imgsz
-    fit = FITTINGS[make_metadata(network, size, task_of(network))["fitting"]]
-    pixels, _ = fit(read_image(Path(image), channels), size, size_multiple(network), True, card.resizing)
+    size, task = card.imgsz, task_of(network)
+    name, window = make_metadata(network, size, task)["fitting"], find_window(network, task, size)
+    fitting = Fitting(name, size, size_multiple(network), True, card.resizing, window)
+    pixels, _ = fitting.apply(read_image(Path(image), channels))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
