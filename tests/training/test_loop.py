@@ -466,13 +466,15 @@ def test_the_memory_format_is_one_that_every_module_takes(tmp_path, method, form
     text = NET.replace("  - [-1, 1, nn.Dropout, [0.1]]", "  - [-1, 1, Apart, []]")
     any_channels = text.replace("[1, 16, 3, 1, 1]", "{out_channels: 16, kernel_size: 3, padding: 1}")
     (tmp_path / "net.yaml").write_text(any_channels)
-    for channels, wanted in ((3, form), (1, torch.contiguous_format)):
+    for channels, half, wanted in ((3, False, form), (1, False, torch.contiguous_format), (1, True, form)):
         network = netbuild.build(tmp_path / "net.yaml", ch=channels, modules=[tmp_path / "apart.py"])
         task = ClassifyTask(network.model[-1])
-        assert fastest_memory_format(network, task) is wanted
+        assert fastest_memory_format(network, task, half) is wanted
         image = torch.rand(2, channels, 8, 8)
         given = network_inputs(task, {"images": (image * 255).byte()}, wanted)[0]
         assert given.is_contiguous(memory_format=wanted)
+        # Convolutions follow the strides, which for one channel differ only here.
+        assert (given.stride(1) == 1) == (wanted is torch.channels_last)
         network(given).sum().backward()
     # A module that views is known, because it fails.
     network = netbuild.build(tmp_path / "net.yaml", ch=3, modules=[tmp_path / "apart.py"])
