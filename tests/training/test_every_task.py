@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.scenes import (
@@ -21,9 +22,15 @@ from helpers.scenes import (
 )
 from safetensors.torch import load_file
 
+from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.shapes import files
+from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.tasks import find
+from netbuild.tasks.losses import semantic
+from netbuild.tasks.normaliser import local_normaliser
+from netbuild.training import run
+from netbuild.training.batches import network_inputs, target_arguments
 
 QUICK = ("--imgsz", "64", "--batch", "4", "--device", "cpu", "-Oworkers=0", "-Oplots=false")
 KILLER = """
@@ -152,3 +159,58 @@ def test_an_autoencoder_whose_output_is_no_picture_is_an_error(cli, here):
     (here / "net.yaml").write_text(AUTOENCODER.replace("8, 3, 2, 2", "8, 6, 2, 2"))
     done = cli("train", "net.yaml", "--data", "classes", "--epochs", 1, *QUICK, "--batch", 2, "-o", "run")
     assert (done.code, "returns [2, 6, 64, 64] for images [2, 3, 64, 64]" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    "case", [name if name == "mixed" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_the_gradients_of_two_processes_are_together_those_of_one(here, monkeypatch, case):
+    """Losses of the halves of a batch, divided by what both have together, as `processes.reduce_normaliser` does."""
+    network, data = open_case(case, here)
+    flags = {"epochs": 1, "batch": 4, "imgsz": 64, "device": "cpu", "workers": 0, "plots": False}
+    trainer = run.start(str(network), str(data), settings.load(flags=flags), here / "run")
+    task, model = trainer.task, trainer.network.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout):
+            module.eval()  # statistics are of the pictures of a process, and dropout is random
+        if isinstance(module, RTDETRDecoder):
+            module.nd = 0  # noise is random
+    samples = [trainer.train.samples.get(i, np.random.default_rng(i), 0) for i in range(4)]
+
+    def forward(chosen):
+        batch = trainer.train.collate(samples[chosen])
+        arguments = target_arguments(trainer.network, task, batch)
+        return model(*network_inputs(task, batch), **arguments), batch
+
+    def gradients_of(losses):
+        model.zero_grad()
+        sum(losses).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    task.normaliser = local_normaliser
+    whole = gradients_of([task.loss(*forward(slice(4)))[0]])
+    monkeypatch.setattr(semantic, "world_size", lambda: 2)
+    halves, sums = [forward(slice(2)), forward(slice(2, 4))], []
+    for number in range(100):  # a sum over both processes may depend on earlier ones, so one more is known each time
+        calls, losses = ([], []), []
+        for half, seen in zip(halves, calls, strict=True):
+
+            def normaliser(total, least, seen=seen):
+                seen.append(total.detach().clone())
+                known = len(seen) <= len(sums)
+                return (sums[len(seen) - 1] if known else seen[-1]).clamp(min=least) / 2
+
+            task.normaliser = normaliser
+            losses.append(task.loss(*half)[0])
+        if number == len(calls[0]):
+            break
+        sums.append(calls[0][number] + calls[1][number])
+    assert len(calls[0]) == len(calls[1]) == number
+    # DDP averages the gradients; the trainer multiplies a loss that is a sum by the number of processes before.
+    found = gradients_of(loss if task.summed else loss / 2 for loss in losses)
+    assert found.keys() == whole.keys()
+    scale = max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=lambda m, name=name: f"{name}: {m}"
+        )
