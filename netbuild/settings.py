@@ -188,13 +188,18 @@ class Settings:
 
     def to_yaml(self, comments: bool = False) -> str:
         """Return the settings as the text of a YAML file, optionally with the help text of each as a comment."""
-        lines = []
-        for f in fields(self):
-            line = f"{f.name}: {_to_yaml(getattr(self, f.name))}"
-            choices = f.metadata["choices"]
-            help_text = f.metadata["doc"] + (f": {', '.join(choices)}" if choices else "")
-            lines.append(f"{line}  # {help_text}" if comments else line)
-        return "\n".join(lines)
+        return format_settings(self, comments)
+
+
+def format_settings(settings: Any, comments: bool = False) -> str:
+    """Return an object of a class with `setting` fields as the text of a YAML file; see `Settings.to_yaml`."""
+    lines = []
+    for f in fields(settings):
+        line = f"{f.name}: {_to_yaml(getattr(settings, f.name))}"
+        choices = f.metadata["choices"]
+        help_text = f.metadata["doc"] + (f": {', '.join(choices)}" if choices else "")
+        lines.append(f"{line}  # {help_text}" if comments else line)
+    return "\n".join(lines)
 
 
 def _to_yaml(value: Any) -> str:
@@ -273,7 +278,6 @@ class SettingKeywords(TypedDict, total=False):
 
 
 FIELDS = {f.name: f for f in fields(Settings)}
-TYPES = get_type_hints(Settings)
 
 
 def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -350,27 +354,39 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _check_value(name: str, value: Any, node: Node | None) -> Any:
+    return check_setting(Settings, name, value, node)
+
+
+def check_setting(cls: Any, name: str, value: Any, node: Node | None = None) -> Any:
     """Check the type and the range of a setting's value and return it, an integer as float if the setting is a float.
+
+    Args:
+        cls: a dataclass whose fields are made by `setting`.
+        name: the name of the field.
+        value: its value.
+        node: where it stands, if it is from a file.
 
     Raises:
         NetbuildError: for a wrong value, at ``node`` if it is from a file.
     """
-    metadata, types = FIELDS[name].metadata, get_args(TYPES[name]) or (TYPES[name],)
+    field = cls.__dataclass_fields__[name]
+    hinted = get_type_hints(cls)[name]
+    types = get_args(hinted) or (hinted,)
     if type(value) is int and float in types and int not in types:
         value = float(value)
+
+    def refuse(expected: str, hint: str = "") -> NetbuildError:
+        where = node.where if node else None
+        return NetbuildError(f"{name}: {value!r} {expected}", where, hint or field.metadata["doc"])
+
     if type(value) not in types and not (value is None and type(None) in types):
-        raise _make_error(name, value, f"must be {_describe_types(types)}", node)
-    low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
-    if choices and value not in choices and value != FIELDS[name].default:
-        raise _make_error(name, value, f"must be one of {', '.join(choices)}", node, did_you_mean(str(value), choices))
+        raise refuse(f"must be {_describe_types(types)}")
+    low, high, choices = field.metadata["low"], field.metadata["high"], field.metadata["choices"]
+    if choices and value not in choices and value != field.default:
+        raise refuse(f"must be one of {', '.join(choices)}", did_you_mean(str(value), choices))
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not (low or 0) <= value <= high:
-        raise _make_error(name, value, f"must be from {low or 0} to {high}", node)
+        raise refuse(f"must be from {low or 0} to {high}")
     return value
-
-
-def _make_error(name: str, value: Any, expected: str, node: Node | None, hint: str = "") -> NetbuildError:
-    hint = hint or FIELDS[name].metadata["doc"]
-    return NetbuildError(f"{name}: {value!r} {expected}", node.where if node else None, hint)
 
 
 def _describe_types(types: tuple[type, ...]) -> str:

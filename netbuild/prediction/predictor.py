@@ -24,7 +24,7 @@ from netbuild.prediction.in_memory import collect
 from netbuild.prediction.onnx_network import OnnxNetwork, is_exported, open_exported
 from netbuild.prediction.result import Result
 from netbuild.prediction.sources import Shot, Source
-from netbuild.prediction.trackers import find as find_tracker
+from netbuild.prediction.trackers.options import prepare_tracker
 from netbuild.system.devices import pick_device
 from netbuild.tasks.base import FrameState, Task, View, refuse_options
 from netbuild.weights.building import build_graph
@@ -177,7 +177,7 @@ class PredictKeywords(TypedDict, total=False):
         modules, trusted: custom modules, as for `netbuild.build`.
         inputs: values of the network's further inputs, after the image, each without the batch; features of classes
             that a checkpoint was trained with need not be given.
-        tracker: name of a tracker, or a class of one; a new one follows the objects of each video.
+        tracker: name of a tracker, a YAML file of its settings, or a class; each video gets a new one.
         conf, iou, max_det, agnostic, multi_label, classes: options of detection; None means the default.
     """
 
@@ -188,7 +188,7 @@ class PredictKeywords(TypedDict, total=False):
     modules: Sequence[str | Path]
     trusted: bool | Callable[[Path], bool]
     inputs: Sequence[Any]
-    tracker: str | Callable[[], FrameState] | None
+    tracker: str | Path | Callable[[], FrameState] | None
     conf: float | None
     iou: float | None
     max_det: int | None
@@ -227,7 +227,7 @@ def prepare(
     rect: bool | None = None,
     device: str | None = None,
     inputs: Sequence[Any] = (),
-    tracker: str | Callable[[], FrameState] | None = None,
+    tracker: str | Path | Callable[[], FrameState] | None = None,
     **options: Any,
 ) -> Predictor:
     """Open a network and settle all options of prediction; the arguments are those of `predict`.
@@ -241,7 +241,7 @@ def prepare(
     network, size, features = _open(model, device, code)
     task = _task(network)
     decode_options = _task_options(task, options)
-    states = find_tracker(tracker) if isinstance(tracker, str) else tracker
+    states = None if tracker is None else prepare_tracker(tracker)
     further = _further_inputs(network, inputs or features)
     if isinstance(network, OnnxNetwork):
         network.check(options)

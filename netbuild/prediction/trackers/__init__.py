@@ -7,13 +7,22 @@ from netbuild.system.plugins import Registry
 if TYPE_CHECKING:
     from netbuild.prediction.trackers.base import Tracker
 
-TRACKERS: "Registry[Tracker]" = Registry("tracker", "netbuild.prediction.trackers.base:Tracker", {})
+TRACKERS: "Registry[Tracker]" = Registry(
+    "tracker",
+    "netbuild.prediction.trackers.base:Tracker",
+    {
+        "sort": "netbuild.prediction.trackers.sort:Sort",
+        "bytetrack": "netbuild.prediction.trackers.bytetrack:ByteTrack",
+        "ocsort": "netbuild.prediction.trackers.ocsort:OcSort",
+        "botsort": "netbuild.prediction.trackers.botsort:BotSort",
+    },
+)
 
 tracker = TRACKERS.decorate  # class decorator
 
 
 def find(name: str) -> type["Tracker"]:
-    """Return the class of a tracker: registered, or offered by an installed package (group ``netbuild.trackers``).
+    """Return the class of a tracker: built in, registered, or of an installed package (group ``netbuild.trackers``).
 
     Raises:
         NetbuildError: if there is none of this name, or the package's does not load.

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from netbuild.tasks.base import Record, View
+from netbuild.tasks.view import Record, View
 
 
 class Tracker(ABC):
@@ -11,9 +11,15 @@ class Tracker(ABC):
 
     A new tracker is made for each video, so it may keep whatever it needs in its attributes. It meets the interface
     `netbuild.tasks.base.FrameState`.
+
+    Attributes:
+        name: the name that it is chosen by.
+        settings_class: a dataclass whose fields are made by `netbuild.settings.setting`; an object of it is then the
+            only argument of the class. None for a tracker without settings, whose class takes no argument.
     """
 
     name: ClassVar[str]
+    settings_class: ClassVar[type | None] = None
 
     @abstractmethod
     def update(self, records: list[Record], view: View) -> list[Record]:
