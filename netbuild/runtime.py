@@ -540,6 +540,7 @@ class Model:
         return mirror_margin(fitted, size), placement
 
     def _fit(self, pixels: Array, size: tuple[int, int], rect: bool, stride: int) -> tuple[Array, "Placement"]:
+        """Fit a picture to a size whose sides are multiples of a stride; return it and its placement."""
         resizing = self.info.resizing
         if self.info.fitting == "middle":
             return center_crop(pixels, size, resizing)

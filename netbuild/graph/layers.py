@@ -147,8 +147,9 @@ class Graph(NetworkConfig):
         if self.plan.listed or not is_map or field is None or not field.known:
             return 0
         (step, other), (height, width) = field.stride, shape[2:]
-        # Training takes square images, whose middle must be square.
-        if step != other or not float(step).is_integer() or (self.imgsz[0] == self.imgsz[1]) > (height == width):
+        if step != other or not float(step).is_integer():
+            return 0
+        if self.imgsz[0] == self.imgsz[1] and height != width:  # training takes square images and a square middle
             return 0
         # Rounding alone leaves out less than a cell.
         borders = [(side - step * count) // 2 for side, count in zip(self.imgsz, (height, width), strict=True)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from netbuild.costs.observer import Observer, observe_on_meta
 from netbuild.costs.outputs import tensors_of
 from netbuild.errors import NetbuildError, shorten
 from netbuild.grammar.rows import INPUT
@@ -231,8 +232,9 @@ class Network(nn.Module):
     def find_map_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return height and width of the map for an image of a size, by a run on meta tensors."""
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        image = torch.empty(2, self.card.ch, *size, device="meta")
-        outputs = torch.func.functional_call(self, {name: x.to("meta") for name, x in tensors.items()}, image)
+        with observe_on_meta(Observer(counting=False)):
+            on_meta = {name: torch.empty(x.shape, dtype=x.dtype) for name, x in tensors.items()}
+            outputs = torch.func.functional_call(self, on_meta, torch.empty(2, self.card.ch, *size))
         found = next(tensors_of(outputs))
         return found.shape[2], found.shape[3]
 

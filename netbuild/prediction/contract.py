@@ -38,7 +38,9 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
     card, head = network.card, traits(network.head)
     names = card.names or [str(i) for i in range(card.nc or 0)]
     fitting = task.fitting if task else head.fitting or ("letterbox" if head.stride or head.ranks else "middle")
-    skeleton = {"skeleton": json.dumps(card.skeleton)} if card.skeleton else {}
+    optional = {"skeleton": json.dumps(card.skeleton)} if card.skeleton else {}
+    if task and task.fills_border and card.map_step:
+        optional["map_step"] = str(card.map_step)
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),
@@ -49,13 +51,12 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         "channels": str(card.ch),
         "fitting": fitting,
         "resizing": card.resizing,
-        "map_step": str(card.map_step) if task and task.fills_border and card.map_step else "",
         "one2one": format_flag(head.ranks),
         "boxes": head.box_form if head.ranks else "",
         "objectness": format_flag(head.has_objectness and not head.ranks),
         "extra": json.dumps(task.extra if task else ()),
         "yaml": card.yaml,
-        **skeleton,
+        **optional,
     }
 
 

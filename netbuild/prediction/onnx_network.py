@@ -92,7 +92,10 @@ class OnnxNetwork(Network):
         return outputs_for(self.task, outputs)
 
     def find_map_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        return self.file.map_size
+        try:
+            return self.file.map_size
+        except RunError as error:
+            _raise_error(error)
 
     def run(self, images: Any) -> list[Any]:
         """Return the file's output arrays for an array of images (B, C, H, W), see `runtime.Model.run`.
