@@ -12,6 +12,7 @@ _HOMES = {
     "transfer": "weights.building",
     "eject": "author.ejecting",
     "predict": "prediction.predictor",
+    "sample": "prediction.sampling",
     "Model": "model",
     "train": "training.api",
     "val": "training.api",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from netbuild.model import Model as Model
     from netbuild.modules.custom import module as module
     from netbuild.prediction.predictor import predict as predict
+    from netbuild.prediction.sampling import sample as sample
     from netbuild.report.diagram import draw as draw
     from netbuild.report.summary import Summary as Summary
     from netbuild.report.summary import summarize as summarize

@@ -1,4 +1,4 @@
-"""`Model`: one network with its operations as methods: summary, train, val, predict, export, benchmark."""
+"""`Model`: one network with its operations as methods: summary, train, val, predict, sample, export, benchmark."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import NetworkOptions
 from netbuild.prediction.predictor import PredictKeywords, Unreadable, predict
 from netbuild.prediction.result import Result
+from netbuild.prediction.sampling import SampleKeywords, Samples, sample
 from netbuild.report.summary import Summary, summarize
 from netbuild.training.api import TrainingResult, TrainKeywords, ValidationResult, ValKeywords, train, val
 from netbuild.training.callbacks import Callback
@@ -114,6 +115,13 @@ class Model:
         network, code = self._network_and_options()
         merged: Any = {**code, **keywords}
         return predict(network, source, unreadable=unreadable, **merged)
+
+    def sample(self, count: int = 16, **options: Unpack[SampleKeywords]) -> Samples:
+        """Make new pictures with a network that was trained to; keywords as for `netbuild.sample`."""
+        self._refuse_exported("sampled here")
+        network, code = self._network_and_options()
+        merged: Any = {**code, **options}
+        return sample(network, count, **merged)
 
     def export(
         self, target: str = "onnx", out: str | Path | None = None, **keywords: Unpack[ExportKeywords]

@@ -43,7 +43,7 @@ BOX_TASKS = ("detect", "segment", "pose", "obb")  # tasks whose records have box
 PIXEL_TASKS = ("semantic", "depth")  # tasks that predict a value for every pixel
 PICTURE_TASKS = ("classify", "multilabel", "regress")  # tasks that predict numbers for the whole picture
 SEVERAL = "several"  # the task of a file with several heads, each of which has a task of its own
-TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode", SEVERAL)  # autoencode has no records
+TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode", "vae", SEVERAL)  # the autoencoders have no records
 LABEL_CONFIDENCE = 0.5  # least probability of a label that is given, where several may hold
 # Shape of the values after a box's classes, for files whose metadata lacks it.
 DEFAULT_EXTRA = {"segment": (32,), "pose": (17, 3), "obb": (1,)}
@@ -1655,6 +1655,26 @@ def round_digits(value: float) -> float:
 
 def _argsort_descending(values: Array) -> Array:
     return np.argsort(-values, kind="stable")
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+class Noise:
+    """Normal random numbers for samples; those of a sample depend on the seed and its number, not on its batch.
+
+    Args:
+        seed: of all samples.
+        first: number of the batch's first sample.
+        count: number of samples in the batch.
+    """
+
+    def __init__(self, seed: int, first: int, count: int) -> None:
+        self.generators = [np.random.default_rng((seed, number)) for number in range(first, first + count)]
+
+    def draw(self, shape: Sequence[int]) -> Array:
+        """Return the next numbers (B, *shape) of each sample, float32."""
+        return np.stack([g.standard_normal(tuple(shape), dtype=np.float32) for g in self.generators])
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.nodes import Node, parse, read_text
@@ -26,6 +26,11 @@ BOX_SETTINGS = ("conf", "iou", "max_det")  # of boxes that are predicted
 SCENE_SETTINGS = ("mosaic", "close_mosaic", "copy_paste")  # of pictures that are composed with their targets
 LABEL_SETTINGS = ("crop", "policy", "erasing")  # of pictures that are classified
 NUMBER_SETTINGS = ("regression_loss",)  # of numbers that are predicted
+# Settings that only the tasks have that name them in `Task.own_settings`.
+OWN_SETTINGS = (
+    *("kl", "noise_steps", "noise_schedule", "predicts", "class_dropout"),
+    *("adversarial_loss", "gradient_penalty", "critic_steps"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,28 @@ class Settings:
     erasing: float | None = setting(
         None, "classification: probability of erasing a rectangle; null: 0.4, for digits 0", 0, 1
     )
+    kl: float = setting(1.0, "vae: weight of the Kullback-Leibler divergence; 1 is the bound of the paper", 0, 1e6)
+    noise_steps: int = setting(1000, "diffuse: steps from picture to noise", 2, 100_000)
+    noise_schedule: str = setting(
+        "cosine", "diffuse: how the noise grows, arXiv 2006.11239 and 2102.09672", choices="linear cosine"
+    )
+    predicts: str = setting(
+        "v", "diffuse: what the network predicts, the noise or v of arXiv 2202.00512", choices="noise v"
+    )
+    class_dropout: float = setting(
+        0.1, "diffuse: share of pictures whose class is withheld, for guidance (arXiv 2207.12598)", 0, 1
+    )
+    adversarial_loss: str = setting(
+        "non-saturating",
+        "generate: the loss; wasserstein has a gradient penalty (arXiv 1704.00028)",
+        choices="non-saturating hinge wasserstein",
+    )
+    gradient_penalty: float | None = setting(
+        None, "generate: weight of the gradient penalty; null: 10 for wasserstein, else 0", 0, 1e6
+    )
+    critic_steps: int | None = setting(
+        None, "generate: steps of the discriminator for one of the generator; null: 5 for wasserstein, else 1", 1, 1000
+    )
     rect: bool | None = setting(
         None,
         "validate on rectangles of the pictures' aspect ratio, not on squares; null: yes, unless the size is fixed",
@@ -208,73 +235,6 @@ def _to_yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) or "''"
-
-
-class SettingKeywords(TypedDict, total=False):
-    """The settings as keywords of functions, for type checkers; a test holds it equal to `Settings`."""
-
-    epochs: int
-    batch: int
-    imgsz: int | None
-    seed: int
-    device: str
-    workers: int
-    memory: float
-    amp: str
-    compile: bool
-    parallel: str
-    sync_bn: bool
-    optimizer: str
-    lr: float | None
-    lr_end: float
-    schedule: str
-    momentum: float
-    weight_decay: float
-    warmup: float
-    accumulate: int
-    clip: float
-    ema: float
-    freeze: str
-    best: str
-    patience: int
-    minutes: float
-    save_period: int
-    class_embeddings: str | None
-    label_smoothing: float
-    class_weights: float
-    regression_loss: str
-    multi_scale: float
-    close_mosaic: int
-    mosaic: float | None
-    mixup: float
-    cutmix: float
-    copy_paste: float
-    degrees: float | None
-    translate: float | None
-    scale: float | None
-    shear: float | None
-    perspective: float
-    hsv_h: float
-    hsv_s: float
-    hsv_v: float
-    flip_lr: float | None
-    flip_ud: float
-    rot90: float
-    crop: bool | None
-    policy: str | None
-    erasing: float | None
-    rect: bool | None
-    conf: float
-    iou: float
-    max_det: int
-    anchors: str
-    plots: bool
-    tensorboard: bool
-    wandb: bool
-    mlflow: bool
-    lenient: bool
-    strict: bool
-    allow_background: bool
 
 
 FIELDS = {f.name: f for f in fields(Settings)}

@@ -17,8 +17,9 @@ from netbuild.errors import KeywordError, NetbuildError
 from netbuild.export.options import BenchmarkKeywords, BenchmarkOptions, ExportKeywords, ExportOptions
 from netbuild.graph.opening import NetworkOptions
 from netbuild.prediction.predictor import PredictKeywords
-from netbuild.settings import FIELDS, SettingKeywords, Settings
+from netbuild.settings import FIELDS, Settings
 from netbuild.training.api import TrainKeywords, ValKeywords
+from netbuild.training.setting_keywords import SettingKeywords
 
 QUICK = {"epochs": 1, "workers": 0, "plots": False, "device": "cpu"}
 

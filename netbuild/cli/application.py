@@ -9,7 +9,8 @@ from netbuild.cli.flags import app
 from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError, forget_notes
 
-_FILES = "summary graph diff watch build training predict export eject view data author schema"  # as --help has them
+# In the order of --help.
+_FILES = "summary graph diff watch build training predict sample export eject view data author schema"
 for _file in _FILES.split():
     import_module(f"netbuild.cli.{_file}")
 

@@ -72,12 +72,13 @@ def set_fonts(figure: Figure) -> None:
             text.set_fontfamily(families)
 
 
-def _legible(name: object, limit: int = 24) -> str:
-    # matplotlib would typeset text between two dollar signs as a formula.
+def legible(name: object, limit: int = 24) -> str:
+    """Shorten a name; matplotlib would typeset what stands between two dollar signs as a formula."""
     return shorten(name, limit).replace("$", r"\$")
 
 
-def _style_axes(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """Give axes a pale grid, no frame above and at the right, and small ticks."""
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -131,7 +132,7 @@ def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, si
     epochs = np.array([row["epoch"] for row in history if key in row])
     values = np.array([row[key] for row in history if key in row], dtype=float)
     axes.plot(epochs, values, color=LINES[3], marker="o" if len(epochs) < 30 else "", markersize=3)
-    title = _legible(key.removeprefix("train/"))
+    title = legible(key.removeprefix("train/"))
     # A higher confidence is not better; an undefined metric is -1.
     if sign and np.isfinite(values).any() and not key.endswith("confidence"):
         at = int(np.nanargmax(values if sign > 0 else np.where(values == -1, -np.inf, -values)))
@@ -141,7 +142,7 @@ def _plot_panel(axes: Axes, history: Sequence[Mapping[str, float]], key: str, si
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(epochs.min(initial=1) - 0.5, max(epochs.max(initial=1), 2) + 0.5)
-    _style_axes(axes)
+    style_axes(axes)
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
@@ -153,10 +154,10 @@ def plot_function(axes: Axes, title: str, x: Numbers, y: Numbers, slope: Numbers
     axes.axvline(0, color=PALE, linewidth=0.8)
     axes.plot(x, y, color=LINES[3], label="value")
     axes.plot(x, slope, color=LINES[4], linestyle="--", linewidth=1.2, label="derivative")
-    axes.set_title(_legible(title, 48), fontsize=9)
+    axes.set_title(legible(title, 48), fontsize=9)
     axes.legend(fontsize=7, frameon=False, loc="upper left")
     axes.set_xlim(x[0], x[-1])
-    _style_axes(axes)
+    style_axes(axes)
 
 
 # -- precision and recall ---------------------------------------------------------------------------------------------
@@ -221,14 +222,14 @@ def _plot_classes(
             "linewidth": 1.2,
         }
         style = distinct if len(names) <= MAX_LINES else {"color": PALE, "linewidth": 0.6}
-        axes.plot(x, row, label=_legible(name), **style)
+        axes.plot(x, row, label=legible(name), **style)
     if len(values):
         mean = values.mean(0)
         axes.plot(x, mean, color=MAIN, linewidth=2.4, label="mean")
         title += f": mean {describe(mean)}"
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=labels[0], ylabel=labels[1])
     axes.set_title(title, fontsize=10)
-    _style_axes(axes)
+    style_axes(axes)
 
 
 # -- confusion --------------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def _font_size(n: int) -> float:
 def _set_class_ticks(axes: Axes, names: Sequence[str]) -> None:
     n = len(names)
     places = np.arange(n) if n <= MAX_NAMES else np.unique(np.linspace(0, n - 1, 40).astype(int))
-    texts = [_legible(names[i]) for i in places.tolist()]
+    texts = [legible(names[i]) for i in places.tolist()]
     # A few names are tilted, which reads best; many have room only when they are upright.
     turn = {"rotation": 90, "ha": "center"} if n > 5 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(places, texts, fontsize=_font_size(n), **turn)
@@ -334,7 +335,7 @@ def _plot_bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> 
     if n <= MAX_NAMES:
         upright = max(map(len, names), default=0) * n > 12 * axes.figure.get_figwidth()
         axes.set_xticks(
-            places, [_legible(name) for name in names], rotation=90 if upright else 0, fontsize=_font_size(n)
+            places, [legible(name) for name in names], rotation=90 if upright else 0, fontsize=_font_size(n)
         )
     if n <= 24:
         for place, count in zip(places, counts):
@@ -342,7 +343,7 @@ def _plot_bars(axes: Axes, counts: Numbers, names: Sequence[str], what: str) -> 
     axes.set_xlim(-0.7, n - 0.3)
     axes.set_title(f"{what.capitalize()} per class: {int(np.sum(counts)):,} in {n} classes", fontsize=10)
     axes.set_ylabel(what)
-    _style_axes(axes)
+    style_axes(axes)
     axes.grid(False, axis="x")
     axes.tick_params(axis="x", labelsize=_font_size(n))
 
@@ -354,7 +355,7 @@ def _plot_density(figure: Figure, axes: Axes, x: Numbers, y: Numbers, names: tup
     figure.colorbar(image, ax=axes, fraction=0.045).ax.tick_params(labelsize=7)
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_title(title, fontsize=10)
-    _style_axes(axes)
+    style_axes(axes)
 
 
 def _plot_aspects(axes: Axes, values: Numbers, what: str) -> None:
@@ -365,7 +366,7 @@ def _plot_aspects(axes: Axes, values: Numbers, what: str) -> None:
     axes.set_xticks(ticks, [f"1:{2**-t}" if t < 0 else f"{2**t}:1" for t in ticks.tolist()])
     axes.set(xlabel="width : height in pixels", ylabel=what)
     axes.set_title(f"Aspect ratios of {what}", fontsize=10)
-    _style_axes(axes)
+    style_axes(axes)
 
 
 def plot_sizes(width_height: Numbers) -> Figure:
@@ -380,7 +381,7 @@ def plot_sizes(width_height: Numbers) -> Figure:
     axes.plot((0, limit), (0, limit), color=PALE, linewidth=0.8, zorder=0)
     axes.set(xlabel="width", ylabel="height", xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.set_title(f"Sizes of {len(width_height):,} pictures in pixels: {len(found):,} different", fontsize=10)
-    _style_axes(axes)
+    style_axes(axes)
     shapes = width_height.reshape(-1, 2)
     _plot_aspects(figure.add_subplot(1, 2, 2), shapes[:, 0] / np.maximum(shapes[:, 1], 1), "pictures")
     return figure

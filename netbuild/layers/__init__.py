@@ -65,6 +65,7 @@ from netbuild.layers.heads import (
     SemanticSegment,
     TripleDDetect,
     TripleDetect,
+    Variational,
     WorldDetect,
     YOLOEDetect,
     YOLOESegment,
@@ -78,7 +79,16 @@ from netbuild.layers.pool import SPP, SPPELAN, SPPF, AConv, ADown, SCDown
 from netbuild.layers.resnet import ResNetBlock, ResNetLayer
 from netbuild.layers.text import C2fAttn, ImagePoolingAttn, MaxSigmoidAttnBlock
 from netbuild.layers.transformer import AIFI, TransformerBlock, TransformerEncoderLayer, TransformerLayer
-from netbuild.layers.vision import CrossCorrelation, Learned, Permute, ScaleBy, StochasticDepth, TimeEmbedding
+from netbuild.layers.vision import (
+    CrossCorrelation,
+    Learned,
+    OneHot,
+    Permute,
+    Reparameterize,
+    ScaleBy,
+    StochasticDepth,
+    TimeEmbedding,
+)
 from netbuild.layers.window import PatchMerging, SelfAttention, WindowAttention
 
 __all__ = [
@@ -152,6 +162,7 @@ __all__ = [
     "MaxSigmoidAttnBlock",
     "MultiLabel",
     "Multiply",
+    "OneHot",
     "PSABlock",
     "PatchMerging",
     "Permute",
@@ -166,6 +177,7 @@ __all__ = [
     "RepConv",
     "RepNCSPELAN4",
     "RepVGGDW",
+    "Reparameterize",
     "ResNetBlock",
     "ResNetLayer",
     "SCDown",
@@ -185,6 +197,7 @@ __all__ = [
     "TransformerLayer",
     "TripleDDetect",
     "TripleDetect",
+    "Variational",
     "WindowAttention",
     "WorldDetect",
     "YOLOEDetect",

@@ -74,6 +74,37 @@ class StochasticDepth(nn.Module):
         return x * (mask / survival)
 
 
+class OneHot(nn.Module):
+    """A class as `nc` numbers, 1 at its place and 0 elsewhere: (B,) -> (B, nc).
+
+    A number that is no class, such as `nc`, gives zeros: a network learns by it what holds for pictures of any class
+    (classifier-free guidance, arXiv 2207.12598).
+    """
+
+    def __init__(self, nc: int):
+        super().__init__()
+        self.nc = nc
+
+    def forward(self, label: torch.Tensor) -> torch.Tensor:
+        return (label.view(-1, 1) == torch.arange(self.nc, device=label.device)).to(label.dtype)
+
+
+class Reparameterize(nn.Module):
+    """A normal number by mean and log variance, the halves of the channels: (B, 2d, ...) -> (B, d, ...).
+
+    In training mean + deviation * noise, so that gradients reach both; in eval the mean. Auto-Encoding Variational
+    Bayes, arXiv 1312.6114. Raises ValueError for an odd number of channels.
+    """
+
+    def forward(self, moments: torch.Tensor) -> torch.Tensor:
+        if moments.shape[1] % 2:
+            raise ValueError(f"means and log variances need an even number of channels, not {moments.shape[1]}")
+        mean, log_variance = moments.chunk(2, 1)
+        if not self.training:
+            return mean
+        return mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+
+
 class TimeEmbedding(nn.Module):
     """Sines, then cosines, of a time step at `features`/2 frequencies from 1 to 1/10000: (B,) -> (B, features).
 

@@ -165,7 +165,7 @@ class Result:
         Raises:
             MissingExtraError: if Pillow is not installed.
         """
-        return self.task.draw(self.view.image, self.prediction, self.records).render()
+        return self.task.draw_result(self.view.image, self.prediction, self.records).render()
 
     def save(self, path: str | Path) -> Path:
         """Write the annotated picture, as JPEG if the file's ending says so, else as PNG; return its path.

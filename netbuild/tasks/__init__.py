@@ -18,6 +18,7 @@ TASKS: "Registry[Task]" = Registry(
         "multilabel": "netbuild.tasks.multilabel:MultiLabelTask",
         "regress": "netbuild.tasks.regress:RegressTask",
         "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
+        "vae": "netbuild.tasks.variational:VariationalTask",
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",
         "obb": "netbuild.tasks.obb:OrientedBoxTask",

@@ -1,13 +1,15 @@
 """Reconstruction: an autoencoder returns the picture that it gets."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.costs.shape_rules import shape_text
+from netbuild.data.fitting import center_crop
 from netbuild.drawing.annotated import Drawing, Image
 from netbuild.errors import NetbuildError
 from netbuild.settings import BOX_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS
@@ -25,7 +27,7 @@ class AutoencodeTask(Task):
     name = "autoencode"
     embedded = "digits"
     counts_classes = False
-    measures = ("psnr",)
+    measures: ClassVar[tuple[str, ...]] = ("psnr",)
     unused_settings = (
         *("label_smoothing", "class_weights", "multi_scale", "mixup", "cutmix", "rect", "allow_background"),
         *(*SCENE_SETTINGS, *BOX_SETTINGS, *NUMBER_SETTINGS),
@@ -60,11 +62,17 @@ class AutoencodeTask(Task):
         """Return the reconstructed picture, in the network's size."""
         return Drawing(to_picture(prediction))
 
+    def draw_result(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
+        """Return what the network sees of the picture, and beside it what it makes of that."""
+        made = self.draw(image, prediction, records).image
+        seen = center_crop(image, made.shape[:2])
+        return Drawing(np.concatenate((seen, made), 1))
+
 
 class ReconstructionMetric(Metric):
     """Peak signal-to-noise ratio in decibels, mean over pictures; at most 100, for an exact reconstruction."""
 
-    lists = ("ratios",)
+    lists: tuple[str, ...] = ("ratios",)
 
     def __init__(self) -> None:
         self.ratios: list[float] = []

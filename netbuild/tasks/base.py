@@ -20,15 +20,18 @@ from netbuild.feed.samples import feed_scenes
 from netbuild.feed.targets import Target, TargetKind
 from netbuild.graph.card import NetworkCard
 from netbuild.graph.heads import HeadCard
+from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
-from netbuild.settings import NUMBER_SETTINGS, Settings
+from netbuild.settings import NUMBER_SETTINGS, OWN_SETTINGS, Settings
 from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
 from netbuild.tasks.normaliser import Normaliser as Normaliser
 from netbuild.tasks.normaliser import local_normaliser as local_normaliser
+from netbuild.tasks.options import refuse_options as refuse_options
 from netbuild.tasks.outputs import read_exported
 from netbuild.tasks.outputs import require_tensor as require_tensor
 from netbuild.tasks.pictures import mirror_images, to_picture
+from netbuild.tasks.sampling import Sampler
 from netbuild.tasks.view import FrameState as FrameState
 from netbuild.tasks.view import Record as Record
 from netbuild.tasks.view import View as View
@@ -53,6 +56,7 @@ class Task(ABC):
         counts_classes: whether the network must have as many classes as the data set.
         measures: the metric's measures that progress and tables show, the main one first.
         unused_settings: settings without effect for this task; a run in which one differs from its default is refused.
+        own_settings: those of `netbuild.settings.OWN_SETTINGS` that have an effect for this task.
         head_methods: methods that a module class must have to state this task.
         target_kinds: kinds of targets by their names in a batch; empty if each sample has one class instead.
         fitting: how a picture is fitted to the input size for prediction, a key of `netbuild.data.fitting.FITTINGS`.
@@ -82,6 +86,7 @@ class Task(ABC):
         *("label_smoothing", "class_weights", "copy_paste", "multi_scale"),
         *NUMBER_SETTINGS,
     )
+    own_settings: ClassVar[tuple[str, ...]] = ()
     head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: str = "middle"
@@ -156,7 +161,8 @@ class Task(ABC):
 
     def find_unused_settings(self, settings: Settings) -> dict[str, str]:
         """Return the settings without effect by name, each with the reason as the end of "... has no effect"."""
-        unused = dict.fromkeys(self.unused_settings, f"for the task '{self.name}'")
+        others = [name for name in OWN_SETTINGS if name not in self.own_settings]
+        unused = dict.fromkeys((*self.unused_settings, *others), f"for the task '{self.name}'")
         if not self.fits_anchors:
             unused["anchors"] = f"for the head {type(self.head).__name__}, which has no anchor boxes"
         return unused if self.target_kinds else unused | find_unused_changes(settings)
@@ -362,6 +368,14 @@ class Task(ABC):
         """Draw the records into a copy of the picture."""
         return Drawing(image)
 
+    def draw_result(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
+        """Draw what `netbuild predict` saves of a picture; by default as `draw`."""
+        return self.draw(image, prediction, records)
+
+    def sampler(self, network: Network) -> Sampler | None:
+        """Return what makes new pictures with the network, in eval mode on its device; None if the task makes none."""
+        return None
+
     def crops(self, image: Image, records: Sequence[Record]) -> list[tuple[str, Image]]:
         """Cut out the objects: (class name, part of the picture) for each."""
         return []
@@ -381,18 +395,3 @@ class Task(ABC):
     def class_name(self, number: int) -> str:
         """Return the name of a class, or its number if it has no name."""
         return self.names[number] if self.names and number < len(self.names) else str(number)
-
-
-def refuse_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check that no option is given, and return an empty dict.
-
-    Args:
-        given: options by name.
-        where: end of the message: "... has no effect <where>".
-
-    Raises:
-        NetbuildError: for the first option.
-    """
-    for name in given:
-        raise NetbuildError(f"--{name.replace('_', '-')} has no effect {where}", hint="leave it out")
-    return {}

@@ -9,13 +9,14 @@ from netbuild import settings as settings_file
 from netbuild.errors import NetbuildError, check_keywords
 from netbuild.graph.opening import NetworkOptions
 from netbuild.report.html import html_table
-from netbuild.settings import FIELDS, SettingKeywords
+from netbuild.settings import FIELDS
 from netbuild.system.files import new_folder
 from netbuild.tasks.metric import UNDEFINED
 from netbuild.training.callbacks import Callback
 from netbuild.training.progress import terminal_progress
 from netbuild.training.run import resume as resume_run
 from netbuild.training.run import start
+from netbuild.training.setting_keywords import SettingKeywords
 from netbuild.training.validation import validate
 
 

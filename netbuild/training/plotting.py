@@ -15,6 +15,7 @@ from netbuild.tasks.pictures import to_picture
 from netbuild.training.callbacks import Callback
 from netbuild.training.loggers import make_loggers
 from netbuild.training.loop import Trainer
+from netbuild.training.sampling import SampleCallback
 from netbuild.training.tolerant import TolerantCallback
 from netbuild.weights import checkpoint
 
@@ -98,7 +99,7 @@ def make_configured_callbacks(settings: Settings, samples: Sequence[Sample]) -> 
     Raises:
         MissingExtraError: if a logger's package is not installed.
     """
-    plots = [PlotCallback(samples)] if settings.plots else []
+    plots = [PlotCallback(samples), SampleCallback()] if settings.plots else []
     return [*plots, *make_loggers(settings)]
 
 

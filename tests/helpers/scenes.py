@@ -62,6 +62,17 @@ layers:
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, nn.ConvTranspose2d, [8, 3, 2, 2]]
 """
+VAE = """\
+task: vae
+imgsz: 64
+layers:
+  - [-1, 1, Conv, [8, 3, 8]]
+  - [-1, 1, nn.Conv2d, [8, 8, 8], moments]
+  - [-1, 1, Reparameterize, [], code]
+  - [-1, 1, nn.ConvTranspose2d, [4, 3, 64]]
+  - [[-1, moments], 1, Variational, []]
+"""
+FOLDERS = {"classify": "", "autoencode": AUTOENCODER, "vae": VAE}  # of pictures by class: the network of each task
 POSE = "  - [[fine, coarse], 1, Pose, [nc, kpt_shape], pose]\n"
 
 
@@ -71,15 +82,15 @@ def scene_tasks():
 
 
 # What is trained, resumed and so on: each task with embedded scenes, further losses, and networks of several heads.
-CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", "classify", "autoencode"]
+CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", *FOLDERS]
 
 
 def open_case(name, folder):
     """The network and the data of one of `CASES`, whose files are written into a folder."""
-    if name in ("classify", "autoencode"):
+    if name in FOLDERS:
         write_class_folders(folder / "classes")
-        (folder / "autoencode.yaml").write_text(AUTOENCODER)
-        return smallest_network(name, folder) if name == "classify" else folder / "autoencode.yaml", folder / "classes"
+        (folder / f"{name}.yaml").write_text(FOLDERS[name])
+        return folder / f"{name}.yaml" if FOLDERS[name] else smallest_network(name, folder), folder / "classes"
     if name in ROWS or name == "mixed":
         rows = ROWS["anchors"] + ROWS["queries"] + POSE if name == "mixed" else ROWS[name]
         text = BACKBONE.replace("HEADS", MIXED if name == "mixed" else "") + rows

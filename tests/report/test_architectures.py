@@ -37,7 +37,7 @@ SMALL = (64, 128)  # not square, so that height and width cannot be mixed up unn
 # Sizes of networks that need another one, or that enlarge the image many times; None: their own inputs.
 SMALL_OF = {
     "inception-v3": (96, 128), "unet": (188, 204), "dcgan-generator": (1, 2), "siamfc": None, "ddpm-unet": (32, 48),
-    **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
+    "vae": None, **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
 }  # fmt: skip
 
 
@@ -102,6 +102,7 @@ OUTPUTS = {
     "unet": [2, 388, 388], "unet-same": [2, 256, 256], "srcnn": [1, 192, 192], "espcn": [1, 192, 192],
     "edsr": [3, 96, 96], "edsr-baseline": [3, 96, 96], "dncnn": [1, 64, 64], "conv-autoencoder": [1, 28, 28],
     "dcgan-generator": [3, 64, 64], "dcgan-discriminator": [1], "ddpm-unet": [3, 32, 32], "siamfc": [1, 17, 17],
+    "vae": [1, 28, 28],
 }  # fmt: skip
 
 
@@ -361,6 +362,8 @@ DERIVED = {
     "srcnn": 8032 + 64 + 32 + 1,  # the paper's 8,032 weights, and the biases
     "espcn": conv(1, 64, 5) + conv(64, 32, 3) + conv(32, 9, 3),
     "dncnn": conv(1, 64, 3) + 15 * (9 * 64 * 64 + 2 * 64) + conv(64, 1, 3),
+    # 500 hidden numbers on both sides of a code of two.
+    "vae": 784 * 500 + 500 + 500 * 4 + 4 + 2 * 500 + 500 + 500 * 784 + 784,
     # Grouped convolutions see half of the channels; the last one is a scale and a bias.
     "siamfc": conv(3, 96, 11) + conv(48, 256, 5) + conv(256, 384, 3) + conv(192, 384, 3) + conv(192, 256, 3)
     + 2 * (96 + 256 + 384 + 384) + 2,
@@ -400,7 +403,7 @@ def test_gradients_reach_every_parameter(stem):
     torch.manual_seed(0)
     graph = resolve(load(find(stem)), Options(imgsz=SMALL_OF.get(stem, SMALL)))
     network = graph.build().train()
-    network(*inputs_of(graph)).square().mean().backward()
+    sum(out.square().mean() for out in tensors_of(network(*inputs_of(graph)))).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 

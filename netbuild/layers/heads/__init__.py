@@ -10,6 +10,7 @@ from netbuild.layers.heads.pixels import Depth, SemanticSegment
 from netbuild.layers.heads.pose import Pose, Pose26, RealNVP
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.layers.heads.segment import Proto, Proto26, Segment, Segment26
+from netbuild.layers.heads.variational import Variational
 from netbuild.layers.heads.world import WorldDetect
 from netbuild.layers.heads.yoloe import YOLOEDetect, YOLOESegment, YOLOESegment26
 
@@ -39,6 +40,7 @@ __all__ = [
     "SemanticSegment",
     "TripleDDetect",
     "TripleDetect",
+    "Variational",
     "WorldDetect",
     "YOLOEDetect",
     "YOLOESegment",
