@@ -47,6 +47,7 @@ def data(ctx: Any, incomplete: str) -> list[str]:
         "shapes-segment",
         "shapes-pose",
         "shapes-obb",
+        "shapes-digits",
         "shapes-labels",
         "shapes-numbers",
     )

@@ -32,7 +32,7 @@ SIDE = 128  # of the pictures of digits-detect, in pixels
 # The side in pixels of the pictures of sets for networks that usually take larger ones: a demonstration in minutes.
 SIDES = {
     DETECTION: SIDE,
-    **dict.fromkeys(shapes.OBJECT_SETS, SCENE_SIZE[0]),
+    **dict.fromkeys((*shapes.OBJECT_SETS, shapes.DIGITS_TOO), SCENE_SIZE[0]),
     **dict.fromkeys(shapes.TABLES, shapes.TABLE_SIZE[0]),
 }
 COUNTS = {"train": 640, "val": 160}  # pictures of digits-detect
@@ -72,6 +72,9 @@ def make_data_file(name: str) -> Path:
     if name in shapes.TABLES:
         write = partial(shapes.write_tables, progress=_Progress(name))
         return _make_folder(f"{shapes.TABLES_FOLDER}-{shapes.LAYOUT}", write, name) / name
+    if name == shapes.DIGITS_TOO:
+        write = partial(shapes.write_digits, progress=_Progress(name))
+        return _make_folder(f"{name}-{shapes.LAYOUT}", write, name) / name / "data.yaml"
     write = partial(shapes.write_sets, progress=_Progress(shapes.ALL))
     return _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name / "data.yaml"
 

@@ -10,18 +10,18 @@ from helpers.scenes import write_few_scenes
 
 from netbuild.data import open_data, scan
 from netbuild.data.shapes import BACKGROUND, files, make_scene
-from netbuild.data.shapes.outlines import SHAPES
-from netbuild.data.shapes.raster import join_loops, rasterize, trace
+from netbuild.data.shapes.outlines import DIGITS, SHAPES
+from netbuild.data.shapes.raster import join_loops, measure_area, rasterize, trace
 
 # Of the pixels, class maps, depth and labels of three scenes; a change of what is drawn needs a new `files.LAYOUT`.
-DIGEST = "9508de4bf804d529"
+DIGEST, DIGEST_WITH_DIGITS = "9508de4bf804d529", "8486b69c63d4cb1a"
 
 
-def digest_scenes():
+def digest_scenes(names=files.OBJECT_SETS, **options):
     digest = hashlib.sha256()
     for number in range(3):
-        frame = make_scene((1, 0, number)).frame()
-        rows = [files.label_row(name, found) for name in files.OBJECT_SETS for found in frame.objects]
+        frame = make_scene((1, 0, number), **options).frame()
+        rows = [files.label_row(name, found) for name in names for found in frame.objects]
         digest.update(frame.picture.tobytes() + frame.classes.tobytes() + "\n".join(rows).encode())
         digest.update(np.rint(frame.depth * 1000).astype("<u2").tobytes())
     return digest.hexdigest()[:16]
@@ -29,6 +29,7 @@ def digest_scenes():
 
 def test_scenes_are_the_same_on_every_machine():
     assert digest_scenes() == DIGEST
+    assert digest_scenes(("shapes-digits",), digits=True) == DIGEST_WITH_DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,20 @@ def test_every_set_opens_without_a_note(name, few_scenes, monkeypatch):
     if name == "shapes":
         assert (sample.extra("mask", "classes")[..., 0] == frame.classes).all()
         np.testing.assert_allclose(sample.extra("depth", "values")[..., 0], frame.depth, atol=6e-4)
+
+
+def test_a_set_has_digits_among_the_shapes(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path))
+    monkeypatch.setattr(files, "COUNTS", {"train": 8, "val": 2})
+    report = scan(open_data("shapes-digits"))
+    assert report.problems() == []
+    assert report.dataset.names[6:] == ("zero", "three", "eight", "background")
+    samples = report.samples("train")
+    assert {6, 8} <= {int(label) for sample in samples for label in sample.classes}
+    for number, sample in enumerate(samples):
+        frame = make_scene((1, 0, number), digits=True).frame()
+        assert (sample.extra("mask", "classes")[..., 0] == frame.classes).all()
+        assert sample.classes.tolist() == [found.label for found in frame.objects]
 
 
 @pytest.mark.parametrize(("name", "task"), [("shapes-labels", "multilabel"), ("shapes-numbers", "regress")])
@@ -89,7 +104,7 @@ def differs(mask, other):
 
 @pytest.fixture(scope="module")
 def stills():
-    return [make_scene((5, number)).frame() for number in range(40)]
+    return [make_scene((5, number), digits=number >= 30).frame() for number in range(45)]
 
 
 def test_polygons_and_boxes_lie_around_what_is_seen(stills):
@@ -113,9 +128,9 @@ def test_polygons_and_boxes_lie_around_what_is_seen(stills):
 
 
 def test_maps_agree_with_the_objects_and_the_order_of_their_distances(stills):
-    for frame in stills:
+    for number, frame in enumerate(stills):
         background = frame.tracks == 0
-        assert (frame.classes[background] == BACKGROUND).all()
+        assert (frame.classes[background] == BACKGROUND + 3 * (number >= 30)).all()
         assert frame.depth[background].min() > max(found.distance for found in frame.objects)
         seen = np.zeros_like(background)
         for found in sorted(frame.objects, key=lambda found: found.distance):  # the nearest first
@@ -174,12 +189,13 @@ def test_keypoints_lie_on_the_landmarks_that_are_drawn(stills):
     assert (counts > (10, 20, 300)).all()
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [*SHAPES, *DIGITS], ids=lambda shape: shape.name)
 def test_a_mirrored_shape_is_a_shape_whose_left_is_right(shape):
     """So that flip_idx is right; and all landmarks are on the shape."""
     size = (-40, -40, 40, 40)
     mask, mirrored = rasterize(shape.points * 38, size), rasterize(shape.points * (-38, 38), size)
     assert (mask == mirrored).all()
+    assert measure_area(shape.points * 38) == pytest.approx(mask.sum(), rel=0.02)
     assert np.abs(shape.points).max(0) == pytest.approx((shape.half_width, 1))
     np.testing.assert_allclose(shape.landmarks * (-1, 1), shape.landmarks[[0, 2, 1, 3]])
     for u, v in shape.landmarks * 38 + 40:

@@ -2,7 +2,7 @@
 
 ``shapes`` has polygons, class maps and depth of each picture. Class maps have one class more than the objects, the
 background, so it is among the names of this set. The other sets with objects have the same pictures with the labels of
-one task, and its names alone.
+one task, and its names alone. ``shapes-digits`` is as ``shapes``, with pictures of its own that also show digits.
 
 The sets of whole pictures are tables: which shapes are in it, and how many objects and how far away on average. Such
 labels say far less of a picture than boxes do: hardly anything is learnt of six labels from 480 pictures with up to
@@ -20,15 +20,17 @@ import numpy as np
 
 from netbuild.data.dataset import Floats
 from netbuild.data.images import pillow
-from netbuild.data.shapes.outlines import CLASSES, FLIP_INDEX, LANDMARKS
+from netbuild.data.shapes.outlines import CLASSES, DIGIT_CLASSES, FLIP_INDEX, LANDMARKS
 from netbuild.data.shapes.placing import SIZE, make_scene
 from netbuild.data.shapes.raster import join_loops
 from netbuild.data.shapes.scene import Frame, Scene, SeenObject
 
 ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
+DIGITS_TOO = "shapes-digits"
 LABELS, NUMBERS = "shapes-labels", "shapes-numbers"
 OBJECT_SETS, TABLES = (ALL, SEGMENT, POSE, ORIENTED), (LABELS, NUMBERS)
-SETS = (*OBJECT_SETS, *TABLES)
+WITH_MAPS = (ALL, DIGITS_TOO)
+SETS = (*OBJECT_SETS, DIGITS_TOO, *TABLES)
 COUNTS = {"train": 480, "val": 120}  # pictures
 TABLES_FOLDER = "shapes-tables"  # beside that of the sets with objects
 TABLE_COUNTS = {"train": 1600, "val": 200}  # pictures of tables
@@ -43,19 +45,31 @@ Progress = Callable[[int, int], None]
 
 
 def write_sets(folder: Path, progress: Progress | None = None) -> None:
-    """Write the data sets with objects, each into a folder of its name with ``data.yaml``.
+    """Write the data sets of shapes with objects, each into a folder of its name with ``data.yaml``.
 
     Args:
         folder: an empty folder.
         progress: called after each picture with the number done and the total.
     """
+    _write_object_sets(folder, OBJECT_SETS, partial(make_scene, size=SIZE), progress)
+
+
+def write_digits(folder: Path, progress: Progress | None = None) -> None:
+    """Write the data set of shapes and digits, as `write_sets` does."""
+    _write_object_sets(folder, (DIGITS_TOO,), partial(make_scene, size=SIZE, digits=True), progress)
+
+
+def _write_object_sets(
+    folder: Path, names: Sequence[str], make: Callable[[tuple[int, ...]], Scene], progress: Progress | None
+) -> None:
+    """Write data sets of the same pictures, the first of which has maps."""
     for split in COUNTS:
-        for name in OBJECT_SETS:
-            for kind in ("images", "labels", *(("masks", "depth") if name == ALL else ())):
+        for name in names:
+            for kind in ("images", "labels", *(("masks", "depth") if name in WITH_MAPS else ())):
                 (folder / name / kind / split).mkdir(parents=True)
-    for split, stem, frame in _make_frames(COUNTS, partial(make_scene, size=SIZE), progress):
-        _write_picture(folder, split, stem, frame)
-    for name in OBJECT_SETS:
+    for split, stem, frame in _make_frames(COUNTS, make, progress):
+        _write_picture(folder, names, split, stem, frame)
+    for name in names:
         (folder / name / "data.yaml").write_text(_describe(name), encoding="utf-8", newline="\n")
 
 
@@ -145,15 +159,16 @@ def _join(label: int, numbers: Floats) -> str:
     return " ".join((str(label), *(f"{number:.6f}" for number in numbers.ravel().tolist())))
 
 
-def _write_picture(folder: Path, split: str, stem: str, frame: Frame) -> None:
-    """Write a picture, its maps, and its label files of all sets."""
-    library, first = pillow(), folder / ALL / "images" / split / f"{stem}.png"
+def _write_picture(folder: Path, names: Sequence[str], split: str, stem: str, frame: Frame) -> None:
+    """Write a picture, its maps, and its label files of all sets of these names."""
+    main = folder / names[0]
+    library, first = pillow(), main / "images" / split / f"{stem}.png"
     library.fromarray(frame.picture).save(first, compress_level=1)
-    library.fromarray(frame.classes).save(folder / ALL / "masks" / split / f"{stem}.png", compress_level=1)
+    library.fromarray(frame.classes).save(main / "masks" / split / f"{stem}.png", compress_level=1)
     depth = library.fromarray(np.rint(frame.depth * DEPTH_SCALE).astype(np.uint16))
-    depth.save(folder / ALL / "depth" / split / f"{stem}.png", compress_level=1)
-    for name in OBJECT_SETS:
-        if name != ALL:
+    depth.save(main / "depth" / split / f"{stem}.png", compress_level=1)
+    for name in names:
+        if name != names[0]:
             _link(first, folder / name / "images" / split / first.name)
         rows = [label_row(name, found) for found in frame.objects]
         _write_lines(folder / name / "labels" / split / f"{stem}.txt", rows)
@@ -169,9 +184,10 @@ def _link(file: Path, other: Path) -> None:
 
 def _describe(name: str) -> str:
     """Return the data file of a set."""
-    names = (*CLASSES, "background") if name == ALL else CLASSES
+    digits, background = (DIGIT_CLASSES if name == DIGITS_TOO else ()), (("background",) if name in WITH_MAPS else ())
+    names = (*CLASSES, *digits, *background)
     lines = ["path: .", "train: images/train", "val: images/val", f"names: [{', '.join(names)}]"]
-    if name == ALL:
+    if name in WITH_MAPS:
         lines += ["masks: masks", "depth: depth", f"depth_scale: {DEPTH_SCALE}"]
     if name == POSE:
         lines += [f"kpt_shape: [{len(LANDMARKS)}, 3]", f"flip_idx: {list(FLIP_INDEX)}"]

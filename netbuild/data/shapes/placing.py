@@ -1,13 +1,15 @@
 """Making scenes from a seed: a background, and objects that are placed before it at random."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from netbuild.data.dataset import Floats
 from netbuild.data.shapes.outlines import SHAPES
 from netbuild.data.shapes.scene import Scene
-from netbuild.data.shapes.things import FAR, FINE, NEAR, Thing, add_haze, find_owners, list_views
+from netbuild.data.shapes.things import FAR, FINE, KINDS, NEAR, Thing, add_haze, find_owners, list_views
 
 SIZE = (160, 160)  # width and height of a picture, in pixels
 MIN_VISIBLE = 0.3  # of the area of each object in a still scene
@@ -15,6 +17,7 @@ STILL_THINGS = (2, 7)  # least and largest number of objects of a still scene
 _SEEN_FOR = 110  # frames in which an object crosses a picture of this size, on average
 
 Random = np.random.Generator
+Maker = Callable[[int, tuple[float, float], float], Thing]  # of a track, at a place, at a time
 
 
 def make_scene(
@@ -22,6 +25,7 @@ def make_scene(
     size: tuple[int, int] = SIZE,
     count: int = 1,
     things: tuple[int, int] = STILL_THINGS,
+    digits: bool = False,
 ) -> Scene:
     """Return a scene, the same for the same arguments on every machine.
 
@@ -31,18 +35,20 @@ def make_scene(
         count: of its frames. In a scene of a single frame each object's centre is in the picture, and at least
             `MIN_VISIBLE` of its area is seen; in a longer one objects enter, hide each other and leave.
         things: least and largest number of objects of a scene of a single frame; fewer where they find no place.
+        digits: whether there are also digits among the objects, whose classes follow those of the shapes.
     """
     seed = seed if isinstance(seed, tuple) else (seed,)
     # All numbers are made from `random()`, which gives the same in every version of numpy, unlike other distributions.
     random = np.random.default_rng((*seed, 0))
     ground, depth, haze = _make_ground(random, size)
     mean = ground.mean((0, 1))
+    kinds, still = len(KINDS if digits else SHAPES), count == 1
+    make = partial(_make_thing, random, kinds, mean)
     while True:
-        still = count == 1
-        placed = _place_still(random, size, mean, things) if still else _place_moving(random, size, mean, count)
+        placed = _place_still(random, size, make, things) if still else _place_moving(random, size, make, count)
         placed.sort(key=lambda thing: -thing.distance)
         if not still or _shows_all(placed, size):
-            return Scene(size, ground, depth, haze, tuple(placed), seed)
+            return Scene(size, ground, depth, haze, tuple(placed), seed, kinds)
 
 
 def _shows_all(things: list[Thing], size: tuple[int, int]) -> bool:
@@ -94,11 +100,11 @@ def _smooth_noise(random: Random, size: tuple[int, int], cell: float) -> Floats:
     return rows[row] * (1 - v) + rows[row + 1] * v
 
 
-def _make_thing(random: Random, track: int, place: tuple[float, float], time: float, mean: Floats) -> Thing:
-    """Return a thing of random class that is at a place at a time; its colour differs from the background's mean."""
+def _make_thing(random: Random, kinds: int, mean: Floats, track: int, place: tuple[float, float], time: float) -> Thing:
+    """Return a thing of one of so many classes that is at a place at a time; its colour differs from a mean."""
     distance = NEAR * (FAR / NEAR) ** float(random.random())  # so that small and large ones are equally frequent
     distance = round(distance, 3)
-    label = int(random.random() * len(SHAPES))
+    label = int(random.random() * kinds)
     heading, speed = _uniform(random, 0, 2 * math.pi), _uniform(random, 2.0, 5.0) / distance
     velocity = (speed * math.cos(heading), speed * math.sin(heading))
     angle, spin = _uniform(random, 0, 2 * math.pi), _uniform(random, -0.05, 0.05)
@@ -110,13 +116,13 @@ def _make_thing(random: Random, track: int, place: tuple[float, float], time: fl
     return Thing(track, label, distance, start, velocity, angle - spin * time, spin, colour)
 
 
-def _place_still(random: Random, size: tuple[int, int], mean: Floats, limits: tuple[int, int]) -> list[Thing]:
+def _place_still(random: Random, size: tuple[int, int], make: Maker, limits: tuple[int, int]) -> list[Thing]:
     """Return things at places where they overlap little; ``limits`` are the least and largest number of them."""
     things: list[Thing] = []
     wanted = limits[0] + int(random.random() * (limits[1] - limits[0] + 1))
     for _ in range(60):
         place = (size[0] * _uniform(random, 0.04, 0.96), size[1] * _uniform(random, 0.04, 0.96))
-        thing = _make_thing(random, len(things) + 1, place, 0, mean)
+        thing = make(len(things) + 1, place, 0)
         gaps = (math.dist(thing.place, other.place) / (_reach(thing) + _reach(other)) for other in things)
         if all(gap > 0.65 for gap in gaps):
             things.append(thing)
@@ -130,12 +136,12 @@ def _reach(thing: Thing) -> float:
     return thing.half_length * math.sqrt(thing.shape.half_width)
 
 
-def _place_moving(random: Random, size: tuple[int, int], mean: Floats, count: int) -> list[Thing]:
+def _place_moving(random: Random, size: tuple[int, int], make: Maker, count: int) -> list[Thing]:
     """Return things that cross the picture, so many that about six are seen at any time."""
     margin = _SEEN_FOR // 2  # frames: a thing may be at its place before the first or after the last frame
     total = 6 * (count + 2 * margin) / _SEEN_FOR * (size[0] * size[1]) / (SIZE[0] * SIZE[1])
     things = []
     for track in range(1, round(total) + 1):
         place = (size[0] * float(random.random()), size[1] * float(random.random()))
-        things.append(_make_thing(random, track, place, _uniform(random, -margin, count + margin), mean))
+        things.append(make(track, place, _uniform(random, -margin, count + margin)))
     return things

@@ -12,7 +12,7 @@ from netbuild.data.shapes.outlines import SHAPES
 from netbuild.data.shapes.raster import trace
 from netbuild.data.shapes.things import FINE, Thing, View, find_owners, list_views
 
-BACKGROUND = len(SHAPES)  # the number of the background in class maps
+BACKGROUND = len(SHAPES)  # the number of the background in class maps of scenes without digits
 MIN_AREA = 12.0  # pixels: an object of which less is seen is not labelled
 
 
@@ -53,7 +53,7 @@ class Frame:
         picture: (H, W, 3) RGB.
         objects: those of which at least `MIN_AREA` pixels are seen, the farthest first.
         tracks: (H, W) the track of the object at each pixel, 0 for the background.
-        classes: (H, W) the class at each pixel, `BACKGROUND` where there is no object.
+        classes: (H, W) the class at each pixel, `Scene.background` where there is no object.
         depth: (H, W) the distance at each pixel, in metres.
     """
 
@@ -75,6 +75,7 @@ class Scene:
         haze: (3,) the colour that far things take on.
         things: the objects, the farthest first.
         seed: of the grain of its pictures.
+        background: the number of the background in class maps: how many classes of objects there may be.
     """
 
     size: tuple[int, int]
@@ -83,6 +84,7 @@ class Scene:
     haze: Floats
     things: tuple[Thing, ...]
     seed: tuple[int, ...]
+    background: int = BACKGROUND
 
     def frame(self, time: int = 0) -> Frame:
         """Return the frame at a time, counted in frames."""
@@ -95,7 +97,7 @@ class Scene:
         pixels = np.rint(picture + (grain - 0.5) * 16).clip(0, 255).astype(np.uint8)
         numbers = owners[FINE // 2 :: FINE, FINE // 2 :: FINE]  # at the centre of each pixel
         tracks = np.array([0, *(view.thing.track for view in views)])[numbers]
-        classes = np.array([BACKGROUND, *(view.thing.label for view in views)], np.uint8)[numbers]
+        classes = np.array([self.background, *(view.thing.label for view in views)], np.uint8)[numbers]
         distances = np.array([0.0, *(view.thing.distance for view in views)])[numbers]
         depth = np.where(numbers > 0, distances, self.ground_depth)
         seen = (_describe(view, owners, number) for number, view in enumerate(views, 1))

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Floats
-from netbuild.data.shapes.outlines import SHAPES, Shape, paint_landmarks
+from netbuild.data.shapes.outlines import DIGITS, SHAPES, Shape, paint_landmarks
 from netbuild.data.shapes.raster import Mask, rasterize
 
 FINE = 3  # a pixel is drawn as 3 by 3 cells; odd, so that one cell is at its centre
 FOCAL = 130.0  # pixels: how long a length of 1 m appears at a distance of 1 m
 NEAR, FAR = 1.6, 4.5  # distances of objects, in metres; the background is farther away
+KINDS = (*SHAPES, *DIGITS)
 _HAZE_END = 9.5  # metres, where the haze is at its full strength
 _HAZE = 0.6
 
@@ -25,7 +26,7 @@ class Thing:
 
     Attributes:
         track: its number in the scene, from 1.
-        label: its class, a number of `SHAPES`.
+        label: its class, a number of `KINDS`.
         distance: from the camera, in metres.
         place: x and y of its centre in frame 0, in pixels.
         velocity: pixels a frame.
@@ -46,7 +47,7 @@ class Thing:
     @property
     def shape(self) -> Shape:
         """The shape of its class."""
-        return SHAPES[self.label]
+        return KINDS[self.label]
 
     @property
     def half_length(self) -> float:
