@@ -81,22 +81,43 @@ def scene_tasks():
     return [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
 
 
+VARIATIONAL = """\
+task: vae
+imgsz: 64
+layers:
+  - [-1, 1, Conv, [4, 3, 8]]
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, {out_features: 4}, moments]
+  - [-1, 1, Reparameterize, [], code]
+  - [-1, 1, nn.Linear, {out_features: 3072}]
+  - [-1, 1, nn.Unflatten, [1, [48, 8, 8]]]
+  - [-1, 1, nn.PixelShuffle, [4]]
+  - [-1, 1, nn.Upsample, [null, 2]]
+  - [[-1, moments], 1, Variational, [bernoulli]]
+"""
+# Tasks that learn from pictures in folders here; their own embedded set is too large for these tests.
+OF_FOLDERS = {"classify": "", "autoencode": AUTOENCODER, "vae": VARIATIONAL}
+
 # What is trained, resumed and so on: each task with embedded scenes, further losses, and networks of several heads.
-CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", *FOLDERS]
+CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", *OF_FOLDERS]
 
 
 def open_case(name, folder):
     """The network and the data of one of `CASES`, whose files are written into a folder."""
-    if name in FOLDERS:
-        write_class_folders(folder / "classes")
-        (folder / f"{name}.yaml").write_text(FOLDERS[name])
-        return folder / f"{name}.yaml" if FOLDERS[name] else smallest_network(name, folder), folder / "classes"
-    if name in ROWS or name == "mixed":
-        rows = ROWS["anchors"] + ROWS["queries"] + POSE if name == "mixed" else ROWS[name]
-        text = BACKBONE.replace("HEADS", MIXED if name == "mixed" else "") + rows
-        (folder / f"{name}.yaml").write_text(text)
-        return folder / f"{name}.yaml", "shapes-pose" if name == "mixed" else "shapes-segment"
-    return smallest_network(name, folder), "shapes-segment" if name == "detect" else find(name).embedded
+    text, data = OF_FOLDERS.get(name, ""), "shapes-segment"
+    if name in ROWS:
+        text = BACKBONE.replace("HEADS", "") + ROWS[name]
+    elif name == "mixed":
+        text, data = BACKBONE.replace("HEADS", MIXED) + ROWS["anchors"] + ROWS["queries"] + POSE, "shapes-pose"
+    elif name in OF_FOLDERS:
+        data = folder / "classes"
+        write_class_folders(data)
+    elif name != "detect":
+        data = find(name).embedded
+    if not text:
+        return smallest_network(name, folder), data
+    (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{name}.yaml", data
 
 
 def write_class_folders(folder, train=12, val=5):
