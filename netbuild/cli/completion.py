@@ -50,6 +50,7 @@ def data(ctx: Any, incomplete: str) -> list[str]:
         "shapes-digits",
         "shapes-labels",
         "shapes-numbers",
+        "shapes-video",
     )
     return [*matching(names, incomplete), *files(incomplete, DATA_SUFFIXES)]
 

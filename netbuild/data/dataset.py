@@ -109,6 +109,8 @@ class Sample:
         crowd: (N,) whether a box marks a crowd of objects, which is no object itself: training leaves it out, and
             metrics count nothing that is found in it; None if the data mark no crowds.
         part: the name of the data set that it is from, where a data set consists of several; else empty.
+        tracks: (N,) the number of each object in its video, the same in all frames; None for single pictures.
+        video: the name of the video that it is a frame of; empty for single pictures.
     """
 
     path: Path
@@ -127,6 +129,8 @@ class Sample:
     labels: Floats | None = None
     numbers: Floats | None = None
     part: str = ""
+    tracks: NDArray[np.int64] | None = None
+    video: str = ""
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -160,6 +164,7 @@ class Sample:
             outlines=tuple(self.outlines[i] for i in places) if self.outlines else (),
             keypoints=None if self.keypoints is None else self.keypoints[chosen],
             crowd=None if self.crowd is None else self.crowd[chosen],
+            tracks=None if self.tracks is None else self.tracks[chosen],
         )
 
     def without_crowds(self) -> "Sample":

@@ -60,7 +60,7 @@ def open_digits() -> Dataset:
 
 
 def make_data_file(name: str) -> Path:
-    """Return the data file, or the folder of tables, of an embedded data set other than ``digits``.
+    """Return the data file, or the folder of tables or videos, of an embedded data set other than ``digits``.
 
     It is made if it does not exist yet.
 
@@ -75,6 +75,9 @@ def make_data_file(name: str) -> Path:
     if name == shapes.DIGITS_TOO:
         write = partial(shapes.write_digits, progress=_Progress(name))
         return _make_folder(f"{name}-{shapes.LAYOUT}", write, name) / name / "data.yaml"
+    if name == shapes.VIDEOS:
+        write = partial(shapes.write_videos, progress=_Progress(name))
+        return _make_folder(f"{name}-{shapes.LAYOUT}", write, "classes.txt")
     write = partial(shapes.write_sets, progress=_Progress(shapes.ALL))
     return _make_folder(f"{shapes.ALL}-{shapes.LAYOUT}", write, shapes.ALL) / name / "data.yaml"
 

@@ -1,6 +1,6 @@
 """Charts of numbers: their histograms, and predictions against truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -40,6 +40,22 @@ def plot_scatter(truth: Numbers, predicted: Numbers, names: Sequence[str]) -> Fi
             ends = min(x[known].min(), y[known].min()), max(x[known].max(), y[known].max())
             axes.plot(ends, ends, color=MAIN, linestyle="--", linewidth=1)
         axes.set(xlabel="true", ylabel="predicted")
+    return figure
+
+
+def plot_shares(x: Numbers, shares: Mapping[str, Numbers], x_label: str, y_label: str) -> Figure:
+    """Plot curves of shares from 0 to 1, each with its name in the legend; an empty name is not shown.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    figure = new_figure(5.4, 4)
+    axes = figure.add_subplot(1, 1, 1)
+    for i, (name, values) in enumerate(shares.items()):
+        axes.plot(x, values, color=LINES[(3 + i) % len(LINES)], label=shorten(name, 32) or None)
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(x[0], x[-1]), ylim=(0, 1.02))
+    if any(shares):
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
 
 

@@ -45,6 +45,7 @@ class FeedOptions:
         fitting: how pictures are fitted to ``imgsz`` where the source of samples knows several ways, see
             `netbuild.data.fitting.FITTINGS`.
         resizing: how pictures are resized, see `netbuild.data.fitting.resize`.
+        inputs: name and shape, without the batch, of each of the network's inputs; empty for one image.
     """
 
     imgsz: tuple[int, int]
@@ -57,6 +58,7 @@ class FeedOptions:
     pictures: Mapping[str, int] = field(default_factory=dict)
     fitting: str = "letterbox"
     resizing: str = "area"
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def augmentation(self) -> Settings | None:

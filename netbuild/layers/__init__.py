@@ -86,6 +86,7 @@ from netbuild.layers.vision import (
     Permute,
     Reparameterize,
     ScaleBy,
+    ScoreScale,
     StochasticDepth,
     TimeEmbedding,
 )
@@ -182,6 +183,7 @@ __all__ = [
     "ResNetLayer",
     "SCDown",
     "ScaleBy",
+    "ScoreScale",
     "Segment",
     "Segment26",
     "SelfAttention",

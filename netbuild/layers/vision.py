@@ -143,3 +143,16 @@ class CrossCorrelation(nn.Module):
         kernels = template.reshape(-1, 1 if self.depthwise else channels, *size)
         out = F.conv2d(search.reshape(1, -1, *search.shape[2:]), kernels, groups=kernels.shape[0])
         return out.reshape(batch, -1, *out.shape[2:])
+
+
+class ScoreScale(nn.Conv2d):
+    """A learnt scale and offset of a map: (B, 1, H, W) -> (B, 1, H, W).
+
+    A correlation adds up thousands of products, and the logistic function of such numbers has no gradient; training
+    begins with the scale `gain`. SiamFC, arXiv 1606.09549.
+    """
+
+    def __init__(self, gain: float = 0.001):
+        super().__init__(1, 1, 1)
+        nn.init.constant_(self.weight, gain)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ TASKS: "Registry[Task]" = Registry(
         "obb": "netbuild.tasks.obb:OrientedBoxTask",
         "semantic": "netbuild.tasks.semantic:SemanticTask",
         "depth": "netbuild.tasks.depth:DepthTask",
+        "track": "netbuild.tasks.track:TrackTask",
         "several": "netbuild.tasks.several:SeveralTask",
     },
 )

@@ -216,6 +216,7 @@ def make_samples(
         further.pictures,
         task.fitting,
         card.resizing,
+        card.inputs,
     )
     print_note(task.check_samples(report.dataset, report.samples(split)) or "")
     samples, collate = task.feed(report.samples(split), options)

@@ -620,6 +620,63 @@ def test_xml_with_entities_or_errors_is_refused(text, words):
         parse_xml(text, "a.xml")
 
 
+MOT_FAULTS = {
+    "1,1,10,10,20,20,1,1,1\n1,2,10": "columns",
+    "1,1,10,10,20,20,1,1,1\n1,x,10,10,20,20,1,1,1": "number",
+    "1,1,10,10,20,20,1,1,1\n1.5,2,10,10,20,20,1,1,1": "number",
+    "1,1,10,10,20,20,1,1,1\n1,2,10,10,0,20,1,1,1": "size",
+    "1,1,10,10,20,20,1,1,1\n1,2,200,10,20,20,1,1,1": "outside",
+    "1,1,10,10,20,20,1,1,1\n1,2,-5,10,20,20,1,1,1": "clipped",
+    "1,1,10,10,20,20,1,1,1\n9,2,10,10,20,20,1,1,1": "no picture",
+    "1,1,10,10,20,20,1,1,1\n1,2,10,10,20,20,0,1,1": "flag",
+}
+
+
+def write_sequence(folder, rows, frames=2, place="img1"):
+    (folder / place).mkdir(parents=True)
+    (folder / "gt").mkdir()
+    (folder / "gt/gt.txt").write_text(rows)
+    for number in range(1, frames + 1):
+        Image.new("RGB", (100, 80)).save(folder / place / f"{number:06}.jpg")
+    return folder
+
+
+def test_sequences_of_motchallenge(tmp_path):
+    write_sequence(tmp_path / "train/a", "1,7,10,20,20,40,1,2,0.5\n2,7,12,20,20,40,1,2,1\n2,3,0,0,10,8,1,1,1\n")
+    write_sequence(tmp_path / "val/b", "1,1,0,0,50,40,1,1,1\n", place="frames")
+    (tmp_path / "val/b/seqinfo.ini").write_text("[Sequence]\nname=b\nimDir=frames\n")
+    dataset = open_data(tmp_path)
+    assert (dataset.format, dataset.task, dataset.names, [*dataset.splits]) == (
+        "mot",
+        "detect",
+        ("1", "2"),
+        ["train", "val"],
+    )
+    report = scan(dataset)
+    first, second = report.samples("train")
+    assert first.boxes.tolist() == [[1, 0.2, 0.5, 0.2, 0.5]]
+    assert (second.tracks.tolist(), second.video, second.boxes[:, 0].tolist()) == ([7, 3], "a", [1, 0])
+    assert [len(sample.boxes) for sample in report.samples("val")] == [1, 0]
+    assert second.only(np.array([False, True])).tracks.tolist() == [3]
+    (tmp_path / "classes.txt").write_text("car\nperson\n")
+    assert open_data(tmp_path).names == ("car", "person")
+    (tmp_path / "classes.txt").write_text("car\n")
+    with pytest.raises(NetbuildError, match="names 1 classes, there is an object of class 2"):
+        open_data(tmp_path)
+    assert open_data(write_sequence(tmp_path / "old/c", "1,1,0,0,50,40,1,-1,-1,-1\n")).names == ("object",)
+    with pytest.raises(NetbuildError, match=r"no gt/gt\.txt has an object with the flag 1"):
+        open_data(write_sequence(tmp_path / "none/d", "1,1,0,0,50,40,0,1,1\n"))
+
+
+@pytest.mark.parametrize(("rows", "kind"), MOT_FAULTS.items(), ids=MOT_FAULTS.values())
+def test_faults_of_tracks(tmp_path, rows, kind):
+    report = scan(open_data(write_sequence(tmp_path / "a", rows)), splits=["train"])
+    problems = [problem for problem in report.problems() if problem.kind == kind]
+    assert [problem.kind for problem in problems] == [kind]
+    assert kind == "flag" or problems[0].line == 2
+    assert len(report.samples("train")[0].boxes) == (2 if kind == "clipped" else 1)
+
+
 def test_folders_of_classes(tmp_path):
     for split, classes in (("train", ("0", "90", "180")), ("val", ("0", "90", "more"))):
         for name in classes:

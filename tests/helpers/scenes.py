@@ -62,23 +62,13 @@ layers:
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, nn.ConvTranspose2d, [8, 3, 2, 2]]
 """
-VAE = """\
-task: vae
-imgsz: 64
-layers:
-  - [-1, 1, Conv, [8, 3, 8]]
-  - [-1, 1, nn.Conv2d, [8, 8, 8], moments]
-  - [-1, 1, Reparameterize, [], code]
-  - [-1, 1, nn.ConvTranspose2d, [4, 3, 64]]
-  - [[-1, moments], 1, Variational, []]
-"""
-FOLDERS = {"classify": "", "autoencode": AUTOENCODER, "vae": VAE}  # of pictures by class: the network of each task
 POSE = "  - [[fine, coarse], 1, Pose, [nc, kpt_shape], pose]\n"
 
 
 def scene_tasks():
-    """The names of the tasks that learn from embedded scenes."""
-    return [name for name in TASKS.names() if find(name).trainable and find(name).embedded in files.SETS]
+    """The names of the tasks that learn from embedded pictures of scenes; what learns from videos has own tests."""
+    pictures = {*files.SETS} - {files.VIDEOS}
+    return [name for name in TASKS.names() if find(name).trainable and find(name).embedded in pictures]
 
 
 VARIATIONAL = """\

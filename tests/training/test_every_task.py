@@ -138,8 +138,11 @@ def picture_of(data, here):
 
 
 def test_every_task_is_among_the_cases():
-    """A new one without embedded scenes needs a small network in `helpers.scenes.OF_FOLDERS`."""
-    assert {name for name in TASKS.names() if find(name).trainable} <= set(CASES)
+    """A new one without embedded scenes needs a small network in `helpers.scenes.OF_FOLDERS`.
+
+    One that learns from videos, whose network takes two crops, has the same tests in test_following.py.
+    """
+    assert {name for name in TASKS.names() if find(name).trainable} <= {*CASES, "track"}
 
 
 @pytest.mark.parametrize("task", scene_tasks())

@@ -20,6 +20,7 @@ FORMATS: "Registry[Format]" = Registry(
         "idx": "netbuild.data.formats.idx:IdxFormat",
         "csv": "netbuild.data.formats.tables:CsvFormat",
         "pairs": "netbuild.data.formats.pairs:PairsFormat",
+        "mot": "netbuild.data.formats.mot:MotFormat",
         "dota": "netbuild.data.formats.dota:DotaFormat",
         "yolo-folders": "netbuild.data.formats.yolo_layout:YoloFoldersFormat",
         "folders": "netbuild.data.formats.folders:FoldersFormat",

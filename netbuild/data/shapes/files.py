@@ -24,15 +24,19 @@ from netbuild.data.shapes.outlines import CLASSES, DIGIT_CLASSES, FLIP_INDEX, LA
 from netbuild.data.shapes.placing import SIZE, make_scene
 from netbuild.data.shapes.raster import join_loops
 from netbuild.data.shapes.scene import Frame, Scene, SeenObject
+from netbuild.data.shapes.video import write_video
 
 ALL, SEGMENT, POSE, ORIENTED = "shapes", "shapes-segment", "shapes-pose", "shapes-obb"
 DIGITS_TOO = "shapes-digits"
 LABELS, NUMBERS = "shapes-labels", "shapes-numbers"
 OBJECT_SETS, TABLES = (ALL, SEGMENT, POSE, ORIENTED), (LABELS, NUMBERS)
 WITH_MAPS = (ALL, DIGITS_TOO)
-SETS = (*OBJECT_SETS, DIGITS_TOO, *TABLES)
+VIDEOS = "shapes-video"  # sequences as MOTChallenge has them
+SETS = (*OBJECT_SETS, DIGITS_TOO, *TABLES, VIDEOS)
 COUNTS = {"train": 480, "val": 120}  # pictures
 TABLES_FOLDER = "shapes-tables"  # beside that of the sets with objects
+VIDEO_COUNTS = {"train": 30, "val": 6}  # sequences of videos
+VIDEO_FRAMES = 16  # of each
 TABLE_COUNTS = {"train": 1600, "val": 200}  # pictures of tables
 TABLE_SIZE = (64, 64)  # of these, in pixels
 TABLE_THINGS = (1, 3)  # least and largest number of objects in these
@@ -91,6 +95,18 @@ def write_tables(folder: Path, progress: Progress | None = None) -> None:
             lines[name, split].append(f"images/{split}/{stem}.png,{table_row(name, frame)}")
     for (name, split), rows in lines.items():
         _write_lines(folder / name / f"{split}.csv", rows)
+
+
+def write_videos(folder: Path, progress: Progress | None = None) -> None:
+    """Write the data set of videos with the tracks of their objects; arguments are as of `write_sets`."""
+    total, done = sum(VIDEO_COUNTS.values()) * VIDEO_FRAMES, 0
+    for part, (split, count) in enumerate(VIDEO_COUNTS.items()):
+        for i in range(count):
+            write_video(folder / split / f"{i:02}", VIDEO_FRAMES, _SEED + 1000 * (part + 1) + i, SIZE)
+            done += VIDEO_FRAMES
+            if progress:
+                progress(done, total)
+    _write_lines(folder / "classes.txt", CLASSES)
 
 
 def make_table_scene(seed: tuple[int, ...]) -> Scene:

@@ -1,0 +1,119 @@
+"""Following one object through a video by a siamese network. SiamFC, arXiv 1606.09549, section 3.
+
+The first frame gives the exemplar. In each further frame, search images of several scales are cut out around the last
+place; the place and the scale of the highest score are taken, large jumps and changes of scale being held against them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from netbuild.data.dataset import Floats
+from netbuild.data.fitting import Image
+from netbuild.feed.loader import image_to_tensor
+from netbuild.feed.search_crops import context_side, crop_square
+from netbuild.tasks.location_metric import FINE
+from netbuild.tasks.track import cell_stride
+
+LEAST_SIDE, LARGEST_SHARE = 2.0, 5.0  # a box keeps from 2 pixels to five times its first side
+
+
+@dataclass(frozen=True)
+class FollowOptions:
+    """The settings of following; the defaults are those of the paper.
+
+    Attributes:
+        scales: number of scales that are searched, odd.
+        step: ratio of neighbouring scales.
+        penalty: factor of the scores of scales other than the last one.
+        damping: share of a new scale in the box's size, from 0 to 1.
+        window: share of a cosine window in the scores, from 0 to 1: how much large jumps are held against them.
+    """
+
+    scales: int = 3
+    step: float = 1.0375
+    penalty: float = 0.9745
+    damping: float = 0.59
+    window: float = 0.176
+
+
+@dataclass
+class SiameseFollower:
+    """Follows one object, frame by frame.
+
+    Args:
+        network: a network of the task ``track``, in eval mode: exemplars and search images to scores (B, 1, h, w).
+        exemplar_side, search_side: pixels of its two square inputs.
+        frame: the first frame (H, W, C).
+        box: left, top, width and height of the object in it, in pixels.
+        options: the settings.
+    """
+
+    network: Callable[..., Any]
+    exemplar_side: int
+    search_side: int
+    frame: Image
+    box: tuple[float, float, float, float]
+    options: FollowOptions = field(default_factory=FollowOptions)
+
+    def __post_init__(self) -> None:
+        left, top, width, height = self.box
+        self.centre: Floats = np.array([left + width / 2, top + height / 2])
+        self.first_size: Floats = np.array([width, height], float)
+        self.size = self.first_size.copy()
+        side = context_side(np.array([*self.centre, *self.size]))
+        crop = crop_square(self.frame, self.centre, side, self.exemplar_side)
+        self.exemplar = image_to_tensor(crop)[None].float() / 255
+
+    @torch.no_grad()
+    def update(self, frame: Image) -> tuple[tuple[float, float, float, float], float]:
+        """Return the object's box (left, top, width, height) in the next frame, and its score from 0 to 1."""
+        options = self.options
+        scales = options.step ** (np.arange(options.scales) - options.scales // 2)
+        context = context_side(np.array([*self.centre, *self.size])) * self.search_side / self.exemplar_side
+        crops = [crop_square(frame, self.centre, context * scale, self.search_side) for scale in scales]
+        search = torch.stack([image_to_tensor(crop) for crop in crops]).float() / 255
+        scores = self.network(self.exemplar.expand(len(search), -1, -1, -1), search)
+        best, offset, score = choose_place(_first(scores)[:, 0], self.search_side, options)
+        self.centre = np.clip(self.centre + offset * context * scales[best] / self.search_side, 0, frame.shape[1::-1])
+        factor = 1 - options.damping + options.damping * scales[best]
+        self.size = np.clip(self.size * factor, LEAST_SIDE, self.first_size * LARGEST_SHARE)
+        left, top = self.centre - self.size / 2
+        return (float(left), float(top), float(self.size[0]), float(self.size[1])), score
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    """Return the tensor of a network's outputs, in float32."""
+    found = outputs[0] if isinstance(outputs, list | tuple) else outputs
+    return found.float().cpu()  # type: ignore[no-any-return]
+
+
+def choose_place(scores: torch.Tensor, side: int, options: FollowOptions) -> tuple[int, Floats, float]:
+    """Return the best scale, the offset of the best place from the middle in pixels, and its probability.
+
+    Args:
+        scores: (scales, h, w) logits.
+        side: of the search image in pixels.
+        options: the settings.
+    """
+    count = scores.shape[-1]
+    fine: NDArray[np.float64] = (
+        F.interpolate(scores[:, None], scale_factor=FINE, mode="bicubic", align_corners=False)[:, 0].double().numpy()
+    )
+    values = fine - fine.min()
+    others = np.arange(len(values)) != len(values) // 2
+    values[others] *= options.penalty
+    best = int(values.reshape(len(values), -1).max(1).argmax())
+    chosen = values[best] / max(values[best].sum(), 1e-12)
+    cosine = np.hanning(chosen.shape[0])
+    window = np.outer(cosine, cosine)
+    blended = (1 - options.window) * chosen + options.window * window / window.sum()
+    row, column = np.unravel_index(int(blended.argmax()), blended.shape)
+    cells = (np.array([column, row]) + 0.5) / FINE - 0.5 - (count - 1) / 2
+    probability = 1 / (1 + np.exp(-fine[best, row, column]))
+    return best, cells * cell_stride(count, side), float(probability)
