@@ -10,8 +10,9 @@ def match_sizes(
 ) -> tuple[Tensor, Tensor]:
     """Resize predicted maps bilinearly to the size of the true ones; return both.
 
-    Convolutions without padding cut off a border, so that a map covers the middle of the image alone. The truth is then
-    cropped to that part, as `netbuild.runtime.sample_maps` reads such a map in prediction.
+    Convolutions without padding cut off a border, so that a map covers the middle of the image alone. If pictures are
+    not fitted into this middle, as with several heads, the truth is cropped to it, as `netbuild.runtime.sample_maps`
+    reads such a map in prediction; the border must be less than a third of the image.
 
     Args:
         values: (B, C, h, w) predicted; half precision becomes float32.
