@@ -13,6 +13,7 @@ _HOMES = {
     "eject": "author.ejecting",
     "predict": "prediction.predictor",
     "sample": "prediction.sampling",
+    "track": "tracking.api",
     "Model": "model",
     "train": "training.api",
     "val": "training.api",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from netbuild.roles import Size as Size
     from netbuild.roles import Stride as Stride
     from netbuild.roles import Width as Width
+    from netbuild.tracking.api import track as track
     from netbuild.training.api import train as train
     from netbuild.training.api import val as val
     from netbuild.weights.building import build as build

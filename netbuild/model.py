@@ -1,4 +1,4 @@
-"""`Model`: one network with its operations as methods: summary, train, val, predict, sample, export, benchmark."""
+"""`Model`: a network with its operations as methods: summary, train, val, predict, sample, track, export, benchmark."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,8 @@ from netbuild.prediction.predictor import PredictKeywords, Unreadable, predict
 from netbuild.prediction.result import Result
 from netbuild.prediction.sampling import SampleKeywords, Samples, sample
 from netbuild.report.summary import Summary, summarize
+from netbuild.tracking.api import track
+from netbuild.tracking.result import TrackedResult
 from netbuild.training.api import TrainingResult, TrainKeywords, ValidationResult, ValKeywords, train, val
 from netbuild.training.callbacks import Callback
 from netbuild.weights.building import build
@@ -122,6 +124,11 @@ class Model:
         network, code = self._network_and_options()
         merged: Any = {**code, **options}
         return sample(network, count, **merged)
+
+    def track(self, source: Any, **keywords: Any) -> Iterator[TrackedResult]:
+        """Yield a `TrackedResult` for each frame of videos; keywords as for `netbuild.track`."""
+        network, code = self._network_and_options()
+        return track(network, source, **{**code, **keywords})
 
     def export(
         self, target: str = "onnx", out: str | Path | None = None, **keywords: Unpack[ExportKeywords]

@@ -45,6 +45,7 @@ def commands() -> list[tuple[str, str, list[str]]]:
     # These need files and time; tests/weights/test_importing.py, test_training.py and test_predict.py run them.
     elsewhere = ("netbuild weights import", "netbuild train", "netbuild val", "netbuild data", "netbuild predict")
     elsewhere += ("netbuild sample",)  # tests/tasks/test_generation.py
+    elsewhere += ("netbuild track",)  # tests/tracking/test_track_command.py
     elsewhere += ("netbuild export runs/", "netbuild export best")  # tests/export/test_export.py
     elsewhere += ("netbuild benchmark runs/",)  # tests/export/test_targets.py
     elsewhere += ("netbuild watch",)  # tests/author/test_watch.py: it has no end

@@ -21,7 +21,7 @@ TIERS = [
     {"weights", "report", "feed"},
     {"tasks"},
     {"prediction"},
-    {"training"},
+    {"training", "tracking"},
     {"export"},
     {"author", "model"},
     {"cli"},

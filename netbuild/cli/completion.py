@@ -146,6 +146,10 @@ def _spec_of(ctx: Any) -> Any:
 TARGETS = (
     "onnx", "onnx-int8", "openvino", "ncnn", "coreml", "executorch", "litert", "torch-export", "torchscript",
 )  # fmt: skip
+TRACKER_SETTINGS = (
+    "high", "low", "start", "iou", "low_iou", "new_iou", "fuse", "patience", "by_class", "camera", "confidence", "hits",
+    "momentum", "interval",
+)  # fmt: skip
 # Completions by the name of a command's parameter; `command` in `netbuild.cli.flags` gives them to its parameters.
 COMPLETIONS: dict[str, Complete] = {
     "file": network, "files": network, "a": network, "b": network, "weights": network, "data": data, "scale": scale,
@@ -154,7 +158,8 @@ COMPLETIONS: dict[str, Complete] = {
     "split": choices("train", "val", "test"),
     "flops": choices("torch", "thop", "thop-stride", "all"), "device": choices("auto", "cpu", "cuda", "mps"),
     "amp": choices("auto", "off", "bf16", "fp16"), "optimizer": choices("auto", "sgd", "adamw", "adam", "musgd"),
-    "view": choices("textbook"), "dynamic": choices("batch", "size", "both"),
+    "tracker": choices("sort", "bytetrack", "ocsort", "botsort"), "view": choices("textbook"),
+    "dynamic": choices("batch", "size", "both"),
 }  # fmt: skip
 # Completions that belong to a parameter of one command, whose name means something else in others.
 OF_COMMAND: dict[tuple[str, str], Complete] = {
@@ -162,6 +167,8 @@ OF_COMMAND: dict[tuple[str, str], Complete] = {
     ("diff", "format"): choices("table", "markdown", "json"),
     ("explain", "name"): module,
     ("modules", "pattern"): module,
+    ("track", "option"): choices(*(f"{name}=" for name in TRACKER_SETTINGS)),
+    ("track", "save"): choices("video", "mot", "json", "none"),
     ("new", "origin"): lambda ctx, incomplete: [
         *matching(("classifier", "segmenter", "autoencoder"), incomplete), *network(ctx, incomplete)
     ],

@@ -1,6 +1,6 @@
-"""Prediction sources from Python: arrays, PIL pictures, tensors, bytes, and paths."""
+"""Sources of prediction and tracking from Python: arrays, PIL pictures, tensors, bytes, and paths."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from netbuild.data.fitting import Image
 from netbuild.data.images import pillow
 from netbuild.errors import NetbuildError
-from netbuild.prediction.sources import InMemory, Source, list_files
+from netbuild.prediction.sources import FPS, FrameList, InMemory, Source, is_video, list_files
 
 
 def collect(source: Any) -> list[Source]:
@@ -35,6 +35,39 @@ def collect(source: Any) -> list[Source]:
     if not sources:
         raise NetbuildError("no pictures to predict on: nothing was named, or an empty list")
     return sources
+
+
+def collect_videos(source: Any, fps: Callable[[Path], float | None] = lambda path: None) -> list[Source]:
+    """Convert anything that `collect` takes to a list of videos.
+
+    The pictures of a folder or pattern are the frames of one video, and so are all pictures in memory together.
+
+    Args:
+        source: as for `collect`.
+        fps: gives the frames per second of a folder of frames, None if they are not known.
+
+    Raises:
+        NetbuildError: as `collect`, and for a single picture's file.
+    """
+    items = list(source) if _is_iterable(source) else [source]
+    named = [item for item in items if isinstance(item, (str, Path))]
+    data = [item for item in items if not isinstance(item, (str, Path))]
+    videos: list[Source] = []
+    for name in named:
+        files = list_files(name)
+        pictures = [file for file in files if not is_video(file)]
+        videos += [file for file in files if is_video(file)]
+        if pictures:
+            if not Path(name).is_dir() and len(pictures) == 1:
+                hint = "name a video, or a folder or pattern of the frames of one"
+                raise NetbuildError(f"{name}: a picture is no video", hint=hint)
+            folder = pictures[0].parent
+            videos.append(FrameList(folder, pictures, fps(folder) or FPS))
+    if data:
+        videos.append(FrameList(Path("video"), collect(data)))
+    if not videos:
+        raise NetbuildError("no video to track in: nothing was named, or an empty list")
+    return videos
 
 
 def _is_iterable(source: Any) -> bool:

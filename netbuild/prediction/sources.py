@@ -4,9 +4,9 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,22 @@ class InMemory:
     data: bytes | Image
 
 
-Source = Path | InMemory
+@dataclass(frozen=True)
+class FrameList:
+    """Pictures that are the frames of one video.
+
+    Args:
+        path: the folder, or another name for messages and results.
+        frames: the pictures, in order; no videos.
+        fps: frames per second.
+    """
+
+    path: Path
+    frames: Sequence["Source"]
+    fps: float = FPS
+
+
+Source = Path | InMemory | FrameList
 
 
 def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -202,6 +217,11 @@ def read_shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
         UnreadableImageError: if the picture cannot be read, or the video not to its end.
         MissingExtraError: if a package that reads it is not installed.
     """
+    if isinstance(source, FrameList):
+        for number, frame in enumerate(source.frames, 1):
+            for shot in read_shots(frame, alpha):
+                yield replace(shot, path=source.path, frame=number, fps=source.fps)
+        return
     channels, path = 4 if alpha else 3, source if isinstance(source, Path) else source.path
     if isinstance(source, InMemory):
         data = source.data

@@ -103,9 +103,13 @@ def test_the_names_that_are_written_out_are_all_there_are():
     from netbuild.cli import completion
     from netbuild.export import base
     from netbuild.prediction.saving import KINDS
+    from netbuild.prediction.trackers import TRACKERS
 
     assert sorted(completion.TARGETS) == sorted(base.TARGETS.built_in)
     assert set(completion.COMPLETIONS["save"](None, "")) == {*KINDS, "none"}
+    assert sorted(completion.COMPLETIONS["tracker"](None, "")) == sorted(TRACKERS.built_in)
+    settings = {name for tracker in TRACKERS.built_in for name in TRACKERS.get(tracker).settings_class().__dict__}
+    assert set(completion.TRACKER_SETTINGS) == settings
 
 
 def test_a_wrong_file_completes_nothing(server, tmp_path):

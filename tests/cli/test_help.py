@@ -50,7 +50,13 @@ def test_the_same_thing_has_the_same_flag_everywhere():
     assert {name: found for name, found in forms.items() if len(found) > 1} == {}
 
 
-REST = {"predict": ["0.png"], "diff": ["lenet5.yaml"], "build": ["-o", "x.safetensors"], "val": ["--data", "digits"]}
+REST = {
+    "predict": ["0.png"],
+    "track": ["0.mp4"],
+    "diff": ["lenet5.yaml"],
+    "build": ["-o", "x.safetensors"],
+    "val": ["--data", "digits"],
+}
 
 
 @pytest.mark.parametrize("name", [name for name, c in COMMANDS.items() if "imgsz" in {p.name for p in c.params}])
@@ -102,7 +108,7 @@ def test_public_names_stay():
     names = (
         "load build transfer eject predict check diff save resolve Options summarize draw Summary NetbuildError module"
     )
-    names += " In Width Depth Size Stride Plain Model train val export benchmark"
+    names += " In Width Depth Size Stride Plain Model train val export benchmark track"
     assert set(names.split()) <= set(dir(netbuild))
     for path in (
         "netbuild.tasks:task",
