@@ -6,12 +6,13 @@ of one file only: `netbuild check` finds out whether sources exist, names are kn
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from netbuild.author import index
 from netbuild.grammar.blocks import BLOCK_KEYS
+from netbuild.grammar.degrade import FIELDS, METHODS, SPACES
 from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.expressions import WORDS
 from netbuild.grammar.heads import HEAD_KEYS, MAX_WEIGHT
@@ -46,6 +47,8 @@ KEYS = {
     "edits": "Changes of the base file's rows: insert_before, insert_after, replace, remove.",
     "heads": "Several heads by name: {boxes: {row: detect, weight: 1.0}}, each with a task and data of its own.",
     "lr_factors": "Factors of the learning rate by a row's or head's name, a number, range such as 0-9, or section.",
+    "degrade": "For task restore: what is done to pictures, in order, to make those that the network restores.",
+    "space": "For task restore: the colours that the network restores: y (luminance), rgb or grey.",
     "layers": "The rows of a plain network, instead of backbone and head.",
     "backbone": "The first rows, which read the image.",
     "neck": "Rows between backbone and head.",
@@ -148,6 +151,27 @@ def _head() -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": ["row"], "additionalProperties": False}
 
 
+def _degradation() -> dict[str, Any]:
+    """Return the schema of an entry of ``degrade``; numbers may be expressions, ranges or tables."""
+    kinds = {
+        kind: {"anyOf": [{"type": ["number", "string", "array"]}, _fields(fields)]} for kind, fields in FIELDS.items()
+    }
+    return {
+        "type": "object",
+        "properties": kinds,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+
+
+def _fields(names: Iterable[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: {"type": ["number", "string", "array"]} for name in names}
+    if "method" in values:
+        values["method"] = {"enum": [*METHODS]}
+    return {"type": "object", "properties": values, "additionalProperties": False}
+
+
 def _properties() -> dict[str, Any]:
     """Return the schemas of the top-level keys, in the order of `KNOWN_KEYS`."""
     boxes = _list({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SIDE}, 2)
@@ -177,6 +201,8 @@ def _properties() -> dict[str, Any]:
         "inputs": _mapping(_list({"type": ["integer", "string"]}, 0, 3), {**name, "not": {"const": "input"}}, 1),
         "heads": _mapping(_head(), {**name, "not": {"const": "input"}}, 1),
         "lr_factors": _mapping({"type": "number", "minimum": 0, "maximum": 100}),
+        "degrade": _list(_degradation()),
+        "space": {"enum": [*SPACES]},
     }
     return {key: found[key] for key in KNOWN_KEYS}
 

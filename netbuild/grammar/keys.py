@@ -102,4 +102,5 @@ SETTINGS: dict[str, Callable[[Node], Any]] = {
 
 KNOWN_KEYS = (
     *SETTINGS, *SECTIONS, "scales", "params", "blocks", "imports", "extends", "edits", "inputs", "heads", "lr_factors",
+    "degrade", "space",
 )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
+from netbuild.grammar.degrade import Restoration, read_restoration
 from netbuild.grammar.extends import expand
 from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
@@ -100,6 +101,7 @@ class Spec:
     inputs: tuple[Input, ...] = ()
     heads: tuple[HeadEntry, ...] = ()  # those of a network with several
     lr_factors: Mapping[int, float] = field(default_factory=dict)  # factors of the learning rate by row
+    restoration: Restoration = field(default_factory=Restoration)  # what the network is to restore
     warnings: tuple[NetbuildError, ...] = ()
     checkpoint: Path | None = None  # the checkpoint that the file was read from, and its metadata
     checkpoint_info: checkpoint_header.CheckpointInfo | None = None
@@ -170,14 +172,15 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
         hint = "leave it out; an entry of heads may have a task"
         errors.append(root.keys["task"].error("'task' has no effect: each of the heads has its own", hint))
     factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows, heads) or {}
+    restoration = attempt(errors, read_restoration, root, params, path.parent)
     raise_all(errors)  # every mistake of the file at once
     root = _select_known_keys(root)
     # Ultralytics' files expect scaled widths to be multiples of 8; in a plain file numbers are exact.
-    plain = "layers" in root.value and not scales
-    divisor = settings.get("width_divisor") or (1 if plain else 8)
+    divisor = settings.get("width_divisor") or (1 if "layers" in root.value and not scales else 8)
     return Spec(
-        path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, tuple(warnings)
-    )
+        path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, restoration,
+        tuple(warnings),
+    )  # fmt: skip
 
 
 def _read_lr_factors(node: Node | None, rows: Sequence[Row], heads: Sequence[HeadEntry]) -> dict[int, float]:

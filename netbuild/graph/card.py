@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from netbuild.grammar.checkpoint_header import CodeFile
+from netbuild.grammar.degrade import Degradation
 from netbuild.grammar.spec import Spec
 from netbuild.grammar.writing import to_yaml
 from netbuild.graph.heads import HeadCard
@@ -43,6 +44,9 @@ class NetworkCard:
         resizing: how the pictures are resized that it was trained on, see `netbuild.runtime.ModelInfo`.
         map_step: pixels per cell of the map that it returns, where the map covers only the middle of the image, since
             convolutions without padding cut off a border; 0 where it covers the whole image or there is no map.
+        output: channels, height and width of the map that it returns for an image of ``imgsz``; None for other outputs.
+        degrade: what is done to pictures, in order, to make those that it restores, see `netbuild.grammar.degrade`.
+        space: the colours that it restores: ``y`` (luminance), ``rgb`` or ``grey``; None where the file has none.
     """
 
     name: str
@@ -66,6 +70,9 @@ class NetworkCard:
     heads: tuple[HeadCard, ...] = ()
     resizing: str = "area"
     map_step: int = 0
+    output: tuple[int, int, int] | None = None
+    degrade: tuple[Degradation, ...] = ()
+    space: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
@@ -95,6 +102,7 @@ def make_card(
         modules=collect_sources(custom_modules, config.task), requires=_required_packages(spec), heads=config.heads,
         skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (), resizing=_find_resizing(spec),
         map_step=map_step,
+        degrade=spec.restoration.degrade, space=spec.restoration.space,
     )  # fmt: skip
 
 
@@ -117,6 +125,7 @@ def resolved_yaml(config: NetworkConfig) -> str:
         "scales": {scale.name: multiples} if scale.name else None,
         "task": config.task if "task" in config.spec.root.value or config.task in FINAL_HEADS else None,
         "heads": {head.name: head.to_entry() for head in config.heads},
+        "degrade": list(config.spec.restoration.degrade),
     }
     return to_yaml(config.spec.root, {key: value for key, value in changes.items() if value}, without=("imports",))
 

@@ -1,7 +1,7 @@
 """The result of resolving a network file: a `Layer` for each row, with its shapes and costs, and the `Graph` of all."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -128,7 +128,14 @@ class Graph(NetworkConfig):
                 if layer.uses_init:
                     INITIAL[init](module)
         card = make_card(self.name, self, self.stride, self.custom_modules, self.map_step)
-        return Network(Rows(modules, self.plan), card)
+        return Network(Rows(modules, self.plan), replace(card, output=self._map_shape()))
+
+    def _map_shape(self) -> tuple[int, int, int] | None:
+        """Return channels, height and width of the output if it is one map; None otherwise."""
+        shape = self.out_shape
+        if not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(side, int) for side in shape):
+            return None
+        return shape[1], shape[2], shape[3]
 
     @property
     def stride(self) -> int:
