@@ -16,7 +16,7 @@ from netbuild.system.files import accessing
 
 Floats = NDArray[np.float64]
 
-DETECT, CLASSIFY, PAIRS = "detect", "classify", "pairs"
+DETECT, CLASSIFY, PAIRS, PICTURES = "detect", "classify", "pairs", "pictures"
 LABELS, NUMBERS = "multilabel", "regress"  # several labels, or numbers, for each picture
 AUGMENTATIONS = ("pictures", "digits")  # digits and letters must not be mirrored or cropped
 EXTRA_KINDS = ("picture", "classes", "values")
@@ -95,7 +95,8 @@ class Sample:
         labels: (K,) of the data set's K labels that do not exclude each other, 1 for those that hold and 0 for those
             that do not, NaN where it is not known; None for other data sets.
         numbers: (K,) numbers to predict of the picture, NaN where they are not known; None for other data sets.
-        source: the file that the boxes or the labels come from; None if the picture has none.
+        source: the file that the boxes or the labels come from; None if the picture has none. Where pictures need no
+            labels it is the picture itself.
         lines: line of each box in ``source``, from 1; empty where the format has no lines.
         outlines: for each box its polygons, arrays (K, 2) of normalised x, y; empty if the data has none.
         keypoints: (N, K, 2 or 3) of normalised x, y and visibility; None if the data has none.
@@ -150,7 +151,7 @@ class Sample:
         """Whether a sample without classes has no label of another kind either."""
         if self.labels is not None or self.numbers is not None:
             return False
-        return self.boxes is not None or not self.extras
+        return self.boxes is not None or not (self.extras or self.source)
 
     def only(self, chosen: NDArray[np.bool_]) -> "Sample":
         """Return the sample with those of its boxes that are ``chosen``, (N,)."""
@@ -258,8 +259,8 @@ class Dataset:
         name: as the user named it.
         root: the folder that it is in.
         format: the name of its format, such as ``yolo``.
-        task: what its labels are for: ``detect``, ``classify``, ``multilabel``, ``regress`` or ``pairs``, or another
-            word that a task names in ``learns_from``.
+        task: what its labels are for: ``detect``, ``classify``, ``multilabel``, ``regress`` or ``pairs``; ``pictures``
+            without labels; or another word that a task names in ``learns_from``.
         names: names of the classes, or of the labels or the numbers; empty where there are none.
         splits: for each split the function that reads it.
         keypoint_shape: number of keypoints of an object, and of values of each; None without keypoints.

@@ -14,6 +14,7 @@ FORMATS: "Registry[Format]" = Registry(
     "netbuild.data.formats.base:Format",
     {
         "several": "netbuild.data.formats.several:SeveralFormat",
+        "pictures": "netbuild.data.formats.pictures:PicturesFormat",
         "yolo": "netbuild.data.formats.yolo:YoloFormat",
         "voc": "netbuild.data.formats.voc:VocFormat",
         "coco": "netbuild.data.formats.coco:CocoFormat",
@@ -23,6 +24,7 @@ FORMATS: "Registry[Format]" = Registry(
         "mot": "netbuild.data.formats.mot:MotFormat",
         "dota": "netbuild.data.formats.dota:DotaFormat",
         "yolo-folders": "netbuild.data.formats.yolo_layout:YoloFoldersFormat",
+        "picture-folders": "netbuild.data.formats.pictures:PictureFoldersFormat",
         "folders": "netbuild.data.formats.folders:FoldersFormat",
     },
 )

@@ -4,7 +4,7 @@
 right in the folder. A target is as large as its input, or 2, 3, ... times as large; the first pair decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,16 +26,29 @@ class PairsFormat(Format):
         return path.is_dir() and bool(_split_folders(path))
 
     def open(self, path: Path) -> Dataset:
-        folders = _split_folders(path)
-        pairs = {split: _match(folder) for split, folder in folders.items()}
-        scale = next((_scale_of(*both[0]) for both, _ in pairs.values() if both), 1)
-        splits = {split: partial(_read_split, folder, *pairs[split]) for split, folder in folders.items()}
-        return Dataset(
-            str(path), path.resolve(), self.name, PAIRS, (), splits, extras={TARGET: Extra("picture", scale)}
-        )
+        folders = {split: (folder / "inputs", folder / "targets") for split, folder in _split_folders(path).items()}
+        return open_pairs(path, path.resolve(), folders)
 
 
-Pair = tuple[Path, Path]  # an input and its target
+Pair = tuple[Path, Path]  # an input and its target; or the folders of both
+
+
+def open_pairs(path: Path, root: Path, folders: Mapping[str, Pair]) -> Dataset:
+    """Return a data set of pairs.
+
+    Args:
+        path: what the user named.
+        root: the folder that it is in.
+        folders: for each split the folder of inputs and that of targets.
+
+    Raises:
+        NetbuildError: if the first target is not 1, 2, 3, ... times as large as its input.
+    """
+    pairs = {split: _match(*both) for split, both in folders.items()}
+    scale = next((_scale_of(*both[0]) for both, _ in pairs.values() if both), 1)
+    splits = {split: partial(_read_split, folders[split][0], *pairs[split]) for split in folders}
+    stated = {TARGET: Extra("picture", scale)}
+    return Dataset(str(path), root, PairsFormat.name, PAIRS, (), splits, extras=stated)
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -48,17 +61,17 @@ def _has_pairs(folder: Path) -> bool:
     return (folder / "inputs").is_dir() and (folder / "targets").is_dir()
 
 
-def _match(folder: Path) -> tuple[list[Pair], list[Problem]]:
+def _match(inputs_folder: Path, targets_folder: Path) -> tuple[list[Pair], list[Problem]]:
     """Match inputs and targets of a split by their paths without suffix."""
-    problems = [*note_unread_formats(folder / "inputs"), *note_unread_formats(folder / "targets")]
-    inputs, targets = (_by_name(folder / side, problems) for side in ("inputs", "targets"))
+    problems = [*note_unread_formats(inputs_folder), *note_unread_formats(targets_folder)]
+    inputs, targets = (_by_name(folder, problems) for folder in (inputs_folder, targets_folder))
     for name, path in inputs.items():
         if name not in targets:
-            message = f"there is no target named {name} in {folder / 'targets'}"
+            message = f"there is no target named {name} in {targets_folder}"
             problems.append(Problem("no target", LABEL, message, path, drops="picture", hint=_NAMES))
     for name, path in targets.items():
         if name not in inputs:
-            message = f"there is no input named {name} in {folder / 'inputs'}"
+            message = f"there is no input named {name} in {inputs_folder}"
             problems.append(Problem("no input", LABEL, message, path, hint=_NAMES))
     return [(path, targets[name]) for name, path in inputs.items() if name in targets], problems
 
@@ -99,7 +112,7 @@ def _scale_of(picture: Path, target: Path) -> int:
 
 def _read_split(folder: Path, pairs: Sequence[Pair], problems: Sequence[Problem]) -> Split:
     if not pairs:
-        raise NetbuildError(f"{folder.resolve()}: no picture in inputs has a target of the same name", hint=_NAMES)
+        raise NetbuildError(f"{folder.resolve()}: no picture has a target of the same name", hint=_NAMES)
     samples = [Sample(picture, source=target, extras={TARGET: target}) for picture, target in pairs]
     unmatched = sum(problem.kind == "no target" for problem in problems)
     return Split(samples, list(problems), found=len(samples) + unmatched)
