@@ -14,6 +14,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ MIN_STRIDE = 32  # both sides of a letterboxed picture are multiples of it
 MAX_PIXELS = 178_956_970  # of a picture, half a GiB as RGB: protects from decompression bombs
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VIDEOS = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm"))
-FITTINGS = ("letterbox", "middle", "stretch")
+FITTINGS = ("letterbox", "middle", "stretch", "whole")
+SPACES = {"y": 1, "grey": 1, "rgb": 3}  # channels of the colours that a network restores
 RESIZINGS = ("area", "linear")
 SCORE_MARGIN = 0.01  # by which rounding, as in float16 and int8, may take a score out of 0 to 1
 BOX_FORMS = ("corners", "centres", "parts")
@@ -43,10 +45,14 @@ BOX_TASKS = ("detect", "segment", "pose", "obb")  # tasks whose records have box
 PIXEL_TASKS = ("semantic", "depth")  # tasks that predict a value for every pixel
 PICTURE_TASKS = ("classify", "multilabel", "regress")  # tasks that predict numbers for the whole picture
 SEVERAL = "several"  # the task of a file with several heads, each of which has a task of its own
-TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode", "vae", SEVERAL)  # the autoencoders have no records
+RESTORE = "restore"  # the task of a network that makes pictures better
+# The autoencoders have no records.
+TASKS = (*BOX_TASKS, *PIXEL_TASKS, *PICTURE_TASKS, "autoencode", "vae", RESTORE, SEVERAL)
 LABEL_CONFIDENCE = 0.5  # least probability of a label that is given, where several may hold
 # Shape of the values after a box's classes, for files whose metadata lacks it.
 DEFAULT_EXTRA = {"segment": (32,), "pose": (17, 3), "obb": (1,)}
+MAX_WHOLE = 2**20  # pixels of an input that is restored in one piece; larger ones are divided into tiles
+TILE, TILE_MARGIN = 512, 32  # sides of these tiles, and by how much they overlap at each side
 BAND_ROWS = 64  # rows of a picture that are classified at once, to bound the memory
 FLOAT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -111,6 +117,9 @@ class ModelInfo:
         map_step: pixels per cell of a map that covers only the middle of the image: pictures are fitted into it, and
             mirrored in the margin around it. 0 for a map that covers the whole image.
         heads: the heads of a file with several, in the order of their outputs; empty for a file with one.
+        degrade: what was done to the pictures that the network restores, each a kind with its values.
+        space: the colours that it restores: ``y`` (luminance), ``rgb`` or ``grey``; None for another task.
+        output: channels, height and width of the restored picture for an input of the metadata's size.
     """
 
     task: str
@@ -130,11 +139,27 @@ class ModelInfo:
     skeleton: tuple[tuple[int, int], ...] = ()
     map_step: int = 0
     heads: "tuple[HeadInfo, ...]" = ()
+    degrade: tuple[dict[str, Any], ...] = ()
+    space: str | None = None
+    output: tuple[int, int, int] | None = None
 
     @property
     def is_dense(self) -> bool:
         """Whether the output has an entry for every cell, so that suppression must be done here."""
         return self.task in BOX_TASKS and not self.one2one and self.nms is None
+
+    def plan_restoration(self, canvas: tuple[int, int] | None) -> "tuple[int, TilePlan]":
+        """Return by how many times pictures are enlarged, and how they are divided for the network.
+
+        Args:
+            canvas: the only height and width that the file takes; None for any.
+
+        Raises:
+            ValueError: if the size of the output does not fit that of the input.
+        """
+        factor = prod(step["downscale"]["factor"] for step in self.degrade if "downscale" in step)
+        scale, border = find_scale(self.size, (self.output or (0, *self.size))[1:], factor)
+        return max(factor, scale), TilePlan(scale, border, self.stride, canvas)
 
     @property
     def extra_count(self) -> int:
@@ -369,17 +394,27 @@ class Model:
         Raises:
             RunError: for a mistake in picture or options.
         """
-        path, outputs, placement, limits = self._run_on_picture(picture, options)
-        height, width = placement.size
-        records = self.make_records(outputs, placement, limits)
+        if self.info.task == RESTORE:
+            self._check_restore_options(options)
+            image, path = self._read_rgb(picture)
+            (height, width), records = image.shape[:2], self.restoration_records(self._restore(image))
+        else:
+            path, outputs, placement, limits = self._run_on_picture(picture, options)
+            height, width = placement.size
+            records = self.make_records(outputs, placement, limits)
         return {**({} if path is None else {"path": path}), "width": width, "height": height, "records": records}
 
     def map(self, picture: str | Path | Array, **options: Any) -> Array:
         """Predict a picture; return for every pixel (H, W) the number of its class (-1 for none), or its distance.
 
+        Of the task ``restore`` it is the restored picture, RGB (H, W, 3).
+
         Raises:
-            RunError: as `predict`, and for a task that is not one of `PIXEL_TASKS`.
+            RunError: as `predict`, and for a task that is neither ``restore`` nor one of `PIXEL_TASKS`.
         """
+        if self.info.task == RESTORE:
+            self._check_restore_options(options)
+            return self._restore(self._read_rgb(picture)[0])
         if self.info.task not in PIXEL_TASKS:
             hint = "predict returns its records"
             pixels = [name for name, head in self.heads.items() if head.info.task in PIXEL_TASKS]
@@ -388,6 +423,34 @@ class Model:
             raise RunError(f"the task '{self.info.task}' has no value for every pixel", hint=hint)
         _, outputs, placement, _ = self._run_on_picture(picture, options)
         return PIXEL_MAPS[self.info.task](outputs[0][0], placement)
+
+    def _check_restore_options(self, options: Mapping[str, Any]) -> None:
+        for name, value in options.items():
+            if value is not None:
+                raise RunError(f"{name} has no effect for the task '{RESTORE}'", hint="leave it out")
+
+    def _read_rgb(self, picture: str | Path | Array) -> tuple[Array, str | None]:
+        """Return a picture (H, W, 3), RGB, and its path if it is a file."""
+        part = copy.copy(self)
+        part.info = replace(self.info, channels=3)
+        return part.read_pixels(picture)
+
+    def _restore(self, image: Array) -> Array:
+        """Return a restored picture (H, W, 3), RGB, of a picture (h, w, 3)."""
+        factor, plan = self.info.plan_restoration(self.fixed_size)
+        values = convert_space(image, self.info.space or "")
+        if factor > plan.scale:  # the network takes pictures that are enlarged already
+            factor //= plan.scale
+            values = resize_bicubic(values, values.shape[0] * factor, values.shape[1] * factor)
+        images = values.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+        plan = plan.for_size(*images.shape[2:])
+        found = restore_in_tiles(lambda tile: self.run(tile)[0].astype(np.float32), images, plan, np.concatenate)
+        return join_colours(image, found[0].transpose(1, 2, 0).clip(0, 1) * 255, self.info.space or "")
+
+    def restoration_records(self, restored: Array) -> list[dict[str, Any]]:
+        """Return one record with the size of a restored picture, and by how many times it is larger."""
+        factor, _ = self.info.plan_restoration(self.fixed_size)
+        return [{"width": restored.shape[1], "height": restored.shape[0], "scale": factor}]
 
     def _run_on_picture(
         self, picture: str | Path | Array, options: dict[str, Any]
@@ -725,6 +788,8 @@ def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
         return (first, ("B", info.extra[0], "h", "w")) if info.task == "segment" else (first,)
     if info.task in PICTURE_TASKS:
         return (("B", nc),)
+    if info.task == RESTORE:
+        return (("B", info.channels, "h", "w"),)
     if info.task in PIXEL_TASKS:
         return (("B", "h", "w") if info.numbers else ("B", 1 if info.task == "depth" else "classes", "h", "w"),)
     return ()
@@ -750,10 +815,11 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
         (height, width), (h, w) = stored["size"], model.fixed_size
         raise RunError(f"{model.path}: its metadata 'imgsz' is {height}x{width}, its input takes {h}x{w}")
     task = values["task"]
-    fitting = values.get("fitting") or ("letterbox" if task in (*BOX_TASKS, *PIXEL_TASKS) else "middle")
-    if fitting not in FITTINGS:
-        raise RunError(f"{model.path}: its metadata 'fitting' is '{fitting}'; known are {', '.join(FITTINGS)}")
-    size = model.fixed_size or values.get("size")
+    usual = "whole" if task == RESTORE else "letterbox" if task in (*BOX_TASKS, *PIXEL_TASKS) else "middle"
+    fitting = values.get("fitting") or usual
+    if fitting not in FITTINGS or (fitting == "whole") != (task == RESTORE):
+        raise RunError(f"{model.path}: its metadata 'fitting' is '{fitting}'; known are {', '.join(FITTINGS)}", _WHOLE)
+    size = model.fixed_size or (stored if task == RESTORE else values).get("size")
     if size is None:
         hint = "give it: --imgsz 640"
         raise RunError(f"{model.path}: it takes any size and its metadata has no default", hint=hint)
@@ -762,21 +828,27 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     channels = channels or values.get("channels", 3)
     if channels not in PILLOW_MODES:
         raise RunError(f"{model.path}: pictures have 1, 3 or 4 channels, its input has {channels}")
-    stride = max(MIN_STRIDE, int(values.get("stride", MIN_STRIDE)))
+    stride = int(values.get("stride", 1)) if task == RESTORE else max(MIN_STRIDE, values.get("stride", MIN_STRIDE))
     names = values.get("names")
     names = None if names is None else tuple(map(str, names))
     extra = tuple(values.get("extra", DEFAULT_EXTRA.get(task, ())))
     _check_task(model.path, task, extra, values)
-    optional = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton", "map_step")
-    known = {name: values[name] for name in optional if name in values}
+    known = {name: values[name] for name in _OPTIONAL_FIELDS if name in values}
     info = ModelInfo(task, names, stride, tuple(size), channels, fitting, extra=extra, **known)
     if info.resizing not in RESIZINGS:
         raise RunError(f"{model.path}: its metadata 'resizing' is '{info.resizing}'; known are {', '.join(RESIZINGS)}")
+    if task == RESTORE:
+        _check_restoration(model.path, info, model.fixed_size)
     if task == SEVERAL:
         return replace(info, heads=tuple(_make_head(info, fields) for fields in values["heads"]))
     if "netbuild" in metadata or stored == {}:
         return info
     return _complete_ultralytics(info, model, metadata.get("head", ""))
+
+
+_OPTIONAL_FIELDS = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton", "map_step")
+_OPTIONAL_FIELDS += ("degrade", "space", "output")
+_WHOLE = f"whole is for the task '{RESTORE}', and that takes no other"
 
 
 def _check_task(path: Path, task: str, extra: tuple[int, ...], values: Mapping[str, Any]) -> None:
@@ -794,6 +866,23 @@ def _check_task(path: Path, task: str, extra: tuple[int, ...], values: Mapping[s
         raise RunError(f"{path}: its metadata says that boxes have an objectness, but its task is '{task}'")
     if values.get("nms") is not None and task not in BOX_TASKS:
         raise RunError(f"{path}: its metadata says that it suppresses boxes, but its task is '{task}'")
+
+
+def _check_restoration(path: Path, info: ModelInfo, canvas: tuple[int, int] | None) -> None:
+    """Check that the metadata of a file that restores pictures is there, and fits its sizes.
+
+    Raises:
+        RunError: if it does not.
+    """
+    if info.space is None or info.output is None:
+        missing = "space" if info.space is None else "output"
+        raise RunError(f"{path}: its metadata has no '{missing}', which the task '{RESTORE}' needs")
+    if SPACES[info.space] != info.channels:
+        raise RunError(f"{path}: its metadata 'space' is '{info.space}', its input has {info.channels} channels")
+    try:
+        info.plan_restoration(canvas)
+    except ValueError as error:
+        raise RunError(f"{path}: its metadata 'output' or 'degrade' is wrong: {error}") from None
 
 
 def _make_head(info: ModelInfo, fields: Mapping[str, Any]) -> HeadInfo:
@@ -938,6 +1027,22 @@ def _parse_nms(text: str) -> dict[str, Any]:
     return {name: _number(value, *known[name]) for name, value in dict(json.loads(text)).items()}
 
 
+def _parse_output(text: str) -> tuple[int, int, int]:
+    channels, height, width = json.loads(text)
+    return _number(channels, 1, 4), *_parse_pair(json.dumps([height, width]))
+
+
+def _parse_degrade(text: str) -> tuple[dict[str, Any], ...]:
+    """Read what was done to pictures: entries with one key, of which the factors of downscale are checked."""
+    entries = json.loads(text)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and len(entry) == 1 for entry in entries):
+        raise ValueError
+    for entry in entries:
+        if "downscale" in entry:
+            _number(entry["downscale"]["factor"], 1, 64)
+    return tuple(entries)
+
+
 def _parse_heads(text: str) -> list[dict[str, Any]]:
     """Read the heads of a file.
 
@@ -999,6 +1104,9 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # key -> field of `Mo
     "skeleton": ("skeleton", _parse_pairs),
     "map_step": ("map_step", _parse_integer(MAX_STRIDE)),
     "heads": ("heads", _parse_heads),
+    "degrade": ("degrade", _parse_degrade),
+    "space": ("space", _parse_choice(*SPACES)),
+    "output": ("output", _parse_output),
 }
 _ULTRALYTICS_READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "task": ("task", _parse_task),
@@ -1620,6 +1728,228 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), 3) for value in values]
 
 
+# -- restored pictures ------------------------------------------------------------------------------------------------
+
+
+def resize_bicubic(values: Array, h: int, w: int) -> Array:
+    """Resize values (H, W) or (H, W, C) to (h, w) by bicubic interpolation as MATLAB's ``imresize`` does it.
+
+    The cubic kernel has a = -0.5. It is stretched where the picture becomes smaller (antialiasing), and the picture is
+    mirrored at its edges. Papers on super-resolution make their small pictures so. Bytes become float32.
+    """
+    values = values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+    height, width = values.shape[:2]
+    if h != height:
+        values = _blend_rows(values, *find_bicubic_weights(height, h))
+    if w != width:
+        values = _blend_rows(values.swapaxes(0, 1), *find_bicubic_weights(width, w)).swapaxes(0, 1)
+    return np.ascontiguousarray(values)
+
+
+def find_bicubic_weights(length: int, count: int) -> tuple[Array, Array]:
+    """Return for each resized pixel the numbers of the pixels that it is made of (count, k), and their weights.
+
+    See `resize_bicubic`.
+
+    Args:
+        length: number of pixels of a row or a column.
+        count: number of pixels after resizing.
+    """
+    scale = count / length
+    shrink = min(scale, 1.0)  # by which the kernel is stretched
+    centres = (np.arange(count) + 0.5) / scale - 0.5
+    first = np.floor(centres - 2 / shrink).astype(np.int64)
+    places = first[:, None] + np.arange(ceil(4 / shrink) + 2)
+    x = np.abs(centres[:, None] - places) * shrink
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    weights /= weights.sum(1, keepdims=True)
+    used = (weights != 0).any(0)
+    mirrored = places[:, used] % (2 * length)  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
+    return np.minimum(mirrored, 2 * length - 1 - mirrored), weights[:, used]
+
+
+def _blend_rows(values: Array, places: Array, weights: Array) -> Array:
+    """Return the weighted sums of rows of the first axis, as `find_bicubic_weights` gives places and weights."""
+    weights = weights.astype(values.dtype).reshape(*weights.shape, *[1] * (values.ndim - 1))
+    found = values[places[:, 0]] * weights[:, 0]
+    for k in range(1, places.shape[1]):
+        found += values[places[:, k]] * weights[:, k]
+    return found
+
+
+# ITU-R BT.601: from RGB (0 to 255) to luminance Y (16 to 235), and to the colours Cb and Cr around 128.
+_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
+_YCBCR_OFFSET = np.array([16.0, 128.0, 128.0])
+
+
+def to_ycbcr(rgb: Array) -> Array:
+    """Convert RGB (..., 3) from 0 to 255 to Y (16 to 235), Cb and Cr of ITU-R BT.601, without rounding."""
+    return rgb @ _YCBCR.T + _YCBCR_OFFSET
+
+
+def to_rgb(ycbcr: Array) -> Array:
+    """Convert Y, Cb, Cr (..., 3) of ITU-R BT.601 to RGB as bytes."""
+    return round_to_bytes((ycbcr - _YCBCR_OFFSET) @ np.linalg.inv(_YCBCR).T)
+
+
+def to_luminance(rgb: Array) -> Array:
+    """Return the luminance Y (...) of RGB (..., 3) as bytes from 16 to 235, as MATLAB's ``rgb2ycbcr`` rounds it."""
+    return round_to_bytes(rgb @ _YCBCR[0] + _YCBCR_OFFSET[0])
+
+
+def convert_space(image: Array, space: str) -> Array:
+    """Convert an RGB picture (H, W, 3) to the colours that a network restores, (H, W, 1 or 3) of bytes."""
+    if space == "y":
+        return to_luminance(image)[..., None]
+    return image if space == "rgb" else _convert_channels(image, 1)
+
+
+def join_colours(image: Array | None, restored: Array, space: str) -> Array:
+    """Return restored values as an RGB picture of bytes (H, W, 3).
+
+    Args:
+        image: the picture before (h, w, 3), RGB, whose colours a network of one channel leaves: they are enlarged by
+            bicubic interpolation. None for a picture without colours.
+        restored: (H, W, 1 or 3) from 0 to 255.
+        space: what they are: ``y`` (luminance), ``rgb`` or ``grey``.
+    """
+    if space == "rgb":
+        return round_to_bytes(restored)
+    h, w = restored.shape[:2]
+    if image is None:
+        colours = np.full((h, w, 2), 128.0)
+    else:
+        colours = resize_bicubic(to_ycbcr(image)[..., 1:], h, w)
+    luminance = restored if space == "y" else restored * (219 / 255) + 16
+    return to_rgb(np.concatenate((luminance, colours), 2))
+
+
+def round_to_bytes(values: Array) -> Array:
+    """Round values to whole numbers from 0 to 255."""
+    return np.floor(values + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def find_scale(size: Sequence[int], output: Sequence[int], factor: int) -> tuple[int, int]:
+    """Return how many times a network enlarges its image, and how many pixels its output lacks at each side.
+
+    Args:
+        size: height and width of the image.
+        output: height and width of the output.
+        factor: by how many times the pictures that it restores were made smaller; 1 if that is not known.
+
+    Raises:
+        ValueError: if the sizes do not fit the factor.
+    """
+    whole = output[0] // size[0]
+    exact = whole > 0 and all(length == whole * side for length, side in zip(output, size))
+    if exact:
+        scale = whole
+    else:
+        scale = factor if output[0] > size[0] else 1
+    lost = {scale * side - length for side, length in zip(size, output)}
+    border = lost.pop()
+    fits = scale in (1, factor) or factor == 1
+    if lost or not fits or border % 2 or not 0 <= border < min(output):
+        made = f"{output[0]} x {output[1]} of {size[0]} x {size[1]} pixels"
+        raise ValueError(f"the network makes {made}, but its pictures were made {factor} times smaller")
+    return scale, border // 2
+
+
+def plan_tiles(length: int, window: int, margin: int, step: int = 1) -> list[tuple[int, int, int]]:
+    """Return windows that cover a length: where each begins, and from where to where its result is used.
+
+    What is used is at least ``margin`` away from the ends of a window, unless these are the ends of the length. Windows
+    begin at multiples of ``step``, a network's stride, so the last one may reach beyond the length.
+    """
+    if length <= window:
+        return [(0, 0, length)]
+    count = ceil((length - 2 * margin) / max(window - 2 * margin - step + 1, 1))
+    starts = [ceil(i * (length - window) / (count - 1) / step) * step for i in range(count)]
+    cuts = [0, *((a + window + b) // 2 for a, b in pairwise(starts)), length]
+    return list(zip(starts, cuts, cuts[1:]))
+
+
+def restore_in_tiles(
+    run: Callable[[Any], Any], images: Any, plan: "TilePlan", join: Callable[[list[Any], int], Any]
+) -> Any:
+    """Run a network on parts of images (B, C, H, W) that overlap, and join the results.
+
+    Args:
+        run: the network, from (B, C, h, w) to the restored images.
+        images: arrays of numpy or of torch.
+        plan: how the images are divided.
+        join: concatenates arrays along an axis.
+    """
+    height, width = int(images.shape[2]), int(images.shape[3])
+    rows, columns = plan.divide(height, 0), plan.divide(width, 1)
+    found = []
+    for top, first, last in rows:
+        y, y_span = plan.place(top, first, last, height, 0)
+        line = []
+        for left, start, end in columns:
+            x, x_span = plan.place(left, start, end, width, 1)
+            line.append(run(images[:, :, y][:, :, :, x])[:, :, y_span, x_span])
+        found.append(line[0] if len(line) == 1 else join(line, 3))
+    return found[0] if len(found) == 1 else join(found, 2)
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How images are divided for a network that restores them. Lengths are in pixels of its input.
+
+    Args:
+        scale: how many times the network enlarges its image.
+        border: pixels of its output that it lacks at each side, because it does not pad.
+        stride: both sides of its image are multiples of it.
+        canvas: the only height and width that it takes; None for any.
+        tile: height and width of tiles; None for whole images up to `MAX_WHOLE` pixels.
+    """
+
+    scale: int = 1
+    border: int = 0
+    stride: int = 1
+    canvas: tuple[int, int] | None = None
+    tile: int | None = None
+
+    def for_size(self, height: int, width: int) -> "TilePlan":
+        """Return the plan for images of a size: large ones get tiles if there is no other reason for them."""
+        is_large = height * width > MAX_WHOLE and self.canvas is None and self.tile is None
+        return replace(self, tile=TILE) if is_large else self
+
+    @property
+    def padding(self) -> int:
+        """The pixels that are added at each side, so that the network's output covers the whole image."""
+        return ceil(self.border / self.scale)
+
+    def window(self, length: int, axis: int) -> int:
+        """Return the length of a window along an axis, without padding."""
+        if self.canvas:
+            return self.canvas[axis] - 2 * self.padding
+        return length if self.tile is None else min(length, self.tile + 2 * TILE_MARGIN)
+
+    def divide(self, length: int, axis: int) -> list[tuple[int, int, int]]:
+        """Return the windows along an axis, see `plan_tiles`."""
+        window = self.window(length, axis)
+        return plan_tiles(length, window, min(TILE_MARGIN, window // 4), self.stride)
+
+    def place(self, start: int, first: int, last: int, length: int, axis: int) -> tuple[Array, slice]:
+        """Return the pixels of a padded window along an axis, mirrored at the image's edges, and what is used of it.
+
+        Args:
+            start: where the window begins.
+            first, last: from where to where its result is used.
+            length: of the image.
+            axis: 0 for rows, 1 for columns.
+        """
+        stride = 1 if self.canvas else self.stride
+        count = ceil((self.window(length, axis) + 2 * self.padding) / stride) * stride
+        places = np.arange(start - self.padding, start - self.padding + count) % (2 * length)
+        offset = self.padding * self.scale - self.border - start * self.scale
+        used = slice(first * self.scale + offset, last * self.scale + offset)
+        return np.minimum(places, 2 * length - 1 - places), used
+
+
 # -- classes ----------------------------------------------------------------------------------------------------------
 
 
@@ -1736,6 +2066,8 @@ def _format_result(result: Mapping[str, Any]) -> str:
 
 def _summarize(records: Sequence[Mapping[str, Any]]) -> str:
     """Summarise the records of a picture in a few words."""
+    if records and "scale" in records[0]:
+        return "restored, {width}x{height}".format(**records[0])
     if records and "box" in records[0]:
         counts: dict[tuple[int, str], int] = {}
         for record in records:

@@ -1,11 +1,14 @@
 """Settings of a training run: defaults, overridden by a YAML file, overridden by flags. Imports no torch."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.grammar.degrade import Degradation, check_degrade, read_degrade
+from netbuild.grammar.foreign_settings import OTHER_NAMES
 from netbuild.grammar.nodes import Node, parse, read_text
 
 
@@ -26,10 +29,11 @@ BOX_SETTINGS = ("conf", "iou", "max_det")  # of boxes that are predicted
 SCENE_SETTINGS = ("mosaic", "close_mosaic", "copy_paste")  # of pictures that are composed with their targets
 LABEL_SETTINGS = ("crop", "policy", "erasing")  # of pictures that are classified
 NUMBER_SETTINGS = ("regression_loss",)  # of numbers that are predicted
+RESTORATION_SETTINGS = ("degrade", "space", "patch", "patches", "restoration_loss")  # of pictures that are restored
 # Settings that only the tasks have that name them in `Task.own_settings`.
 OWN_SETTINGS = (
     *("kl", "noise_steps", "noise_schedule", "predicts", "class_dropout"),
-    *("adversarial_loss", "gradient_penalty", "critic_steps"),
+    *("adversarial_loss", "gradient_penalty", "critic_steps", *RESTORATION_SETTINGS),
 )
 
 
@@ -94,6 +98,23 @@ class Settings:
         "huber",
         "regression: error of the numbers in standard deviations; huber: squared below 1, absolute above",
         choices="huber l1 l2",
+    )
+    degrade: list[Degradation] | None = setting(  # noqa: RUF009  the default is None
+        None, "restoration: what is done to pictures, in order, such as [{downscale: 3}]; null: what the network states"
+    )
+    space: str | None = setting(
+        None,
+        "restoration: the colours; y: luminance; null: what the network states, else by its channels",
+        choices="y rgb grey",
+    )
+    patch: int | None = setting(
+        None, "restoration: side of patches in pixels of the truth; null: imgsz times the scale", 1, 32_768
+    )
+    patches: int | None = setting(
+        None, "restoration: patches of each picture in an epoch; null: enough for about 1,000", 1, 100_000
+    )
+    restoration_loss: str = setting(
+        "l1", "restoration: l1, l2, charbonnier, ssim, or a sum with weights such as 0.8*l1 + 0.2*ssim"
     )
     multi_scale: float = setting(0.0, "detection: resize each batch randomly by up to this fraction", 0, 0.9)
     close_mosaic: int = setting(
@@ -234,7 +255,7 @@ def _to_yaml(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) or "''"
+    return json.dumps(value) if isinstance(value, list) else str(value) or "''"
 
 
 FIELDS = {f.name: f for f in fields(Settings)}
@@ -255,20 +276,6 @@ def load(path: str | Path | None = None, flags: Mapping[str, Any] | None = None)
         if value is not None:
             values[name] = _check_value(name, value, None)
     return Settings(**values)
-
-
-# Names that other trainers have for these settings, where they are too different to be found as similar ones.
-OTHER_NAMES = {
-    "lr0": "lr", "learning_rate": "lr", "lrf": "lr_end", "cos_lr": "schedule", "scheduler": "schedule",
-    "lr_scheduler": "schedule", "warmup_epochs": "warmup", "warmup_steps": "warmup", "fliplr": "flip_lr",
-    "flipud": "flip_ud", "nbs": "accumulate", "auto_augment": "policy", "time": "minutes", "half": "amp",
-    "fp16": "amp", "batch_size": "batch", "img_size": "imgsz", "image_size": "imgsz", "imgs": "imgsz", "img": "imgsz",
-    "num_workers": "workers", "max_epochs": "epochs", "num_epochs": "epochs", "early_stopping": "patience",
-    "random_seed": "seed", "grad_clip": "clip", "gradient_clip_val": "clip", "wd": "weight_decay",
-    "conf_thres": "conf", "iou_thres": "iou", "cache": "memory", "project": "--out", "name": "--out",
-    "save_dir": "--out", "resume": "--resume", "model": "the first argument", "data": "--data",
-    "pretrained": "--weights", "weights": "--weights", "nproc": "--nproc",
-}  # fmt: skip
 
 
 def from_texts(texts: Sequence[str]) -> dict[str, Any]:
@@ -329,6 +336,8 @@ def check_setting(cls: Any, name: str, value: Any, node: Node | None = None) -> 
     Raises:
         NetbuildError: for a wrong value, at ``node`` if it is from a file.
     """
+    if name == "degrade" and value is not None:
+        return read_degrade(node, {}, Path(node.source.name).parent) if node else check_degrade(value)
     field = cls.__dataclass_fields__[name]
     hinted = get_type_hints(cls)[name]
     types = get_args(hinted) or (hinted,)

@@ -154,7 +154,7 @@ TRACKER_SETTINGS = (
 COMPLETIONS: dict[str, Complete] = {
     "file": network, "files": network, "a": network, "b": network, "weights": network, "data": data, "scale": scale,
     "option": setting, "freeze": row, "columns": columns, "family": family, "task": task, "modules": python_file,
-    "target": choices(*TARGETS), "save": choices("pictures", "txt", "labels", "json", "crops", "none"),
+    "target": choices(*TARGETS), "save": choices("pictures", "txt", "labels", "json", "crops", "beside", "none"),
     "split": choices("train", "val", "test"),
     "flops": choices("torch", "thop", "thop-stride", "all"), "device": choices("auto", "cpu", "cuda", "mps"),
     "amp": choices("auto", "off", "bf16", "fp16"), "optimizer": choices("auto", "sgd", "adamw", "adam", "musgd"),

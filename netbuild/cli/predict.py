@@ -40,7 +40,8 @@ Rectangular = Annotated[
 SavedKinds = Annotated[
     str | None,
     typer.Option(
-        help="What to save, comma-separated: pictures (default), txt, labels (no scores), json, crops; or none."
+        help="What to save, comma-separated: pictures (default), txt, labels (no scores), json, crops, "
+        "beside (before and after restoration); or none."
     ),
 ]
 OutFolder = Annotated[
@@ -66,6 +67,9 @@ def predict(
     agnostic: ClassAgnostic = False,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="A box may have several classes.")] = False,
     classes: Annotated[str | None, typer.Option(help="Only these classes: names or numbers, comma-separated.")] = None,
+    tiles: Annotated[
+        int | None, typer.Option(min=1, help="Restore pictures in tiles of this side; large ones in 512 anyway.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
     rect: Rectangular = None,
     save: SavedKinds = None,
@@ -87,7 +91,7 @@ def predict(
     found = find(pictures)
     torch.manual_seed(0)
     options: dict[str, Any] = {"conf": conf, "iou": iou, "max_det": max_det, "classes": classes}
-    options |= {"agnostic": agnostic or None, "multi_label": multi_label or None}
+    options |= {"agnostic": agnostic or None, "multi_label": multi_label or None, "tiles": tiles}
     with spinner(f"opening {file}"):
         predictor = prepare(
             file, imgsz=size, batch=batch, rect=rect, device=device, modules=modules or (), trusted=may_run(trust),

@@ -140,8 +140,16 @@ def stretch(
     return fitted, Letterbox(original, (h, w), (0, 0))
 
 
+def keep_whole(
+    image: Image, size: tuple[int, int], stride: int, rect: bool, resizing: str = "area"
+) -> tuple[Image, Letterbox]:
+    """Return a picture (H, W, C) as it is, and its place; the other arguments, as of `letterbox`, have no effect."""
+    original = image.shape[0], image.shape[1]
+    return image, Letterbox(original, original, (0, 0))
+
+
 # By `netbuild.tasks.base.Task.fitting`.
-FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop, "stretch": stretch}
+FITTINGS = {"letterbox": letterbox, "middle": fit_center_crop, "stretch": stretch, "whole": keep_whole}
 
 
 @dataclass(frozen=True)

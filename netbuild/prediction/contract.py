@@ -11,6 +11,7 @@ from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
 from netbuild.tasks import class_for
 from netbuild.tasks.base import Task
+from netbuild.tasks.restore import RestoreTask
 
 
 def task_of(network: Network) -> Task | None:
@@ -41,6 +42,8 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
     optional = {"skeleton": json.dumps(card.skeleton)} if card.skeleton else {}
     if task and task.fills_border and card.map_step:
         optional["map_step"] = str(card.map_step)
+    if isinstance(task, RestoreTask):
+        optional |= {"degrade": json.dumps(card.degrade), "space": task.space, "output": json.dumps(card.output)}
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),

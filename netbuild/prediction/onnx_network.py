@@ -77,6 +77,10 @@ class OnnxNetwork(Network):
             heads=_head_cards(file),
             resizing=info.resizing,
             map_step=info.map_step,
+            stride=info.stride if info.space else 1,  # of a network that restores pictures, which are padded to it
+            output=info.output,
+            degrade=info.degrade,
+            space=info.space,
         )
         self.file, self.task = file, task_of(self)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from netbuild.data.fitting import Fitting, Image
-from netbuild.data.images import UnreadableImageError, from_pixels
+from netbuild.data.images import UnreadableImageError
 from netbuild.errors import NetbuildError, check_keywords, did_you_mean, shorten
 from netbuild.feed.inputs import find_inputs
 from netbuild.grammar.keys import MAX_SIDE
@@ -101,8 +101,7 @@ class Predictor:
         for one in source:
             try:
                 for shot in sources.read_shots(one, channels == 4):
-                    pixels = shot.pixels if channels != 1 else from_pixels(shot.pixels, 1)
-                    fitted, place = self.fitting.apply(pixels)
+                    fitted, place = self.fitting.apply(self.task.convert_pixels(shot.pixels, channels))
                     yield _Input(shot, fitted, View(shot.pixels[..., :3], place))
             except UnreadableImageError as error:
                 if unreadable is None:
@@ -138,7 +137,7 @@ class Predictor:
         batch = {"images": images.to(device), "inputs": further}
         try:
             with torch.no_grad(), evaluating(self.network):
-                return self.network(*self.task.inputs(batch))
+                return self.task.run(self.network, self.task.inputs(batch))
         except RuntimeError as error:
             reason = f"the network fails on images of shape {list(images.shape)}: {shorten(error, 200)}"
             hint = "try another --imgsz, or a smaller --batch if memory is short"
@@ -179,6 +178,7 @@ class PredictKeywords(TypedDict, total=False):
             that a checkpoint was trained with need not be given.
         tracker: name of a tracker, a YAML file of its settings, or a class; each video gets a new one.
         conf, iou, max_det, agnostic, multi_label, classes: options of detection; None means the default.
+        tiles: side of the tiles in which pictures are restored; None for whole pictures, unless they are large.
     """
 
     imgsz: Size
@@ -195,6 +195,7 @@ class PredictKeywords(TypedDict, total=False):
     agnostic: bool | None
     multi_label: bool | None
     classes: str | Sequence[str | int] | None
+    tiles: int | None
 
 
 def predict(
@@ -244,7 +245,7 @@ def prepare(
     states = None if tracker is None else prepare_tracker(tracker)
     further = _further_inputs(network, inputs or features)
     if isinstance(network, OnnxNetwork):
-        network.check(options)
+        network.check({name: value for name, value in options.items() if name != "tiles"})
         size, rect = network.choose_size(imgsz, rect)
         stride = 1 if network.file.fixed_size else task.stride
     else:
@@ -290,6 +291,8 @@ def _input_size(task: Task, size: tuple[int, int], imgsz: Size, rect: bool | Non
     if rect is not None and not letterbox:
         reason = "on stretched pictures" if task.fitting == "stretch" else f"for the task '{task.name}'"
         refuse_options({"rect" if rect else "no-rect": rect}, reason)
+    if task.fitting == "whole" and imgsz is not None:
+        refuse_options({"imgsz": imgsz}, f"for the task '{task.name}', which takes pictures of any size")
     if (given := expand_size(imgsz)) is not None:
         return given
     return (max(size),) * 2 if letterbox else size

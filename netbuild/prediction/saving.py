@@ -13,8 +13,10 @@ from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.prediction.result import Result
 from netbuild.system.files import make_folder, write_bytes, writing
 from netbuild.tasks.base import Task
+from netbuild.tasks.restore import RestoreTask
 
-KINDS = ("pictures", "txt", "labels", "json", "crops")  # labels: as txt, without confidence
+# labels: as txt, without confidence; beside: the picture before and after restoration
+KINDS = ("pictures", "txt", "labels", "json", "crops", "beside")
 
 
 def parse_kinds(text: str | None, task: Task) -> tuple[str, ...]:
@@ -102,6 +104,9 @@ class Writer:
         stem = self.names.make(name)
         if "pictures" in self.kinds:
             self._write_picture(result, stem)
+        if "beside" in self.kinds and isinstance(result.task, RestoreTask):
+            drawing = result.task.draw_beside(result.view.image, result.prediction, result.records)
+            encoding.save(drawing.render(), self.folder / "beside" / f"{stem}.png")
         for head, part in (result.heads or {"": result}).items():  # each head has a folder in those of its kinds
             if "txt" in part.task.saves and ("txt" in self.kinds or "labels" in self.kinds):
                 self._write_labels(part, self.folder / "labels" / head / f"{stem}.txt")
@@ -126,7 +131,9 @@ class Writer:
         if self.video:
             self.video.add(result.plot())
             return
-        ending = ".jpg" if result.path.suffix.lower() in encoding.JPEG else ".png"
+        # A restored picture is the result itself, which JPEG would spoil.
+        is_jpeg = result.path.suffix.lower() in encoding.JPEG and not isinstance(result.task, RestoreTask)
+        ending = ".jpg" if is_jpeg else ".png"
         encoding.save(result.plot(), self.folder / f"{stem}{ending}")
 
     def _open_video(self, result: Result) -> str:

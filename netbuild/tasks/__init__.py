@@ -25,6 +25,7 @@ TASKS: "Registry[Task]" = Registry(
         "semantic": "netbuild.tasks.semantic:SemanticTask",
         "depth": "netbuild.tasks.depth:DepthTask",
         "track": "netbuild.tasks.track:TrackTask",
+        "restore": "netbuild.tasks.restore:RestoreTask",
         "several": "netbuild.tasks.several:SeveralTask",
     },
 )

@@ -23,12 +23,12 @@ from netbuild.graph.heads import HeadCard
 from netbuild.graph.network import Network
 from netbuild.layers.heads.base import traits
 from netbuild.settings import NUMBER_SETTINGS, OWN_SETTINGS, Settings
+from netbuild.tasks.inference import Inference
 from netbuild.tasks.metric import Batch as Batch
 from netbuild.tasks.metric import Metric as Metric
 from netbuild.tasks.normaliser import Normaliser as Normaliser
 from netbuild.tasks.normaliser import local_normaliser as local_normaliser
 from netbuild.tasks.options import refuse_options as refuse_options
-from netbuild.tasks.outputs import read_exported
 from netbuild.tasks.outputs import require_tensor as require_tensor
 from netbuild.tasks.pictures import mirror_images, to_picture
 from netbuild.tasks.sampling import Sampler
@@ -39,7 +39,7 @@ from netbuild.tasks.view import View as View
 Losses = tuple[Tensor, dict[str, Tensor]]  # the value to minimise, and its terms by name without gradient
 
 
-class Task(ABC):
+class Task(Inference, ABC):
     """The loss of a head's outputs, their decoding to predictions, and the metric of these.
 
     Every attribute but ``name`` has a default that suits most tasks.
@@ -57,6 +57,8 @@ class Task(ABC):
         measures: the metric's measures that progress and tables show, the main one first.
         unused_settings: settings without effect for this task; a run in which one differs from its default is refused.
         own_settings: those of `netbuild.settings.OWN_SETTINGS` that have an effect for this task.
+        needs_labels: whether training pictures must have labels; otherwise the pictures themselves are the truth.
+        whole_pictures: whether validation sees pictures in their own sizes, one at a time in each process.
         head_methods: methods that a module class must have to state this task.
         target_kinds: kinds of targets by their names in a batch; empty if each sample has one class instead.
         fitting: how a picture is fitted to the input size for prediction, a key of `netbuild.data.fitting.FITTINGS`.
@@ -87,6 +89,8 @@ class Task(ABC):
         *NUMBER_SETTINGS,
     )
     own_settings: ClassVar[tuple[str, ...]] = ()
+    needs_labels: ClassVar[bool] = True
+    whole_pictures: ClassVar[bool] = False
     head_methods: ClassVar[tuple[str, ...]] = ()
     target_kinds: ClassVar[Mapping[str, type[Target]]] = {}
     fitting: str = "middle"
@@ -151,13 +155,18 @@ class Task(ABC):
 
     @classmethod
     def card_options(cls, card: NetworkCard) -> dict[str, Any]:
-        """Return further keywords of ``__init__`` that a network's card states, for prediction."""
+        """Return further keywords of ``__init__`` that a network's card states; `data_options` replace them."""
         return {}
 
     @classmethod
     def options_of(cls, settings: Settings, samples: Sequence[Sample], nc: int) -> dict[str, Any]:
         """Return further keywords of ``__init__`` for a run with these settings and training samples."""
         return {}
+
+    @classmethod
+    def adapt_card(cls, card: NetworkCard, dataset: Dataset, settings: Settings) -> NetworkCard:
+        """Return the card with what data set and settings state in its place; called before `card_options`."""
+        return card
 
     def find_unused_settings(self, settings: Settings) -> dict[str, str]:
         """Return the settings without effect by name, each with the reason as the end of "... has no effect"."""
@@ -205,7 +214,7 @@ class Task(ABC):
         """Return the options of `decode` for validation."""
         return {}
 
-    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:  # noqa: B027
+    def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> str | None:
         """Check that the samples of a split have what the task needs, beyond the kinds of ``learns_from``.
 
         Return a note if some of them have less than the task could use.
@@ -214,7 +223,7 @@ class Task(ABC):
             NetbuildError: if they do not.
         """
 
-    def check_loss(self) -> None:  # noqa: B027  most tasks can train every head that they decode
+    def check_loss(self) -> None:
         """Check that the head can be trained, not only decoded.
 
         Raises:
@@ -252,17 +261,6 @@ class Task(ABC):
         """
         return 0.0
 
-    def scale_to_pixels(self, outputs: Any, size: Sequence[int]) -> Any:
-        """Return the head's outputs in eval with all lengths in pixels of its input, as `decode` takes them.
-
-        Most heads return pixels already. ``size`` is the input's height and width.
-        """
-        return outputs
-
-    def read_exported(self, outputs: Sequence[Tensor]) -> Any:
-        """Arrange the output tensors of an exported file like the head's outputs in eval."""
-        return read_exported(outputs)
-
     def postprocess(self, outputs: Any, size: Sequence[int], **options: Any) -> Any:
         """Decode the head's outputs in eval for an input of this height and width: `scale_to_pixels`, then `decode`."""
         return self.decode(self.scale_to_pixels(outputs, size), **options)
@@ -297,7 +295,7 @@ class Task(ABC):
         """Whether `calibrate` has something to fit."""
         return False
 
-    def calibrate(self, head: nn.Module, predictions: Iterable[tuple[Batch, Any]]) -> None:  # noqa: B027
+    def calibrate(self, head: nn.Module, predictions: Iterable[tuple[Batch, Any]]) -> None:
         """Fit values of the head that the loss does not teach; called before each validation in training.
 
         Args:
@@ -306,7 +304,7 @@ class Task(ABC):
                 run of several processes each has its share of a batch.
         """
 
-    def epoch_end(self, finished: int, epochs: int) -> None:  # noqa: B027  most tasks have nothing to do
+    def epoch_end(self, finished: int, epochs: int) -> None:
         """Called after each epoch, and when a run is resumed, with the number of finished epochs and of all."""
 
     # -- prediction ---------------------------------------------------------------------------------------------------

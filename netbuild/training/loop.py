@@ -291,7 +291,7 @@ class Trainer:
         for batch in loader.epoch(0):
             batch = to_device(batch, self.device)
             with self.learner.autocast():
-                outputs = network(*network_inputs(self.task, batch))
+                outputs = self.task.run(network, network_inputs(self.task, batch))
             yield batch, self.task.postprocess(outputs, batch["images"].shape[-2:], **self.decode_options)
         if self.learner.main.sharded and len(loader) < len(loader.steps(0)):
             self.dummy_forward(network)

@@ -66,7 +66,7 @@ def scan_for_training(
     task = task_class(network.card)
     kinds = task.target_kinds
     only_extras = bool(kinds) and all(kind.needs_extra and name in dataset.extras for name, kind in kinds.items())
-    allowed = {"allow_empty": True} if only_extras else {}
+    allowed = {"allow_empty": True} if only_extras or not task.needs_labels else {}
     return scan_splits(task, dataset, splits, settings, callbacks, **allowed)
 
 
@@ -109,8 +109,12 @@ def find_class_difference(card: NetworkCard, dataset: Dataset) -> tuple[str, Any
 
 
 def make_task(network: Network, names: list[str], **options: Any) -> Task:
-    """Construct the task of a network for classes of these names; options are keywords of its constructor."""
-    return task_class(network.card)(network.head, names, **options)
+    """Construct the task of a network for classes of these names.
+
+    Its keywords are those that the network's card states, replaced by ``options``.
+    """
+    cls = task_class(network.card)
+    return cls(network.head, names, **{**cls.card_options(network.card), **options})
 
 
 def open_for_task(task: type[Task], data: str | Path) -> Dataset:
@@ -173,8 +177,11 @@ def check_copy_paste(samples: Sequence[Sample], settings: Settings) -> None:
 def make_loader(
     network: Network, task: Task, report: Report, split: str, settings: Settings, learning: bool
 ) -> BatchLoader:
-    """Construct the batch loader of a scanned split, for this rank; validation has batches of twice the size."""
-    batch = settings.batch if learning else 2 * settings.batch
+    """Construct the batch loader of a scanned split, for this rank.
+
+    Validation has batches of twice the size, or one picture of its own size for each process.
+    """
+    batch = settings.batch if learning else world_size() if task.whole_pictures else 2 * settings.batch
     samples, collate = make_samples(network, task, report, split, replace(settings, batch=batch), learning)
     return BatchLoader(samples, batch, collate, settings.seed, learning, settings.workers, rank(), world_size())
 
@@ -308,6 +315,7 @@ def make_training_task(network: Network, report: Report, settings: Settings) -> 
         NetbuildError: if the task or its head cannot be trained, or a setting has no effect.
     """
     cls, samples = task_class(network.card), report.samples("train")
+    network.card = cls.adapt_card(network.card, report.dataset, settings)
     options = {**cls.data_options(report.dataset), **cls.options_of(settings, samples, network.card.nc or 0)}
     task = make_task(network, list(report.dataset.names), **options)
     check_settings(task, settings, complete_settings(cls, report, Settings()))

@@ -1,6 +1,6 @@
 """The settings of a run as keywords of `netbuild.train` and `val`, for type checkers."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 
 class SettingKeywords(TypedDict, total=False):
@@ -36,6 +36,11 @@ class SettingKeywords(TypedDict, total=False):
     label_smoothing: float
     class_weights: float
     regression_loss: str
+    degrade: list[dict[str, dict[str, Any]]] | None
+    space: str | None
+    patch: int | None
+    patches: int | None
+    restoration_loss: str
     multi_scale: float
     close_mosaic: int
     mosaic: float | None

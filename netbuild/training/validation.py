@@ -16,7 +16,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.onnx_network import OnnxNetwork, RunNetwork, is_exported, open_exported
 from netbuild.prediction.predictor import trained_embeddings
-from netbuild.settings import BOX_SETTINGS, Settings
+from netbuild.settings import BOX_SETTINGS, RESTORATION_SETTINGS, Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import broadcast, fail_together, init_process_group, is_main_process
@@ -41,7 +41,7 @@ from netbuild.training.parts import (
 from netbuild.training.plotting import MAX_BATCHES, prepare_plot_folder, save_comparison
 from netbuild.weights.building import build_graph
 
-VALIDATION_SETTINGS = (*BOX_SETTINGS, "rect")  # those that only some tasks can have
+VALIDATION_SETTINGS = (*BOX_SETTINGS, *RESTORATION_SETTINGS, "rect")  # those that only some tasks can have
 
 
 def check_task(task: type[Task], dataset: Dataset) -> None:
@@ -113,7 +113,8 @@ def validate(
         for number, batch in enumerate(loader.epoch(0)):
             batch = to_device(batch, device)
             size = batch["images"].shape[-2:]
-            predictions = task.postprocess(network(*network_inputs(task, batch)), size, **task.decode_options(settings))
+            outputs = task.run(network, network_inputs(task, batch))
+            predictions = task.postprocess(outputs, size, **task.decode_options(settings))
             metric.update(predictions, batch)
             hooks.call("on_validation_batch", number + 1, len(loader))
             if out is not None and is_main_process() and number < MAX_BATCHES:
@@ -168,6 +169,7 @@ def _prepare(
     dataset = open_for_task(cls, data)
     check_classes(network, dataset)
     check_task(cls, dataset)
+    network.card = cls.adapt_card(network.card, dataset, settings)
     task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
     check_settings(task, settings, Settings(), VALIDATION_SETTINGS)
     metric = make_metric(task, overlap)

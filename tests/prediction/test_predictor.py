@@ -170,12 +170,16 @@ def test_mistakes_are_reported(cli, here, detector, monkeypatch, arguments, mess
 
 def test_options_without_effect_are_refused(cli, here, detector):
     picture(here / "one.png")
+    (here / "plain.yaml").write_text("imgsz: 32\nlayers:\n  - [-1, 1, nn.ReLU, []]\n")
     for file, arguments, message in [
         ("lenet5.yaml", ["--conf", "0.5"], "--conf has no effect for the task 'classify'"),
         ("lenet5.yaml", ["--no-rect"], "--no-rect has no effect"),
         ("lenet5.yaml", ["--save", "crops"], "the task 'classify' cannot save it"),
         ("lenet5.yaml", ["--imgsz", "40"], "the network fails on images of shape"),
-        ("srcnn.yaml", [], "task"),
+        ("lenet5.yaml", ["--tiles", "32"], "--tiles has no effect for the task 'classify'"),
+        ("srcnn.yaml", ["--imgsz", "40"], "--imgsz has no effect for the task 'restore'"),
+        ("srcnn.yaml", ["--save", "crops"], "it saves pictures, beside, json"),
+        ("plain.yaml", [], "task"),
         ("gone.safetensors", [], "there is no file"),
     ]:
         done = cli("predict", file, "one.png", *arguments)

@@ -33,6 +33,13 @@ from netbuild.training import run
 from netbuild.training.batches import network_inputs, target_arguments
 
 QUICK = ("--imgsz", "64", "--batch", "4", "--device", "cpu", "-Oworkers=0", "-Oplots=false")
+
+
+def quick(task):
+    """Flags of a short run; of each picture that is restored an epoch has one patch."""
+    return (*QUICK, "-Opatches=1") if task == "restore" else QUICK
+
+
 KILLER = """
 import os, signal
 from netbuild.training.callbacks import Callback
@@ -63,7 +70,7 @@ def run_apart(*words):
 def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, case):
     network, data = open_case(case, here)
     (here / "killer.py").write_text(KILLER)
-    flags = ("--data", data, "--epochs", 3, *QUICK)
+    flags = ("--data", data, "--epochs", 3, *quick(case))
     assert cli("train", network, *flags, "-o", "whole").code == 0
     done = run_apart("train", network, *flags, "-o", "killed", "--callbacks", "killer.py")
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -81,7 +88,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, here, case):
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_and_measure_as_one(cli, here, case):
     network, data = open_case(case, here)
-    done = run_apart("train", network, "--data", data, "--epochs", 1, *QUICK, "-o", "two", "--nproc", 2)
+    done = run_apart("train", network, "--data", data, "--epochs", 1, *quick(case), "-o", "two", "--nproc", 2)
     assert done.returncode == 0, done.stderr
     flags = ("two/last.safetensors", "--data", data, "--device", "cpu", "-Oworkers=0", "--batch", 2, "--json")
     one = json.loads(cli("val", *flags).out)
@@ -98,7 +105,7 @@ def test_a_compiled_network_trains(cli, here, monkeypatch, case):
     # Without inductor's code, which takes minutes: what fails is what cannot be traced, forward or backward.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     network, data = open_case(case, here)
-    done = cli("train", network, "--data", data, "--epochs", 1, *QUICK, "-Ocompile=true", "-o", "run")
+    done = cli("train", network, "--data", data, "--epochs", 1, *quick(case), "-Ocompile=true", "-o", "run")
     assert done.code == 0, done.err
     assert (here / "run/last.safetensors").is_file()
 
@@ -150,14 +157,14 @@ def test_data_that_a_task_cannot_learn_from_are_errors_with_a_hint(cli, here, ta
     cls, network = find(task), smallest_network(task, here)
     kinds = {name: open_data(name).task for name in ("digits", "shapes-segment", "shapes-labels", "shapes-numbers")}
     wrong = next(name for name, kind in kinds.items() if kind not in cls.learns_from)
-    done = cli("train", network, "--data", wrong, "--epochs", 1, *QUICK, "-o", "no")
+    done = cli("train", network, "--data", wrong, "--epochs", 1, *quick(task), "-o", "no")
     expected = f"{wrong} is a data set for '{kinds[wrong]}', the network's task is '{task}'"
     assert (done.code, expected in done.err, "hint: " in done.err) == (2, True, True), done.err
     if set(cls.target_kinds) - {"boxes"} and task != "detect":  # which boxes alone do not have
         for split in ("train", "val"):
             for path in (here / f"cache/shapes-{files.LAYOUT}/shapes-segment/labels/{split}").iterdir():
                 path.write_text("0 0.5 0.5 0.4 0.4\n")
-        done = cli("train", network, "--data", "shapes-segment", "--epochs", 1, *QUICK, "-o", "no")
+        done = cli("train", network, "--data", "shapes-segment", "--epochs", 1, *quick(task), "-o", "no")
         assert (done.code, "hint: " in done.err) == (2, True), done.err
     assert not (here / "no").exists()
 

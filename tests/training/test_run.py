@@ -57,11 +57,12 @@ def test_a_detector_learns_the_embedded_digits(cli, tmp_path, monkeypatch):
 
 def test_mistakes_are_reported_before_training(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yaml").write_text("task: translate\nlayers:\n  - [-1, 1, nn.ReLU, []]\n")
     for arguments, message in [
         ([], "the network's file is missing"),
         (["lenet5.yaml", "--data", "nowhere"], "there is no data set"),
         (["lenet5.yaml", "--data", "digits-detect"], "is a data set for 'detect', the network's task is 'classify'"),
-        (["srcnn.yaml"], "no task 'super-resolution'"),
+        (["other.yaml"], "no task 'translate'"),
         (["lenet5.yaml", "-O", "epoch=3"], "did you mean 'epochs'"),
         (["lenet5.yaml", "-O", "epochs=many"], "must be a whole number"),
         (["lenet5.yaml", "--device", "tpu9"], "--device tpu9"),

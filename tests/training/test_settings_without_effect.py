@@ -17,6 +17,7 @@ from netbuild.training.parts import check_settings
 
 BASE = {"epochs": 20, "crop": False, "policy": "off", "translate": 0.0, "scale": 0.0, "flip_lr": 0.0, "mosaic": 0.0}
 BASE |= {"degrees": 0.0, "shear": 0.0, "erasing": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
+BASE |= {"patches": 1}
 TRIED = {
     **{"label_smoothing": 0.1, "class_weights": 1.0, "mosaic": 1.0, "mixup": 1.0, "cutmix": 1.0, "copy_paste": 1.0},
     **{
