@@ -1,5 +1,6 @@
 """netbuild predict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,12 +23,14 @@ from netbuild.errors import NetbuildError
 if TYPE_CHECKING:
     from netbuild.prediction.predictor import Predictor
     from netbuild.prediction.saving import Writer
+    from netbuild.prediction.sources import Source
 
 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...", help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), - for stdin."
+        metavar="SOURCE...",
+        help="Pictures, videos, folders, patterns in quotes ('a/**/*.jpg'), cameras (0, rtsp://...), - for stdin.",
     ),
 ]
 ClassAgnostic = Annotated[
@@ -102,7 +105,7 @@ def predict(
     folder = out or new_folder("predict")
     saving.check_folder(folder)
     print_random_weights_note(file)
-    document, failed = _save_results(predictor, found, saving.Writer(folder, kinds), printed=not json)
+    document, failed = _save_results(predictor, found, saving.Writer(folder, kinds), as_json=json)
     if json:
         write_json(document)
     elif folder.exists():
@@ -110,8 +113,10 @@ def predict(
     raise typer.Exit(int(failed))
 
 
-def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer", printed: bool) -> tuple[Any, bool]:
-    """Predict, save each result and print its line; return all results as JSON data, and whether a source failed."""
+def _save_results(
+    predictor: "Predictor", sources: "Sequence[Source]", writer: "Writer", as_json: bool
+) -> tuple[Any, bool]:
+    """Predict, save each result and print its line; return the results as JSON data, and whether a source failed."""
     from netbuild.prediction import saving
     from netbuild.prediction.sources import is_video
     from netbuild.training.progress import progress_bar
@@ -122,12 +127,16 @@ def _save_results(predictor: "Predictor", sources: list[Path], writer: "Writer",
         failed.append({"path": str(path), "reason": error.message})
         say(str(error))
 
-    total = None if any(map(is_video, sources)) else len(sources)  # a video's frames are not counted beforehand
+    # The frames of a video are not counted beforehand, and those of a camera have no end.
+    is_known = all(isinstance(source, Path) and not is_video(source) for source in sources)
+    keeps_results = as_json or "json" in writer.kinds
+    total = len(sources) if is_known else None
     with progress_bar(total) as step, writer:
         for result in predictor.run(sources, unreadable):
             writer.add(result)
-            results.append(result.to_dict())
-            if printed:
+            if keeps_results:
+                results.append(result.to_dict())
+            if not as_json:
                 write(result.line())
             step()
         document = saving.make_document(predictor.task, results, failed)

@@ -35,7 +35,10 @@ NetworkFile = Annotated[
 ]
 Videos = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SOURCE]...", help="Videos; folders or patterns of pictures, each the frames of one."),
+    typer.Argument(
+        metavar="[SOURCE]...",
+        help="Videos, cameras (0, rtsp://...); folders or patterns of pictures, each the frames of one.",
+    ),
 ]
 Detections = Annotated[
     list[str] | None,

@@ -10,16 +10,16 @@ import torch
 from netbuild.data.fitting import Image
 from netbuild.data.images import pillow
 from netbuild.errors import NetbuildError
-from netbuild.prediction.sources import FPS, FrameList, InMemory, Source, is_video, list_files
+from netbuild.prediction.sources import FPS, FrameList, InMemory, Source, is_video, list_sources
 
 
 def collect(source: Any) -> list[Source]:
     """Convert anything that `predict` takes to a list of sources, in order; duplicates stay.
 
     Args:
-        source: a file, folder, glob pattern or ``-`` (see `netbuild.prediction.sources.list_files`); an array (H, W),
-            (H, W, 3) or (H, W, 4), uint8 or floats from 0 to 1; a PIL picture; a tensor (C, H, W), or (B, C, H, W)
-            for B pictures; the bytes of a picture's file; or a list, tuple or other iterable of these.
+        source: a file, folder, glob pattern, camera or ``-`` (see `netbuild.prediction.sources.list_sources`); an array
+            (H, W), (H, W, 3) or (H, W, 4), uint8 or floats from 0 to 1; a PIL picture; a tensor (C, H, W), or
+            (B, C, H, W) for B pictures; the bytes of a picture's file; or a list, tuple or other iterable of these.
 
     Raises:
         NetbuildError: for a path that matches nothing, an object that is not a picture, or an empty list.
@@ -28,7 +28,7 @@ def collect(source: Any) -> list[Source]:
     sources: list[Source] = []
     for item in items:
         if isinstance(item, (str, Path)):
-            sources += list_files(item)
+            sources += list_sources(item)
         else:
             pictures = _to_pictures(item)
             sources += [InMemory(Path(f"image-{len(sources) + i}"), data) for i, data in enumerate(pictures, 1)]
@@ -54,9 +54,9 @@ def collect_videos(source: Any, fps: Callable[[Path], float | None] = lambda pat
     data = [item for item in items if not isinstance(item, (str, Path))]
     videos: list[Source] = []
     for name in named:
-        files = list_files(name)
-        pictures = [file for file in files if not is_video(file)]
-        videos += [file for file in files if is_video(file)]
+        found = list_sources(name)
+        pictures = [source for source in found if isinstance(source, Path) and not is_video(source)]
+        videos += [source for source in found if not isinstance(source, Path) or is_video(source)]
         if pictures:
             if not Path(name).is_dir() and len(pictures) == 1:
                 hint = "name a video, or a folder or pattern of the frames of one"

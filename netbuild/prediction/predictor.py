@@ -90,7 +90,7 @@ class Predictor:
                 yield waiting
                 waiting = []
             waiting.append(item)
-            if len(waiting) == self.batch:
+            if len(waiting) == self.batch or item.shot.is_live:
                 yield waiting
                 waiting = []
         if waiting:

@@ -1,4 +1,4 @@
-"""The sources of prediction: find and read files, folders, glob patterns, lists on stdin, and the frames of videos."""
+"""The sources of prediction: find and read files, folders, glob patterns, lists on stdin, videos and cameras."""
 
 import glob
 import os
@@ -16,6 +16,7 @@ import numpy as np
 from netbuild.data.fitting import Image
 from netbuild.data.images import FOREIGN, UnreadableImageError, decode, from_pixels, is_picture, read_image
 from netbuild.errors import NetbuildError, did_you_mean, shorten
+from netbuild.prediction.cameras import Camera, find_camera, read_camera
 from netbuild.system.files import refuse_special
 from netbuild.system.packages import cv2
 
@@ -33,12 +34,14 @@ class Shot:
         pixels: (H, W, C) upright, RGB or with alpha.
         frame: number of the frame in its video, from 1.
         fps: frames per second of the video.
+        is_live: whether it is from a camera, so that it must not wait for others.
     """
 
     path: Path
     pixels: Image
     frame: int | None = None
     fps: float | None = None
+    is_live: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,26 +72,37 @@ class FrameList:
     fps: float = FPS
 
 
-Source = Path | InMemory | FrameList
+Source = Path | InMemory | FrameList | Camera
 
 
-def find(names: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the pictures and videos that are named, in order, each file once.
+def find(names: str | Path | Iterable[str | Path]) -> list[Path | Camera]:
+    """List the pictures, videos and cameras that are named, in order, each once.
 
     Args:
-        names: as for `list_files`; several of them in an iterable.
+        names: as for `list_sources`; several of them in an iterable.
 
     Raises:
         NetbuildError: for a name that matches nothing, or if no name is given.
     """
     listed = [names] if isinstance(names, (str, Path)) else names
-    files = [file for name in listed for file in list_files(name)]
-    if not files:
+    found = [source for name in listed for source in list_sources(name)]
+    if not found:
         raise NetbuildError("no pictures to predict on: nothing was named, or an empty list")
-    once: dict[str, Path] = {}
-    for file in files:
-        once.setdefault(os.path.join(os.path.realpath(file.parent), file.name), file)
+    once: dict[Any, Path | Camera] = {}
+    for source in found:
+        key = source if isinstance(source, Camera) else os.path.join(os.path.realpath(source.parent), source.name)
+        once.setdefault(key, source)
     return list(once.values())
+
+
+def list_sources(name: str | Path) -> list[Path | Camera]:
+    """List the camera that a name means (see `find_camera`), or the pictures and videos as `list_files` does.
+
+    Raises:
+        NetbuildError: for a name that matches nothing.
+    """
+    camera = find_camera(str(name))
+    return [camera] if camera else [*list_files(name)]
 
 
 def list_files(name: str | Path) -> list[Path]:
@@ -211,7 +225,7 @@ def _missing_error(path: Path, name: str) -> NetbuildError:
 
 
 def read_shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
-    """Read a picture, or the frames of a video, as RGB; with ``alpha`` as RGBA.
+    """Read a picture, or the frames of a video or camera, as RGB; with ``alpha`` as RGBA.
 
     Raises:
         UnreadableImageError: if the picture cannot be read, or the video not to its end.
@@ -221,6 +235,10 @@ def read_shots(source: Source, alpha: bool = False) -> Iterator[Shot]:
         for number, frame in enumerate(source.frames, 1):
             for shot in read_shots(frame, alpha):
                 yield replace(shot, path=source.path, frame=number, fps=source.fps)
+        return
+    if isinstance(source, Camera):
+        for number, (pixels, rate) in enumerate(read_camera(source), 1):
+            yield Shot(source.path, _with_alpha(pixels) if alpha else pixels, number, rate or FPS, is_live=True)
         return
     channels, path = 4 if alpha else 3, source if isinstance(source, Path) else source.path
     if isinstance(source, InMemory):
