@@ -1,7 +1,8 @@
 """netbuild track."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,9 @@ from netbuild.cli.terminal import say, show, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 if TYPE_CHECKING:
+    from netbuild.tracking.api import TrackingPredictor
     from netbuild.tracking.counting import Marks
+    from netbuild.tracking.following import ObjectFollower
     from netbuild.tracking.mot_files import TrackRows
     from netbuild.tracking.saving import TrackWriter
     from netbuild.tracking.video import VideoTracks
@@ -57,6 +60,10 @@ TrackerChoice = Annotated[
 TrackerOption = Annotated[
     list[str] | None, typer.Option("--option", "-O", help="A setting of the tracker: NAME=VALUE. May be repeated.")
 ]
+FollowedBox = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,WIDTH,HEIGHT", help="Follow this one thing of the first frame, with siamfc.yaml."),
+]
 Lines = Annotated[
     list[str] | None, typer.Option("--line", help="Count crossings of the line x1,y1,x2,y2. May be repeated.")
 ]
@@ -80,6 +87,7 @@ def track(
     detections: Detections = None,
     tracks: Tracks = None,
     truth: Truth = None,
+    box: FollowedBox = None,
     tracker: TrackerChoice = None,
     option: TrackerOption = None,
     line: Lines = None,
@@ -113,18 +121,26 @@ def track(
     }  # fmt: skip
     _check_inputs(file, sources, detections, tracks)
     output = _Output(save, out, json, truth or [])
+    if box and not (detections or tracks):
+        unused = {name: value for name, value in network_flags.items() if name not in ("device", "modules", "trust")}
+        refuse_unused("with --box", tracker=tracker, **unused)
+        return _follow(str(file), sources or [], box, _Tracker("", option or [], _parse_marks(line, zone)),
+                       network_flags, output)  # fmt: skip
     if tracks:
-        refuse_unused("with --tracks, which are measured only", tracker=tracker, option=option, line=line, zone=zone,
-                      save=save, out=out, **network_flags)  # fmt: skip
+        refuse_unused("with --tracks, which are measured only", box=box, tracker=tracker, option=option, line=line,
+                      zone=zone, save=save, out=out, **network_flags)  # fmt: skip
         return _measure_files(tracks, output)
-    from netbuild.tracking.counting import parse_marks
-
-    marks = parse_marks(line or (), zone or ())
-    chosen = _Tracker(tracker or DEFAULT, option or [], marks)
+    chosen = _Tracker(tracker or DEFAULT, option or [], _parse_marks(line, zone))
     if detections:
-        refuse_unused("with --detections", **network_flags)
+        refuse_unused("with --detections", box=box, **network_flags)
         return _track_detections(detections, chosen, output)
     raise typer.Exit(_track_videos(str(file), sources or [], chosen, network_flags, output))
+
+
+def _parse_marks(lines: list[str] | None, zones: list[str] | None) -> "Marks":
+    from netbuild.tracking.counting import parse_marks
+
+    return parse_marks(lines or (), zones or ())
 
 
 def _check_inputs(
@@ -162,6 +178,8 @@ class _Output:
     videos: "list[VideoTracks]" = field(default_factory=list)
     frames: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    measure: "Callable[[Mapping[str, TrackRows]], Any] | None" = None  # of the tracks of each video; None for the usual
+    draw: Callable[[Any, Path], object] | None = None  # draws charts of the measures into a folder
     keeps_frames: bool = False  # for a document: a video may have more of them than fit into memory
 
     def open(self, default: str, has_pictures: bool) -> "TrackWriter":
@@ -196,7 +214,7 @@ class _Output:
         found = {tracks.name: tracks.to_rows() for tracks in self.videos}
         if len(found) < len(self.videos) and self.truth:
             raise NetbuildError("--truth: two videos have the same name, so their truth is not known")
-        measures = measure(found, self.truth) if self.truth else None
+        measures = (self.measure or partial(measure, truth=self.truth))(found) if self.truth else None
         document = {
             **head,
             "videos": [tracks.to_dict() for tracks in self.videos],
@@ -205,6 +223,8 @@ class _Output:
             **({} if measures is None else {"measures": measures.to_dict()}),
         }
         writer.end(document)
+        if self.draw is not None and measures is not None and writer.kinds:
+            self.draw(measures, writer.folder)
         if self.json:
             write_json(document)
             return
@@ -265,7 +285,6 @@ def _track_videos(file: str, sources: list[str], chosen: _Tracker, flags: Mappin
     import torch
 
     from netbuild.tracking.api import find_videos, prepare_tracking
-    from netbuild.training.progress import progress_bar
 
     videos = find_videos(sources)
     torch.manual_seed(0)
@@ -275,6 +294,42 @@ def _track_videos(file: str, sources: list[str], chosen: _Tracker, flags: Mappin
     with spinner(f"opening {file}"):
         ready = prepare_tracking(file, chosen.name, chosen.settings, chosen.marks, **options)
     print_random_weights_note(file)
+
+    _write_frames(ready, videos, output, {"tracker": chosen.name})
+    return int(bool(output.failed))
+
+
+def _follow(
+    file: str, sources: list[str], box: str, chosen: _Tracker, flags: Mapping[str, Any], output: _Output
+) -> None:
+    """Follow one thing through a video."""
+    refuse_code(file, flags["modules"], bool(flags["trust"]))
+    import torch
+
+    from netbuild.tracking.api import find_videos
+    from netbuild.tracking.following import parse_box, prepare_following
+    from netbuild.tracking.mot_files import list_paths
+    from netbuild.tracking.success_metric import measure_followed
+
+    place, videos = parse_box(box), find_videos(sources)
+    torch.manual_seed(0)
+    with spinner(f"opening {file}"):
+        ready = prepare_following(
+            file, videos, place, chosen.settings, chosen.marks, device=flags["device"],
+            modules=flags["modules"] or (), trusted=may_run(bool(flags["trust"])),
+        )  # fmt: skip
+    print_random_weights_note(file)
+    output.measure = lambda found: measure_followed(found, list_paths(output.truth, "truth"))
+    output.draw = lambda report, folder: list(report.save_plots(folder))
+    _write_frames(ready, videos, output, {"box": list(place)})
+    raise typer.Exit(int(bool(output.failed)))
+
+
+def _write_frames(
+    ready: "TrackingPredictor | ObjectFollower", videos: Any, output: _Output, head: Mapping[str, Any]
+) -> None:
+    """Track the objects of videos, print a line for each frame, and save and measure what was asked for."""
+    from netbuild.training.progress import progress_bar
 
     def unreadable(path: Path, error: NetbuildError) -> None:
         output.failed.append({"path": str(path), "reason": error.message})
@@ -288,6 +343,5 @@ def _track_videos(file: str, sources: list[str], chosen: _Tracker, flags: Mappin
                 write(result.line())
             step()
     output.end_video()
-    task = ready.predictor.task
-    output.finish(writer, {"task": task.name, "names": task.names, "tracker": chosen.name})
-    return int(bool(output.failed))
+    task = ready.task
+    output.finish(writer, {"task": task.name, "names": task.names, **head})

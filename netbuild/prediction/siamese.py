@@ -4,7 +4,7 @@ The first frame gives the exemplar. In each further frame, search images of seve
 place; the place and the scale of the highest score are taken, large jumps and changes of scale being held against them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from netbuild.data.dataset import Floats
 from netbuild.data.fitting import Image
 from netbuild.feed.loader import image_to_tensor
 from netbuild.feed.search_crops import context_side, crop_square
+from netbuild.settings import setting
 from netbuild.tasks.location_metric import FINE
 from netbuild.tasks.track import cell_stride
 
@@ -25,21 +26,13 @@ LEAST_SIDE, LARGEST_SHARE = 2.0, 5.0  # a box keeps from 2 pixels to five times 
 
 @dataclass(frozen=True)
 class FollowOptions:
-    """The settings of following; the defaults are those of the paper.
+    """The settings of following; the defaults are those of the paper."""
 
-    Attributes:
-        scales: number of scales that are searched, odd.
-        step: ratio of neighbouring scales.
-        penalty: factor of the scores of scales other than the last one.
-        damping: share of a new scale in the box's size, from 0 to 1.
-        window: share of a cosine window in the scores, from 0 to 1: how much large jumps are held against them.
-    """
-
-    scales: int = 3
-    step: float = 1.0375
-    penalty: float = 0.9745
-    damping: float = 0.59
-    window: float = 0.176
+    scales: int = setting(3, "number of scales that are searched", 1, 15)
+    step: float = setting(1.0375, "ratio of neighbouring scales", 1, 2)
+    penalty: float = setting(0.9745, "factor of the scores of scales other than the last one", 0, 1)
+    damping: float = setting(0.59, "share of a new scale in the size of the box", 0, 1)
+    window: float = setting(0.176, "share of a cosine window in the scores, which holds large jumps against them", 0, 1)
 
 
 @dataclass
@@ -52,6 +45,7 @@ class SiameseFollower:
         frame: the first frame (H, W, C).
         box: left, top, width and height of the object in it, in pixels.
         options: the settings.
+        device: of the network.
     """
 
     network: Callable[..., Any]
@@ -60,6 +54,7 @@ class SiameseFollower:
     frame: Image
     box: tuple[float, float, float, float]
     options: FollowOptions = field(default_factory=FollowOptions)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
         left, top, width, height = self.box
@@ -68,7 +63,7 @@ class SiameseFollower:
         self.size = self.first_size.copy()
         side = context_side(np.array([*self.centre, *self.size]))
         crop = crop_square(self.frame, self.centre, side, self.exemplar_side)
-        self.exemplar = image_to_tensor(crop)[None].float() / 255
+        self.exemplar = self.make_input([crop])
 
     @torch.no_grad()
     def update(self, frame: Image) -> tuple[tuple[float, float, float, float], float]:
@@ -77,14 +72,17 @@ class SiameseFollower:
         scales = options.step ** (np.arange(options.scales) - options.scales // 2)
         context = context_side(np.array([*self.centre, *self.size])) * self.search_side / self.exemplar_side
         crops = [crop_square(frame, self.centre, context * scale, self.search_side) for scale in scales]
-        search = torch.stack([image_to_tensor(crop) for crop in crops]).float() / 255
-        scores = self.network(self.exemplar.expand(len(search), -1, -1, -1), search)
+        scores = self.network(self.exemplar.expand(len(crops), -1, -1, -1), self.make_input(crops))
         best, offset, score = choose_place(_first(scores)[:, 0], self.search_side, options)
         self.centre = np.clip(self.centre + offset * context * scales[best] / self.search_side, 0, frame.shape[1::-1])
         factor = 1 - options.damping + options.damping * scales[best]
         self.size = np.clip(self.size * factor, LEAST_SIDE, self.first_size * LARGEST_SHARE)
         left, top = self.centre - self.size / 2
         return (float(left), float(top), float(self.size[0]), float(self.size[1])), score
+
+    def make_input(self, crops: Sequence[Image]) -> torch.Tensor:
+        """Return crops as an input of the network, (N, C, H, W) from 0 to 1."""
+        return torch.stack([image_to_tensor(crop) for crop in crops]).to(self.device).float() / 255
 
 
 def _first(outputs: Any) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Following one object by its appearance: a siamese network scores where in a search image an exemplar is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.data.dataset import DETECT, Dataset, Sample
-from netbuild.drawing.annotated import Drawing, class_colour
+from netbuild.drawing.annotated import Drawing, Image, class_colour
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import Collate, FeedOptions, SampleSource
 from netbuild.feed.search_crops import CropPairSamples, collate_pairs, find_objects
 from netbuild.settings import BOX_SETTINGS, LABEL_SETTINGS, NUMBER_SETTINGS, SCENE_SETTINGS, Settings
-from netbuild.tasks.base import Batch, Losses, Task
+from netbuild.tasks.base import Batch, Losses, Record, Task
 from netbuild.tasks.location_metric import LocationMetric
 from netbuild.tasks.outputs import require_tensor
 from netbuild.tasks.pictures import to_picture
@@ -110,6 +110,23 @@ class TrackTask(Task):
         x, y, w, h = batch["box"][i].tolist()
         box = np.array([[x - w / 2, y - h / 2, x + w / 2, y + h / 2]])
         return Drawing(image, box, [""], [class_colour(0)])
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Refuse prediction on single pictures.
+
+        Raises:
+            NetbuildError: always.
+        """
+        hint = "name what it is to follow in the first frame: netbuild track NETWORK VIDEO --box x,y,width,height"
+        raise NetbuildError("a network for 'track' follows one thing through a video", hint=hint)
+
+    def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
+        """Draw the box of the object that is followed, with its score."""
+        boxes = np.array([record["box"] for record in records]).reshape(-1, 4)
+        labels = [f"{record['confidence']:.2f}" for record in records]
+        return Drawing(image, boxes, labels, [class_colour(record["id"]) for record in records])
 
 
 def read_scores(outputs: Any) -> Tensor:

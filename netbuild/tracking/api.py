@@ -15,8 +15,10 @@ from netbuild.prediction.onnx_network import OnnxNetwork
 from netbuild.prediction.predictor import Predictor, Unreadable, prepare
 from netbuild.prediction.sources import Source
 from netbuild.prediction.trackers.options import prepare_tracker
+from netbuild.tasks.base import Task
 from netbuild.tasks.view import FrameState, Record, View
 from netbuild.tracking.counting import Marks, Shape, parse_marks
+from netbuild.tracking.following import prepare_following
 from netbuild.tracking.mot_files import NO_NUMBER, TrackRows, make_records, name_sequence, read_rows, read_sequence_info
 from netbuild.tracking.result import TrackedResult
 from netbuild.tracking.video import VideoTracks
@@ -50,13 +52,19 @@ def track(
         zones: polygons (x1, y1, x2, y2, x3, y3, ...) in pixels; objects in them are counted.
         unreadable: called with the path and the error of each video that cannot be read (to its end); without it, the
             error is raised.
-        options: those of `netbuild.predict`; ``conf`` is 0.1 by default.
+        options: those of `netbuild.predict`; ``conf`` is 0.1 by default. Or ``box``: left, top, width and height in
+            pixels of one object in the first frame, which a network of the task ``track`` follows alone; ``settings``
+            are then those of `netbuild.prediction.siamese.FollowOptions`.
 
     Raises:
         KeywordError, NetbuildError: at once, for an error in network, source, tracker or options.
     """
     marks = parse_marks(lines, zones)
     videos = find_videos(source)
+    if (box := options.pop("box", None)) is not None:
+        if tracker != TRACKER:
+            raise NetbuildError("a tracker has no effect with a box", hint="leave one of them out")
+        return prepare_following(model, videos, box, settings or {}, marks, **options).run(videos, unreadable)
     return prepare_tracking(model, tracker, settings or {}, marks, **options).run(videos, unreadable)
 
 
@@ -75,6 +83,11 @@ class TrackingPredictor:
 
     predictor: Predictor
     marks: Marks
+
+    @property
+    def task(self) -> Task:
+        """The task of the network."""
+        return self.predictor.task
 
     def run(self, videos: Sequence[Source], unreadable: Unreadable | None = None) -> Iterator[TrackedResult]:
         """Yield the result of each frame; see `track`."""

@@ -34,11 +34,12 @@ def prepare_tracker(
             raise NetbuildError("options are for trackers by name", hint="set them where the tracker is made")
         return tracker
     cls, nodes, keys = _open(tracker)
-    texts = dict(options) if isinstance(options, Mapping) else _parse_texts(cls, options)
+    owner, known = f"the tracker '{cls.name}'", list_settings(cls.settings_class)
+    texts = dict(options) if isinstance(options, Mapping) else parse_texts(options, owner, known)
     values = {name: node.plain() for name, node in nodes.items()} | texts
     for name in values:
-        if name not in _list_settings(cls):
-            raise _unknown_error(cls, name, None if name in texts else keys[name].where)
+        if name not in known:
+            raise unknown_error(name, owner, known, None if name in texts else keys[name].where)
     make: Callable[..., Tracker] = cls
     if cls.settings_class is None:
         return make
@@ -72,26 +73,36 @@ def _open(tracker: str | Path) -> tuple[type[Tracker], dict[str, Node], dict[str
     return find(str(named.plain())), nodes, root.keys
 
 
-def _list_settings(cls: type[Tracker]) -> list[str]:
-    return [] if cls.settings_class is None else [field.name for field in fields(cls.settings_class)]
+def list_settings(cls: type[Any] | None) -> list[str]:
+    """Return the names of a dataclass's settings; none for None."""
+    return [] if cls is None else [field.name for field in fields(cls)]
 
 
-def _parse_texts(cls: type[Tracker], texts: Sequence[str]) -> dict[str, Any]:
-    """Parse texts such as ``start=0.6``, whose values are YAML."""
+def parse_texts(texts: Sequence[str], owner: str, known: Sequence[str]) -> dict[str, Any]:
+    """Parse texts such as ``start=0.6``, whose values are YAML.
+
+    Args:
+        texts: the texts.
+        owner: whose settings they are, for errors: "the tracker 'sort'".
+        known: the names of its settings.
+
+    Raises:
+        NetbuildError: for an unknown name, or a text without a value.
+    """
     values = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
-        if name not in _list_settings(cls):
-            raise _unknown_error(cls, name, None)
+        if name not in known:
+            raise unknown_error(name, owner, known)
         if not equals:
             raise NetbuildError(f"--option {text}: the value is missing", hint=f"write -O {name}=VALUE")
         values[name] = parse(value or "''", f"--option {name}").plain()
     return values
 
 
-def _unknown_error(cls: type[Tracker], name: str, where: Where | None) -> NetbuildError:
-    known = _list_settings(cls)
+def unknown_error(name: str, owner: str, known: Sequence[str], where: Where | None = None) -> NetbuildError:
+    """Return the error for a setting that its owner does not have."""
     if not known:
-        return NetbuildError(f"the tracker '{cls.name}' has no settings, and so no '{name}'", where)
+        return NetbuildError(f"{owner} has no settings, and so no '{name}'", where)
     hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
-    return NetbuildError(f"the tracker '{cls.name}' has no setting '{name}'", where, hint)
+    return NetbuildError(f"{owner} has no setting '{name}'", where, hint)
