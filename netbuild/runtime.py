@@ -1,4 +1,4 @@
-"""Run exported ONNX files on pictures with numpy, Pillow and onnxruntime only: no torch, no OpenCV, no netbuild.
+"""Run exported ONNX files with numpy, Pillow and onnxruntime only: no torch, no OpenCV, no netbuild.
 
 This file may be copied and used alone: ``python runtime.py model.onnx picture.jpg --json``. It returns the same results
 as ``netbuild predict`` on the same file.
@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -738,6 +739,17 @@ def load(
         RunError: if the file cannot be read, or its metadata is incomplete.
     """
     path = Path(file)
+    session = _open_session(path, providers, threads)
+    try:
+        return Model(session, path, given)
+    except RunError:
+        raise
+    except Exception as error:  # texts that are no UTF-8, types without a shape
+        raise RunError(f"{path}: its description cannot be read: {_shorten(error) or type(error).__name__}") from None
+
+
+def _open_session(path: Path, providers: Sequence[str], threads: int) -> Any:
+    """Open a file in onnxruntime; arguments and errors as for `load`."""
     try:
         import onnxruntime
     except ImportError:
@@ -766,12 +778,7 @@ def load(
             message = f"{path}: onnxruntime {onnxruntime.__version__} is too old for the file's opset"
             hint = "pip install -U onnxruntime, or export it with --opset 18"
         raise RunError(message, hint=hint) from None
-    try:
-        return Model(session, path, given)
-    except RunError:
-        raise
-    except Exception as error:  # texts that are no UTF-8, types without a shape
-        raise RunError(f"{path}: its description cannot be read: {_shorten(error) or type(error).__name__}") from None
+    return session
 
 
 def output_shapes(info: ModelInfo) -> tuple[tuple[int | str, ...], ...]:
@@ -846,8 +853,10 @@ def read_info(model: Model, channels: int | None, metadata: Mapping[str, str], g
     return _complete_ultralytics(info, model, metadata.get("head", ""))
 
 
-_OPTIONAL_FIELDS = ("resizing", "one2one", "nms", "boxes", "objectness", "skeleton", "map_step")
-_OPTIONAL_FIELDS += ("degrade", "space", "output")
+_OPTIONAL_FIELDS = (
+    *("resizing", "one2one", "nms", "boxes", "objectness", "skeleton", "map_step"),
+    *("degrade", "space", "output"),
+)
 _WHOLE = f"whole is for the task '{RESTORE}', and that takes no other"
 
 
@@ -1989,6 +1998,15 @@ def _argsort_descending(values: Array) -> Array:
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
+SCHEDULES = ("linear", "cosine")
+PREDICTIONS = ("noise", "v")
+METHODS = ("ddim", "ancestral")
+STEPS = 50  # of a diffusion model unless given
+SAMPLE_BATCH = 64  # samples that are made at once
+LINEAR_BETAS = (1e-4, 0.02)  # of the first and the last of 1,000 steps, arXiv 2006.11239
+COSINE_OFFSET, MAX_BETA = 0.008, 0.999  # arXiv 2102.09672
+MAX_STEPS = 100_000  # of a schedule
+
 
 class Noise:
     """Normal random numbers for samples; those of a sample depend on the seed and its number, not on its batch.
@@ -2005,6 +2023,241 @@ class Noise:
     def draw(self, shape: Sequence[int]) -> Array:
         """Return the next numbers (B, *shape) of each sample, float32."""
         return np.stack([g.standard_normal(tuple(shape), dtype=np.float32) for g in self.generators])
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """How pictures become noise, and what a network predicts of that.
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        steps: number of steps from picture to noise.
+        predicts: one of `PREDICTIONS`: the noise, or v = sqrt(level) * noise - sqrt(1 - level) * picture.
+
+    Raises:
+        ValueError: for other values.
+    """
+
+    schedule: str = "cosine"
+    steps: int = 1000
+    predicts: str = "v"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES or self.predicts not in PREDICTIONS:
+            raise ValueError(f"the schedule is {' or '.join(SCHEDULES)}, the prediction {' or '.join(PREDICTIONS)}")
+        if type(self.steps) is not int or not 2 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"the number of steps is from 2 to {MAX_STEPS}")
+
+    def levels(self) -> Array:
+        """Return the share of the picture's variance that is left after each step, (steps,) float64, falling."""
+        if self.schedule == "linear":
+            # The paper's rates are for 1,000 steps; fewer steps are larger, so that noise alone is left at the end.
+            rates = np.linspace(*LINEAR_BETAS, self.steps) * (1000 / self.steps)
+        else:
+            times = np.arange(self.steps + 1) / self.steps
+            left = np.cos((times + COSINE_OFFSET) / (1 + COSINE_OFFSET) * np.pi / 2) ** 2
+            rates = 1 - left[1:] / left[:-1]
+        return np.cumprod(1 - np.minimum(rates, MAX_BETA))
+
+    def split(self, noisy: Array, output: Array, level: float) -> Array:
+        """Return the picture, with values from -1 to 1, by a network's output for noisy pictures at a level."""
+        if self.predicts == "v":
+            picture = level**0.5 * noisy - (1 - level) ** 0.5 * output
+        else:
+            picture = (noisy - (1 - level) ** 0.5 * output) / level**0.5
+        return picture.clip(-1, 1)
+
+    def run(
+        self, predict: Callable[[Array, int], Array], noise: Noise, shape: Sequence[int], count: int, method: str
+    ) -> Iterator[Array]:
+        """Yield pictures (B, *shape) on their way from noise, values from -1 to 1 at the end, ``count`` + 1 times.
+
+        DDIM (arXiv 2010.02502) adds no noise on the way. Ancestral sampling (arXiv 2006.11239) adds as much as the
+        posterior of each step has, which is DDIM with eta = 1.
+
+        Args:
+            predict: the network's output for noisy pictures at a step, counted from 0.
+            noise: the random numbers.
+            shape: of a picture.
+            count: number of steps, evenly spread over all of them.
+            method: one of `METHODS`.
+        """
+        levels = self.levels()
+        chosen = np.unique(np.linspace(self.steps - 1, 0, min(count, self.steps)).round().astype(int))[::-1]
+        pictures = noise.draw(shape)
+        yield pictures
+        for number, step in enumerate(chosen):
+            level = float(levels[step])
+            before = float(levels[chosen[number + 1]]) if number + 1 < len(chosen) else 1.0
+            clean = self.split(pictures, predict(pictures, int(step)), level)
+            rest = (pictures - level**0.5 * clean) / (1 - level) ** 0.5
+            fresh = 0.0
+            if method == "ancestral":
+                fresh = ((1 - before) / (1 - level) * (1 - level / before)) ** 0.5
+            pictures = before**0.5 * clean + max(1 - before - fresh**2, 0.0) ** 0.5 * rest
+            if fresh:
+                pictures = pictures + fresh * noise.draw(shape)
+            pictures = pictures.astype(np.float32)
+            yield pictures
+
+
+def guide(call: Callable[..., Array], labels: Array | None, nc: int, guidance: float) -> Callable[[Array, int], Array]:
+    """Return a network's prediction for pictures of some classes, as `Diffusion.run` takes it.
+
+    With guidance w it is (1 + w) times that for the class, minus w times that for no class (arXiv 2207.12598).
+
+    Args:
+        call: runs the network on pictures, steps (B,) and, if it takes classes, their numbers (B,).
+        labels: (B,) numbers of the classes; None for a network without.
+        nc: number of classes, which as a number stands for no class.
+        guidance: w; 0 for none.
+    """
+
+    def predict(pictures: Array, step: int) -> Array:
+        times = np.full(len(pictures), step, np.float32)
+        if labels is None:
+            return call(pictures, times)
+        wanted = labels.astype(np.float32)
+        if not guidance:
+            return call(pictures, times, wanted)
+        both = call(
+            np.concatenate((pictures, pictures)),
+            np.concatenate((times, times)),
+            np.concatenate((wanted, np.full_like(wanted, nc))),
+        )
+        guided, free = both[: len(pictures)], both[len(pictures) :]
+        return (1 + guidance) * guided - guidance * free
+
+    return predict
+
+
+def to_bytes(values: Array) -> Array:
+    """Convert pictures (B, C, H, W), values from -1 to 1, to bytes (B, H, W, C)."""
+    return np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+class Sampler:
+    """An open ONNX file of a network that makes pictures; `load_sampler` opens one.
+
+    Attributes:
+        kind: ``diffusion``, or ``generator`` for one step.
+        names: names of the classes; None if they are not known or there are none.
+        classes: number of the classes that can be asked for; 0 for none.
+        shape: of the random numbers for a picture.
+
+    Raises:
+        RunError: if its metadata do not say how it is sampled, or do not fit its inputs.
+    """
+
+    def __init__(self, session: Any, path: Path) -> None:
+        self.session, self.path = session, path
+        metadata = session.get_modelmeta().custom_metadata_map
+        facts = _read_sampling(metadata.get("sampling", ""), path)
+        self.kind, self.inputs = facts.pop("kind"), session.get_inputs()
+        shapes = [list(port.shape or ()) for port in self.inputs]
+        least = 2 if self.kind == "diffusion" else 1
+        wanted = [4, 1, 1][: len(shapes)] if self.kind == "diffusion" else [4, 1][: len(shapes)]
+        if [len(shape) for shape in shapes] != wanted or not least <= len(shapes) <= least + 1:
+            raise RunError(f"{path}: its inputs do not fit the sampling of a {self.kind}: {shapes}")
+        names = _parse_names(metadata.get("names") or "null")
+        self.names = None if names is None else tuple(names)
+        self.classes = len(self.names or ()) if len(shapes) > least else 0
+        if not all(isinstance(side, int) for side in shapes[0][1:]):
+            raise RunError(f"{path}: takes pictures of any size", hint="export it without --dynamic size")
+        self.shape = tuple(shapes[0][1:])
+        self.batch = shapes[0][0] if isinstance(shapes[0][0], int) else None
+        self.diffusion = Diffusion(**facts) if self.kind == "diffusion" else None
+
+    def call(self, *values: Array) -> Array:
+        """Run the file on arrays and return its first output; a fixed batch size runs as often as needed."""
+        count = len(values[0])
+        step, parts = self.batch or count, []
+        for start in range(0, count, step):
+            chosen = [value[start : start + step] for value in values]
+            missing = step - len(chosen[0])
+            if missing:
+                chosen = [np.concatenate((v, np.zeros((missing, *v.shape[1:]), v.dtype))) for v in chosen]
+            feeds = {
+                port.name: np.ascontiguousarray(value, FLOAT_TYPES.get(port.type, np.float32))
+                for port, value in zip(self.inputs, chosen)
+            }
+            parts.append(self.session.run(None, feeds)[0][: step - missing])
+        return np.concatenate(parts).astype(np.float32)
+
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        classes: Sequence[int] = (),
+        steps: int = STEPS,
+        method: str = METHODS[0],
+        guidance: float = 0.0,
+    ) -> Array:
+        """Return pictures (count, H, W, C), uint8: the same as those of ``netbuild sample``, up to rounding.
+
+        Args:
+            count: number of pictures.
+            seed: of the random numbers.
+            classes: numbers of their classes, taken in turn; all unless given.
+            steps, method, guidance: of a diffusion model, see `Diffusion.run` and `guide`.
+
+        Raises:
+            RunError: for a class that does not exist, or another method.
+        """
+        if method not in METHODS:
+            raise RunError(f"method: there is no '{method}'", hint=f"it is {' or '.join(METHODS)}")
+        if wrong := [number for number in classes if not 0 <= number < self.classes]:
+            raise RunError(f"classes: there is no class {wrong[0]}", hint=f"the file has {self.classes}")
+        turn = list(classes) or list(range(self.classes))
+        labels = np.array([turn[i % len(turn)] for i in range(count)], np.float32) if turn else None
+        parts = []
+        for first in range(0, count, SAMPLE_BATCH):
+            size = min(SAMPLE_BATCH, count - first)
+            chosen, noise = None if labels is None else labels[first : first + size], Noise(seed, first, size)
+            if self.diffusion is None:
+                found = self.call(noise.draw(self.shape), *([] if chosen is None else [chosen]))
+            else:
+                predict = guide(self.call, chosen, self.classes, guidance)
+                found = deque(self.diffusion.run(predict, noise, self.shape, steps, method), maxlen=1)[0]
+            parts.append(to_bytes(found))
+        return np.concatenate(parts)
+
+
+def load_sampler(
+    file: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0
+) -> Sampler:
+    """Open an ONNX file of ``netbuild export`` that makes pictures.
+
+    Args:
+        file: the file.
+        providers, threads: as for `load`.
+
+    Raises:
+        PackageError: without onnxruntime.
+        RunError: if the file cannot be read, or is not of a network that makes pictures.
+    """
+    return Sampler(_open_session(Path(file), providers, threads), Path(file))
+
+
+def _read_sampling(text: str, path: Path) -> dict[str, Any]:
+    """Read the metadata ``sampling`` of a file: its kind and the fields of `Diffusion`.
+
+    Raises:
+        RunError: if there is none, or it is damaged.
+    """
+    if not text:
+        raise RunError(f"{path}: its metadata do not say how it is sampled", hint="is it of a network with a task?")
+    try:
+        if len(text) > MAX_TEXT:
+            raise ValueError("it is too long")
+        facts = json.loads(text)
+        if not isinstance(facts, dict) or facts.get("kind") not in ("diffusion", "generator"):
+            raise ValueError("its kind is unknown")
+        chosen = {name: facts[name] for name in ("schedule", "steps", "predicts") if name in facts}
+        Diffusion(**chosen)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{path}: its metadata 'sampling' cannot be read: {_shorten(error)}") from None
+    return {"kind": facts["kind"], **(chosen if facts["kind"] == "diffusion" else {})}
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class CheckpointInfo:
         versions: versions of netbuild and torch that wrote the file.
         training: settings and measures of the run that wrote it; empty without one.
         skeleton: pairs of keypoints that drawings join with a line; empty where there are none.
+        sampling: how pictures are made with the network, see `netbuild.graph.card.NetworkCard`.
     """
 
     yaml: str
@@ -71,6 +72,7 @@ class CheckpointInfo:
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     skeleton: tuple[tuple[int, int], ...] = ()
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -290,5 +292,6 @@ CHECKPOINT = metadata.record(
         "versions": mapping_of(_NAME),
         "training": mapping_of(json_value),
         "skeleton": list_of(list_of(integer(0, MAX_INTEGER), length=2)),
+        "sampling": mapping_of(json_value),
     },
 )

@@ -47,6 +47,7 @@ class NetworkCard:
         output: channels, height and width of the map that it returns for an image of ``imgsz``; None for other outputs.
         degrade: what is done to pictures, in order, to make those that it restores, see `netbuild.grammar.degrade`.
         space: the colours that it restores: ``y`` (luminance), ``rgb`` or ``grey``; None where the file has none.
+        sampling: how pictures are made with the network, such as the schedule of its noise; empty if it makes none.
     """
 
     name: str
@@ -73,6 +74,7 @@ class NetworkCard:
     output: tuple[int, int, int] | None = None
     degrade: tuple[Degradation, ...] = ()
     space: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name; all but ``modules``, whose entries are dataclasses, can be written as JSON."""
@@ -103,6 +105,7 @@ def make_card(
         skeleton=spec.checkpoint_info.skeleton if spec.checkpoint_info else (), resizing=_find_resizing(spec),
         map_step=map_step,
         degrade=spec.restoration.degrade, space=spec.restoration.space,
+        sampling=spec.checkpoint_info.sampling if spec.checkpoint_info else {},
     )  # fmt: skip
 
 

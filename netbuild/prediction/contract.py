@@ -44,6 +44,8 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
         optional["map_step"] = str(card.map_step)
     if isinstance(task, RestoreTask):
         optional |= {"degrade": json.dumps(card.degrade), "space": task.space, "output": json.dumps(card.output)}
+    if card.sampling:
+        optional["sampling"] = json.dumps(dict(card.sampling))
     return {
         "netbuild": __version__,
         "torch": str(torch.__version__),

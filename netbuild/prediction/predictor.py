@@ -26,6 +26,7 @@ from netbuild.prediction.result import Result
 from netbuild.prediction.sources import Shot, Source
 from netbuild.prediction.trackers.options import prepare_tracker
 from netbuild.system.devices import pick_device
+from netbuild.tasks import class_for
 from netbuild.tasks.base import FrameState, Task, View, refuse_options
 from netbuild.weights.building import build_graph
 
@@ -358,6 +359,10 @@ def _task(network: Network) -> Task:
     if network.card.task is None:
         hint = "write it into its file: task: classify, or task: detect"
         raise NetbuildError("the network has no task, so its outputs cannot be decoded", hint=hint)
-    if channels not in (1, 3, 4):
+    if channels not in (1, 3, 4) and class_for(network.card).takes_pictures:
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
-    return make_task(network)
+    task = make_task(network)
+    if not task.takes_pictures:
+        hint = "netbuild sample makes pictures with it"
+        raise NetbuildError(f"networks of the task '{task.name}' predict nothing on pictures", hint=hint)
+    return task

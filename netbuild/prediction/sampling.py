@@ -1,6 +1,7 @@
 """Sampling for any task that makes pictures: open a network, make samples batch by batch, and decode between codes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -18,7 +19,7 @@ from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.prediction.contract import make_task
 from netbuild.prediction.onnx_network import is_exported
-from netbuild.runtime import Noise, find_classes
+from netbuild.runtime import SAMPLE_BATCH, Noise, find_classes
 from netbuild.system.devices import pick_device
 from netbuild.tasks import TASKS
 from netbuild.tasks import find as find_task
@@ -28,7 +29,6 @@ from netbuild.tasks.codes import Coder
 from netbuild.tasks.sampling import SampleOptions, Sampler, spread_classes, to_pictures
 from netbuild.weights.building import build_graph
 
-BATCH = 64  # largest number of samples that are made at once
 ANIMATED = 40  # frames of an animation, at most
 
 
@@ -102,7 +102,7 @@ def make_samples(
         options: how they are made.
         classes: the numbers of their classes, which are taken in turn; empty for all.
         seed: of the random numbers.
-        animated: whether to keep grids of the pictures on their way, at most `BATCH` pictures of them.
+        animated: whether to keep grids of the pictures on their way, at most `SAMPLE_BATCH` pictures of them.
 
     Raises:
         NetbuildError: for options without effect, or outputs that are not finite.
@@ -111,8 +111,8 @@ def make_samples(
     chosen = spread_classes(count, sampler.class_count, classes)
     pictures: list[Image] = []
     way: list[Image] = []
-    for first in range(0, count, BATCH):
-        size = min(BATCH, count - first)
+    for first in range(0, count, SAMPLE_BATCH):
+        size = min(SAMPLE_BATCH, count - first)
         part = None if chosen is None else chosen[first : first + size]
         stages = sampler.run(Noise(seed, first, size), part, options)
         if animated and first == 0:
@@ -120,19 +120,11 @@ def make_samples(
             way = [make_grid(to_pictures(stage)) for stage in _thin(found)]
             last = found[-1]
         else:
-            last = _last(stages)
+            last = deque(stages, maxlen=1)[0]
         if not np.isfinite(last).all():
             raise NetbuildError("the network's outputs are NaN or infinite", hint="it has diverged in training")
         pictures += to_pictures(last)
     return Samples(pictures, chosen, way)
-
-
-def _last(stages: Iterator[NDArray[Any]]) -> NDArray[Any]:
-    """Return the last of some arrays without keeping the others."""
-    found = next(stages)
-    for found in stages:  # noqa: B007
-        pass
-    return found
 
 
 def _thin(stages: Sequence[Any]) -> list[Any]:

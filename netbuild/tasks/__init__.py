@@ -19,6 +19,7 @@ TASKS: "Registry[Task]" = Registry(
         "regress": "netbuild.tasks.regress:RegressTask",
         "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
         "vae": "netbuild.tasks.variational:VariationalTask",
+        "diffuse": "netbuild.tasks.diffuse:DiffuseTask",
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",
         "obb": "netbuild.tasks.obb:OrientedBoxTask",

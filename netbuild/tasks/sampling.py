@@ -45,7 +45,7 @@ class Sampler(ABC):
         class_count: number of the classes that pictures can be asked for; 0 for a network without.
     """
 
-    takes: ClassVar[tuple[str, ...]] = ()
+    takes: tuple[str, ...] = ()
     methods: ClassVar[tuple[str, ...]] = ()
     class_count: int = 0
 

@@ -1,8 +1,7 @@
 """Variational autoencoders: reconstruction, with codes that follow a normal distribution."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,13 +20,7 @@ from netbuild.settings import Settings
 from netbuild.tasks.autoencode import AutoencodeTask, ReconstructionMetric, target_images
 from netbuild.tasks.base import Batch, Losses, Record
 from netbuild.tasks.codes import CodeSampler
-
-# Changes of pictures would be learnt as if the data had them, so they are off unless they are asked for.
-UNCHANGED: Mapping[str, Any] = {
-    **dict.fromkeys(("degrees", "translate", "scale", "shear", "erasing"), 0.0),
-    **{"crop": False, "policy": "off"},
-}
-COLOUR_SETTINGS = ("hsv_h", "hsv_s", "hsv_v")
+from netbuild.tasks.making import keep_pictures
 
 
 class Reconstruction(NamedTuple):
@@ -180,8 +173,3 @@ def kl_divergence(moments: Tensor) -> Tensor:
     """Return the divergence (B,) in nats of normal distributions, moments (B, 2d, ...), from the standard one."""
     mean, log_variance = moments.chunk(2, 1)
     return (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
-
-
-def keep_pictures(settings: Settings) -> Settings:
-    """Return settings in which those changes of pictures are off that are not stated; flips keep their default."""
-    return replace(settings, **{name: value for name, value in UNCHANGED.items() if getattr(settings, name) is None})

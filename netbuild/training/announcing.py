@@ -78,4 +78,5 @@ def describe_next(run: Trainer) -> str:
     """Name the commands that a user may want after a run."""
     weights = run.folder / "best.safetensors"
     data = read_description(run.folder).data
-    return f"next: netbuild val {weights} --data {data}; netbuild predict {weights} PICTURES; netbuild export {weights}"
+    use = f"netbuild predict {weights} PICTURES" if run.task.takes_pictures else f"netbuild sample {weights}"
+    return f"next: netbuild val {weights} --data {data}; {use}; netbuild export {weights}"

@@ -60,7 +60,7 @@ def open_network_and_data(
         task = task_class(graph)
         print_note(f"note: {dataset.name} is a data set for '{name}', so this becomes the task of the network")
     check_task(task, dataset)
-    changes |= find_changes(graph, task.network_options(dataset))
+    changes |= find_changes(graph, task.network_options(dataset), task.conditional)
     if changes:
         graph = open_graph(file, **{**options, **changes})
     for note in graph.notes:
@@ -104,16 +104,17 @@ def choose_embedded_size(graph: Graph, name: str) -> int | None:
     return side if own > side else None
 
 
-def find_changes(graph: Graph, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def find_changes(graph: Graph, wanted: Mapping[str, Any], conditional: bool = False) -> dict[str, Any]:
     """Return the options, of those that a task wants for its data, by which a network must be opened again.
 
     A note is printed for each but the numbers of classes, which the run's description tells. An option that the file
-    does not have is left out: if the head does not fit the data, `Task.check_samples` refuses it.
+    does not have is left out: if the head does not fit the data, `Task.check_samples` refuses it. So is the number of
+    classes of a ``conditional`` task only: others want it of every network.
     """
     changes = {}
     for name, value in wanted.items():
         stated = getattr(graph, name)
-        if stated == value or (stated is None and name != "nc"):
+        if stated == value or (stated is None and (name != "nc" or conditional)):
             continue
         changes[name] = value
         if name not in ("nc", "head_nc"):

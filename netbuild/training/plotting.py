@@ -86,7 +86,7 @@ class PlotCallback(TolerantCallback):
                 metric.update(predictions, batch)
             elif number >= MAX_BATCHES:
                 break
-            if number < MAX_BATCHES:
+            if number < MAX_BATCHES and run.task.takes_pictures:
                 with self.tolerate_errors():
                     save_comparison(run.task, batch, predictions, run.folder / f"val_batch{number}.png")
         loader.close()

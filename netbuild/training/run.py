@@ -12,12 +12,14 @@ from netbuild.data.dataset import Dataset
 from netbuild.data.scanning import Report
 from netbuild.errors import NetbuildError
 from netbuild.feed.loader import BatchLoader
+from netbuild.graph.card import NetworkCard
 from netbuild.graph.network import Network
 from netbuild.graph.opening import open_graph
 from netbuild.settings import Settings
 from netbuild.system.devices import pick_device
 from netbuild.system.files import write_text
 from netbuild.system.processes import fail_together, init_process_group, is_main_process
+from netbuild.tasks.base import Task
 from netbuild.tasks.losses import default_settings
 from netbuild.training import parallel
 from netbuild.training.batches import to_device
@@ -332,11 +334,16 @@ def _make_arguments(
         "val": val,
         "settings": settings,
         "folder": folder,
-        "names": list(dataset.names) if task.counts_classes else None,
+        "names": list(dataset.names) if states_names(task, network.card) else None,
         "decode_options": task.decode_options(settings),
         "callbacks": callbacks,
     }
     return arguments, report
+
+
+def states_names(task: Task, card: NetworkCard) -> bool:
+    """Return whether the checkpoints of a network state the names of the data's classes."""
+    return task.counts_classes or (task.conditional and card.nc is not None)
 
 
 def _make_trainer(arguments: dict[str, Any], report: Report) -> Trainer:

@@ -117,7 +117,7 @@ def validate(
             predictions = task.postprocess(outputs, size, **task.decode_options(settings))
             metric.update(predictions, batch)
             hooks.call("on_validation_batch", number + 1, len(loader))
-            if out is not None and is_main_process() and number < MAX_BATCHES:
+            if out is not None and is_main_process() and number < MAX_BATCHES and task.takes_pictures:
                 save_comparison(task, batch, predictions, out / f"val_batch{number}.png")
     loader.close()
     metric = merge_metric(metric, loader)
@@ -170,7 +170,8 @@ def _prepare(
     check_classes(network, dataset)
     check_task(cls, dataset)
     network.card = cls.adapt_card(network.card, dataset, settings)
-    task = make_task(network.to(device).eval(), list(dataset.names), **cls.data_options(dataset))
+    facts = {**cls.card_options(network.card), **cls.data_options(dataset)}
+    task = make_task(network.to(device).eval(), list(dataset.names), **facts)
     check_settings(task, settings, Settings(), VALIDATION_SETTINGS)
     metric = make_metric(task, overlap)
     split = split or dataset.held_out()

@@ -87,8 +87,23 @@ layers:
   - [-1, 1, nn.Upsample, [null, 2]]
   - [[-1, moments], 1, Variational, [bernoulli]]
 """
+DIFFUSION = """\
+task: diffuse
+inputs: {image: [3, 64, 64], time: [], label: []}
+nc: 5
+layers:
+  - [time, 1, TimeEmbedding, [8]]
+  - [label, 1, OneHot, [nc]]
+  - [[-2, -1], 1, Concat, []]
+  - [-1, 1, nn.Linear, {out_features: 8}]
+  - [-1, 1, nn.Unflatten, [1, [8, 1, 1]], told]
+  - [image, 1, nn.Conv2d, [3, 8, 3, 1, 1]]
+  - [[-1, told], 1, Add, []]
+  - [-1, 1, nn.SiLU, []]
+  - [-1, 1, nn.Conv2d, [8, 3, 3, 1, 1]]
+"""
 # Tasks that learn from pictures in folders here; their own embedded set is too large for these tests.
-OF_FOLDERS = {"classify": "", "autoencode": AUTOENCODER, "vae": VARIATIONAL}
+OF_FOLDERS = {"classify": "", "autoencode": AUTOENCODER, "vae": VARIATIONAL, "diffuse": DIFFUSION}
 
 # What is trained, resumed and so on: each task with embedded scenes, further losses, and networks of several heads.
 CASES = [*scene_tasks(), *ROWS, "detect", "several", "mixed", *OF_FOLDERS]

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from netbuild import settings
 from netbuild.data import open_data
 from netbuild.data.shapes import files
+from netbuild.layers import Reparameterize
 from netbuild.layers.heads.rtdetr import RTDETRDecoder
 from netbuild.tasks import TASKS, find
 from netbuild.tasks.losses import semantic
@@ -189,8 +190,8 @@ def test_the_gradients_of_two_processes_are_together_those_of_one(here, monkeypa
     trainer = run.start(str(network), str(data), settings.load(flags=flags), here / "run")
     task, model = trainer.task, trainer.network.train()
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout):
-            module.eval()  # statistics are of the pictures of a process, and dropout is random
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout | Reparameterize):
+            module.eval()  # statistics are of the pictures of a process, dropout and codes are random
         if isinstance(module, RTDETRDecoder):
             module.nd = 0  # noise is random
     samples = [trainer.train.samples.get(i, np.random.default_rng(i), 0) for i in range(4)]
