@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from netbuild.data import open_data
-from netbuild.data.dataset import Dataset
+from netbuild.data.dataset import PICTURES, Dataset
 from netbuild.data.images import SUFFIXES, read_image
 from netbuild.errors import NetbuildError, shorten
 from netbuild.export import tracing
@@ -181,11 +181,16 @@ def _store_metadata(path: Path, job: Job) -> None:
     save_model(model, path)
 
 
+_NO_LABELS = "accuracy not measured: the pictures have no labels"
+
+
 def _accuracy_note(source: Path, path: Path, name: str, data: Dataset | None) -> list[str]:
     """A note on the accuracy of both files on the data, or on why it was not measured."""
     if data is None:
-        return ["accuracy not measured: the pictures have no labels"]
+        return [_NO_LABELS]
     try:
+        if data.task == PICTURES and task_class(open_exported(source, "cpu").card).needs_labels:
+            return [_NO_LABELS]
         float32, int8 = (validate(file, name)[0] for file in (source, path))
     except NetbuildError as error:
         return [f"accuracy not measured: {error.message}"]

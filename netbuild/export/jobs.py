@@ -100,7 +100,9 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     given = {**{name: value for name, value in flags.items() if name != "dynamic"}, "nms": nms}
     lists = tuple(sum(counts[:i]) for i, head in enumerate(network.heads) if returns_detections(head))
     multiple, window = size_multiple(network), find_window(network, task, (height, width))
-    fitting = Fitting(metadata["fitting"], (height, width), multiple, False, network.card.resizing, window)
+    # Whole pictures have sizes of their own: for calibration their middle is as good.
+    name = "middle" if metadata["fitting"] == "whole" else metadata["fitting"]
+    fitting = Fitting(name, (height, width), multiple, False, network.card.resizing, window)
     return Job(
         module, examples, inputs, outputs, free, axes, metadata, given,
         multiple=multiple, lists=lists, fitting=fitting,

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import netbuild
-from netbuild import runtime
+from netbuild import runtime, settings
 from netbuild.grammar.checkpoint_header import read_info
+from netbuild.training import run
 
 NETS = {
     # SRCNN as published: it gets enlarged pictures and does not pad.
@@ -195,3 +196,11 @@ def test_packaged_networks_learn_from_the_embedded_pictures(cli, tmp_path, monke
     done = cli("train", f"{network}.yaml", "-o", "run", *flags, "-O", "patch=24")
     assert done.code == 0, done.err
     assert read_info(tmp_path / "run/best.safetensors").training["measures"]["PSNR"] > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["srcnn", "espcn", "edsr-baseline", "dncnn"])
+def test_packaged_networks_learn_a_batch_by_heart(here, network):
+    chosen = {"epochs": 120, "batch": 2, "lr": 0.001, "workers": 0, "device": "cpu"}
+    losses = run.overfit_batch(f"{network}.yaml", "data", settings.load(None, chosen))
+    assert min(losses[-5:]) < 0.3 * losses[0], (losses[0], losses[-5:])
