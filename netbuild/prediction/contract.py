@@ -43,7 +43,8 @@ def make_metadata(network: Network, size: tuple[int, int], task: Task | None) ->
     if task and task.fills_border and card.map_step:
         optional["map_step"] = str(card.map_step)
     if isinstance(task, RestoreTask):
-        optional |= {"degrade": json.dumps(card.degrade), "space": task.space, "output": json.dumps(card.output)}
+        optional |= {"degrade": json.dumps(card.degrade), "space": task.space}
+        optional["output"] = json.dumps(task.output_for(size))
     if card.sampling:
         optional["sampling"] = json.dumps(dict(card.sampling))
     return {

@@ -20,6 +20,7 @@ from netbuild.runtime import PackageError, RunError
 from netbuild.system.packages import install_hint
 from netbuild.tasks.base import Task
 from netbuild.tasks.outputs import read_exported, require_tensor
+from netbuild.tasks.restore import RestoreTask
 
 
 def is_exported(file: object) -> bool:
@@ -157,8 +158,9 @@ class RunNetwork(Network):
         self.model = nn.ModuleList(network.heads)  # type: ignore[assignment]
         size = shape[2], shape[3]
         heads = tuple(replace(head, row=i) for i, head in enumerate(network.card.heads))
-        self.card = replace(network.card, canvas=size, imgsz=size, heads=heads)
         self.run, self.batch, self.task = run, shape[0], task_of(network)
+        output = self.task.output_for(size) if isinstance(self.task, RestoreTask) else network.card.output
+        self.card = replace(network.card, canvas=size, imgsz=size, heads=heads, output=output)
 
     def forward(self, *images: torch.Tensor, targets: Any = None) -> Any:
         """Run any number of images (N, C, H, W) in batches of the fixed size; the last one is padded with zeros."""

@@ -233,6 +233,11 @@ class RestoreTask(Task):
         before = runtime.round_to_bytes(runtime.resize_bicubic(image, *restored.shape[:2]))
         return Drawing(np.concatenate((before, restored), 1))
 
+    def output_for(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Return channels, height and width of the network's output for an image of a height and width."""
+        height, width = (side * self.plan.scale - 2 * self.plan.border for side in size)
+        return self.card.ch, height, width
+
     def to_rgb(self, image: Image | None, restored: NDArray[np.float32]) -> Image:
         """Return restored values (H, W, C) from 0 to 255 as RGB, with the colours of a picture if there is one."""
         return runtime.join_colours(image, restored, self.space)

@@ -204,6 +204,12 @@ def test_tiles_begin_at_multiples_of_the_stride(canvas):
     torch.testing.assert_close(task.run(network, [images]), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("padded", "zoom"), [(True, 1), (True, 2), (False, 1), (False, 2)])
+def test_the_size_of_the_output_follows_that_of_the_image(padded, zoom):
+    found = Shrinking(padded, zoom)(torch.rand(1, 1, 40, 52))
+    assert make_task(padded, zoom).output_for((40, 52)) == found.shape[1:]
+
+
 def test_strides_are_kept_and_inputs_enlarged():
     task = make_task(True, stride=8)
     sizes = []
