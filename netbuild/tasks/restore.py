@@ -133,10 +133,10 @@ class RestoreTask(Task):
         return replace(settings, optimizer=optimizer, accumulate=settings.accumulate or 1)
 
     def find_unused_settings(self, settings: Settings) -> dict[str, str]:
-        """Return the settings without effect: neither labels nor the places of things change."""
-        return super().find_unused_settings(settings) | dict.fromkeys(
-            self.unused_settings, f"for the task '{self.name}'"
-        )
+        """Return the settings without effect by name, each with the reason as the end of "... has no effect"."""
+        unused = super().find_unused_settings(settings)
+        # Not "with crop=true": no other setting would give them an effect.
+        return unused | dict.fromkeys(self.unused_settings, f"for the task '{self.name}'")
 
     def check_samples(self, dataset: Dataset, samples: Sequence[Sample]) -> None:
         """Check that the network enlarges pictures by as much as they are made smaller.
@@ -164,7 +164,10 @@ class RestoreTask(Task):
         return [enlarge(images, self.scale // self.plan.scale)]
 
     def loss(self, outputs: Any, batch: Batch) -> Losses:
-        """Return the weighted sum of the losses, and each of them; without padding of the middle of the pictures."""
+        """Return the weighted sum of the losses, and each of them.
+
+        A network without padding is compared with the middle of the truth.
+        """
         found = require_tensor(outputs).float()
         truth = cut_middle(batch["target"], found.shape[-2:])
         terms = {name: PICTURE_LOSSES[name](found, truth) for name in self.terms}
@@ -172,7 +175,10 @@ class RestoreTask(Task):
         return total, {name: value.detach() for name, value in terms.items()}
 
     def run(self, network: Callable[..., Any], inputs: Sequence[Tensor]) -> Tensor:
-        """Run the network on whole pictures, of which large ones are divided into tiles; nothing is lost at edges."""
+        """Return the restored pictures (B, C, H, W) of whole pictures; large ones are divided into tiles.
+
+        Of a network without padding the input is mirrored at its edges, so that the whole picture is restored.
+        """
         images = inputs[0]
 
         def restore(tile: Tensor) -> Tensor:
