@@ -76,7 +76,7 @@ def make_job(network: Network, options: ExportOptions) -> Job:
     free, flags = frozenset(_free_names(options)), options.flags()
     task = task_of(network)
     nms = _suppression(network, task, flags.get("nms"))
-    _check_free_size(network, free)
+    _check_free_size(network, free, task)
     height, width = expand_size(options.imgsz) or network.card.imgsz
     check_size(network, (height, width))
     examples = _examples(network, (height, width), options.batch or (2 if "batch" in free else 1))
@@ -121,12 +121,12 @@ def _free_names(options: ExportOptions) -> tuple[str, ...]:
     return free
 
 
-def _check_free_size(network: Network, free: frozenset[str]) -> None:
+def _check_free_size(network: Network, free: frozenset[str], task: Task | None) -> None:
     sizes = {shape[1:] for _, shape in input_shapes(network) if len(shape) == 3}
     if "height" in free and len(sizes) != 1:
         inputs = "images of different sizes" if sizes else "no image"
         raise NetbuildError(f"the size cannot stay free: the network takes {inputs}", hint="try --dynamic batch")
-    if "height" in free and network.card.map_step:
+    if "height" in free and find_window(network, task, network.card.imgsz):
         message = "the size cannot stay free: the network's map leaves out a border of the image, which differs by size"
         raise NetbuildError(message, hint="try --dynamic batch")
 
