@@ -60,7 +60,9 @@ class RestorationSamples:
         """Return the input "images" and the truth "target", each (C, H, W) from 0 to 1."""
         number = index % len(self.samples)
         truth = self.cache.get((number, "truth"), lambda _: self.read_truth(number))
-        image = self.cache.get((number, "input"), lambda _: self.read_input(number, truth))
+        image: NDArray[Any] = truth  # the truth itself if all steps are random, so that it is not cached twice
+        if self.degrader.fixed or TARGET in self.samples[number].extras:
+            image = self.cache.get((number, "input"), lambda _: self.read_input(number, truth))
         if self.settings is None:
             # The same noise in every epoch and run, or measures could not be compared.
             rng = np.random.default_rng((_SEED, number))
