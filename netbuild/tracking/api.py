@@ -26,6 +26,9 @@ from netbuild.tracking.video import VideoTracks
 TRACKER = "bytetrack"
 CONFIDENCE = 0.1  # least confidence of boxes that a tracker gets; it decides which of them to use
 
+# Options of `prepare` that it does not pass on to the task.
+NOT_OF_TASK = ("imgsz", "batch", "rect", "device", "inputs", "modules", "trusted")
+
 TrackerName = str | Path | Callable[[], FrameState]
 
 
@@ -132,11 +135,7 @@ def _lower_confidence(predictor: Predictor, options: Mapping[str, Any]) -> Predi
     network = predictor.network
     if options.get("conf") is not None or (isinstance(network, OnnxNetwork) and network.file.info.nms is not None):
         return predictor
-    given = {
-        name: options[name]
-        for name in ("iou", "max_det", "agnostic", "multi_label", "classes")
-        if options.get(name) is not None
-    }
+    given = {name: value for name, value in options.items() if name not in NOT_OF_TASK and value is not None}
     return replace(predictor, options=predictor.task.options({**given, "conf": CONFIDENCE}))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netbuild.prediction.trackers.association import match
-from netbuild.tracking.frames import LEAST_IOU, MARGIN, Sequence, Sums
+from netbuild.tracking.frames import LEAST_IOU, MARGIN, Sums, TrackSequence
 
 MOSTLY_TRACKED, MOSTLY_LOST = 0.8, 0.2  # shares of the frames of an object
 KEPT = 1000.0  # preference of a pair that was matched in the previous frame, above any sum of IoUs
@@ -52,7 +52,7 @@ class ClearCounts(Sums):
         }
 
 
-def count_clear(sequence: Sequence) -> ClearCounts:
+def count_clear(sequence: TrackSequence) -> ClearCounts:
     """Match objects and tracks in each frame by an IoU of at least 0.5, keeping earlier pairs, and count the errors."""
     count = len(sequence.object_frames)
     last = np.full(count, -1)  # the track that followed each object the last time

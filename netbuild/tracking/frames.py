@@ -1,5 +1,6 @@
-"""`Sequence`: true and found tracks of a video, compared frame by frame, which all measures of tracking are made of."""
+"""`TrackSequence`: true and found tracks of a video, compared frame by frame; all measures are made of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -22,15 +23,15 @@ MARGIN = np.finfo(float).eps
 
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(ABC):
     """Base class of sums over frames, which are added over sequences."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
+    @abstractmethod
     def measures(self) -> dict[str, float]:
         """Return the measures that these sums give, by name."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FramePair:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TrackSequence:
     """True tracks and found tracks of a video, without rows that do not count.
 
     Attributes:
@@ -96,7 +97,7 @@ def compare(truth: TrackRows, found: TrackRows) -> Array:
     return pairwise_iou(truth.boxes, found.boxes) * same
 
 
-def prepare_sequence(name: str, truth: TrackRows, found: TrackRows) -> Sequence:
+def prepare_sequence(name: str, truth: TrackRows, found: TrackRows) -> TrackSequence:
     """Return a sequence to measure: rows of the truth with confidence 0 do not count, as MOTChallenge has it.
 
     Tracks that lie on a distractor of MOT16 or later (a row with confidence 0 of one of these classes) are left out.
@@ -105,7 +106,7 @@ def prepare_sequence(name: str, truth: TrackRows, found: TrackRows) -> Sequence:
     distracting = ~counted & np.isin(truth.classes, (*DISTRACTORS, *((6,) if name.startswith("MOT20") else ())))
     if distracting.any():
         found = found.select(~_find_distracted(truth, found, distracting))
-    return Sequence(name, truth.select(counted), found)
+    return TrackSequence(name, truth.select(counted), found)
 
 
 def _find_distracted(truth: TrackRows, found: TrackRows, distracting: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netbuild.prediction.trackers.association import match
-from netbuild.tracking.frames import MARGIN, Sequence, Sums
+from netbuild.tracking.frames import MARGIN, Sums, TrackSequence
 
 Array = NDArray[Any]
 
@@ -46,24 +46,26 @@ class HotaSums(Sums):
         }
 
 
-def sum_hota(sequence: Sequence) -> HotaSums:
+def sum_hota(sequence: TrackSequence) -> HotaSums:
     """Match objects and tracks in each frame, preferring those that belong together over the video, and sum up."""
     objects, tracks = sequence.object_frames, sequence.track_frames
     alignment = _align(sequence)
-    common = np.zeros((len(THRESHOLDS), len(objects), len(tracks)))
-    tp, overlap = _zeros(), _zeros()
+    pairs, overlaps = [np.zeros(0, int)], [np.zeros(0)]  # of all matches
     for frame in sequence.frames:
         rows, columns = match(alignment[frame.objects[:, None], frame.tracks] * frame.overlap, MARGIN)
-        similar = frame.overlap[rows, columns]
-        good = similar >= THRESHOLDS[:, None] - MARGIN  # (19, K)
-        common[:, frame.objects[rows], frame.tracks[columns]] += good
-        tp += good.sum(1)
-        overlap += (similar * good).sum(1)
-    share = common / np.maximum(objects[:, None] + tracks - common, 1)
-    return HotaSums(tp, len(sequence.found) - tp, len(sequence.truth) - tp, (common * share).sum((1, 2)), overlap)
+        pairs.append(frame.objects[rows] * len(tracks) + frame.tracks[columns])
+        overlaps.append(frame.overlap[rows, columns])
+    pair, overlap = np.concatenate(pairs), np.concatenate(overlaps)
+    tp, association, total = _zeros(), _zeros(), _zeros()
+    for i, threshold in enumerate(THRESHOLDS):
+        good = overlap >= threshold - MARGIN
+        found, common = np.unique(pair[good], return_counts=True)
+        union = objects[found // len(tracks)] + tracks[found % len(tracks)] - common if len(found) else common
+        tp[i], total[i], association[i] = good.sum(), overlap[good].sum(), (common * (common / union)).sum()
+    return HotaSums(tp, len(sequence.found) - tp, len(sequence.truth) - tp, association, total)
 
 
-def _align(sequence: Sequence) -> Array:
+def _align(sequence: TrackSequence) -> Array:
     """Return how well each object and each track (N, M) overlap over the whole video, from 0 to 1."""
     objects, tracks = sequence.object_frames, sequence.track_frames
     shared = np.zeros((len(objects), len(tracks)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netbuild.prediction.trackers.association import match
-from netbuild.tracking.frames import LEAST_IOU, MARGIN, Sequence, Sums
+from netbuild.tracking.frames import LEAST_IOU, MARGIN, Sums, TrackSequence
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class IdentityCounts(Sums):
         }
 
 
-def count_identities(sequence: Sequence) -> IdentityCounts:
+def count_identities(sequence: TrackSequence) -> IdentityCounts:
     """Assign each object at most one track, so that they share most frames with an IoU of at least 0.5."""
     common = np.zeros((len(sequence.object_frames), len(sequence.track_frames)))
     for frame in sequence.frames:
