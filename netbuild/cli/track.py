@@ -19,7 +19,7 @@ from netbuild.cli.flags import (
     refuse_code,
     refuse_unused,
 )
-from netbuild.cli.predict import ClassAgnostic, OutFolder, Rectangular
+from netbuild.cli.predict import ClassAgnostic, Rectangular
 from netbuild.cli.terminal import say, show, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 DEFAULT = "bytetrack"
 
 NetworkFile = Annotated[
-    str | None, typer.Argument(metavar="[NETWORK]", help="A checkpoint, an .onnx file, or a network's file.")
+    str | None, typer.Argument(metavar="NETWORK", help="A checkpoint, an .onnx file, or a network's file.")
 ]
 Videos = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SOURCE]...",
+        metavar="SOURCE",
         help="Videos, cameras (0, rtsp://...); folders or patterns of pictures, each the frames of one.",
     ),
 ]
@@ -73,6 +73,10 @@ Zones = Annotated[
 SavedKinds = Annotated[
     str | None,
     typer.Option(help="What to save, comma-separated: video (default), mot (default of --detections), json; or none."),
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The folder to write, which must be new; runs/track unless given."),
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the tracker's settings, explained.")]
 PrintJson = Annotated[
