@@ -20,6 +20,7 @@ TASKS: "Registry[Task]" = Registry(
         "autoencode": "netbuild.tasks.autoencode:AutoencodeTask",
         "vae": "netbuild.tasks.variational:VariationalTask",
         "diffuse": "netbuild.tasks.diffuse:DiffuseTask",
+        "generate": "netbuild.tasks.generate:GenerateTask",
         "segment": "netbuild.tasks.segment:SegmentTask",
         "pose": "netbuild.tasks.pose:PoseTask",
         "obb": "netbuild.tasks.obb:OrientedBoxTask",

@@ -67,7 +67,9 @@ class Task(Inference, TaskResults, ABC):
         gives_probabilities: whether `decode` returns class probabilities (nc,) for each image.
         draw_confidence: pictures drawn during validation show the records above this confidence.
         networks: names of further networks that are trained together with the run's own.
-        learner: the `netbuild.training.learners.Learner` that trains on a batch; None for the usual one.
+        learner: the `netbuild.training.learners.Learner` that trains on a batch, or its "module:Class"; None for the
+            usual one.
+        adam_betas: the decays of Adam's and AdamW's moments.
         option_names: names of the prediction options that the task takes.
         output_count: number of tensors that a head of the task gives in eval, as exported files have them.
         partial_labels: whether pictures may lack an extra of the data set: then they teach other heads.
@@ -101,7 +103,8 @@ class Task(Inference, TaskResults, ABC):
     gives_probabilities: ClassVar[bool] = False
     draw_confidence: ClassVar[float] = 0.0
     networks: ClassVar[tuple[str, ...]] = ()
-    learner: ClassVar[type[Any] | None] = None
+    learner: ClassVar[type[Any] | str | None] = None
+    adam_betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     option_names: Collection[str] = ()
     output_count: ClassVar[int] = 1
     partial_labels: ClassVar[bool] = False
@@ -133,6 +136,10 @@ class Task(Inference, TaskResults, ABC):
     def task_for(cls, dataset: Dataset) -> str:
         """Return the name of the task that the same network can learn from a data set; by default this one's."""
         return cls.name
+
+    def picture_shape(self, card: NetworkCard) -> tuple[int, tuple[int, int]]:
+        """Return channels, and height and width, of the pictures of the data as the network's task needs them."""
+        return card.ch, card.imgsz
 
     @classmethod
     def prepare_dataset(cls, dataset: Dataset) -> tuple[Dataset, str]:

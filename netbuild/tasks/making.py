@@ -78,8 +78,13 @@ class MakingTask(Task):
 
 
 def keep_pictures(settings: Settings) -> Settings:
-    """Return settings in which those changes of pictures are off that are not stated; flips keep their default."""
-    return replace(settings, **{name: value for name, value in UNCHANGED.items() if getattr(settings, name) is None})
+    """Return settings in which those changes of pictures are off that are not stated; flips keep their default.
+
+    The optimiser is AdamW in long runs, too: these networks learn badly with SGD.
+    """
+    changes = {name: value for name, value in UNCHANGED.items() if getattr(settings, name) is None}
+    changes |= {"optimizer": "adamw"} if settings.optimizer == "auto" else {}
+    return replace(settings, **changes)
 
 
 def scale_images(batch: Batch) -> Tensor:

@@ -39,6 +39,7 @@ class Trainee:
         device: the device to train it on.
         batches: number of batches per epoch.
         task: the task, if this is the run's own network: it makes the inputs and may set a default learning rate.
+        betas: the decays of Adam's moments, for a further network.
 
     Attributes:
         model: the module to call in training: the network itself, compiled, or wrapped by DDP or FSDP.
@@ -58,6 +59,7 @@ class Trainee:
         device: torch.device,
         batches: int,
         task: Task | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.network, self.settings = network.to(device), settings
         if settings.sync_bn and world_size() > 1:
@@ -71,7 +73,8 @@ class Trainee:
         self.model = parallel.wrap_model(network, settings, device)
         # FSDP replaces the parameters, so the optimiser is made after it.
         default_rate = task.default_rate(network.card.nc or 0) if task else None
-        self.plan = optimisers.make_plan(network, settings, batches, default_rate)
+        betas = task.adam_betas if task else betas
+        self.plan = optimisers.make_plan(network, settings, batches, default_rate, betas)
         self.average = optimisers.EMA(network, settings.ema, self.plan.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
 
@@ -186,7 +189,8 @@ class Learner:
         self.task, self.settings, self.device = task, settings, device
         self.precision = mixed_precision(settings.amp, device)
         self.main = Trainee(network, settings, device, batches, task)
-        self.others = {name: Trainee(other, settings, device, batches) for name, other in others.items()}
+        betas = task.adam_betas
+        self.others = {name: Trainee(other, settings, device, batches, None, betas) for name, other in others.items()}
 
     @property
     def trainees(self) -> dict[str, Trainee]:

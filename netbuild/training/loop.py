@@ -8,6 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Trainer:
         parallel.check_settings(self.settings, self.device)
         check_best_measure(self.settings.best, self.task)
         self.task.normaliser = processes.reduce_normaliser
-        make_learner = self.task.learner or Learner
+        make_learner = find_learner(self.task.learner)
         self.learner: Learner = make_learner(
             self.task, self.network, self.networks, self.settings, self.device, len(self.train)
         )
@@ -370,6 +371,15 @@ class Trainer:
                 paths.append(path)
         write_results(self.folder / "results.csv", self.progress.history)
         return paths
+
+
+def find_learner(learner: type[Learner] | str | None) -> type[Learner]:
+    """Return the class of a task's learner, which may be named "module:Class"; the usual one for None."""
+    if isinstance(learner, str):
+        module, _, name = learner.partition(":")
+        found: type[Learner] = getattr(import_module(module), name)
+        return found
+    return learner or Learner
 
 
 def merge_metric(metric: Metric, loader: BatchLoader) -> Metric:

@@ -123,12 +123,15 @@ def find_changes(graph: Graph, wanted: Mapping[str, Any], conditional: bool = Fa
     return changes
 
 
-def open_further_networks(task: type[Task], files: Mapping[str, str | Path], **options: Any) -> dict[str, Network]:
+def open_further_networks(
+    task: type[Task], files: Mapping[str, str | Path], nc: int | None = None, **options: Any
+) -> dict[str, Network]:
     """Build the further networks that a task trains beside the run's own, in the order of `Task.networks`.
 
     Args:
         task: the task, whose ``networks`` are their names.
         files: the file of each network by name.
+        nc: number of classes of the run's own network, which a further one also gets if its file states a number.
         options: ``modules`` and ``trusted`` are used; the other options are only for the run's own network.
 
     Raises:
@@ -144,4 +147,10 @@ def open_further_networks(task: type[Task], files: Mapping[str, str | Path], **o
             hint = f"name its file: --with {name}=FILE.yaml"
             raise NetbuildError(f"the task '{task.name}' trains a second network, '{name}'", hint=hint)
     code = {key: value for key, value in options.items() if key in ("modules", "trusted")}
-    return {name: build_graph(open_graph(files[name], **code)) for name in task.networks}
+    return {name: build_graph(_open_for_classes(files[name], nc, code)) for name in task.networks}
+
+
+def _open_for_classes(file: str | Path, nc: int | None, code: Mapping[str, Any]) -> Graph:
+    """Open a further network, with the number of classes of the run's own if its file states one."""
+    graph = open_graph(file, **code)
+    return graph if nc is None or graph.nc in (None, nc) else open_graph(file, nc=nc, **code)

@@ -39,7 +39,13 @@ class Plan:
     steps: int
 
 
-def make_plan(network: Network, settings: Settings, batches: int, default_rate: float | None = None) -> Plan:
+def make_plan(
+    network: Network,
+    settings: Settings,
+    batches: int,
+    default_rate: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> Plan:
     """Construct the optimiser of a network and choose its learning rate and batches per step.
 
     Args:
@@ -47,6 +53,7 @@ def make_plan(network: Network, settings: Settings, batches: int, default_rate: 
         settings: the settings of the run.
         batches: number of batches per epoch.
         default_rate: the task's default learning rate in short runs with AdamW, if it has one.
+        betas: the decays of the moments of Adam and AdamW.
 
     Raises:
         NetbuildError: if all parameters are frozen.
@@ -58,7 +65,7 @@ def make_plan(network: Network, settings: Settings, batches: int, default_rate: 
     groups = list(_make_groups(network, rate, decay))
     if not groups:
         raise NetbuildError("all parameters of the network are frozen", hint="freeze fewer rows")
-    return Plan(_make_optimizer(name, groups, settings, rate), name, rate, accumulate, steps)
+    return Plan(_make_optimizer(name, groups, settings, rate, betas), name, rate, accumulate, steps)
 
 
 def _count_steps(settings: Settings, batches: int) -> tuple[int, int]:
@@ -97,13 +104,15 @@ def _make_groups(network: Network, rate: float, decay: float) -> Iterator[dict[s
         yield {"params": parameters, "lr": rate * factor, "weight_decay": decay if decays else 0.0, "factor": factor}
 
 
-def _make_optimizer(name: str, groups: list[dict[str, Any]], settings: Settings, rate: float) -> torch.optim.Optimizer:
+def _make_optimizer(
+    name: str, groups: list[dict[str, Any]], settings: Settings, rate: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(groups, rate, settings.momentum, nesterov=settings.momentum > 0)
     if name == "musgd":
         return MuSGD(groups, rate, settings.momentum)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(groups, rate, betas=(0.9, 0.999))
+    return kind(groups, rate, betas=betas)
 
 
 # -- over the run -----------------------------------------------------------------------------------------------------

@@ -206,15 +206,16 @@ def make_samples(
         NetbuildError: if there is no value for one of the network's inputs, or the samples do not suit the task.
     """
     card, further = network.card, find_further_inputs(network, task, report.dataset, settings)
-    check_channels(report, split, card.ch)
-    imgsz = card.imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
+    channels, imgsz = task.picture_shape(card)
+    check_channels(report, split, channels)
+    imgsz = imgsz if settings.imgsz is None else (settings.imgsz, settings.imgsz)
     size = card.canvas or (max(imgsz), max(imgsz))
     window = find_window(network, task, size)
     if window:
         settings = adapt_to_window(settings)
     options = FeedOptions(
         window or imgsz,
-        card.ch,
+        channels,
         card.nc or 0,
         window if window and card.canvas else card.canvas,
         settings,

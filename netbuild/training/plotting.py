@@ -12,6 +12,7 @@ from netbuild.settings import Settings
 from netbuild.system.files import make_folder, writing
 from netbuild.tasks.base import Batch, Task, View
 from netbuild.tasks.pictures import to_picture
+from netbuild.training.adversarial import CollapseCallback
 from netbuild.training.callbacks import Callback
 from netbuild.training.loggers import make_loggers
 from netbuild.training.loop import Trainer
@@ -100,7 +101,7 @@ def make_configured_callbacks(settings: Settings, samples: Sequence[Sample]) -> 
         MissingExtraError: if a logger's package is not installed.
     """
     plots = [PlotCallback(samples), SampleCallback()] if settings.plots else []
-    return [*plots, *make_loggers(settings)]
+    return [CollapseCallback(), *plots, *make_loggers(settings)]
 
 
 def save_comparison(task: Task, batch: Batch, predictions: Any, path: Path) -> None:

@@ -91,7 +91,8 @@ def start(
         if is_main_process():
             check_new_folder(folder)
         network, dataset, settings = open_network_and_data(file, data, settings, weights, **options)
-        others = open_further_networks(task_class(network.card), networks or {}, **options)
+        code = {name: value for name, value in options.items() if name in ("modules", "trusted")}
+        others = open_further_networks(task_class(network.card), networks or {}, network.card.nc, **code)
         hooks = CallbackList([*installed_callbacks(), *callbacks])
         arguments, report = _make_arguments(network, dataset, settings, folder, hooks)
         fit_head(network, arguments["task"], report, settings)

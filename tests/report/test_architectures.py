@@ -37,7 +37,8 @@ SMALL = (64, 128)  # not square, so that height and width cannot be mixed up unn
 # Sizes of networks that need another one, or that enlarge the image many times; None: their own inputs.
 SMALL_OF = {
     "inception-v3": (96, 128), "unet": (188, 204), "dcgan-generator": (1, 2), "siamfc": None, "ddpm-unet": (32, 48),
-    "vae": None, "ddpm-digits": None, **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
+    **dict.fromkeys(("vae", "ddpm-digits", "dcgan-digits-generator", "dcgan-digits-discriminator")),
+    **dict.fromkeys(("dncnn", "edsr", "edsr-baseline", "srcnn"), (16, 24)),
 }  # fmt: skip
 
 
@@ -103,6 +104,7 @@ OUTPUTS = {
     "edsr": [3, 96, 96], "edsr-baseline": [3, 96, 96], "dncnn": [1, 64, 64], "conv-autoencoder": [1, 28, 28],
     "dcgan-generator": [3, 64, 64], "dcgan-discriminator": [1], "ddpm-unet": [3, 32, 32], "siamfc": [1, 17, 17],
     "vae": [1, 28, 28], "ddpm-digits": [1, 28, 28],
+    "dcgan-digits-generator": [1, 28, 28], "dcgan-digits-discriminator": [1],
 }  # fmt: skip
 
 

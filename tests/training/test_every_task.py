@@ -150,7 +150,7 @@ def test_every_task_is_among_the_cases():
 
     One that learns from videos, whose network takes two crops, has the same tests in test_following.py.
     """
-    assert {name for name in TASKS.names() if find(name).trainable} <= {*CASES, "track"}
+    assert {name for name in TASKS.names() if find(name).trainable} <= {*CASES, "track", "generate"}
 
 
 @pytest.mark.parametrize("task", scene_tasks())
