@@ -162,7 +162,7 @@ def test_faults_of_pairs(cli, here):
     assert "1.png: is 48 x 36, its input 1.jpg is 32 x 24" in done.err
     for path in (root / "train/targets/a").iterdir():
         path.unlink()
-    assert "no picture in inputs has a target of the same name" in cli("data", "check", root).err
+    assert "inputs: no picture has a target of the same name" in cli("data", "check", root).err
 
 
 def test_a_format_is_one_class(here, monkeypatch):
