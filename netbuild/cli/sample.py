@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netbuild.cli.flags import SHIP, Modules, Trust, command, may_run, print_random_weights_note, refuse_unused
-from netbuild.cli.terminal import say, spinner, write_json
+from netbuild.cli.terminal import say, spinner, write, write_json
 from netbuild.errors import NetbuildError
 
 if TYPE_CHECKING:
     from netbuild.graph.network import Network
+    from netbuild.prediction.judging import Verdict
     from netbuild.prediction.sampling import Samples
     from netbuild.tasks.base import Task
 
@@ -36,6 +37,13 @@ Between = Annotated[
     tuple[Path, Path] | None,
     typer.Option(metavar="A B", help="Two pictures: decode the codes between theirs, with an autoencoder."),
 ]
+JudgeFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A classifier of the same classes: how sure it is of the pictures.")
+]
+RealData = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="With --judge: the Fréchet distance to this data's held-out pictures."),
+]
 Columns = Annotated[int, typer.Option(min=0, help="Pictures in a row of the grid; 0: a square.")]
 Json = Annotated[bool, typer.Option("--json", help="Print files, classes and settings as JSON.")]
 
@@ -53,6 +61,8 @@ def sample(
     single: Single = None,
     animate: Animate = None,
     between: Between = None,
+    judge: JudgeFile = None,
+    data: RealData = None,
     columns: Columns = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
     json: Json = False,
@@ -62,10 +72,13 @@ def sample(
     """Make new pictures with a network: a variational autoencoder, a generator or a diffusion model."""
     options = {"steps": steps, "method": method, "guidance": guidance}
     if between is not None:
-        refuse_unused("with --between", **{"class": class_names, "seed": seed or None}, **options, animate=animate)
+        unused = {"class": class_names, "seed": seed or None, **options, "animate": animate, "judge": judge}
+        refuse_unused("with --between", **unused)
         if count < 2:
             raise NetbuildError("--between needs at least the two pictures themselves", hint="-n 8")
-    if out is None and single is None and animate is None:
+    if judge is None:
+        refuse_unused("without --judge", data=data)
+    if out is None and single is None and animate is None and judge is None:
         out = Path("samples.png")
     _check_paths(out, single, animate)
     from netbuild.prediction.sampling import open_network
@@ -78,14 +91,18 @@ def sample(
         if between is not None
         else _sample(network, task, count, class_names, seed, animate is not None, options)
     )
+    verdict = None if judge is None else _judge(made, judge, data, device, modules, trust)
     written = _save(made, network, out, single, animate, columns or (count if between is not None else 0))
     if json:
         names = network.card.names
         classes = None if made.classes is None else [int(number) for number in made.classes]
         facts = {"task": task.name, "count": count, "seed": seed, "names": names, "classes": classes}
         given = {name: value for name, value in options.items() if value is not None}
-        write_json({**facts, **given, "files": [str(path) for path in written]})
+        judged = {} if verdict is None else {"judge": verdict.to_dict()}
+        write_json({**facts, **given, "files": [str(path) for path in written], **judged})
     else:
+        for line in [] if verdict is None else verdict.lines():
+            write(line)
         for path in written[:1] if single is None else [single, *(p for p in written if p.parent != single)]:
             say(f"saved {path}")
 
@@ -134,6 +151,19 @@ def _sample(
     numbers = sampling.find_class_numbers(class_names or (), sampler, network.card.names)
     with spinner(f"making {count} pictures"):
         return sampling.make_samples(sampler, count, SampleOptions(**options), numbers, seed, animated)
+
+
+def _judge(
+    made: "Samples", judge: str, data: str | None, device: str, modules: list[str] | None, trust: bool
+) -> "Verdict":
+    """Judge pictures by a classifier, and compare them with real ones if there is data."""
+    from netbuild.prediction.judging import Judge, read_real
+
+    with spinner(f"judging {len(made.pictures)} pictures"):
+        classifier = Judge(judge, device, modules or (), may_run(trust))
+        height, width = made.pictures[0].shape[:2]
+        real = None if data is None else read_real(data, (height, width))
+        return classifier.judge(made.pictures, made.classes, real)
 
 
 def _interpolate(network: "Network", task: "Task", between: tuple[Path, Path], count: int) -> "Samples":

@@ -17,7 +17,7 @@ from netbuild.tasks.base import Batch, Task
 
 # Changes of pictures would be learnt as if the data had them, so they are off unless they are asked for.
 UNCHANGED: Mapping[str, Any] = {
-    **dict.fromkeys(("degrees", "translate", "scale", "shear", "erasing"), 0.0),
+    **dict.fromkeys(("degrees", "translate", "scale", "shear", "flip_lr", "erasing"), 0.0),
     **{"crop": False, "policy": "off"},
 }
 COLOUR_SETTINGS = ("hsv_h", "hsv_s", "hsv_v")
@@ -78,7 +78,7 @@ class MakingTask(Task):
 
 
 def keep_pictures(settings: Settings) -> Settings:
-    """Return settings in which those changes of pictures are off that are not stated; flips keep their default.
+    """Return settings in which those changes of pictures are off that are not stated.
 
     The optimiser is AdamW in long runs, too: these networks learn badly with SGD.
     """

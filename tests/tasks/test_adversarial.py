@@ -16,6 +16,7 @@ from scipy.linalg import sqrtm
 import netbuild
 from netbuild import runtime, settings
 from netbuild.data.images import read_image
+from netbuild.prediction.judging import Judge
 from netbuild.tasks import find
 from netbuild.tasks.frechet import frechet_distance
 from netbuild.tasks.generate import penalize_gradients
@@ -111,6 +112,63 @@ def test_the_distance_is_frechets():
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(first[:2], second[:2]) > 0  # covariances of lower rank
+
+
+JUDGE = """
+task: classify
+nc: 3
+ch: 1
+imgsz: 4
+layers:
+  - [-1, 1, nn.Flatten, []]
+  - [-1, 1, nn.Linear, {out_features: 5}]
+  - [-1, 1, nn.Linear, {out_features: nc}]
+"""
+
+
+def test_a_judge_counts_what_it_is_sure_of_and_measures_the_distance(here):
+    (here / "judge.yaml").write_text(JUDGE)
+    torch.manual_seed(0)
+    network = netbuild.build("judge.yaml").eval()
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        network.model[2].weight.mul_(20)
+    pictures = list(random.integers(0, 256, (30, 4, 4, 1), np.uint8).repeat(3, 3))
+    real = list(random.integers(0, 150, (40, 4, 4, 1), np.uint8).repeat(3, 3))
+    values, known = (torch.from_numpy(np.stack(x)[..., 0].reshape(len(x), 1, 4, 4)) / 255 for x in (pictures, real))
+    probabilities = network(values).softmax(1).detach().numpy()
+    features, others = (network.model[1](x.flatten(1)).detach().double().numpy() for x in (values, known))
+    verdict = Judge(network).judge(pictures, np.arange(30) % 3, real)
+    chosen, sure = probabilities.argmax(1), probabilities.max(1) > 0.9
+    assert 0 < sure.mean() < 1
+    assert verdict.sure == pytest.approx(sure.mean())
+    assert verdict.as_asked == pytest.approx((chosen == np.arange(30) % 3).mean())
+    for number, found in enumerate(verdict.classes):
+        assert (found.name, found.share) == (str(number), pytest.approx((chosen == number).mean()))
+        assert found.sure == pytest.approx(((chosen == number) & sure).mean())
+    assert verdict.frechet == pytest.approx(frechet_distance(features[:20], others[::2]), rel=1e-4)
+    assert verdict.frechet_real == pytest.approx(frechet_distance(others[1::2], others[::2]), rel=1e-4)
+    assert "times that between their halves" in verdict.lines()[-1]
+
+
+def test_samples_are_judged(cli, here):
+    (here / "judge.yaml").write_text(JUDGE.replace("nc: 3", "nc: 10"))
+    words = ("sample", "generator.yaml", "-n", 8, "--judge", "judge.yaml", "--data", "digits", "--json")
+    done = cli(*words)
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["files"] == []
+    assert document["judge"].keys() == {"count", "sure", "as_asked", "classes", "frechet", "frechet_real"}
+    assert document["judge"]["frechet"] > document["judge"]["frechet_real"] > 0
+    assert "pictures" in cli(*words[:-1]).out
+    for wrong, message in {
+        ("--judge", "discriminator.yaml"): "has no task",
+        ("--judge", "generator.yaml"): "predict nothing on pictures",
+        ("--data", "digits"): "--data has no effect without --judge",
+        ("--judge", "judge.yaml", "--data", "nothing"): "nothing",
+    }.items():
+        done = cli("sample", "generator.yaml", *wrong)
+        assert (done.code, message in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize("steps", [1, 3])
