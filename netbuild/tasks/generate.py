@@ -106,7 +106,8 @@ class GenerateTask(MakingTask):
 
     def feed(self, samples: Sequence[Sample], options: FeedOptions) -> tuple[SampleSource, Collate]:
         """Return the source of pictures, each with the generator's noise, and the function that batches them."""
-        return NoisySamples(self.feed_pictures(samples, options), options.inputs[0][1], nc=self.nc), collate_noise
+        shape = options.inputs[0][1] if options.inputs else None
+        return NoisySamples(self.feed_pictures(samples, options), shape, nc=self.nc), collate_noise
 
     def inputs(self, batch: Batch) -> list[Tensor]:
         """Return noise and classes; a generator without classes does not read the last."""

@@ -167,8 +167,10 @@ def built(request):
 
 
 def inputs_of(graph):
-    """Return an image, features or a number for each input."""
-    return [image(*[1] * (3 - len(shape)), *shape).view(1, *shape) for _, shape in graph.inputs]
+    """Return an image, features or a number for each input; the number of a class is 1."""
+    values = [image(*[1] * (3 - len(shape)), *shape).view(1, *shape) for _, shape in graph.inputs]
+    names = [name for name, _ in graph.inputs]
+    return [torch.ones(1) if name == "label" else x for name, x in zip(names, values, strict=True)]
 
 
 def test_shapes_on_meta_are_those_of_a_real_run(built):
