@@ -80,6 +80,8 @@ def sample(
         refuse_unused("without --judge", data=data)
     if out is None and single is None and animate is None and judge is None:
         out = Path("samples.png")
+    if out is None:
+        refuse_unused("where no grid is written: name one by -o", columns=columns or None)
     _check_paths(out, single, animate)
     from netbuild.prediction.sampling import open_network
 
@@ -103,7 +105,7 @@ def sample(
     else:
         for line in [] if verdict is None else verdict.lines():
             write(line)
-        for path in written[:1] if single is None else [single, *(p for p in written if p.parent != single)]:
+        for path in filter(None, (out, animate, single)):
             say(f"saved {path}")
 
 

@@ -348,6 +348,7 @@ def test_a_network_without_classes_learns_pictures_of_any(cli, here):
         (["lenet5.yaml", "--between", "dark.png", "bright.png"], "have no codes of pictures"),
         (["net.onnx"], "an exported file cannot be sampled here"),
         (["vae.yaml", "--single", "."], "the folder is not empty"),
+        (["vae.yaml", "--single", "new", "--columns", "3"], "--columns has no effect where no grid is written"),
     ],
 )
 def test_what_cannot_be_sampled_is_an_error_with_a_hint(cli, here, words, message):
