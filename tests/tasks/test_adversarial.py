@@ -1,15 +1,13 @@
 """A generator against a discriminator: losses by plain formulas, turns, a collapse, and a run as a user starts it."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers.apart import KILLER, run_apart
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 
@@ -52,14 +50,6 @@ layers:
 """
 PAIR = ("generator.yaml", "--with", "discriminator=discriminator.yaml")
 QUICK = ("--device", "cpu", "-Oworkers=0", "-Oplots=false", "--batch", "128")
-KILLER = """
-import os, signal
-from netbuild.training.callbacks import Callback
-class Killer(Callback):
-    def on_batch_end(self, run, epoch, number, parts, rate):
-        if epoch == 1 and number == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.fixture
@@ -71,12 +61,6 @@ def here(tmp_path, monkeypatch):
         (tmp_path / f"{name}.yaml").write_text(text)
     (tmp_path / "killer.py").write_text(KILLER)
     return tmp_path
-
-
-def run_apart(*words):
-    """The command as a process of its own."""
-    command = [sys.executable, "-m", "netbuild", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.mark.parametrize(

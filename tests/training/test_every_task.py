@@ -1,16 +1,14 @@
 """Each task alike: killed and resumed, in two processes, compiled, drawn and logged, and with data that do not suit."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.apart import KILLER, run_apart
 from helpers.scenes import (
     AUTOENCODER,
     CASES,
@@ -41,16 +39,6 @@ def quick(task):
     return (*QUICK, "-Opatches=1") if task == "restore" else QUICK
 
 
-KILLER = """
-import os, signal
-from netbuild.training.callbacks import Callback
-class Killer(Callback):
-    def on_batch_end(self, run, epoch, number, parts, rate):
-        if epoch == 1 and number == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with few embedded scenes."""
@@ -58,12 +46,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("NETBUILD_CACHE", str(tmp_path / "cache"))
     write_few_scenes(tmp_path / "cache", 12, 5)
     return tmp_path
-
-
-def run_apart(*words):
-    """The command as a process of its own."""
-    command = [sys.executable, "-m", "netbuild", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.mark.slow
