@@ -34,6 +34,8 @@ TRIED = {
     **{"flip_lr": 1.0, "flip_ud": 1.0, "crop": True, "policy": "trivialaugment", "erasing": 1.0, "close_mosaic": 20},
     **{"rect": False, "conf": 0.3, "iou": 0.3, "max_det": 7, "regression_loss": "l1"},
 }
+PICTURES = {*files.SETS} - {files.VIDEOS}  # instead of videos, pairs of crops are cut from single pictures
+INPUTS = {"track": (("exemplar", (3, 31, 31)), ("search", (3, 63, 63)))}
 COMBINING = ("mosaic", "close_mosaic", "mixup", "cutmix", "copy_paste")
 
 
@@ -47,7 +49,7 @@ def scenes(tmp_path_factory):
         if name in files.TABLES:
             dataset = open_data(cache / f"{files.TABLES_FOLDER}-{files.LAYOUT}" / name)
         else:
-            folder = cache / f"shapes-{files.LAYOUT}" / (name if name in files.SETS else "shapes")
+            folder = cache / f"shapes-{files.LAYOUT}" / (name if name in PICTURES else "shapes")
             dataset = open_data(folder / "data.yaml")
         found = scan(dataset, splits=["train"], cache=False).samples("train")
         if name in files.TABLES:
@@ -84,6 +86,7 @@ def describe_run(name, dataset, samples, **flags):
     found = [task.decode_options(settings), find(name).options_of(settings, samples, dataset.nc)]
     for learning in (True, False):
         options = FeedOptions((64, 64), 3, dataset.nc, None, settings, learning, 2, fitting=task.fitting)
+        options = replace(options, inputs=INPUTS.get(name, ()))
         source, collate = task.feed(samples, options)
         for epoch in (0, 19):
             items = [source.get(i, np.random.default_rng(i), epoch) for i in range(len(source))]
