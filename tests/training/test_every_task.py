@@ -94,7 +94,7 @@ def test_a_compiled_network_trains(cli, here, monkeypatch, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "diffuse"])  # which only makes pictures
 def test_a_run_is_drawn_logged_measured_and_exported(cli, here, case):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     network, data = open_case(case, here)
