@@ -96,6 +96,9 @@ class Reparameterize(nn.Module):
     Bayes, arXiv 1312.6114. Raises ValueError for an odd number of channels.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, moments: torch.Tensor) -> torch.Tensor:
         if moments.shape[1] % 2:
             raise ValueError(f"means and log variances need an even number of channels, not {moments.shape[1]}")

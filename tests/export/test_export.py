@@ -317,7 +317,11 @@ def test_wrong_flags(cli, here, flags, message):
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("lenet5.yaml", "the task 'classify'"), ("yolo11n-obb.yaml", "the task 'obb'"), ("dncnn.yaml", "Add")],
+    [
+        ("lenet5.yaml", "the task 'classify'"),
+        ("yolo11n-obb.yaml", "the task 'obb'"),
+        ("dncnn.yaml", "the task 'restore'"),
+    ],
 )
 def test_suppression_is_refused_for_heads_without_boxes(cli, here, file, message):
     done = cli("export", file, "--nms", "--imgsz", "32")

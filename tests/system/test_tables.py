@@ -87,7 +87,7 @@ def test_other_tables_fit_too(width):
         differences.as_table(unequal, all=True),
         textbook.as_textbook(summarize("alexnet.yaml")),
         zoo.as_table(zoo.load_entries()),
-        BenchmarkResult([Row("openvino", 2.5, 3.0, 400.0, 2_000_000, 0.0, ("top1", 0.5), "needs " * 40)]),
+        BenchmarkResult([Row("openvino", 2.5, 3.0, 400.0, 2_000_000, 0.0, {"top1": 0.5}, "needs " * 40)]),
         _make_table(CLASSES),
         _make_table(measures, split=True),
         Line("one sentence, " * 30),
