@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("targets.json")
 TARGETS = ("onnx", "openvino", "torch-export", "torchscript", "executorch", "litert", "ncnn")
 SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32, "dcgan-generator": None}
+SIZES |= {"dcgan-digits-generator": None, "dcgan-digits-discriminator": None}
 BEGIN, END = "<!-- targets: benchmarks/targets.py --write -->", "<!-- end of targets -->"
 
 

@@ -657,6 +657,7 @@ def test_an_end_to_end_head_exports_ranked_boxes(here):
 # -- all packaged architectures ----------------------------------------------------------------------------------------
 
 SIZES = {"inception-v3": 128, "siamfc": None, "unet": None, "lenet5": 32, "dcgan-generator": None}
+SIZES |= {"dcgan-digits-generator": None, "dcgan-digits-discriminator": None}
 CANNOT: dict[str, str] = {}  # name -> why; none so far
 
 

@@ -77,8 +77,16 @@ def test_the_newest_frame_wins_and_a_lost_stream_is_opened_again(stream):
     assert (shot.frame, shot.is_live, str(shot.path)) == (len(taken), True, f"127-0-0-1-{stream.server_port}-cam")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of Ctrl-C, which a process that a shell has started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("command", ["track", "predict"])
-def test_ctrl_c_ends_a_stream_and_what_was_saved_is_whole(command, cli, network, stream, tmp_path):
+def test_ctrl_c_ends_a_stream_and_what_was_saved_is_whole(command, cli, network, stream, tmp_path, ctrl_c):
     def interrupt():
         while not (tmp_path / "out").exists():  # it is made with the first frame of the video
             time.sleep(0.05)
