@@ -148,7 +148,7 @@ def check_mutant(seed: int, path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 def test_a_mutated_file_is_built_or_refused_at_a_place(path, seed):
     check_mutant(seed, path)
 

@@ -155,8 +155,9 @@ def test_a_head_that_ranks_needs_no_suppression(double, here):
         model.predict("0.png", iou=0.5)
 
 
+@pytest.mark.slow
 @needs_checkpoints
-@pytest.mark.parametrize("dynamic", [pytest.param("both", marks=pytest.mark.slow), None])
+@pytest.mark.parametrize("dynamic", ["both", None])
 def test_real_pictures_have_the_same_boxes_and_the_same_map(tmp_path, cli, dynamic):
     assert cli("weights", "import", CHECKPOINTS / "yolo11n-bccd.pt", "-o", tmp_path / "bccd.safetensors").code == 0
     file = export(tmp_path / "bccd.safetensors", tmp_path / "bccd.onnx", imgsz=320, dynamic=dynamic).path

@@ -260,7 +260,7 @@ def decode_mask(encoded):
 OPTIONS = {"conf": CONF, "iou": IOU, "max_det": MOST}
 
 
-@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+@pytest.mark.parametrize("task", ["segment", *(pytest.param(t, marks=pytest.mark.slow) for t in ("pose", "obb"))])
 def test_records_of_boxes_equal_those_of_torch(here, task):
     network = netbuild.build(f"{task}.safetensors").eval().fuse()
     model = runtime.load(f"{task}.onnx", threads=1)

@@ -103,7 +103,13 @@ def freeze(value):
     return [freeze(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-@pytest.mark.parametrize("name", trained_tasks())
+# One task of each kind of source of samples; the others are in the slow run.
+OFTEN = ("classify", "segment", "depth", "track", "restore", "generate")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in trained_tasks()]
+)
 def test_a_task_states_the_settings_that_change_nothing(scenes, name):
     dataset, samples = scenes(find(name).embedded)
     unused, before = set(find(name).unused_settings), describe_run(name, dataset, samples)
