@@ -363,6 +363,6 @@ def _task(network: Network) -> Task:
         raise NetbuildError(f"pictures have 1, 3 or 4 channels, the network's image has {channels}")
     task = make_task(network)
     if not task.takes_pictures:
-        hint = "netbuild sample makes pictures with it"
+        hint = f"use it so: {task.usage.format(weights='NETWORK')}"
         raise NetbuildError(f"networks of the task '{task.name}' predict nothing on pictures", hint=hint)
     return task

@@ -52,7 +52,8 @@ class Task(Inference, TaskResults, ABC):
         counts_classes: whether the network must have as many classes as the data set.
         conditional: whether a network whose file has ``nc`` is asked for pictures of a class; its checkpoints then name
             the classes.
-        takes_pictures: whether networks of the task predict on pictures; otherwise they only make some.
+        takes_pictures: whether networks of the task predict on single pictures.
+        usage: the command that uses a trained network, with ``{weights}`` for its file.
         measures: the metric's measures that progress and tables show, the main one first.
         unused_settings: settings without effect for this task; a run in which one differs from its default is refused.
         own_settings: those of `netbuild.settings.OWN_SETTINGS` that have an effect for this task.
@@ -86,6 +87,7 @@ class Task(Inference, TaskResults, ABC):
     counts_classes: ClassVar[bool] = True
     conditional: ClassVar[bool] = False
     takes_pictures: ClassVar[bool] = True
+    usage: ClassVar[str] = "netbuild predict {weights} PICTURES"
     measures: ClassVar[tuple[str, ...]] = ()
     unused_settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "copy_paste", "multi_scale"),

@@ -33,6 +33,7 @@ class MakingTask(Task):
     counts_classes = False
     conditional = True
     takes_pictures = False
+    usage = "netbuild sample {weights}"
     unused_settings: ClassVar[tuple[str, ...]] = (
         *("label_smoothing", "class_weights", "multi_scale", "mixup", "cutmix", "rect", "allow_background"),
         *(*COLOUR_SETTINGS, *SCENE_SETTINGS, *BOX_SETTINGS, *NUMBER_SETTINGS),

@@ -1,6 +1,6 @@
 """Following one object by its appearance: a siamese network scores where in a search image an exemplar is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,8 @@ class TrackTask(Task):
     learns_from = (DETECT,)
     counts_classes = False
     measures = ("precision-20px", "center-error")
+    takes_pictures = False
+    usage = "netbuild track {weights} VIDEO --box x,y,width,height"
     unused_settings = (
         *("label_smoothing", "class_weights", "multi_scale", "mixup", "cutmix", "rect", "allow_background"),
         *("degrees", "shear", "perspective", "flip_ud", "rot90", "imgsz"),
@@ -112,15 +114,6 @@ class TrackTask(Task):
         return Drawing(image, box, [""], [class_colour(0)])
 
     # -- prediction ---------------------------------------------------------------------------------------------------
-
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Refuse prediction on single pictures.
-
-        Raises:
-            NetbuildError: always.
-        """
-        hint = "name what it is to follow in the first frame: netbuild track NETWORK VIDEO --box x,y,width,height"
-        raise NetbuildError("a network for 'track' follows one thing through a video", hint=hint)
 
     def draw(self, image: Image, prediction: Any, records: Sequence[Record]) -> Drawing:
         """Draw the box of the object that is followed, with its score."""

@@ -78,5 +78,5 @@ def describe_next(run: Trainer) -> str:
     """Name the commands that a user may want after a run."""
     weights = run.folder / "best.safetensors"
     data = read_description(run.folder).data
-    use = f"netbuild predict {weights} PICTURES" if run.task.takes_pictures else f"netbuild sample {weights}"
+    use = run.task.usage.format(weights=weights)
     return f"next: netbuild val {weights} --data {data}; {use}; netbuild export {weights}"

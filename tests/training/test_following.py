@@ -206,6 +206,8 @@ def test_train_val_and_refusals(cli, here, videos):
     done = cli("train", "net.yaml", "--data", videos, "--epochs", 2, "-o", "run", *QUICK[:-1])
     assert done.code == 0, done.err
     assert "pairs of crops are cut from 18 of 18 pictures, 3 videos" in done.err
+    assert "left out" not in done.err
+    assert "netbuild track run/best.safetensors VIDEO --box x,y,width,height" in done.out + done.err
     assert {path.name for path in (here / "run").glob("*.png")} >= {"precision.png", "train_batch0.png", "losses.png"}
     done = cli("val", "run/best.safetensors", "--data", videos, "--device", "cpu", "-Oworkers=0", "--json")
     assert 0 <= json.loads(done.out)["measures"]["precision-20px"] <= 1
