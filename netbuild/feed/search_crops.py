@@ -59,7 +59,8 @@ class CropPairSamples:
     cache: ImageCache = field(default_factory=ImageCache)
 
     def __post_init__(self) -> None:
-        self.samples = [sample for sample in self.samples if len(find_objects(sample))]
+        found = [(sample, objects) for sample in self.samples if len(objects := find_objects(sample))]
+        self.samples, self.objects = [sample for sample, _ in found], [objects for _, objects in found]
         self.frames: dict[tuple[str, str], list[int]] = {}  # of each video, in their order
         for index, sample in enumerate(self.samples):
             if sample.video:
@@ -71,7 +72,7 @@ class CropPairSamples:
 
     def get(self, index: int, rng: Generator, epoch: int) -> CropPair:
         """Return a pair of crops for a random object of picture ``index``."""
-        return self.make_pair(index, int(rng.choice(find_objects(self.samples[index]))), rng)
+        return self.make_pair(index, int(rng.choice(self.objects[index])), rng)
 
     def make_pair(self, index: int, chosen: int, rng: Generator) -> CropPair:
         """Return the exemplar of an object of picture ``index``, and a search image for it."""
@@ -101,8 +102,10 @@ class CropPairSamples:
             return index, chosen
         frames, place = self.frames[sample.part, sample.video], self.places[index]
         for other in rng.permutation(frames[max(place - MAX_GAP, 0) : place + MAX_GAP + 1]).tolist():
-            tracks, large = self.samples[other].tracks, find_objects(self.samples[other])
-            same = [i for i in large.tolist() if tracks is not None and tracks[i] == sample.tracks[chosen]]
+            tracks = self.samples[other].tracks
+            same = [
+                i for i in self.objects[other].tolist() if tracks is not None and tracks[i] == sample.tracks[chosen]
+            ]
             if other != index and same:
                 return other, same[0]
         return index, chosen

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from netbuild.data.dataset import Floats
@@ -18,8 +17,8 @@ from netbuild.data.fitting import Image
 from netbuild.feed.loader import image_to_tensor
 from netbuild.feed.search_crops import context_side, crop_square
 from netbuild.settings import setting
-from netbuild.tasks.location_metric import FINE
-from netbuild.tasks.track import cell_stride
+from netbuild.tasks.score_maps import find_offsets, interpolate_scores
+from netbuild.tasks.track import read_scores
 
 LEAST_SIDE, LARGEST_SHARE = 2.0, 5.0  # a box keeps from 2 pixels to five times its first side
 
@@ -73,7 +72,7 @@ class SiameseFollower:
         context = context_side(np.array([*self.centre, *self.size])) * self.search_side / self.exemplar_side
         crops = [crop_square(frame, self.centre, context * scale, self.search_side) for scale in scales]
         scores = self.network(self.exemplar.expand(len(crops), -1, -1, -1), self.make_input(crops))
-        best, offset, score = choose_place(_first(scores)[:, 0], self.search_side, options)
+        best, offset, score = choose_place(read_scores(scores), self.search_side, options)
         self.centre = np.clip(self.centre + offset * context * scales[best] / self.search_side, 0, frame.shape[1::-1])
         factor = 1 - options.damping + options.damping * scales[best]
         self.size = np.clip(self.size * factor, LEAST_SIDE, self.first_size * LARGEST_SHARE)
@@ -85,12 +84,6 @@ class SiameseFollower:
         return torch.stack([image_to_tensor(crop) for crop in crops]).to(self.device).float() / 255
 
 
-def _first(outputs: Any) -> torch.Tensor:
-    """Return the tensor of a network's outputs, in float32."""
-    found = outputs[0] if isinstance(outputs, list | tuple) else outputs
-    return found.float().cpu()  # type: ignore[no-any-return]
-
-
 def choose_place(scores: torch.Tensor, side: int, options: FollowOptions) -> tuple[int, Floats, float]:
     """Return the best scale, the offset of the best place from the middle in pixels, and its probability.
 
@@ -99,10 +92,7 @@ def choose_place(scores: torch.Tensor, side: int, options: FollowOptions) -> tup
         side: of the search image in pixels.
         options: the settings.
     """
-    count = scores.shape[-1]
-    fine: NDArray[np.float64] = (
-        F.interpolate(scores[:, None], scale_factor=FINE, mode="bicubic", align_corners=False)[:, 0].double().numpy()
-    )
+    fine: NDArray[np.float64] = interpolate_scores(scores).double().numpy()
     values = fine - fine.min()
     others = np.arange(len(values)) != len(values) // 2
     values[others] *= options.penalty
@@ -111,7 +101,6 @@ def choose_place(scores: torch.Tensor, side: int, options: FollowOptions) -> tup
     cosine = np.hanning(chosen.shape[0])
     window = np.outer(cosine, cosine)
     blended = (1 - options.window) * chosen + options.window * window / window.sum()
-    row, column = np.unravel_index(int(blended.argmax()), blended.shape)
-    cells = (np.array([column, row]) + 0.5) / FINE - 0.5 - (count - 1) / 2
-    probability = 1 / (1 + np.exp(-fine[best, row, column]))
-    return best, cells * cell_stride(count, side), float(probability)
+    place = int(blended.argmax())
+    offset: Floats = find_offsets(torch.tensor(place), (scores.shape[1], scores.shape[2]), side).numpy()
+    return best, offset, float(1 / (1 + np.exp(-fine[best].flat[place])))

@@ -5,15 +5,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from netbuild.drawing.numbers import plot_shares
 from netbuild.tasks.base import Batch, Metric
+from netbuild.tasks.score_maps import find_offsets, interpolate_scores
 
-FINE = 16  # times as fine as the cells is the map on which the highest score is sought, as in arXiv 1606.09549
 THRESHOLDS = np.arange(51)  # pixels, as OTB has them (arXiv 1304.5850)
+NEAR = 20  # pixels, of the measure "precision-20px"
 
 
 class LocationMetric(Metric):
@@ -36,7 +35,7 @@ class LocationMetric(Metric):
     def result(self) -> dict[str, float]:
         """Return share and mean; "fitness" is the share, and below that the smaller mean."""
         found = np.array(self.distances or [np.inf])
-        share, mean = float((found < 20).mean()), float(found.mean())
+        share, mean = float((found < NEAR).mean()), float(found.mean())
         return {"precision-20px": share, "center-error": mean, "fitness": share - mean * 1e-6}
 
     def curve(self) -> list[float]:
@@ -56,11 +55,5 @@ class LocationMetric(Metric):
 
 def locate(scores: Tensor, side: int) -> Tensor:
     """Return x and y (B, 2) in pixels of the search image where each map (B, h, w) is highest, between its cells."""
-    h, w = scores.shape[1:]
-    fine = F.interpolate(scores[:, None].float().cpu(), scale_factor=FINE, mode="bicubic", align_corners=False)[:, 0]
-    best = fine.flatten(1).argmax(1)
-    places = torch.stack((best % (w * FINE), best // (w * FINE)), 1)
-    cells = (places + 0.5) / FINE - 0.5
-    stride = cells.new_tensor([(side + 1) / 2 / max(count - 1, 1) for count in (w, h)])
-    middle = cells.new_tensor([(w - 1) / 2, (h - 1) / 2])
-    return (cells - middle) * stride + side / 2
+    best = interpolate_scores(scores).flatten(1).argmax(1)
+    return find_offsets(best, (scores.shape[1], scores.shape[2]), side).float() + side / 2

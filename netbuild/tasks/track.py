@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from netbuild.tasks.base import Batch, Losses, Record, Task
 from netbuild.tasks.location_metric import LocationMetric
 from netbuild.tasks.outputs import require_tensor
 from netbuild.tasks.pictures import to_picture
+from netbuild.tasks.score_maps import cell_centres, cell_stride
 
 RADIUS = 16.0  # pixels of the search image: places so near the object's centre are right
 SCALE = 0.05  # default of the setting: change of size between exemplar and search image
@@ -133,19 +133,6 @@ def read_scores(outputs: Any) -> Tensor:
         message = f"the task 'track' learns from scores (B, 1, h, w), the network gives {[*scores.shape]}"
         raise NetbuildError(message, hint="its last rows correlate the exemplar with the search image, see siamfc.yaml")
     return scores[:, 0]
-
-
-def cell_centres(count: int, side: float, stride: float) -> Tensor:
-    """Return the places (count,) in pixels of the search image that a map's cells stand for: around its middle."""
-    return (torch.arange(count) - (count - 1) / 2) * stride + side / 2
-
-
-def cell_stride(count: int, side: int) -> float:
-    """Return the pixels between a map's cells.
-
-    An exemplar has half the side of the search image, and the cells are its places from one border to the other.
-    """
-    return (side + 1) / 2 / max(count - 1, 1)
 
 
 def find_right_places(boxes: Tensor, scores: Tensor, size: Sequence[int]) -> Tensor:

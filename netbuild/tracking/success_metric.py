@@ -14,13 +14,12 @@ from netbuild.drawing.numbers import plot_shares
 from netbuild.errors import NetbuildError
 from netbuild.prediction.trackers.association import pairwise_iou
 from netbuild.system.tables import Table
+from netbuild.tasks.location_metric import NEAR, THRESHOLDS
 from netbuild.tracking.mot_files import TrackRows, read_rows
 
 Array = NDArray[Any]
 
 OVERLAPS = np.linspace(0, 1, 21)
-PIXELS = np.arange(51)
-NEAR = 20  # pixels, of the measure "precision-20px"
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class SuccessReport:
         return np.array([(self.overlaps > limit).mean() for limit in OVERLAPS])
 
     def precision_curve(self) -> Array:
-        """Return the share of the frames with a distance of at most each of `PIXELS`."""
-        return np.array([(self.distances <= limit).mean() for limit in PIXELS])
+        """Return the share of the frames with a distance of at most each of `THRESHOLDS`."""
+        return np.array([(self.distances <= limit).mean() for limit in THRESHOLDS])
 
     def table(self) -> Table:
         """Return a table with one row."""
@@ -59,7 +58,7 @@ class SuccessReport:
     def to_dict(self) -> dict[str, Any]:
         """Return all measures and both plots as JSON data."""
         success = {"IoU": OVERLAPS.tolist(), "share": self.success_curve().tolist()}
-        precision = {"pixels": PIXELS.tolist(), "share": self.precision_curve().tolist()}
+        precision = {"pixels": THRESHOLDS.tolist(), "share": self.precision_curve().tolist()}
         return {**self.measures(), "plots": {"success": success, "precision": precision}}
 
     def save_plots(self, folder: Path) -> Iterator[Path]:
@@ -67,7 +66,7 @@ class SuccessReport:
         share, found = "share of the frames", self.measures()
         plots = {
             "success": (OVERLAPS, {f"area {found['success']:.3f}": self.success_curve()}, "least IoU", share),
-            "precision": (PIXELS, {"": self.precision_curve()}, "error of the centre in pixels", share),
+            "precision": (THRESHOLDS, {"": self.precision_curve()}, "error of the centre in pixels", share),
         }
         yield from charts.save_all({name: partial(plot_shares, *values) for name, values in plots.items()}, folder)
 

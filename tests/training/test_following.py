@@ -3,12 +3,11 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers.apart import KILLER, run_apart
 from safetensors.torch import load_file
 
 import netbuild
@@ -40,14 +39,6 @@ layers:
   - [-1, 1, ScoreScale, [0.01]]
 """
 QUICK = ("--batch", 4, "--device", "cpu", "-Oworkers=0", "-Oplots=false")
-KILLER = """
-import os, signal
-from netbuild.training.callbacks import Callback
-class Killer(Callback):
-    def on_batch_end(self, run, epoch, number, parts, rate):
-        if epoch == 1 and number == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +220,12 @@ def test_train_val_and_refusals(cli, here, videos):
 def test_a_killed_run_goes_on_and_two_processes_are_as_one(cli, here, videos):
     flags = ("--data", videos, "--epochs", 3, *QUICK)
     assert cli("train", "net.yaml", *flags, "-o", "whole").code == 0
-    command = [sys.executable, "-m", "netbuild", "train", "net.yaml", *map(str, flags), "-o"]
-    done = subprocess.run([*command, "killed", "--callbacks", "killer.py"], capture_output=True, text=True)
+    done = run_apart("train", "net.yaml", *flags, "-o", "killed", "--callbacks", "killer.py")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert cli("train", "--resume", "killed").code == 0
     found, expected = (load_file(here / folder / "last.safetensors") for folder in ("killed", "whole"))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    done = subprocess.run([*command, "two", "--nproc", "2"], capture_output=True, text=True)
+    done = run_apart("train", "net.yaml", *flags, "-o", "two", "--nproc", 2)
     assert done.returncode == 0, done.stderr
     assert netbuild.build(here / "two/last.safetensors") is not None
 
