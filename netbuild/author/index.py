@@ -18,9 +18,10 @@ Parameters = list[list[object]]
 
 def generate() -> dict[str, dict[str, Any]]:
     """Return the entries of all modules by name."""
+    from netbuild.layers import pack
     from netbuild.modules import registry
 
-    names = (*sorted(registry.packaged_names()), *registry.torch_names())
+    names = (*sorted([*registry.packaged_names(), *pack.ALIASES]), *registry.torch_names())
     return {name: make_entry(name, registry.get_factory(name)) for name in names}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from netbuild import layers
 from netbuild.errors import NetbuildError, did_you_mean, shorten
 from netbuild.grammar.expressions import Call
+from netbuild.layers import pack
 from netbuild.layers.activation import ACTIVATIONS, activation_by_name
 from netbuild.modules import builders
 from netbuild.modules.factory import Factory, from_class
@@ -23,7 +24,7 @@ CUSTOM_MODULE_HINT = "for a module of your own, pass --modules FILE.py or list i
 PACKAGES = ("torchvision.ops", "timm.layers")  # rows may name their layers by dotted path
 
 MODULES: Registry[nn.Module] = Registry(
-    "module", "torch.nn:Module", {name: f"netbuild.layers:{name}" for name in layers.__all__}
+    "module", "torch.nn:Module", {**{name: f"netbuild.layers:{name}" for name in layers.__all__}, **pack.list_paths()}
 )
 
 # Containers and base classes of torch.nn, which are not layers.
@@ -34,7 +35,7 @@ _CONTAINERS = {
 
 def packaged_names() -> list[str]:
     """List the names of netbuild's own layers."""
-    return [*layers.__all__, *builders.BUILDER_NAMES]
+    return [*layers.__all__, *pack.list_names(), *builders.BUILDER_NAMES]
 
 
 def torch_names() -> list[str]:

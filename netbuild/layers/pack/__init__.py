@@ -1,0 +1,37 @@
+"""The pack: modules that people insert into networks, each written from its paper, one family or a part of one a file.
+
+Rows use their names. The classes are imported when a row first uses one, so this file holds names alone.
+"""
+
+# Family, file of this folder, names of its modules.
+FAMILIES: dict[str, dict[str, str]] = {
+    "channel attention": {"channel_attention": ""},
+    "spatial attention": {"spatial_attention": "SimAM"},
+    "mixed attention": {"mixed_attention": ""},
+    "transformer": {"transformer": ""},
+    "convolution": {"convolution": "", "dynamic_convolution": ""},
+    "re-parameterised": {"reparameterised": ""},
+    "pooling and pyramids": {"pyramid": ""},
+    "sampling": {"downsampling": "", "upsampling": ""},
+    "fusion": {"fusion": ""},
+    "block": {"csp": "", "faster": "", "mobile": "", "large_kernel": ""},
+}
+
+# Other names of modules in public files.
+ALIASES: dict[str, str] = {}
+
+
+def list_paths() -> dict[str, str]:
+    """Return "module:Class" of every name that rows may use, other names included."""
+    paths = {
+        name: f"netbuild.layers.pack.{file}:{name}"
+        for files in FAMILIES.values()
+        for file, names in files.items()
+        for name in names.split()
+    }
+    return {**paths, **{alias: paths[name] for alias, name in ALIASES.items()}}
+
+
+def list_names() -> list[str]:
+    """List the names of the modules, without their other names."""
+    return [name for files in FAMILIES.values() for names in files.values() for name in names.split()]

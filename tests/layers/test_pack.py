@@ -1,0 +1,191 @@
+"""The modules of the pack against figures that public copies printed, and what each of them must be able to do."""
+
+import copy
+import gzip
+import hashlib
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from netbuild import NetbuildError, build
+from netbuild.export import export
+from netbuild.grammar.spec import load as load_spec
+from netbuild.graph.options import Options
+from netbuild.graph.resolver import resolve
+from netbuild.layers import pack
+from netbuild.layers.fuse import fuse
+from netbuild.modules.registry import MODULES
+from tests.helpers.filled_weights import fill, samples
+
+GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/pack.json.gz").read_bytes()))
+
+# The call of netbuild's module for a measured variant, where it is not the public copy's own call.
+CALLS = {"SimAM": "SimAM()"}
+# Variants of public copies that netbuild does not have, each with the reason.
+LEFT_OUT: dict[str, str] = {}
+
+# A module's row arguments, or (arguments, channels of each source), or (arguments, shapes of each source) where these
+# are not [], one source of 64 channels. A module needs (channels, height, width) where it takes some sizes only.
+ROWS: dict[str, object] = {}
+ODD = (11, 14)  # the size of a map whose module takes any size
+UNUSED: dict[str, str] = {}  # modules with parameters that no output depends on: a pattern of the parameters' names
+NO_ONNX: dict[str, str] = {}  # modules that cannot be exported: a part of the error, which names the operator
+
+
+def get_call(name: str) -> str:
+    return CALLS.get(name, GOLDEN[name]["constructor"])
+
+
+def get_class(name: str):
+    return MODULES.find(get_call(name).partition("(")[0])
+
+
+def is_built(name: str) -> bool:
+    cls = get_class(name)
+    return cls is not None and cls.__module__.startswith("netbuild.layers.pack.") and name not in LEFT_OUT
+
+
+BUILT = [name for name in GOLDEN if is_built(name)]
+
+
+def make(name: str) -> nn.Module:
+    words = re.findall(r"[A-Za-z_]\w*(?=\()", get_call(name))
+    return eval(get_call(name), {word: MODULES.find(word) for word in words})
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_parameters_keys_and_outputs_are_those_of_the_public_copy(name):
+    wanted = GOLDEN[name]
+    module = make(name)
+    state = {key: list(tensor.shape) for key, tensor in module.state_dict().items()}
+    assert sum(p.numel() for p in module.parameters()) == wanted["params"]
+    text = "\n".join(f"{key}:{shape}" for key, shape in state.items())
+    assert hashlib.sha256(text.encode()).hexdigest() == wanted["state_sha256"], text
+    kept = {k: v.clone() for k, v in module.state_dict().items() if k.rpartition(".")[2] in wanted["keep"]}
+    fill(module.eval(), wanted["gain"]).load_state_dict(kept, strict=False)
+    for run in wanted["runs"]:
+        inputs = [
+            torch.rand(shape, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(run["inputs"])
+        ]
+        with torch.no_grad():
+            output = module(inputs) if wanted["list"] else module(*inputs)
+        for tensor, figures in zip(list_tensors(output), run["outputs"].values(), strict=True):
+            tolerance = 1e-5 * figures["mean_abs"] + 10 * (figures["err64"] or 1e-5 * figures["mean_abs"])
+            assert list(tensor.shape) == figures["shape"]
+            assert samples(tensor) == pytest.approx(figures["samples"], abs=tolerance)
+            assert tensor.abs().double().mean().item() == pytest.approx(figures["mean_abs"], rel=1e-4)
+
+
+def list_tensors(output) -> list[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [t for item in (output.values() if isinstance(output, dict) else output) for t in list_tensors(item)]
+
+
+def read_row(name: str) -> tuple[str, list[tuple[int, ...]]]:
+    """The arguments of a module's row, and the shapes (channels, height, width) of its sources."""
+    row = ROWS.get(name, "")
+    arguments, sources = row if isinstance(row, tuple) else (row, [64])
+    return arguments, [(s, *ODD) if isinstance(s, int) else tuple(s) for s in sources]
+
+
+def write_network(name: str, folder: Path, channels: int | None = None) -> tuple[Path, list[tuple[int, ...]]]:
+    """Write a network of one row of the module; each source is an input of the network."""
+    arguments, sources = read_row(name)
+    sources = [(channels or c, *size) for c, *size in sources]
+    inputs = ", ".join(f"x{i}: {list(shape)}" for i, shape in enumerate(sources))
+    names = [f"x{i}" for i in range(len(sources))]
+    source = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+    file = folder / f"{name}.yaml"
+    file.write_text(f"inputs: {{{inputs}}}\nlayers:\n  - [{source}, 1, {name}, [{arguments}]]\n")
+    return file, sources
+
+
+def make_inputs(sources, batch: int = 2) -> list[torch.Tensor]:
+    return [torch.randn(batch, *s, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(sources)]
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Zero gates and fresh norms would hide what is wrong behind them."""
+    torch.manual_seed(0)
+    for p in network.parameters():
+        if (p.requires_grad and p.ndim < 2) or not p.any():
+            nn.init.normal_(p, 0.5, 0.2)
+    for m in network.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(m.running_var, 0.5, 2)
+            nn.init.normal_(m.running_mean, 0, 0.2)
+    return network
+
+
+pack_modules = pytest.mark.parametrize("name", pack.list_names())
+
+
+@pack_modules
+def test_a_row_of_the_module_works_in_every_way(name, tmp_path):
+    file, sources = write_network(name, tmp_path)
+    network = randomise(build(file)).train()
+    inputs = make_inputs(sources)
+    inputs[0].requires_grad_(True)
+    output = network(*inputs)
+    foreseen = resolve(load_spec(str(file)), Options()).layers[-1].out_shape
+    assert [2, *foreseen[1:]] == list(output.shape)
+    (output * torch.linspace(0.5, 2, output.numel()).view(output.shape)).sum().backward()
+    unused = UNUSED.get(name, "$^")
+    idle = [k for k, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not [k for k in idle if not re.search(unused, k)]
+    assert inputs[0].grad.isfinite().all()
+    network.eval()
+    with torch.no_grad():
+        wanted = network(*inputs)
+        one = network(*(x[:1] for x in inputs))
+        fused = fuse(copy.deepcopy(network))(*inputs)
+        half = copy.deepcopy(network).bfloat16()(*(x.bfloat16() for x in inputs)).float()
+    scale = wanted.abs().max()
+    assert torch.allclose(one, wanted[:1], atol=1e-5 * float(scale), rtol=1e-4)
+    assert torch.allclose(fused, wanted, atol=1e-4 * float(scale), rtol=1e-3)
+    assert half.isfinite().all()
+    assert (half - wanted).abs().mean() < 0.1 * wanted.abs().mean() + 0.02 * scale
+
+
+@pack_modules
+def test_one_channel_works_or_is_refused_with_the_reason(name, tmp_path):
+    file, sources = write_network(name, tmp_path, channels=1)
+    try:
+        network, refused = build(file).eval(), ""
+    except NetbuildError as error:  # of the module, at its row
+        network, refused = None, str(error)
+    assert network or re.search(r"channels|groups|heads|width", refused), refused
+    assert not network or network(*make_inputs(sources)).isfinite().all()
+
+
+@pack_modules
+def test_the_docstring_names_shapes_and_paper(name):
+    cls = MODULES.find(name)
+    assert re.search(r"arXiv \d{4}\.\d{4,5}|doi 10\.\d+|CVPR|ICML|ICLR|ECCV|YOLO|kindle|PP-LCNet|paper", cls.__doc__), (
+        name
+    )
+    assert re.search(r"\(B, ", cls.__doc__), name
+    parameters = inspect.signature(cls).parameters.values()
+    assert all(p.annotation is not p.empty and not isinstance(p.annotation, str) for p in parameters)
+
+
+@pytest.mark.slow
+@pack_modules
+def test_the_module_compiles_and_its_onnx_file_is_proven(name, tmp_path):
+    file, sources = write_network(name, tmp_path)
+    network = randomise(build(file)).eval()
+    inputs = make_inputs(sources)
+    with torch.no_grad():
+        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(*inputs)
+        assert torch.allclose(compiled, network(*inputs), atol=1e-4, rtol=1e-3)
+    if name in NO_ONNX:
+        with pytest.raises(NetbuildError, match=NO_ONNX[name]):
+            export(network, tmp_path / "net.onnx")
+    else:
+        assert export(network, tmp_path / "net.onnx").proven
