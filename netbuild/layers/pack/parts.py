@@ -4,5 +4,5 @@ import torch
 
 
 def shuffle_channels(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """Interleave the channels of groups: (B, c, H, W) -> same shape, the first of each group first. arXiv 1707.01083."""
+    """Interleave the channels of groups: (B, c, H, W) -> same shape, the first of each group first (ShuffleNet)."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
