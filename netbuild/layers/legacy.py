@@ -1,11 +1,12 @@
 """Poolings and reductions of YOLOv7, arXiv 2207.02696."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from netbuild.layers.conv import Conv
+from netbuild.layers.pool import make_same_pool, pool_in_parallel
 
 
 class MP(nn.MaxPool2d):
@@ -58,6 +59,8 @@ class DownC(nn.Module):
 class SPPCSPC(nn.Module):
     """Spatial pyramid pooling on one of two CSP paths: (B, c1, H, W) -> (B, c2, H, W). YOLOv7, arXiv 2207.02696."""
 
+    convolution: Callable[..., nn.Module] = Conv  # makes every convolution
+
     def __init__(
         self,
         c1: int,
@@ -69,14 +72,18 @@ class SPPCSPC(nn.Module):
         k: Sequence[int] = (5, 9, 13),
     ):
         super().__init__()
-        c = int(2 * c2 * e)
-        self.cv1, self.cv2 = Conv(c1, c), Conv(c1, c)
-        self.cv3, self.cv4 = Conv(c, c, 3), Conv(c, c)
-        self.m = nn.ModuleList(nn.MaxPool2d(size, 1, size // 2) for size in k)
-        self.cv5, self.cv6 = Conv((1 + len(k)) * c, c), Conv(c, c, 3)
-        self.cv7 = Conv(2 * c, c2)
+        c, conv = int(2 * c2 * e), self.convolution
+        self.cv1, self.cv2 = conv(c1, c), conv(c1, c)
+        self.cv3, self.cv4 = conv(c, c, 3), conv(c, c)
+        self.m = nn.ModuleList(make_same_pool(size) for size in k)
+        self.cv5, self.cv6 = conv((1 + len(k)) * c, c), conv(c, c, 3)
+        self.cv7 = conv(2 * c, c2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv4(self.cv3(self.cv1(x)))
-        y = self.cv6(self.cv5(torch.cat((y, *(pool(y) for pool in self.m)), 1)))
+        y = self.cv6(self.cv5(self.pool(y)))
         return self.cv7(torch.cat((y, self.cv2(x)), 1))
+
+    def pool(self, x: torch.Tensor) -> torch.Tensor:
+        """Concatenate a map and its poolings: (B, c, H, W) -> (B, 4 * c, H, W)."""
+        return pool_in_parallel(x, self.m)

@@ -1,5 +1,6 @@
 """Pooling pyramids and downsampling blocks."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -15,6 +16,19 @@ def make_same_pool(k: int) -> nn.MaxPool2d:
     return nn.MaxPool2d(k, 1, k // 2)
 
 
+def pool_in_parallel(x: torch.Tensor, pools: Iterable[nn.Module]) -> torch.Tensor:
+    """Concatenate a map and its poolings: (B, c, H, W) -> (B, (1 + number of pools) * c, H, W)."""
+    return torch.cat((x, *(pool(x) for pool in pools)), 1)
+
+
+def pool_in_series(x: torch.Tensor, pools: Iterable[nn.Module]) -> torch.Tensor:
+    """Concatenate a map and what each of a chain of n poolings makes of it: (B, c, H, W) -> (B, (1 + n) * c, H, W)."""
+    outputs = [x]
+    for pool in pools:
+        outputs.append(pool(outputs[-1]))
+    return torch.cat(outputs, 1)
+
+
 class SPP(nn.Module):
     """Parallel max poolings, concatenated: (B, c1, H, W) -> (B, c2, H, W). Spatial pyramid pooling, arXiv 1406.4729."""
 
@@ -26,8 +40,7 @@ class SPP(nn.Module):
         self.m = nn.ModuleList(make_same_pool(size) for size in k)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.cv1(x)
-        return self.cv2(torch.cat((x, *(pool(x) for pool in self.m)), 1))
+        return self.cv2(pool_in_parallel(self.cv1(x), self.m))
 
 
 class SPPF(nn.Module):
@@ -49,10 +62,7 @@ class SPPF(nn.Module):
         self.add = bool(shortcut) and c1 == c2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = [self.cv1(x)]
-        for _ in range(self.n):
-            outputs.append(self.m(outputs[-1]))
-        y = self.cv2(torch.cat(outputs, 1))
+        y = self.cv2(pool_in_series(self.cv1(x), [self.m] * self.n))
         return x + y if self.add else y
 
 
@@ -71,10 +81,7 @@ class SPPELAN(nn.Module):
         self.cv5 = Conv(4 * c3, c2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = [self.cv1(x)]
-        for pool in (self.cv2, self.cv3, self.cv4):
-            outputs.append(pool(outputs[-1]))
-        return self.cv5(torch.cat(outputs, 1))
+        return self.cv5(pool_in_series(self.cv1(x), (self.cv2, self.cv3, self.cv4)))
 
 
 class AConv(nn.Module):

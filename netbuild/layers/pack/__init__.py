@@ -11,10 +11,18 @@ FAMILIES: dict[str, dict[str, str]] = {
     "transformer": {"transformer": ""},
     "convolution": {"convolution": "", "dynamic_convolution": ""},
     "re-parameterised": {"reparameterised": ""},
-    "pooling and pyramids": {"pyramid": ""},
+    "pooling and pyramids": {
+        "pyramid": "ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF",
+    },
     "sampling": {"downsampling": "", "upsampling": ""},
     "fusion": {"fusion": ""},
-    "block": {"csp": "", "faster": "", "mobile": "", "large_kernel": ""},
+    "block": {
+        "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 GhostCSPA GhostCSPB "
+        "GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
+        "faster": "",
+        "mobile": "",
+        "large_kernel": "",
+    },
 }
 
 # Other names of modules in public files.

@@ -1,8 +1,70 @@
 """Parts that several modules of the pack are made of."""
 
+from typing import Annotated
+
 import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netbuild.layers.activation import Act
+from netbuild.layers.conv import Conv
+from netbuild.roles import In
 
 
 def shuffle_channels(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Interleave the channels of groups: (B, c, H, W) -> same shape, the first of each group first (ShuffleNet)."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def check_multiple(value: int, factor: int, what: str = "channels") -> None:
+    """Raise ValueError unless a value, which the message calls `what`, is a positive multiple of a factor."""
+    if value < 1 or value % factor:
+        raise ValueError(f"{what} must be a multiple of {factor}: {value}")
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each position: (B, c, H, W) -> same shape. ConvNeXt, arXiv 2201.03545."""
+
+    def __init__(self, channels: Annotated[int, In], eps: float = 1e-6):
+        super().__init__(channels, eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvGate(nn.Module):
+    """Gate of the channels (squeeze and excitation) by two 1x1 convolutions of their means, with ReLU between.
+
+    (B, c, H, W) -> same shape. arXiv 1709.01507.
+
+    Args:
+        channels, hidden: channels of the map, and between the convolutions.
+        gate: module that turns the result into weights.
+        names: names of the two convolutions in the state dict.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, gate: nn.Module | None = None, names: tuple[str, str] = ("conv1", "conv2")
+    ):
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"{channels} channels are too few for the reduction of a channel gate")
+        self.names = names
+        self.add_module(names[0], nn.Conv2d(channels, hidden, 1))
+        self.add_module(names[1], nn.Conv2d(hidden, channels, 1))
+        self.gate = nn.Sigmoid() if gate is None else gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = (getattr(self, name) for name in self.names)
+        return x * self.gate(second(F.relu(first(x.mean((2, 3), keepdim=True)))))
+
+
+class BlockConv(nn.Module):
+    """Conv under the name `block`, with ReLU by default, as in YOLOv6: (B, c1, H, W) -> (B, c2, H/s, W/s)."""
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Act = "ReLU"):
+        super().__init__()
+        self.block = Conv(c1, c2, k, s, g=g, act=act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
