@@ -29,12 +29,19 @@ CALLS = {
     "BottleneckCSP2_silu": "BottleneckCSP2(64, 96, 2, act=True)",
     "SPPCSP_silu": "SPPCSP(64, 96, act=True)",
     "SimAM": "SimAM()",
+    "BiFusion_v6": "BiFusion([64, 48, 32], 64, True)",
+    "CGAFusion": "CGAFusion([64, 64])",
+    "Concat_bifpn": "Concat_bifpn([64, 64], 96)",
+    "Concat_bifpn_3in": "Concat_bifpn([64, 64, 64], 96)",
+    "InjectionMultiSum_Auto_pool_down": "InjectionMultiSum_Auto_pool([48, 96], 64, [64, 32], 1)",
+    "PyramidPoolAgg": "PyramidPoolAgg([32, 64], 64, 2)",
 }
 # Variants of public copies that netbuild does not have, each with the reason.
 LEFT_OUT: dict[str, str] = {}
 
 # A module's row arguments, or (arguments, channels of each source), or (arguments, shapes of each source) where these
 # are not [], one source of 64 channels. A module needs (channels, height, width) where it takes some sizes only.
+PYRAMID = [(32, 16, 24), (64, 8, 12), (96, 4, 6)]  # shapes of three sources
 ROWS: dict[str, object] = {
     "BottleneckCSP2": "32",
     "BottleneckCSPA": "32",
@@ -60,9 +67,29 @@ ROWS: dict[str, object] = {
     "ResXCSPA": "64",
     "ResXCSPB": "64",
     "ResXCSPC": "64",
+    "ADD": ("0.5", [64, 64]),
+    "AdvPoolFusion": ("", PYRAMID[:2]),
+    "BiFPN_Add2": ("96", [64, 64]),
+    "BiFPN_Add3": ("96", [64, 64, 64]),
+    "BiFusion": ("96", PYRAMID[::-1]),
+    "CGAFusion": ("", [64, 64]),
+    "Chuncat": ("1", [64, 32]),
+    "Concat_bifpn": ("96", [64, 64]),
+    "Foldcut": "1",
+    "Fusion": ("adaptive", [64, 64]),
+    "InjectionMultiSum_Auto_pool": ("64, [64, 32], 1", [(48, 4, 6), (96, 8, 12)]),
+    "PyramidPoolAgg": ("64, 2", PYRAMID),
+    "ScalSeq": ("48", PYRAMID),
+    "Shortcut": ("1", [64, 64]),
+    "SimFusion_3in": ("64", PYRAMID),
+    "SimFusion_4in": ("", [(16, 32, 48), *PYRAMID]),
+    "TopBasicLayer": "[32, 64]",
+    "Zoom_cat": ("", PYRAMID),
+    "asf_attention_model": ("", [64, 64]),
 }
 ODD = (11, 14)  # the size of a map whose module takes any size
-UNUSED: dict[str, str] = {}  # modules with parameters that no output depends on: a pattern of the parameters' names
+# Modules with parameters that no output depends on: a pattern of the parameters' names.
+UNUSED: dict[str, str] = {"Concat_bifpn": "w2_weight"}
 NO_ONNX: dict[str, str] = {}  # modules that cannot be exported: a part of the error, which names the operator
 
 

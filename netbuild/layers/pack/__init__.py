@@ -15,7 +15,12 @@ FAMILIES: dict[str, dict[str, str]] = {
         "pyramid": "ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF",
     },
     "sampling": {"downsampling": "", "upsampling": ""},
-    "fusion": {"fusion": ""},
+    "fusion": {
+        "asf": "ScalSeq Zoom_cat asf_attention_model",
+        "fusion": "ADD AdvPoolFusion BiFPN_Add2 BiFPN_Add3 BiFusion CGAFusion Chuncat Concat_bifpn Foldcut Fusion "
+        "PyramidPoolAgg Shortcut",
+        "gold": "InjectionMultiSum_Auto_pool SimFusion_3in SimFusion_4in TopBasicLayer",
+    },
     "block": {
         "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 GhostCSPA GhostCSPB "
         "GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
@@ -26,7 +31,13 @@ FAMILIES: dict[str, dict[str, str]] = {
 }
 
 # Other names of modules in public files.
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {
+    "BiFPN_Concat": "Concat_bifpn",
+    "BiFPN_Concat2": "Concat_bifpn",
+    "BiFPN_Concat3": "Concat_bifpn",
+    "Concat_BiFPN": "Concat_bifpn",
+    "attention_model": "asf_attention_model",
+}
 
 
 def list_paths() -> dict[str, str]:

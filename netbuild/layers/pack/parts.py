@@ -1,5 +1,6 @@
 """Parts that several modules of the pack are made of."""
 
+from math import log2
 from typing import Annotated
 
 import torch
@@ -68,3 +69,9 @@ class BlockConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block(x)
+
+
+def count_neighbours(channels: int, b: int = 1, gamma: int = 2) -> int:
+    """Return the odd kernel size |log2 c + b| / gamma of ECA's convolution over channels. arXiv 1910.03151."""
+    k = int(abs((log2(channels) + b) / gamma))
+    return k if k % 2 else k + 1
