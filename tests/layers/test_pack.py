@@ -27,6 +27,11 @@ GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/pack.js
 # The call of netbuild's module for a measured variant, where it is not the public copy's own call.
 CALLS = {
     "BottleneckCSP2_silu": "BottleneckCSP2(64, 96, 2, act=True)",
+    "ConvNeXt_stage0": "ConvNeXt(3, 32, 0, [1, 1, 2, 1], 32)",
+    "ConvNeXt_stage2": "ConvNeXt(64, 128, 2, [1, 1, 2, 1], 32)",
+    "DilatedReparamBlock": "DilatedReparamBlock(64, 9)",
+    "HorNet_stage0": "HorNet(3, 32, 0, 3, [1, 1, 1, 1], 32)",
+    "HorNet_stage2": "HorNet(64, 128, 2, 3, [1, 1, 1, 1], 32)",
     "SPPCSP_silu": "SPPCSP(64, 96, act=True)",
     "SimAM": "SimAM()",
     "BiFusion_v6": "BiFusion([64, 48, 32], 64, True)",
@@ -43,30 +48,14 @@ LEFT_OUT: dict[str, str] = {}
 # are not [], one source of 64 channels. A module needs (channels, height, width) where it takes some sizes only.
 PYRAMID = [(32, 16, 24), (64, 8, 12), (96, 4, 6)]  # shapes of three sources
 ROWS: dict[str, object] = {
-    "BottleneckCSP2": "32",
-    "BottleneckCSPA": "32",
-    "BottleneckCSPB": "32",
-    "BottleneckCSPC": "32",
-    "BottleneckCSPF": "32",
-    "C3C2": "32",
-    "GhostCSPA": "32",
-    "GhostCSPB": "32",
-    "GhostCSPC": "32",
-    "Res": "32",
-    "ResCSPA": "32",
-    "ResCSPB": "32",
-    "ResCSPC": "32",
-    "ASPP": "32",
-    "BasicRFB": "32",
-    "GhostSPPCSPC": "32",
-    "SPPCSP": "32",
-    "SPPCSPC_group": "32",
-    "SPPFCSPC": "32",
-    "SimCSPSPPF": "32",
-    "SimSPPF": "32",
-    "ResXCSPA": "64",
-    "ResXCSPB": "64",
-    "ResXCSPC": "64",
+    **dict.fromkeys("BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2".split(), "32"),
+    **dict.fromkeys("GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB".split(), "32"),
+    **dict.fromkeys("ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF".split(), "32"),
+    **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
+    "ConvNeXt": "128, 1, [1, 1, 1, 1], 64",
+    "DilatedReparamBlock": "9",
+    "HorNet": "128, 1, 3, [1, 1, 1, 1], 64",
+    "UniRepLKNetBlock": "7",
     "ADD": ("0.5", [64, 64]),
     "AdvPoolFusion": ("", PYRAMID[:2]),
     "BiFPN_Add2": ("96", [64, 64]),
@@ -89,7 +78,11 @@ ROWS: dict[str, object] = {
 }
 ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.
-UNUSED: dict[str, str] = {"Concat_bifpn": "w2_weight"}
+UNUSED: dict[str, str] = {
+    "Concat_bifpn": "w2_weight",
+    "ConvNeXt": r"layers\.[023]|stages\.[023]",
+    "HorNet": r"layers\.[023]|stages\.[023]",
+}
 NO_ONNX: dict[str, str] = {}  # modules that cannot be exported: a part of the error, which names the operator
 
 

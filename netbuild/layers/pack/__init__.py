@@ -26,7 +26,8 @@ FAMILIES: dict[str, dict[str, str]] = {
         "GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
         "faster": "",
         "mobile": "",
-        "large_kernel": "",
+        "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
+        "large_kernel": "DWR DilatedReparamBlock InceptionDWConv2d MetaNeXtBlock Star_Block UniRepLKNetBlock",
     },
 }
 

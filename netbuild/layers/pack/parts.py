@@ -23,6 +23,30 @@ def check_multiple(value: int, factor: int, what: str = "channels") -> None:
         raise ValueError(f"{what} must be a multiple of {factor}: {value}")
 
 
+def to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Move the channels to the end, as a view: (B, c, H, W) -> (B, H, W, c)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def to_channels_first(x: torch.Tensor) -> torch.Tensor:
+    """Move the channels to the second place, as a view: (B, H, W, c) -> (B, c, H, W)."""
+    return x.permute(0, 3, 1, 2)
+
+
+def make_scale(channels: int, value: float) -> nn.Parameter:
+    """Make a trained factor of each channel (layer scale, arXiv 2103.17239), (c,)."""
+    return nn.Parameter(torch.full((channels,), float(value)))
+
+
+def normalise_response(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Weight channels by their L2 norm over the map, relative to the mean of these norms, and add that to the input.
+
+    (B, H, W, c) -> same shape; scale and shift (c,) or (1, 1, 1, c). ConvNeXt V2, arXiv 2301.00808.
+    """
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+    return x + scale * (x * (norm / (norm.mean(-1, keepdim=True) + 1e-6))) + shift
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of each position: (B, c, H, W) -> same shape. ConvNeXt, arXiv 2201.03545."""
 
@@ -30,7 +54,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return to_channels_first(super().forward(to_channels_last(x)))
 
 
 class ConvGate(nn.Module):
