@@ -4,9 +4,8 @@ Each parameter has a `Role`, which decides where its value comes from.
 """
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -17,7 +16,8 @@ from netbuild.grammar.expressions import Call
 from netbuild.grammar.keys import SETTINGS
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import MAX_CHANNELS, Row, evaluate_argument
-from netbuild.grammar.spec import Scale
+from netbuild.graph.scope import Scope, scale_width
+from netbuild.graph.written_channels import drop_written_channels
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory, Parameter
 from netbuild.roles import SUPPLIED, Activation, Depth, In, Role, Setting, Size, Stride, Width
@@ -32,18 +32,6 @@ class SourceShapes:
     channels: tuple[int | None, ...]
     sizes: tuple[tuple[int, int] | None, ...]  # (height, width)
     strides: tuple[float | None, ...]  # image pixels per step
-
-
-@dataclass(frozen=True)
-class Scope:
-    """The values that rows may refer to, and the rule that scales their widths."""
-
-    names: Mapping[str, Any]  # names that expressions may use
-    settings: Mapping[str, Any]  # top-level keys of the file
-    scale: Scale
-    divisor: int = 1  # widths are rounded up to a multiple of it
-    ultralytics: bool = False  # a backbone/head file, to which `netbuild.grammar.ultralytics` applies
-    file_names: Mapping[str, Any] = field(default_factory=dict)  # the file's names, which a block sees beside its own
 
 
 @dataclass(frozen=True)
@@ -83,11 +71,6 @@ def _to_plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def scale_width(value: int, scope: Scope) -> int:
-    """Apply the scale to a number of channels: cap it, multiply it, round it up to a multiple of the divisor."""
-    return math.ceil(min(value, scope.scale.max_channels) * scope.scale.width / scope.divisor) * scope.divisor
-
-
 def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope) -> BoundCall:
     """Bind a row to a factory.
 
@@ -111,7 +94,7 @@ def bind(factory: Factory, row: Row, n: int, sources: SourceShapes, scope: Scope
     if factory.has_varargs:  # values by position reach a parameter after *args only through *args
         names = _positional_names(factory)
         free = [p for p in free if p.name in names]
-    row, note = _drop_written_input(factory, row, free, supplied, scope)
+    row, scope, note = drop_written_channels(factory, row, free, supplied, sources.channels, scope)
     if len(row.args) > len(free) and not factory.has_varargs:
         raise _too_many_error(factory, row, free, supplied, scope)
     values = {p.name: _bind_value(p, node, row, scope) for p, node in zip(free, row.args, strict=False)}
@@ -149,30 +132,6 @@ def _take_positional(factory: Factory, call: dict[str, Any]) -> tuple[Any, ...]:
     """Move the arguments before ``*args`` out of a call by keyword; those that it lacks have their default."""
     defaults = {p.name: p.default for p in factory.parameters}
     return tuple(call.pop(name, defaults[name]) for name in _positional_names(factory))
-
-
-def _drop_written_input(
-    factory: Factory, row: Row, free: Sequence[Parameter], supplied: Mapping[str, Any], scope: Scope
-) -> tuple[Row, str]:
-    """Drop the input channels that a row writes before a custom module's other arguments, as in Ultralytics' forks.
-
-    Only a value that no parameter takes is dropped, in a backbone/head file, and only if it is the number that arrives:
-    as written, or as the scale makes it.
-
-    Returns:
-        The row, and a note on the dropped value; an empty note for a row that stays.
-    """
-    inputs = [supplied[p.name] for p in factory.parameters if p.role is In and p.name in supplied]
-    keywords = {name for name, _ in row.kwargs} & {p.name for p in free}
-    is_one_too_many = len(row.args) + len(keywords) == len(free) + 1 and bool(row.args)
-    if not (scope.ultralytics and factory.is_custom and is_one_too_many and len(inputs) == 1):
-        return row, ""
-    value, arriving = row.args[0].value, inputs[0]
-    if type(value) is not int or value < 1 or arriving not in (value, scale_width(min(value, MAX_CHANNELS), scope)):
-        return row, ""
-    at = f" ({arriving} at scale {scope.scale.name})" if arriving != value else ""
-    note = f"{row.label}: {value}{at} are the input channels, which netbuild supplies: leave {value} out"
-    return replace(row, args=row.args[1:]), note
 
 
 def _is_shown(parameter: Parameter) -> bool:

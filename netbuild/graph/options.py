@@ -13,9 +13,9 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar import ultralytics
 from netbuild.grammar.expressions import ExpressionOnly, parse_call
 from netbuild.grammar.spec import Scale, Spec, choose_scale
-from netbuild.graph.bind import Scope
 from netbuild.graph.final_row import add_final_row
 from netbuild.graph.heads import SEVERAL, HeadCard, describe_heads, task_of_row
+from netbuild.graph.scope import Scope
 from netbuild.layers.activation import default_activation
 from netbuild.layers.heads.labels import FINAL_HEADS
 from netbuild.modules import registry

@@ -17,13 +17,14 @@ from netbuild.grammar import ultralytics
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import INPUT, Block, Row, check_repeats, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
-from netbuild.graph.bind import BoundCall, Scope, SourceShapes, bind
+from netbuild.graph.bind import BoundCall, SourceShapes, bind
 from netbuild.graph.doubts import find_doubts
 from netbuild.graph.layers import BlockCopy, Graph, Layer
 from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
 from netbuild.graph.repeats import bind_repeats
 from netbuild.graph.row_errors import SourceFailedError, errors_at_row
+from netbuild.graph.scope import Scope
 from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
 from netbuild.layers.activation import using_activation
 from netbuild.modules import registry

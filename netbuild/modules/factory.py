@@ -68,6 +68,11 @@ class Factory:
         return bool(self.file) and not self.path.startswith("netbuild.")
 
     @property
+    def is_pack(self) -> bool:
+        """Whether it is a module class of `netbuild.layers.pack`, whose rows come from many forks."""
+        return self.path.startswith("netbuild.layers.pack.")
+
+    @property
     def input_hint(self) -> str:
         """How to have the input channels supplied, where a custom module has no parameter that is known for them."""
         plain = [p for p in self.parameters if p.role is Plain and (not p.types or int in p.types)]

@@ -1,0 +1,63 @@
+"""Widths that rows of forks write before modules of the pack, which get the channels of their source."""
+
+from pathlib import Path
+
+import pytest
+
+from netbuild import NetbuildError
+from netbuild.grammar.spec import read_spec
+from netbuild.graph.resolver import resolve
+
+SCALES = "scales: {n: [0.5, 0.25, 1024]}\n"
+
+
+def resolve_text(text: str):
+    return resolve(read_spec(text, Path("net.yaml")))
+
+
+def resolve_row(row: str, head: str = "", source: str = "-1"):
+    first = "  - [-1, 1, Conv, [256, 3, 2]]\n  - [-1, 1, Conv, [256, 3, 1]]\n"
+    return resolve_text(f"{head}nc: 3\nbackbone:\n{first}head:\n  - [{source}, 1, {row}]\n")
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "source", "arguments"),
+    [
+        ("", "SimAM, [256]", "-1", []),
+        (SCALES, "SimAM, [256]", "-1", []),
+        (SCALES, "SimAM, [64]", "-1", []),
+        ("", "SimAM, [256, 0.1]", "-1", [0.1]),
+        ("", "Concat_bifpn, [256, 128]", "[0, 1]", [128]),
+        (SCALES, "Concat_bifpn, [256, 128]", "[0, 1]", [32]),
+        (SCALES, "Concat_bifpn, [64, 64]", "[0, 1]", [64]),  # exact, as the channels before it
+        ("", "TopBasicLayer, [256, [8, 16]]", "-1", [[8, 16]]),
+        (SCALES, "PyramidPoolAgg, [64, 2]", "[0, 1]", [64, 2]),  # the output channels, which the scale leaves alone
+        ("", "SimAM, [0.1]", "-1", [0.1]),
+    ],
+)
+def test_channels_of_the_source_are_dropped_and_options_stay(head, row, source, arguments):
+    layer = (graph := resolve_row(row, head, source)).layers[-1]
+    shown = [a for a in layer.arguments if a not in ([64, 64], [256, 256])]  # the supplied channels of two sources
+    assert [a for a in shown if a != layer.bound.call.get("c1")] == arguments
+    note = "are the input channels, which netbuild supplies: leave"
+    assert any(note in found for found in graph.notes) == ("[0.1]" not in row and "Pyramid" not in row)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "message"),
+    [
+        ("", "SimAM, [128]", "keeps the channels of its source: 128 are written, 256 arrive"),
+        (SCALES, "SimAM, [512]", r"512 \(128 after scaling\) are written, 64 arrive"),
+        ("", "TopBasicLayer, [352, [8, 16]]", "352 are written, 256 arrive"),
+        ("", "SimAM, [256, 0.1, 3]", "2 values given"),
+    ],
+)
+def test_another_width_is_an_error_at_its_row_that_says_both(head, row, message):
+    with pytest.raises(NetbuildError, match=message) as error:
+        resolve_row(row, head)
+    assert error.value.where.line == 6 + bool(head)
+
+
+def test_a_plain_file_writes_no_channels():
+    with pytest.raises(NetbuildError, match="2 values given"):
+        resolve_text("layers:\n  - [-1, 1, SimAM, [3, 0.1]]\n")
