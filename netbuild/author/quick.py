@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from netbuild.author import index
 from netbuild.author.findings import Finding, convert_errors, find_hiding_blocks, find_text_warnings, sort_findings
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.grammar.chosen import CHOSEN
 from netbuild.grammar.locate import locate
 from netbuild.grammar.rows import Block, Row
 from netbuild.grammar.spec import Spec, load
@@ -31,6 +32,8 @@ def check(file: str, overrides: Sequence[str] = ()) -> list[Finding]:
 
 def _check_row(row: Row, spec: Spec) -> Iterator[Finding]:
     known = index.load_parameters()
+    if row.module.startswith(CHOSEN):  # known where a row uses the block
+        return
     if row.module in spec.blocks:
         yield from _check_arity(row, _block_parameters(spec.blocks[row.module]))
     elif row.module.removeprefix("torch.") in known:

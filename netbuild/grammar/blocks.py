@@ -1,20 +1,25 @@
 """Read the `blocks:` of a file: groups of rows with parameters, which rows use like modules."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from netbuild.errors import NetbuildError, did_you_mean
+from netbuild.grammar.chosen import choose_modules
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import MAX_LEVELS, Block, Context, Parameter, attempt, check_name, read_rows, resolve_source
 
 BLOCK_KEYS = ("params", "inputs", "rows", "result", "roles")
 
 
-def read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError]) -> dict[str, Block]:
+def read_blocks(
+    node: Node | None, names: set[str], params: Mapping[str, Any], errors: list[NetbuildError]
+) -> dict[str, Block]:
     """Read the blocks of a file by name.
 
     Args:
         node: the value of ``blocks``, if the file has it.
         names: names that expressions inside blocks may use.
+        params: values of the file's parameters, which rows may name as their module.
         errors: mistakes are added to it, so that reading goes on and finds the others.
     """
     if node is None or node.value is None:
@@ -23,7 +28,7 @@ def read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError])
         errors.append(node.error(f"blocks must be a mapping from names to blocks, not {node.describe()}"))
         return {}
     blocks = {
-        name: attempt(errors, _read_block, name, item, node.keys[name], names, errors)
+        name: attempt(errors, _read_block, name, item, node.keys[name], names, params, errors)
         for name, item in node.value.items()
     }
     found = {name: block for name, block in blocks.items() if block}
@@ -33,7 +38,9 @@ def read_blocks(node: Node | None, names: set[str], errors: list[NetbuildError])
     return found
 
 
-def _read_block(name: str, node: Node, key: Node, names: set[str], errors: list[NetbuildError]) -> Block:
+def _read_block(
+    name: str, node: Node, key: Node, names: set[str], file_params: Mapping[str, Any], errors: list[NetbuildError]
+) -> Block:
     check_name(key, taken=set())
     if not isinstance(node.value, dict) or "rows" not in node.value:
         raise node.error(f"block '{name}' must be a mapping with rows (and params, inputs, result, roles)")
@@ -46,6 +53,7 @@ def _read_block(name: str, node: Node, key: Node, names: set[str], errors: list[
     # c1 is the number of channels that arrive at the block.
     context = Context({*names, "c1", *(p.name for p in params)}, inputs)
     rows = read_rows([("rows", node.value["rows"])], context, errors)
+    rows = choose_modules(rows, file_params, errors, later={p.name for p in params})
     result, is_list = _read_result(node.value.get("result"), len(rows), name, context)
     return Block(name, params, inputs, rows, result, is_list, key)
 

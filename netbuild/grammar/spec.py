@@ -11,11 +11,13 @@ from typing import Any
 from netbuild.errors import NetbuildError, did_you_mean, raise_all, shorten
 from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
+from netbuild.grammar.chosen import choose_modules
 from netbuild.grammar.degrade import Restoration, read_restoration
 from netbuild.grammar.extends import expand
 from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
 from netbuild.grammar.locate import refuse_other_kinds, resolve_run_folder
+from netbuild.grammar.lr_factors import read_lr_factors
 from netbuild.grammar.nodes import Node, parse, read_text
 from netbuild.grammar.rows import (
     MAX_CHANNELS,
@@ -163,15 +165,16 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     scales = attempt(errors, _read_scales, root) or ()
     imports = attempt(errors, _read_imports, root.value.get("imports")) or ()
     names = {*SETTINGS, *params, "scale", "depth", "width", "max_channels"}  # that expressions may use
-    blocks = read_blocks(root.value.get("blocks"), names, errors)
+    blocks = read_blocks(root.value.get("blocks"), names, params, errors)
     inputs = attempt(errors, _read_inputs, root.value.get("inputs")) or ()
     inputs_named = tuple(item.name for item in inputs)
     rows = read_rows([(s, root.value[s]) for s in SECTIONS if s in root.value], Context(names, inputs_named), errors)
+    rows = choose_modules(rows, params, errors)
     heads = attempt(errors, read_heads, root.value.get("heads"), rows) or ()
     if heads and "task" in root.value:
         hint = "leave it out; an entry of heads may have a task"
         errors.append(root.keys["task"].error("'task' has no effect: each of the heads has its own", hint))
-    factors = attempt(errors, _read_lr_factors, root.value.get("lr_factors"), rows, heads) or {}
+    factors = attempt(errors, read_lr_factors, root.value.get("lr_factors"), rows, heads) or {}
     restoration = attempt(errors, read_restoration, root, params, path.parent)
     raise_all(errors)  # every mistake of the file at once
     root = _select_known_keys(root)
@@ -181,39 +184,6 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
         path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, restoration,
         tuple(warnings),
     )  # fmt: skip
-
-
-def _read_lr_factors(node: Node | None, rows: Sequence[Row], heads: Sequence[HeadEntry]) -> dict[int, float]:
-    """Read learning-rate factors by row; the last wins.
-
-    Keys are row names, numbers, ranges (0-9), sections or names of heads.
-    """
-    if node is None or node.value is None:
-        return {}
-    if not isinstance(node.value, dict):
-        raise node.error(f"'lr_factors' is a mapping such as backbone: 0.1, this is {node.describe()}")
-    found: dict[int, float] = {}
-    for key, value in node.value.items():
-        if type(value.value) not in (int, float) or not 0 <= value.value <= 100:
-            raise value.error(f"'lr_factors' of {key} must be a number from 0 to 100, not {value.describe()}")
-        found |= dict.fromkeys(_find_rows(str(key), rows, heads, node.keys[key]), float(value.value))
-    return found
-
-
-def _find_rows(key: str, rows: Sequence[Row], heads: Sequence[HeadEntry], node: Node) -> list[int]:
-    """Find the numbers of the rows that a name, a number, a range, a section or a head stands for."""
-    first, dash, last = key.partition("-")
-    if first.isdecimal() and (last.isdecimal() or not dash):
-        found = [row.index for row in rows if int(first) <= row.index <= int(last or first)]
-        if int(last or first) >= len(rows):
-            raise node.error(f"'lr_factors': rows are 0 to {len(rows) - 1}, this is {key}")
-    else:
-        found = [row.index for row in rows if key in (row.name, row.section)]
-        found += [head.row for head in heads if head.name == key and head.row not in found]
-    if not found:
-        known = {name for row in rows for name in (row.name, row.section) if name} | {head.name for head in heads}
-        raise node.error(f"'lr_factors': no row or section '{key}'", did_you_mean(key, known))
-    return found
 
 
 def _read_setting(key: str, node: Node) -> Any:

@@ -1,7 +1,7 @@
 """Resolve rows to layers: bind each row, build it without weights and run it once on ``meta`` for shapes and costs."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from netbuild.costs.receptive_field import field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
+from netbuild.grammar.chosen import choose_module
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import INPUT, Block, Row, check_repeats, evaluate_argument
+from netbuild.grammar.rows import INPUT, MAX_LEVELS, Block, Row, check_repeats, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, SourceShapes, bind
 from netbuild.graph.doubts import find_doubts
@@ -59,12 +60,14 @@ def resolve(spec: Spec, options: Options | None = None) -> Graph:
         layers=tuple(layers),
         plan=Plan(tuple(layer.step for layer in layers), result, listed=bool(config.heads)),
         peak_bytes=resolver.observer.live.peak,
-        custom_modules=_used_modules(spec, options.modules),
+        custom_modules=_used_modules(spec, resolver.used, options.modules),
     )
 
 
-def _used_modules(spec: Spec, custom: Mapping[str, Factory]) -> tuple[Factory, ...]:
-    return tuple(custom[name] for name in dict.fromkeys(row.module for row in spec.all_rows()) if name in custom)
+def _used_modules(spec: Spec, resolved: Iterable[str], custom: Mapping[str, Factory]) -> tuple[Factory, ...]:
+    """Return the custom modules that rows name, also those of blocks that no row uses."""
+    names = dict.fromkeys([*(row.module for row in spec.all_rows()), *resolved])
+    return tuple(custom[name] for name in names if name in custom)
 
 
 class _Resolver:
@@ -84,6 +87,8 @@ class _Resolver:
         self.notes: list[str] = []
         self.unknown: dict[str, tuple[NetbuildError, list[int]]] = {}  # unknown module -> its error and its rows
         self.modules = 0  # modules built so far
+        self.levels = 0  # of the blocks that are being resolved
+        self.used: dict[str, None] = {}  # names of the modules of all rows, in order
 
     def raise_errors(self, layers: Sequence[Layer]) -> None:
         """Raise all collected errors, if there are any; that of an unknown module lists all its rows.
@@ -147,6 +152,7 @@ class _Resolver:
         self, row: Row, values: dict[int, Any], frees: tuple[int, ...], scope: Scope, above: list[Layer]
     ) -> Layer:
         """Bind, build and run one row; its output is added to ``values``."""
+        row = choose_module(row, scope.names)
         block = self.blocks.get(row.module)
         factory = _make_factory(block, scope) if block else self._find_factory(row)
         n = _scale_repeats(row, scope)
@@ -191,6 +197,7 @@ class _Resolver:
 
     def _find_factory(self, row: Row) -> Factory:
         """Find a row's factory; the error of an unknown module is reported once for all its rows."""
+        self.used[row.module] = None
         if row.module in self.unknown:
             self.unknown[row.module][1].append(row.index)
             raise SourceFailedError
@@ -264,6 +271,8 @@ class _Resolver:
         self, block: Block, row: Row, bound: BoundCall, inputs: list[Any], scope: Scope
     ) -> tuple[BlockCopy, list[Any]]:
         """Resolve the rows of a block; return them with the block's output in a list, the input of the next copy."""
+        if self.levels >= MAX_LEVELS:  # a block may be the value of its own parameter
+            raise block.node.error(f"blocks nested deeper than {MAX_LEVELS} levels")
         channels = list(measure_sources(inputs, self.imgsz).channels)
         block_inputs = _block_inputs(block, row, inputs)
         defaults = {p.name: p.default for p in bound.factory.parameters if not p.required}
@@ -271,11 +280,14 @@ class _Resolver:
         # Numbers inside a block are not scaled, just as those inside a module class are not.
         names = {**scope.file_names, **block_names}
         inner = replace(scope, names=names, scale=Scale(scope.scale.name), divisor=1)
+        self.levels += 1
         try:
             layers, values = self.resolve_rows(block.rows, block_inputs, lambda _: inner, block.result, nested=True)
         except NetbuildError as error:
             error.message += f"\n  in block {block.name}, used at line {row.where.line} by {row.label}"
             raise
+        finally:
+            self.levels -= 1
         plan = Plan(tuple(layer.step for layer in layers), block.result, block.listed_result)
         keys = tuple(_child_name(layer.row) for layer in layers)
         result = [values[i] for i in block.result]

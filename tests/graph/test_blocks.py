@@ -214,3 +214,49 @@ def test_an_error_inside_a_block_names_the_row_that_uses_it():
     assert "row 0 (conv) nn.Conv2d" in caught.value.message
     assert "used at line" in caught.value.message
     assert "row 1 Pair" in caught.value.message
+
+
+CHOOSING = """
+nc: 4
+params: {block: C3k2, down: Conv}
+blocks:
+  Stage:
+    params: [c2, {inner: Bottleneck}]
+    rows:
+      - [-1, 1, $down, [c2, 3, 2]]
+      - [-1, 1, $inner, [c2]]
+      - [-1, 1, $block, [c2]]
+layers:
+  - [-1, 1, Stage, [16]]
+  - [-1, 1, Stage, [32, C2f]]
+  - [-1, 1, $block, [32]]
+  - [-1, 1, Classify, [nc]]
+"""
+
+
+def test_parameters_choose_the_modules_of_rows(tmp_path):
+    graph = resolve_text(CHOOSING, 32)
+    inner = [[layer.row.module for layer in row.block_copies[0].layers] for row in graph.layers[:2]]
+    assert inner == [["Conv", "Bottleneck", "C3k2"], ["Conv", "C2f", "C3k2"]]
+    assert graph.layers[2].row.module == "C3k2"
+    written = CHOOSING.replace("$down", "Conv").replace("$block", "C3k2")
+    assert [row.params for row in resolve_text(written, 32).layers] == [row.params for row in graph.layers]
+    (tmp_path / "net.yaml").write_text(CHOOSING)
+    changed = netbuild.build(tmp_path / "net.yaml", set=["block=C2f"])
+    assert type(changed.model[2]).__name__ == "C2f"
+    netbuild.save(changed, tmp_path / "net.safetensors")
+    assert type(netbuild.build(tmp_path / "net.safetensors").model[2]).__name__ == "C2f"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("block: C3k2", "block: C3kk", "row 2: unknown module 'C3kk'"),
+        ("block: C3k2", "block: 3", "row 2: the parameter 'block' is 3, and no name of a module"),
+        ("$down", "$dwn", "row 0: no parameter is named 'dwn'"),
+        ("inner: Bottleneck", "inner: Stage", "nested deeper than 32 levels"),
+    ],
+)
+def test_a_parameter_that_names_no_module_is_an_error_at_its_row(old, new, message):
+    with pytest.raises(NetbuildError, match=message):
+        resolve_text(CHOOSING.replace(old, new), 32)
