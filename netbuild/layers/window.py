@@ -3,6 +3,8 @@
 Rows must give `features` as an argument: what the builder infers are channels, dimension 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +23,33 @@ def check_heads(features: int, num_heads: int) -> None:
     """Raise ValueError unless the features are a multiple of the number of heads."""
     if features % num_heads:
         raise ValueError(f"features must be a multiple of the number of heads: {features} features, {num_heads} heads")
+
+
+def split_windows(x: torch.Tensor, window: int) -> torch.Tensor:
+    """Split a map into windows: (B, H, W, C) -> (B, windows, window * window, C); H and W are multiples of `window`."""
+    grid = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def merge_windows(x: torch.Tensor, window: int, width: int) -> torch.Tensor:
+    """Join windows to a map of a width: (B, windows, window * window, C) -> (B, H, W, C)."""
+    grid = x.unflatten(2, (window, window)).unflatten(1, (-1, width // window))
+    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def compare_regions(sides: tuple[int, int], shifts: Sequence[int], window: int, device: torch.device) -> torch.Tensor:
+    """Tell which positions of a window of a rolled map were not side by side before: (windows, N, N), N = window**2."""
+    down, across = (number_regions(*axis, window, device) for axis in zip(sides, shifts, strict=True))
+    regions = split_windows((3 * down[:, None] + across)[None, :, :, None], window)[0, :, :, 0]
+    return regions[:, :, None] != regions[:, None]
+
+
+def number_regions(side: int, shift: int, window: int, device: torch.device) -> torch.Tensor:
+    """Number the regions of a rolled axis, (side,): 0 before the last window, 1 in it, 2 wrapped around into it."""
+    if not shift:
+        return torch.zeros(side, device=device)
+    lengths = (side - window, window - shift, shift)
+    return torch.cat([torch.full((n,), float(i), device=device) for i, n in enumerate(lengths)])
 
 
 class SelfAttention(nn.Module):
@@ -67,20 +96,11 @@ class WindowAttention(nn.Module):
         sides = (x.shape[1], x.shape[2])
         shifts = [self.shift if side > self.window else 0 for side in sides]
         shifted = x.roll([-s for s in shifts], (1, 2)) if any(shifts) else x
-        windows = attend_heads(self.qkv(self._split(shifted)), self.num_heads, self._bias(sides, shifts))
-        x = self._merge(self.proj(windows), sides)
+        windows = split_windows(shifted, self.window)
+        windows = attend_heads(self.qkv(windows), self.num_heads, self._bias(sides, shifts))
+        x = merge_windows(self.proj(windows), self.window, sides[1])
         x = x.roll(shifts, (1, 2)) if any(shifts) else x
         return x[:, :height, :width]
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        """Split a map into windows: (B, H, W, C) -> (B, windows, window*window, C)."""
-        grid = x.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
-        return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-    def _merge(self, x: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
-        """Join windows to a map: (B, windows, window*window, C) -> (B, H, W, C)."""
-        grid = x.unflatten(2, (self.window, self.window)).unflatten(1, (-1, sides[1] // self.window))
-        return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def _bias(self, sides: tuple[int, int], shifts: list[int]) -> torch.Tensor:
         """Return the bias of the scores: (heads, N, N), or (windows, heads, N, N) with the mask of a cyclic shift."""
@@ -88,17 +108,9 @@ class WindowAttention(nn.Module):
         bias = self.bias_table.index_select(0, self.index).view(positions, positions, -1).permute(2, 0, 1)
         if not any(shifts):
             return bias
-        down, across = (self._regions(side, shift) for side, shift in zip(sides, shifts, strict=True))
-        regions = self._split((3 * down[:, None] + across)[None, :, :, None])[0, :, :, 0]
+        differ = compare_regions(sides, shifts, self.window, bias.device)
         # A finite number instead of -inf, which half precision and quantisation do not handle well.
-        return bias.masked_fill((regions[:, :, None] != regions[:, None])[:, None], -100.0)
-
-    def _regions(self, side: int, shift: int) -> torch.Tensor:
-        """Number the regions of a rolled axis, (side,): 0 before the last window, 1 in it, 2 wrapped around into it."""
-        if not shift:
-            return torch.zeros(side, device=self.bias_table.device)
-        lengths = (side - self.window, self.window - shift, shift)
-        return torch.cat([torch.full((n,), float(i), device=self.bias_table.device) for i, n in enumerate(lengths)])
+        return bias.masked_fill(differ[:, None], -100.0)
 
 
 def make_relative_index(window: int) -> torch.Tensor:

@@ -27,6 +27,10 @@ GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/pack.js
 # The call of netbuild's module for a measured variant, where it is not the public copy's own call.
 CALLS = {
     "BottleneckCSP2_silu": "BottleneckCSP2(64, 96, 2, act=True)",
+    "C3STR_ultra": "C3STR(64, 128, 2, act=True)",
+    "GhostBottleneck_v2": "GhostBottleneck_v2(32, 64, 32)",
+    "LiteMLA": "LiteMLA(64, 64)",
+    "RepViTBlock_stf_s2": "RepViTBlock(32, 48, True, 2)",
     "ConvNeXt_stage0": "ConvNeXt(3, 32, 0, [1, 1, 2, 1], 32)",
     "ConvNeXt_stage2": "ConvNeXt(64, 128, 2, [1, 1, 2, 1], 32)",
     "DilatedReparamBlock": "DilatedReparamBlock(64, 9)",
@@ -49,12 +53,33 @@ LEFT_OUT: dict[str, str] = {}
 PYRAMID = [(32, 16, 24), (64, 8, 12), (96, 4, 6)]  # shapes of three sources
 ROWS: dict[str, object] = {
     **dict.fromkeys("BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2".split(), "32"),
-    **dict.fromkeys("GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB".split(), "32"),
+    **dict.fromkeys(
+        "GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB CSPStage C3RFEM".split(), "32"
+    ),
     **dict.fromkeys("ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF".split(), "32"),
     **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
     "ConvNeXt": "128, 1, [1, 1, 1, 1], 64",
+    "CSPResNet": "96, 2, 2",
+    "CSPResNet_CBS": "32",
+    "DepthSepConv": "32, 5, 2, True",
     "DilatedReparamBlock": "9",
+    "ES_Bottleneck": "64, 1",
     "HorNet": "128, 1, 3, [1, 1, 1, 1], 64",
+    "C3STR": "128",
+    "GhostBottleneck_v2": "32, 32, 3, 2",
+    "GhostModuleV2": "32",
+    "LiteMLA": "32",
+    "RepViTBlock": "64",
+    "SwinTransformer": "128, 2",
+    "SwinTransformerLayer": "4, 7, 3",
+    "iRMB": "64",
+    "LC_Block": "96, 2, 5, True",
+    "MBConvBlock": "64, 5",
+    "MobileNetV3_InvertedResidual": "32, 96, 5, 2",
+    "ResSPP": "32, 3",
+    "ShuffleNetV2_Model": "96, 2",
+    "Shuffle_Block": "96, 2",
+    "mobilev3_bneck": "32, 96, 5, 2",
     "UniRepLKNetBlock": "7",
     "ADD": ("0.5", [64, 64]),
     "AdvPoolFusion": ("", PYRAMID[:2]),
@@ -81,6 +106,8 @@ ODD = (11, 14)  # the size of a map whose module takes any size
 UNUSED: dict[str, str] = {
     "Concat_bifpn": "w2_weight",
     "ConvNeXt": r"layers\.[023]|stages\.[023]",
+    "ES_Bottleneck": r"branch[24]",
+    "ResSPP": "spp4",
     "HorNet": r"layers\.[023]|stages\.[023]",
 }
 NO_ONNX: dict[str, str] = {}  # modules that cannot be exported: a part of the error, which names the operator

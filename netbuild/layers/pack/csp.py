@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from netbuild.layers.activation import Act, resolve_activation, using_activation
-from netbuild.layers.conv import Conv
+from netbuild.layers.conv import Conv, RepConv
 from netbuild.layers.csp import C3, Bottleneck, GhostBottleneck, make_chain
 from netbuild.layers.pack.parts import check_multiple
 
@@ -248,3 +248,39 @@ class C3C2(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)
         return self.cv1(torch.cat((self.m(self.act(self.bn(y))), y), 1))
+
+
+class RepResidual(nn.Module):
+    """RepConv, then a 3x3 Conv, added to the input: (B, c, H, W) -> same shape. DAMO-YOLO, arXiv 2211.15444."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = Conv(channels, channels, 3)
+        self.conv2 = RepConv(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv1(self.conv2(x))
+
+
+class CSPStage(nn.Module):
+    """Chain of n residual RepConv blocks on one of two paths, all outputs joined: (B, c1, H, W) -> (B, c2, H, W).
+
+    DAMO-YOLO, arXiv 2211.15444.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1):
+        super().__init__()
+        first = c2 // 2
+        c = c2 - first
+        self.conv1 = Conv(c1, first)
+        self.conv2 = Conv(c1, c)
+        self.convs = nn.ModuleList(RepResidual(c) for _ in range(n))
+        self.conv3 = Conv(n * c + first, c2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = [self.conv1(x)]
+        y = self.conv2(x)
+        for block in self.convs:
+            y = block(y)
+            outputs.append(y)
+        return self.conv3(torch.cat(outputs, 1))

@@ -1,0 +1,60 @@
+"""C3 blocks whose inner blocks see a wider context: shared dilated kernels, global context, attention."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from netbuild.layers.csp import CrossStage, make_chain
+from netbuild.layers.pack.parts import check_multiple
+
+
+class TridentBlock(nn.Module):
+    """Bottleneck whose 3x3 kernel is used with dilations 1, 2 and 3; the three results are added.
+
+    (B, c, H, W) -> same shape. TridentNet, arXiv 1901.01892.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        check_multiple(channels, 2, "hidden channels (c2 * e)")
+        self.share_weightconv1 = nn.Parameter(torch.empty(channels // 2, channels, 1, 1))
+        self.share_weightconv2 = nn.Parameter(torch.empty(channels, channels // 2, 3, 3))
+        for weight in (self.share_weightconv1, self.share_weightconv2):
+            nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+        self.bn1 = nn.BatchNorm2d(channels // 2)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        for d in (1, 2, 3):
+            y = F.silu(self.bn1(F.conv2d(x, self.share_weightconv1)))
+            y = self.bn2(F.conv2d(y, self.share_weightconv2, padding=d, dilation=d))
+            total = total + F.silu(y + x)
+        return total
+
+
+class RFEM(nn.Module):
+    """TridentBlock whose results are added to the input and normalised: (B, c, H, W) -> same shape.
+
+    YOLO-FaceV2, arXiv 2208.02019.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer = nn.Sequential(TridentBlock(channels))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.silu(self.bn(self.layer(x) + x))
+
+
+class C3RFEM(CrossStage):
+    """C3 of n blocks with a kernel shared by dilations 1, 2 and 3 (RFEM): (B, c1, H, W) -> (B, c2, H, W).
+
+    `shortcut` has no effect. Raises ValueError unless the hidden channels, int(c2 * e), are even.
+    YOLO-FaceV2, arXiv 2208.02019.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, e: float = 0.5):
+        c_ = int(c2 * e)
+        super().__init__(c1, c2, c_, make_chain(n, lambda: RFEM(c_)))
