@@ -22,17 +22,17 @@ FAMILIES: dict[str, dict[str, str]] = {
         "gold": "InjectionMultiSum_Auto_pool SimFusion_3in SimFusion_4in TopBasicLayer",
     },
     "block": {
+        "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
         "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 CSPStage GhostCSPA "
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
         "csp_context": "C3RFEM",
         "efficient": "EfficientVitBlock GhostBottleneck_v2 GhostModuleV2 LiteMLA RepViTBlock iRMB",
         "faster": "",
+        "large_kernel": "DWR DilatedReparamBlock InceptionDWConv2d MetaNeXtBlock Star_Block UniRepLKNetBlock",
         "mobile": "DepthSepConv ES_Bottleneck LC_Block MBConvBlock MobileNetV3_InvertedResidual ShuffleNetV2_Model "
         "Shuffle_Block mobilev3_bneck",
-        "swin": "C3STR SwinTransformer SwinTransformerLayer",
         "ppyoloe": "CSPResNet CSPResNet_CBS PPConvBlock ResSPP",
-        "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
-        "large_kernel": "DWR DilatedReparamBlock InceptionDWConv2d MetaNeXtBlock Star_Block UniRepLKNetBlock",
+        "swin": "C3STR SwinTransformer SwinTransformerLayer",
     },
 }
 

@@ -1,6 +1,7 @@
 """Blocks of ConvNeXt and HorNet, and stages of the whole networks."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -211,7 +212,7 @@ class NetworkStage(nn.Module):
         for width in widths[1:]:
             self.downsample_layers.append(nn.Sequential(LayerNorm2d(width // 2), nn.Conv2d(width // 2, width, 2, 2)))
         self.stages = nn.ModuleList(
-            make_chain(n, lambda i=i, width=width: make_block(width, i))
+            make_chain(n, partial(make_block, width, i))
             for i, (n, width) in enumerate(zip(depths, widths, strict=True))
         )
 
