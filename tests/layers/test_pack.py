@@ -100,10 +100,19 @@ ROWS: dict[str, object] = {
     "TopBasicLayer": "[32, 64]",
     "Zoom_cat": ("", PYRAMID),
     "asf_attention_model": ("", [64, 64]),
+    "CA": "64",
+    "GAMAttention": "64",
+    "ResBlock_CBAM": "16",
+    "SPPF_LSKA": "32",
 }
 ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.
 UNUSED: dict[str, str] = {
+    **dict.fromkeys(
+        "GlobalContext ContextBlock2d ContextAggregation ParallelPolarizedSelfAttention "
+        "SequentialPolarizedSelfAttention".split(),
+        r"(conv_attn|conv_mask|k\.conv|ch_wq)\.bias$",  # the softmax after it is the same with any bias
+    ),
     "Concat_bifpn": "w2_weight",
     "ConvNeXt": r"layers\.[023]|stages\.[023]",
     "ES_Bottleneck": r"branch[24]",

@@ -5,14 +5,27 @@ Rows use their names. The classes are imported when a row first uses one, so thi
 
 # Family, file of this folder, names of its modules.
 FAMILIES: dict[str, dict[str, str]] = {
-    "channel attention": {"channel_attention": ""},
-    "spatial attention": {"spatial_attention": "SimAM"},
-    "mixed attention": {"mixed_attention": ""},
+    "channel attention": {
+        "channel_attention": "AFGCAttention ChannelAttention_HSFPN ECAAttention EffectiveSEModule "
+        "EfficientChannelAttention GatherExcite NAMAttention ParNetAttention SEAttention SKAttention SOCA",
+        "context_attention": "ContextAggregation ContextBlock2d GlobalContext",
+    },
+    "spatial attention": {
+        "spatial_attention": "SimAM SpatialGroupEnhance",
+        "large_kernel_attention": "CAA LSKA LSKBlock LSKblock SegNext_Attention",
+    },
+    "mixed attention": {
+        "mixed_attention": "BAMBlock CPCA GAMAttention GAM_Attention MLCA ParallelPolarizedSelfAttention "
+        "SequentialPolarizedSelfAttention ShuffleAttention",
+        "coordinate_attention": "CA CoordAtt ELA EMA MPCA TripletAttention",
+        "cbam": "CBAM_mlp ResBlock_CBAM",
+    },
     "transformer": {"transformer": ""},
     "convolution": {"convolution": "", "dynamic_convolution": ""},
     "re-parameterised": {"reparameterised": ""},
     "pooling and pyramids": {
         "pyramid": "ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF",
+        "large_kernel_attention": "SPPF_LSKA",
     },
     "sampling": {"downsampling": "", "upsampling": ""},
     "fusion": {
@@ -38,10 +51,26 @@ FAMILIES: dict[str, dict[str, str]] = {
 
 # Other names of modules in public files.
 ALIASES: dict[str, str] = {
+    "BAM": "BAMBlock",
     "BiFPN_Concat": "Concat_bifpn",
     "BiFPN_Concat2": "Concat_bifpn",
     "BiFPN_Concat3": "Concat_bifpn",
+    "CABlock": "ContextAggregation",
     "Concat_BiFPN": "Concat_bifpn",
+    "CoordAttention": "CoordAtt",
+    "ECA": "EfficientChannelAttention",
+    "EffectiveSE": "EffectiveSEModule",
+    "EffectiveSELayer": "EffectiveSEModule",
+    "GAM": "GAM_Attention",
+    "GlobalContextBlock": "GlobalContext",
+    "MSCA": "SegNext_Attention",
+    "MSCAAttention": "SegNext_Attention",
+    "NAM": "NAMAttention",
+    "PSA_p": "ParallelPolarizedSelfAttention",
+    "PSA_s": "SequentialPolarizedSelfAttention",
+    "SE": "SEAttention",
+    "SELayer": "SEAttention",
+    "SGE": "SpatialGroupEnhance",
     "attention_model": "asf_attention_model",
 }
 

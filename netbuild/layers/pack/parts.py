@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from netbuild.layers.activation import Act
-from netbuild.layers.conv import Conv
+from netbuild.layers.conv import Conv, Size2, auto_padding
 from netbuild.roles import In
 
 
@@ -95,7 +95,59 @@ class BlockConv(nn.Module):
         return self.block(x)
 
 
-def count_neighbours(channels: int, b: int = 1, gamma: int = 2) -> int:
+def count_neighbours(channels: int, b: float = 1, gamma: float = 2) -> int:
     """Return the odd kernel size |log2 c + b| / gamma of ECA's convolution over channels. arXiv 1910.03151."""
     k = int(abs((log2(channels) + b) / gamma))
     return k if k % 2 else k + 1
+
+
+def reduce_channels(channels: int, reduction: int) -> int:
+    """Return channels // reduction; raise ValueError if that is 0."""
+    if channels < reduction:
+        raise ValueError(f"channels must be at least the reduction of {reduction}: {channels}")
+    return channels // reduction
+
+
+def round_channels(channels: int, reduction: int) -> int:
+    """Return channels / reduction, rounded to an integer, halves up; raise ValueError if that is 0."""
+    if 2 * channels < reduction:
+        raise ValueError(f"channels must be at least half the reduction of {reduction}: {channels}")
+    return (2 * channels + reduction) // (2 * reduction)
+
+
+def make_channel_conv(k: int) -> nn.Conv1d:
+    """Create a convolution that runs along a sequence of channels: (B, 1, channels) -> same shape."""
+    if k % 2 == 0:
+        raise ValueError(f"the kernel size of a convolution along the channels must be odd: {k}")
+    return nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+
+
+def make_depthwise(channels: int, k: Size2, d: int = 1) -> nn.Conv2d:
+    """Create a depthwise convolution with bias that keeps the size: (B, channels, H, W) -> same shape."""
+    return nn.Conv2d(channels, channels, k, padding=auto_padding(k, None, d), dilation=d, groups=channels)
+
+
+def make_linear_gate(channels: int, reduction: int) -> nn.Sequential:
+    """Create two linear layers without bias, ReLU between and a sigmoid at the end: (B, channels) -> same shape.
+
+    Raises ValueError if the channels are fewer than the reduction. Squeeze and excitation, arXiv 1709.01507.
+    """
+    hidden = reduce_channels(channels, reduction)
+    return nn.Sequential(
+        nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
+    )
+
+
+def pool_by_attention(x: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Average a map with weights that are the softmax of scores over the positions.
+
+    (B, c, H, W) and (B, 1, H, W) -> (B, c, 1, 1).
+    """
+    weights = scores.flatten(2).softmax(2)
+    return (x.flatten(2) @ weights.transpose(1, 2)).unsqueeze(3)
+
+
+def pool_channels(x: torch.Tensor, maximum_first: bool = False) -> torch.Tensor:
+    """Concatenate the mean and the maximum over the channels: (B, c, H, W) -> (B, 2, H, W)."""
+    pooled = x.mean(1, keepdim=True), x.amax(1, keepdim=True)
+    return torch.cat(pooled[::-1] if maximum_first else pooled, 1)
