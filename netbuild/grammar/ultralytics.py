@@ -102,7 +102,7 @@ _DETECTION_LIKE = {"detect", "segment", "pose", "obb", "depth", "semantic", "sev
 
 def apply_scale(module: str, values: dict[str, Any], scale: Scale) -> None:
     """Set, in place, the arguments of a module that depend on the scale."""
-    letters, changes = _BY_SCALE.get(module, ("", {}))
+    letters, changes = _BY_SCALE.get(_strip_block(module), ("", {}))
     if len(scale.name) == 1 and scale.name in letters:
         values.update(changes)
     if module == "C2fAttn":
@@ -121,7 +121,12 @@ def _scale_guided_block(values: dict[str, Any], scale: Scale) -> None:
 
 def is_legacy(modules: Iterable[str]) -> bool:
     """Whether the detection heads of a file with these modules have the older class branch of full convolutions."""
-    return _NON_LEGACY.isdisjoint(modules)
+    return _NON_LEGACY.isdisjoint(map(_strip_block, modules))
+
+
+def _strip_block(module: str) -> str:
+    """Return C3k2 for the name of a C3k2 with another block, such as C3k2_Faster, and other names as they are."""
+    return "C3k2" if module.startswith("C3k2_") else module
 
 
 def norm_constants(task: str | None) -> tuple[float, float] | None:

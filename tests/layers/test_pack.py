@@ -44,6 +44,7 @@ CALLS = {
     "Concat_bifpn_3in": "Concat_bifpn([64, 64, 64], 96)",
     "InjectionMultiSum_Auto_pool_down": "InjectionMultiSum_Auto_pool([48, 96], 64, [64, 32], 1)",
     "PyramidPoolAgg": "PyramidPoolAgg([32, 64], 64, 2)",
+    "Partial_conv3": "Partial_conv3(64)",
 }
 # Variants of public copies that netbuild does not have, each with the reason.
 LEFT_OUT: dict[str, str] = {}
@@ -58,6 +59,8 @@ ROWS: dict[str, object] = {
     ),
     **dict.fromkeys("ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF".split(), "32"),
     **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
+    **dict.fromkeys("C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU".split(), "32"),
+    **dict.fromkeys("Faster_Block Faster_Block_CGLU".split(), "32"),
     "ConvNeXt": "128, 1, [1, 1, 1, 1], 64",
     "CSPResNet": "96, 2, 2",
     "CSPResNet_CBS": "32",

@@ -40,7 +40,8 @@ FAMILIES: dict[str, dict[str, str]] = {
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
         "csp_context": "C3RFEM",
         "efficient": "EfficientVitBlock GhostBottleneck_v2 GhostModuleV2 LiteMLA RepViTBlock iRMB",
-        "faster": "",
+        "faster": "C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU ConvolutionalGLU "
+        "Faster_Block Faster_Block_CGLU Partial_conv3",
         "large_kernel": "DWR DilatedReparamBlock InceptionDWConv2d MetaNeXtBlock Star_Block UniRepLKNetBlock",
         "mobile": "DepthSepConv ES_Bottleneck LC_Block MBConvBlock MobileNetV3_InvertedResidual ShuffleNetV2_Model "
         "Shuffle_Block mobilev3_bneck",
