@@ -70,8 +70,16 @@ def make_entry(factory: Factory, name: str) -> Entry:
     return Entry(name, factory.format_call(marks), roles, first, found.group() if found else "")
 
 
-def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1) -> str:
-    """Return a YAML row of the module with plausible values for its required arguments."""
+def make_example_row(
+    name: str, factory: Factory, c1: int = _CHANNELS, c2: int = _CHANNELS, n: int = 1, sources: int = 0
+) -> str:
+    """Return a YAML row of the module with plausible values for its required arguments.
+
+    Args:
+        name, factory: the module.
+        c1, c2, n: input channels, output channels and repeats.
+        sources: number of maps that the row reads; 0 for what the module is known to need.
+    """
     values = []
     for p in factory.parameters:
         if p.role in SUPPLIED and not factory.foreign:
@@ -81,10 +89,10 @@ def make_example_row(name: str, factory: Factory, c1: int = _CHANNELS, c2: int =
         channels = {Role.WIDTH: c2, Role.IN: c1}
         values.append(channels.get(p.role, _EXAMPLES.get(p.name, "nc" if p.name == "nc" else 1)))
     # A head with auxiliary branches needs a map for each branch.
-    several = ", ".join(["-1"] * getattr(factory.make, "branches", 1))
-    sources = f"[{several}]" if any(p.role is Role.IN and p.takes_list for p in factory.parameters) else "-1"
-    sources = "[-1, text]" if factory.takes_text else sources
-    return f"[{sources}, {n}, {name}, [{', '.join(map(str, values))}]]"
+    several = ", ".join(["-1"] * (sources or getattr(factory.make, "branches", 1)))
+    is_list = sources > 1 or any(p.role is Role.IN and p.takes_list for p in factory.parameters)
+    origin = "[-1, text]" if factory.takes_text else f"[{several}]" if is_list else "-1"
+    return f"[{origin}, {n}, {name}, [{', '.join(map(str, values))}]]"
 
 
 def resolve_example(
@@ -106,8 +114,9 @@ def resolve_example(
         file: a network file whose blocks and parameters the row may use.
     """
     row = make_example_row(name, factory, c1, c2, n)
+    several = [(c1, make_example_row(name, factory, c1, c2, n, sources)) for sources in (2, 3, 4)]
     # Most modules read a map; some read several, others need an image of 3 channels.
-    for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)):
+    for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row), *several):
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
@@ -161,12 +170,13 @@ def explain(name: str, custom: Mapping[str, Factory] | None = None, file: Spec |
         near = did_you_mean(name, [*(file.blocks if file else ()), *(custom or {}), *registry.packaged_names()])
         raise NetbuildError(error.message, hint=near or error.hint) from None
     graph = resolve_example(name, factory, custom or {}, file=file)
+    several = len(graph.layers[-1].row.sources) if graph and factory.path.startswith("netbuild.layers.pack") else 0
     data = {
         **make_entry(factory, name).to_dict(),
         **({"doc": f"A block of {len(block.rows)} rows."} if block else {}),
         "path": str(block.node.where) if block else factory.path,
         "task": factory.task,
-        "example": make_example_row(name, factory),
+        "example": make_example_row(name, factory, sources=several),
     }
     if graph is None:
         return {**data, "sample": None, "inner": []}
