@@ -38,6 +38,8 @@ CALLS = {
     "HorNet_stage2": "HorNet(64, 128, 2, 3, [1, 1, 1, 1], 32)",
     "SPPCSP_silu": "SPPCSP(64, 96, act=True)",
     "SimAM": "SimAM()",
+    "MultiSEAM_silu": "MultiSEAM(64, 64, 1, act='SiLU')",
+    "S2Attention": "S2Attention(64)",
     "BiFusion_v6": "BiFusion([64, 48, 32], 64, True)",
     "CGAFusion": "CGAFusion([64, 64])",
     "Concat_bifpn": "Concat_bifpn([64, 64], 96)",
@@ -107,6 +109,9 @@ ROWS: dict[str, object] = {
     "GAMAttention": "64",
     "ResBlock_CBAM": "16",
     "SPPF_LSKA": "32",
+    "SEAM": "64, 1",
+    "MultiSEAM": "64, 1",
+    "MobileViTAttention": "48, 3, 4",
 }
 ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.

@@ -9,6 +9,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "channel_attention": "AFGCAttention ChannelAttention_HSFPN ECAAttention EffectiveSEModule "
         "EfficientChannelAttention GatherExcite NAMAttention ParNetAttention SEAttention SKAttention SOCA",
         "context_attention": "ContextAggregation ContextBlock2d GlobalContext",
+        "seam": "MultiSEAM SEAM",
     },
     "spatial attention": {
         "spatial_attention": "SimAM SpatialGroupEnhance",
@@ -19,8 +20,11 @@ FAMILIES: dict[str, dict[str, str]] = {
         "SequentialPolarizedSelfAttention ShuffleAttention",
         "coordinate_attention": "CA CoordAtt ELA EMA MPCA TripletAttention",
         "cbam": "CBAM_mlp ResBlock_CBAM",
+        "token_mixing": "FocalModulation S2Attention ScConv",
     },
-    "transformer": {"transformer": ""},
+    "transformer": {
+        "transformer": "CoTAttention CrissCrossAttention DoubleAttention MHSA MobileViTAttention",
+    },
     "convolution": {"convolution": "", "dynamic_convolution": ""},
     "re-parameterised": {"reparameterised": ""},
     "pooling and pyramids": {

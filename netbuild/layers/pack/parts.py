@@ -151,3 +151,35 @@ def pool_channels(x: torch.Tensor, maximum_first: bool = False) -> torch.Tensor:
     """Concatenate the mean and the maximum over the channels: (B, c, H, W) -> (B, 2, H, W)."""
     pooled = x.mean(1, keepdim=True), x.amax(1, keepdim=True)
     return torch.cat(pooled[::-1] if maximum_first else pooled, 1)
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Turn a map's positions into tokens of each attention head: (B, heads * d, H, W) -> (B, heads, H*W, d)."""
+    return x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
+
+
+def merge_heads(tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Turn the tokens of all heads into a map of a size: (B, heads, H*W, d) -> (B, heads * d, H, W)."""
+    return tokens.transpose(2, 3).flatten(1, 2).unflatten(2, size)
+
+
+def check_heads(channels: int, heads: int) -> None:
+    """Raise ValueError unless the channels are a multiple of the number of heads."""
+    check_multiple(channels, heads, "channels, which the heads share,")
+
+
+def split_windows(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Cut a map into rows x columns windows of h x w positions: (B, c, H, W) -> (B, rows * columns, h * w, c)."""
+    grid = x.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+    return grid.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
+
+
+def merge_windows(windows: torch.Tensor, rows: int, columns: int, height: int) -> torch.Tensor:
+    """Join windows of `height` positions each to a map, the inverse of `split_windows`."""
+    grid = windows.unflatten(2, (height, -1)).unflatten(1, (rows, columns))
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def pad_to_multiple(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Pad a map with zeros at the right and below until its sides are multiples of a factor."""
+    return F.pad(x, (0, -x.shape[3] % factor, 0, -x.shape[2] % factor))
