@@ -85,15 +85,21 @@ def _writes_channels(row: Row, free: Sequence[Parameter], is_channels: bool) -> 
     """Whether the first value of a row of the pack can only be channels of its source."""
     if _has_width(free):  # then a second value that is a width must be the output channels
         return is_channels and len(row.args) > 1 and len(free) > 1 and _is_width(row.args[1], free[1])
-    if free and free[0].required and int in free[0].types:  # the number is for this parameter
+    if free and _needs_integer(free[0]):  # the number is for this parameter
         return False
     return is_channels or not free or _is_width(row.args[0], free[0])
+
+
+def _needs_integer(parameter: Parameter) -> bool:
+    return parameter.required and int in parameter.types
 
 
 def _is_width(node: Node, parameter: Parameter) -> bool:
     """Whether a value is clearly a width, and no value for an option whose default is far smaller."""
     value, default = node.value, parameter.default
-    if type(value) is not int or value < LEAST_WIDTH or value % 8 or parameter.role is Width:
+    if parameter.role is Width or _needs_integer(parameter):
+        return False
+    if type(value) is not int or value < LEAST_WIDTH or value % 8:
         return False
     return not isinstance(default, int | float) or value > 2 * default
 

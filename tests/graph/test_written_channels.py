@@ -33,6 +33,7 @@ def resolve_row(row: str, head: str = "", source: str = "-1"):
         ("", "TopBasicLayer, [256, [8, 16]]", "-1", [[8, 16]]),
         (SCALES, "PyramidPoolAgg, [64, 2]", "[0, 1]", [64, 2]),  # the output channels, which the scale leaves alone
         ("", "SimAM, [0.1]", "-1", [0.1]),
+        (SCALES, "CSPResNet, [64, 128, 2, 2]", "-1", [128, 2, 2]),
     ],
 )
 def test_channels_of_the_source_are_dropped_and_options_stay(head, row, source, arguments):
@@ -41,6 +42,11 @@ def test_channels_of_the_source_are_dropped_and_options_stay(head, row, source, 
     assert [a for a in shown if a != layer.bound.call.get("c1")] == arguments
     note = "are the input channels, which netbuild supplies: leave"
     assert any(note in found for found in graph.notes) == ("[0.1]" not in row and "Pyramid" not in row)
+
+
+def test_a_width_before_a_number_that_the_module_needs_is_no_channels_of_the_source():
+    call = resolve_row("mobilev3_bneck, [256, 128]").layers[-1].bound.call
+    assert (call["c2"], call["hidden"]) == (256, 128)
 
 
 @pytest.mark.parametrize(
