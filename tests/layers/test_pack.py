@@ -57,7 +57,7 @@ PYRAMID = [(32, 16, 24), (64, 8, 12), (96, 4, 6)]  # shapes of three sources
 ROWS: dict[str, object] = {
     **dict.fromkeys("BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2".split(), "32"),
     **dict.fromkeys(
-        "GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB CSPStage C3RFEM".split(), "32"
+        "GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB CSPStage C3RFEM C3GC".split(), "32"
     ),
     **dict.fromkeys("ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF".split(), "32"),
     **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
@@ -74,6 +74,7 @@ ROWS: dict[str, object] = {
     "GhostBottleneck_v2": "32, 32, 3, 2",
     "GhostModuleV2": "32",
     "LiteMLA": "32",
+    "RCSOSA": "32, True",
     "RepViTBlock": "64",
     "SwinTransformer": "128, 2",
     "SwinTransformerLayer": "4, 7, 3",
@@ -117,7 +118,7 @@ ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.
 UNUSED: dict[str, str] = {
     **dict.fromkeys(
-        "GlobalContext ContextBlock2d ContextAggregation ParallelPolarizedSelfAttention "
+        "C3GC GlobalContext ContextBlock2d ContextAggregation ParallelPolarizedSelfAttention "
         "SequentialPolarizedSelfAttention".split(),
         r"(conv_attn|conv_mask|k\.conv|ch_wq)\.bias$",  # the softmax after it is the same with any bias
     ),

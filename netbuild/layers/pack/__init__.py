@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
         "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 CSPStage GhostCSPA "
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
-        "csp_context": "C3RFEM",
+        "csp_context": "C3GC C3RFEM",
         "efficient": "EfficientVitBlock GhostBottleneck_v2 GhostModuleV2 LiteMLA RepViTBlock iRMB",
         "faster": "C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU ConvolutionalGLU "
         "Faster_Block Faster_Block_CGLU Partial_conv3",
@@ -50,6 +50,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "mobile": "DepthSepConv ES_Bottleneck LC_Block MBConvBlock MobileNetV3_InvertedResidual ShuffleNetV2_Model "
         "Shuffle_Block mobilev3_bneck",
         "ppyoloe": "CSPResNet CSPResNet_CBS PPConvBlock ResSPP",
+        "rcs": "RCSOSA",
         "swin": "C3STR SwinTransformer SwinTransformerLayer",
     },
 }

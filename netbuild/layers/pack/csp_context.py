@@ -4,7 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from netbuild.layers.conv import Conv
 from netbuild.layers.csp import CrossStage, make_chain
+from netbuild.layers.pack.context_attention import ContextBlock2d
+from netbuild.layers.pack.csp import make_bottlenecks
 from netbuild.layers.pack.parts import check_multiple
 
 
@@ -58,3 +61,21 @@ class C3RFEM(CrossStage):
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, e: float = 0.5):
         c_ = int(c2 * e)
         super().__init__(c1, c2, c_, make_chain(n, lambda: RFEM(c_)))
+
+
+class C3GC(nn.Module):
+    """C3 whose second path begins with a global context block: (B, c1, H, W) -> (B, c2, H, W).
+
+    GCNet, arXiv 1904.11492; the block is YOLOAir's.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+        super().__init__()
+        c_ = int(c2 * e)
+        self.gc = ContextBlock2d(c1)
+        self.cv1, self.cv2 = Conv(c1, c_), Conv(c1, c_)
+        self.cv3 = Conv(2 * c_, c2)
+        self.m = make_bottlenecks(c_, n, shortcut, g)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(self.gc(x))), 1))

@@ -1,4 +1,7 @@
-"""Blocks of PP-YOLOE, whose rows write all widths out: the width multiple does not apply to them."""
+"""Blocks of PP-YOLOE.
+
+Rows of public files also write the channels in, and their widths as they are after scaling.
+"""
 
 from typing import Annotated
 
@@ -73,10 +76,10 @@ class RepCSPStage(nn.Module):
 class CSPResNet_CBS(nn.Module):
     """Stem of PP-YOLOE, three 3x3 Convs or two, the first of stride 2: (B, c1, H, W) -> (B, c2, H/2, W/2).
 
-    The width is not scaled. PP-YOLOE, arXiv 2203.16250.
+    PP-YOLOE, arXiv 2203.16250.
     """
 
-    def __init__(self, c1: int, c2: Annotated[int, Plain], use_large_stem: bool = True):
+    def __init__(self, c1: int, c2: int, use_large_stem: bool = True):
         super().__init__()
         act = nn.SiLU()
         layers = [Conv(c1, c2 // 2, 3, 2, act=act), Conv(c2 // 2, c2, 3, act=act)]
@@ -94,7 +97,7 @@ class CSPResNet(nn.Module):
     Raises ValueError unless `infor` is backbone or neck and the stride 1 or 2.
 
     Args:
-        c1, c2: channels in and out; not scaled.
+        c1, c2: channels in and out.
         n: number of blocks; not scaled.
         stride: 2 puts a 3x3 convolution of stride 2 first.
         infor: "backbone" for blocks with shortcuts and a channel gate, "neck" for neither.
@@ -103,7 +106,7 @@ class CSPResNet(nn.Module):
     def __init__(
         self,
         c1: int,
-        c2: Annotated[int, Plain],
+        c2: int,
         n: Annotated[int, Plain] = 1,
         stride: int = 1,
         infor: str = "backbone",
@@ -125,7 +128,7 @@ class ResSPP(nn.Module):
     512, as in public files. Raises ValueError unless n is 1 to 4. PP-YOLOE, arXiv 2203.16250.
     """
 
-    def __init__(self, c1: int, c2: Annotated[int, Plain], n: Annotated[int, Plain] = 1):
+    def __init__(self, c1: int, c2: int, n: Annotated[int, Plain] = 1):
         super().__init__()
         if n not in (1, 2, 3, 4):
             raise ValueError(f"the number of blocks must be 1 to 4: {n}")
