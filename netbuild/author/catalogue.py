@@ -14,9 +14,10 @@ from netbuild.author.formula import fit_formula
 from netbuild.costs.outputs import parameter_count
 from netbuild.errors import NetbuildError, did_you_mean
 from netbuild.grammar.spec import Spec, read_spec
+from netbuild.graph.block_factory import make_block_factory
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
-from netbuild.graph.resolver import make_block_factory, resolve
+from netbuild.graph.resolver import resolve
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role

@@ -29,7 +29,9 @@ class Row:
         """Module, repeats and arguments as written in the file, for comparison."""
         row = self.layer.row
         n = row.n if isinstance(row.n, int) else row.n.plain()
-        return repr((row.module, n, [a.plain() for a in row.args], sorted((k, v.plain()) for k, v in row.kwargs)))
+        return repr(
+            (row.module, row.shares, n, [a.plain() for a in row.args], sorted((k, v.plain()) for k, v in row.kwargs))
+        )
 
     @cached_property
     def bound(self) -> str:

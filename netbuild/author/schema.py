@@ -17,7 +17,8 @@ from netbuild.grammar.edits import EDIT_VERBS
 from netbuild.grammar.expressions import WORDS
 from netbuild.grammar.heads import HEAD_KEYS, MAX_WEIGHT
 from netbuild.grammar.keys import INITIAL, KNOWN_KEYS, MAX_SIDE, SETTINGS
-from netbuild.grammar.rows import MAX_CHANNELS, MAX_REPEATS, NAME_PATTERN, ROW_KEYS, SECTIONS
+from netbuild.grammar.repeats import MAX_REPEATS
+from netbuild.grammar.rows import MAX_CHANNELS, NAME_PATTERN, ROW_KEYS, SECTIONS, SHARE
 from netbuild.system.files import write_text
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -58,6 +59,7 @@ ROW_DOCS = {
     "from": "The row's sources: a row's number, an offset such as -1, a row's name, input, or a list of these; "
     "name.output or 'name[1]' for one of several outputs.",
     "n": "Repeats, scaled by the depth multiple: an integer, a name, or an expression.",
+    SHARE: "Instead of n, module and args: the row, by number or name, whose module it runs again, weights included.",
     "module": "A packaged layer, nn.* of torch, a block, a custom module, or a dotted path.",
     "args": "The module's arguments without its input channels: a list, whose last item may be a mapping of keyword "
     "arguments, or one mapping.",
@@ -226,8 +228,8 @@ def _definitions(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "items": [fields[key] for key in ROW_KEYS],
             "minItems": len(ROW_KEYS) - 1,
             "maxItems": len(ROW_KEYS),
-            "properties": fields,
-            "required": ["module"],
+            "properties": {**fields, SHARE: {"description": ROW_DOCS[SHARE], **_described_ref("source")}},
+            "anyOf": [{"required": ["module"]}, {"required": [SHARE]}, {"type": "array"}],
             "additionalProperties": False,
         },
         "source": {

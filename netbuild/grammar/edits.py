@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from netbuild.errors import did_you_mean
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import SECTIONS
+from netbuild.grammar.rows import SECTIONS, SHARE
 
 EDIT_VERBS = ("insert_before", "insert_after", "replace", "remove")
 
@@ -18,6 +18,7 @@ class _Slot:
     section: str
     name: str | None
     sources: list["_Slot | str | int"]  # a row, a row's name or `input`, or -1 for the row before it
+    shared: "_Slot | str | int | None" = None  # likewise the row whose module it shares
 
 
 def apply_edits(values: Mapping[str, Node], edits: Node) -> dict[str, Node]:
@@ -102,7 +103,7 @@ class _Editor:
         else:
             # The last new row replaces the old one in its slot, so rows that read the old one read it.
             self.slots[place : place + 1] = [*new[:-1], slot]
-            slot.node, slot.sources = new[-1].node, new[-1].sources
+            slot.node, slot.sources, slot.shared = new[-1].node, new[-1].sources, new[-1].shared
             slot.name = new[-1].name or slot.name
 
     def renumbered_rows(self) -> dict[str, list[Node]]:
@@ -133,15 +134,21 @@ class _Editor:
         """Write a row with new source numbers and with the name of its slot."""
         written = _field(slot.node, "from", 0)
         if written is None:
-            return slot.node
+            share = self._renumber_share(slot, numbers)
+            return slot.node.with_value({**slot.node.value, **share}) if share else slot.node
         items = [self._renumber_source(item, source, slot, numbers) for item, source in _source_pairs(slot)]
         source = written.with_value(items) if isinstance(written.value, list) else items[0]
         if isinstance(slot.node.value, dict):
-            return slot.node.with_value({**slot.node.value, "from": source})
+            return slot.node.with_value({**slot.node.value, "from": source, **self._renumber_share(slot, numbers)})
         row = [source, *slot.node.value[1:]]
         if slot.name and len(row) == 4:
             row.append(slot.node.with_value(slot.name))
         return slot.node.with_value(row)
+
+    def _renumber_share(self, slot: _Slot, numbers: Mapping[int, int]) -> dict[str, Node]:
+        if slot.shared is None:
+            return {}
+        return {SHARE: self._renumber_source(slot.node.value[SHARE], slot.shared, slot, numbers)}
 
     def _renumber_source(
         self, item: Node, source: "_Slot | str | int", slot: _Slot, numbers: Mapping[int, int]
@@ -157,7 +164,11 @@ class _Editor:
 def _make_slot(row: Node, section: str, before: Sequence[_Slot]) -> _Slot:
     name = _field(row, "name", 4)
     sources = [_find_source(item.value, before) for item in _source_items(row)]
-    return _Slot(row, section, str(name.value) if name is not None else None, sources)
+    share = row.value.get(SHARE) if isinstance(row.value, dict) else None
+    shared = (
+        None if share is None else before[-1] if share.value == -1 and before else _find_source(share.value, before)
+    )
+    return _Slot(row, section, str(name.value) if name is not None else None, sources, shared)
 
 
 def _field(row: Node, key: str, position: int) -> Node | None:

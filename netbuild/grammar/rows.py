@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from netbuild.errors import NetbuildError, Where, did_you_mean, shorten
 from netbuild.grammar import expressions
 from netbuild.grammar.nodes import Node
+from netbuild.grammar.repeats import read_repeats
 
 # These limits keep a hostile or mistyped file from running for hours.
 MAX_ROWS = 20_000
-MAX_REPEATS = 1_000
 MAX_LEVELS = 32  # nested blocks
 MAX_NAMES = 100  # latest row names among which a hint looks for similar ones
 MAX_CHANNELS = 65_536
@@ -19,6 +19,7 @@ INPUT = -1  # row number of the first input; further inputs are -2, -3, ...
 
 SECTIONS = ("layers", "backbone", "neck", "head")
 ROW_KEYS = ("from", "n", "module", "args", "name")
+SHARE = "share"  # instead of n, module and args in a row that is a mapping: the row whose module it runs again
 ROW_FORMAT = "[from, repeats, module, args]"
 NAME_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
@@ -41,6 +42,7 @@ class Row:
         kwargs: its keyword arguments.
         node: the whole row.
         module_node: the module's name, for its place.
+        shares: number of the row whose module, weights included, it runs again; None for a row with its own.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Row:
     kwargs: tuple[tuple[str, Node], ...]
     node: Node
     module_node: Node
+    shares: int | None = None
 
     @property
     def where(self) -> Where:
@@ -134,6 +137,7 @@ class Context:
     names: set[str]  # in expressions
     inputs: tuple[str, ...]
     named: dict[str, int] = field(default_factory=dict)  # numbers of the named rows read so far
+    rows: dict[int, Row] = field(default_factory=dict)  # the rows read so far, without those that have errors
 
 
 def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: list[NetbuildError]) -> tuple[Row, ...]:
@@ -158,6 +162,7 @@ def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: li
             index += 1
             if row:
                 rows.append(row)
+                context.rows[row.index] = row
     if index > MAX_ROWS:
         raise sections[0][1].error(f"{index} rows; the limit is {MAX_ROWS}")
     if not index and not errors:
@@ -166,33 +171,65 @@ def read_rows(sections: Sequence[tuple[str, Node]], context: Context, errors: li
 
 
 def _read_row(node: Node, index: int, section: str, context: Context) -> Row:
+    if isinstance(node.value, dict) and SHARE in node.value:
+        return _read_sharing_row(node, index, section, context)
     fields = _split_fields(node, index)
     # The name first: if the row has an error, rows that refer to it by name must not cause further errors.
     name = _read_name(fields["name"], index, context) if "name" in fields else None
     module = fields["module"]
     if not isinstance(module.value, str) or not module.value.strip():
         raise module.error(f"row {index}: the module must be a name such as Conv, not {module.describe()}")
-    repeats = _read_repeats(fields["n"], index, context.names)
+    repeats = read_repeats(fields["n"], index, context.names)
     args, kwargs = _split_arguments(fields["args"], index)
-    written = fields["from"]
-    items = written.value if isinstance(written.value, list) else [written]
-    if not items:
-        raise written.error(f"row {index} {module.value}: the list of sources is empty")
-    sources, selections = zip(*(_read_source(item, index, module.value, context) for item in items), strict=True)
     return Row(
         index=index,
         section=section,
         name=name,
-        written_from=written.plain(),
-        sources=sources,
-        selections=selections,
-        listed=isinstance(written.value, list),
         n=repeats,
         module=module.value,
         args=args,
         kwargs=kwargs,
         node=node,
         module_node=module,
+        **_read_from(fields["from"], index, module.value, context),
+    )
+
+
+def _read_from(node: Node, index: int, module: str, context: Context) -> dict[str, Any]:
+    """Return the attributes of a `Row` that its field ``from`` states."""
+    items = node.value if isinstance(node.value, list) else [node]
+    if not items:
+        raise node.error(f"row {index} {module}: the list of sources is empty")
+    sources, selections = zip(*(_read_source(item, index, module, context) for item in items), strict=True)
+    return {
+        "written_from": node.plain(),
+        "sources": sources,
+        "selections": selections,
+        "listed": isinstance(node.value, list),
+    }
+
+
+def _read_sharing_row(node: Node, index: int, section: str, context: Context) -> Row:
+    """Read a row such as ``{from: p4, share: tower}``: the module of the row that it names, run on other sources."""
+    for key in node.value:
+        if key not in ("from", SHARE, "name"):
+            hint = "a row that shares has from, share and name: all else is as in the row that it names"
+            raise node.keys[key].error(f"row {index}: the field '{key}' beside '{SHARE}'", hint)
+    name = _read_name(node.value["name"], index, context) if "name" in node.value else None
+    wanted = node.value[SHARE]
+    shared = context.rows.get(resolve_source(wanted, index, f"row {index}, {SHARE}", context))
+    if shared is None:
+        raise wanted.error(f"row {index}: {wanted.describe()} is no row whose module could be shared")
+    origin = node.value.get("from", Node(-1, node.source, node))
+    return replace(
+        shared,
+        index=index,
+        section=section,
+        name=name,
+        node=node,
+        module_node=wanted,
+        shares=shared.index if shared.shares is None else shared.shares,
+        **_read_from(origin, index, shared.module, context),
     )
 
 
@@ -219,41 +256,14 @@ def _explain_misplaced(items: Sequence[Node]) -> str:
 def _split_mapping(node: Node, index: int) -> dict[str, Node]:
     for key in node.value:
         if key not in ROW_KEYS:
-            hint = did_you_mean(key, ROW_KEYS) or f"known: {', '.join(ROW_KEYS)}"
+            known = (*ROW_KEYS, SHARE)
+            hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
             raise node.keys[key].error(f"row {index}: unknown field '{key}'", hint)
     if "module" not in node.value:
         raise node.error(f"row {index}: the field 'module' is missing")
     defaults = {"from": -1, "n": 1, "args": []}
     missing = {key: Node(value, node.source, node) for key, value in defaults.items() if key not in node.value}
     return {**missing, **node.value}
-
-
-def _read_repeats(node: Node, index: int, names: set[str]) -> int | Node:
-    # An expression is evaluated when the scale and the parameters of a block are known.
-    if isinstance(node.value, str) and (
-        node.value in names or expressions.looks_arithmetic(node.value, dict.fromkeys(names))
-    ):
-        return node
-    return check_repeats(node.value, node, index)
-
-
-def check_repeats(value: Any, node: Node, index: int) -> int:
-    """Check that the repeats of a row are a whole number from 1 to `MAX_REPEATS`, and return them.
-
-    Args:
-        value: the repeats.
-        node: the field, for the place of errors.
-        index: number of the row.
-
-    Raises:
-        NetbuildError: at ``node`` for any other value.
-    """
-    if type(value) is not int or value < 1:
-        hint = "the order is [from, repeats, module, args]" if isinstance(value, str) else ""
-        raise node.error(f"row {index}: repeats must be a whole number of at least 1, not {node.describe()}", hint)
-    if value > MAX_REPEATS:
-        raise node.error(f"row {index}: {value} repeats; the limit is {MAX_REPEATS}")
-    return value
 
 
 def _split_arguments(node: Node, index: int) -> tuple[tuple[Node, ...], tuple[tuple[str, Node], ...]]:

@@ -1,6 +1,6 @@
 """The result of resolving a network file: a `Layer` for each row, with its shapes and costs, and the `Graph` of all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from netbuild.grammar.locate import scaled_name
 from netbuild.grammar.rows import Row
 from netbuild.graph.bind import BoundCall
 from netbuild.graph.card import make_card
-from netbuild.graph.network import Network, Plan, Rows, Step
+from netbuild.graph.network import Network, Plan, Rows, SharedModule, Step
 from netbuild.graph.options import NetworkConfig
 from netbuild.graph.row_errors import add_location
 from netbuild.layers.activation import using_activation
@@ -42,6 +42,10 @@ class Layer:
     bounds: tuple[BoundCall, ...]  # the constructor call of each module that runs in sequence
     result_names: tuple[str, ...] = ()  # names of the rows that a block returns, where it returns several
     block_copies: tuple["BlockCopy", ...] = ()  # one for each repeat, where the module is a block of the file
+
+    def make_module(self) -> nn.Module:
+        """Build the module with weights."""
+        return self.make()
 
     @property
     def bound(self) -> BoundCall:
@@ -85,7 +89,8 @@ class BlockCopy:
 
     def make(self, title: str) -> Rows:
         """Build the inner rows with weights."""
-        return Rows({key: layer.make() for key, layer in zip(self.keys, self.layers, strict=True)}, self.plan, title)
+        modules = make_modules(self.layers, Layer.make_module)
+        return Rows(dict(zip(self.keys, modules, strict=True)), self.plan, title)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Graph(NetworkConfig):
         Weights are initialised by the modules themselves, and then by the file's ``init`` where it has one.
         """
         with using_activation(self.make_activation()):
-            modules = {str(i): _build_layer(layer) for i, layer in enumerate(self.layers)}
+            modules = dict(zip(map(str, range(len(self.layers))), make_modules(self.layers, _build_layer), strict=True))
         if init := self.spec.settings.get("init"):
             for layer, module in zip(self.layers, modules.values(), strict=True):
                 if layer.uses_init:
@@ -161,6 +166,15 @@ class Graph(NetworkConfig):
         # Rounding alone leaves out less than a cell.
         borders = [(side - step * count) // 2 for side, count in zip(self.imgsz, (height, width), strict=True)]
         return int(step) if min(borders) >= step else 0
+
+
+def make_modules(layers: Sequence[Layer], make: Callable[[Layer], nn.Module]) -> list[nn.Module]:
+    """Make the modules of layers in order; a row that shares a module refers to that of the other row."""
+    modules: list[nn.Module] = []
+    for layer in layers:
+        shares = layer.row.shares
+        modules.append(make(layer) if shares is None else SharedModule(modules[shares], shares))
+    return modules
 
 
 def _build_layer(layer: Layer) -> nn.Module:

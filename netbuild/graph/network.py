@@ -55,6 +55,32 @@ def last_readers(sources: Sequence[Sequence[int]], result: Sequence[int]) -> lis
     return [tuple(sorted(values)) for values in frees]
 
 
+class SharedModule(nn.Module):
+    """The module of another row, run again with the same weights; it has no parameters of its own.
+
+    Args:
+        target: the other row's module, which is not registered as a child: its weights belong to its row alone.
+        row: number of that row.
+    """
+
+    def __init__(self, target: nn.Module, row: int) -> None:
+        super().__init__()
+        self.row = row
+        self._target = (target,)  # torch registers attributes that are modules, but not those inside a tuple
+
+    @property
+    def target(self) -> nn.Module:
+        """The module that runs."""
+        return self._target[0]
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the other row's module."""
+        return self.target(*inputs)
+
+    def extra_repr(self) -> str:
+        return f"row {self.row}"
+
+
 class Rows(nn.Module):
     """Modules that run in order, each on the outputs that its step names.
 
@@ -106,13 +132,14 @@ class Rows(nn.Module):
         """
         self.drop_training_rows()
         names, modules = zip(*self.named_children(), strict=True)
+        shared = {id(module.target) for module in modules if isinstance(module, SharedModule)}
         readers = Counter([s for step in self.plan.steps for s in step.sources] + list(self.plan.result))
         for step, name, module in zip(self.plan.steps, names, modules, strict=True):
             source = step.sources[0] if step.sources else -1
             if type(module) is not nn.BatchNorm2d or source < 0 or readers[source] > 1 or module.running_var is None:
                 continue
             conv = modules[source]
-            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
+            if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and not shared & {id(conv), id(module)}:
                 set_weights(conv, *fold_bn(conv, module))
                 setattr(self, name, nn.Identity())  # other rows keep their numbers
 
@@ -129,9 +156,11 @@ class Rows(nn.Module):
         for index in reversed(range(len(steps))):
             if index in needed:
                 needed.update(steps[index].sources)
+        shared = {m.row for i, m in enumerate(self.children()) if i in needed and isinstance(m, SharedModule)}
         for index, name in enumerate(list(self._modules)):
             if index not in needed:
                 steps[index] = Step((), "skip", (), ())
+            if index not in needed | shared:
                 setattr(self, name, nn.Identity())
         frees = last_readers([step.sources for step in steps], self.plan.result)
         steps = [replace(step, frees=freed) for step, freed in zip(steps, frees, strict=True)]

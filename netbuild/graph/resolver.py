@@ -1,6 +1,5 @@
 """Resolve rows to layers: bind each row, build it without weights and run it once on ``meta`` for shapes and costs."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +15,14 @@ from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
 from netbuild.grammar.chosen import choose_module
 from netbuild.grammar.nodes import Node
-from netbuild.grammar.rows import INPUT, MAX_LEVELS, Block, Row, check_repeats, evaluate_argument
+from netbuild.grammar.repeats import check_repeats
+from netbuild.grammar.rows import INPUT, MAX_LEVELS, SHARE, Block, Row, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, SourceShapes, bind
+from netbuild.graph.block_factory import make_factory
 from netbuild.graph.doubts import find_doubts
 from netbuild.graph.layers import BlockCopy, Graph, Layer
-from netbuild.graph.network import Plan, Step, call_module, last_readers, select_inputs, takes_targets
+from netbuild.graph.network import Plan, SharedModule, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
 from netbuild.graph.repeats import bind_repeats
 from netbuild.graph.row_errors import SourceFailedError, errors_at_row
@@ -29,8 +30,7 @@ from netbuild.graph.scope import Scope
 from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
 from netbuild.layers.activation import using_activation
 from netbuild.modules import registry
-from netbuild.modules.factory import Factory, Parameter
-from netbuild.roles import ROLE_BY_NAME, Plain, Role
+from netbuild.modules.factory import Factory
 
 MAX_MODULES = 50_000  # rows times repeats, blocks expanded
 
@@ -153,8 +153,10 @@ class _Resolver:
     ) -> Layer:
         """Bind, build and run one row; its output is added to ``values``."""
         row = choose_module(row, scope.names)
+        if row.shares is not None:
+            return self._resolve_sharing_row(row, values, frees, above)
         block = self.blocks.get(row.module)
-        factory = _make_factory(block, scope) if block else self._find_factory(row)
+        factory = make_factory(block, scope) if block else self._find_factory(row)
         n = _scale_repeats(row, scope)
         selections = select_outputs(row, values, above)
         if factory.takes_text and len(row.sources) < 2:
@@ -193,6 +195,35 @@ class _Resolver:
         return Layer(
             row, n, factory, bound.arguments(), module, make, step, in_shapes, shape_of(out), bytes_of(out, inputs),
             field_of(first_tensor(out)), shapes.strides, tally, bounds, _result_names(block), block_copies,
+        )  # fmt: skip
+
+    def _resolve_sharing_row(
+        self, row: Row, values: dict[int, Any], frees: tuple[int, ...], above: list[Layer]
+    ) -> Layer:
+        """Run the module of another row on this row's sources; its weights are counted there, its operators here."""
+        shared = next((layer for layer in above if layer.row.index == row.shares), None)
+        selections = select_outputs(row, values, above)
+        inputs = select_inputs(values, row.sources, selections)
+        if shared is None or any(x is FAILED for x in inputs):
+            raise SourceFailedError
+        if takes_targets(shared.module):
+            raise NetbuildError(f"{row.label} takes targets in training and cannot be shared", row.where)
+        shapes = measure_sources(inputs, self.imgsz)
+        call_style = choose_call_style(row, shared.bound, self.blocks.get(row.module), len(shapes.channels))
+        tally = Tally()
+        self.observer.tallies.append(tally)
+        try:
+            with errors_at_row(row, inputs, above, shared.factory, self.imgsz):
+                out = self._run(shared.module, inputs, call_style)
+        finally:
+            self.observer.tallies.pop()
+        values[row.index] = out
+        module = SharedModule(shared.module, shared.row.index)
+        return replace(
+            shared, row=row, arguments=[f"{SHARE}: {shared.row.name or shared.row.index}"], module=module,
+            make=lambda: module, step=Step(row.sources, call_style, frees, selections),
+            in_shapes=[shape_of(x) for x in inputs], out_shape=shape_of(out), out_bytes=bytes_of(out, inputs),
+            field=field_of(first_tensor(out)), source_strides=shapes.strides, tally=tally,
         )  # fmt: skip
 
     def _find_factory(self, row: Row) -> Factory:
@@ -316,35 +347,6 @@ def _set_batch_norm_constants(module: nn.Module, task: str | None, eps: float | 
             if constants:
                 child.eps, child.momentum = constants
             child.eps = child.eps if eps is None else eps
-
-
-def make_block_factory(block: Block, spec: Spec) -> Factory:
-    """Return a factory with a block's parameters, whose defaults are evaluated at the file's first scale.
-
-    Raises:
-        NetbuildError: for a wrong role or default.
-    """
-    return _make_factory(block, make_config(spec, Options()).scope)
-
-
-def _make_factory(block: Block, scope: Scope) -> Factory:
-    """A factory with a block's parameters, to bind rows to; the block itself is built from its rows."""
-    parameters = []
-    for p in block.params:
-        role = ROLE_BY_NAME.get(p.name, Plain)
-        if p.role is not None:
-            try:
-                role = Role(p.role)
-            except ValueError:
-                known = ", ".join(r.value for r in Role)
-                raise block.node.error(f"block '{block.name}': unknown role {p.role!r}", f"roles: {known}") from None
-        default = inspect.Parameter.empty if p.default is None else evaluate_argument(p.default, scope.file_names)
-        parameters.append(Parameter(p.name, role, (), default, False))
-    return Factory(block.name, _refuse_call, tuple(parameters), path=f"blocks.{block.name}")
-
-
-def _refuse_call(*_: Any, **__: Any) -> nn.Module:
-    raise TypeError("a block of the file is built from its rows")
 
 
 def _result_names(block: Block | None) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from netbuild.errors import NetbuildError
-from netbuild.grammar.rows import MAX_REPEATS, MAX_ROWS
+from netbuild.grammar.repeats import MAX_REPEATS
+from netbuild.grammar.rows import MAX_ROWS
 from netbuild.grammar.spec import read_spec
 
 GOOD = "[-1, 1, Conv, [8]]"

@@ -63,7 +63,12 @@ class CallBuilder:
         self.imports: dict[Key, Import] = {}
 
     def build_row(self, layer: Layer) -> tuple[ModuleCall | BlockUse, ...]:
-        """Return the calls of a row, one for each module in sequence."""
+        """Return the calls of a row, one for each module in sequence.
+
+        A row that shares a module has an identity in its place: ``forward`` calls the module of the other row.
+        """
+        if layer.row.shares is not None:
+            return (self.module(Call("nn.Identity")),)
         if layer.block_copies:
             return tuple(
                 BlockUse(layer.factory.name, inside, tuple(map(self.build_row, inside.layers)))

@@ -42,7 +42,7 @@ class ClassWriter:
         """Return the source of the network's class."""
         g = self.graph
         names = [name for name, _ in g.inputs] if g.spec.inputs else []
-        body = write_forward(g.plan, names, lambda i: f"self.model[{i}]")
+        body = write_forward(g.plan, names, lambda i: f"self.model[{_owner(g.layers, i)}]")
         arriving = [f"{n} ({', '.join(map(str, ('B', *s)))})" for n, (_, s) in zip(names or ["image"], g.inputs)]
         lines = [
             f"class {self.name}(nn.Module):",
@@ -129,7 +129,7 @@ class ClassWriter:
         inside = block.first.inside
         is_dict = not any(hasattr(nn.ModuleDict, key) for key in inside.keys)
         at = 'self["{}"]' if is_dict else 'self.get_submodule("{}")'
-        body = write_forward(inside.plan, inside.inputs, lambda i: at.format(inside.keys[i]))
+        body = write_forward(inside.plan, inside.inputs, lambda i: at.format(inside.keys[_owner(inside.layers, i)]))
         outs = [inside.layers[i].out_shape if i >= 0 else [1] for i in inside.plan.result]
         parameters = [f"{name}: {_annotation_of(values)}" for name, values in self._parameters(block)]
         rows = [line for i, row in enumerate(block.rows) for line in self._inner_row(block, i, row)]
@@ -194,14 +194,21 @@ def _takes_tensors(block: BlockClass) -> list[bool]:
     return [is_tensor(found.get(-1 - i, [1])) for i in range(count)]
 
 
+def _owner(layers: Sequence[Layer], index: int) -> int:
+    """Return the number of the row whose module a row runs."""
+    shares = layers[index].row.shares
+    return index if shares is None else shares
+
+
 def find_fusable_pairs(layers: Sequence[Layer], plan: Plan) -> list[tuple[int, int]]:
     """Return the rows that `netbuild.graph.network.Rows.fuse` merges: convolution, batch norm as only reader."""
     readers = Counter([s for step in plan.steps for s in step.sources] + list(plan.result))
+    shared = {layer.row.shares for layer in layers}
     found = []
     for index, (layer, step) in enumerate(zip(layers, plan.steps, strict=True)):
         norm, source = layer.module, step.sources[0]
         if type(norm) is not nn.BatchNorm2d or source < 0 or readers[source] > 1 or norm.running_var is None:
             continue
-        if isinstance(layers[source].module, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layers[source].module, (nn.Conv2d, nn.ConvTranspose2d)) and not shared & {source, index}:
             found.append((source, index))
     return found
