@@ -54,12 +54,15 @@ LEFT_OUT: dict[str, str] = {}
 # A module's row arguments, or (arguments, channels of each source), or (arguments, shapes of each source) where these
 # are not [], one source of 64 channels. A module needs (channels, height, width) where it takes some sizes only.
 PYRAMID = [(32, 16, 24), (64, 8, 12), (96, 4, 6)]  # shapes of three sources
+WRAPPED = "RVB RVB_SE RVB_EMA Star iRMB DWR UniRepLKNetBlock".split()
 ROWS: dict[str, object] = {
     **dict.fromkeys("BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2".split(), "32"),
     **dict.fromkeys(
-        "GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB CSPStage C3RFEM C3GC".split(), "32"
+        "GhostCSPA GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC C3HB CNeB CSPStage C3RFEM C3GC BoT3 CoT3".split(),
+        "32",
     ),
     **dict.fromkeys("ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF".split(), "32"),
+    **dict.fromkeys((f"{c}_{x}" for c in ("C3", "C2f", "C3k2") for x in WRAPPED), "64"),
     **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
     **dict.fromkeys("C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU".split(), "32"),
     **dict.fromkeys("Faster_Block Faster_Block_CGLU".split(), "32"),
@@ -122,6 +125,7 @@ UNUSED: dict[str, str] = {
         "SequentialPolarizedSelfAttention".split(),
         r"(conv_attn|conv_mask|k\.conv|ch_wq)\.bias$",  # the softmax after it is the same with any bias
     ),
+    "BoT3": r"fc1|key\.bias",
     "Concat_bifpn": "w2_weight",
     "ConvNeXt": r"layers\.[023]|stages\.[023]",
     "ES_Bottleneck": r"branch[24]",

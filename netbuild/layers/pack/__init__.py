@@ -42,7 +42,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
         "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 CSPStage GhostCSPA "
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
-        "csp_context": "C3GC C3RFEM",
+        "csp_context": "BoT3 C3GC C3RFEM CoT3",
         "efficient": "EfficientVitBlock GhostBottleneck_v2 GhostModuleV2 LiteMLA RepViTBlock iRMB",
         "faster": "C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU ConvolutionalGLU "
         "Faster_Block Faster_Block_CGLU Partial_conv3",
@@ -52,6 +52,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "ppyoloe": "CSPResNet CSPResNet_CBS PPConvBlock ResSPP",
         "rcs": "RCSOSA",
         "swin": "C3STR SwinTransformer SwinTransformerLayer",
+        "wrapped_blocks": "C2f_DWR C2f_RVB C2f_RVB_EMA C2f_RVB_SE C2f_Star C2f_UniRepLKNetBlock C2f_iRMB C3_DWR "
+        "C3_RVB C3_RVB_EMA C3_RVB_SE C3_Star C3_UniRepLKNetBlock C3_iRMB C3k2_DWR C3k2_RVB C3k2_RVB_EMA C3k2_RVB_SE "
+        "C3k2_Star C3k2_UniRepLKNetBlock C3k2_iRMB",
     },
 }
 

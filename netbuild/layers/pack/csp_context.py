@@ -9,6 +9,7 @@ from netbuild.layers.csp import CrossStage, make_chain
 from netbuild.layers.pack.context_attention import ContextBlock2d
 from netbuild.layers.pack.csp import make_bottlenecks
 from netbuild.layers.pack.parts import check_multiple
+from netbuild.layers.pack.transformer import MHSA, CoTAttention
 
 
 class TridentBlock(nn.Module):
@@ -79,3 +80,60 @@ class C3GC(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(self.gc(x))), 1))
+
+
+class CoTBottleneck(nn.Module):
+    """1x1 Conv, then contextual transformer attention, plus the input if `shortcut`: (B, c, H, W) -> same shape.
+
+    CoTNet, arXiv 2107.12292.
+    """
+
+    def __init__(self, channels: int, shortcut: bool):
+        super().__init__()
+        self.cv1 = Conv(channels, channels)
+        self.cv2 = CoTAttention(channels, 3)
+        self.add = shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class CoT3(CrossStage):
+    """C3 of n bottlenecks with contextual transformer attention: (B, c1, H, W) -> (B, c2, H, W).
+
+    `g` has no effect. Raises ValueError unless the hidden channels, int(c2 * e), are a multiple of 4.
+    CoTNet, arXiv 2107.12292.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+        c_ = int(c2 * e)
+        super().__init__(c1, c2, c_, make_chain(n, lambda: CoTBottleneck(c_, shortcut)))
+
+
+class BottleneckTransformer(nn.Module):
+    """1x1 Conv, then self-attention of 4 heads over all positions, plus the input: (B, c, H, W) -> same shape.
+
+    The linear layer `fc1` has no effect: public weights hold it. BoTNet, arXiv 2101.11605.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.cv1 = Conv(channels, channels)
+        self.cv2 = nn.Sequential(MHSA(channels))
+        self.fc1 = nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.cv2(self.cv1(x))
+
+
+class BoT3(CrossStage):
+    """C3 of n bottleneck transformers, 4 heads of attention over all positions: (B, c1, H, W) -> (B, c2, H, W).
+
+    There is no position term, so `e2`, `w` and `h`, which rows of public files write, have no effect. Raises ValueError
+    unless the hidden channels, int(c2 * e), are a multiple of 4. BoTNet, arXiv 2101.11605.
+    """
+
+    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5, e2: float = 1, w: int = 20, h: int = 20):
+        c_ = int(c2 * e)
+        super().__init__(c1, c2, c_, make_chain(n, lambda: BottleneckTransformer(c_)))

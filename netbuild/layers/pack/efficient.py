@@ -9,6 +9,7 @@ from torch import nn
 from netbuild.layers.attention import attend, check_equal_channels
 from netbuild.layers.conv import Conv
 from netbuild.layers.fuse import fold_bn, set_weights
+from netbuild.layers.pack.coordinate_attention import EMA
 from netbuild.layers.pack.mobile import make_depthwise_norm, make_point_norm
 from netbuild.layers.pack.parts import ConvGate, check_multiple
 from netbuild.roles import Width
@@ -84,8 +85,7 @@ class RepViTBlock(nn.Module):
 
     def __init__(self, c1: int, c2: int, use_se: bool = True, s: int = 1):
         super().__init__()
-        hidden = max(8, (c1 // 4 + 4) // 8 * 8)  # a quarter, rounded to a multiple of 8
-        gate = ConvGate(c1, hidden, names=("fc1", "fc2")) if use_se else nn.Identity()
+        gate = self.make_gate(c1) if use_se else nn.Identity()
         if s == 1:
             check_equal_channels(c1, c2)
             self.token_mixer = nn.Sequential(RepVggDepthwise(c1), gate)
@@ -95,8 +95,32 @@ class RepViTBlock(nn.Module):
         nn.init.zeros_(mlp[2].bn.weight)
         self.channel_mixer = AddBranch("fn" if s == 1 else "m", mlp)
 
+    @staticmethod
+    def make_gate(channels: int) -> nn.Module:
+        """Make the module after the depthwise convolution."""
+        hidden = max(8, (channels // 4 + 4) // 8 * 8)  # a quarter, rounded to a multiple of 8
+        return ConvGate(channels, hidden, names=("fc1", "fc2"))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.channel_mixer(self.token_mixer(x))
+
+
+class RepViTBlockPlain(RepViTBlock):
+    """RepViTBlock without a channel gate: (B, c1, H, W) -> (B, c2, H/s, W/s). RepViT, arXiv 2307.09283."""
+
+    def __init__(self, c1: int, c2: int, s: int = 1):
+        super().__init__(c1, c2, use_se=False, s=s)
+
+
+class RepViTBlockEMA(RepViTBlock):
+    """RepViTBlock with efficient multi-scale attention as its gate: (B, c1, H, W) -> (B, c2, H/s, W/s).
+
+    Raises ValueError unless c1 is a multiple of 8. arXiv 2307.09283 and 2305.13563.
+    """
+
+    @staticmethod
+    def make_gate(channels: int) -> nn.Module:
+        return EMA(channels)
 
 
 class iRMB(nn.Module):
