@@ -1,7 +1,9 @@
 """Heads: the last modules of networks, one file for each task or family."""
 
+from netbuild.layers.heads.anchor_variants import AnchorSegment, ASFF_Detect, Decoupled_Detect, DetectX, ISegment
 from netbuild.layers.heads.anchors import AnchorDetect, IAuxDetect, IDetect
-from netbuild.layers.heads.auxiliary import DDetect, DualDDetect, DualDetect, TripleDDetect, TripleDetect
+from netbuild.layers.heads.auxiliary import DDetect, DualDDetect, DualDetect, TripleDDetect, TripleDetect, v9Detect
+from netbuild.layers.heads.branched_segment import DSegment, DualDSegment, Panoptic, v9Segment
 from netbuild.layers.heads.classify import Classify
 from netbuild.layers.heads.detect import DFL, Detect, v10Detect
 from netbuild.layers.heads.labels import MultiLabel, Regress
@@ -18,16 +20,24 @@ __all__ = [
     "DFL",
     "OBB",
     "OBB26",
+    "ASFF_Detect",
     "AnchorDetect",
+    "AnchorSegment",
     "Classify",
     "DDetect",
+    "DSegment",
+    "Decoupled_Detect",
     "Depth",
     "Detect",
+    "DetectX",
     "DualDDetect",
+    "DualDSegment",
     "DualDetect",
     "IAuxDetect",
     "IDetect",
+    "ISegment",
     "MultiLabel",
+    "Panoptic",
     "Pose",
     "Pose26",
     "Proto",
@@ -45,5 +55,7 @@ __all__ = [
     "YOLOEDetect",
     "YOLOESegment",
     "YOLOESegment26",
+    "v9Detect",
+    "v9Segment",
     "v10Detect",
 ]

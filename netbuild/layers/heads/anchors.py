@@ -93,7 +93,7 @@ class AnchorDetect(Head):
             bias = conv.bias.view(self.na, self.no)
             bias[:, 4] += log(OBJECTS / (640 / stride) ** 2)
             # A single class is always probable: its loss is left out, so it must be right from the start.
-            bias[:, 5:] += log(CLASS_SUM / (self.nc - 0.99999))
+            bias[:, 5 : 5 + self.nc] += log(CLASS_SUM / (self.nc - 0.99999))
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
         raw = [self.predict_level(i, feat) for i, feat in enumerate(feats)]
@@ -125,7 +125,7 @@ class AnchorDetect(Head):
         h, w = x.shape[2:4]
         axes = (torch.arange(side, device=x.device, dtype=x.dtype) for side in (h, w))
         rows, columns = torch.meshgrid(*axes, indexing="ij")
-        boxes, rest = x.sigmoid().split((4, self.no - 4), -1)
+        boxes, rest = x.sigmoid().tensor_split((4,), -1)
         boxes = decode_boxes(boxes, torch.stack((columns, rows), -1), self.anchors[i].view(1, -1, 1, 1, 2))
         return torch.cat((boxes * self.stride[i], rest), -1).flatten(1, 3)
 

@@ -103,6 +103,13 @@ class BranchedDetect(Detect):
                 setattr(self, name, None)
 
 
+class v9Detect(BranchedDetect):
+    """Detect of the yolov9 repository, whose class branches are wider for small maps. YOLOv9, arXiv 2402.13616."""
+
+    learns = "cells"
+    branches = 1
+
+
 class DDetect(BranchedDetect):
     """Detect with grouped convolutions in the box branches. YOLOv9 (gelan), arXiv 2402.13616."""
 

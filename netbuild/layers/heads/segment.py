@@ -25,6 +25,14 @@ class Proto(nn.Module):
         return self.cv3(self.cv2(self.upsample(self.cv1(x))))
 
 
+class NearestProto(Proto):
+    """Prototype masks as in YOLOv5 and YOLOv9, with nearest upsampling: (B, c1, H, W) -> (B, c2, 2H, 2W)."""
+
+    def __init__(self, c1: int, c_: int = 256, c2: int = 32):
+        super().__init__(c1, c_, c2)
+        self.upsample = nn.Upsample(scale_factor=2)
+
+
 class Proto26(Proto):
     """Prototype masks from all maps, finest first: coarser ones are upsampled and added to the finest.
 

@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "sampling": {"downsampling": "", "upsampling": ""},
     "fusion": {
+        "asff": "ASFFV5",
         "asf": "ScalSeq Zoom_cat asf_attention_model",
         "fusion": "ADD AdvPoolFusion BiFPN_Add2 BiFPN_Add3 BiFusion CGAFusion Chuncat Concat_bifpn Foldcut Fusion "
         "PyramidPoolAgg Shortcut",

@@ -19,6 +19,7 @@ LOSSES: "Registry[HeadLoss]" = Registry(
         "anchors-auxiliary": "netbuild.tasks.losses.anchors:AuxiliaryAnchorLoss",
         "queries": "netbuild.tasks.losses.queries:QueriesLoss",
         "segment": "netbuild.tasks.losses.segment:SegmentLoss",
+        "segment-auxiliary": "netbuild.tasks.losses.auxiliary:AuxiliarySegmentLoss",
         "segment-semantic": "netbuild.tasks.losses.segment:SemanticSegmentLoss",
         "pose": "netbuild.tasks.losses.pose:PoseLoss",
         "pose-likelihood": "netbuild.tasks.losses.pose:LikelihoodPoseLoss",

@@ -1,11 +1,13 @@
 """The loss of YOLOv9's heads with auxiliary branches, arXiv 2402.13616."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
 from netbuild.tasks.base import Batch, Losses
-from netbuild.tasks.losses.cells import CellsLoss, Raw
+from netbuild.tasks.losses.cells import CellsLoss, DetectionLoss, Raw
+from netbuild.tasks.losses.segment import SegmentBranch
 
 AUXILIARY_GAIN = 0.25  # weight of each auxiliary branch
 
@@ -37,3 +39,9 @@ class AuxiliaryCellsLoss(CellsLoss):
         """Return the smallest loss of all branches, weighted as in the loss, times the batch size."""
         *others, main = (self.one2many.lower_bound(raw, batch) for raw in outputs)
         return len(outputs[-1]["boxes"]) * (main + AUXILIARY_GAIN * sum(others))
+
+
+class AuxiliarySegmentLoss(AuxiliaryCellsLoss):
+    """The loss of `AuxiliaryCellsLoss` with the masks of each branch."""
+
+    branch_class: ClassVar[type[DetectionLoss]] = SegmentBranch
