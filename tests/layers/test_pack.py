@@ -43,6 +43,7 @@ CALLS = {
     "ASFFV5_level0": "ASFFV5([16, 32, 64], 0)",
     "ASFFV5_level1": "ASFFV5([16, 32, 64], 1)",
     "ASFFV5_level2": "ASFFV5([16, 32, 64], 2)",
+    "MultiDilatelocalAttention": "MultiDilatelocalAttention(64, dilation=[1, 2])",
     "BiFusion_v6": "BiFusion([64, 48, 32], 64, True)",
     "CGAFusion": "CGAFusion([64, 64])",
     "Concat_bifpn": "Concat_bifpn([64, 64], 96)",
@@ -118,6 +119,7 @@ ROWS: dict[str, object] = {
     "ResBlock_CBAM": "16",
     "SPPF_LSKA": "32",
     "SEAM": "64, 1",
+    "CascadedGroupAttention": ("", [(64, 7, 7)]),
     "MultiSEAM": "64, 1",
     "MobileViTAttention": "48, 3, 4",
 }

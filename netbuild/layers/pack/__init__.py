@@ -24,6 +24,10 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "transformer": {
         "transformer": "CoTAttention CrissCrossAttention DoubleAttention MHSA MobileViTAttention",
+        "deformable_attention": "DAttention",
+        "local_attention": "ACmix EfficientAttention MultiDilatelocalAttention",
+        "window_attention": "BiLevelRoutingAttention BiLevelRoutingAttention_nchw CascadedGroupAttention "
+        "LocalWindowAttention",
     },
     "convolution": {"convolution": "", "dynamic_convolution": ""},
     "re-parameterised": {"reparameterised": ""},
@@ -61,11 +65,15 @@ FAMILIES: dict[str, dict[str, str]] = {
 
 # Other names of modules in public files.
 ALIASES: dict[str, str] = {
+    "A2Attention": "DoubleAttention",
     "BAM": "BAMBlock",
+    "BRA": "BiLevelRoutingAttention",
     "BiFPN_Concat": "Concat_bifpn",
     "BiFPN_Concat2": "Concat_bifpn",
     "BiFPN_Concat3": "Concat_bifpn",
     "CABlock": "ContextAggregation",
+    "CloAtt": "EfficientAttention",
+    "CloAttention": "EfficientAttention",
     "Concat_BiFPN": "Concat_bifpn",
     "CoordAttention": "CoordAtt",
     "ECA": "EfficientChannelAttention",
@@ -75,6 +83,7 @@ ALIASES: dict[str, str] = {
     "GlobalContextBlock": "GlobalContext",
     "MSCA": "SegNext_Attention",
     "MSCAAttention": "SegNext_Attention",
+    "MSDA": "MultiDilatelocalAttention",
     "NAM": "NAMAttention",
     "PSA_p": "ParallelPolarizedSelfAttention",
     "PSA_s": "SequentialPolarizedSelfAttention",
