@@ -92,10 +92,10 @@ class DAttention(nn.Module):
         q = self.proj_q(x)
         positions = self._find_positions(q)
         sampled = self._sample(self._group(x), positions).unflatten(0, (-1, self.groups)).flatten(1, 2)
-        heads = (split_heads(part, self.heads) for part in (q, self.proj_k(sampled), self.proj_v(sampled)))
+        queries, k, v = (split_heads(part, self.heads) for part in (q, self.proj_k(sampled), self.proj_v(sampled)))
         table = isinstance(self.rpe_table, nn.Parameter)
         bias = self._score_positions(positions, x) if table else None
-        y = merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=bias), x.shape[2:])
+        y = merge_heads(F.scaled_dot_product_attention(queries, k, v, attn_mask=bias), x.shape[2:])
         return self.proj_out(y if table or self.rpe_table is None else y + self.rpe_table(q))
 
     def _group(self, x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class DAttention(nn.Module):
 
     def _score_positions(self, positions: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Sample the table at half the distances of queries and keys: (B, heads, N queries, N keys)."""
-        queries = make_grid(*x.shape[2:], 0.0, x).flatten(1)[None, :, :, None]
+        queries = make_grid(x.shape[2], x.shape[3], 0.0, x).flatten(1)[None, :, :, None]
         distances = 0.5 * (queries - positions.flatten(2)[:, :, None])
         table = self.rpe_table.unflatten(0, (self.groups, -1)).repeat(x.shape[0], 1, 1, 1)
         return self._sample(table, distances).unflatten(0, (-1, self.groups)).flatten(1, 2)

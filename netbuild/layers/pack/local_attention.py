@@ -155,8 +155,8 @@ class EfficientAttention(nn.Module):
     """Heads of gated depthwise convolutions beside heads of attention to the pooled map, joined by a 1x1 convolution.
 
     Local: tanh(mlp(q * k) / sqrt(d)) * v, all three convolved. Global: softmax(q k / sqrt(d)) v, keys and values of the
-    mean-pooled map. Keeps channels: (B, c1, H, W) -> same shape; neither side may be shorter than the pooling window.
-    Raises ValueError unless c1 is a multiple of num_heads, and group_split sums to it. CloFormer, arXiv 2303.17803.
+    mean-pooled map. Keeps channels: (B, c1, H, W) -> same shape. Raises ValueError unless c1 is a multiple of
+    num_heads, and group_split sums to it. CloFormer, arXiv 2303.17803.
 
     Args:
         c1: channels.
@@ -203,6 +203,7 @@ class EfficientAttention(nn.Module):
         return self.proj(torch.cat(parts, 1))
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
-        k, v = self.global_kv(F.avg_pool2d(x, self.window)).chunk(2, 1)
+        pooled = F.avg_pool2d(x, [min(self.window, side) for side in x.shape[2:]])
+        k, v = self.global_kv(pooled).chunk(2, 1)
         q, k, v = (split_heads(part, self.global_heads) for part in (self.global_q(x), k, v))
         return merge_heads(F.scaled_dot_product_attention(q, k, v), x.shape[2:])

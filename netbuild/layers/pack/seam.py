@@ -50,9 +50,9 @@ class SEAM(nn.Module):
 class MultiSEAM(nn.Module):
     """SEAM on patches of several sizes, whose means are averaged with the map's.
 
-    x * exp(fc(mean(x, blocks_p(patches_p(x)) for each patch size p))). Keeps channels: (B, c1, H, W) -> same shape; no
-    side may be shorter than the largest patch. One public copy has act = SiLU.
-    Raises ValueError unless c1 = c2, and if c1 < reduction. YOLO-FaceV2, arXiv 2208.02019.
+    x * exp(fc(mean(x, blocks_p(patches_p(x)) for each patch size p))). Keeps channels: (B, c1, H, W) -> same shape.
+    One public copy has act = SiLU. Raises ValueError unless c1 = c2, if c1 < reduction, and for maps that are smaller
+    than the largest patch. YOLO-FaceV2, arXiv 2208.02019.
 
     Args:
         c1, c2: channels in and out, which are equal.
@@ -75,7 +75,7 @@ class MultiSEAM(nn.Module):
     ):
         super().__init__()
         check_equal_channels(c1, c2)
-        self.count = len(patch_size)
+        self.patches = tuple(patch_size)
         for i, size in enumerate(patch_size):
             blocks = (make_separable_block(c1, kernel_size, act) for _ in range(depth))
             patches = nn.Conv2d(c1, c1, size, size), resolve_activation(act), nn.BatchNorm2d(c1)
@@ -83,6 +83,10 @@ class MultiSEAM(nn.Module):
         self.fc = make_linear_gate(c1, reduction)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scales = (getattr(self, f"DCovN{i}")(x) for i in range(self.count))
-        means = sum((scale.mean((2, 3)) for scale in scales), x.mean((2, 3))) / (self.count + 1)
+        if min(x.shape[2:]) < max(self.patches):
+            raise ValueError(
+                f"height and width must be at least the patch of {max(self.patches)}: {tuple(x.shape[2:])}"
+            )
+        scales = (getattr(self, f"DCovN{i}")(x) for i in range(len(self.patches)))
+        means = sum((scale.mean((2, 3)) for scale in scales), x.mean((2, 3))) / (len(self.patches) + 1)
         return x * torch.exp(self.fc(means))[:, :, None, None]

@@ -87,8 +87,8 @@ class BiLevelRoutingAttention(nn.Module):
         scale = self.widths[0] ** -0.5
         chosen = (scale * q.mean(2) @ k.mean(2).transpose(1, 2)).topk(self.topk, 2).indices
         index = chosen.flatten(1)[:, :, None, None]
-        heads = (self._split_heads(part) for part in (q, self._gather(k, index), self._gather(v, index)))
-        y = F.scaled_dot_product_attention(*heads, scale=scale).transpose(1, 2).flatten(2)
+        q, k, v = (self._split_heads(part) for part in (q, self._gather(k, index), self._gather(v, index)))
+        y = F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
         return merge_windows(y.unflatten(0, (-1, self.n_win**2)), self.n_win, self.n_win, qkv.shape[2] // self.n_win)
 
     def _gather(self, regions: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -177,8 +177,8 @@ class CascadedGroupAttention(nn.Module):
         outputs: list[torch.Tensor] = []
         for part, bias, qkv, dw in zip(x.chunk(len(self.qkvs), 1), biases, self.qkvs, self.dws, strict=True):
             q, k, v = qkv(part + outputs[-1] if outputs else part).split(self.widths, 1)
-            tokens = (y.flatten(2).transpose(1, 2) for y in (dw(q), k, v))
-            y = F.scaled_dot_product_attention(*tokens, attn_mask=bias)
+            q, k, v = (y.flatten(2).transpose(1, 2) for y in (dw(q), k, v))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             outputs.append(y.transpose(1, 2).unflatten(2, x.shape[2:]))
         return self.proj(torch.cat(outputs, 1))
 
