@@ -40,6 +40,8 @@ def _translate_row(row: Row) -> Row:
         return replace(row, module=_ALIASES[row.module])
     if row.module == "Shortcut":  # its argument is the axis that a sum does not have
         return replace(row, module="Add", args=())
+    if row.module == "CARAFE" and row.args and isinstance(row.args[0].value, int) and row.args[0].value >= 64:
+        return replace(row, module="CARAFE_yoloair")  # the first argument is a width, not a kernel
     if row.module == "Detect" and len(row.args) == 2 and _is_anchors(row.args[1]):
         return replace(row, module="AnchorDetect")
     if row.module == "Conv" and len(row.args) == 6 and not isinstance(row.args[5].value, (int, float)):

@@ -20,7 +20,8 @@ def make_chain(n: int, make: Callable[[], nn.Module]) -> nn.Sequential:
 class Bottleneck(nn.Module):
     """Two convolutions, plus the input if `shortcut` and c1 = c2: (B, c1, H, W) -> (B, c2, H, W). arXiv 1512.03385."""
 
-    first_conv = Conv  # class of the first convolution
+    first_conv: type[nn.Module] = Conv
+    second_conv: type[nn.Module] = Conv
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         c_ = int(c2 * e)
         self.cv1 = self.first_conv(c1, c_, k[0])
-        self.cv2 = Conv(c_, c2, k[1], g=g)
+        self.cv2 = self.second_conv(c_, c2, k[1], g=g)
         self.add = shortcut and c1 == c2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,12 @@ GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/pack.js
 
 # The call of netbuild's module for a measured variant, where it is not the public copy's own call.
 CALLS = {
+    "CARAFE_yoloair": "CARAFE_yoloair(64, 96, 3, 2)",
+    "DCNv3": "DCNv3(64)",
+    "DySample_scope": 'DySample(64, 2, "lp", 4, True, True)',
+    "GSConv_official": 'GSConv(64, 96, 3, 2, 1, "Mish", True)',
+    "GSConv_yoloair": 'GSConv(64, 96, 3, 2, 1, "Mish")',
+    "VoVGSCSP_yoloair": "VoVGSCSP_yoloair(64, 96, 1)",
     "BottleneckCSP2_silu": "BottleneckCSP2(64, 96, 2, act=True)",
     "C3STR_ultra": "C3STR(64, 128, 2, act=True)",
     "GhostBottleneck_v2": "GhostBottleneck_v2(32, 64, 32)",
@@ -70,6 +76,16 @@ ROWS: dict[str, object] = {
     **dict.fromkeys("ResXCSPA ResXCSPB ResXCSPC".split(), "64"),
     **dict.fromkeys("C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU".split(), "32"),
     **dict.fromkeys("Faster_Block Faster_Block_CGLU".split(), "32"),
+    **dict.fromkeys("C2f_DCN C2f_DCNv2 C3_DCNv2 C3k2_DCNv2 DCNV3_YOLO VoVGSCSP VoVGSCSPC".split(), "32"),
+    **dict.fromkeys("C2f_RFAConv C2f_RFCAConv C2f_RFCBAMConv C3_RFAConv C3_RFCAConv C3_RFCBAMConv".split(), "32"),
+    **dict.fromkeys("C3k2_RFAConv C3k2_RFCAConv C3k2_RFCBAMConv GSBottleneck VoVGSCSP_yoloair".split(), "32"),
+    **dict.fromkeys("CARAFE_yoloair Conv_maxpool Stem V7DownSampling".split(), "32"),
+    **dict.fromkeys("DWConvblock GSConv RFAConv RFCAConv RFCBAMConv".split(), "32, 3, 2"),
+    **dict.fromkeys("HWD SPDConv".split(), ("32", [(64, 12, 14)])),
+    **dict.fromkeys("LAWDS space_to_depth".split(), ("", [(64, 12, 14)])),
+    "DCNv2": ("32, 3", [2]),  # few channels: the offsets of many would point outside the map
+    "LDConv": "32, 5, 2",
+    "WTConv2d": "64, 3, 1, True, 2",
     "ConvNeXt": "128, 1, [1, 1, 1, 1], 64",
     "CSPResNet": "96, 2, 2",
     "CSPResNet_CBS": "32",
@@ -126,6 +142,8 @@ ROWS: dict[str, object] = {
 ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.
 UNUSED: dict[str, str] = {
+    **dict.fromkeys(["VoVGSCSP", "VoVGSCSPC"], r"\.res\."),
+    "VoVGSCSP_yoloair": r"\.res\.|gsb\.conv\.",
     **dict.fromkeys(
         "C3GC GlobalContext ContextBlock2d ContextAggregation ParallelPolarizedSelfAttention "
         "SequentialPolarizedSelfAttention".split(),

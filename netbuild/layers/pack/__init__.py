@@ -29,13 +29,23 @@ FAMILIES: dict[str, dict[str, str]] = {
         "window_attention": "BiLevelRoutingAttention BiLevelRoutingAttention_nchw CascadedGroupAttention "
         "LocalWindowAttention",
     },
-    "convolution": {"convolution": "", "dynamic_convolution": ""},
+    "convolution": {
+        "deformable": "C2f_DCN C2f_DCNv2 C3_DCNv2 C3k2_DCNv2 DCNV3_YOLO DCNv2 DCNv3 LDConv",
+        "gsconv": "GSBottleneck GSConv VoVGSCSP VoVGSCSPC VoVGSCSP_yoloair",
+        "receptive_field": "C2f_RFAConv C2f_RFCAConv C2f_RFCBAMConv C3_RFAConv C3_RFCAConv C3_RFCBAMConv C3k2_RFAConv "
+        "C3k2_RFCAConv C3k2_RFCBAMConv RFAConv RFCAConv RFCBAMConv",
+        "wavelet": "WTConv2d",
+    },
     "re-parameterised": {"reparameterised": ""},
     "pooling and pyramids": {
         "pyramid": "ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF",
         "large_kernel_attention": "SPPF_LSKA",
     },
-    "sampling": {"downsampling": "", "upsampling": ""},
+    "sampling": {
+        "downsampling": "Conv_maxpool DWConvblock LAWDS SPDConv Stem V7DownSampling space_to_depth",
+        "upsampling": "CARAFE CARAFE_yoloair DySample EUCB",
+        "wavelet": "HWD",
+    },
     "fusion": {
         "asff": "ASFFV5",
         "asf": "ScalSeq Zoom_cat asf_attention_model",
@@ -66,6 +76,7 @@ FAMILIES: dict[str, dict[str, str]] = {
 # Other names of modules in public files.
 ALIASES: dict[str, str] = {
     "A2Attention": "DoubleAttention",
+    "AKConv": "LDConv",
     "BAM": "BAMBlock",
     "BRA": "BiLevelRoutingAttention",
     "BiFPN_Concat": "Concat_bifpn",
@@ -76,6 +87,7 @@ ALIASES: dict[str, str] = {
     "CloAttention": "EfficientAttention",
     "Concat_BiFPN": "Concat_bifpn",
     "CoordAttention": "CoordAtt",
+    "DWT": "space_to_depth",
     "ECA": "EfficientChannelAttention",
     "EffectiveSE": "EffectiveSEModule",
     "EffectiveSELayer": "EffectiveSEModule",
@@ -91,6 +103,7 @@ ALIASES: dict[str, str] = {
     "SELayer": "SEAttention",
     "SGE": "SpatialGroupEnhance",
     "attention_model": "asf_attention_model",
+    "conv_bn_relu_maxpool": "Conv_maxpool",
 }
 
 

@@ -30,9 +30,13 @@ class CoordAtt(nn.Module):
         self.conv_w = nn.Conv2d(hidden, c1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.hardswish(self.bn1(self.conv1(torch.cat(pool_axes(x), 2))))
-        rows, columns = y.split(x.shape[2:], 2)
-        return x * torch.sigmoid(self.conv_w(columns.transpose(2, 3))) * torch.sigmoid(self.conv_h(rows))
+        return attend_axes(x, self.conv1, self.bn1, self.conv_h, self.conv_w)
+
+
+def attend_axes(x: torch.Tensor, conv: nn.Module, bn: nn.Module, conv_h: nn.Module, conv_w: nn.Module) -> torch.Tensor:
+    """Gate the rows and the columns of a map by the layers of a CoordAtt: (B, c, H, W) -> same shape."""
+    rows, columns = F.hardswish(bn(conv(torch.cat(pool_axes(x), 2)))).split(x.shape[2:], 2)
+    return x * torch.sigmoid(conv_w(columns.transpose(2, 3))) * torch.sigmoid(conv_h(rows))
 
 
 class CA(CoordAtt):
