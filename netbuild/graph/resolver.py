@@ -28,6 +28,7 @@ from netbuild.graph.repeats import bind_repeats
 from netbuild.graph.row_errors import SourceFailedError, errors_at_row
 from netbuild.graph.scope import Scope
 from netbuild.graph.sources import FAILED, choose_call_style, measure_sources, select_outputs
+from netbuild.graph.written_channels import choose_form
 from netbuild.layers.activation import using_activation
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
@@ -233,7 +234,8 @@ class _Resolver:
             self.unknown[row.module][1].append(row.index)
             raise SourceFailedError
         try:
-            return registry.find_factory(row.module, self.custom)
+            name = row.module if row.module in self.custom else choose_form(row)
+            return registry.find_factory(name, self.custom)
         except NetbuildError as error:
             located = row.module_node.error(f"row {row.index}: {error.message}", error.hint)
             located.exit_code = error.exit_code

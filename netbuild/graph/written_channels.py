@@ -8,11 +8,19 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import MAX_CHANNELS, Row
 from netbuild.graph.scope import Scope, scale_width
+from netbuild.layers.pack import TWO_WIDTH_FORMS
 from netbuild.modules.factory import Factory, Parameter
 from netbuild.roles import In, Width
 
 # An integer below this may be an option, such as a reduction or a kernel size; widths of public files are larger.
 LEAST_WIDTH = 64
+
+
+def choose_form(row: Row) -> str:
+    """Return the name of the row's module, or of its other form where the row writes the channels in and out."""
+    values = [argument.value for argument in row.args[:2]]
+    writes_widths = len(values) == 2 and all(type(v) is int and v >= LEAST_WIDTH for v in values)
+    return TWO_WIDTH_FORMS.get(row.module, row.module) if writes_widths else row.module
 
 
 def drop_written_channels(

@@ -44,6 +44,12 @@ def test_channels_of_the_source_are_dropped_and_options_stay(head, row, source, 
     assert any(note in found for found in graph.notes) == ("[0.1]" not in row and "Pyramid" not in row)
 
 
+@pytest.mark.parametrize(("row", "form"), [("[256, 256]", "GAMAttention"), ("[8]", "GAM_Attention")])
+def test_a_name_that_two_forms_share_is_decided_by_the_widths_written(row, form):
+    layer = resolve_row(f"GAM_Attention, {row}").layers[-1]
+    assert type(layer.make()).__name__ == form
+
+
 def test_a_width_before_a_number_that_the_module_needs_is_no_channels_of_the_source():
     call = resolve_row("mobilev3_bneck, [256, 128]").layers[-1].bound.call
     assert (call["c2"], call["hidden"]) == (256, 128)

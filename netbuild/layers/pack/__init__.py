@@ -106,6 +106,9 @@ ALIASES: dict[str, str] = {
     "conv_bn_relu_maxpool": "Conv_maxpool",
 }
 
+# Names that forks also give to another form of the module, whose rows write the channels in and out.
+TWO_WIDTH_FORMS = {"GAM": "GAMAttention", "GAM_Attention": "GAMAttention"}
+
 
 def list_paths() -> dict[str, str]:
     """Return "module:Class" of every name that rows may use, other names included."""
