@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from netbuild import NetbuildError, build
+from netbuild.author.ejecting import eject
 from netbuild.export import export
 from netbuild.grammar.spec import load as load_spec
 from netbuild.graph.options import Options
@@ -312,3 +313,10 @@ def test_the_module_compiles_and_its_onnx_file_is_proven(name, tmp_path):
             export(network, tmp_path / "net.onnx")
     else:
         assert export(network, tmp_path / "net.onnx").proven
+
+
+@pytest.mark.slow
+@pack_modules
+def test_the_module_is_written_as_one_file_of_equal_outputs(name, tmp_path):
+    file, _ = write_network(name, tmp_path)
+    assert eject(file, tmp_path / "net.py")  # which compares them

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from netbuild.layers.activation import Act, resolve_activation, using_activation
+from netbuild.layers.activation import Act, resolve_activation
 from netbuild.layers.conv import Conv, RepConv
 from netbuild.layers.csp import C3, Bottleneck, GhostBottleneck, make_chain
-from netbuild.layers.pack.parts import check_multiple
+from netbuild.layers.pack.parts import check_multiple, set_activation
 
 GROUPS = 32  # of the grouped 3x3 convolutions of ResNeXt
 
@@ -188,19 +188,20 @@ class BottleneckCSP2(nn.Module):
     """CSP block whose paths part after the first convolution and are normalised together, with Mish by default.
 
     (B, c1, H, W) -> (B, c2, H, W). All hidden maps have c2 channels: `e` has no effect. `act` is the activation of all
-    layers, Mish in the files of Scaled-YOLOv4. Scaled-YOLOv4, arXiv 2011.08036.
+    layers; None is Mish, as in the files of Scaled-YOLOv4. Scaled-YOLOv4, arXiv 2011.08036.
     """
 
     def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5, act: Act = "Mish"
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5, act: Act = None
     ):
         super().__init__()
-        with using_activation(resolve_activation(act)) as self.act:
-            self.cv1 = Conv(c1, c2)
-            self.cv2 = nn.Conv2d(c2, c2, 1, bias=False)
-            self.cv3 = Conv(2 * c2, c2)
-            self.bn = nn.BatchNorm2d(2 * c2)
-            self.m = make_bottlenecks(c2, n, shortcut, g)
+        self.cv1 = Conv(c1, c2)
+        self.cv2 = nn.Conv2d(c2, c2, 1, bias=False)
+        self.cv3 = Conv(2 * c2, c2)
+        self.bn = nn.BatchNorm2d(2 * c2)
+        self.act = nn.Mish() if act is None else resolve_activation(act)
+        self.m = make_bottlenecks(c2, n, shortcut, g)
+        set_activation(self, self.act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.cv1(x)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netbuild.layers.activation import Act
 from netbuild.layers.conv import Conv, Size2, auto_padding
 from netbuild.roles import In
 
@@ -45,6 +44,13 @@ def normalise_response(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     """
     norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     return x + scale * (x * (norm / (norm.mean(-1, keepdim=True) + 1e-6))) + shift
+
+
+def set_activation(module: nn.Module, act: nn.Module) -> None:
+    """Give every Conv inside a module an activation, which they share."""
+    for conv in module.modules():
+        if isinstance(conv, Conv):
+            conv.act = act
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -85,11 +91,11 @@ class ConvGate(nn.Module):
 
 
 class BlockConv(nn.Module):
-    """Conv under the name `block`, with ReLU by default, as in YOLOv6: (B, c1, H, W) -> (B, c2, H/s, W/s)."""
+    """Conv with ReLU under the name `block`, as in YOLOv6: (B, c1, H, W) -> (B, c2, H/s, W/s)."""
 
-    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Act = "ReLU"):
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1):
         super().__init__()
-        self.block = Conv(c1, c2, k, s, g=g, act=act)
+        self.block = Conv(c1, c2, k, s, g=g, act=nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block(x)

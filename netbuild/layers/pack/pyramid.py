@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netbuild.layers.activation import Act, resolve_activation, using_activation
+from netbuild.layers.activation import Act, resolve_activation
 from netbuild.layers.conv import Conv, GhostConv
 from netbuild.layers.legacy import SPPCSPC
-from netbuild.layers.pack.parts import BlockConv
+from netbuild.layers.pack.parts import BlockConv, set_activation
 from netbuild.layers.pool import make_same_pool, pool_in_parallel, pool_in_series
 
 
@@ -48,7 +48,7 @@ class GhostSPPCSPC(SPPCSPC):
 class SPPCSP(nn.Module):
     """Pooling pyramid on one of two CSP paths, which are normalised together: (B, c1, H, W) -> (B, c2, H, W).
 
-    `n`, `shortcut` and `g` have no effect. `act` is the activation of all layers, Mish in the files of Scaled-YOLOv4.
+    `n`, `shortcut` and `g` have no effect. `act` is the activation of all layers; None is Mish, as in its files.
     Scaled-YOLOv4, arXiv 2011.08036.
     """
 
@@ -61,18 +61,19 @@ class SPPCSP(nn.Module):
         g: int = 1,
         e: float = 0.5,
         k: Sequence[int] = (5, 9, 13),
-        act: Act = "Mish",
+        act: Act = None,
     ):
         super().__init__()
         c_ = int(2 * c2 * e)
-        with using_activation(resolve_activation(act)) as self.act:
-            self.cv1 = Conv(c1, c_)
-            self.cv2 = nn.Conv2d(c1, c_, 1, bias=False)
-            self.cv3, self.cv4 = Conv(c_, c_, 3), Conv(c_, c_)
-            self.m = nn.ModuleList(make_same_pool(size) for size in k)
-            self.cv5, self.cv6 = Conv((1 + len(k)) * c_, c_), Conv(c_, c_, 3)
-            self.bn = nn.BatchNorm2d(2 * c_)
-            self.cv7 = Conv(2 * c_, c2)
+        self.cv1 = Conv(c1, c_)
+        self.cv2 = nn.Conv2d(c1, c_, 1, bias=False)
+        self.cv3, self.cv4 = Conv(c_, c_, 3), Conv(c_, c_)
+        self.m = nn.ModuleList(make_same_pool(size) for size in k)
+        self.cv5, self.cv6 = Conv((1 + len(k)) * c_, c_), Conv(c_, c_, 3)
+        self.bn = nn.BatchNorm2d(2 * c_)
+        self.cv7 = Conv(2 * c_, c2)
+        self.act = nn.Mish() if act is None else resolve_activation(act)
+        set_activation(self, self.act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.cv4(self.cv3(self.cv1(x)))

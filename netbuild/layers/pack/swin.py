@@ -44,10 +44,10 @@ class BiasedWindowAttention(nn.Module):
 class SwinMlp(nn.Module):
     """Two linear layers with an activation between: (..., c) -> same shape. Swin Transformer, arXiv 2103.14030."""
 
-    def __init__(self, channels: int, act: Act = "GELU"):
+    def __init__(self, channels: int, act: Act = None):
         super().__init__()
         self.fc1 = nn.Linear(channels, 4 * channels)
-        self.act = resolve_activation(act)
+        self.act = nn.GELU() if act is None else resolve_activation(act)
         self.fc2 = nn.Linear(4 * channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,10 +66,10 @@ class SwinTransformerLayer(nn.Module):
         num_heads: attention heads.
         window_size: height and width of the windows.
         shift_size: positions that the windows are moved along both axes.
-        act: activation between the linear layers.
+        act: activation between the linear layers; None is GELU.
     """
 
-    def __init__(self, c1: int, num_heads: int, window_size: int = 8, shift_size: int = 0, act: Act = "GELU"):
+    def __init__(self, c1: int, num_heads: int, window_size: int = 8, shift_size: int = 0, act: Act = None):
         super().__init__()
         if not 0 <= shift_size < window_size:
             raise ValueError(f"the shift must be at least 0 and below the window size, {window_size}: {shift_size}")
@@ -108,13 +108,13 @@ class SwinLayers(nn.Module):
 class C3STR(CrossStage):
     """C3 of n Swin Transformer layers in windows of 8: (B, c1, H, W) -> (B, c2, H, W).
 
-    `shortcut` and `g` have no effect; `act` is the activation of the layers, SiLU in some files. Raises ValueError
+    `shortcut` and `g` have no effect; `act` is the activation of the layers; None is GELU. Raises ValueError
     unless the hidden channels, int(c2 * e), are at least 32 and a multiple of their number of heads, int(c2 * e) // 32.
     Swin Transformer, arXiv 2103.14030.
     """
 
     def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, act: Act = "GELU"
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, act: Act = None
     ):
         c_ = int(c2 * e)
         super().__init__(c1, c2, c_, SwinLayers(c_, n, act))
@@ -128,5 +128,5 @@ class SwinTransformer(C3STR):
     Swin Transformer, arXiv 2103.14030.
     """
 
-    def __init__(self, c1: int, c2: int, n: Annotated[int, Plain] = 1, e: float = 0.5, act: Act = "SiLU"):
-        super().__init__(c1, c2, int(n), e=e, act=act)
+    def __init__(self, c1: int, c2: int, n: Annotated[int, Plain] = 1, e: float = 0.5, act: Act = None):
+        super().__init__(c1, c2, int(n), e=e, act=nn.SiLU() if act is None else act)
