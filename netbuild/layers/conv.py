@@ -4,11 +4,10 @@ from math import gcd
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from netbuild.layers.activation import Act, resolve_activation
-from netbuild.layers.fuse import fold_bn, set_weights
+from netbuild.layers.fuse import add_kernels, fold_bn, fold_identity, set_weights
 from netbuild.roles import In
 
 Size2 = int | tuple[int, int]
@@ -224,23 +223,12 @@ class RepConv(nn.Module):
         self.conv1.fuse()
         self.conv2.fuse()
         conv, point = self.conv1.conv, self.conv2.conv
-        # Padding by 1 on each side puts the 1x1 kernel in the middle of the 3x3.
-        weight, bias = conv.weight + F.pad(point.weight, (1, 1, 1, 1)), conv.bias + point.bias
+        kernels = [(conv.weight, conv.bias), (point.weight, point.bias)]
         if self.bn is not None:
-            identity, identity_bias = self._identity_kernel(weight)
-            weight, bias = weight + identity, bias + identity_bias
-        set_weights(conv, weight, bias)
+            kernels.append(fold_identity(self.bn, conv.groups))
+        set_weights(conv, *add_kernels(*kernels))
         self.conv = conv
         self.conv1 = self.conv2 = self.bn = None
-
-    def _identity_kernel(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the identity branch, a batch norm alone, as a 3x3 kernel and a bias."""
-        # Output channel i reads input channel i of its group, at the centre of the kernel.
-        kernel = torch.zeros_like(like)
-        out = torch.arange(len(kernel), device=kernel.device)
-        kernel[out, out % kernel.shape[1], 1, 1] = 1
-        scale = self.bn.weight.detach() / torch.sqrt(self.bn.running_var + self.bn.eps)
-        return kernel * scale.view(-1, 1, 1, 1), self.bn.bias.detach() - self.bn.running_mean * scale
 
 
 class ChannelAttention(nn.Module):

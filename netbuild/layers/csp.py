@@ -167,11 +167,13 @@ class C2f(DenseStage):
 class CrossStage(nn.Module):
     """Base of C3 and its variants: two 1x1 convolutions, `m` after the first, concatenated for a third."""
 
+    conv: type[nn.Module] = Conv
+
     def __init__(self, c1: int, c2: int, c: int, m: nn.Module):
         super().__init__()
-        self.cv1 = Conv(c1, c)
-        self.cv2 = Conv(c1, c)
-        self.cv3 = Conv(2 * c, c2)
+        self.cv1 = self.conv(c1, c)
+        self.cv2 = self.conv(c1, c)
+        self.cv3 = self.conv(2 * c, c2)
         self.m = m
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,12 @@ GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden/pack.js
 # The call of netbuild's module for a measured variant, where it is not the public copy's own call.
 CALLS = {
     "CARAFE_yoloair": "CARAFE_yoloair(64, 96, 3, 2)",
+    "CoordConv_paddle": "CoordConv_paddle(64, 96, 3, 1)",
     "DCNv3": "DCNv3(64)",
+    "GhostModule_Dynamic": "GhostModule_Dynamic(32, 48)",
+    "MobileOneBlock_official": "MobileOneBlock_official(64, 64, 3, 1, 1, 4)",
+    "ODConv2d_bnact": "ODConv2d_bnact(32, 48, 3, 2)",
+    "RepVGGBlock_v6": "RepVGGBlockv6(64, 64)",
     "DySample_scope": 'DySample(64, 2, "lp", 4, True, True)',
     "GSConv_official": 'GSConv(64, 96, 3, 2, 1, "Mish", True)',
     "GSConv_yoloair": 'GSConv(64, 96, 3, 2, 1, "Mish")',
@@ -84,8 +89,15 @@ ROWS: dict[str, object] = {
     **dict.fromkeys("DWConvblock GSConv RFAConv RFCAConv RFCBAMConv".split(), "32, 3, 2"),
     **dict.fromkeys("HWD SPDConv".split(), ("32", [(64, 12, 14)])),
     **dict.fromkeys("LAWDS space_to_depth".split(), ("", [(64, 12, 14)])),
-    "DCNv2": ("32, 3", [2]),  # few channels: the offsets of many would point outside the map
+    "DCNv2": ("32, 3", [2]),  # the offsets of many channels would point outside the map
+    **dict.fromkeys("ContextGuidedBlock CoordConv_paddle GhostModule_Dynamic SimConv conv_bn_hswish".split(), "32"),
+    **dict.fromkeys("BepC3 BottleRep C2f_DBB C3_DBB C3k2_DBB C2f_ODConv C3_ODConv C3k2_ODConv".split(), "32"),
+    **dict.fromkeys("CBH ConvBNLayer CoordConv DiverseBranchBlock DynamicConv ODConv2d".split(), "32, 3, 2"),
+    **dict.fromkeys("Dense MobileOne ODConv2d_bnact".split(), "32, 3"),
+    **dict.fromkeys("Involution MobileOneBlock MobileOneBlock_official QARepVGGBlock".split(), "64, 3"),
+    **dict.fromkeys("RepBlock RepVGGBlock RepVGGBlockv6 SCConv".split(), "64"),
     "LDConv": "32, 5, 2",
+    "SAConv2d": "32, 3, 1, null, 1, 1, False",
     "WTConv2d": "64, 3, 1, True, 2",
     "ConvNeXt": "128, 1, [1, 1, 1, 1], 64",
     "CSPResNet": "96, 2, 2",
@@ -144,6 +156,7 @@ ODD = (11, 14)  # the size of a map whose module takes any size
 # Modules with parameters that no output depends on: a pattern of the parameters' names.
 UNUSED: dict[str, str] = {
     **dict.fromkeys(["VoVGSCSP", "VoVGSCSPC"], r"\.res\."),
+    "SAConv2d": r"model\.0\.bias",
     "VoVGSCSP_yoloair": r"\.res\.|gsb\.conv\.",
     **dict.fromkeys(
         "C3GC GlobalContext ContextBlock2d ContextAggregation ParallelPolarizedSelfAttention "

@@ -30,13 +30,20 @@ FAMILIES: dict[str, dict[str, str]] = {
         "LocalWindowAttention",
     },
     "convolution": {
+        "convolution": "CBH ConvBNLayer CoordConv CoordConv_paddle Dense SAConv2d SCConv SimConv conv_bn_hswish",
         "deformable": "C2f_DCN C2f_DCNv2 C3_DCNv2 C3k2_DCNv2 DCNV3_YOLO DCNv2 DCNv3 LDConv",
+        "dynamic_convolution": "C2f_ODConv C3_ODConv C3k2_ODConv DynamicConv GhostModule_Dynamic Involution ODConv2d "
+        "ODConv2d_bnact",
         "gsconv": "GSBottleneck GSConv VoVGSCSP VoVGSCSPC VoVGSCSP_yoloair",
         "receptive_field": "C2f_RFAConv C2f_RFCAConv C2f_RFCBAMConv C3_RFAConv C3_RFCAConv C3_RFCBAMConv C3k2_RFAConv "
         "C3k2_RFCAConv C3k2_RFCBAMConv RFAConv RFCAConv RFCBAMConv",
         "wavelet": "WTConv2d",
     },
-    "re-parameterised": {"reparameterised": ""},
+    "re-parameterised": {
+        "diverse_branch": "C2f_DBB C3_DBB C3k2_DBB DiverseBranchBlock",
+        "reparameterised": "BepC3 BottleRep MobileOne MobileOneBlock MobileOneBlock_official QARepVGGBlock RepBlock "
+        "RepVGGBlock RepVGGBlockv6",
+    },
     "pooling and pyramids": {
         "pyramid": "ASPP BasicRFB GhostSPPCSPC SPPCSP SPPCSPC_group SPPFCSPC SimCSPSPPF SimSPPF",
         "large_kernel_attention": "SPPF_LSKA",
@@ -59,6 +66,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
         "csp_context": "BoT3 C3GC C3RFEM CoT3",
         "efficient": "EfficientVitBlock GhostBottleneck_v2 GhostModuleV2 LiteMLA RepViTBlock iRMB",
+        "context_guided": "ContextGuidedBlock ContextGuidedBlock_Down",
         "faster": "C2f_Faster C2f_Faster_CGLU C3_Faster C3_Faster_CGLU C3k2_Faster C3k2_Faster_CGLU ConvolutionalGLU "
         "Faster_Block Faster_Block_CGLU Partial_conv3",
         "large_kernel": "DWR DilatedReparamBlock InceptionDWConv2d MetaNeXtBlock Star_Block UniRepLKNetBlock",
@@ -87,6 +95,7 @@ ALIASES: dict[str, str] = {
     "CloAttention": "EfficientAttention",
     "Concat_BiFPN": "Concat_bifpn",
     "CoordAttention": "CoordAtt",
+    "DBB": "DiverseBranchBlock",
     "DWT": "space_to_depth",
     "ECA": "EfficientChannelAttention",
     "EffectiveSE": "EffectiveSEModule",
@@ -99,6 +108,7 @@ ALIASES: dict[str, str] = {
     "NAM": "NAMAttention",
     "PSA_p": "ParallelPolarizedSelfAttention",
     "PSA_s": "SequentialPolarizedSelfAttention",
+    "RepVGGBlock_v6": "RepVGGBlockv6",
     "SE": "SEAttention",
     "SELayer": "SEAttention",
     "SGE": "SpatialGroupEnhance",

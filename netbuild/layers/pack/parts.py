@@ -133,14 +133,14 @@ def make_depthwise(channels: int, k: Size2, d: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, k, padding=auto_padding(k, None, d), dilation=d, groups=channels)
 
 
-def make_linear_gate(channels: int, reduction: int) -> nn.Sequential:
-    """Create two linear layers without bias, ReLU between and a sigmoid at the end: (B, channels) -> same shape.
+def make_linear_gate(channels: int, reduction: int, bias: bool = False) -> nn.Sequential:
+    """Create two linear layers, ReLU between and a sigmoid at the end: (B, channels) -> same shape.
 
     Raises ValueError if the channels are fewer than the reduction. Squeeze and excitation, arXiv 1709.01507.
     """
     hidden = reduce_channels(channels, reduction)
     return nn.Sequential(
-        nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
+        nn.Linear(channels, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, channels, bias=bias), nn.Sigmoid()
     )
 
 
