@@ -18,6 +18,7 @@ from netbuild.graph.block_factory import make_block_factory
 from netbuild.graph.layers import Graph
 from netbuild.graph.options import Options
 from netbuild.graph.resolver import resolve
+from netbuild.layers import pack
 from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role
@@ -81,6 +82,10 @@ def make_example_row(
         c1, c2, n: input channels, output channels and repeats.
         sources: number of maps that the row reads; 0 for what the module is known to need.
     """
+    if name in pack.EXAMPLES:
+        arguments, shapes = pack.EXAMPLES[name]
+        origins = ", ".join(["-1", "p4", "p3"][: len(shapes)])
+        return f"[{f'[{origins}]' if len(shapes) > 1 else origins}, {n}, {name}, [{arguments}]]"
     values = []
     for p in factory.parameters:
         if p.role in SUPPLIED and not factory.foreign:
@@ -114,10 +119,13 @@ def resolve_example(
         c1, c2, n: input channels, output channels and repeats of the row.
         file: a network file whose blocks and parameters the row may use.
     """
+    if name in pack.EXAMPLES and (c1, c2) == (_CHANNELS, _CHANNELS):
+        return _resolve_pack_example(name)
     row = make_example_row(name, factory, c1, c2, n)
     several = [(c1, make_example_row(name, factory, c1, c2, n, sources)) for sources in (2, 3, 4)]
     # Most modules read a map; some read several, others need an image of 3 channels.
-    for ch, line in ((c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row), *several):
+    tries = [(c1, row), (c1, row.replace("[-1, ", "[[0, input], ", 1)), (3, row)]
+    for ch, line in [*several, *tries] if name in pack.list_names("fusion") else [*tries, *several]:
         inputs = "inputs: {image: [ch], text: [nc, 512]}\n" if factory.takes_text else ""
         text = f"nc: 80\nch: {ch}\n{inputs}layers:\n  - [-1, 1, nn.Identity, []]\n  - {line}\n"
         try:
@@ -130,6 +138,15 @@ def resolve_example(
         except NetbuildError:
             continue
     return None
+
+
+def _resolve_pack_example(name: str) -> Graph:
+    """Resolve the example of a module of the pack that needs particular sources, on an input for each."""
+    arguments, shapes = pack.EXAMPLES[name]
+    inputs = ", ".join(f"x{i}: {list(shape)}" for i, shape in enumerate(shapes))
+    sources = ", ".join(f"x{i}" for i in range(len(shapes)))
+    text = f"inputs: {{{inputs}}}\nlayers:\n  - [[{sources}], 1, {name}, [{arguments}]]\n"
+    return resolve(read_spec(text, Path("example.yaml")), Options())
 
 
 def fit_parameter_formula(name: str, factory: Factory, custom: Mapping[str, Factory]) -> str | None:

@@ -178,8 +178,6 @@ def test_examples_of_the_catalogue_build():
     # These need other inputs.
     without = {"CBFuse", "MultiLabel", "RBF", "Regress", "ScoreScale", "TableConv", "TimeEmbedding"}
     without |= {"TransformerEncoderLayer", "TransformerLayer"}
-    # These need maps of several sizes.
-    without |= {"BiFusion", "ConvNeXt", "DilatedReparamBlock", "InjectionMultiSum_Auto_pool"}
     for name in set(registry.packaged_names()) - without:
         assert resolve_example(name, registry.get_factory(name), {}) is not None, name
 

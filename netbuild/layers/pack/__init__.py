@@ -119,6 +119,22 @@ ALIASES: dict[str, str] = {
 # Names that forks also give to another form of the module, whose rows write the channels in and out.
 TWO_WIDTH_FORMS = {"GAM": "GAMAttention", "GAM_Attention": "GAMAttention"}
 
+# Arguments and shapes (channels, height, width) of the sources in an example, where modules need particular ones.
+_PYRAMID = ((64, 32, 32), (96, 16, 16), (128, 8, 8))  # the finest first
+EXAMPLES: dict[str, tuple[str, tuple[tuple[int, int, int], ...]]] = {
+    "ASFFV5": ("0, 0.125", ((32, 32, 32), (64, 16, 16), (128, 8, 8))),
+    "BiFusion": ("64", ((64, 8, 8), (48, 16, 16), (32, 32, 32))),
+    "CascadedGroupAttention": ("", ((64, 7, 7),)),
+    "ConvNeXt": ("96", ((3, 32, 32),)),
+    "DilatedReparamBlock": ("7", ((64, 32, 32),)),
+    "InjectionMultiSum_Auto_pool": ("64, [64, 32], 0", ((48, 16, 16), (96, 32, 32))),
+    "MobileNetV3_InvertedResidual": ("64, 128", ((64, 32, 32),)),
+    "ResBlock_CBAM": ("16", ((64, 32, 32),)),
+    "ScalSeq": ("64", _PYRAMID),
+    "Zoom_cat": ("", _PYRAMID),
+    "mobilev3_bneck": ("64, 128", ((64, 32, 32),)),
+}
+
 
 def list_paths() -> dict[str, str]:
     """Return "module:Class" of every name that rows may use, other names included."""
@@ -131,6 +147,7 @@ def list_paths() -> dict[str, str]:
     return {**paths, **{alias: paths[name] for alias, name in ALIASES.items()}}
 
 
-def list_names() -> list[str]:
-    """List the names of the modules, without their other names."""
-    return [name for files in FAMILIES.values() for names in files.values() for name in names.split()]
+def list_names(family: str | None = None) -> list[str]:
+    """List the names of the modules, or of those of a family, without their other names."""
+    families = FAMILIES.values() if family is None else [FAMILIES[family]]
+    return [name for files in families for names in files.values() for name in names.split()]
