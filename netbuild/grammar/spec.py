@@ -13,6 +13,7 @@ from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.chosen import choose_modules
 from netbuild.grammar.degrade import Restoration, read_restoration
+from netbuild.grammar.dialects import translate
 from netbuild.grammar.extends import expand
 from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
@@ -105,6 +106,8 @@ class Spec:
     lr_factors: Mapping[int, float] = field(default_factory=dict)  # factors of the learning rate by row
     restoration: Restoration = field(default_factory=Restoration)  # what the network is to restore
     warnings: tuple[NetbuildError, ...] = ()
+    dialects: tuple[str, ...] = ()  # names of those that the file is written in, see `netbuild.grammar.dialects`
+    notes: tuple[str, ...] = ()  # what of these dialects has no effect
     checkpoint: Path | None = None  # the checkpoint that the file was read from, and its metadata
     checkpoint_info: checkpoint_header.CheckpointInfo | None = None
 
@@ -157,7 +160,7 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         NetbuildError: with the place of every mistake in the text.
     """
-    root = expand(parse(text, str(path)), (path,))
+    root, dialects, notes = translate(expand(parse(text, str(path)), (path,)))
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
     settings = {key: attempt(errors, _read_setting, key, root.value[key]) for key in SETTINGS if key in root.value}
@@ -182,7 +185,7 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     divisor = settings.get("width_divisor") or (1 if "layers" in root.value and not scales else 8)
     return Spec(
         path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, restoration,
-        tuple(warnings),
+        tuple(warnings), dialects=dialects, notes=notes,
     )  # fmt: skip
 
 

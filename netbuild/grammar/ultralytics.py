@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from netbuild.grammar.nodes import Node, parse
+from netbuild.grammar.nodes import parse
 from netbuild.grammar.rows import INPUT, Row
 from netbuild.grammar.spec import Input, Scale, Spec
 
@@ -19,40 +19,6 @@ _BY_SCALE: dict[str, tuple[str, dict[str, Any]]] = {
     "C3k2": ("mlx", {"c3k": True}),
     "A2C2f": ("lx", {"residual": True, "mlp_ratio": 1.2}),
 }
-
-# Module names of other repositories -> the equivalent module here.
-_ALIASES = {"Silence": "nn.Identity"}
-
-
-def translate(spec: Spec) -> Spec:
-    """Rewrite rows of older repositories for today's modules.
-
-    A Detect row with anchors becomes AnchorDetect. YOLOv7's Conv has no dilation: where a sixth argument is not a
-    number it is the activation, so a dilation of 1 is put before it.
-    """
-    if spec.is_plain:
-        return spec
-    return replace(spec, rows=tuple(map(_translate_row, spec.rows)))
-
-
-def _translate_row(row: Row) -> Row:
-    if row.module in _ALIASES:
-        return replace(row, module=_ALIASES[row.module])
-    if row.module == "Shortcut":  # its argument is the axis that a sum does not have
-        return replace(row, module="Add", args=())
-    if row.module == "CARAFE" and row.args and isinstance(row.args[0].value, int) and row.args[0].value >= 64:
-        return replace(row, module="CARAFE_yoloair")  # the first argument is a width, not a kernel
-    if row.module == "Detect" and len(row.args) == 2 and _is_anchors(row.args[1]):
-        return replace(row, module="AnchorDetect")
-    if row.module == "Conv" and len(row.args) == 6 and not isinstance(row.args[5].value, (int, float)):
-        dilation = Node(1, row.args[5].source, row.args[5])
-        return replace(row, args=(*row.args[:5], dilation, row.args[5]))
-    return row
-
-
-def _is_anchors(node: Node) -> bool:
-    return node.value == "anchors" or isinstance(node.value, list)
-
 
 # Rows of these modules begin with their output channels, which only Ultralytics' parser needs.
 _DECLARES_WIDTH = {"Index", "TorchVision"}

@@ -116,7 +116,6 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
         NetbuildError: for a scale, an input or an option that does not fit the file.
     """
     scale, scale_from = choose_scale(spec, options.scale, options.letter)
-    spec = ultralytics.translate(spec)
     spec = ultralytics.add_text_input(spec, lambda name: _takes_text(name, options.modules))
     settings, notes = _merge_settings(spec, options)
     heads = describe_heads(spec, options.modules, options.head_nc)
@@ -135,8 +134,9 @@ def make_config(spec: Spec, options: Options) -> NetworkConfig:
     size, make_activation = (height, width), _activation_maker(spec)
     shape = tuple(settings["kpt_shape"]) if "kpt_shape" in settings else None
     return NetworkConfig(
-        spec, scale, scale_from, task, heads, settings.get("nc"), shape, ch, size, inputs, scope, notes, make_activation
-    )
+        spec, scale, scale_from, task, heads, settings.get("nc"), shape, ch, size, inputs, scope, (*spec.notes, *notes),
+        make_activation,
+    )  # fmt: skip
 
 
 def _takes_text(name: str, custom: Mapping[str, Factory]) -> bool:

@@ -104,7 +104,9 @@ def _headings(summary: Report, columns: Sequence[str]) -> list[str]:
 def head_lines(summary: Report) -> list[str]:
     """Return the lines above the table: the file, scale, classes and activation used, and why."""
     g = summary.graph
+    dialects = " and ".join(g.spec.dialects)
     facts = [
+        *([f"dialect {dialects}"] if dialects else []),
         _describe_scale(summary),
         f"nc {g.nc}{_describe_origin(summary, 'nc')}" if g.nc is not None else "no nc",
         *_describe_inputs(summary),

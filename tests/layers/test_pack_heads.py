@@ -37,6 +37,7 @@ HEADS = {
     "Decoupled_Detect": ("Decoupled_Detect", [5, YOLOV5], 1),
     "ASFF_Detect": ("ASFF_Detect", [5, YOLOV5], 1),
     "DetectX": ("DetectX", [5, 1], 2),
+    "YOLOHead": ("YOLOHead", [5, YOLOV5], 1),
 }
 
 
@@ -102,6 +103,7 @@ ROWS = {
     "AnchorSegment": (TWO, f"nc, {PAIRS}, 8, 16"),
     "ISegment": (TWO, f"nc, {PAIRS}, 8, 16"),
     "Decoupled_Detect": (TWO, f"nc, {PAIRS}"),
+    "YOLOHead": (TWO, f"nc, {PAIRS}"),
     "ASFF_Detect": (THREE, "nc, [[8,8, 12,12], [16,16, 24,24], [32,32, 48,48]]"),
     "DetectX": ("fine, fine, middle, middle", "nc, 1"),
 }

@@ -1,6 +1,13 @@
 """Heads: the last modules of networks, one file for each task or family."""
 
-from netbuild.layers.heads.anchor_variants import AnchorSegment, ASFF_Detect, Decoupled_Detect, DetectX, ISegment
+from netbuild.layers.heads.anchor_variants import (
+    AnchorSegment,
+    ASFF_Detect,
+    Decoupled_Detect,
+    DetectX,
+    ISegment,
+    YOLOHead,
+)
 from netbuild.layers.heads.anchors import AnchorDetect, IAuxDetect, IDetect
 from netbuild.layers.heads.auxiliary import DDetect, DualDDetect, DualDetect, TripleDDetect, TripleDetect, v9Detect
 from netbuild.layers.heads.branched_segment import DSegment, DualDSegment, Panoptic, v9Segment
@@ -55,6 +62,7 @@ __all__ = [
     "YOLOEDetect",
     "YOLOESegment",
     "YOLOESegment26",
+    "YOLOHead",
     "v9Detect",
     "v9Segment",
     "v10Detect",

@@ -90,6 +90,8 @@ class ISegment(AnchorSegment):
     The factors after the convolutions exist in public files and are not used.
     """
 
+    ia: nn.ModuleList | None
+
     def add_implicit(self, ch: list[int]) -> None:
         self.no -= self.nm  # the factors are those of a head without masks
         IDetect.add_implicit(self, ch)
@@ -176,6 +178,32 @@ class ASFF_Detect(AnchorDetect):
 
     def forward(self, feats: list[torch.Tensor]) -> Any:
         return super().forward([getattr(self, f"l{level}_fusion")(feats) for level in (2, 1, 0)])
+
+
+class YOLOHead(AnchorDetect):
+    """AnchorDetect with the state keys of kindle, which holds the anchors in pixels too. YOLOv3, arXiv 1804.02767."""
+
+    def __init__(
+        self,
+        nc: int,
+        anchors: Anchors,
+        *,
+        ch: Annotated[list[int], In],
+        stride: Annotated[list[float], Stride] = (),
+    ):
+        super().__init__(nc, anchors, ch=ch, stride=stride)
+        self.conv = self.m
+        del self.m
+        self.register_buffer("anchor_grid", self.anchor_sizes.view(len(ch), 1, -1, 1, 1, 2).clone())
+
+    def predict_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        return self.split_anchors(self.conv[i](x))
+
+    @torch.no_grad()
+    def set_anchors(self, sizes: torch.Tensor) -> None:
+        super().set_anchors(sizes)
+        if "anchor_grid" in self._buffers:
+            self.anchor_grid.copy_(sizes.view_as(self.anchor_grid))
 
 
 class DetectX(Head):

@@ -1,5 +1,6 @@
 """Detection heads of YOLOv9: `Detect` with grouped box branches, and with branches that only training uses."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -75,7 +76,7 @@ class BranchedDetect(Detect):
             boxes, scores = (getattr(self, name) for name in self.branch_names(i))
             self.init_branch_bias(boxes, scores, 1.0)
 
-    def main_sources(self, count: int) -> range:
+    def main_sources(self, count: int) -> Sequence[int]:
         """Return the positions of the main branch's maps among this number of sources."""
         return range(count - self.levels, count)
 

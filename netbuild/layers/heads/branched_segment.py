@@ -1,5 +1,6 @@
 """Instance segmentation heads of YOLOv9: its detection heads with mask coefficients and prototypes."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -74,7 +75,7 @@ class BranchedSegment(BranchedDetect):
         """Whether only the main branch is left, and its sources."""
         return self.branches > 1 and self.cv2 is None
 
-    def main_sources(self, count: int) -> range | list[int]:
+    def main_sources(self, count: int) -> Sequence[int]:
         """Return the positions of the main branch's maps among this number of sources."""
         if not self.has_sources:
             return super().main_sources(count)

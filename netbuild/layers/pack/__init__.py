@@ -61,6 +61,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "gold": "InjectionMultiSum_Auto_pool SimFusion_3in SimFusion_4in TopBasicLayer",
     },
     "block": {
+        "kindle": "KindleConv KindleDWConv MV2Block MobileViTBlock",
         "convnext": "C3HB CNeB ConvNeXt ConvNeXtV2Block ConvNextBlock HorBlock HorNet gnconv",
         "csp": "BottleneckCSP2 BottleneckCSPA BottleneckCSPB BottleneckCSPC BottleneckCSPF C3C2 CSPStage GhostCSPA "
         "GhostCSPB GhostCSPC Res ResCSPA ResCSPB ResCSPC ResXCSPA ResXCSPB ResXCSPC",
