@@ -23,24 +23,25 @@ class Residual(nn.Module):
         return x + self.fn(x)
 
 
-def make_separable_block(c: int, k: int, act: Act) -> nn.Sequential:
+def make_separable_block(c: int, k: int, act: nn.Module) -> nn.Sequential:
     """Create a residual depthwise convolution and a 1x1, each with activation and norm: (B, c, H, W) -> same shape."""
-    depthwise = nn.Sequential(make_depthwise(c, k), resolve_activation(act), nn.BatchNorm2d(c))
-    return nn.Sequential(Residual(depthwise), nn.Conv2d(c, c, 1), resolve_activation(act), nn.BatchNorm2d(c))
+    depthwise = nn.Sequential(make_depthwise(c, k), act, nn.BatchNorm2d(c))
+    return nn.Sequential(Residual(depthwise), nn.Conv2d(c, c, 1), act, nn.BatchNorm2d(c))
 
 
 class SEAM(nn.Module):
     """Separated and enhancement attention: weights channels by the means of n residual depthwise blocks.
 
-    x * exp(fc(mean(blocks(x)))), fc as in SEAttention: factors from 1 to e.
+    x * exp(fc(mean(blocks(x)))), fc as in SEAttention: factors from 1 to e. `act` None is GELU.
     Keeps channels: (B, c1, H, W) -> same shape. Raises ValueError unless c1 = c2, and if c1 < reduction.
     YOLO-FaceV2, arXiv 2208.02019.
     """
 
-    def __init__(self, c1: int, c2: int, n: Annotated[int, Plain] = 1, reduction: int = 16, act: Act = "GELU"):
+    def __init__(self, c1: int, c2: int, n: Annotated[int, Plain] = 1, reduction: int = 16, act: Act = None):
         super().__init__()
         check_equal_channels(c1, c2)
-        self.DCovN = nn.Sequential(*(make_separable_block(c1, 3, act) for _ in range(n)))
+        activation = nn.GELU() if act is None else resolve_activation(act)
+        self.DCovN = nn.Sequential(*(make_separable_block(c1, 3, activation) for _ in range(n)))
         self.fc = make_linear_gate(c1, reduction)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,7 @@ class MultiSEAM(nn.Module):
         kernel_size: kernel of the depthwise convolutions.
         patch_size: sides of the patches, and strides.
         reduction: channels divided by those between the linear layers.
-        act: activation.
+        act: activation; None is GELU.
     """
 
     def __init__(
@@ -71,14 +72,15 @@ class MultiSEAM(nn.Module):
         kernel_size: int = 3,
         patch_size: Sequence[int] = (3, 5, 7),
         reduction: int = 16,
-        act: Act = "GELU",
+        act: Act = None,
     ):
         super().__init__()
         check_equal_channels(c1, c2)
         self.patches = tuple(patch_size)
+        activation = nn.GELU() if act is None else resolve_activation(act)
         for i, size in enumerate(patch_size):
-            blocks = (make_separable_block(c1, kernel_size, act) for _ in range(depth))
-            patches = nn.Conv2d(c1, c1, size, size), resolve_activation(act), nn.BatchNorm2d(c1)
+            blocks = (make_separable_block(c1, kernel_size, activation) for _ in range(depth))
+            patches = nn.Conv2d(c1, c1, size, size), activation, nn.BatchNorm2d(c1)
             self.add_module(f"DCovN{i}", nn.Sequential(*patches, *blocks))
         self.fc = make_linear_gate(c1, reduction)
 
