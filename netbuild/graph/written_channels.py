@@ -8,7 +8,7 @@ from netbuild.errors import NetbuildError
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.rows import MAX_CHANNELS, Row
 from netbuild.graph.scope import Scope, scale_width
-from netbuild.layers.pack import TWO_WIDTH_FORMS
+from netbuild.layers.pack import TWO_WIDTH_FORMS, WIDTH_FORMS
 from netbuild.modules.factory import Factory, Parameter
 from netbuild.roles import In, Width
 
@@ -17,10 +17,10 @@ LEAST_WIDTH = 64
 
 
 def choose_form(row: Row) -> str:
-    """Return the name of the row's module, or of its other form where the row writes the channels in and out."""
-    values = [argument.value for argument in row.args[:2]]
-    writes_widths = len(values) == 2 and all(type(v) is int and v >= LEAST_WIDTH for v in values)
-    return TWO_WIDTH_FORMS.get(row.module, row.module) if writes_widths else row.module
+    """Return the name of the row's module, or that of its other form, which the widths that the row writes tell."""
+    is_width = [type(argument.value) is int and argument.value >= LEAST_WIDTH for argument in row.args[:2]]
+    name = WIDTH_FORMS.get(row.module, row.module) if is_width[:1] == [True] else row.module
+    return TWO_WIDTH_FORMS.get(row.module, name) if is_width == [True, True] else name
 
 
 def drop_written_channels(

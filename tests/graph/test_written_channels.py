@@ -44,10 +44,21 @@ def test_channels_of_the_source_are_dropped_and_options_stay(head, row, source, 
     assert any(note in found for found in graph.notes) == ("[0.1]" not in row and "Pyramid" not in row)
 
 
-@pytest.mark.parametrize(("row", "form"), [("[256, 256]", "GAMAttention"), ("[8]", "GAM_Attention")])
-def test_a_name_that_two_forms_share_is_decided_by_the_widths_written(row, form):
-    layer = resolve_row(f"GAM_Attention, {row}").layers[-1]
+@pytest.mark.parametrize(
+    ("row", "form", "shape"),
+    [
+        ("GAM_Attention, [256, 256]", "GAMAttention", [256, 320, 320]),
+        ("GAM_Attention, [8]", "GAM_Attention", [256, 320, 320]),
+        ("CARAFE, [128, 3, 2]", "CARAFE_yoloair", [128, 640, 640]),
+        ("CARAFE, [3, 5]", "CARAFE", [256, 640, 640]),
+        ("CoordConv, [256, 128, 3, 1]", "CoordConv_paddle", [128, 320, 320]),
+        ("CoordConv, [128, 3, 2]", "CoordConv", [128, 160, 160]),
+    ],
+)
+def test_a_name_that_two_forms_share_is_decided_by_the_widths_written(row, form, shape):
+    layer = resolve_row(row).layers[-1]
     assert type(layer.make()).__name__ == form
+    assert list(layer.out_shape[1:]) == shape
 
 
 def test_a_width_before_a_number_that_the_module_needs_is_no_channels_of_the_source():

@@ -117,8 +117,10 @@ ALIASES: dict[str, str] = {
     "conv_bn_relu_maxpool": "Conv_maxpool",
 }
 
-# Names that forks also give to another form of the module, whose rows write the channels in and out.
-TWO_WIDTH_FORMS = {"GAM": "GAMAttention", "GAM_Attention": "GAMAttention"}
+# Names that forks also give to another form of the module, whose rows begin with the channels out (WIDTH_FORMS), or
+# with the channels in and out.
+WIDTH_FORMS = {"CARAFE": "CARAFE_yoloair"}
+TWO_WIDTH_FORMS = {"CoordConv": "CoordConv_paddle", "GAM": "GAMAttention", "GAM_Attention": "GAMAttention"}
 
 # Arguments and shapes (channels, height, width) of the sources in an example, where modules need particular ones.
 _PYRAMID = ((64, 32, 32), (96, 16, 16), (128, 8, 8))  # the finest first

@@ -68,7 +68,7 @@ class RFCAConv(nn.Module):
     The last convolution has a bias, no norm and no activation. `g` has no effect. arXiv 2304.03198.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, reduction: int = 32):
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, reduction: int = 32, g: int = 1):
         super().__init__()
         self.k = k
         self.generate = make_features(c1, k, s)
