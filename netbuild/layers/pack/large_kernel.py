@@ -6,7 +6,7 @@ from torch import nn
 
 from netbuild.layers.conv import Conv
 from netbuild.layers.fuse import fold_bn, set_weights
-from netbuild.layers.pack.parts import ConvGate, check_multiple, make_scale, normalise_response
+from netbuild.layers.pack.parts import ConvGate, check_multiple, make_depthwise, make_scale, normalise_response
 from netbuild.layers.vision import Permute, StochasticDepth
 
 # Kernel size and dilation of the small convolutions beside a large one, by the size of that.
@@ -134,10 +134,10 @@ class DilatedReparamBlock(nn.Module):
         if kernel_size not in DILATED:
             raise ValueError(f"the kernel size must be one of {', '.join(map(str, DILATED))}: {kernel_size}")
         self.branches = DILATED[kernel_size]
-        self.lk_origin: nn.Conv2d = make_depthwise(c1, kernel_size)
+        self.lk_origin: nn.Conv2d = make_depthwise(c1, kernel_size, bias=False)
         self.origin_bn = nn.BatchNorm2d(c1)
         for k, d in self.branches:
-            self.add_module(f"dil_conv_k{k}_{d}", make_depthwise(c1, k, d))
+            self.add_module(f"dil_conv_k{k}_{d}", make_depthwise(c1, k, d, bias=False))
             self.add_module(f"dil_bn_k{k}_{d}", nn.BatchNorm2d(c1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -165,11 +165,6 @@ class DilatedReparamBlock(nn.Module):
         for k, d in self.branches:
             delattr(self, f"dil_conv_k{k}_{d}")
             delattr(self, f"dil_bn_k{k}_{d}")
-
-
-def make_depthwise(c: int, k: int, d: int = 1) -> nn.Conv2d:
-    """Make a depthwise convolution without bias that keeps the size, for odd k."""
-    return nn.Conv2d(c, c, k, padding=d * (k - 1) // 2, dilation=d, groups=c, bias=False)
 
 
 def spread_kernel(kernel: torch.Tensor, d: int, size: int) -> torch.Tensor:
@@ -210,7 +205,7 @@ class UniRepLKNetBlock(nn.Module):
         if not kernel_size % 2:
             raise ValueError(f"the kernel size must be odd: {kernel_size}")
         large = kernel_size >= 7
-        self.dwconv = DilatedReparamBlock(c1, kernel_size) if large else make_depthwise(c1, kernel_size)
+        self.dwconv = DilatedReparamBlock(c1, kernel_size) if large else make_depthwise(c1, kernel_size, bias=False)
         self.norm = nn.BatchNorm2d(c1)
         self.se = ConvGate(c1, c1 // 4, names=("down", "up"))
         self.pwconv1 = nn.Sequential(Permute([0, 2, 3, 1]), nn.Linear(c1, 4 * c1))

@@ -128,9 +128,10 @@ def make_channel_conv(k: int) -> nn.Conv1d:
     return nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
 
 
-def make_depthwise(channels: int, k: Size2, d: int = 1) -> nn.Conv2d:
-    """Create a depthwise convolution with bias that keeps the size: (B, channels, H, W) -> same shape."""
-    return nn.Conv2d(channels, channels, k, padding=auto_padding(k, None, d), dilation=d, groups=channels)
+def make_depthwise(channels: int, k: Size2, d: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Create a depthwise convolution that keeps the size, for odd k: (B, channels, H, W) -> same shape."""
+    padding = auto_padding(k, None, d)
+    return nn.Conv2d(channels, channels, k, padding=padding, dilation=d, groups=channels, bias=bias)
 
 
 def make_linear_gate(channels: int, reduction: int, bias: bool = False) -> nn.Sequential:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netbuild.layers.pack.parts import check_multiple, to_channels_first, to_channels_last
+from netbuild.layers.pack.parts import check_multiple, make_depthwise, to_channels_first, to_channels_last
 
 
 def shift_map(x: torch.Tensor, steps: tuple[tuple[int, int], ...]) -> torch.Tensor:
@@ -85,9 +85,7 @@ class FocalModulation(nn.Module):
         self.h = nn.Conv2d(c1, c1, 1)
         self.proj = nn.Conv2d(c1, c1, 1)
         kernels = [focal_window + focal_factor * level for level in range(focal_level)]
-        self.focal_layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c1, c1, k, padding=k // 2, groups=c1, bias=False), nn.GELU()) for k in kernels
-        )
+        self.focal_layers = nn.ModuleList(nn.Sequential(make_depthwise(c1, k, bias=False), nn.GELU()) for k in kernels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query, context, gates = self.f_linear(x).split(self.widths, 1)
