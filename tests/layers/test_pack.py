@@ -142,6 +142,8 @@ ROWS: dict[str, object] = {
     "Fusion": ("adaptive", [64, 64]),
     "InjectionMultiSum_Auto_pool": ("64, [64, 32], 1", [(48, 4, 6), (96, 8, 12)]),
     "PyramidPoolAgg": ("64, 2", PYRAMID),
+    "IFM": "[32, 16]",
+    "SDI": ("", PYRAMID[1::-1]),
     "ScalSeq": ("48", PYRAMID),
     "Shortcut": ("1", [64, 64]),
     "SimFusion_3in": ("64", PYRAMID),

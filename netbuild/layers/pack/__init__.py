@@ -57,8 +57,8 @@ FAMILIES: dict[str, dict[str, str]] = {
         "asff": "ASFFV5",
         "asf": "ScalSeq Zoom_cat asf_attention_model",
         "fusion": "ADD AdvPoolFusion BiFPN_Add2 BiFPN_Add3 BiFusion CGAFusion Chuncat Concat_bifpn Foldcut Fusion "
-        "PyramidPoolAgg Shortcut",
-        "gold": "InjectionMultiSum_Auto_pool SimFusion_3in SimFusion_4in TopBasicLayer",
+        "PyramidPoolAgg SDI Shortcut",
+        "gold": "IFM InjectionMultiSum_Auto_pool SimFusion_3in SimFusion_4in TopBasicLayer",
     },
     "block": {
         "kindle": "KindleConv KindleDWConv MV2Block MobileViTBlock",

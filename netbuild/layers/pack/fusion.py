@@ -9,7 +9,8 @@ from torch import nn
 
 from netbuild.layers.conv import Conv
 from netbuild.layers.merge import Add, check_several
-from netbuild.layers.pack.maps import check_same_shapes, check_source_count
+from netbuild.layers.pack.gsconv import GSConv
+from netbuild.layers.pack.maps import check_same_shapes, check_source_count, resize_map
 from netbuild.layers.pack.parts import BlockConv
 from netbuild.roles import In, Plain
 
@@ -69,19 +70,22 @@ class Fusion(nn.Module):
     "bifpn" is a mean with trained weights above zero (arXiv 1911.09070), "weight" a sum of 1x1 Convs, one for each
     source, "adaptive" a sum of these Convs whose weights a further Conv finds for each position, by softmax over the
     sources (as ASFF, arXiv 1911.09516). "concat" joins the channels; its Convs exist in public files and are not used.
-    Raises ValueError for another mode and for different channels, which only "concat" may have.
+    "SDI" is the module of that name. Raises ValueError for another mode, and for different channels, which only
+    "concat" and "SDI" may have.
     """
 
-    modes = ("bifpn", "weight", "adaptive", "concat")
+    modes = ("bifpn", "weight", "adaptive", "concat", "SDI")
 
     def __init__(self, ch: Annotated[list[int], In], mode: str = "bifpn"):
         super().__init__()
         if mode not in self.modes:
             raise ValueError(f"the mode of fusion is one of {', '.join(self.modes)}, not '{mode}'")
-        if mode != "concat":
+        if mode not in ("concat", "SDI"):
             check_same_shapes(ch)
         self.mode = mode
-        if mode == "bifpn":
+        if mode == "SDI":
+            self.SDI = SDI(ch)
+        elif mode == "bifpn":
             self.fusion_weight = nn.Parameter(torch.ones(len(ch)))
         else:
             self.fusion_conv = nn.ModuleList(Conv(c, c) for c in ch)
@@ -89,6 +93,8 @@ class Fusion(nn.Module):
             self.fusion_adaptive = Conv(sum(ch), len(ch))
 
     def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self.mode == "SDI":
+            return self.SDI(xs)
         if self.mode == "concat":
             return torch.cat(list(xs), 1)
         if self.mode == "bifpn":
@@ -158,6 +164,26 @@ class Foldcut(nn.Module):
             raise ValueError(f"two halves are added, and the input has an odd number of channels: {x.shape[self.d]}")
         first, second = x.chunk(2, self.d)
         return first + second
+
+
+class SDI(nn.Module):
+    """Product of all maps after a GSConv each, at the size and with the channels of the first.
+
+    A larger map is pooled by its mean, a smaller one resized bilinearly with aligned corners. (B, c_i, H_i, W_i) each
+    -> (B, c_0, H_0, W_0). Raises ValueError if c_0 is odd. U-Net v2, arXiv 2311.17791.
+    """
+
+    def __init__(self, ch: Annotated[list[int], In]):
+        super().__init__()
+        self.convs = nn.ModuleList(GSConv(c, ch[0]) for c in ch)
+
+    def forward(self, xs: Sequence[torch.Tensor]) -> torch.Tensor:
+        size = xs[0].shape[2:]
+        maps = [conv(resize_map(x, size, align_corners=True)) for conv, x in zip(self.convs, xs, strict=True)]
+        product = maps[0]
+        for x in maps[1:]:
+            product = product * x
+        return product
 
 
 class BiFusion(nn.Module):

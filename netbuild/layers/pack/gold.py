@@ -10,6 +10,7 @@ from torch import nn
 from netbuild.layers.conv import Conv
 from netbuild.layers.merge import check_several
 from netbuild.layers.pack.maps import check_source_count, resize_map
+from netbuild.layers.pack.reparameterised import RepVGGBlockv6
 from netbuild.roles import In, Plain
 
 
@@ -46,6 +47,27 @@ class SimFusion_3in(nn.Module):
         first = self.cv1(F.adaptive_avg_pool2d(large, size))
         last = self.cv3(F.interpolate(small, size, mode="bilinear"))
         return self.cv_fuse(torch.cat((first, self.cv2(middle), last), 1))
+
+
+class IFM(nn.Module):
+    """A 1x1 Conv, RepVGG blocks with ReLU, and a 1x1 Conv to parts of `c2s` channels side by side.
+
+    (B, c1, H, W) -> (B, sum of c2s, H, W). The width multiple does not apply to c2s. Gold-YOLO, arXiv 2309.11331.
+
+    Args:
+        c1: channels in.
+        c2s: channels of the parts, which InjectionMultiSum_Auto_pool reads.
+        hidden: channels of the blocks.
+        blocks: number of blocks.
+    """
+
+    def __init__(self, c1: int, c2s: list[int], hidden: int = 96, blocks: int = 3):
+        super().__init__()
+        middle = (RepVGGBlockv6(hidden, hidden) for _ in range(blocks))
+        self.conv = nn.Sequential(Conv(c1, hidden), *middle, Conv(hidden, sum(c2s)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
 
 
 class InjectionMultiSum_Auto_pool(nn.Module):
