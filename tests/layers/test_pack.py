@@ -112,6 +112,7 @@ ROWS: dict[str, object] = {
     "GhostBottleneck_v2": "32, 32, 3, 2",
     "GhostModuleV2": "32",
     "LiteMLA": "32",
+    "PPConvBlock": "True, True",
     "RCSOSA": "32, True",
     "RepViTBlock": "64",
     "SwinTransformer": "128, 2",

@@ -11,6 +11,7 @@ from torch import nn
 
 from netbuild.layers.conv import Conv, RepConv
 from netbuild.layers.csp import make_chain
+from netbuild.layers.pack.convolution import CoordConv_paddle
 from netbuild.layers.pool import make_same_pool, pool_in_parallel
 from netbuild.roles import Plain
 
@@ -176,14 +177,15 @@ class DropBlock(nn.Module):
 class PPConvBlock(nn.Module):
     """3x3 Conv to twice the channels, and a 1x1 back: (B, c1, H, W) -> same shape: keeps channels.
 
-    With `dropblock`, squares of positions are dropped between the two in training. PP-YOLOE, arXiv 2203.16250.
+    With `dropblock`, squares of positions are dropped between the two in training; with `coord`, the 1x1 also sees the
+    coordinates of each position. PP-YOLOE, arXiv 2203.16250.
     """
 
-    def __init__(self, c1: int, dropblock: bool = False):
+    def __init__(self, c1: int, dropblock: bool = False, coord: bool = False):
         super().__init__()
         self.conv1 = Conv(c1, 2 * c1, 3, act=nn.SiLU())
         self.drop = DropBlock() if dropblock else nn.Identity()
-        self.conv2 = Conv(2 * c1, c1, act=nn.SiLU())
+        self.conv2 = CoordConv_paddle(2 * c1, c1) if coord else Conv(2 * c1, c1, act=nn.SiLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv2(self.drop(self.conv1(x)))
