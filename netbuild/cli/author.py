@@ -1,6 +1,7 @@
 """netbuild new, show, check, modules, zoo, explain: commands for those who write network files."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,10 @@ from netbuild.cli.flags import (
 )
 from netbuild.cli.terminal import say, show, write, write_json
 from netbuild.errors import NetbuildError
+
+if TYPE_CHECKING:
+    from netbuild.author.catalogue import Entry
+    from netbuild.modules.factory import Factory
 
 
 @command(WRITE)
@@ -96,23 +101,88 @@ def modules(
     pattern: Annotated[
         str | None, typer.Argument(help="Part of a name, or a pattern with * and ?; nn.* for torch's.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print signatures and roles as JSON.")] = False,
+    family: Annotated[
+        str | None, typer.Option(help="Only this family, such as attention, convolution, fusion, head.")
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(metavar="CxHxW", help="Compare what they cost on a map, such as 256x40x40; latency is measured."),
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="MODULE", help="List the modules that are similar to one.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print signatures and roles, or costs, as JSON.")] = False,
     own: Modules = None,
 ) -> None:
-    """List the modules that rows can use: signature (<supplied> by netbuild), summary, paper."""
+    """List the modules that rows can use: signature (<supplied> by netbuild), summary, paper; or compare them."""
     start_printing()
     from netbuild.author.catalogue import find_entries
     from netbuild.modules.custom import load_modules
 
-    found = find_entries(pattern, load_modules(own or ()))
+    custom = load_modules(own or ())
+    if like is not None:
+        refuse_unused("with --like", pattern=pattern, family=family, cost=cost)
+        _print_similar(like, custom, json)
+        return
+    if family is not None or cost is not None:
+        _print_family(pattern, family, cost, custom, json)
+        return
+    found = find_entries(pattern, custom)
     if not found:
         raise NetbuildError(
             f"no module matches '{pattern}'", hint="netbuild modules lists all, netbuild modules 'nn.*' torch's"
         )
-    if json:
-        write_json([entry.to_dict() for entry in found])
+    _print_entries(found, json)
+
+
+def _print_family(
+    pattern: str | None, family: str | None, cost: str | None, custom: Mapping[str, "Factory"], as_json: bool
+) -> None:
+    """Print the modules of a family, or with ``cost`` what each costs on a map."""
+    from netbuild.author import comparing
+    from netbuild.author.catalogue import make_entry
+    from netbuild.modules import registry
+    from netbuild.training.progress import progress_bar
+
+    names = comparing.find_names(pattern, family, custom)
+    if not names:
+        raise NetbuildError("no module matches", hint="netbuild modules lists all")
+    if cost is None:
+        entries = [make_entry(registry.find_factory(name, custom), name) for name in names]
+        _print_entries(entries, as_json)
         return
-    for entry in found:
+    costs, shape = [], comparing.parse_map_shape(cost)
+    with progress_bar(len(names)) as advance:
+        for one in comparing.measure_costs(names, shape, custom):
+            costs.append(one)
+            advance()
+    if as_json:
+        write_json([one.to_dict() for one in costs])
+    else:
+        show(comparing.as_table(costs))
+
+
+def _print_similar(name: str, custom: Mapping[str, "Factory"], as_json: bool) -> None:
+    from netbuild.author.comparing import find_similar
+    from netbuild.modules import registry
+    from netbuild.training.progress import progress_bar
+
+    found = []
+    with progress_bar(len(registry.packaged_names()) + len(custom)) as advance:
+        for one in find_similar(name, custom):
+            advance() if one is None else found.append(one)
+    if as_json:
+        write_json([one.to_dict() for one in found])
+        return
+    for one in found:
+        write(f"{one.likeness:.2f}  {one.name} ({one.family})\n      {one.doc}")
+
+
+def _print_entries(entries: Sequence["Entry"], as_json: bool) -> None:
+    if as_json:
+        write_json([entry.to_dict() for entry in entries])
+        return
+    for entry in entries:
         write(f"{entry.signature}\n    {entry.doc}".rstrip())
 
 
