@@ -75,6 +75,8 @@ def apply_scale(module: str, values: dict[str, Any], scale: Scale) -> None:
         values.update(changes)
     if module == "C2fAttn":
         _scale_guided_block(values, scale)
+    if module in OWN_STYLE and isinstance(values.get("groups"), int) and values["groups"] > values["out_channels"]:
+        values["groups"] = values["out_channels"]  # a depthwise convolution, whose groups are written as its width is
 
 
 def _scale_guided_block(values: dict[str, Any], scale: Scale) -> None:

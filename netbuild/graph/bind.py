@@ -301,6 +301,8 @@ def _bind_keywords(
         if name in positional:
             raise node.error(f"{row.label}: '{name}' is given twice, by position and by keyword")
         if name in supplied and parameter.role is not Setting:
+            if scope.ultralytics and parameter.role is In and node.value == supplied[name]:
+                continue  # a row of a fork with its full signature in one mapping
             raise node.error(
                 f"{row.label}: '{name}' is supplied by netbuild ({supplied[name]} arrives)", "leave it out"
             )

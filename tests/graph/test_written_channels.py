@@ -81,6 +81,18 @@ def test_another_width_is_an_error_at_its_row_that_says_both(head, row, message)
     assert error.value.where.line == 6 + bool(head)
 
 
+def test_a_mapping_may_hold_the_whole_signature():
+    layer = resolve_row("Conv, [{c1: 256, c2: 8}]").layers[-1]
+    assert (layer.module.conv.in_channels, layer.module.conv.out_channels) == (256, 8)
+    with pytest.raises(NetbuildError, match="'c1' is supplied by netbuild"):
+        resolve_row("Conv, [{c1: 128, c2: 8}]")
+
+
+def test_groups_of_a_depthwise_deconvolution_are_scaled_as_its_width():
+    module = resolve_row("nn.ConvTranspose2d, [256, 4, 2, 1, 0, 256]", SCALES).layers[-1].module
+    assert (module.in_channels, module.out_channels, module.groups) == (64, 64, 64)
+
+
 def test_a_plain_file_writes_no_channels():
     with pytest.raises(NetbuildError, match="2 values given"):
         resolve_text("layers:\n  - [-1, 1, SimAM, [3, 0.1]]\n")
