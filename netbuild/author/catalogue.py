@@ -23,7 +23,7 @@ from netbuild.modules import registry
 from netbuild.modules.factory import Factory
 from netbuild.roles import SUPPLIED, Role
 
-_PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}")
+_PAPER = re.compile(r"arXiv \d{4}\.\d{4,5}|doi 10\.\d{4,9}/[\w.()/-]*\w")
 _EXAMPLES: dict[str, Any] = {
     "k": 3, "s": 2, "c1": 64, "c2": 64, "c3": 32, "c4": 32, "cm": 32, "c2s": [32, 32], "idx": [0, 0], "num_heads": 4,
     "kernel_size": 3, "begin": 0, "end": 32, "model": "resnet18", "model_name": "resnet18",

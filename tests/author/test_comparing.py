@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netbuild.author import comparing
+from netbuild.author import comparing, gallery
 from netbuild.layers import pack
 from netbuild.modules import registry
 
@@ -62,3 +62,8 @@ def test_wrong_comparisons(cli, flags, message):
     done = cli("modules", *flags)
     assert done.code == 2
     assert message in done.err
+
+
+def test_the_gallery_is_made_from_the_registry():
+    page = (Path(__file__).parents[2] / gallery.PAGE).read_text(encoding="utf-8")
+    assert page == gallery.write_page(), "run python -m netbuild.author.gallery"
