@@ -208,3 +208,19 @@ def test_a_file_may_extend_one_of_a_dialect(tmp_path):
     (tmp_path / "net.yaml").write_text(f"extends: base.yaml\nedits: [{edit}]\n")
     layers = resolve(load(tmp_path / "net.yaml")).layers
     assert [layer.row.module for layer in layers[3:]] == ["SimAM", "AnchorDetect"]
+
+
+def test_the_stages_of_a_timm_backbone_count_as_five_rows():
+    pytest.importorskip("timm")
+    text = "nc: 2\nwidth_multiple: 0.5\nbackbone:\n  - [-1, 1, resnet18, [False]]\n  - [-1, 1, SPPF, [64, 5]]\n"
+    text += "head:\n  - [3, 1, Conv, [64, 1]]\n  - [[6, 5], 1, Detect, [nc]]\n"
+    graph = resolve_text(text)
+    assert graph.spec.dialects == ("timm backbone by name",)
+    assert [layer.row.module for layer in graph.layers] == [
+        "timm.create_model", "Index", "Index", "SPPF", "Conv", "Detect"
+    ]  # fmt: skip
+    assert [layer.out_shape for layer in graph.layers[1:5]] == [
+        [1, 256, 40, 40], [1, 512, 20, 20], [1, 32, 20, 20], [1, 32, 40, 40]
+    ]  # fmt: skip
+    assert graph.layers[-1].row.sources == (4, 3)
+    assert graph.layers[3].row.sources == (2,)

@@ -9,6 +9,7 @@ from netbuild.grammar.dialects import (
     kindle,
     multimedia_tech_lab,
     named_values,
+    timm_backbone,
     yoloair,
     yolov7,
     yolov9,
@@ -21,6 +22,7 @@ from netbuild.grammar.nodes import Node
 DIALECTS: tuple[Dialect, ...] = (
     multimedia_tech_lab.DIALECT,
     kindle.DIALECT,
+    timm_backbone.DIALECT,
     named_values.DIALECT,
     yoloair.DIALECT,
     yolov9.DIALECT,
