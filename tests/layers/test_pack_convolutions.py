@@ -169,7 +169,7 @@ def test_switchable_dilation_with_equal_weights_is_a_standardised_convolution():
         (lambda: gsconv.GSConv(8, 9), None, "output channels must be a multiple of 2: 9"),
         (lambda: faster.Partial_conv3(3), None, "needs at least 4 channels: 3"),
         (lambda: conv.SAConv2d(8, 8), (1, 8, 2, 4), "the map must be 3 x 3 or larger: 2 x 4"),
-        (lambda: conv.SCConv(8, 8), (1, 8, 3, 4), "the map must be 4 or larger on both sides: 3 x 4"),
+        (lambda: conv.SCConv(8, 8), (1, 8, 3, 4), "the map must be 4 x 4 or larger: 3 x 4"),
         (lambda: deformable.DCNv3(6), None, "channels must be a multiple of 4: 6"),
         (lambda: upsampling.DySample(16, style="xy"), None, "style must be 'lp' or 'pl': 'xy'"),
         (lambda: upsampling.DySample(12, 3, "pl", 4), None, "channels must be a multiple of 9: 12"),

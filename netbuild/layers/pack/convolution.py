@@ -12,9 +12,16 @@ from netbuild.layers.conv import Conv, Size2, auto_padding
 def make_coordinates(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Make maps of the row and column of each position, from -1 to 1: (B, c, H, W) -> (B, 1, H, W) each."""
     height, width = x.shape[2:]
-    rows, columns = (torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in (height, width))
+    steps = (torch.arange(n, device=x.device, dtype=torch.float32) * (2 / max(n - 1, 1)) - 1 for n in (height, width))
+    rows, columns = (axis.to(x.dtype) for axis in steps)
     shape = (x.shape[0], 1, height, width)
     return rows[:, None].expand(shape), columns.expand(shape)
+
+
+def check_least_size(x: torch.Tensor, least: int) -> None:
+    """Raise ValueError if a side of a map is smaller than `least`; sides that vary in an export are not checked."""
+    if any(isinstance(n, int) and n < least for n in x.shape[2:]):
+        raise ValueError(f"the map must be {least} x {least} or larger: {x.shape[2]} x {x.shape[3]}")
 
 
 class CoordConv(nn.Module):
@@ -102,8 +109,7 @@ class SAConv2d(nn.Module):
         return self.weight_gamma * (self.weight - mean) / deviation + self.weight_beta
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if min(x.shape[2:]) < 3:
-            raise ValueError(f"the map must be 3 x 3 or larger: {x.shape[2]} x {x.shape[3]}")
+        check_least_size(x, 3)
         x = x + self.pre_context(x.mean((2, 3), keepdim=True))
         switch = self.switch(F.avg_pool2d(F.pad(x, [2] * 4, "reflect"), 5, 1))
         weight = self.standardise()
@@ -135,8 +141,7 @@ class SCConv(nn.Module):
         self.k4 = Conv(c1, c2, 3, s, d=d, g=g, act=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if min(x.shape[2:]) < self.least:
-            raise ValueError(f"the map must be {self.least} or larger on both sides: {x.shape[2]} x {x.shape[3]}")
+        check_least_size(x, self.least)
         gate = torch.sigmoid(x + F.interpolate(self.k2(x), x.shape[2:]))
         return self.k4(self.k3(x) * gate)
 

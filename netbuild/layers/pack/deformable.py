@@ -24,9 +24,9 @@ def sample_bilinear(
     """
     groups, (height, width) = columns.shape[1], x.shape[2:]
     # Half precision has too few digits for coordinates.
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    sizes = columns.new_tensor([2.0 / width, 2.0 / height], dtype=dtype)
-    points = (torch.stack((columns, rows), 3).to(dtype) + 0.5) * sizes - 1  # -1 and 1 are the edges of the map
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    axes = ((columns, width), (rows, height))  # -1 and 1 are the edges of the map
+    points = torch.stack([(place.to(dtype) + 0.5) * (2.0 / n) - 1 for place, n in axes], 3)
     maps = x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1)
     sampled = F.grid_sample(maps, points.flatten(0, 1)[:, None], "bilinear", padding_mode, align_corners=False)
     return sampled.unflatten(0, (-1, groups)).flatten(1, 2).flatten(2).to(x.dtype)

@@ -14,8 +14,13 @@ from netbuild.layers.pack.wrappers import C2fWrapper, C3k2Wrapper, C3Wrapper
 
 def convolve_samples(x: torch.Tensor, kernels: torch.Tensor, s: int, p: int, d: int, g: int) -> torch.Tensor:
     """Convolve each sample with its own kernel: (B, c1, H, W) and (B, c2, c1/g, k, k) -> (B, c2, H/s, W/s)."""
-    batch = x.shape[0]
-    # The samples become groups of one convolution.
+    batch, k = x.shape[0], kernels.shape[-1]
+    if isinstance(batch, torch.SymInt):  # of an export, whose files cannot hold a number of groups that varies
+        neighbours = F.unfold(x, k, d, p, s).unflatten(1, (g, -1))
+        y = kernels.flatten(2).unflatten(1, (g, -1)) @ neighbours
+        size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n in x.shape[2:]]
+        return y.flatten(1, 2).unflatten(2, size)
+    # The samples become groups of one convolution, which needs less memory.
     y = F.conv2d(x.flatten(0, 1)[None], kernels.flatten(0, 1), None, s, p, d, batch * g)
     return y[0].unflatten(0, (batch, -1))
 

@@ -113,13 +113,13 @@ class DySample(nn.Module):
         self.register_buffer("init_pos", torch.cat((x.repeat(groups), y.repeat(groups))).view(1, -1, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        points = self.predict_offsets(x) + self.init_pos
-        points = F.pixel_shuffle(points, self.scale).unflatten(1, (2, self.groups)).flatten(3)
         height, width = x.shape[2:]
-        columns = torch.arange(width, device=x.device).repeat_interleave(self.scale).repeat(height * self.scale)
-        rows = torch.arange(height, device=x.device).repeat_interleave(self.scale * self.scale * width)
-        y = sample_bilinear(x, columns + points[:, 0], rows + points[:, 1], "border")
-        return y.unflatten(2, (height * self.scale, -1))
+        columns, rows = (self.predict_offsets(x) + self.init_pos).unflatten(1, (2, -1)).unbind(1)
+        # Half precision has too few digits for positions.
+        columns = columns + torch.arange(width, device=x.device, dtype=torch.float32)
+        rows = rows + torch.arange(height, device=x.device, dtype=torch.float32)[:, None]
+        columns, rows = (F.pixel_shuffle(places, self.scale).flatten(2) for places in (columns, rows))
+        return sample_bilinear(x, columns, rows, "border").unflatten(2, (height * self.scale, width * self.scale))
 
     def predict_offsets(self, x: torch.Tensor) -> torch.Tensor:
         """Return the offsets of the points, (B, 2 * groups * scale * scale, H, W), in positions of the map."""

@@ -101,8 +101,8 @@ class WTConv2d(nn.Module):
     def filter_bands(self, x: torch.Tensor, level: int) -> torch.Tensor:
         """Convolve the wavelet bands of a map, and those of its sums in turn: (B, c, H, W) -> same shape."""
         channels, (height, width) = x.shape[1], x.shape[2:]
-        even = F.pad(x, (0, width % 2, 0, height % 2))
-        bands = F.conv2d(even, self.wt_filter, stride=2, groups=channels)
+        # The stride leaves out what is padded at even sizes.
+        bands = F.conv2d(F.pad(x, (0, 1, 0, 1)), self.wt_filter, stride=2, groups=channels)
         filtered = self.wavelet_scale[level](self.wavelet_convs[level](bands)).unflatten(1, (channels, 4))
         if level + 1 < len(self.wavelet_convs):
             below = self.filter_bands(bands[:, ::4], level + 1)
