@@ -80,6 +80,8 @@ def _translate_row(row: Node, scale: _Scale | None, writer: RowWriter, notes: li
     if not isinstance(fields, list) or not 4 <= len(fields) <= 5 or not isinstance(fields[3].value, list):
         raise row.error("a row of a kindle file is a list [from, repeats, module, args, {keywords}]")
     source, repeats, module, arguments = fields[:4]
+    if not isinstance(module.value, str):
+        raise module.error(f"the module must be a name such as Conv, not {module.describe()}")
     if module.value == "YamlModule":
         raise module.error("kindle's YamlModule, a file as a module, has no translation", "write its rows as a block")
     args = list(arguments.value)

@@ -1,5 +1,6 @@
 """yoloair: the key ``loss``, and modules that are others than those of the same name where rows give a width."""
 
+from netbuild.errors import shorten
 from netbuild.grammar.dialects.base import (
     Dialect,
     drop_keys,
@@ -27,7 +28,7 @@ def _names_loss(root: Node) -> bool:
 def _translate(root: Node, notes: list[str]) -> Node:
     if _names_loss(root):
         node = root.value["loss"]
-        name = node.value if node.value.isprintable() else "..."
+        name = shorten(node.value, 40) if node.value.isprintable() else "..."
         notes.append(f"line {node.where.line}: loss: {name} has no effect: the loss of training is that of the head")
         root = drop_keys(root, "loss")
     return map_rows(root, lambda row: replace_module(row, _OF_WIDTH[read_module(row)]) if _gives_width(row) else row)
