@@ -105,7 +105,6 @@ def resolve_text(text: str):
         ("  - [[1, 2], 1, ISegment, [nc, anchors, 8, 32]]\n", ["YOLOv7"], "ISegment"),
         ("  - [[1, 2], 1, Decoupled_Detect, [nc, anchors]]\n", [], "Decoupled_Detect"),
         ("  - [[1, 1, 2, 2], 1, DetectX, [nc, 1]]\nloss: ComputeXLoss\n", ["yoloair", "YOLOX"], "DetectX"),
-        ("  - [-1, 1, CBAM, [64]]\n  - [-1, 1, Detect, [nc]]\n", ["yoloair"], "Detect"),
         ("  - [2, 1, Silence, []]\n  - [[1, 3], 1, DDetect, [nc]]\n", ["yolov9 repository"], "DDetect"),
         ("  - [[1, 2], 1, Panoptic, [nc, 4, 8, 32]]\n", ["yolov9 repository"], "Panoptic"),
     ],
@@ -114,7 +113,6 @@ def test_heads_of_other_repositories(rows, dialects, head):
     graph = resolve_text(YOLOV5 + rows)
     assert (list(graph.spec.dialects), graph.layers[-1].row.module) == (dialects, head)
     assert graph.nc == 2
-    assert "CBAM" not in rows or graph.layers[3].row.module == "CBAM_mlp"
     assert any("loss: ComputeXLoss has no effect" in note for note in graph.notes) == ("loss" in rows)
 
 

@@ -88,6 +88,12 @@ def test_a_mapping_may_hold_the_whole_signature():
         resolve_row("Conv, [{c1: 128, c2: 8}]")
 
 
+def test_cbam_with_a_width_is_that_of_its_paper():
+    module = resolve_row("CBAM, [256]", SCALES).layers[-1].module
+    assert (type(module).__name__, module.channel_attention.shared_MLP[0].in_features) == ("CBAM_mlp", 64)
+    assert type(resolve_row("CBAM, [7]").layers[-1].module).__name__ == "CBAM"
+
+
 def test_groups_of_a_depthwise_deconvolution_are_scaled_as_its_width():
     module = resolve_row("nn.ConvTranspose2d, [256, 4, 2, 1, 0, 256]", SCALES).layers[-1].module
     assert (module.in_channels, module.out_channels, module.groups) == (64, 64, 64)

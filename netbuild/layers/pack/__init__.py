@@ -119,7 +119,7 @@ ALIASES: dict[str, str] = {
 
 # Names that forks also give to another form of the module, whose rows begin with the channels out (WIDTH_FORMS), or
 # with the channels in and out.
-WIDTH_FORMS = {"CARAFE": "CARAFE_yoloair"}
+WIDTH_FORMS = {"CARAFE": "CARAFE_yoloair", "CBAM": "CBAM_mlp"}
 TWO_WIDTH_FORMS = {"CoordConv": "CoordConv_paddle", "GAM": "GAMAttention", "GAM_Attention": "GAMAttention"}
 
 # Arguments and shapes (channels, height, width) of the sources in an example, where modules need particular ones.
