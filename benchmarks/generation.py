@@ -20,7 +20,7 @@ DATA = SOURCES / "mnist5k"
 LIKE_DIGITS = "-O flip_lr=0 -O crop=false -O policy=off -O erasing=0 -O degrees=10 -O translate=0.08 -O scale=0.1"
 COMMON = "--device cpu -O minutes=30 -O patience=0"
 RUNS = {
-    "judge": f"lenet5-modern.yaml --epochs 60 --batch 64 --lr 0.003 {LIKE_DIGITS} {COMMON}",
+    "judge": f"lenet5-modern.yaml --epochs 150 --batch 64 --lr 0.003 {LIKE_DIGITS} {COMMON}",
     "dcgan": "dcgan-digits-generator.yaml --with discriminator=dcgan-digits-discriminator.yaml --epochs 120 --batch 32 "
     f"--lr 0.0004 -O schedule=constant {COMMON}",
     "ddpm": f"ddpm-digits.yaml --set w=32 --epochs 70 --batch 64 {COMMON}",
