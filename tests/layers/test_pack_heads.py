@@ -13,6 +13,8 @@ from helpers.filled_weights import fill, samples
 from netbuild import NetbuildError, build, layers
 from netbuild.export import export
 from netbuild.layers.fuse import fuse
+from netbuild.layers.heads.base import Head
+from netbuild.modules.registry import MODULES
 from netbuild.settings import load
 from netbuild.tasks import find
 from netbuild.training.overfitting import is_overfit
@@ -39,6 +41,11 @@ HEADS = {
     "DetectX": ("DetectX", [5, 1], 2),
     "YOLOHead": ("YOLOHead", [5, YOLOV5], 1),
 }
+
+
+def test_every_measured_head_is_compared():
+    classes = {name: MODULES.find(entry["constructor"].partition("(")[0]) for name, entry in GOLDEN.items()}
+    assert {name for name, cls in classes.items() if cls and issubclass(cls, Head)} == set(HEADS)
 
 
 def make(name: str, shapes: list) -> torch.nn.Module:
