@@ -174,7 +174,7 @@ class ConvBNLayer(Conv):
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, p: int = 0, act: Act = "swish"):
-        super().__init__(c1, c2, k, s, p, g, act=act)
+        super().__init__(c1, c2, k, s, p, g, act=nn.SiLU() if act == "swish" else act)
 
 
 class Dense(nn.Module):

@@ -72,8 +72,8 @@ class OldGSBottleneck(nn.Module):
 
     def __init__(self, c: int):
         super().__init__()
-        self.conv_lighting = nn.Sequential(GSConv(c, c // 2, act="Mish"), GSConv(c // 2, c, act=False))
-        self.conv = nn.Sequential(GSConv(c, c // 2, 3, act="Mish"), GSConv(c // 2, c, 3, act=False))
+        self.conv_lighting = nn.Sequential(GSConv(c, c // 2, act=nn.Mish()), GSConv(c // 2, c, act=False))
+        self.conv = nn.Sequential(GSConv(c, c // 2, 3, act=nn.Mish()), GSConv(c // 2, c, 3, act=False))
         self.shortcut = Conv(c, c, 3, act=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,4 +143,4 @@ class VoVGSCSP_yoloair(SlimStage):
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
         c = int(c2 * e)
-        super().__init__(c1, c2, c, OldGSBottleneck(c), "Mish")
+        super().__init__(c1, c2, c, OldGSBottleneck(c), nn.Mish())
