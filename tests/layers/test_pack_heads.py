@@ -111,10 +111,11 @@ ROWS = {
     "ISegment": (TWO, f"nc, {PAIRS}, 8, 16"),
     "Decoupled_Detect": (TWO, f"nc, {PAIRS}"),
     "YOLOHead": (TWO, f"nc, {PAIRS}"),
+    "DarknetDetect": (TWO, f"nc, {PAIRS}, [1.05, 1.2]"),
     "ASFF_Detect": (THREE, "nc, [[8,8, 12,12], [16,16, 24,24], [32,32, 48,48]]"),
     "DetectX": ("fine, fine, middle, middle", "nc, 1"),
 }
-UNTRAINED = ("Panoptic", "AnchorSegment", "ISegment", "DetectX")
+UNTRAINED = ("Panoptic", "AnchorSegment", "ISegment", "DetectX", "DarknetDetect")
 
 
 def write_network(name: str, folder: Path) -> Path:

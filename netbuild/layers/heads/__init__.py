@@ -3,6 +3,7 @@
 from netbuild.layers.heads.anchor_variants import (
     AnchorSegment,
     ASFF_Detect,
+    DarknetDetect,
     Decoupled_Detect,
     DetectX,
     ISegment,
@@ -33,6 +34,7 @@ __all__ = [
     "Classify",
     "DDetect",
     "DSegment",
+    "DarknetDetect",
     "Decoupled_Detect",
     "Depth",
     "Detect",

@@ -206,6 +206,45 @@ class YOLOHead(AnchorDetect):
             self.anchor_grid.copy_(sizes.view_as(self.anchor_grid))
 
 
+class DarknetDetect(AnchorDetect):
+    """AnchorDetect with Darknet's boxes, of YOLOv3 and YOLOv4: centres inside their cell, sizes without a bound.
+
+    x = (scale * sigmoid(t_x) - (scale - 1) / 2 + column) * stride, w = anchor * exp(t_w). It can be built, loaded and
+    used for prediction; netbuild has no loss to train it: write AnchorDetect for that. arXiv 1804.02767, 2004.10934.
+
+    Args:
+        nc, anchors, ch, stride: as for AnchorDetect.
+        scale_xy: how far a centre may leave its cell, of all levels or of each: 1.05 is a fortieth of a cell.
+
+    Raises:
+        ValueError: as AnchorDetect, and if there is not a scale for each level.
+    """
+
+    learns = ""
+
+    def __init__(
+        self,
+        nc: int,
+        anchors: Anchors,
+        scale_xy: float | list[float] = 1.0,
+        *,
+        ch: Annotated[list[int], In],
+        stride: Annotated[list[float], Stride] = (),
+    ):
+        super().__init__(nc, anchors, ch=ch, stride=stride)
+        self.scale_xy = list(scale_xy) if isinstance(scale_xy, (list, tuple)) else [scale_xy] * len(ch)
+        if len(self.scale_xy) != len(ch):
+            raise ValueError(f"scale_xy has {len(self.scale_xy)} values for {len(ch)} maps: write one, or one for each")
+
+    def decode_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        cells, anchors = self.find_cells(x), self.anchors[i].view(1, -1, 1, 1, 2)
+        xy, wh, scores = x.split((2, 2, 1 + self.nc), -1)
+        scale = self.scale_xy[i]
+        centres = xy.sigmoid() * scale - (scale - 1) / 2 + cells
+        boxes = torch.cat((centres, wh.exp() * anchors), -1) * self.stride[i]
+        return torch.cat((boxes, scores.sigmoid()), -1).flatten(1, 3)
+
+
 class DetectX(Head):
     """Anchor-free detection head of YOLOX on 2L maps: a map for classes and one for boxes of each level in turn.
 

@@ -120,14 +120,23 @@ class AnchorDetect(Head):
 
     def decode_level(self, i: int, x: torch.Tensor) -> torch.Tensor:
         """Decode a level's raw values to boxes in pixels: (B, anchors, H, W, 5+nc) -> (B, anchors*H*W, 5+nc)."""
+        cells = self.find_cells(x)
+        boxes, rest = x.sigmoid().tensor_split((4,), -1)
+        boxes = decode_boxes(boxes, cells, self.anchors[i].view(1, -1, 1, 1, 2))
+        return torch.cat((boxes * self.stride[i], rest), -1).flatten(1, 3)
+
+    def find_cells(self, x: torch.Tensor) -> torch.Tensor:
+        """Return column and row of each cell (H, W, 2) of a level's raw values (B, anchors, H, W, 5+nc).
+
+        Raises:
+            ValueError: if the strides, by which all boxes are multiplied afterwards, are not known.
+        """
         if not self.stride:
             raise ValueError("the head needs the stride of every source to decode boxes; none are known")
         h, w = x.shape[2:4]
         axes = (torch.arange(side, device=x.device, dtype=x.dtype) for side in (h, w))
         rows, columns = torch.meshgrid(*axes, indexing="ij")
-        boxes, rest = x.sigmoid().tensor_split((4,), -1)
-        boxes = decode_boxes(boxes, torch.stack((columns, rows), -1), self.anchors[i].view(1, -1, 1, 1, 2))
-        return torch.cat((boxes * self.stride[i], rest), -1).flatten(1, 3)
+        return torch.stack((columns, rows), -1)
 
 
 def decode_boxes(values: torch.Tensor, cells: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
