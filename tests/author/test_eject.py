@@ -182,6 +182,15 @@ def test_a_deep_network_stays_finite(tmp_path):
     assert proof.difference == 0
 
 
+def test_the_constant_of_batch_norms_is_the_files(tmp_path):
+    cases = []
+    for name, task in (("plain", ""), ("detector", "task: detect\n")):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(f"imgsz: 16\nnorm_eps: 0.5\n{task}layers:\n  - [-1, 1, Conv, [8, 3]]\n")
+        cases.append(ejected(open_graph(file), tmp_path, name))
+    assert [proof.difference for proof in prove(cases)] == [0, 0]
+
+
 @pytest.mark.slow
 def test_own_modules_blocks_inputs(own, tmp_path):
     folder = tmp_path / "out"

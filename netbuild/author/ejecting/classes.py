@@ -76,11 +76,7 @@ class ClassWriter:
         return add_comment(format_row(row, self.names), f"# {index}{name}: {describe_shape(layer.out_shape)}", 16)
 
     def _afterwards(self) -> Iterator[str]:
-        constants = ultralytics.norm_constants(self.graph.task)
-        if constants and any(type(m) is nn.BatchNorm2d for layer in self.graph.layers for m in layer.module.modules()):
-            yield "        for module in self.modules():"
-            yield "            if type(module) is nn.BatchNorm2d:"
-            yield f"                module.eps, module.momentum = {constants[0]}, {constants[1]}"
+        yield from self._set_norms()
         rows = [i for i, layer in enumerate(self.graph.layers) if layer.uses_init]
         if not self.graph.spec.settings.get("init") or not rows:
             return
@@ -91,6 +87,20 @@ class ClassWriter:
             last = rows == list(range(len(rows)))
             yield f"        for row in self.model[:{len(rows)}]:" if last else f"        for row in {rows}:"
             yield f"            {init}(row)" if last else f"            {init}(self.model[row])"
+
+    def _set_norms(self) -> Iterator[str]:
+        """Yield the lines that set the constants of batch norms: those of the task, and the file's ``norm_eps``."""
+        constants = ultralytics.norm_constants(self.graph.task)
+        eps = self.graph.spec.settings.get("norm_eps", constants[0] if constants else None)
+        if eps is None or all(type(m) is not nn.BatchNorm2d for row in self.graph.layers for m in row.module.modules()):
+            return
+        yield "        for module in self.modules():"
+        yield "            if type(module) is nn.BatchNorm2d:"
+        yield (
+            f"                module.eps, module.momentum = {eps}, {constants[1]}"
+            if constants
+            else f"                module.eps = {eps}"
+        )
 
     def _forward(self, body: ForwardBody, gives_tensor: bool, takes_tensors: Sequence[bool]) -> list[str]:
         parameters = [f"{n}: {'torch.Tensor' if t else 'Any'}" for n, t in zip(body.inputs, takes_tensors, strict=True)]
