@@ -112,6 +112,11 @@ def _check_out(path: Path, out: Path, weights: Path | None, spec: Spec) -> None:
         hint = f"a name in {SUFFIX} needs --weights" if out.suffix == SUFFIX else "write -o NAME.yaml"
         raise NetbuildError(f"{out}: a network file's name ends in .yaml", hint=hint)
     check_parent(out)
+    if spec.imports and out.parent.resolve() != path.parent.resolve():
+        hint = f"write -o {path.with_name(out.name)}"
+        raise NetbuildError(
+            f"{path.name} imports {spec.imports[0].path}, which is found from its own folder only", hint=hint
+        )
     if out.exists() and out.samefile(path):
         raise NetbuildError(f"{out}: is the file that is converted", hint="choose another name")
 

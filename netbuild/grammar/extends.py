@@ -6,7 +6,7 @@ This happens on nodes, before rows are read, so that each row keeps its place an
 from pathlib import Path
 
 from netbuild.errors import NetbuildError, did_you_mean, raise_all
-from netbuild.grammar.dialects import translate
+from netbuild.grammar.dialects import parse_tree, translate
 from netbuild.grammar.edits import apply_edits
 from netbuild.grammar.keys import KNOWN_KEYS
 from netbuild.grammar.locate import find_checkpoint, is_file, locate
@@ -43,7 +43,7 @@ def _read_base(node: Node, chain: tuple[Path, ...]) -> Node:
         raise node.error("a file may not extend itself: " + " extends ".join(p.name for p in (*chain, path)))
     if len(chain) >= MAX_CHAIN:
         raise node.error(f"more than {MAX_CHAIN} files extend one another")
-    root, *_ = translate(parse(read_text(path), str(path)))
+    root, *_ = translate(parse_tree(read_text(path), str(path))[0])
     _check_keys(root)
     return expand(root, (*chain, path))
 

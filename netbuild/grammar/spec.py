@@ -13,9 +13,7 @@ from netbuild.grammar import checkpoint_header
 from netbuild.grammar.blocks import read_blocks
 from netbuild.grammar.chosen import choose_modules
 from netbuild.grammar.degrade import Restoration, read_restoration
-from netbuild.grammar.dialects import translate
-from netbuild.grammar.dialects.darknet import translate_darknet
-from netbuild.grammar.dialects.darknet_sections import is_darknet
+from netbuild.grammar.dialects import parse_tree, translate
 from netbuild.grammar.extends import expand
 from netbuild.grammar.heads import HeadEntry, read_heads
 from netbuild.grammar.keys import KNOWN_KEYS, MAX_SIDE, SETTINGS, read_multiple
@@ -162,7 +160,8 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     Raises:
         NetbuildError: with the place of every mistake in the text.
     """
-    root, dialects, notes = _read_tree(text, path)
+    tree, language = parse_tree(text, str(path))
+    root, dialects, notes = translate(expand(tree, (path,)))
     errors: list[NetbuildError] = []
     warnings = _check_keys(root, errors)
     settings = {key: attempt(errors, _read_setting, key, root.value[key]) for key in SETTINGS if key in root.value}
@@ -187,15 +186,8 @@ def read_spec(text: str, path: Path, overrides: Sequence[str] = ()) -> Spec:
     divisor = settings.get("width_divisor") or (1 if "layers" in root.value and not scales else 8)
     return Spec(
         path, root, settings, params, scales, rows, blocks, divisor, imports, inputs, heads, factors, restoration,
-        tuple(warnings), dialects=dialects, notes=notes,
+        tuple(warnings), dialects=language + dialects, notes=notes,
     )  # fmt: skip
-
-
-def _read_tree(text: str, path: Path) -> tuple[Node, tuple[str, ...], tuple[str, ...]]:
-    """Return a file's tree in netbuild's own grammar, the names of its dialects, and notes on what has no effect."""
-    if is_darknet(text):
-        return translate_darknet(text, str(path)).root, ("Darknet",), ()
-    return translate(expand(parse(text, str(path)), (path,)))
 
 
 def _read_setting(key: str, node: Node) -> Any:

@@ -319,6 +319,16 @@ def test_mistakes_are_shown_at_their_line(tmp_path, text, line, message):
     assert f"net.cfg:{line}:" in str(error.value)
 
 
+def test_a_darknet_file_is_a_base_of_others(tmp_path):
+    (tmp_path / "net.cfg").write_text(write(sections("8,3,2 8,3 r-2 8,1 s-2 y0", nc=2), side=64))
+    (tmp_path / "mine.yaml").write_text(
+        "extends: net.cfg\nnc: 5\nedits: [{insert_after: 2, row: [-1, 1, nn.ReLU, []]}]\n"
+    )
+    layers = summarize(tmp_path / "mine.yaml").graph.layers
+    assert [layer.row.module for layer in layers] == ["Conv", "Conv", "Conv", "nn.ReLU", "Add", "DarknetDetect"]
+    assert layers[-1].arguments[0] == 5
+
+
 DIALECT = """
 nc: 2
 anchors: [[10,13, 16,30], [30,61, 62,45]]

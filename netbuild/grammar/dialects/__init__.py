@@ -16,7 +16,9 @@ from netbuild.grammar.dialects import (
     yolox,
 )
 from netbuild.grammar.dialects.base import Dialect
-from netbuild.grammar.nodes import Node
+from netbuild.grammar.dialects.darknet import translate_darknet
+from netbuild.grammar.dialects.darknet_sections import is_darknet
+from netbuild.grammar.nodes import Node, parse
 
 # Those that change the whole layout of a file come first.
 DIALECTS: tuple[Dialect, ...] = (
@@ -30,6 +32,24 @@ DIALECTS: tuple[Dialect, ...] = (
     yolov7.DIALECT,
     anchors.DIALECT,
 )
+
+
+def parse_tree(text: str, name: str) -> tuple[Node, tuple[str, ...]]:
+    """Parse the text of a file, YAML or Darknet's.
+
+    Args:
+        text: the text.
+        name: the file's name for error messages.
+
+    Returns:
+        The file's tree, and ("Darknet",) for a file of Darknet, whose tree is translated already.
+
+    Raises:
+        NetbuildError: at a mistake in the text.
+    """
+    if is_darknet(text):
+        return translate_darknet(text, name).root, ("Darknet",)
+    return parse(text, name), ()
 
 
 def translate(root: Node) -> tuple[Node, tuple[str, ...], tuple[str, ...]]:

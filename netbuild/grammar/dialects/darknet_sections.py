@@ -118,7 +118,7 @@ def parse_sections(text: str, name: str) -> tuple[Section, list[Section]]:
         place = _Mark(number, len(content) - len(content.lstrip()))
         content = content.strip()
         if content.startswith("["):
-            if not re.fullmatch(r"\[[a-z0-9_]{1,40}\]", content):
+            if not re.fullmatch(r"\[[A-Za-z0-9_]{1,40}\]", content):
                 raise Node(content, source, place).error("a section is a name in brackets, such as [convolutional]")
             sections.append(Section(content[1:-1], len(sections) - 1, Node(content, source, place)))
         elif content:
