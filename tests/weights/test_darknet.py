@@ -294,6 +294,7 @@ CONV = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=1\npad=1\n
     ("text", "line", "message"),
     [
         (NET, 1, "the file has no layers"),
+        (CONV, 1, "the first section of a Darknet file is [net]"),
         (f"{NET}{CONV}[lstm]\noutput=3\n", 10, "[lstm] is not supported"),
         (f"{NET}[convolutoinal]\nfilters=3\n", 3, "did you mean 'convolutional'"),
         (f"{NET}{CONV}filters\n", 10, "write key=value"),

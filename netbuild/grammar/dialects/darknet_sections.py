@@ -10,7 +10,7 @@ from netbuild.grammar.rows import MAX_CHANNELS, MAX_ROWS
 
 MAX_KERNEL = 1024  # size, stride and padding of a window
 _LONGEST_LIST = 1000  # numbers of one value
-_FIRST = re.compile(r"(?:[ \t]*(?:[#;][^\n]*)?\r?\n)*[ \t]*\[(?:net|network)\][ \t]*(?:[#;][^\n]*)?(?:\r?\n|$)")
+_FIRST = re.compile(r"(?:[ \t]*(?:[#;][^\n]*)?\r?\n)*[ \t]*\[[A-Za-z_]+\][ \t]*(?:[#;][^\n]*)?(?:\r?\n|$)")
 _OPTION = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 _OFF = ("", "0", "0.0", "none")  # values of an option that is not used
 
@@ -96,7 +96,7 @@ class Section:
 
 
 def is_darknet(text: str) -> bool:
-    """Whether a text is a Darknet file: its first section is ``[net]``, which is no network in YAML."""
+    """Whether a text is a Darknet file: it begins with a section such as ``[net]``, which is no network in YAML."""
     return _FIRST.match(text) is not None
 
 
@@ -126,6 +126,8 @@ def parse_sections(text: str, name: str) -> tuple[Section, list[Section]]:
         if len(sections) > MAX_ROWS:
             raise sections[-1].node.error(f"more than {MAX_ROWS} sections")
     net, *layers = sections
+    if net.kind not in ("net", "network"):
+        raise net.node.error("the first section of a Darknet file is [net]", "add it: its options may be left out")
     if not layers:
         raise net.node.error("the file has no layers", "is it complete? Sections such as [convolutional] follow [net]")
     return net, layers
