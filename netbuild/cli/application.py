@@ -10,7 +10,9 @@ from netbuild.cli.terminal import say, state
 from netbuild.errors import NetbuildError, forget_notes
 
 # In the order of --help.
-_FILES = "summary graph diff watch build training predict sample track export eject convert view data author schema"
+_FILES = (
+    "summary graph diff editing watch build training predict sample track export eject convert view data author schema"
+)
 for _file in _FILES.split():
     import_module(f"netbuild.cli.{_file}")
 

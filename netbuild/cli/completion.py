@@ -159,7 +159,7 @@ COMPLETIONS: dict[str, Complete] = {
     "flops": choices("torch", "thop", "thop-stride", "all"), "device": choices("auto", "cpu", "cuda", "mps"),
     "amp": choices("auto", "off", "bf16", "fp16"), "optimizer": choices("auto", "sgd", "adamw", "adam", "musgd"),
     "tracker": choices("sort", "bytetrack", "ocsort", "botsort"), "view": choices("textbook"),
-    "dynamic": choices("batch", "size", "both"),
+    "dynamic": choices("batch", "size", "both"), "rows": row, "after": row, "before": row,
 }  # fmt: skip
 # Completions that belong to a parameter of one command, whose name means something else in others.
 OF_COMMAND: dict[tuple[str, str], Complete] = {
@@ -167,6 +167,8 @@ OF_COMMAND: dict[tuple[str, str], Complete] = {
     ("diff", "format"): choices("table", "markdown", "json"),
     ("explain", "name"): module,
     ("modules", "pattern"): module,
+    ("swap", "new"): module,
+    ("insert", "module"): module,
     ("track", "option"): choices(*(f"{name}=" for name in TRACKER_SETTINGS)),
     ("track", "save"): choices("video", "mot", "json", "none"),
     ("new", "origin"): lambda ctx, incomplete: [

@@ -28,33 +28,34 @@ def to_yaml(root: Node, changes: Mapping[str, Any] | None = None, without: Colle
         if key in SECTIONS and isinstance(node.value, list) and node.value:
             lines.append(f"{key}:")
             for row in node.value:
-                lines.append(f"  - {_format_flow(row)}  # {number}")
+                lines.append(f"  - {format_flow(row)}  # {number}")
                 number += 1
         elif isinstance(node.value, dict) and node.value:
             lines += [
-                f"{_format_text(key)}:",
-                *(f"  {_format_text(name)}: {_format_flow(item)}" for name, item in node.value.items()),
+                f"{format_text(key)}:",
+                *(f"  {format_text(name)}: {format_flow(item)}" for name, item in node.value.items()),
             ]
         else:
-            lines.append(f"{_format_text(key)}: {_format_flow(node)}")
+            lines.append(f"{format_text(key)}: {format_flow(node)}")
     return "\n".join(lines)
 
 
-def _format_flow(node: Node) -> str:
+def format_flow(node: Node) -> str:
+    """Format a value on one line, as YAML in flow style."""
     if isinstance(node.value, list):
-        return f"[{', '.join(_format_flow(item) for item in node.value)}]"
+        return f"[{', '.join(format_flow(item) for item in node.value)}]"
     if isinstance(node.value, dict):
-        return "{" + ", ".join(f"{_format_text(key)}: {_format_flow(item)}" for key, item in node.value.items()) + "}"
+        return "{" + ", ".join(f"{format_text(key)}: {format_flow(item)}" for key, item in node.value.items()) + "}"
     if node.value is None:
         return "null"
     if isinstance(node.value, bool):
         return str(node.value).lower()
     if isinstance(node.value, float) and not math.isfinite(node.value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(node.value), ".nan")
-    return _format_text(node.value, node.quoted) if isinstance(node.value, str) else str(node.value)
+    return format_text(node.value, node.quoted) if isinstance(node.value, str) else str(node.value)
 
 
-def _format_text(text: str, quoted: bool = False) -> str:
+def format_text(text: str, quoted: bool = False) -> str:
     """Format a text as a YAML scalar: without quotes where it then reads back as the same text."""
     if not text.isprintable():
         return '"' + "".join(c if c.isprintable() and c not in '\\"' else f"\\U{ord(c):08x}" for c in text) + '"'

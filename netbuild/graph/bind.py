@@ -226,7 +226,7 @@ def _check_value(parameter: Parameter, value: Any, node: Node, row: Row) -> Any:
             registry.build_call(value)
         except NetbuildError as error:
             raise node.error(f"{row.label}: {error.message}", error.hint) from None
-    elif not _accepts(parameter, value):
+    elif not accepts_value(parameter, value):
         raise _type_mismatch(parameter, value, node, row)
     return value
 
@@ -256,7 +256,7 @@ def _type_name(t: type) -> str:
     )
 
 
-def _accepts(parameter: Parameter, value: Any) -> bool:
+def accepts_value(parameter: Parameter, value: Any) -> bool:
     """Whether a parameter takes a value, by its annotation or else by its default."""
     if not parameter.types:
         # Without an annotation, a numeric default shows that the parameter takes no text.

@@ -76,6 +76,8 @@ def complete(server, folder, words, line):
         ("zoo --task seg", {"segment"}),
         ("val net.yaml --split t", {"train", "test"}),
         ("train net.yaml --modules own", {"own.py"}),
+        ("swap net.yaml --with SimA", {"SimAM"}),
+        ("insert net.yaml --after st", {"stem"}),
     ],
 )
 def test_names_and_choices_are_completed(server, tmp_path, line, expected):

@@ -56,6 +56,8 @@ REST = {
     "diff": ["lenet5.yaml"],
     "build": ["-o", "x.safetensors"],
     "val": ["--data", "digits"],
+    "swap": ["--rows", "0", "--with", "Conv"],
+    "insert": ["--after", "0", "--module", "SimAM"],
 }
 
 
