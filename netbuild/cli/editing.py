@@ -1,4 +1,4 @@
-"""netbuild swap and insert: write edited network files."""
+"""netbuild swap, insert, stub: write edited network files, and the modules that a file lacks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +72,34 @@ def insert(
     from netbuild.author.editing import insert as insert_rows
 
     _print_edited(insert_rows(file, after or (), before or (), module, options), out, json)
+
+
+@command(WRITE)
+def stub(
+    file: Network,
+    out: Out = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the classes and their rows as JSON.")] = False,
+    modules: Modules = None,
+    trust: Trust = False,
+) -> None:
+    """Write a Python file with a class for each module that a network's rows call and that is unknown."""
+    start_printing()
+    from netbuild.author import stub as stubs
+
+    found = stubs.find_missing(file, modules or (), may_run(trust))
+    if out is not None:
+        stubs.save(out, file, found)
+    if json:
+        write_json([one.to_dict() for one in found])
+    elif out is None:
+        write(stubs.format_file(file, found))
+    if out is not None and not json:
+        for one in found:
+            write(one.describe())
+        others = "".join(f" --modules {path}" for path in modules or ())
+        write(f"{out}: next, fill in the classes, and netbuild summary {file} --modules {out}{others}")
+        for problem in stubs.try_file(file, [*(modules or ()), out], may_run(trust)):
+            say(f"note: with these classes there is still: {problem}")
 
 
 def _make_options(

@@ -13,15 +13,16 @@ from netbuild.costs.receptive_field import field_of
 from netbuild.costs.shape_rules import ShapeError, shape_text
 from netbuild.errors import NetbuildError, raise_all, shorten
 from netbuild.grammar import ultralytics
-from netbuild.grammar.chosen import choose_module
+from netbuild.grammar.chosen import CHOSEN, choose_module
 from netbuild.grammar.nodes import Node
 from netbuild.grammar.repeats import check_repeats
-from netbuild.grammar.rows import INPUT, MAX_LEVELS, SHARE, Block, Row, evaluate_argument
+from netbuild.grammar.rows import INPUT, MAX_LEVELS, SHARE, Block, Row, attempt, evaluate_argument
 from netbuild.grammar.spec import Scale, Spec
 from netbuild.graph.bind import BoundCall, SourceShapes, bind
 from netbuild.graph.block_factory import make_factory
 from netbuild.graph.doubts import find_doubts
 from netbuild.graph.layers import BlockCopy, Graph, Layer
+from netbuild.graph.missing import find_block_rows, hint_at_stub
 from netbuild.graph.network import Plan, SharedModule, Step, call_module, last_readers, select_inputs, takes_targets
 from netbuild.graph.options import NetworkConfig, Options, make_config
 from netbuild.graph.repeats import bind_repeats
@@ -81,6 +82,8 @@ class _Resolver:
 
     def __init__(self, config: NetworkConfig, custom: Mapping[str, Factory]) -> None:
         self.blocks, self.task, self.imgsz, self.custom = config.spec.blocks, config.task, config.imgsz, custom
+        self.rows = config.spec.rows
+        self.file = config.spec.path if config.spec.checkpoint is None else None
         self.norm_eps = config.spec.settings.get("norm_eps")
         self.observer = Observer(counting=False)
         self.observer.limit = MAX_OPERATORS
@@ -96,9 +99,14 @@ class _Resolver:
 
         Doubts about rows that did resolve come with them: the cause may lie some rows before the error.
         """
+        # The blocks of rows whose source failed were not resolved; what they lack is to be known at once, too.
+        for row in find_block_rows(self.rows, self.blocks) if self.unknown else ():
+            if not {row.module} & {*self.unknown, *self.blocks} and not row.module.startswith(CHOSEN):
+                attempt(self.errors, self._find_factory, row)
         for error, indices in self.unknown.values():
             if len(indices) > 1:
                 error.message += f" ({len(indices)} rows: {shorten(', '.join(map(str, indices)))})"
+        hint_at_stub({name: error for name, (error, _) in self.unknown.items()}, self.file)
         raise_all([*find_doubts(layers), *self.errors] if self.errors else [])
 
     def resolve_rows(
