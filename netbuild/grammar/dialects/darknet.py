@@ -228,7 +228,6 @@ def _add_level(t: Translation, section: Section) -> None:
 
 _SECTIONS: dict[str, Callable[[Translation, Section], Output | None]] = {
     "convolutional": _add_convolution,
-    "conv": _add_convolution,
     "shortcut": _add_shortcut,
     "route": _add_route,
     "maxpool": _add_max_pooling,

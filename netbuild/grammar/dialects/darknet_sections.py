@@ -12,6 +12,11 @@ MAX_KERNEL = 1024  # size, stride and padding of a window
 _LONGEST_LIST = 1000  # numbers of one value
 _FIRST = re.compile(r"(?:[ \t]*(?:[#;][^\n]*)?\r?\n)*[ \t]*\[[A-Za-z_]+\][ \t]*(?:[#;][^\n]*)?(?:\r?\n|$)")
 _OPTION = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+# Short names of sections that Darknet takes too.
+_SHORT = {
+    "conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool", "soft": "softmax",
+    "network": "net",
+}  # fmt: skip
 _OFF = ("", "0", "0.0", "none")  # values of an option that is not used
 
 
@@ -120,13 +125,14 @@ def parse_sections(text: str, name: str) -> tuple[Section, list[Section]]:
         if content.startswith("["):
             if not re.fullmatch(r"\[[A-Za-z0-9_]{1,40}\]", content):
                 raise Node(content, source, place).error("a section is a name in brackets, such as [convolutional]")
-            sections.append(Section(content[1:-1], len(sections) - 1, Node(content, source, place)))
+            kind = _SHORT.get(content[1:-1], content[1:-1])
+            sections.append(Section(kind, len(sections) - 1, Node(content, source, place)))
         elif content:
             _add_option(sections[-1], Node(content, source, place))
         if len(sections) > MAX_ROWS:
             raise sections[-1].node.error(f"more than {MAX_ROWS} sections")
     net, *layers = sections
-    if net.kind not in ("net", "network"):
+    if net.kind != "net":
         raise net.node.error("the first section of a Darknet file is [net]", "add it: its options may be left out")
     if not layers:
         raise net.node.error("the file has no layers", "is it complete? Sections such as [convolutional] follow [net]")
