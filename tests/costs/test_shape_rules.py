@@ -754,7 +754,7 @@ Conv, [8, 3, 2]; [[input, -1], 1, Panoptic, [3, 2, 4, 8]]; [[input, 0, input], 1
 Conv, [8, 3, 2]; [[input, -1, input, -1, input, input], 1, DualDSegment, [3, 4]]
 Conv, [8, 3, 2]; [[input, -1], 1, AnchorSegment, [3, 2, 4, 8]]; [[input, 0], 1, ISegment, [3, 2, 4, 8]]
 Conv, [8, 3, 2]; [[input, input, 0, 0], 1, DetectX, [3, 1]]; [[input, 0], 1, Decoupled_Detect, [3, 2]]
-Conv, [8, 3, 2]; [[input, 0], 1, YOLOHead, [3, 2]]; [[input, 1], 1, DarknetDetect, [3, 2, 1.05]]
+Conv, [8, 3, 2]; [[input, 0], 1, YOLOHead, [3, 2]]; [[input, 0], 1, DarknetDetect, [3, 2, 1.05]]
 Conv, [8, 3, 2]; Conv, [8, 3, 2]; [[input, 0, 1], 1, ASFF_Detect, [3, 2]]
 Conv, [8, 3, 2]; [[input, -1], 1, DDetect, [3]]; [[input, 0, input, 0], 1, DualDDetect, [3]]
 Conv, [8, 3, 2]; [[input, 0, input, 0], 1, DualDetect, [3]]
