@@ -39,6 +39,7 @@ def test_costs_of_a_family_on_a_map(cli):
     assert json.loads(own.out)[0]["family"] == comparing.OTHER
 
 
+@pytest.mark.slow
 def test_similar_modules(cli):
     found = json.loads(cli("modules", "--like", "SEAttention", "--json").out)
     assert len(found) == 10

@@ -94,6 +94,7 @@ def test_copies_share_their_own_weights_and_fusing_keeps_the_output(sharing, tmp
         assert torch.allclose(probabilities(compiled, x), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_shared_rows_are_exported_and_ejected(cli, sharing, tmp_path, monkeypatch):
     network = randomise(netbuild.build(sharing, imgsz=32))
     assert export(network, tmp_path / "net.onnx", imgsz=32).proven
